@@ -1,0 +1,54 @@
+"""The one noun of this room: a `Denoiser`, whatever computes it.
+
+A denoiser estimates the clean image from a noisy one: D(x; sigma) ~ E[y | y + sigma n = x], with y in [-1, 1] and n
+standard normal (Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", eq. 2 and 3).
+Everything else is derived from it: the score is (D - x) / sigma^2, the noise estimate is (x - D) / sigma.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+__all__ = ["Denoiser"]
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """D(x; sigma, labels): an estimate of the clean image in [-1, 1] units.
+
+    Attributes:
+        sigma_min: Smallest noise level the denoiser is defined for, in [-1, 1] units.
+        sigma_max: Largest noise level (may be infinite).
+        image_shape: (C, H, W) of the images.
+        num_labels: Number of classes; 0 for an unconditional denoiser.
+        device: Where it computes; its inputs must be there.
+    """
+
+    sigma_min: float
+    sigma_max: float
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def num_labels(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __call__(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
+        """Denoise a batch.
+
+        Args:
+            x: Float (B, C, H, W): images in [-1, 1] plus sigma times standard normal noise.
+            sigma: Noise level, float (B,) or a scalar, positive.
+            labels: Class of each image, int64 (B,), or none.
+
+        Returns:
+            Float (B, C, H, W). Networks compute and return float32 whatever the type of x; samplers hold their state in
+            float64.
+        """
+        ...
