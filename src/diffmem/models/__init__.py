@@ -1,0 +1,23 @@
+"""M: what denoises.
+
+Modules: `denoiser` (the protocol), `layers`, `block`, `unet`, `song` (DDPM++ and NCSN++), `adm`, `preconditioning`
+(VP, VE, EDM), `config` (typed settings and the builder), `foreign` (checkpoints made elsewhere).
+"""
+
+from diffmem.models.config import ModelConfig, build_denoiser, count_parameters
+from diffmem.models.denoiser import Denoiser
+from diffmem.models.foreign import from_edm_state_dict
+from diffmem.models.preconditioning import EDM, VE, VP, Preconditioned, Preconditioning
+
+__all__ = [
+    "EDM",
+    "VE",
+    "VP",
+    "Denoiser",
+    "ModelConfig",
+    "Preconditioned",
+    "Preconditioning",
+    "build_denoiser",
+    "count_parameters",
+    "from_edm_state_dict",
+]

@@ -1,0 +1,163 @@
+"""Preconditioning: a `Denoiser` from a raw network, D = c_skip x + c_out F(c_in x; c_noise).
+
+The three choices are those of Karras et al. 2022, Table 1 (rows "Network and preconditioning"): VP and VE after Song et al.
+2021, and EDM. Coefficients are computed in float32 in the order of the formulas: Fourier features under VP turn the last bit
+of c_noise into a different embedding, so any other order would be another network.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from diffmem.errors import UserError
+from diffmem.models.unet import UNet
+
+__all__ = ["EDM", "VE", "VP", "Preconditioned", "Preconditioning"]
+
+
+class Preconditioning(ABC):
+    """The four coefficients as functions of sigma, and the range of sigma they are meant for.
+
+    Attributes:
+        name: 'vp', 've' or 'edm'.
+        sigma_min: Smallest noise level, in [-1, 1] units.
+        sigma_max: Largest noise level.
+    """
+
+    name: ClassVar[str]
+    sigma_min: float
+    sigma_max: float
+
+    @abstractmethod
+    def coefficients(self, sigma: Tensor) -> tuple[Tensor | float, Tensor, Tensor | float, Tensor]:
+        """Return c_skip, c_out, c_in and c_noise for a float32 tensor of noise levels."""
+
+
+@dataclass(frozen=True)
+class VP(Preconditioning):
+    """Variance preserving: sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1), t in [epsilon_t, 1].
+
+    Attributes:
+        beta_d: Slope of the noise rate.
+        beta_min: Noise rate at t = 0.
+        steps: Number M of the discrete steps that c_noise counts: c_noise = (M - 1) t.
+        epsilon_t: Smallest time trained on.
+    """
+
+    name: ClassVar[str] = "vp"
+    beta_d: float = 19.9
+    beta_min: float = 0.1
+    steps: int = 1000
+    epsilon_t: float = 1e-5
+
+    @property
+    def sigma_min(self) -> float:  # type: ignore[override]
+        """sigma(epsilon_t)."""
+        return self.sigma(self.epsilon_t)
+
+    @property
+    def sigma_max(self) -> float:  # type: ignore[override]
+        """sigma(1)."""
+        return self.sigma(1.0)
+
+    def sigma(self, t: float) -> float:
+        """The noise level at time t."""
+        return math.sqrt(math.expm1(0.5 * self.beta_d * t**2 + self.beta_min * t))
+
+    def sigma_of(self, t: Tensor) -> Tensor:
+        """The noise levels at the times t, elementwise."""
+        return torch.expm1(0.5 * self.beta_d * t**2 + self.beta_min * t).sqrt()
+
+    def time(self, sigma: Tensor) -> Tensor:
+        """The time at which the noise level is sigma: the inverse of `sigma_of`."""
+        return ((self.beta_min**2 + 2 * self.beta_d * (1 + sigma**2).log()).sqrt() - self.beta_min) / self.beta_d
+
+    def coefficients(self, sigma: Tensor) -> tuple[Tensor | float, Tensor, Tensor | float, Tensor]:
+        """c_skip = 1, c_out = -sigma, c_in = 1 / sqrt(sigma^2 + 1), c_noise = (M - 1) t(sigma)."""
+        return 1.0, -sigma, 1 / (sigma**2 + 1).sqrt(), (self.steps - 1) * self.time(sigma)
+
+
+@dataclass(frozen=True)
+class VE(Preconditioning):
+    """Variance exploding: the network sees x as it is and log(sigma / 2)."""
+
+    name: ClassVar[str] = "ve"
+    sigma_min: float = 0.02
+    sigma_max: float = 100.0
+
+    def coefficients(self, sigma: Tensor) -> tuple[Tensor | float, Tensor, Tensor | float, Tensor]:
+        """c_skip = 1, c_out = sigma, c_in = 1, c_noise = log(sigma / 2)."""
+        return 1.0, sigma, 1.0, (0.5 * sigma).log()
+
+
+@dataclass(frozen=True)
+class EDM(Preconditioning):
+    """Inputs and targets of unit variance at every noise level, for data of standard deviation sigma_data."""
+
+    name: ClassVar[str] = "edm"
+    sigma_min: float = 0.0
+    sigma_max: float = math.inf
+    sigma_data: float = 0.5
+
+    def coefficients(self, sigma: Tensor) -> tuple[Tensor | float, Tensor, Tensor | float, Tensor]:
+        """c_skip = s^2 / (sigma^2 + s^2), c_out = sigma s / sqrt(sigma^2 + s^2), c_in = 1 / sqrt(sigma^2 + s^2), log(sigma) / 4."""
+        total = sigma**2 + self.sigma_data**2
+        return self.sigma_data**2 / total, sigma * self.sigma_data / total.sqrt(), 1 / total.sqrt(), sigma.log() / 4
+
+
+class Preconditioned(nn.Module):
+    """A network with its preconditioning: a `Denoiser` that can be trained.
+
+    Attributes:
+        model: The raw network (so named in the EDM checkpoints).
+        preconditioning: Its coefficients.
+        sigma_min: Smallest noise level.
+        sigma_max: Largest noise level.
+    """
+
+    def __init__(self, model: UNet, channels: int, preconditioning: Preconditioning) -> None:
+        super().__init__()
+        self.model, self.preconditioning = model, preconditioning
+        self.image_shape = (channels, model.resolution, model.resolution)
+        self.num_labels = model.num_labels
+        self.sigma_min, self.sigma_max = preconditioning.sigma_min, preconditioning.sigma_max
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def forward(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
+        """Denoise a batch; see `Denoiser`. Labels may be -1, or absent, for "no label" in a conditional network.
+
+        Raises:
+            UserError: Labels were given to an unconditional network, or lie outside its classes.
+        """
+        x = x.to(torch.float32)
+        level = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).reshape(-1, 1, 1, 1)
+        labels = self._checked(labels, x)
+        c_skip, c_out, c_in, c_noise = self.preconditioning.coefficients(level)
+        raw = self.model(c_in * x, c_noise.flatten(), labels)
+        return c_skip * x + c_out * raw.to(torch.float32)  # type: ignore[no-any-return]
+
+    def _checked(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
+        if not self.num_labels:
+            if labels is not None:
+                raise UserError("This denoiser is unconditional: it takes no labels. Leave them out.")
+            return None
+        if labels is None:
+            return torch.full((1,), -1, dtype=torch.int64, device=x.device)
+        # A check of values would make the GPU wait; there, a label out of range fails in the lookup itself.
+        if labels.device.type == "cpu" and labels.numel():
+            low, high = int(labels.min()), int(labels.max())
+            if low < -1 or high >= self.num_labels:
+                raise UserError(
+                    f"Label {high if high >= self.num_labels else low} is outside 0..{self.num_labels - 1}, the classes of this denoiser."
+                )
+        return labels.to(torch.int64).reshape(-1)
