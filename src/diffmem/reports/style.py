@@ -1,0 +1,139 @@
+"""Colours, fonts and axes of every figure, in one place, without touching matplotlib's global state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from diffmem.reports.words import size_words
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "COLOURS",
+    "FONT_SIZE",
+    "SMALL_FONT_SIZE",
+    "TITLE_FONT_SIZE",
+    "dress",
+    "epoch_axis",
+    "new_figure",
+    "ordered_colours",
+    "percent_axis",
+    "readable_ticks",
+    "size_axis",
+]
+
+COLOURS = {
+    "black": "#000000",
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "green": "#009E73",
+    "yellow": "#F0E442",
+    "blue": "#0072B2",
+    "vermillion": "#D55E00",
+    "purple": "#CC79A7",
+    "grey": "#6E6E6E",
+}
+"""The palette of Okabe and Ito (2008), which people with any colour vision can tell apart, and a grey."""
+
+FONT_SIZE, SMALL_FONT_SIZE, TITLE_FONT_SIZE = 10.0, 8.5, 11.5
+
+
+def new_figure(width: float = 7.0, height: float = 4.4) -> Figure:
+    """Return an empty white figure, size in inches, that lays itself out and draws without a screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def dress(axes: Axes, xlabel: str, ylabel: str) -> None:
+    """Give axes their labels, a light horizontal grid and no box."""
+    axes.set_facecolor("white")
+    axes.set_xlabel(xlabel, fontsize=FONT_SIZE)
+    axes.set_ylabel(ylabel, fontsize=FONT_SIZE)
+    axes.tick_params(labelsize=SMALL_FONT_SIZE, color=COLOURS["grey"])
+    axes.grid(axis="y", color="#E4E4E4", linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(COLOURS["grey"])
+
+
+def percent_axis(axes: Axes) -> None:
+    """Make the y axis run from 0% to 100%, with room for markers at both ends. Values are in percent."""
+    axes.set_ylim(-3, 103)
+    axes.set_yticks([0, 20, 40, 60, 80, 100], [f"{value}%" for value in (0, 20, 40, 60, 80, 100)])
+    axes.spines["left"].set_bounds(0, 100)
+
+
+def readable_ticks(values: Sequence[float], low: float, high: float, room: float = 0.075) -> list[float]:
+    """Choose the values whose labels fit side by side on a logarithmic axis.
+
+    Args:
+        values: Positive candidates.
+        low: Left end of the axis.
+        high: Right end of the axis.
+        room: Least distance of two labels, as a share of the axis.
+
+    Returns:
+        Ascending values, the smallest among them always.
+    """
+    span = math.log(high / low)
+    kept: list[float] = []
+    for value in sorted(set(values)):
+        if not kept or math.log(value / kept[-1]) >= room * span:
+            kept.append(value)
+    largest = max(values)
+    if kept[-1] != largest and len(kept) > 1:
+        kept[-1] = largest
+    return kept
+
+
+def size_axis(axes: Axes, sizes: Sequence[int]) -> None:
+    """Make the x axis a log2 axis with a plain number at each size, as far as the numbers fit."""
+    from matplotlib.ticker import FixedFormatter, FixedLocator
+
+    low, high = min(sizes), max(sizes)
+    margin = (high / low) ** 0.06 if high > low else 2.0
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(low / margin, high * margin)
+    shown = readable_ticks(list(sizes), low / margin, high * margin)
+    axes.xaxis.set_major_locator(FixedLocator(shown))
+    axes.xaxis.set_major_formatter(FixedFormatter([size_words(size) for size in shown]))
+    axes.xaxis.set_minor_locator(FixedLocator(sorted(set(sizes))))
+    axes.xaxis.set_minor_formatter(FixedFormatter([]))
+
+
+def epoch_axis(axes: Axes, epochs: Sequence[float]) -> None:
+    """Make the x axis a log10 axis with plain numbers at 1, 2 and 5 times the powers of ten."""
+    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+    low, high = min(epochs), max(epochs)
+    margin = (high / low) ** 0.03 if high > low else 2.0
+    left, right = low / margin, high * margin
+    axes.set_xscale("log", base=10)
+    axes.set_xlim(left, right)
+    powers = range(math.floor(math.log10(left)), math.ceil(math.log10(right)) + 1)
+    steps = (1,) if right / left > 3e3 else (1, 2, 5)
+    round_numbers = [float(f"{step}e{power}") for power in powers for step in steps]
+    inside = [number for number in round_numbers if left <= number <= right] or [low, high]
+    axes.xaxis.set_major_locator(FixedLocator(inside))
+    axes.xaxis.set_major_formatter(FixedFormatter([size_words(number) for number in inside]))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def ordered_colours(count: int) -> list[tuple[float, float, float]]:
+    """Return `count` colours from dark blue to orange-yellow whose order can be seen, also in grey."""
+    from matplotlib import colormaps
+
+    ramp = colormaps["viridis"]
+    # The yellow end is too light on white.
+    places = [0.72 * index / max(count - 1, 1) for index in range(count)]
+    return [(float(r), float(g), float(b)) for r, g, b, _ in map(ramp, places)]

@@ -1,0 +1,72 @@
+"""The folder of a report: the page, the numbers as JSON, and every picture as PNG."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffmem.errors import DiffmemError
+from diffmem.files import write_json, write_text
+from diffmem.reports.figures import rmem_against_epochs, rmem_against_size, save_figure
+from diffmem.reports.gallery import Gallery
+from diffmem.reports.html import render_report
+from diffmem.studies.results import StudyResult
+
+__all__ = ["ReportPaths", "write_report"]
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """Where a report was written.
+
+    Attributes:
+        html: The page.
+        json: The numbers; `StudyResult.model_validate_json` reads them back.
+        figures: The pictures, PNG.
+    """
+
+    html: Path
+    json: Path
+    figures: tuple[Path, ...]
+
+
+def write_report(result: StudyResult, galleries: Sequence[Gallery], out_dir: Path) -> ReportPaths:
+    """Write a report's folder: `report.html`, `report.json` and the pictures.
+
+    The pictures are `rmem_vs_size.png`, `rmem_vs_epochs.png` and a `gallery_*.png` per gallery.
+
+    Each file is whole or absent; the page is written last. A figure that the study cannot fill is not
+    written.
+
+    Args:
+        result: The study.
+        galleries: Shown in the given order.
+        out_dir: The folder; made if it is missing, files of an earlier report are replaced.
+
+    Raises:
+        DiffmemError: A file cannot be written, or the result holds a number that JSON cannot (NaN, infinity).
+    """
+    json_path, html_path = out_dir / "report.json", out_dir / "report.html"
+    try:
+        write_json(json_path, result.model_dump(mode="json"))
+    except ValueError as error:
+        raise DiffmemError(
+            f"Cannot write {json_path}: the result holds a NaN or an infinity ({error})."
+        ) from error
+    pictures = []
+    if result.runs:
+        pictures.append(("rmem_vs_size.png", rmem_against_size(result)))
+    if any(one.epoch > 0 for run in result.runs for one in run.evaluations):
+        pictures.append(("rmem_vs_epochs.png", rmem_against_epochs(result)))
+    names: set[str] = set()
+    for number, gallery in enumerate(galleries, start=1):
+        slug = re.sub(r"[^a-z0-9]+", "-", gallery.title.lower()).strip("-")[:60] or str(number)
+        name = f"gallery_{slug}.png" if slug not in names else f"gallery_{slug}-{number}.png"
+        names.add(slug)
+        pictures.append((name, gallery.figure()))
+    for name, figure in pictures:
+        save_figure(figure, out_dir / name)
+    write_text(html_path, render_report(result, galleries))
+    return ReportPaths(html_path, json_path, tuple(out_dir / name for name, _ in pictures))

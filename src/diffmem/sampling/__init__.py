@@ -1,0 +1,31 @@
+"""How images come out of a denoiser: noise schedules, ODE and SDE samplers, one seed per image.
+
+Modules:
+    seeds: One random generator per image, so that a seed means the same image in every batch.
+    config: `SamplerConfig`, the choices of a sampler with their defaults.
+    schedules: The noise levels a sampler visits, sigma(t) and the scaling s(t).
+    samplers: `sample_latents`, the first- and second-order solvers.
+    generate: From seeds to uint8 images.
+"""
+
+from __future__ import annotations
+
+from diffmem.sampling.config import SamplerConfig
+from diffmem.sampling.generate import GeneratedImages, generate, iter_generated, parse_seeds, to_uint8
+from diffmem.sampling.samplers import sample_latents
+from diffmem.sampling.schedules import noise_levels
+from diffmem.sampling.seeds import SeededNoise, latents_for_seeds, random_labels
+
+__all__ = [
+    "GeneratedImages",
+    "SamplerConfig",
+    "SeededNoise",
+    "generate",
+    "iter_generated",
+    "latents_for_seeds",
+    "noise_levels",
+    "parse_seeds",
+    "random_labels",
+    "sample_latents",
+    "to_uint8",
+]
