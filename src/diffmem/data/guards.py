@@ -1,0 +1,164 @@
+"""Limits and checks for files that nobody vouches for: sizes, names, and errors told in words."""
+
+from __future__ import annotations
+
+import re
+import stat
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from diffmem.errors import DiffmemError, UserError
+
+__all__ = [
+    "MAX_FILE_BYTES",
+    "MAX_PIXELS",
+    "MAX_TOTAL_BYTES",
+    "BoundedStream",
+    "check_member_name",
+    "check_ratio",
+    "check_total",
+    "checked_zip",
+    "read_member",
+    "reading",
+]
+
+MAX_PIXELS = 64_000_000
+"""Most pixels of one image, checked in its header before it is decoded."""
+
+MAX_FILE_BYTES = 256 * 2**20
+"""Most bytes of one encoded image, label file or CIFAR batch."""
+
+MAX_TOTAL_BYTES = 32 * 2**30
+"""Most bytes of all decoded images together."""
+
+_RATIO = 200
+_RATIO_APPLIES_ABOVE = 16 * 2**20
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn whatever a decoder raises on broken bytes into one line that names the file.
+
+    Raises:
+        UserError: The block raised anything but a `DiffmemError`, which passes unchanged.
+    """
+    try:
+        yield
+    except DiffmemError:
+        raise
+    except Exception as error:  # decoders of foreign formats raise nearly every kind on broken bytes
+        told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = " ".join(told.split())[:200].rstrip(".") or type(error).__name__
+        raise UserError(
+            f"Cannot read {what}: {reason}. It is damaged or incomplete; make or download it again."
+        ) from error
+
+
+def check_member_name(name: str, archive: str) -> None:
+    """Refuse an archive member whose name points outside the archive's own folder."""
+    if name.startswith(("/", "\\")) or re.match("[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
+        raise UserError(f"{archive} is refused: its member {name[:100]!r} points outside of the archive.")
+
+
+def check_ratio(unpacked: int, packed: int, what: str) -> None:
+    """Refuse what unpacks to more than 200 times its packed size (and to more than 16 MiB)."""
+    if unpacked > _RATIO_APPLIES_ABOVE and unpacked > _RATIO * max(1, packed):
+        raise UserError(
+            f"{what} is refused: {packed:,} bytes unpack to {unpacked:,}, more than {_RATIO} times as many; "
+            "it looks like a decompression bomb. Store it with less compression if it is genuine."
+        )
+
+
+def check_total(count: int, shape: tuple[int, ...], what: str) -> None:
+    """Refuse a set whose pixels would not fit into `MAX_TOTAL_BYTES`."""
+    total = count
+    for size in shape:
+        total *= size
+    if total > MAX_TOTAL_BYTES:
+        raise UserError(
+            f"{what} is refused: {count:,} images of shape {shape} take {total / 2**30:,.0f} GiB; "
+            f"the limit is {MAX_TOTAL_BYTES // 2**30} GiB. Make a smaller set or resize the images first."
+        )
+
+
+@contextmanager
+def checked_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip whose members all have safe names, plain kinds, unique names and believable sizes.
+
+    Raises:
+        UserError: The file is no whole zip, or a member is refused.
+    """
+    with reading(str(path)):
+        archive = zipfile.ZipFile(path)
+    with archive:
+        seen: set[str] = set()
+        packed = 0
+        for info in archive.infolist():
+            if not info.filename:
+                raise UserError(f"{path} is refused: one of its members has no name.")
+            check_member_name(info.filename, str(path))
+            member = f"{path}: {info.filename[:100]}"
+            if stat.S_ISLNK(info.external_attr >> 16):
+                raise UserError(f"{member} is refused: it is a link. Store the file itself.")
+            if info.flag_bits & 0x1:
+                raise UserError(f"{member} is encrypted; store it without a password.")
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise UserError(f"{member} uses compression type {info.compress_type}; store or deflate it.")
+            if info.filename in seen:
+                raise UserError(f"{path} is refused: it holds {info.filename[:100]!r} twice.")
+            check_ratio(info.file_size, info.compress_size, member)
+            seen.add(info.filename)
+            packed += info.compress_size
+        if packed > path.stat().st_size:
+            raise UserError(f"{path} is refused: its members overlap; it is damaged or a decompression bomb.")
+        yield archive
+
+
+def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Return the bytes of a zip member of at most `MAX_FILE_BYTES`; its CRC is checked.
+
+    Raises:
+        UserError: It is too large, cut short, or its CRC is wrong.
+    """
+    what = f"{archive.filename}: {info.filename}"
+    if info.file_size > MAX_FILE_BYTES:
+        raise UserError(
+            f"{what} is refused: it has {info.file_size:,} bytes; the limit is {MAX_FILE_BYTES:,}."
+        )
+    with reading(what):
+        content = archive.read(info)  # zipfile unpacks no more than the declared size
+        if len(content) != info.file_size:
+            raise EOFError(f"{len(content):,} of {info.file_size:,} bytes are there")
+    return content
+
+
+class BoundedStream:
+    """A readable stream that refuses to yield more than `limit` bytes in all.
+
+    Args:
+        stream: Where the bytes come from, for example a decompressor.
+        limit: Most bytes.
+        what: The file's name, for the error.
+    """
+
+    def __init__(self, stream: BinaryIO, limit: int, what: str) -> None:
+        self._stream = stream
+        self._limit = limit
+        self._what = what
+        self.count = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to `size` bytes (all that are left, if negative).
+
+        Raises:
+            UserError: More than `limit` bytes have come.
+        """
+        left = self._limit - self.count
+        content = self._stream.read(left + 1 if size < 0 else min(size, left + 1))
+        self.count += len(content)
+        if self.count > self._limit:
+            raise UserError(f"{self._what} is refused: it unpacks to more than {self._limit:,} bytes.")
+        return content

@@ -1,0 +1,187 @@
+"""`ImageSet`: images, their labels and names, and the story of how they came to be."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from diffmem.errors import UserError
+
+__all__ = ["ImageSet"]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """A set of images of one shape. Immutable; two sets are equal only if they are the same object.
+
+    Compare contents by `fingerprint`. Operations return a new set whose history has one more step.
+
+    Attributes:
+        images: uint8 (N, C, H, W), C is 1 (grey) or 3 (RGB), N at least 1; read-only. A writeable array is
+            copied.
+        labels: Class of each image, int64 (N,), 0 or more; read-only; or none.
+        names: Name of each image, for people: where it came from.
+        class_names: Name of each class, by label; or none. Needs labels and has at least `num_classes`
+            entries.
+        history: How the set was made, in words, one step per entry.
+
+    Raises:
+        UserError: An array has the wrong type or shape, or the parts do not fit together.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+    names: tuple[str, ...]
+    class_names: tuple[str, ...] | None = None
+    history: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        images = _checked_images(self.images)
+        count = len(images)
+        object.__setattr__(self, "images", images)
+        if self.labels is not None:
+            object.__setattr__(self, "labels", _checked_labels(self.labels, count))
+        for field in ("names", "class_names", "history"):
+            value = getattr(self, field)
+            if value is not None:
+                object.__setattr__(self, field, _checked_words(value, field))
+        if len(self.names) != count:
+            raise UserError(f"There are {count} images but {len(self.names)} names; give one name per image.")
+        if self.class_names is not None and self.labels is None:
+            raise UserError("Class names were given without labels; give both or neither.")
+        if self.class_names is not None and len(self.class_names) < self.num_classes:
+            raise UserError(
+                f"There are {len(self.class_names)} class names but the largest label is "
+                f"{self.num_classes - 1}; "
+                f"give at least {self.num_classes} class names."
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        classes = "unlabelled" if self.labels is None else f"{self.num_classes} classes"
+        return f"ImageSet({len(self)} images {self.shape}, {classes})"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of each image."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    @property
+    def num_classes(self) -> int:
+        """The largest label plus one; 0 without labels."""
+        return 0 if self.labels is None else int(self.labels.max()) + 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 in hexadecimal of the shape, the pixels and the labels; names and history do not count."""
+        digest = hashlib.sha256(" ".join(map(str, self.images.shape)).encode())
+        digest.update(self.images.reshape(-1).data)
+        digest.update(b"labels" if self.labels is not None else b"no labels")
+        if self.labels is not None:
+            digest.update(self.labels.astype("<i8").data)
+        return digest.hexdigest()
+
+    def take(self, indices: ArrayLike, step: str) -> ImageSet:
+        """Return the images at `indices`, in that order.
+
+        Args:
+            indices: Whole numbers (n,), each from 0 to N - 1, n at least 1. Repeats are allowed.
+            step: What this does, for the history.
+
+        Raises:
+            UserError: An index is outside the set, or there is none.
+        """
+        chosen = np.asarray(indices)
+        if chosen.ndim != 1 or len(chosen) == 0 or not np.issubdtype(chosen.dtype, np.integer):
+            raise UserError(
+                f"Images are taken by a list of at least one whole number, not by {chosen.dtype} of shape "
+                f"{chosen.shape}."
+            )
+        if chosen.min() < 0 or chosen.max() >= len(self):
+            wrong = chosen[(chosen < 0) | (chosen >= len(self))][0]
+            raise UserError(f"There is no image {wrong}: the set has images 0 to {len(self) - 1}.")
+        labels = None if self.labels is None else frozen(self.labels[chosen])
+        names = tuple(self.names[index] for index in chosen)
+        return ImageSet(frozen(self.images[chosen]), labels, names, self.class_names, (*self.history, step))
+
+    def with_labels(self, labels: ArrayLike | None, class_names: Sequence[str] | None, step: str) -> ImageSet:
+        """Return the same images with other labels.
+
+        Args:
+            labels: int (N,), 0 or more, or none for an unlabelled set.
+            class_names: Names by label, or none.
+            step: What this does, for the history.
+
+        Raises:
+            UserError: There is not one label per image, or class names are missing.
+        """
+        new = None if labels is None else np.asarray(labels)
+        names = None if class_names is None else tuple(class_names)
+        return ImageSet(self.images, new, self.names, names, (*self.history, step))
+
+    def with_images(self, images: NDArray[np.uint8], step: str) -> ImageSet:
+        """Return a set with other pixels, (N, C', H', W'), and the same labels and names.
+
+        Raises:
+            UserError: The number of images differs, or they are not uint8 of 1 or 3 channels.
+        """
+        return ImageSet(images, self.labels, self.names, self.class_names, (*self.history, step))
+
+
+def frozen(array: NDArray[Any]) -> NDArray[Any]:
+    """Mark an array that nobody else writes to as read-only, so that `ImageSet` need not copy it."""
+    array.flags.writeable = False
+    return array
+
+
+def _checked_images(images: object) -> NDArray[np.uint8]:
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
+        kind = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
+        raise UserError(f"Images must be a uint8 array with values from 0 to 255, not {kind}.")
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
+        raise UserError(
+            "Images must have shape (N, C, H, W) with at least one image and C = 1 or 3, not "
+            f"{tuple(images.shape)}."
+        )
+    if images.flags.writeable or not images.flags.c_contiguous:
+        return frozen(np.array(images, order="C", copy=True))
+    return images
+
+
+def _checked_labels(labels: object, count: int) -> NDArray[np.int64]:
+    array = np.asarray(labels)
+    if array.shape != (count,):
+        raise UserError(
+            f"There are {count} images but the labels have shape {array.shape}; give one label per image."
+        )
+    if not np.issubdtype(array.dtype, np.integer):
+        raise UserError(f"Labels must be whole numbers, not {array.dtype}.")
+    if array.min() < 0 or array.max() > np.iinfo(np.int32).max:
+        raise UserError(
+            f"Labels must lie between 0 and {np.iinfo(np.int32).max}; found {array.min()} to {array.max()}."
+        )
+    if array.dtype == np.int64 and not array.flags.writeable:
+        return array
+    return frozen(array.astype(np.int64, order="C", copy=True))
+
+
+def _checked_words(words: object, field: str) -> tuple[str, ...]:
+    kept = tuple(words) if isinstance(words, Sequence) and not isinstance(words, str) else (words,)
+    for word in kept:
+        # A NUL at the end is lost in NumPy's text, a lone surrogate cannot be written at all.
+        if not isinstance(word, str) or "\0" in word or _has_surrogate(word):
+            raise UserError(f"The {field.replace('_', ' ')} must be plain Unicode text; found {word!r:.60}.")
+    return kept
+
+
+def _has_surrogate(word: str) -> bool:
+    return not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word)

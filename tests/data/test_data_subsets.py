@@ -1,0 +1,146 @@
+import numpy as np
+import pytest
+from data_builders import image_set
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffmem.data import ImageSet, balanced, choose_classes, first, hold_out, random_subset
+from diffmem.errors import UserError
+
+SET = image_set(30, (1, 2, 2), classes=3)
+UNEVEN = SET.with_labels([0] * 20 + [1] * 7 + [2] * 3, ("ant", "bee", "cow"), "uneven")
+UNLABELLED = image_set(30, (1, 2, 2), classes=0)
+
+
+def numbers(images):
+    return [int(name.removeprefix("image ")) for name in images.names]
+
+
+def test_balanced_takes_the_first_of_each_class_sorted_by_class():
+    chosen = balanced(SET, 6)
+    assert numbers(chosen) == [0, 3, 1, 4, 2, 5]
+    assert chosen.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    np.testing.assert_array_equal(chosen.images, SET.images[[0, 3, 1, 4, 2, 5]])
+    assert chosen.history[-1] == "balanced: the first 2 of each of 3 classes, 6 images"
+
+
+@given(st.integers(1, 10), st.integers(1, 10))
+def test_balanced_sets_are_nested(a, b):
+    small, large = sorted((a * 3, b * 3))
+    assert set(numbers(balanced(SET, small))) <= set(numbers(balanced(SET, large)))
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(7, "6 and 9"), (29, "27 and 30"), (2, "3")])
+def test_a_size_that_cannot_be_balanced_names_the_nearest_that_can(n, sizes):
+    with pytest.raises(
+        UserError, match=f"{n} images cannot be balanced over 3 classes: the nearest sizes are {sizes}"
+    ):
+        balanced(SET, n)
+
+
+def test_a_class_with_too_few_images_is_named():
+    with pytest.raises(
+        UserError, match=r"Class 2 \(cow\) has 3 images.* need 4 each; the largest balanced size is 9"
+    ):
+        balanced(UNEVEN, 12)
+
+
+def test_balancing_needs_labels():
+    with pytest.raises(UserError, match="needs labels"):
+        balanced(UNLABELLED, 3)
+
+
+@pytest.mark.parametrize(
+    "choose", [balanced, first, lambda images, n: random_subset(images, n, 0), lambda i, n: hold_out(i, n, 0)]
+)
+def test_more_images_than_there_are_and_none_at_all_are_refused(choose):
+    with pytest.raises(UserError, match="33 images were asked for but there are only 30"):
+        choose(SET, 33)
+    with pytest.raises(UserError, match="at least 1"):
+        choose(SET, 0)
+
+
+@given(st.integers(1, 30))
+def test_first_keeps_the_order(n):
+    assert numbers(first(SET, n)) == list(range(n))
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 2**64))
+def test_random_subsets_of_one_seed_are_nested_and_distinct(a, b, seed):
+    small, large = sorted((a, b))
+    inner, outer = numbers(random_subset(SET, small, seed)), numbers(random_subset(SET, large, seed))
+    assert inner == outer[:small]
+    assert len(set(outer)) == large
+
+
+def test_random_subsets_depend_on_the_seed():
+    assert numbers(random_subset(SET, 30, 0)) != numbers(random_subset(SET, 30, 1))
+
+
+def test_random_subsets_never_change():
+    assert numbers(random_subset(SET, 5, 0)) == [11, 3, 20, 13, 2]
+
+
+@given(st.integers(1, 29), st.integers(0, 1000))
+def test_held_out_and_rest_are_disjoint_and_whole_and_in_order(n, seed):
+    rest, held_out = hold_out(SET, n, seed)
+    assert len(held_out) == n
+    assert sorted(numbers(rest) + numbers(held_out)) == list(range(30))
+    assert numbers(rest) == sorted(numbers(rest))
+    assert numbers(held_out) == sorted(numbers(held_out))
+
+
+@given(st.integers(1, 29), st.integers(0, 100))
+def test_held_out_images_are_not_in_the_random_subset_of_the_remaining_size(n, seed):
+    rest, _ = hold_out(SET, n, seed)
+    assert set(numbers(random_subset(SET, 30 - n, seed))) == set(numbers(rest))
+
+
+def test_holding_out_everything_is_refused():
+    with pytest.raises(UserError, match="leaves none"):
+        hold_out(SET, 30, 0)
+
+
+def test_a_negative_seed_is_refused():
+    with pytest.raises(UserError, match="-1"):
+        random_subset(SET, 3, -1)
+
+
+@pytest.mark.parametrize("classes", [["cow", "ant"], [2, 0], ["2", "ant"]])
+def test_chosen_classes_are_renumbered_in_the_order_of_the_set(classes):
+    chosen = choose_classes(UNEVEN, classes)
+    assert chosen.labels.tolist() == [0] * 20 + [1] * 3
+    assert chosen.class_names == ("ant", "cow")
+    assert chosen.history[-2:] == ("classes ant, cow: 23 of 30 images", "classes renumbered 0 to 1")
+
+
+def test_choosing_all_classes_changes_nothing():
+    assert choose_classes(UNEVEN, ["bee", "ant", "cow"]).fingerprint == UNEVEN.fingerprint
+
+
+def test_names_that_are_digits_win_over_numbers():
+    images = ImageSet(SET.images[:2], [0, 1], ("a", "b"), ("1", "0"))
+    assert choose_classes(images, ["1"]).names == ("a",)
+    assert choose_classes(images, [1]).names == ("b",)
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        (["bea"], "There is no class 'bea'. Did you mean 'bee'"),
+        ([3], "0 to 2"),
+        (["-1"], "There is no class"),
+        (["ant", 0], "once"),
+        ([], "at least one"),
+    ],
+)
+def test_classes_that_cannot_be_chosen_are_told(classes, told):
+    with pytest.raises(UserError, match=told):
+        choose_classes(UNEVEN, classes)
+
+
+def test_choosing_classes_needs_labels_and_images():
+    with pytest.raises(UserError, match="no labels"):
+        choose_classes(UNLABELLED, [0])
+    with pytest.raises(UserError, match="Class 1 has no images"):
+        choose_classes(SET.with_labels([0, 2] * 15, None, "gap"), [0, 1])
