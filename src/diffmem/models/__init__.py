@@ -1,13 +1,15 @@
 """M: what denoises.
 
 Modules: `denoiser` (the protocol), `layers`, `block`, `unet`, `song` (DDPM++ and NCSN++), `adm`, `preconditioning`
-(VP, VE, EDM), `config` (typed settings and the builder), `foreign` (checkpoints made elsewhere).
+(VP, VE, EDM), `config` (typed settings and the builder), `foreign` (checkpoints made elsewhere),
+`weights` (safetensors).
 """
 
 from diffmem.models.config import ModelConfig, build_denoiser, count_parameters
 from diffmem.models.denoiser import Denoiser
 from diffmem.models.foreign import from_edm_state_dict
 from diffmem.models.preconditioning import EDM, VE, VP, Preconditioned, Preconditioning
+from diffmem.models.weights import load_denoiser, save_denoiser
 
 __all__ = [
     "EDM",
@@ -20,4 +22,6 @@ __all__ = [
     "build_denoiser",
     "count_parameters",
     "from_edm_state_dict",
+    "load_denoiser",
+    "save_denoiser",
 ]

@@ -6,6 +6,7 @@ Modules:
     schedules: The noise levels a sampler visits, sigma(t) and the scaling s(t).
     samplers: `sample_latents`, the first- and second-order solvers.
     generate: From seeds to uint8 images.
+    shards: Many images, resumable.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from diffmem.sampling.config import SamplerConfig
 from diffmem.sampling.generate import GeneratedImages, generate, iter_generated, parse_seeds, to_uint8
 from diffmem.sampling.samplers import sample_latents
 from diffmem.sampling.schedules import noise_levels
+from diffmem.sampling.shards import discard_shards, generate_resumable
 from diffmem.sampling.seeds import SeededNoise, latents_for_seeds, random_labels
 
 __all__ = [
     "GeneratedImages",
     "SamplerConfig",
     "SeededNoise",
+    "discard_shards",
     "generate",
+    "generate_resumable",
     "iter_generated",
     "latents_for_seeds",
     "noise_levels",

@@ -1,0 +1,221 @@
+"""R_mem, the share of generated images that copy a training image, and what makes the number readable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffmem.data.duplicates import duplicate_groups
+from diffmem.errors import UserError
+from diffmem.memorization.criteria import Criterion, RatioRule
+from diffmem.memorization.neighbours import Neighbours, nearest_neighbours
+from diffmem.memorization.rates import Method, Rate
+from diffmem.progress import NO_PROGRESS, Progress
+
+__all__ = ["Measurement", "measure", "rates_at_thresholds"]
+
+FEW_SAMPLES = 100
+HIGH_NULL = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What one set of generated images shares with its training set.
+
+    Attributes:
+        neighbours: The k nearest distinct training images of each sample. Indices refer to the training set
+            as given; of identical images the first stands for all.
+        memorized: Which samples count as copies, bool (Q,).
+        rate: R_mem, the share of them.
+        ratio: d1 / d2 of each sample, float64 (Q,), in [0, 1].
+        mean_nearest_rms: Mean distance to the nearest training image, in RMS grey levels: d1 / sqrt(C * H *
+            W).
+        distinct_replicated: Distinct training images that at least one memorized sample has as its nearest.
+        training_images: Training images as given, copies included.
+        duplicates: Training images that were left out as exact copies of an earlier one.
+        duplicate_groups_count: Images that occur more than once in the training set.
+        null: The same rule on held-out images: the share that is flagged without any copying. None if there
+            are none.
+        null_neighbours: Their neighbours, without the held-out images that are training images too.
+        heldout_overlap: How many held-out images are identical to a training image; the null leaves them out.
+        protocol: Id of the way of measuring; only numbers with the same id can be compared.
+        warnings: Sentences that a reader of the number must see.
+    """
+
+    neighbours: Neighbours
+    memorized: NDArray[np.bool_]
+    rate: Rate
+    ratio: NDArray[np.float64]
+    mean_nearest_rms: float
+    distinct_replicated: int
+    training_images: int
+    duplicates: int
+    duplicate_groups_count: int
+    null: Rate | None
+    null_neighbours: Neighbours | None
+    heldout_overlap: int
+    protocol: str
+    warnings: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers, without the arrays, for a JSON file."""
+        return {
+            "protocol": self.protocol,
+            "memorized": self.rate.to_json(),
+            "null": self.null.to_json() if self.null else None,
+            "mean_nearest_rms": self.mean_nearest_rms,
+            "distinct_replicated": self.distinct_replicated,
+            "training_images": self.training_images,
+            "duplicates": self.duplicates,
+            "duplicate_groups": self.duplicate_groups_count,
+            "heldout_overlap": self.heldout_overlap,
+            "warnings": list(self.warnings),
+        }
+
+
+def measure(
+    samples: NDArray[np.uint8],
+    training: NDArray[np.uint8],
+    *,
+    heldout: NDArray[np.uint8] | None = None,
+    criterion: Criterion | None = None,
+    k: int = 2,
+    confidence: float = 0.95,
+    method: Method = "clopper-pearson",
+    device: torch.device | str | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> Measurement:
+    """Measure how many samples copy a training image.
+
+    Exact copies within the training set are collapsed before the search: with a copy as the second neighbour,
+    d1 / d2 is 1 for the very images that are most likely memorized, and the ratio rule would miss them.
+
+    Args:
+        samples: Generated images, uint8 (Q, C, H, W).
+        training: The whole training set, uint8 (N, C, H, W).
+        heldout: Images of the same distribution that were not trained on, uint8 (H, C, H, W), for the null
+            rate.
+        criterion: The rule; `RatioRule()` (d1 < d2 / 3) if none.
+        k: Neighbours to find, at least 2.
+        confidence: Coverage of the intervals.
+        method: How the intervals are computed.
+        device: Where distances are computed.
+        progress: Told the share of the work that is done.
+
+    Raises:
+        UserError: The arrays are not uint8 images of one shape, there are no samples, or the training set has
+            fewer than k distinct images.
+    """
+    criterion = RatioRule() if criterion is None else criterion
+    _check(samples, training, heldout)
+    if k < 2:
+        raise UserError(
+            f"k = {k} is too small: the ratio needs the two nearest training images; choose k = 2 or more."
+        )
+    first = np.asarray(duplicate_groups(training))
+    kept = np.flatnonzero(first == np.arange(len(training)))
+    if len(kept) < k:
+        raise UserError(
+            f"The training set has {len(training)} images of which {len(kept)} are distinct, but {k} are "
+            f"needed to compare neighbours; give the whole training set with at least {k} distinct images."
+        )
+    # Without duplicates nothing is copied: a training set may be a memory map larger than memory.
+    references = training if len(kept) == len(training) else training[kept]
+    held = 0 if heldout is None else len(heldout)
+    share = len(samples) / (len(samples) + held)
+
+    def sample_progress(done: float, total: float, note: str = "") -> None:
+        progress(share * done / total, 1.0, note)
+
+    def null_progress(done: float, total: float, note: str = "") -> None:
+        progress(share + (1 - share) * done / total, 1.0, "null rate")
+
+    found = nearest_neighbours(samples, references, k, device=device, progress=sample_progress)
+    neighbours = Neighbours(found.distances, kept[found.indices])
+    memorized = criterion(neighbours)
+    null_neighbours, overlap = None, 0
+    if heldout is not None and held:
+        null_found = nearest_neighbours(heldout, references, k, device=device, progress=null_progress)
+        fresh = null_found.distances[:, 0] > 0
+        overlap = int((~fresh).sum())
+        if fresh.any():
+            null_neighbours = Neighbours(null_found.distances[fresh], kept[null_found.indices[fresh]])
+    null = None
+    if null_neighbours is not None:
+        null = Rate(int(criterion(null_neighbours).sum()), len(null_neighbours), confidence, method)
+    rate = Rate(int(memorized.sum()), len(samples), confidence, method)
+    duplicates = len(training) - len(kept)
+    return Measurement(
+        neighbours=neighbours,
+        memorized=memorized,
+        rate=rate,
+        ratio=RatioRule().ratio(neighbours),
+        mean_nearest_rms=float(neighbours.distances[:, 0].mean() / np.sqrt(np.prod(training.shape[1:]))),
+        distinct_replicated=len(np.unique(neighbours.indices[memorized, 0])),
+        training_images=len(training),
+        duplicates=duplicates,
+        duplicate_groups_count=int((np.bincount(first, minlength=len(training)) > 1).sum()),
+        null=null,
+        null_neighbours=null_neighbours,
+        heldout_overlap=overlap,
+        protocol=f"pixel-l2/uint8/{criterion.name}/exact-dups-collapsed/v1",
+        warnings=_warnings(rate, null, duplicates, held, overlap),
+    )
+
+
+def rates_at_thresholds(
+    neighbours: Neighbours,
+    thresholds: Sequence[float],
+    *,
+    confidence: float = 0.95,
+    method: Method = "clopper-pearson",
+) -> list[Rate]:
+    """Return the share of images with d1 < c * d2 for each threshold c, from known neighbours."""
+    total = len(neighbours)
+    return [Rate(int(RatioRule(c)(neighbours).sum()), total, confidence, method) for c in thresholds]
+
+
+def _check(
+    samples: NDArray[np.uint8], training: NDArray[np.uint8], heldout: NDArray[np.uint8] | None
+) -> None:
+    named = {"samples": samples, "training images": training}
+    if heldout is not None:
+        named["held-out images"] = heldout
+    for name, images in named.items():
+        if images.dtype != np.uint8:
+            raise UserError(f"The {name} have type {images.dtype}; convert them to uint8, 0 to 255.")
+        if images.ndim != 4:
+            raise UserError(f"The {name} have shape {images.shape}; give an array (N, C, H, W).")
+        if images.shape[1:] != training.shape[1:]:
+            raise UserError(
+                f"The {name} have shape {images.shape[1:]} and the training images {training.shape[1:]} "
+                f"(C, H, W); resize or convert one of them so that both are as the model saw them."
+            )
+    if len(samples) == 0:
+        raise UserError("There are no samples to measure; give at least one generated image.")
+
+
+def _warnings(rate: Rate, null: Rate | None, duplicates: int, held: int, overlap: int) -> list[str]:
+    notes = []
+    if rate.total < FEW_SAMPLES:
+        notes.append(f"Only {rate.total} samples were measured: the interval is wide.")
+    if duplicates:
+        notes.append(
+            f"{duplicates} training images are exact copies of an earlier one; each group counts once."
+        )
+    if overlap:
+        notes.append(
+            f"{overlap} of {held} held-out images are identical to a training image; the null omits them."
+        )
+    if null is None:
+        notes.append("There is no null rate, for want of held-out images that are not in the training set.")
+    elif null.value > HIGH_NULL:
+        notes.append(f"The rule also flags {null} of the held-out images: that share of R_mem may be chance.")
+    if null is not None and rate.low <= null.high:
+        notes.append("The interval of R_mem overlaps that of the null rate: memorization is not shown.")
+    return notes

@@ -1,0 +1,138 @@
+"""The k nearest training images of each image, exactly: computed once, kept, and used by every criterion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffmem.errors import DiffmemError, UserError
+from diffmem.files import atomic_path
+from diffmem.memorization.rows import Images, Rows
+from diffmem.memorization.search import search
+from diffmem.progress import NO_PROGRESS, Progress
+
+__all__ = ["Neighbours", "nearest_neighbours"]
+
+CPU_BLOCK_BYTES = 76 << 20  # measured: larger blocks are not faster
+CUDA_BLOCK_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """The k nearest references of each of Q queries.
+
+    Attributes:
+        distances: Euclidean distances over all pixel values, float64 (Q, k), ascending in each row. For uint8
+            images they are in grey levels: the square root of the sum of squared differences of values
+            0..255.
+        indices: Which reference each distance belongs to, int64 (Q, k). Equal distances are in order of
+            index.
+    """
+
+    distances: NDArray[np.float64]
+    indices: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.distances.dtype != np.float64 or self.indices.dtype != np.int64:
+            raise DiffmemError(
+                f"Neighbours need float64 distances and int64 indices, not {self.distances.dtype} "
+                f"and {self.indices.dtype}."
+            )
+        if (
+            self.distances.ndim != 2
+            or self.distances.shape != self.indices.shape
+            or self.distances.shape[1] < 1
+        ):
+            raise DiffmemError(
+                f"Neighbours need two arrays of one shape (Q, k), not {self.distances.shape} "
+                f"and {self.indices.shape}."
+            )
+        if not np.isfinite(self.distances).all() or (self.distances < 0).any():
+            raise DiffmemError("Neighbours need finite, non-negative distances.")
+        if (np.diff(self.distances, axis=1) < 0).any():
+            raise DiffmemError("Neighbours need distances in ascending order.")
+        if (self.indices < 0).any():
+            raise DiffmemError("Neighbours need indices of references, 0 or above.")
+
+    def __len__(self) -> int:
+        return len(self.distances)
+
+    @property
+    def k(self) -> int:
+        """Number of neighbours of each query."""
+        return int(self.distances.shape[1])
+
+    def slice(self, start: int, stop: int) -> Neighbours:
+        """Return the neighbours of the queries start..stop."""
+        return Neighbours(self.distances[start:stop], self.indices[start:stop])
+
+    def save(self, path: Path) -> None:
+        """Write to an `.npz` file, whole or not at all."""
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, distances=self.distances, indices=self.indices)
+
+    @classmethod
+    def load(cls, path: Path) -> Neighbours:
+        """Read a file written by `save`, and check it.
+
+        Raises:
+            DiffmemError: The file is missing, damaged or holds something else.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return cls(archive["distances"], archive["indices"])
+        except Exception as error:  # a damaged archive raises errors of many kinds
+            raise DiffmemError(
+                f"{path} is not a file of neighbours: {error} Delete it, and measure again."
+            ) from error
+
+
+def nearest_neighbours(
+    queries: Images,
+    references: Images,
+    k: int = 2,
+    *,
+    device: torch.device | str | None = None,
+    block_bytes: int | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> Neighbours:
+    """Find the k nearest references of each query in Euclidean distance over all pixel values, exactly.
+
+    The result does not depend on the device, the block size or the number of threads. uint8 distances are
+    square roots of integers computed without error; floating-point images are compared in float64. Equal
+    distances are in order of index.
+
+    Args:
+        queries: Images (Q, ...), uint8 or floating point, numpy (also memory-mapped) or torch.
+        references: Images (N, ...) of the same shape, N at least k.
+        k: Number of neighbours.
+        device: Where the matrix products run; the references' own device if none (the CPU for numpy arrays).
+        block_bytes: Memory for blocks on the device; by default 76 MiB on a CPU and 1 GiB elsewhere.
+        progress: Told the number of compared pairs.
+
+    Raises:
+        UserError: k is not in 1..N, the shapes differ, the type is neither uint8 nor floating point, or a
+            value is not finite.
+    """
+    asked, known = Rows(queries, "the queries"), Rows(references, "the references")
+    if asked.shape != known.shape:
+        raise UserError(
+            f"The queries have shape {asked.shape} and the references {known.shape}; "
+            "bring both to one shape (C, H, W)."
+        )
+    if not 1 <= k <= len(known):
+        raise UserError(
+            f"k = {k} neighbours were asked for, but there are {len(known)} references; "
+            f"choose k in 1..{len(known)}."
+        )
+    place = known.images.device if device is None else torch.device(device)
+    if block_bytes is None:
+        block_bytes = CPU_BLOCK_BYTES if place.type == "cpu" else CUDA_BLOCK_BYTES
+    if block_bytes < 1:
+        raise UserError(f"block_bytes = {block_bytes} must be positive.")
+    squares, indices = search(asked, known, k, place, block_bytes, progress)
+    return Neighbours(np.sqrt(squares), indices)

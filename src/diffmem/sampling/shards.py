@@ -1,0 +1,89 @@
+"""Generating many images so that an interrupted run goes on where it stopped: finished batches wait on disk as shards."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from diffmem.errors import UserError
+from diffmem.files import atomic_path
+from diffmem.models.denoiser import Denoiser
+from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.sampling.config import SamplerConfig
+from diffmem.sampling.generate import GeneratedImages, LabelChoice, iter_generated
+
+__all__ = ["discard_shards", "generate_resumable"]
+
+
+def _read(path: Path, seeds: Sequence[int], tag: str) -> GeneratedImages | None:
+    """Return a shard, or none if it is missing, damaged or of other images."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            labels = held["labels"] if len(held["labels"]) else None
+            part = GeneratedImages(held["images"], labels, held["seeds"])
+            whole = str(held["tag"]) == tag and np.array_equal(part.seeds, np.array(seeds) % 2**32)
+    except Exception:  # a damaged archive raises errors of many kinds; its images are made again
+        return None
+    return part if whole and len(part.images) == len(seeds) else None
+
+
+def generate_resumable(
+    denoiser: Denoiser,
+    seeds: Sequence[int],
+    config: SamplerConfig,
+    folder: Path,
+    tag: str,
+    *,
+    labels: LabelChoice = None,
+    batch_size: int = 64,
+    progress: Progress = NO_PROGRESS,
+) -> GeneratedImages:
+    """Generate one image per seed, keeping finished batches in `folder` until `discard_shards` is called.
+
+    Args:
+        denoiser: The model.
+        seeds: One integer per image.
+        config: The sampler.
+        folder: Where shards wait; a later call with the same folder, seeds and tag uses them.
+        tag: Names the model and the sampler: shards with another tag are made anew.
+        labels: See `iter_generated`.
+        batch_size: Images at a time, and in a shard.
+        progress: Told about finished images.
+
+    Returns:
+        All images, in the order of `seeds`.
+
+    Raises:
+        UserError: As `generate`.
+        DiffmemError: As `generate`, or a shard cannot be written.
+    """
+    if len(seeds) == 0:
+        raise UserError("There are no seeds to generate images for; give at least one, for example 0-63.")
+    parts = []
+    for start in range(0, len(seeds), batch_size):
+        batch = list(seeds[start : start + batch_size])
+        path = folder / f"shard-{start:09d}.npz"
+        part = _read(path, batch, tag)
+        if part is None:
+            wanted = labels if labels is None or isinstance(labels, int | str) else list(labels)[start : start + batch_size]
+
+            def tell(done: float, total: float, note: str = "", start: int = start) -> None:
+                progress(start + done, len(seeds), f"{start} of {len(seeds)} images")
+
+            (part,) = iter_generated(denoiser, batch, config, labels=wanted, batch_size=batch_size, progress=tell)
+            held_labels = np.array([], dtype=np.int64) if part.labels is None else part.labels
+            with atomic_path(path) as temporary, temporary.open("wb") as stream:
+                np.savez(stream, images=part.images, labels=held_labels, seeds=part.seeds, tag=np.array(tag))
+        parts.append(part)
+        progress(start + len(batch), len(seeds))
+    return GeneratedImages.concatenate(parts)
+
+
+def discard_shards(folder: Path) -> None:
+    """Remove the shards, once what was made of them is safely stored."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,126 @@
+"""EMM from R_mem at several sizes: monotone interpolation with an interval.
+
+EMM_epsilon(P, M, T) is the largest training-set size N with E[R_mem] >= 1 - epsilon (Gu et al. 2023, section 2.3). R_mem falls with
+N, so the measured rates are first made non-increasing (weighted isotonic regression), then interpolated linearly in log N.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmem.studies.results import EmmRecord
+
+__all__ = ["crossing", "estimate_emm"]
+
+_REPLICATES = 4000
+
+
+def _isotonic(rates: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy.optimize import isotonic_regression
+
+    return np.asarray(isotonic_regression(rates, weights=weights, increasing=False).x)
+
+
+def crossing(sizes: Sequence[int], rates: NDArray[np.float64], weights: NDArray[np.float64], level: float) -> float:
+    """Return the size at which the monotone fit falls through `level`.
+
+    Args:
+        sizes: Ascending training-set sizes.
+        rates: R_mem at each, in [0, 1].
+        weights: Weight of each rate (its number of samples).
+        level: 1 - epsilon.
+
+    Returns:
+        The size; infinity if the fit is at or above the level at the largest size, 0 if it is below it at the smallest.
+    """
+    fit = _isotonic(rates, weights)
+    if fit[-1] >= level:
+        return math.inf
+    if fit[0] < level:
+        return 0.0
+    last = int(np.flatnonzero(fit >= level)[-1])
+    share = (fit[last] - level) / (fit[last] - fit[last + 1])
+    return float(math.exp((1 - share) * math.log(sizes[last]) + share * math.log(sizes[last + 1])))
+
+
+def estimate_emm(
+    counts: Mapping[int, Sequence[tuple[int, int]]], epsilon: float = 0.1, confidence: float = 0.95, seed: int = 0
+) -> EmmRecord:
+    """Estimate EMM with an interval.
+
+    The interval is a bootstrap over what was random: with one run per size, the samples (each rate is drawn anew from its
+    Jeffreys posterior, Beta(count + 1/2, total - count + 1/2)); with several, the runs too (drawn with replacement).
+
+    Args:
+        counts: For each size, (memorized, total) of each of its runs.
+        epsilon: The level is 1 - epsilon.
+        confidence: Coverage of the interval.
+        seed: Seed of the bootstrap; the same counts give the same interval.
+
+    Returns:
+        The estimate, or why there is none. An end of the interval beyond the sizes is given as the extreme size, with a note.
+    """
+    sizes = sorted(counts)
+    if not sizes:
+        return EmmRecord(status="no runs", epsilon=epsilon)
+    level = 1 - epsilon
+    pooled = np.array([sum(c for c, _ in counts[s]) / sum(t for _, t in counts[s]) for s in sizes])
+    weights = np.array([float(sum(t for _, t in counts[s])) for s in sizes])
+    value = crossing(sizes, pooled, weights, level)
+    notes = []
+    rises = [i for i in range(len(sizes) - 1) if pooled[i + 1] > pooled[i]]
+    if any(_clearly_rises(counts[sizes[i]], counts[sizes[i + 1]]) for i in rises):
+        notes.append("R_mem is not monotone in the size beyond sampling error; the monotone fit averages over it.")
+    if value == math.inf:
+        return EmmRecord(status="above largest", bracket=None, epsilon=epsilon, method=_METHOD, notes=notes)
+    if value == 0:
+        return EmmRecord(status="below smallest", bracket=None, epsilon=epsilon, method=_METHOD, notes=notes)
+
+    rng = np.random.Generator(np.random.PCG64(seed))
+    replicates = np.empty(_REPLICATES)
+    for r in range(_REPLICATES):
+        drawn = np.array([_redraw(counts[size], rng) for size in sizes])
+        replicates[r] = crossing(sizes, drawn, weights, level)
+    tail = (1 - confidence) / 2
+    low, high = (float(np.quantile(replicates, q, method="nearest")) for q in (tail, 1 - tail))
+    if low == 0:
+        low = float(sizes[0])
+        notes.append(f"The interval reaches below the smallest size, {sizes[0]}.")
+    if high == math.inf:
+        high = float(sizes[-1])
+        notes.append(f"The interval reaches above the largest size, {sizes[-1]}.")
+    if all(len(runs) == 1 for runs in counts.values()):
+        notes.append("One run per size: the interval covers sampling error, not the variation between runs.")
+    fit = _isotonic(pooled, weights)
+    last = int(np.flatnonzero(fit >= level)[-1])
+    return EmmRecord(
+        status="estimated",
+        value=value,
+        low=min(low, value),
+        high=max(high, value),
+        bracket=(sizes[last], sizes[last + 1]),
+        epsilon=epsilon,
+        method=_METHOD,
+        notes=notes,
+    )
+
+
+_METHOD = f"isotonic fit, linear in log N; 95% interval from {_REPLICATES} bootstrap replicates"
+
+
+def _redraw(runs: Sequence[tuple[int, int]], rng: np.random.Generator) -> float:
+    chosen = rng.integers(len(runs), size=len(runs)) if len(runs) > 1 else [0]
+    rates = [(rng.beta(runs[i][0] + 0.5, runs[i][1] - runs[i][0] + 0.5), runs[i][1]) for i in chosen]
+    return sum(rate * total for rate, total in rates) / sum(total for _, total in rates)
+
+
+def _clearly_rises(smaller: Sequence[tuple[int, int]], larger: Sequence[tuple[int, int]]) -> bool:
+    """Whether R_mem at the larger size is above that at the smaller one by more than sampling error (Fisher, one-sided 1%)."""
+    from scipy.stats import fisher_exact
+
+    (a, n), (b, m) = ((sum(c for c, _ in runs), sum(t for _, t in runs)) for runs in (smaller, larger))
+    return bool(fisher_exact([[b, m - b], [a, n - a]], alternative="greater").pvalue < 0.01)

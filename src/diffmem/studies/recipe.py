@@ -1,0 +1,189 @@
+"""Recipes: a study as typed settings, read from YAML. The same models validate recipes, flags and the folders of runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from diffmem.errors import UserError, nearest
+from diffmem.models.config import ModelConfig
+from diffmem.sampling.config import SamplerConfig
+from diffmem.training.config import TrainingConfig
+
+__all__ = ["DataConfig", "MeasureConfig", "StudyRecipe", "config_hash", "load_recipe", "override", "read_config", "validated"]
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(_Config):
+    """The data distribution P: where images come from and how training and held-out sets are drawn from them."""
+
+    source: str = Field(description="'digits', or the path of an archive, folder, zip, npz or IDX file.")
+    resolution: int | None = Field(None, ge=1, description="Side of the images in pixels; as they are if not given.")
+    gray: bool = Field(False, description="Convert to grey.")
+    classes: tuple[str | int, ...] | None = Field(None, description="Classes to keep, by name or number.")
+    selection: Literal["balanced", "first", "random"] = Field("balanced", description="How training sets are drawn; all are nested.")
+    seed: int = Field(0, ge=0, description="Seed of random selections and of the held-out images.")
+    labels: bool = Field(False, description="Train class-conditional models on the labels.")
+    heldout: int | None = Field(
+        None, ge=1, description="Images kept apart for the null rate: from the test split if heldout_split is 'test'."
+    )
+    heldout_split: Literal["train", "test"] = Field("train", description="Where the held-out images come from.")
+
+
+class MeasureConfig(_Config):
+    """What is measured at each evaluation point, and when a run counts as memorizing."""
+
+    samples: int = Field(10_000, ge=1, description="Images generated at each evaluation point: seeds 0, 1, 2, ...")
+    threshold: float = Field(1 / 3, gt=0, lt=1, description="A sample is memorized if d1 / d2 is below this.")
+    epsilon: float = Field(0.1, gt=0, lt=1, description="EMM is the largest size with R_mem >= 1 - epsilon.")
+
+
+class StudyRecipe(_Config):
+    """A study over training-set sizes: everything but where it is stored."""
+
+    title: str = Field("Study", description="Heading of the report.")
+    data: DataConfig
+    sizes: tuple[int, ...] = Field(min_length=1, description="Numbers of training images.")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="Seeds; each size is trained once with each.")
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    sampling: SamplerConfig = SamplerConfig()
+    measure: MeasureConfig = MeasureConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for size in self.sizes:
+            if size < 2:
+                raise ValueError(f"a size of {size} cannot be measured: the rule compares the two nearest training images; use 2 or more")
+        for name in ("sizes", "seeds"):
+            values: Sequence[int] = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} repeats a value: {list(values)}")
+        return self
+
+
+def config_hash(content: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that name this content, whatever the order of its keys."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _keys_at(kind: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """Return the fields that exist where a validation error points to."""
+    fields = kind.model_fields
+    for part in location:
+        inner = fields[part].annotation if isinstance(part, str) and part in fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        fields = inner.model_fields
+    return list(fields)
+
+
+def validated(kind: type[_Model], values: Any, where: str) -> _Model:
+    """Validate values against a model, with errors for people.
+
+    Args:
+        kind: The model.
+        values: What was read.
+        where: Where it was read from, for the message.
+
+    Raises:
+        UserError: Names the key, its value and what is allowed; an unknown key suggests the nearest one.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = [part for part in first["loc"] if not (isinstance(part, str) and "[" in part)]
+        key = ".".join(str(part) for part in location)
+        if first["type"] == "extra_forbidden":
+            hint = nearest(str(location[-1]), _keys_at(kind, location[:-1]))
+            raise UserError(f"{where}: unknown key {key!r}.{hint}") from error
+        if first["type"] == "missing":
+            raise UserError(f"{where}: the key {key!r} is missing.") from error
+        message = first["msg"].removeprefix("Value error, ")
+        value = "" if isinstance(first.get("input"), dict) else f" = {first.get('input')!r}"
+        raise UserError(f"{where}: {key + value + ': ' if key else ''}{message[0].lower() + message[1:]}.") from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a YAML file of keys and values.
+
+    Raises:
+        UserError: The file is missing or not such a file.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold keys and values, not {type(content).__name__}.")
+    return content
+
+
+def override(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Return the values with `key.key=value` settings applied; a value is read as YAML, so `null` unsets.
+
+    Raises:
+        UserError: A setting has no '=' or goes through a key that holds no keys.
+    """
+    result = json.loads(json.dumps(values))
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise UserError(f"Setting {setting!r} must read key=value, for example training.epochs=500.")
+        place, parts = result, key.split(".")
+        for part in parts[:-1]:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise UserError(f"Setting {setting!r}: {part!r} is not a group of keys.")
+        try:
+            place[parts[-1]] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"Setting {setting!r}: the value is not valid YAML.") from error
+    return result  # type: ignore[no-any-return]
+
+
+def load_recipe(path: Path, settings: Sequence[str] = ()) -> StudyRecipe:
+    """Read a recipe. A key `base: other.yaml` starts from that recipe; paths are relative to the file.
+
+    Args:
+        path: The YAML file.
+        settings: `key=value` overrides.
+
+    Raises:
+        UserError: The file or a key in it is wrong.
+    """
+    return validated(StudyRecipe, override(_with_base(path, set()), settings), str(path))
+
+
+def _with_base(path: Path, visited: set[Path]) -> dict[str, Any]:
+    content = read_config(path)
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    resolved = (path.parent / str(base)).resolve()
+    if resolved in visited:
+        raise UserError(f"{path}: the chain of bases comes back to {base}.")
+    return _merged(_with_base(resolved, visited | {resolved}), content)
+
+
+def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged

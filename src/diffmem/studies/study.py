@@ -1,0 +1,273 @@
+"""A study: sizes -> runs -> R_mem -> EMM. The folder it leaves is enough to go on, and to draw the report again."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import diffmem
+from diffmem.data import ImageSet, balanced, build, first, hold_out, open_images, random_subset, write_images
+from diffmem.errors import DiffmemError, UserError
+from diffmem.files import read_json, write_json
+from diffmem.memorization import RatioRule
+from diffmem.models import build_denoiser, count_parameters
+from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.sampling import SamplerConfig
+from diffmem.studies.emm import estimate_emm
+from diffmem.studies.executor import default_workers, run_jobs
+from diffmem.studies.recipe import DataConfig, MeasureConfig, StudyRecipe
+from diffmem.studies.results import StudyResult
+from diffmem.studies.run import Run
+
+__all__ = ["Example", "Study", "draw_training_set", "pool_and_heldout"]
+
+_RUNS, _DATA = "runs", "data"
+
+
+def pool_and_heldout(config: DataConfig, progress: Progress = NO_PROGRESS) -> tuple[ImageSet, ImageSet | None]:
+    """Return the images that training sets are drawn from, and the held-out images, which none of them contains.
+
+    Raises:
+        UserError: The source or a wish cannot be met.
+    """
+
+    def opened(split: str) -> ImageSet:
+        return build(
+            config.source, resolution=config.resolution, gray=config.gray, classes=config.classes,
+            split="test" if split == "test" else "train", progress=progress,
+        )  # fmt: skip
+
+    pool = opened("train")
+    heldout = None
+    if config.heldout is not None:
+        if config.heldout_split == "test":
+            heldout = random_subset(opened("test"), config.heldout, config.seed)
+        else:
+            pool, heldout = hold_out(pool, config.heldout, config.seed)
+    return pool, heldout
+
+
+def draw_training_set(pool: ImageSet, config: DataConfig, size: int) -> ImageSet:
+    """Return the training set of this size; smaller ones are contained in larger ones.
+
+    Raises:
+        UserError: The pool cannot give it.
+    """
+    if config.selection == "balanced":
+        drawn = balanced(pool, size)
+    elif config.selection == "first":
+        drawn = first(pool, size)
+    else:
+        drawn = random_subset(pool, size, config.seed)
+    return drawn if config.labels else drawn.with_labels(None, None, "without labels")
+
+
+@dataclass(frozen=True)
+class Example:
+    """Images for a gallery: the first seeds of one snapshot with their neighbours, not selected.
+
+    Attributes:
+        title: What is shown.
+        generated: uint8 (n, C, H, W).
+        nearest: Their nearest training images.
+        second: Their second nearest distinct training images.
+        ratios: d1 / d2 of each.
+    """
+
+    title: str
+    generated: NDArray[np.uint8]
+    nearest: NDArray[np.uint8]
+    second: NDArray[np.uint8]
+    ratios: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a worker process needs: paths and settings, no images."""
+
+    recipe: StudyRecipe
+    training_set: Path
+    heldout: Path | None
+    seed: int
+    store: Path
+    device: str
+
+
+def _run_of(job: _Job) -> Run:
+    return Run(
+        training_set=open_images(job.training_set),
+        heldout=None if job.heldout is None else open_images(job.heldout),
+        model=job.recipe.model,
+        training=job.recipe.training,
+        seed=job.seed,
+        store=job.store,
+    )
+
+
+def _work(job: _Job, progress: Progress, warn: Callable[[str], None]) -> None:
+    run = _run_of(job)
+    run.execute(job.recipe.sampling, job.recipe.measure, device=job.device, progress=progress, warn=warn)
+
+
+class Study:
+    """A recipe carried out in a folder.
+
+    Args:
+        recipe: What to do.
+        folder: Where runs, data and results lie; made if missing. Other studies may share it: runs are named by content.
+
+    Raises:
+        UserError: The data cannot be had, a size cannot be drawn, or the images do not fit the model.
+    """
+
+    def __init__(self, recipe: StudyRecipe, folder: Path, progress: Progress = NO_PROGRESS) -> None:
+        self.recipe, self.folder = recipe, folder
+        pool, self.heldout = pool_and_heldout(recipe.data, progress)
+        self.pool = pool
+        self.sets = {size: draw_training_set(pool, recipe.data, size) for size in sorted(recipe.sizes)}
+        smallest = self.sets[min(self.sets)]
+        self.parameters = count_parameters(build_denoiser(recipe.model, smallest.shape, smallest.num_classes))
+
+    def runs(self) -> list[Run]:
+        """Return the runs of all sizes and seeds, ascending."""
+        return [
+            Run(images, self.heldout, self.recipe.model, self.recipe.training, seed, self.folder / _RUNS)
+            for images in self.sets.values()
+            for seed in self.recipe.seeds
+        ]
+
+    def execute(
+        self,
+        *,
+        device: str = "cpu",
+        workers: int | None = None,
+        progress: Progress = NO_PROGRESS,
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> StudyResult:
+        """Do what is not done yet and return the result.
+
+        Args:
+            device: 'cpu' or 'cuda'.
+            workers: Processes; by default one per core, or one on a GPU.
+            progress: Told the work done, in images trained.
+            warn: Told of damaged files that are made anew.
+
+        Raises:
+            DiffmemError: A run failed.
+            KeyboardInterrupt: A stop was requested; everything is saved.
+        """
+        begin = time.monotonic()
+        recipe = self.recipe
+        earlier = self._earlier_seconds()
+        waiting = [run for run in self.runs() if not run.is_finished(recipe.sampling, recipe.measure)]
+        jobs = [self._job(run, device) for run in waiting]
+        costs = [run.total_units(recipe.sampling, recipe.measure) for run in waiting]
+        try:
+            if jobs:
+                count = default_workers(len(jobs), device) if workers is None else min(workers, len(jobs))
+                run_jobs(jobs, _work, costs, workers=count, progress=progress, warn=warn)
+        finally:
+            write_json(self.folder / "seconds.json", {"seconds": earlier + time.monotonic() - begin})
+        return self.result(device)
+
+    def _earlier_seconds(self) -> float:
+        path = self.folder / "seconds.json"
+        try:
+            return float(read_json(path)["seconds"]) if path.exists() else 0.0
+        except (DiffmemError, KeyError, TypeError, ValueError):
+            return 0.0
+
+    def _job(self, run: Run, device: str) -> _Job:
+        return _Job(
+            recipe=self.recipe,
+            training_set=self._stored(run.training_set, "train"),
+            heldout=None if self.heldout is None else self._stored(self.heldout, "heldout"),
+            seed=run.seed,
+            store=run.store,
+            device=device,
+        )
+
+    def _stored(self, images: ImageSet, kind: str) -> Path:
+        """Write a set once, named by its content, so that workers and later readers have the very images."""
+        path = self.folder / _DATA / f"{kind}-{images.fingerprint[:16]}.npz"
+        if path.exists():
+            try:
+                if open_images(path).fingerprint == images.fingerprint:
+                    return path
+            except UserError:
+                pass  # damaged: written again below
+        write_images(images, path)
+        return path
+
+    def result(self, device: str = "cpu") -> StudyResult:
+        """Summarize the finished runs."""
+        recipe = self.recipe
+        records = [run.record(recipe.sampling, recipe.measure, self.folder) for run in self.runs()]
+        peaks: dict[int, list[tuple[int, int]]] = {}
+        lasts: dict[int, list[tuple[int, int]]] = {}
+        for record in records:
+            peaks.setdefault(record.size, []).append((record.peak.memorized.count, record.peak.memorized.total))
+            lasts.setdefault(record.size, []).append((record.last.memorized.count, record.last.memorized.total))
+        shape = self.pool.shape
+        heldout = "none" if self.heldout is None else f"{len(self.heldout)} images"
+        rule = RatioRule(recipe.measure.threshold)
+        return StudyResult(
+            title=recipe.title,
+            data=(
+                f"{recipe.data.source}: {'; '.join(self.pool.history)}; {shape[1]}x{shape[2]}x{shape[0]}, {recipe.data.selection} nested"
+                f" subsets, {'class-conditional' if recipe.data.labels else 'unconditional'}; held out: {heldout}"
+            ),
+            model=f"{recipe.model.describe()}; {self.parameters:,} parameters",
+            training=recipe.training.describe(),
+            sampling=f"{recipe.sampling.describe()}; seeds 0 to {recipe.measure.samples - 1} at each of the evaluation points",
+            protocol=f"pixel-l2/uint8/{rule.name}/exact-dups-collapsed/v1",
+            threshold=recipe.measure.threshold,
+            epsilon=recipe.measure.epsilon,
+            runs=records,
+            emm=estimate_emm(peaks, recipe.measure.epsilon),
+            emm_last=estimate_emm(lasts, recipe.measure.epsilon),
+            seconds=self._earlier_seconds(),
+            versions=versions(device),
+            notes=[],
+        )
+
+    def example(self, size: int, count: int = 8) -> Example:
+        """Return the first `count` seeds at the peak of the first run of this size, with their neighbours."""
+        run = next(run for run in self.runs() if len(run.training_set) == size)
+        return example_of(run, self.recipe.sampling, self.recipe.measure, count)
+
+
+def example_of(run: Run, sampling: SamplerConfig, measure: MeasureConfig, count: int) -> Example:
+    """Return the first `count` seeds of a run's most memorizing snapshot with their neighbours."""
+    rule = RatioRule(measure.threshold)
+    stored = max(run.evaluations(sampling, measure.samples), key=lambda each: rule(each.neighbours).mean())
+    count = min(count, len(stored.images))
+    neighbours = stored.neighbours.slice(0, count)
+    training = run.training_set.images
+    size = len(run.training_set)
+    return Example(
+        title=f"{size} training images, epoch {stored.seen / size:.0f}",
+        generated=stored.images[:count],
+        nearest=training[neighbours.indices[:, 0]],
+        second=training[neighbours.indices[:, 1]],
+        ratios=rule.ratio(neighbours),
+    )
+
+
+def versions(device: str) -> dict[str, str]:
+    """Return what the numbers were made with."""
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{platform.machine()} CPU"
+    return {
+        "diffmem": diffmem.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "device": name,
+    }

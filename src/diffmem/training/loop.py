@@ -1,0 +1,138 @@
+"""The training loop of one run's folder: steps, metrics, snapshots, a state to resume from.
+
+A folder holds, as far as training has come:
+
+- `metrics.jsonl`: a line for each logged point (images_seen, epoch, loss, learning_rate);
+- `snapshots/<images seen>.safetensors`: the averaged denoiser at each evaluation point;
+- `training-state.safetensors`: the newest state, replaced as training goes on and removed at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from diffmem.errors import DiffmemError
+from diffmem.files import write_text
+from diffmem.models.config import ModelConfig
+from diffmem.models.weights import read_tensors, save_denoiser, write_tensors
+from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.training.interrupt import StopRequest
+from diffmem.training.schedule import evaluation_images, learning_rate
+from diffmem.training.trainer import Trainer
+
+__all__ = ["STATE_FILE", "snapshot_path", "train"]
+
+STATE_FILE = "training-state.safetensors"
+METRICS_FILE = "metrics.jsonl"
+_LOGGED_POINTS = 100
+_SECONDS_BETWEEN_STATES = 60.0
+
+
+def snapshot_path(folder: Path, seen: int) -> Path:
+    """Return where the snapshot after `seen` images lies."""
+    return folder / "snapshots" / f"{seen:010d}.safetensors"
+
+
+def _read_metrics(folder: Path, up_to: int) -> list[str]:
+    """Return the metric lines that a resumed run keeps: those up to its state, without a line that a crash cut short."""
+    path = folder / METRICS_FILE
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            if json.loads(line)["images_seen"] <= up_to:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError, TypeError):
+            break
+    return kept
+
+
+def _resume(trainer: Trainer, folder: Path, tag: str, warn: Callable[[str], None]) -> None:
+    path = folder / STATE_FILE
+    if not path.exists():
+        return
+    try:
+        state, words = read_tensors(path)
+    except DiffmemError as error:
+        warn(f"{error} Training starts again.")
+        return
+    if words.get("run") != tag:
+        warn(f"{path} belongs to another run; it was not used. Training starts again.")
+        return
+    trainer.load_state(state)
+
+
+def train(
+    trainer: Trainer,
+    model: ModelConfig,
+    folder: Path,
+    tag: str,
+    *,
+    on_snapshot: Callable[[Trainer], None] | None = None,
+    progress: Progress = NO_PROGRESS,
+    warn: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Train to the end, or from where an earlier call with this folder stopped.
+
+    Interrupting it (Ctrl-C, SIGTERM) finishes the step and saves the state first. Whatever happens, going on gives the weights of an undisturbed run.
+
+    Args:
+        trainer: A new trainer.
+        model: The configuration its denoiser was built from, kept in each snapshot.
+        folder: The run's folder.
+        tag: Identity of the run; a state with another tag is not used.
+        on_snapshot: Called at each evaluation point, after the snapshot is written; must be repeatable, since a run that is
+            killed in it calls it again.
+        progress: Told the images seen, of all images.
+        warn: Told of a damaged state that is not used.
+
+    Raises:
+        DiffmemError: The loss became NaN, or a file cannot be written.
+        KeyboardInterrupt: A stop was requested; the state is saved.
+    """
+    config, size = trainer.config, trainer.size
+    _resume(trainer, folder, tag, warn)
+    lines = _read_metrics(folder, trainer.seen)
+    points = set(evaluation_images(config, size))
+    stride = max(config.batch_size, trainer.total // _LOGGED_POINTS)
+
+    def save() -> None:
+        write_text(folder / METRICS_FILE, "".join(line + "\n" for line in lines))
+        write_tensors(folder / STATE_FILE, trainer.state(), {"run": tag})
+
+    def at_point(stop: StopRequest) -> None:
+        words = {"images_seen": str(trainer.seen), "epoch": repr(trainer.seen / size), "run": tag}
+        save_denoiser(trainer.ema, model, snapshot_path(folder, trainer.seen), words)
+        save()
+        if on_snapshot is not None:
+            with stop.at_once():
+                on_snapshot(trainer)
+
+    saved = time.monotonic()
+    with torch.random.fork_rng(devices=_cuda_devices(trainer)), StopRequest() as stop:
+        if trainer.seen in points:
+            at_point(stop)  # the process may have died between saving the state and the end of the measurement
+        while trainer.seen < trainer.total:
+            before = trainer.seen
+            trainer.step()
+            seen = trainer.seen
+            if seen in points or seen // stride > before // stride:
+                loss = trainer.take_loss()
+                rate = learning_rate(config, size, before)
+                lines.append(json.dumps({"images_seen": seen, "epoch": seen / size, "loss": loss, "learning_rate": rate}))
+                progress(seen, trainer.total)
+            if seen in points:
+                at_point(stop)
+                saved = time.monotonic()
+            elif stop.requested or time.monotonic() - saved > _SECONDS_BETWEEN_STATES:
+                save()
+                saved = time.monotonic()
+            stop.honour()
+
+
+def _cuda_devices(trainer: Trainer) -> list[int]:
+    return [torch.cuda.current_device()] if trainer.device.type == "cuda" else []

@@ -1,0 +1,188 @@
+"""`Trainer`: the state of one training and its single step."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffmem.errors import DiffmemError, UserError
+from diffmem.models.preconditioning import Preconditioned
+from diffmem.training.config import TrainingConfig
+from diffmem.training.flat import FlatParameters
+from diffmem.training.loss import denoising_loss, draw_noise_levels
+from diffmem.training.randomness import DataOrder, stream_seed
+from diffmem.training.schedule import ema_beta, learning_rate, total_images
+
+__all__ = ["Trainer", "arithmetic"]
+
+
+@contextmanager
+def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
+    """Compute in 'float32' (TF32 off), 'tf32' (on for matrix products and convolutions on CUDA) or 'bf16' (autocast)."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    try:
+        if precision == "bf16":
+            with torch.autocast(device.type, torch.bfloat16):
+                yield
+        else:
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+class Trainer:
+    """One training: a denoiser, its average, its optimizer and its place in the data.
+
+    All randomness is a function of the seed and the images seen, so a trainer that is rebuilt and given a saved `state`
+    continues to the same weights, bit for bit on a CPU.
+
+    Args:
+        denoiser: The network to train, moved to the device; trained in place.
+        images: Training images, uint8 (N, C, H, W).
+        labels: Classes, int64 (N,), or none for an unconditional denoiser.
+        config: The procedure T.
+        seed: Seed of the data order, noise and dropout.
+        device: Where to train. The whole set is held there.
+
+    Attributes:
+        seen: Images seen so far.
+        total: Images seen at the end.
+        ema: The averaged denoiser, in evaluation mode.
+
+    Raises:
+        UserError: The images or labels do not fit the denoiser.
+    """
+
+    def __init__(
+        self,
+        denoiser: Preconditioned,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64] | None,
+        config: TrainingConfig,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if tuple(images.shape[1:]) != denoiser.image_shape:
+            raise UserError(f"The images are {tuple(images.shape[1:])}, but the denoiser needs {denoiser.image_shape}.")
+        if denoiser.num_labels and labels is None:
+            raise UserError(f"The denoiser has {denoiser.num_labels} classes, but the training images have no labels.")
+        self.config, self.seed, self.size, self.device = config, seed, len(images), torch.device(device)
+        self.total = total_images(config, self.size)
+        self.denoiser = denoiser.to(self.device).train()
+        self._flat = FlatParameters(self.denoiser)
+        self.ema = copy.deepcopy(denoiser)
+        self._ema_vector = FlatParameters(self.ema).vector.requires_grad_(False)
+        self.ema.eval().requires_grad_(False)
+        self._images = torch.from_numpy(np.array(images)).to(self.device)  # a copy: image sets are read-only
+        self._labels = None
+        if denoiser.num_labels and labels is not None:
+            self._labels = torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(self.device)
+        self._order = DataOrder(self.size, seed, cyclic=config.order == "cyclic")
+        self._optimizer = self._make_optimizer()
+        self._generator = torch.Generator(self.device)
+        network: Callable[..., Tensor] = denoiser
+        self._network = torch.compile(denoiser) if config.compile else network
+        self.seen = 0
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._loss_steps = 0
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        config, vector = self.config, [self._flat.vector]
+        if config.optimizer == "sgd":
+            return torch.optim.SGD(
+                vector, config.learning_rate, config.momentum, weight_decay=config.weight_decay, fused=True
+            )
+        kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+        return kind(vector, config.learning_rate, config.betas, 1e-8, config.weight_decay, fused=True)
+
+    def step(self) -> None:
+        """See one batch."""
+        config, seen, batch = self.config, self.seen, self.config.batch_size
+        preconditioning = self.denoiser.preconditioning
+        indices = self._order.batch(seen, batch).to(self.device)
+        images = self._images[indices].to(torch.float32).mul_(1 / 127.5).sub_(1)
+        labels = None if self._labels is None else self._labels[indices]
+        self._generator.manual_seed(stream_seed(self.seed, "noise", seen))
+        uniform = torch.rand(batch, generator=self._generator, device=self.device)
+        normal = torch.randn(batch, generator=self._generator, device=self.device)
+        noise = torch.randn(images.shape, generator=self._generator, device=self.device)
+        sigma = draw_noise_levels(preconditioning, uniform, normal, config.p_mean, config.p_std)
+        if self.denoiser.model.style.dropout:
+            torch.manual_seed(stream_seed(self.seed, "dropout", seen))  # dropout draws from the global generator only
+        self._flat.zero_gradient()
+        with arithmetic(config.precision, self.device):
+            loss = denoising_loss(self._network, preconditioning, images, sigma, noise, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(config, self.size, seen)
+        self._optimizer.step()
+        self._ema_vector.lerp_(self._flat.vector.detach(), 1 - ema_beta(config, self.size, seen))
+        self._loss_sum += loss.detach()
+        self._loss_steps += 1
+        self.seen = seen + batch
+
+    def take_loss(self) -> float | None:
+        """Return the mean loss since the last call, none if there was no step since.
+
+        Raises:
+            DiffmemError: The loss is NaN or infinite: training has diverged.
+        """
+        if not self._loss_steps:
+            return None
+        mean = float(self._loss_sum) / self._loss_steps
+        if not math.isfinite(mean):
+            raise DiffmemError(
+                f"The training loss became {mean} by {self.seen} images (learning rate {self.config.learning_rate:g}, precision"
+                f" {self.config.precision}). Training stopped; try a lower training.learning_rate or a longer training.warmup."
+            )
+        self._loss_sum.zero_()
+        self._loss_steps = 0
+        return mean
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that a later `load_state` needs, as tensors."""
+        state = {"weights": self._flat.vector.detach(), "ema": self._ema_vector, "seen": torch.tensor(self.seen)}
+        state["loss"] = torch.stack([self._loss_sum.cpu(), torch.tensor(float(self._loss_steps), dtype=torch.float64)])
+        for key, value in self._optimizer.state.get(self._flat.vector, {}).items():
+            if value is not None:
+                state[f"optimizer.{key}"] = value
+        for name, buffer in self.denoiser.named_buffers():
+            state[f"buffer.{name}"] = buffer
+        return state
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from a saved state.
+
+        Raises:
+            UserError: It is the state of another architecture.
+        """
+        vector = self._flat.vector
+        buffers = dict(self.denoiser.named_buffers())
+        missing = {"weights", "ema", "seen", "loss", *(f"buffer.{name}" for name in buffers)} - set(state)
+        if missing or state["weights"].shape != vector.shape:
+            raise UserError(
+                "The saved training state is of another architecture"
+                + (f": it lacks {sorted(missing)[0]!r}." if missing else f": {state['weights'].numel()} numbers, not {vector.numel()}.")
+            )
+        with torch.no_grad():
+            vector.copy_(state["weights"])
+            self._ema_vector.copy_(state["ema"])
+            for name, buffer in buffers.items():
+                buffer.copy_(state[f"buffer.{name}"])
+            for name, buffer in self.ema.named_buffers():
+                buffer.copy_(state[f"buffer.{name}"])
+        slots = {key.removeprefix("optimizer."): value for key, value in state.items() if key.startswith("optimizer.")}
+        saved = self._optimizer.state_dict()
+        saved["state"] = {0: slots} if slots else {}
+        self._optimizer.load_state_dict(saved)
+        self.seen = int(state["seen"])
+        self._loss_sum.copy_(state["loss"][0])
+        self._loss_steps = int(state["loss"][1])
