@@ -16,7 +16,7 @@ from diffmem.models.config import ModelConfig
 from diffmem.sampling.config import SamplerConfig
 from diffmem.training.config import TrainingConfig
 
-__all__ = ["DataConfig", "MeasureConfig", "StudyRecipe", "config_hash", "load_recipe", "override", "read_config", "validated"]
+__all__ = ["DataConfig", "MeasureConfig", "StudyRecipe", "TrainRecipe", "config_hash", "load_recipe", "override", "settings_table", "validated"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -49,15 +49,20 @@ class MeasureConfig(_Config):
     epsilon: float = Field(0.1, gt=0, lt=1, description="EMM is the largest size with R_mem >= 1 - epsilon.")
 
 
-class StudyRecipe(_Config):
+class TrainRecipe(_Config):
+    """One training: the model M and the procedure T."""
+
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+class StudyRecipe(TrainRecipe):
     """A study over training-set sizes: everything but where it is stored."""
 
     title: str = Field("Study", description="Heading of the report.")
     data: DataConfig
     sizes: tuple[int, ...] = Field(min_length=1, description="Numbers of training images.")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="Seeds; each size is trained once with each.")
-    model: ModelConfig = ModelConfig()
-    training: TrainingConfig = TrainingConfig()
     sampling: SamplerConfig = SamplerConfig()
     measure: MeasureConfig = MeasureConfig()
 
@@ -117,7 +122,7 @@ def validated(kind: type[_Model], values: Any, where: str) -> _Model:
         raise UserError(f"{where}: {key + value + ': ' if key else ''}{message[0].lower() + message[1:]}.") from error
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     """Read a YAML file of keys and values.
 
     Raises:
@@ -157,21 +162,37 @@ def override(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     return result  # type: ignore[no-any-return]
 
 
-def load_recipe(path: Path, settings: Sequence[str] = ()) -> StudyRecipe:
+def load_recipe(kind: type[_Model], path: Path | None, settings: Sequence[str] = ()) -> _Model:
     """Read a recipe. A key `base: other.yaml` starts from that recipe; paths are relative to the file.
 
     Args:
-        path: The YAML file.
+        kind: `StudyRecipe` or `TrainRecipe`.
+        path: The YAML file; none for the defaults.
         settings: `key=value` overrides.
 
     Raises:
         UserError: The file or a key in it is wrong.
     """
-    return validated(StudyRecipe, override(_with_base(path, set()), settings), str(path))
+    content = {} if path is None else _with_base(path, set())
+    where = "settings" if path is None else f"{path} with settings" if settings else str(path)
+    return validated(kind, override(content, settings), where)
+
+
+def settings_table(kind: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
+    """Return (key, default, meaning) of every setting of a model, in order."""
+    rows: list[tuple[str, str, str]] = []
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            rows += settings_table(inner, f"{prefix}{name}.")
+        else:
+            default = "required" if field.is_required() else json.dumps(field.default)
+            rows.append((prefix + name, default, field.description or ""))
+    return rows
 
 
 def _with_base(path: Path, visited: set[Path]) -> dict[str, Any]:
-    content = read_config(path)
+    content = _read(path)
     base = content.pop("base", None)
     if base is None:
         return content

@@ -7,6 +7,7 @@ were generated: for each snapshot the images, labels, and neighbours, from which
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -110,13 +111,7 @@ class Run:
     @cached_property
     def _distinct(self) -> NDArray[np.int64]:
         groups = duplicate_groups(self.training_set)
-        distinct = np.flatnonzero(groups == np.arange(len(groups)))
-        if len(distinct) < 2:
-            raise UserError(
-                f"The training set has {len(groups)} images, but they are all identical: the rule compares the two nearest distinct"
-                " images. Choose other images."
-            )
-        return distinct
+        return np.flatnonzero(groups == np.arange(len(groups)))
 
     def evaluation_folder(self, sampling: SamplerConfig, samples: int) -> Path:
         """Where the evaluations made with this sampler and number of images lie."""
@@ -139,7 +134,7 @@ class Run:
         *,
         device: torch.device | str = "cpu",
         progress: Progress = NO_PROGRESS,
-        warn: Any = print,
+        warn: Callable[[str], None] = print,
     ) -> None:
         """Train and evaluate whatever is not done yet.
 
@@ -154,7 +149,6 @@ class Run:
             DiffmemError: Training diverged or a file cannot be written.
             KeyboardInterrupt: A stop was requested; the state is saved.
         """
-        assert len(self._distinct) >= 2
         place = torch.device(device)
         sampling_units = self.sampling_units(sampling, measure)
         units = self.total_units(sampling, measure)
@@ -167,9 +161,8 @@ class Run:
             progress(seen + sampling_units * evaluated, units, note)
 
         def evaluate(denoiser: Preconditioned, seen: int) -> None:
-            path = folder / f"{seen:010d}.npz"
+            path, begun = folder / f"{seen:010d}.npz", done_points[0]
             if not self._is_whole(path, warn):
-                begun = done_points[0]
                 self._evaluate(
                     denoiser, seen, sampling, measure.samples, path,
                     lambda done, total, note="": tell(seen, begun + done / total),
@@ -177,31 +170,63 @@ class Run:
             done_points[0] = self.points.index(seen) + 1
             tell(seen)
 
-        if not all(self._is_whole_snapshot(seen, warn) for seen in self.points):
-            write_text(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
-            shape, classes = self.training_set.shape, self.training_set.num_classes
-            denoiser = build_denoiser(self.model, shape, classes, self.seed)
-            images, labels = self.training_set.images, self.training_set.labels
-            trainer = Trainer(denoiser, images, labels, self.training, self.seed, place)
-            start = time.monotonic()
-            spent = self._seconds()
-            sampled = [0.0]
-
-            def on_snapshot(trainer: Trainer) -> None:
-                begin = time.monotonic()
-                evaluate(trainer.ema, trainer.seen)
-                sampled[0] += time.monotonic() - begin
-                write_json(self.folder / "time.json", {"training_seconds": spent + time.monotonic() - start - sampled[0]})
-
-            train(
-                trainer, self.model, self.folder, self.run_id, on_snapshot=on_snapshot, warn=warn,
-                progress=lambda done, total, note="": tell(done),
-            )  # fmt: skip
+        self.fit(
+            device=place,
+            on_snapshot=lambda trainer: evaluate(trainer.ema, trainer.seen),
+            progress=lambda done, total, note="": tell(done),
+            warn=warn,
+        )
         for seen in self.points:
             if not self._is_whole(folder / f"{seen:010d}.npz", warn):
                 denoiser, _, _ = load_denoiser(snapshot_path(self.folder, seen), place)
                 evaluate(denoiser, seen)
         self._measure_null(place)
+
+    def fit(
+        self,
+        *,
+        device: torch.device | str = "cpu",
+        on_snapshot: Callable[[Trainer], None] = lambda trainer: None,
+        progress: Progress = NO_PROGRESS,
+        warn: Callable[[str], None] = print,
+    ) -> Path:
+        """Train, unless all snapshots are there; return the last snapshot.
+
+        Args:
+            device: Where to train.
+            on_snapshot: Called at each evaluation point with the averaged denoiser in place.
+            progress: Told the images seen.
+            warn: Told of damaged files that are made anew.
+
+        Raises:
+            DiffmemError: Training diverged or a file cannot be written.
+            KeyboardInterrupt: A stop was requested; the state is saved.
+        """
+        if len(self._distinct) < 2:
+            raise UserError(
+                f"The training set has {len(self.training_set)} images, but only {len(self._distinct)} distinct: the rule compares the two"
+                " nearest distinct images. Choose other images."
+            )
+        if not all(self._is_whole_snapshot(seen, warn) for seen in self.points):
+            write_text(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+            shape, classes = self.training_set.shape, self.training_set.num_classes
+            denoiser = build_denoiser(self.model, shape, classes, self.seed)
+            images, labels = self.training_set.images, self.training_set.labels
+            trainer = Trainer(denoiser, images, labels, self.training, self.seed, device)
+            start, spent, elsewhere = time.monotonic(), self._seconds(), [0.0]
+
+            def at_snapshot(trainer: Trainer) -> None:
+                begin = time.monotonic()
+                write_json(self._time_path, {"training_seconds": spent + begin - start - elsewhere[0]})
+                on_snapshot(trainer)
+                elsewhere[0] += time.monotonic() - begin
+
+            train(trainer, self.model, self.folder, self.run_id, on_snapshot=at_snapshot, warn=warn, progress=progress)
+        return snapshot_path(self.folder, self.points[-1])
+
+    @property
+    def _time_path(self) -> Path:
+        return self.folder / "time.json"
 
     def sampling_units(self, sampling: SamplerConfig, measure: MeasureConfig) -> float:
         """Cost of one evaluation in images trained: a step costs about three evaluations of the network."""
@@ -212,13 +237,13 @@ class Run:
         return self.points[-1] + len(self.points) * self.sampling_units(sampling, measure)
 
     def _seconds(self) -> float:
-        path = self.folder / "time.json"
+        path = self._time_path
         try:
             return float(read_json(path)["training_seconds"]) if path.exists() else 0.0
         except (DiffmemError, KeyError, TypeError, ValueError):
             return 0.0
 
-    def _is_whole_snapshot(self, seen: int, warn: Any) -> bool:
+    def _is_whole_snapshot(self, seen: int, warn: Callable[[str], None]) -> bool:
         path = snapshot_path(self.folder, seen)
         if not path.exists():
             return False
@@ -231,7 +256,7 @@ class Run:
             return False
         return True
 
-    def _is_whole(self, path: Path, warn: Any) -> bool:
+    def _is_whole(self, path: Path, warn: Callable[[str], None]) -> bool:
         if not path.exists():
             return False
         try:

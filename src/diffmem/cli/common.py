@@ -1,0 +1,32 @@
+"""What several commands share: choosing the device, telling warnings."""
+
+from __future__ import annotations
+
+import sys
+
+from diffmem.errors import UserError
+
+__all__ = ["choose_device", "warn"]
+
+
+def choose_device(wanted: str | None) -> str:
+    """Return the device to use: the wanted one, else CUDA where there is one, else the CPU.
+
+    Raises:
+        UserError: The wanted device is unknown or absent.
+    """
+    import torch
+
+    if wanted is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = wanted.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise UserError(f"Device {wanted!r} is not known; choose cpu, cuda or cuda:N.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"Device {wanted!r} was asked for, but torch sees no CUDA GPU here; use --device cpu.")
+    return wanted
+
+
+def warn(text: str) -> None:
+    """Tell a warning on standard error."""
+    print(f"warning: {text}", file=sys.stderr)

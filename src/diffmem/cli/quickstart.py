@@ -1,0 +1,28 @@
+"""`diffmem quickstart`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["quickstart"]
+
+
+def quickstart(
+    *, out: Path = Path("quickstart"), fast: bool = False, device: str | None = None, workers: int | None = None
+) -> None:
+    """Watch memorization set in, on real handwritten digits: train small models at five training-set sizes, measure R_mem, estimate EMM, write a report.
+
+    Takes a few minutes on two cores. Interrupt with Ctrl-C: the same command goes on where it stopped.
+
+    Example: diffmem quickstart --out quickstart
+
+    Args:
+        out: Folder for runs and report.
+        fast: A one-minute setting that shows the path, not the effect.
+        device: cpu, cuda or cuda:N; by default a GPU where there is one.
+        workers: Processes that train at the same time; by default one per core on a CPU.
+    """
+    from diffmem.cli.study import carry_out
+    from diffmem.studies.quickstart import quickstart_recipe
+
+    carry_out(quickstart_recipe(fast), out, device, workers)

@@ -1,0 +1,104 @@
+"""`diffmem study` and `diffmem report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diffmem.studies.recipe import StudyRecipe
+
+__all__ = ["carry_out", "report", "study"]
+
+_RECIPE = "recipe.yaml"
+
+
+def study(
+    recipe: Path,
+    *,
+    out: Path,
+    set_: list[str] | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+) -> None:
+    """Train at several training-set sizes, measure R_mem, estimate EMM, write the report.
+
+    What is finished is never done again; interrupt with Ctrl-C, and the same command goes on.
+
+    Example: diffmem study recipes/digits.yaml --out studies/digits --set training.epochs=500
+
+    Args:
+        recipe: YAML file; see the recipes folder, and `diffmem train --list-settings` for the keys.
+        out: Folder of the study: runs, data, report.
+        set_: Change a setting of the recipe, key=value; may be repeated.
+        device: cpu, cuda or cuda:N; by default a GPU where there is one.
+        workers: Processes that train at the same time; by default one per core on a CPU.
+    """
+    from diffmem.studies.recipe import StudyRecipe, load_recipe
+
+    carry_out(load_recipe(StudyRecipe, recipe, set_ or []), out, device, workers)
+
+
+def carry_out(recipe: StudyRecipe, out: Path, device: str | None, workers: int | None) -> None:
+    """Run a study, print its table, write its report and say where it is."""
+    import yaml
+
+    from diffmem.cli.common import choose_device, warn
+    from diffmem.files import write_text
+    from diffmem.progress import show_progress
+    from diffmem.studies.study import Study
+
+    place = choose_device(device)
+    with show_progress("Reading images") as progress:
+        work = Study(recipe, out, progress)
+    write_text(out / _RECIPE, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    with show_progress(recipe.title) as progress:
+        work.execute(device=place, workers=workers, progress=progress, warn=warn)
+    _report(work, place)
+
+
+def report(folder: Path) -> None:
+    """Draw the report of a finished study again, from its stored neighbours; nothing is trained or generated.
+
+    Example: diffmem report quickstart
+
+    Args:
+        folder: Folder of the study.
+    """
+    from diffmem.errors import UserError
+    from diffmem.studies.recipe import StudyRecipe, load_recipe
+    from diffmem.studies.study import Study
+
+    if not (folder / _RECIPE).is_file():
+        raise UserError(f"{folder} is not the folder of a study: it has no {_RECIPE}.")
+    recipe = load_recipe(StudyRecipe, folder / _RECIPE)
+    work = Study(recipe, folder)
+    missing = [run for run in work.runs() if not run.is_finished(recipe.sampling, recipe.measure)]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(work.runs())} runs are not finished, first that of size {len(missing[0].training_set)};"
+            f" finish the study with the command that began it."
+        )
+    _report(work, "cpu")
+
+
+def _report(work: object, device: str) -> None:
+    from rich.console import Console
+
+    from diffmem.reports import Gallery, terminal_table, write_report
+    from diffmem.studies.study import Study
+
+    assert isinstance(work, Study)
+    result = work.result(device)
+    by_rate = sorted(result.runs, key=lambda run: run.peak.memorized.value)
+    galleries = []
+    for run, words in ((by_rate[-1], "Most memorized"), (by_rate[0], "Least memorized")):
+        shown = work.example(run.size)
+        galleries.append(
+            Gallery(f"{words}: {shown.title}", shown.generated, shown.nearest, shown.second, shown.ratios, result.threshold)
+        )
+        if len(result.runs) == 1:
+            break
+    paths = write_report(result, galleries, work.folder)
+    Console().print(terminal_table(result))
+    print(f"{paths.html}\n{paths.json}")

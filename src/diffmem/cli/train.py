@@ -1,0 +1,92 @@
+"""`diffmem train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffmem.errors import UserError
+
+__all__ = ["train"]
+
+
+def train(
+    data: str | None = None,
+    *,
+    out: Path = Path("runs"),
+    recipe: Path | None = None,
+    set_: list[str] | None = None,
+    epochs: float | None = None,
+    batch_size: int | None = None,
+    conditional: bool = False,
+    seed: int = 0,
+    device: str | None = None,
+    tensorboard: bool = False,
+    list_settings: bool = False,
+) -> None:
+    """Train a denoiser on an image set; the run gets a folder named by the hash of its configuration.
+
+    The defaults are the study's basic setup: DDPM++ with VP preconditioning, 35 M parameters, 40,000 epochs.
+    What is trained is never trained again; interrupt with Ctrl-C, and the same command goes on.
+
+    Example: diffmem train cifar10-1k.zip --epochs 100 --set model.channels=32 --set training.batch_size=64
+
+    Args:
+        data: Image set to train on, all of it: a file of `diffmem data build`, or any source it reads.
+        out: Folder in which the run's folder is made.
+        recipe: YAML file with the groups model and training.
+        set_: Change a setting, key=value; may be repeated.
+        epochs: Passes over the set; short for --set training.epochs=...
+        batch_size: Images per step; short for --set training.batch_size=...
+        conditional: Train on the labels.
+        seed: Seed of weights, data order and noise.
+        device: cpu, cuda or cuda:N; by default a GPU where there is one.
+        tensorboard: Also write the metrics as TensorBoard events (needs the extra diffmem[tensorboard]).
+        list_settings: Print all settings with defaults and meaning, and stop.
+    """
+    from diffmem.studies.recipe import TrainRecipe, load_recipe, settings_table
+
+    if list_settings:
+        _print_settings(settings_table(TrainRecipe))
+        return
+    if data is None:
+        raise UserError("Name the image set to train on, for example: diffmem train cifar10-1k.zip.")
+    settings = list(set_ or [])
+    settings += [] if epochs is None else [f"training.epochs={epochs}"]
+    settings += [] if batch_size is None else [f"training.batch_size={batch_size}"]
+    chosen = load_recipe(TrainRecipe, recipe, settings)
+
+    from diffmem.cli.common import choose_device, warn
+    from diffmem.data import open_images
+    from diffmem.progress import show_progress
+    from diffmem.studies.run import Run
+
+    place = choose_device(device)
+    if tensorboard:
+        from diffmem.training.tracking import require_tensorboard
+
+        require_tensorboard()
+    with show_progress("Reading images") as progress:
+        images = open_images(data, progress=progress)
+    if conditional and images.labels is None:
+        raise UserError(f"{data} has no labels; leave --conditional out.")
+    if not conditional:
+        images = images.with_labels(None, None, "without labels")
+    run = Run(images, None, chosen.model, chosen.training, seed, out)
+    print(f"{run.folder}: {len(images)} images, {chosen.model.describe()}; {chosen.training.describe()}")
+    with show_progress("Training") as progress:
+        last = run.fit(device=place, progress=progress, warn=warn)
+    if tensorboard:
+        from diffmem.training.tracking import write_tensorboard
+
+        write_tensorboard(run.folder)
+    print(last)
+
+
+def _print_settings(rows: list[tuple[str, str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("setting", "default", "meaning", box=None)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
