@@ -1,4 +1,4 @@
-"""`python -m diffmem` and the `diffmem` command: parse, call, and turn errors into one line and an exit code."""
+"""`python -m diffmem` and the `diffmem` command: parse, call, turn errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from diffmem.cli import app
 
     try:
-        app(sys.argv[1:] if arguments is None else list(arguments), exit_on_error=False, print_error=True)
-    except CycloptsError:
-        raise SystemExit(2) from None  # cyclopts has printed it
+        app(sys.argv[1:] if arguments is None else list(arguments), exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        _say(error)
+        raise SystemExit(2) from None
     except UserError as error:
         _say(error)
         raise SystemExit(2) from None
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _say(error: Exception) -> None:
-    print(f"error: {error}", file=sys.stderr)
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
 
 
 if __name__ == "__main__":

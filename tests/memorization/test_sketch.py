@@ -63,7 +63,7 @@ def test_images_without_main_directions_take_the_full_product_and_equal_brute_fo
     check(
         rng.integers(0, 256, (60, 3, 16, 16), np.uint8), rng.integers(0, 256, (2000, 3, 16, 16), np.uint8), 2
     )
-    assert small[0][0] < 0.2 * small[0][1]
+    assert small == []
 
 
 @pytest.mark.parametrize("grain", [8, 14, 20])

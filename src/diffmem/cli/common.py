@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from diffmem.errors import UserError
 
-__all__ = ["choose_device", "warn"]
+__all__ = ["Settings", "choose_device", "warn"]
+
+Settings = Annotated[list[str] | None, Parameter(name="--set", negative="")]
+"""The option `--set key=value`, which may be repeated."""
 
 
 def choose_device(wanted: str | None) -> str:
@@ -23,7 +29,9 @@ def choose_device(wanted: str | None) -> str:
     if kind not in ("cpu", "cuda"):
         raise UserError(f"Device {wanted!r} is not known; choose cpu, cuda or cuda:N.")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"Device {wanted!r} was asked for, but torch sees no CUDA GPU here; use --device cpu.")
+        raise UserError(
+            f"Device {wanted!r} was asked for, but torch sees no CUDA GPU here; use --device cpu."
+        )
     return wanted
 
 

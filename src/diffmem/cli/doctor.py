@@ -4,7 +4,20 @@ from __future__ import annotations
 
 __all__ = ["doctor"]
 
-_CORE = ("torch", "numpy", "scipy", "pillow", "safetensors", "pydantic", "cyclopts", "rich", "matplotlib", "jinja2", "scikit-learn", "pyyaml")
+_CORE = (
+    "torch",
+    "numpy",
+    "scipy",
+    "pillow",
+    "safetensors",
+    "pydantic",
+    "cyclopts",
+    "rich",
+    "matplotlib",
+    "jinja2",
+    "scikit-learn",
+    "pyyaml",
+)
 _EXTRAS = {"tensorboard": "TensorBoard events of training (diffmem train --tensorboard)"}
 
 
@@ -45,10 +58,15 @@ def doctor() -> None:
     table.add_row("memory", _memory())
     table.add_row("free disk here", f"{shutil.disk_usage('.').free / 2**30:.0f} GiB")
     compiler = shutil.which("g++") or shutil.which("clang++")
-    table.add_row("C++ compiler", "found" if compiler else "missing: training.compile=true does not work on the CPU")
+    table.add_row(
+        "C++ compiler", "found" if compiler else "missing: training.compile=true does not work on the CPU"
+    )
     for package, feature in _EXTRAS.items():
         found = installed(package)
-        table.add_row(package, f"{found}: {feature}" if found else f"missing: {feature}; pip install 'diffmem[{package}]'")
+        table.add_row(
+            package,
+            f"{found}: {feature}" if found else f"missing: {feature}; pip install 'diffmem[{package}]'",
+        )
     Console().print(table)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from diffmem.cli.common import Settings
 from diffmem.errors import UserError
 
 __all__ = ["generate"]
@@ -15,7 +16,7 @@ def generate(
     *,
     seeds: str = "0-63",
     labels: str = "random",
-    set_: list[str] | None = None,
+    set_: Settings = None,
     batch_size: int = 64,
     device: str | None = None,
 ) -> None:
@@ -43,7 +44,9 @@ def generate(
     from diffmem.studies.recipe import load_recipe
 
     if out.suffix.lower() not in (".npz", ".zip"):
-        raise UserError(f"Samples are written as .npz or .zip, not as {out.name!r}; give the file one of these endings.")
+        raise UserError(
+            f"Samples are written as .npz or .zip, not as {out.name!r}; give the file one of these endings."
+        )
     numbers = parse_seeds(seeds)
     config = load_recipe(SamplerConfig, None, set_ or [])
     path = _snapshot(model)
@@ -63,7 +66,8 @@ def generate(
     history = (f"generated from {path.name} at epoch {words.get('epoch', 'unknown')}", config.describe())
     write_images(ImageSet(made.images, made.labels, names, None, history), out)
     discard_shards(shards)
-    print(f"{out}: {len(made)} images of {made.images.shape[2]}x{made.images.shape[3]}x{made.images.shape[1]} from {path}")
+    channels, height, width = made.images.shape[1:]
+    print(f"{out}: {len(made)} images of {height}x{width}x{channels} from {path}")
 
 
 def _snapshot(model: Path) -> Path:
@@ -71,5 +75,7 @@ def _snapshot(model: Path) -> Path:
         return model
     snapshots = sorted((model / "snapshots").glob("*.safetensors"))
     if not snapshots:
-        raise UserError(f"{model} is not the folder of a run with snapshots; give one, or a .safetensors file.")
+        raise UserError(
+            f"{model} is not the folder of a run with snapshots; give one, or a .safetensors file."
+        )
     return snapshots[-1]

@@ -26,10 +26,11 @@ def measure(
     Example: diffmem measure samples.npz --train cifar10-1k.zip --heldout cifar10-test.zip --gallery worst.png
 
     Args:
-        samples: Generated images: a file of `diffmem generate`, or any source that `diffmem data build` reads.
+        samples: Generated images: a file of `diffmem generate`, or any source of `diffmem data build`.
         train: The whole training set, in the form in which the model saw it.
         heldout: Images of the same kind that were not trained on, for the null rate.
-        threshold: A sample is memorized if its nearest training image is closer than this times the second nearest.
+        threshold: A sample is memorized if its nearest training image is closer than this times the
+            second nearest.
         out: Also write the numbers to this .json file, and the neighbours beside it.
         gallery: Also draw the eight samples of smallest ratio with their neighbours to this .png.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
@@ -55,7 +56,11 @@ def measure(
         )  # fmt: skip
     _print(found)
     if out is not None:
-        sets = {"samples": made.fingerprint, "train": training.fingerprint, "heldout": fresh.fingerprint if fresh else None}
+        sets = {
+            "samples": made.fingerprint,
+            "train": training.fingerprint,
+            "heldout": fresh.fingerprint if fresh else None,
+        }
         write_json(out, {**found.to_json(), "fingerprints": sets})
         found.neighbours.save(out.with_suffix(".neighbours.npz"))
         print(out)
@@ -65,9 +70,13 @@ def measure(
         worst = np.argsort(found.ratio, kind="stable")[:8]
         pairs = found.neighbours.indices[worst]
         figure = gallery_figure(
-            "The samples of smallest ratio", made.images[worst], training.images[pairs[:, 0]], training.images[pairs[:, 1]],
-            found.ratio[worst], threshold,
-        )  # fmt: skip
+            "The samples of smallest ratio",
+            made.images[worst],
+            training.images[pairs[:, 0]],
+            training.images[pairs[:, 1]],
+            found.ratio[worst].tolist(),
+            threshold,
+        )
         save_figure(figure, gallery)
         print(gallery)
 
@@ -78,8 +87,14 @@ def _print(found: Measurement) -> None:
 
     table = Table(box=None, show_header=False)
     table.add_row("R_mem", str(found.rate))
-    table.add_row("null rate (held-out images)", "not measured: give --heldout" if found.null is None else str(found.null))
-    table.add_row("distinct training images copied", f"{found.distinct_replicated} of {found.training_images - found.duplicates}")
+    table.add_row(
+        "null rate (held-out images)",
+        "not measured: give --heldout" if found.null is None else str(found.null),
+    )
+    table.add_row(
+        "distinct training images copied",
+        f"{found.distinct_replicated} of {found.training_images - found.duplicates}",
+    )
     table.add_row("mean distance to the nearest", f"{found.mean_nearest_rms:.2f} grey levels RMS")
     table.add_row("protocol", found.protocol)
     console = Console()

@@ -8,11 +8,16 @@ __all__ = ["quickstart"]
 
 
 def quickstart(
-    *, out: Path = Path("quickstart"), fast: bool = False, device: str | None = None, workers: int | None = None
+    *,
+    out: Path = Path("quickstart"),
+    fast: bool = False,
+    device: str | None = None,
+    workers: int | None = None,
 ) -> None:
-    """Watch memorization set in, on real handwritten digits: train small models at five training-set sizes, measure R_mem, estimate EMM, write a report.
+    """Watch memorization set in: a small study of real handwritten digits, in minutes.
 
-    Takes a few minutes on two cores. Interrupt with Ctrl-C: the same command goes on where it stopped.
+    Trains models at five training-set sizes, measures R_mem, estimates EMM, writes a report. Takes a few
+    minutes on two cores. Interrupt with Ctrl-C: the same command goes on where it stopped.
 
     Example: diffmem quickstart --out quickstart
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffmem.cli.common import Settings
+
 if TYPE_CHECKING:
     from diffmem.studies.recipe import StudyRecipe
 
@@ -17,7 +19,7 @@ def study(
     recipe: Path,
     *,
     out: Path,
-    set_: list[str] | None = None,
+    set_: Settings = None,
     device: str | None = None,
     workers: int | None = None,
 ) -> None:
@@ -76,7 +78,8 @@ def report(folder: Path) -> None:
     missing = [run for run in work.runs() if not run.is_finished(recipe.sampling, recipe.measure)]
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(work.runs())} runs are not finished, first that of size {len(missing[0].training_set)};"
+            f"{len(missing)} of {len(work.runs())} runs are not finished,"
+            f" first that of size {len(missing[0].training_set)};"
             f" finish the study with the command that began it."
         )
     _report(work, "cpu")
@@ -95,7 +98,14 @@ def _report(work: object, device: str) -> None:
     for run, words in ((by_rate[-1], "Most memorized"), (by_rate[0], "Least memorized")):
         shown = work.example(run.size)
         galleries.append(
-            Gallery(f"{words}: {shown.title}", shown.generated, shown.nearest, shown.second, shown.ratios, result.threshold)
+            Gallery(
+                f"{words}: {shown.title}",
+                shown.generated,
+                shown.nearest,
+                shown.second,
+                shown.ratios.tolist(),
+                result.threshold,
+            )
         )
         if len(result.runs) == 1:
             break

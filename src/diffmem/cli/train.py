@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from diffmem.cli.common import Settings
 from diffmem.errors import UserError
 
 __all__ = ["train"]
@@ -14,7 +15,7 @@ def train(
     *,
     out: Path = Path("runs"),
     recipe: Path | None = None,
-    set_: list[str] | None = None,
+    set_: Settings = None,
     epochs: float | None = None,
     batch_size: int | None = None,
     conditional: bool = False,

@@ -39,6 +39,7 @@ __all__ = ["search"]
 
 SCOUTS = 4  # references beyond k whose distance is computed to get a first upper bound
 DENSE = 1 / 128  # a query with more than this share of references left by the sketch takes the full product
+USELESS = 0.25  # sketches that leave out more than this share of the energy prune too little
 SKETCH_BYTES = 64 << 20
 PAIRS = 512  # pairs whose products are taken at once: fits the cache, and wakes threads seldom
 SAMPLE = 512  # references that the sketch's directions are fitted to
@@ -133,6 +134,11 @@ class _Search:
             sketch_rows(
                 self.right[: end - at, : self.dim], norms, self.basis, self.sketches[at - first : end - first]
             )
+            rest = self.sketches[: end - first, SKETCH_DIM + 1].square().sum()
+            if at == first and rest > USELESS * norms.sum():
+                self.basis = None  # these images do not lie near a few directions
+                self.sketches = self.sketches[:0].clone()  # gives the memory back
+                break
         return largest
 
     def prune(
@@ -168,7 +174,7 @@ class _Search:
             chunks = chunked(lower, self.k)
             least = chunks.amin(0)
             hits += (least <= limit).sum(0)
-            limit[hits > DENSE * (at + self.height - first) + CHUNK] = -torch.inf
+            limit[hits > DENSE * (at + self.height - first) + SCOUTS] = -torch.inf
             kept += [(column, at + row) for row, column, _ in below(chunks, least, limit)]
         column, reference = (
             (torch.cat(parts) for parts in zip(*kept, strict=True)) if kept else torch.empty(2, 0).long()
@@ -230,7 +236,7 @@ class _Search:
                 part = dense[at : at + 256]
                 self.left[at : at + len(part)] = self.left[part]
             if len(dense) > 0.8 * (stop - start):
-                self.basis = None  # these images do not lie near a few directions
+                self.basis = None  # more queries of this kind would only lose time
             norms, queries, ceiling = norms[dense], queries[dense], ceiling[dense]
         if len(queries):
             found = Candidates(self.best, queries.to(norms.device), ceiling)

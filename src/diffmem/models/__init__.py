@@ -1,8 +1,8 @@
 """M: what denoises.
 
-Modules: `denoiser` (the protocol), `layers`, `block`, `unet`, `song` (DDPM++ and NCSN++), `adm`, `preconditioning`
-(VP, VE, EDM), `config` (typed settings and the builder), `foreign` (checkpoints made elsewhere),
-`weights` (safetensors).
+Modules: `denoiser` (the protocol), `layers`, `block`, `unet`, `song` (DDPM++ and NCSN++), `adm`,
+`preconditioning` (VP, VE, EDM), `config` (typed settings and the builder), `foreign` (checkpoints made
+elsewhere), `weights` (safetensors).
 """
 
 from diffmem.models.config import ModelConfig, build_denoiser, count_parameters

@@ -1,4 +1,4 @@
-"""ADM (Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis"), as tuned by Karras et al. 2022."""
+"""ADM (Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis") after Karras et al. 2022."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ class DhariwalUNet(UNet):
         self.map_layer1 = Linear(size_emb, size_emb, _INIT)
         self.map_label = None
         if num_labels:
-            self.map_label = Linear(num_labels, size_emb, Init("kaiming_normal", weight=math.sqrt(num_labels)), bias=False)
+            self.map_label = Linear(
+                num_labels, size_emb, Init("kaiming_normal", weight=math.sqrt(num_labels)), bias=False
+            )
 
         width = inputs
         skips: list[int] = []
@@ -84,10 +86,14 @@ class DhariwalUNet(UNet):
                 self.enc[f"{size}x{size}_down"] = self.block(width, width, resample="down")
             skips.append(width)
             for i in range(blocks):
-                self.enc[f"{size}x{size}_block{i}"] = self.block(width, channels * multiplier, attention=size in attention)
+                self.enc[f"{size}x{size}_block{i}"] = self.block(
+                    width, channels * multiplier, attention=size in attention
+                )
                 width = channels * multiplier
                 skips.append(width)
-        width = self.add_decoder([channels * m for m in multipliers], blocks, skips, attention, every_block=True)
+        width = self.add_decoder(
+            [channels * m for m in multipliers], blocks, skips, attention, every_block=True
+        )
         self.out_norm = GroupNorm(width, 1e-5)
         self.out_conv = Conv(width, outputs, 3, _INIT_ZERO)
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffmem.errors import UserError
 from diffmem.models.layers import Conv, GroupNorm, Init, Linear
 
 __all__ = ["BlockStyle", "Resample", "UNetBlock"]
@@ -28,7 +29,7 @@ class BlockStyle:
         eps: Epsilon of the group normalisations.
         taps: Taps of the resampling filter.
         project_resampled_skip: Whether a skip that changes resolution but not width has a 1x1 convolution.
-        adaptive_scale: Whether the embedding scales and shifts the second normalisation, or is added before it.
+        adaptive_scale: Whether the embedding scales and shifts the second normalisation, or is added first.
         init: Start of most layers.
         init_zero: Start of layers that end a residual branch.
         init_attention: Start of the map to queries, keys and values.
@@ -48,7 +49,7 @@ class BlockStyle:
 
 
 class UNetBlock(nn.Module):
-    """norm, SiLU, convolution (with resampling), embedding, norm, SiLU, dropout, convolution, skip; then attention.
+    """Two normalised convolutions with the embedding between them and a skip around them; then attention.
 
     Args:
         inputs: Input channels (after concatenating a U-Net skip, where there is one).
@@ -56,18 +57,29 @@ class UNetBlock(nn.Module):
         style: What the network's family prescribes.
         resample: Resolution change of the block.
         attention: Whether self-attention over the pixels follows.
+
+    Raises:
+        UserError: The channels cannot be split into equal heads or normalisation groups.
     """
 
     skip: Conv | None
 
     def __init__(
-        self, inputs: int, outputs: int, style: BlockStyle, *, resample: Resample = "none", attention: bool = False
+        self,
+        inputs: int,
+        outputs: int,
+        style: BlockStyle,
+        *,
+        resample: Resample = "none",
+        attention: bool = False,
     ) -> None:
         super().__init__()
         self.inputs, self.outputs, self.style = inputs, outputs, style
         self.norm0 = GroupNorm(inputs, style.eps)
         self.conv0 = Conv(inputs, outputs, 3, style.init, resample=resample, taps=style.taps)
-        self.affine = Linear(style.embedding_channels, outputs * (2 if style.adaptive_scale else 1), style.init)
+        self.affine = Linear(
+            style.embedding_channels, outputs * (2 if style.adaptive_scale else 1), style.init
+        )
         self.norm1 = GroupNorm(outputs, style.eps)
         self.conv1 = Conv(outputs, outputs, 3, style.init_zero)
         self.skip = None
@@ -76,9 +88,14 @@ class UNetBlock(nn.Module):
             self.skip = Conv(inputs, outputs, kernel, style.init, resample=resample, taps=style.taps)
         self.heads = 0
         if attention:
-            # A block narrower than one head has no attention: the rule by which the EDM checkpoints were built.
+            # A block narrower than one head has no attention: so the EDM checkpoints were built.
             self.heads = 1 if style.channels_per_head is None else outputs // style.channels_per_head
         if self.heads:
+            if outputs % self.heads:
+                raise UserError(
+                    f"Attention over {outputs} channels cannot be split into {self.heads} equal heads."
+                    " Choose a base width that is a multiple of 64, or no attention at this resolution."
+                )
             self.norm2 = GroupNorm(outputs, style.eps)
             self.qkv = Conv(outputs, 3 * outputs, 1, style.init_attention)
             self.proj = Conv(outputs, outputs, 1, style.init_zero)

@@ -15,11 +15,30 @@ from diffmem.models.unet import UNet, check_mask, encoder_outputs
 
 __all__ = ["ModelConfig", "build_denoiser", "count_parameters"]
 
-# Karras et al. 2022, Tables 7 and 8; dropout 0.13 is the default of their training command, which the study never changed.
+# Karras et al. 2022, Tables 7 and 8; dropout 0.13 is the default of their training command, which the study
+# never changed.
 _FAMILIES: dict[str, dict[str, Any]] = {
-    "ddpmpp": {"channels": 128, "multipliers": (2, 2, 2), "blocks": 2, "attention": (16,), "embedding": "positional"},
-    "ncsnpp": {"channels": 128, "multipliers": (2, 2, 2), "blocks": 2, "attention": (16,), "embedding": "fourier"},
-    "adm": {"channels": 192, "multipliers": (1, 2, 3, 4), "blocks": 3, "attention": (32, 16, 8), "embedding": "positional"},
+    "ddpmpp": {
+        "channels": 128,
+        "multipliers": (2, 2, 2),
+        "blocks": 2,
+        "attention": (16,),
+        "embedding": "positional",
+    },
+    "ncsnpp": {
+        "channels": 128,
+        "multipliers": (2, 2, 2),
+        "blocks": 2,
+        "attention": (16,),
+        "embedding": "fourier",
+    },
+    "adm": {
+        "channels": 192,
+        "multipliers": (1, 2, 3, 4),
+        "blocks": 3,
+        "attention": (32, 16, 8),
+        "embedding": "positional",
+    },
 }
 _PRECONDITIONING: dict[str, type[VP] | type[VE] | type[EDM]] = {"vp": VP, "ve": VE, "edm": EDM}
 
@@ -27,19 +46,25 @@ _PRECONDITIONING: dict[str, type[VP] | type[VE] | type[EDM]] = {"vp": VP, "ve": 
 class ModelConfig(BaseModel):
     """The network and its preconditioning. What is not given takes the default of the architecture.
 
-    The defaults are the study's basic setup: DDPM++ with VP preconditioning, 2 blocks, 128 channels (35,125,251 parameters
-    at 32x32x3).
+    The defaults are the study's basic setup: DDPM++ with VP preconditioning, 2 blocks, 128 channels
+    (35,125,251 parameters at 32x32x3).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: Literal["ddpmpp", "ncsnpp", "adm"] = Field("ddpmpp", description="Family of the U-Net.")
-    preconditioning: Literal["vp", "ve", "edm"] = Field("vp", description="Preconditioning and training noise.")
+    preconditioning: Literal["vp", "ve", "edm"] = Field(
+        "vp", description="Preconditioning and training noise."
+    )
     channels: int = Field(128, ge=4, multiple_of=4, description="Base width.")
-    multipliers: tuple[int, ...] = Field((2, 2, 2), min_length=1, description="Width of each resolution in units of channels.")
+    multipliers: tuple[int, ...] = Field(
+        (2, 2, 2), min_length=1, description="Width of each resolution in units of channels."
+    )
     blocks: int = Field(2, ge=1, description="Residual blocks at each resolution.")
     attention: tuple[int, ...] = Field((16,), description="Resolutions with self-attention.")
-    embedding: Literal["positional", "fourier"] = Field("positional", description="Embedding of the noise level.")
+    embedding: Literal["positional", "fourier"] = Field(
+        "positional", description="Embedding of the noise level."
+    )
     dropout: float = Field(0.13, ge=0, lt=1, description="Dropout probability.")
     skip_mask: tuple[bool, ...] | None = Field(
         None, description="Which encoder outputs reach the decoder, in order; none for all."
@@ -62,7 +87,8 @@ class ModelConfig(BaseModel):
             names = encoder_outputs(2 ** (len(self.multipliers) + 1), len(self.multipliers), self.blocks)
             if len(self.skip_mask) != len(names):
                 raise ValueError(
-                    f"skip_mask has {len(self.skip_mask)} entries, but {len(self.multipliers)} resolutions with {self.blocks} blocks"
+                    f"skip_mask has {len(self.skip_mask)} entries, but {len(self.multipliers)} resolutions"
+                    f" with {self.blocks} blocks"
                     f" each have {len(names)} encoder outputs; give one entry for each"
                 )
         return self
@@ -71,10 +97,16 @@ class ModelConfig(BaseModel):
         """Return the model in words, for reports."""
         name = {"ddpmpp": "DDPM++", "ncsnpp": "NCSN++", "adm": "ADM"}[self.architecture]
         widths = " ".join(str(self.channels * m) for m in self.multipliers)
-        mask = "" if self.skip_mask is None else ", skips " + "".join("1" if keep else "0" for keep in self.skip_mask)
+        mask = (
+            ""
+            if self.skip_mask is None
+            else ", skips " + "".join("1" if keep else "0" for keep in self.skip_mask)
+        )
         return (
-            f"{name} U-Net, {self.preconditioning.upper()} preconditioning, widths {widths}, {self.blocks} block(s) per resolution,"
-            f" attention at {' '.join(map(str, self.attention)) or 'the coarsest only'}, {self.embedding} embedding,"
+            f"{name} U-Net, {self.preconditioning.upper()} preconditioning, widths {widths}, {self.blocks}"
+            " block(s) per resolution,"
+            f" attention at {' '.join(map(str, self.attention)) or 'the coarsest only'}, {self.embedding}"
+            " embedding,"
             f" dropout {self.dropout:g}{mask}"
         )
 
@@ -82,13 +114,15 @@ class ModelConfig(BaseModel):
 def _network(config: ModelConfig, channels: int, resolution: int, num_labels: int) -> UNet:
     if config.architecture == "adm":
         return DhariwalUNet(
-            resolution, channels, channels, num_labels=num_labels, channels=config.channels, multipliers=config.multipliers,
-            blocks=config.blocks, attention=config.attention, dropout=config.dropout, skip_mask=config.skip_mask,
+            resolution, channels, channels, num_labels=num_labels, channels=config.channels,
+            multipliers=config.multipliers, blocks=config.blocks, attention=config.attention,
+            dropout=config.dropout, skip_mask=config.skip_mask,
         )  # fmt: skip
     residual = config.architecture == "ncsnpp"
     return SongUNet(
-        resolution, channels, channels, num_labels=num_labels, channels=config.channels, multipliers=config.multipliers,
-        blocks=config.blocks, attention=config.attention, dropout=config.dropout, embedding=config.embedding,
+        resolution, channels, channels, num_labels=num_labels, channels=config.channels,
+        multipliers=config.multipliers, blocks=config.blocks, attention=config.attention,
+        dropout=config.dropout, embedding=config.embedding,
         noise_multiplier=2 if residual else 1, encoder="residual" if residual else "standard",
         taps=(1, 3, 3, 1) if residual else (1, 1), skip_mask=config.skip_mask,
     )  # fmt: skip
@@ -112,7 +146,8 @@ def build_denoiser(
     levels = len(config.multipliers)
     if height != width or height % 2 ** (levels - 1) or height < 2 ** (levels - 1):
         raise UserError(
-            f"Images of {width}x{height} do not fit a U-Net of {levels} resolutions: it needs squares whose side is a multiple of"
+            f"Images of {width}x{height} do not fit a U-Net of {levels} resolutions: it needs squares whose"
+            " side is a multiple of"
             f" {2 ** (levels - 1)}. Resize the images, or give fewer model.multipliers."
         )
     check_mask(config.skip_mask, encoder_outputs(height, levels, config.blocks))

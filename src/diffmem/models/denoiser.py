@@ -1,8 +1,9 @@
 """The one noun of this room: a `Denoiser`, whatever computes it.
 
-A denoiser estimates the clean image from a noisy one: D(x; sigma) ~ E[y | y + sigma n = x], with y in [-1, 1] and n
-standard normal (Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", eq. 2 and 3).
-Everything else is derived from it: the score is (D - x) / sigma^2, the noise estimate is (x - D) / sigma.
+A denoiser estimates the clean image from a noisy one: D(x; sigma) ~ E[y | y + sigma n = x], with y in [-1, 1]
+and n standard normal (Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models",
+eq. 2 and 3). Everything else is derived from it: the score is (D - x) / sigma^2, the noise estimate is
+(x - D) / sigma.
 """
 
 from __future__ import annotations
@@ -31,13 +32,19 @@ class Denoiser(Protocol):
     sigma_max: float
 
     @property
-    def image_shape(self) -> tuple[int, int, int]: ...
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images."""
+        ...
 
     @property
-    def num_labels(self) -> int: ...
+    def num_labels(self) -> int:
+        """Number of classes, 0 for none."""
+        ...
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
 
     def __call__(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
         """Denoise a batch.
@@ -48,7 +55,7 @@ class Denoiser(Protocol):
             labels: Class of each image, int64 (B,), or none.
 
         Returns:
-            Float (B, C, H, W). Networks compute and return float32 whatever the type of x; samplers hold their state in
-            float64.
+            Float (B, C, H, W). Networks compute and return float32 whatever the type of x; samplers hold
+            their state in float64.
         """
         ...

@@ -1,7 +1,7 @@
-"""Layers of the U-Nets: initialised linear maps and convolutions, resampling, group normalisation, embeddings.
+"""Layers of the U-Nets: linear maps and convolutions, resampling, group normalisation, embeddings.
 
-Parameter and buffer names (`weight`, `bias`, `resample_filter`, `freqs`) are those of the EDM checkpoints, so that a foreign
-state dict loads by name.
+Parameter and buffer names (`weight`, `bias`, `resample_filter`, `freqs`) are those of the EDM checkpoints, so
+that a foreign state dict loads by name.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffmem.errors import UserError
+
 __all__ = ["Conv", "FourierEmbedding", "GroupNorm", "Init", "Linear", "PositionalEmbedding"]
 
 
@@ -21,7 +23,8 @@ class Init:
     """How a layer's parameters start.
 
     Attributes:
-        mode: 'xavier_uniform' (Glorot and Bengio 2010), 'kaiming_uniform' or 'kaiming_normal' (He et al. 2015).
+        mode: 'xavier_uniform' (Glorot and Bengio 2010), 'kaiming_uniform' or 'kaiming_normal' (He et al.
+            2015).
         weight: Factor on the drawn weights.
         bias: Factor on the bias, drawn from the same distribution; 0 starts it at zero.
     """
@@ -59,9 +62,9 @@ class Linear(nn.Module):
 class Conv(nn.Module):
     """A convolution that may halve or double the resolution, or only do that (kernel 0).
 
-    Resampling follows Zhang (2019, "Making Convolutional Networks Shift-Invariant Again"): a separable low-pass filter
-    given by its taps, applied at the finer resolution. With taps [1, 1] halving is the mean of 2x2 pixels and doubling
-    repeats each pixel, which is how they are computed.
+    Resampling follows Zhang (2019, "Making Convolutional Networks Shift-Invariant Again"): a separable
+    low-pass filter given by its taps, applied at the finer resolution. With taps [1, 1] halving is the mean
+    of 2x2 pixels and doubling repeats each pixel, which is how they are computed.
 
     Args:
         inputs: Input channels.
@@ -94,7 +97,9 @@ class Conv(nn.Module):
         self.box = tuple(taps) == (1, 1)
         fan_in, fan_out = inputs * kernel**2, outputs * kernel**2
         if kernel:
-            self.weight = nn.Parameter(init.weight * init.draw((outputs, inputs, kernel, kernel), fan_in, fan_out))
+            self.weight = nn.Parameter(
+                init.weight * init.draw((outputs, inputs, kernel, kernel), fan_in, fan_out)
+            )
             self.bias = nn.Parameter(init.bias * init.draw((outputs,), fan_in, fan_out))
         else:
             self.weight = self.bias = None
@@ -143,11 +148,21 @@ class Conv(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation (Wu and He 2018) with at most 32 groups of at least 4 channels."""
+    """Group normalisation (Wu and He 2018) with at most 32 groups of at least 4 channels.
+
+    Raises:
+        UserError: The channels cannot be split into that many equal groups.
+    """
 
     def __init__(self, channels: int, eps: float) -> None:
         super().__init__()
         self.groups = min(32, channels // 4)
+        if not self.groups or channels % self.groups:
+            raise UserError(
+                f"A layer of this network has {channels} channels, which cannot be split into"
+                f" {max(1, self.groups)} equal groups of at least 4 for normalisation. Choose a base width that"
+                " is a multiple of 32 (of 4 if no layer has more than 128 channels)."
+            )
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
@@ -158,7 +173,7 @@ class GroupNorm(nn.Module):
 
 
 class PositionalEmbedding(nn.Module):
-    """Sinusoids of geometrically spaced frequencies from 1 down to 1/10,000 (Vaswani et al. 2017; Ho et al. 2020).
+    """Sinusoids of frequencies from 1 down to 1/10,000 (Vaswani et al. 2017; Ho et al. 2020).
 
     Args:
         channels: Size of the embedding, even: the cosines, then the sines.
@@ -167,11 +182,12 @@ class PositionalEmbedding(nn.Module):
 
     def __init__(self, channels: int, endpoint: bool) -> None:
         super().__init__()
-        self.half, self.endpoint = channels // 2, endpoint
+        self.pairs, self.endpoint = channels // 2, endpoint
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed the noise conditioning (B,) as (B, channels)."""
-        exponents = torch.arange(self.half, dtype=torch.float32, device=x.device) / (self.half - int(self.endpoint))
+        steps = torch.arange(self.pairs, dtype=torch.float32, device=x.device)
+        exponents = steps / (self.pairs - int(self.endpoint))
         angles = torch.outer(x, (1 / 10_000) ** exponents)
         return torch.cat([angles.cos(), angles.sin()], dim=1)
 
@@ -179,8 +195,9 @@ class PositionalEmbedding(nn.Module):
 class FourierEmbedding(nn.Module):
     """Random Fourier features of scale 16 (Tancik et al. 2020; Song et al. 2021).
 
-    Under VP preconditioning the conditioning runs to 999, so the phases reach some 1e5 radians: the embedding is practically
-    a hash of the time (and of its float32 rounding). That is how the study ran it, so it is kept.
+    Under VP preconditioning the conditioning runs to 999, so the phases reach some 1e5 radians: the embedding
+    is practically a hash of the time (and of its float32 rounding). That is how the study ran it, so it is
+    kept.
     """
 
     freqs: Tensor

@@ -1,8 +1,9 @@
 """Preconditioning: a `Denoiser` from a raw network, D = c_skip x + c_out F(c_in x; c_noise).
 
-The three choices are those of Karras et al. 2022, Table 1 (rows "Network and preconditioning"): VP and VE after Song et al.
-2021, and EDM. Coefficients are computed in float32 in the order of the formulas: Fourier features under VP turn the last bit
-of c_noise into a different embedding, so any other order would be another network.
+The three choices are those of Karras et al. 2022, Table 1 (rows "Network and preconditioning"): VP and VE
+after Song et al. 2021, and EDM. Coefficients are computed in float32 in the order of the formulas: Fourier
+features under VP turn the last bit of c_noise into a different embedding, so any other order would be another
+network.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ class VP(Preconditioning):
 
     def time(self, sigma: Tensor) -> Tensor:
         """The time at which the noise level is sigma: the inverse of `sigma_of`."""
-        return ((self.beta_min**2 + 2 * self.beta_d * (1 + sigma**2).log()).sqrt() - self.beta_min) / self.beta_d
+        return (
+            (self.beta_min**2 + 2 * self.beta_d * (1 + sigma**2).log()).sqrt() - self.beta_min
+        ) / self.beta_d
 
     def coefficients(self, sigma: Tensor) -> tuple[Tensor | float, Tensor, Tensor | float, Tensor]:
         """c_skip = 1, c_out = -sigma, c_in = 1 / sqrt(sigma^2 + 1), c_noise = (M - 1) t(sigma)."""
@@ -106,9 +109,14 @@ class EDM(Preconditioning):
     sigma_data: float = 0.5
 
     def coefficients(self, sigma: Tensor) -> tuple[Tensor | float, Tensor, Tensor | float, Tensor]:
-        """c_skip = s^2 / (sigma^2 + s^2), c_out = sigma s / sqrt(sigma^2 + s^2), c_in = 1 / sqrt(sigma^2 + s^2), log(sigma) / 4."""
+        """c_skip = s^2 / S, c_out = sigma s / sqrt(S), c_in = 1 / sqrt(S), log(sigma) / 4; S = sigma^2 + s^2."""
         total = sigma**2 + self.sigma_data**2
-        return self.sigma_data**2 / total, sigma * self.sigma_data / total.sqrt(), 1 / total.sqrt(), sigma.log() / 4
+        return (
+            self.sigma_data**2 / total,
+            sigma * self.sigma_data / total.sqrt(),
+            1 / total.sqrt(),
+            sigma.log() / 4,
+        )
 
 
 class Preconditioned(nn.Module):
@@ -134,7 +142,7 @@ class Preconditioned(nn.Module):
         return next(self.parameters()).device
 
     def forward(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
-        """Denoise a batch; see `Denoiser`. Labels may be -1, or absent, for "no label" in a conditional network.
+        """Denoise a batch; see `Denoiser`. A conditional network takes -1, or no labels, for "no label".
 
         Raises:
             UserError: Labels were given to an unconditional network, or lie outside its classes.
@@ -158,6 +166,7 @@ class Preconditioned(nn.Module):
             low, high = int(labels.min()), int(labels.max())
             if low < -1 or high >= self.num_labels:
                 raise UserError(
-                    f"Label {high if high >= self.num_labels else low} is outside 0..{self.num_labels - 1}, the classes of this denoiser."
+                    f"Label {high if high >= self.num_labels else low} is outside 0..{self.num_labels - 1},"
+                    " the classes of this denoiser."
                 )
         return labels.to(torch.int64).reshape(-1)

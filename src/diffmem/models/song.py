@@ -1,4 +1,4 @@
-"""DDPM++ and NCSN++ (Song et al. 2021, "Score-Based Generative Modeling through SDEs"), as tuned by Karras et al. 2022."""
+"""DDPM++ and NCSN++ (Song et al. 2021, "Score-Based Generative Modeling through SDEs") after Karras et al. 2022."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _INIT_ZERO = Init("xavier_uniform", weight=1e-5)
 
 
 class SongUNet(UNet):
-    """The U-Net of DDPM++ (standard encoder, positional embedding) and NCSN++ (residual encoder, Fourier embedding).
+    """The U-Net of DDPM++ (standard encoder, positional embedding) and NCSN++ (residual, Fourier).
 
     Args:
         resolution: Height and width of the images, divisible by 2 ** (levels - 1).
@@ -78,7 +78,11 @@ class SongUNet(UNet):
         self.mask = check_mask(skip_mask, encoder_outputs(resolution, len(multipliers), blocks))
         self.decoder_kind, self.outputs = decoder, outputs
         noise = channels * noise_multiplier
-        self.map_noise = PositionalEmbedding(noise, endpoint=True) if embedding == "positional" else FourierEmbedding(noise)
+        self.map_noise = (
+            PositionalEmbedding(noise, endpoint=True)
+            if embedding == "positional"
+            else FourierEmbedding(noise)
+        )
         self.map_label = Linear(num_labels, noise, _INIT) if num_labels else None
         self.map_layer0 = Linear(noise, style.embedding_channels, _INIT)
         self.map_layer1 = Linear(style.embedding_channels, style.embedding_channels, _INIT)
@@ -93,7 +97,9 @@ class SongUNet(UNet):
             else:
                 self.enc[f"{size}x{size}_down"] = self.block(width, width, resample="down")
                 if encoder == "skip":
-                    self.enc[f"{size}x{size}_aux_down"] = Conv(aux, aux, 0, _INIT, resample="down", taps=style.taps)
+                    self.enc[f"{size}x{size}_aux_down"] = Conv(
+                        aux, aux, 0, _INIT, resample="down", taps=style.taps
+                    )
                     self.enc[f"{size}x{size}_aux_skip"] = Conv(aux, width, 1, _INIT)
                 if encoder == "residual":
                     self.enc[f"{size}x{size}_aux_residual"] = Conv(
@@ -102,7 +108,9 @@ class SongUNet(UNet):
                     aux = width
             skips.append(width)
             for i in range(blocks):
-                self.enc[f"{size}x{size}_block{i}"] = self.block(width, channels * multiplier, attention=size in attention)
+                self.enc[f"{size}x{size}_block{i}"] = self.block(
+                    width, channels * multiplier, attention=size in attention
+                )
                 width = channels * multiplier
                 skips.append(width)
         self.add_decoder([channels * m for m in multipliers], blocks, skips, attention, every_block=False)
@@ -110,7 +118,9 @@ class SongUNet(UNet):
     def after_level(self, level: int, size: int, width: int, levels: int) -> None:
         """Add the output image of this level: of the finest level only, or of each in the 'skip' decoder."""
         if self.decoder_kind == "skip" and level < levels - 1:
-            self.dec[f"{size}x{size}_aux_up"] = Conv(self.outputs, self.outputs, 0, _INIT, resample="up", taps=self.style.taps)
+            self.dec[f"{size}x{size}_aux_up"] = Conv(
+                self.outputs, self.outputs, 0, _INIT, resample="up", taps=self.style.taps
+            )
         if self.decoder_kind == "skip" or level == 0:
             self.dec[f"{size}x{size}_aux_norm"] = GroupNorm(width, 1e-6)
             self.dec[f"{size}x{size}_aux_conv"] = Conv(width, self.outputs, 3, _INIT_ZERO)
@@ -130,7 +140,8 @@ class SongUNet(UNet):
             emb = emb + self.label_embedding(labels, math.sqrt(self.num_labels))
         emb = F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
 
-        aux, skips = x, []
+        aux = x
+        skips: list[Tensor] = []
         for name, module in self.enc.items():
             if name.endswith("aux_down"):
                 aux = module(aux)

@@ -21,13 +21,16 @@ __all__ = ["UNet", "check_mask", "encoder_outputs"]
 def encoder_outputs(resolution: int, levels: int, blocks: int) -> list[str]:
     """Return the names of the encoder's outputs in order: the entries of a skip mask.
 
-    `levels` resolutions with `blocks` blocks each give `levels * (blocks + 1)` outputs: the input convolution or the
-    down block, then the blocks.
+    `levels` resolutions with `blocks` blocks each give `levels * (blocks + 1)` outputs: the input convolution
+    or the down block, then the blocks.
     """
     names = []
     for level in range(levels):
         size = resolution >> level
-        names += [f"{size}x{size}_{'down' if level else 'conv'}", *(f"{size}x{size}_block{i}" for i in range(blocks))]
+        names += [
+            f"{size}x{size}_{'down' if level else 'conv'}",
+            *(f"{size}x{size}_block{i}" for i in range(blocks)),
+        ]
     return names
 
 
@@ -41,7 +44,8 @@ def check_mask(mask: Sequence[bool] | None, names: list[str]) -> tuple[bool, ...
         return (True,) * len(names)
     if len(mask) != len(names):
         raise UserError(
-            f"The skip mask has {len(mask)} entries, but this network has {len(names)} encoder outputs: {', '.join(names)}."
+            f"The skip mask has {len(mask)} entries, but this network has {len(names)} encoder outputs:"
+            f" {', '.join(names)}."
             " Give one entry (0 or 1) for each."
         )
     return tuple(bool(keep) for keep in mask)
@@ -50,8 +54,8 @@ def check_mask(mask: Sequence[bool] | None, names: list[str]) -> tuple[bool, ...
 class UNet(nn.Module):
     """Encoder, decoder and embedding, without the parts in which the families differ.
 
-    A masked skip is replaced by zeros before the concatenation, so that parameters, shapes and normalisation groups stay
-    (Gu et al. 2023, section 5.3 on skip connections).
+    A masked skip is replaced by zeros before the concatenation, so that parameters, shapes and normalisation
+    groups stay (Gu et al. 2023, section 5.3 on skip connections).
 
     Attributes:
         enc: Encoder modules by name, in order.
@@ -72,7 +76,12 @@ class UNet(nn.Module):
         return UNetBlock(inputs, outputs, self.style, **options)  # type: ignore[arg-type]
 
     def add_decoder(
-        self, widths: Sequence[int], blocks: int, skips: list[int], attention_at: Sequence[int], every_block: bool
+        self,
+        widths: Sequence[int],
+        blocks: int,
+        skips: list[int],
+        attention_at: Sequence[int],
+        every_block: bool,
     ) -> int:
         """Add the decoder's blocks and return the width of its output.
 
@@ -93,7 +102,9 @@ class UNet(nn.Module):
                 self.dec[f"{size}x{size}_up"] = self.block(width, width, resample="up")
             for i in range(blocks + 1):
                 attends = size in attention_at and (every_block or i == blocks)
-                self.dec[f"{size}x{size}_block{i}"] = self.block(width + skips.pop(), widths[level], attention=attends)
+                self.dec[f"{size}x{size}_block{i}"] = self.block(
+                    width + skips.pop(), widths[level], attention=attends
+                )
                 width = widths[level]
             self.after_level(level, size, width, len(widths))
         return width
@@ -102,7 +113,7 @@ class UNet(nn.Module):
         """Add what the family puts behind a decoder level (nothing by default)."""
 
     def label_embedding(self, labels: Tensor, scale: float = 1.0) -> Tensor:
-        """Look up the label's row of the linear map: equal to multiplying it with a one-hot vector times `scale`.
+        """Look up the label's row of the linear map: its product with a one-hot vector times `scale`.
 
         Args:
             labels: int64 (B,) in [0, num_labels); -1 stands for no label (a zero vector).

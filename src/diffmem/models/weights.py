@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors, with the configuration inside, so that one file rebuilds its denoiser. No code in it."""
+"""Weights on disk: safetensors with the configuration inside; one file rebuilds its denoiser, without code."""
 
 from __future__ import annotations
 
@@ -60,13 +60,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError) as error:
-        raise DiffmemError(f"{path} is damaged or not a safetensors file ({error}); it was not used.") from error
+        raise DiffmemError(
+            f"{path} is damaged or not a safetensors file ({error}); it was not used."
+        ) from error
     if metadata.pop("sha256", None) != _digest(tensors):
         raise DiffmemError(f"{path} is damaged: its checksum does not fit its content; it was not used.")
     return tensors, metadata
 
 
-def save_denoiser(denoiser: Preconditioned, config: ModelConfig, path: Path, words: Mapping[str, str] | None = None) -> None:
+def save_denoiser(
+    denoiser: Preconditioned, config: ModelConfig, path: Path, words: Mapping[str, str] | None = None
+) -> None:
     """Write a denoiser's weights with what is needed to rebuild it.
 
     Args:
@@ -85,11 +89,14 @@ def save_denoiser(denoiser: Preconditioned, config: ModelConfig, path: Path, wor
     write_tensors(path, denoiser.state_dict(), metadata)
 
 
-def load_denoiser(path: Path, device: torch.device | str = "cpu") -> tuple[Preconditioned, ModelConfig, dict[str, str]]:
-    """Rebuild a denoiser that `save_denoiser` wrote, in evaluation mode; return it, its configuration and the words.
+def load_denoiser(
+    path: Path, device: torch.device | str = "cpu"
+) -> tuple[Preconditioned, ModelConfig, dict[str, str]]:
+    """Rebuild a denoiser of `save_denoiser` in evaluation mode; return it, its configuration and the words.
 
     Raises:
-        UserError: The file is missing or not a denoiser of this package, or its tensors are of another architecture.
+        UserError: The file is missing or not a denoiser of this package, or its tensors are of another
+            architecture.
         DiffmemError: The file is damaged.
     """
     tensors, words = read_tensors(path)
@@ -109,7 +116,8 @@ def load_denoiser(path: Path, device: torch.device | str = "cpu") -> tuple[Preco
     if wanted != given:
         offender = sorted(set(wanted.items()) ^ set(given.items()))[0][0]
         raise UserError(
-            f"{path} is a checkpoint of another architecture: tensor {offender!r} is {given.get(offender, 'absent')},"
+            f"{path} is a checkpoint of another architecture: tensor {offender!r} is"
+            f" {given.get(offender, 'absent')},"
             f" but its configuration needs {wanted.get(offender, 'none')}."
         )
     denoiser.load_state_dict(tensors)

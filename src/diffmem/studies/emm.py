@@ -1,7 +1,8 @@
 """EMM from R_mem at several sizes: monotone interpolation with an interval.
 
-EMM_epsilon(P, M, T) is the largest training-set size N with E[R_mem] >= 1 - epsilon (Gu et al. 2023, section 2.3). R_mem falls with
-N, so the measured rates are first made non-increasing (weighted isotonic regression), then interpolated linearly in log N.
+EMM_epsilon(P, M, T) is the largest training-set size N with E[R_mem] >= 1 - epsilon (Gu et al. 2023, section
+2.3). R_mem falls with N, so the measured rates are first made non-increasing (weighted isotonic regression),
+then interpolated linearly in log N.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ def _isotonic(rates: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArr
     return np.asarray(isotonic_regression(rates, weights=weights, increasing=False).x)
 
 
-def crossing(sizes: Sequence[int], rates: NDArray[np.float64], weights: NDArray[np.float64], level: float) -> float:
+def crossing(
+    sizes: Sequence[int], rates: NDArray[np.float64], weights: NDArray[np.float64], level: float
+) -> float:
     """Return the size at which the monotone fit falls through `level`.
 
     Args:
@@ -35,7 +38,8 @@ def crossing(sizes: Sequence[int], rates: NDArray[np.float64], weights: NDArray[
         level: 1 - epsilon.
 
     Returns:
-        The size; infinity if the fit is at or above the level at the largest size, 0 if it is below it at the smallest.
+        The size; infinity if the fit is at or above the level at the largest size, 0 if it is below it at the
+        smallest.
     """
     fit = _isotonic(rates, weights)
     if fit[-1] >= level:
@@ -48,12 +52,18 @@ def crossing(sizes: Sequence[int], rates: NDArray[np.float64], weights: NDArray[
 
 
 def estimate_emm(
-    counts: Mapping[int, Sequence[tuple[int, int]]], epsilon: float = 0.1, confidence: float = 0.95, seed: int = 0
+    counts: Mapping[int, Sequence[tuple[int, int]]],
+    epsilon: float = 0.1,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> EmmRecord:
     """Estimate EMM with an interval.
 
-    The interval is a bootstrap over what was random: with one run per size, the samples (each rate is drawn anew from its
-    Jeffreys posterior, Beta(count + 1/2, total - count + 1/2)); with several, the runs too (drawn with replacement).
+    The interval is a bootstrap over what was random: with one run per size, the samples; with several, the
+    runs too (drawn with replacement). Each rate is drawn twice: low from Beta(count, total - count + 1), high
+    from Beta(count + 1, total - count), whose quantiles are the exact limits of Clopper and Pearson (1934).
+    The lower end of the interval comes from the low draws and the upper end from the high ones, so that it is
+    no narrower than its confidence allows (one posterior for both covers 92% where 95% are asked).
 
     Args:
         counts: For each size, (memorized, total) of each of its runs.
@@ -62,31 +72,39 @@ def estimate_emm(
         seed: Seed of the bootstrap; the same counts give the same interval.
 
     Returns:
-        The estimate, or why there is none. An end of the interval beyond the sizes is given as the extreme size, with a note.
+        The estimate, or why there is none. An end of the interval beyond the sizes is given as the extreme
+        size, with a note.
     """
     sizes = sorted(counts)
     if not sizes:
         return EmmRecord(status="no runs", epsilon=epsilon)
     level = 1 - epsilon
+    method = (
+        f"isotonic fit, linear in log N; {confidence:.0%} interval from {_REPLICATES} bootstrap replicates"
+    )
     pooled = np.array([sum(c for c, _ in counts[s]) / sum(t for _, t in counts[s]) for s in sizes])
     weights = np.array([float(sum(t for _, t in counts[s])) for s in sizes])
     value = crossing(sizes, pooled, weights, level)
     notes = []
     rises = [i for i in range(len(sizes) - 1) if pooled[i + 1] > pooled[i]]
     if any(_clearly_rises(counts[sizes[i]], counts[sizes[i + 1]]) for i in rises):
-        notes.append("R_mem is not monotone in the size beyond sampling error; the monotone fit averages over it.")
+        notes.append(
+            "R_mem is not monotone in the size beyond sampling error; the monotone fit averages over it."
+        )
     if value == math.inf:
-        return EmmRecord(status="above largest", bracket=None, epsilon=epsilon, method=_METHOD, notes=notes)
+        return EmmRecord(status="above largest", bracket=None, epsilon=epsilon, method=method, notes=notes)
     if value == 0:
-        return EmmRecord(status="below smallest", bracket=None, epsilon=epsilon, method=_METHOD, notes=notes)
+        return EmmRecord(status="below smallest", bracket=None, epsilon=epsilon, method=method, notes=notes)
 
     rng = np.random.Generator(np.random.PCG64(seed))
-    replicates = np.empty(_REPLICATES)
+    lows, highs = np.empty(_REPLICATES), np.empty(_REPLICATES)
     for r in range(_REPLICATES):
         drawn = np.array([_redraw(counts[size], rng) for size in sizes])
-        replicates[r] = crossing(sizes, drawn, weights, level)
+        lows[r] = crossing(sizes, drawn[:, 0], weights, level)
+        highs[r] = crossing(sizes, drawn[:, 1], weights, level)
     tail = (1 - confidence) / 2
-    low, high = (float(np.quantile(replicates, q, method="nearest")) for q in (tail, 1 - tail))
+    low = float(np.quantile(lows, tail, method="nearest"))
+    high = float(np.quantile(highs, 1 - tail, method="nearest"))
     if low == 0:
         low = float(sizes[0])
         notes.append(f"The interval reaches below the smallest size, {sizes[0]}.")
@@ -104,22 +122,28 @@ def estimate_emm(
         high=max(high, value),
         bracket=(sizes[last], sizes[last + 1]),
         epsilon=epsilon,
-        method=_METHOD,
+        method=method,
         notes=notes,
     )
 
 
-_METHOD = f"isotonic fit, linear in log N; 95% interval from {_REPLICATES} bootstrap replicates"
-
-
-def _redraw(runs: Sequence[tuple[int, int]], rng: np.random.Generator) -> float:
+def _redraw(runs: Sequence[tuple[int, int]], rng: np.random.Generator) -> tuple[float, float]:
+    """Return a low and a high draw of the rate of these runs."""
     chosen = rng.integers(len(runs), size=len(runs)) if len(runs) > 1 else [0]
-    rates = [(rng.beta(runs[i][0] + 0.5, runs[i][1] - runs[i][0] + 0.5), runs[i][1]) for i in chosen]
-    return sum(rate * total for rate, total in rates) / sum(total for _, total in rates)
+    low = high = samples = 0.0
+    for i in chosen:
+        count, total = runs[i]
+        # Gamma variates with a common rate make the pair Beta(count, total - count + 1) <= Beta(count + 1, total - count).
+        hits, misses, either = rng.gamma(count), rng.gamma(total - count), rng.gamma(1)
+        whole = hits + misses + either
+        low += total * hits / whole
+        high += total * (hits + either) / whole
+        samples += total
+    return low / samples, high / samples
 
 
 def _clearly_rises(smaller: Sequence[tuple[int, int]], larger: Sequence[tuple[int, int]]) -> bool:
-    """Whether R_mem at the larger size is above that at the smaller one by more than sampling error (Fisher, one-sided 1%)."""
+    """Whether R_mem is higher at the larger size by more than sampling error (Fisher, one-sided 1%)."""
     from scipy.stats import fisher_exact
 
     (a, n), (b, m) = ((sum(c for c, _ in runs), sum(t for _, t in runs)) for runs in (smaller, larger))

@@ -1,7 +1,7 @@
 """Several runs on one machine: a few worker processes, each taking the next job when it is free.
 
-One single-threaded process per core trains small networks much faster than one process with all cores, since at that size
-the threads mostly wait for each other.
+One single-threaded process per core trains small networks much faster than one process with all cores, since
+at that size the threads mostly wait for each other.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ _SECONDS_TO_STOP = 60.0
 
 
 def default_workers(jobs: int, device: str) -> int:
-    """Return how many processes to use: one per core on a CPU, one per GPU otherwise, no more than there are jobs."""
+    """Return how many processes to use: one per core on a CPU (no more than there are jobs), one on a GPU."""
     if device.startswith("cuda"):
         return 1
-    return max(1, min(jobs, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+    return max(
+        1,
+        min(jobs, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1),
+    )
 
 
 def _serve(connection: Connection, work: _Work, threads: int) -> None:
@@ -43,7 +46,11 @@ def _serve(connection: Connection, work: _Work, threads: int) -> None:
             if job is None:
                 return
             try:
-                work(job, lambda *told: connection.send(("progress", told)), lambda text: connection.send(("warning", text)))
+                work(
+                    job,
+                    lambda *told: connection.send(("progress", told)),
+                    lambda text: connection.send(("warning", text)),
+                )
             except DiffmemError as error:
                 connection.send(("failed", error))
             else:
@@ -91,7 +98,12 @@ def run_jobs(
 
 
 def _run_in_processes(
-    jobs: Sequence[Any], work: _Work, order: list[int], workers: int, told: Callable[..., None], warn: Callable[[str], None]
+    jobs: Sequence[Any],
+    work: _Work,
+    order: list[int],
+    workers: int,
+    told: Callable[..., None],
+    warn: Callable[[str], None],
 ) -> None:
     context = multiprocessing.get_context("spawn")
     cores = os.cpu_count() or 1
@@ -120,8 +132,8 @@ def _run_in_processes(
                     if process.exitcode == 0:
                         raise KeyboardInterrupt from error  # it was told to stop, and saved
                     raise DiffmemError(
-                        f"A worker process ended unexpectedly (exit code {process.exitcode}; -9 often means that memory ran out)."
-                        " Finished work is kept: the same command goes on from there."
+                        f"A worker process ended unexpectedly (exit code {process.exitcode}; -9 often means"
+                        " that memory ran out). Finished work is kept: the same command goes on from there."
                     ) from error
                 if kind == "progress":
                     told(number, *content)
@@ -156,5 +168,7 @@ def _stop(processes: list[Any], connections: list[Connection]) -> None:
             print("A worker process did not stop and was ended.", file=sys.stderr)
             process.kill()
             process.join()
-    for connection in connections:  # not before: a worker that reports progress into a closed pipe fails before it has saved
+    for connection in (
+        connections
+    ):  # not before: a worker that reports progress into a closed pipe fails before it has saved
         connection.close()

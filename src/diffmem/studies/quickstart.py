@@ -12,9 +12,10 @@ __all__ = ["quickstart_recipe"]
 def quickstart_recipe(fast: bool = False) -> StudyRecipe:
     """Return the quickstart's recipe.
 
-    Unconditional DDPM++ networks of 0.10 M parameters with EDM preconditioning, trained for the same number of epochs on 16 to
-    192 of the 1,797 digits that scikit-learn ships. Noise levels in training are concentrated where 8x8 digits are told apart,
-    and the average of the weights spans 50 epochs, since a run here has only some thousand steps.
+    Unconditional DDPM++ networks of 0.10 M parameters with EDM preconditioning, trained for the same number
+    of epochs on 16 to 192 of the 1,797 digits that scikit-learn ships. Noise levels in training are
+    concentrated where 8x8 digits are told apart, and the average of the weights spans 50 epochs, since a run
+    here has only some thousand steps.
 
     Args:
         fast: A one-minute setting that shows the path, not the effect: fewer sizes, epochs and samples.

@@ -1,10 +1,12 @@
-"""Recipes: a study as typed settings, read from YAML. The same models validate recipes, flags and the folders of runs."""
+"""Recipes: a study as typed settings, read from YAML and from `key=value` settings on the command line."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -16,7 +18,17 @@ from diffmem.models.config import ModelConfig
 from diffmem.sampling.config import SamplerConfig
 from diffmem.training.config import TrainingConfig
 
-__all__ = ["DataConfig", "MeasureConfig", "StudyRecipe", "TrainRecipe", "config_hash", "load_recipe", "override", "settings_table", "validated"]
+__all__ = [
+    "DataConfig",
+    "MeasureConfig",
+    "StudyRecipe",
+    "TrainRecipe",
+    "config_hash",
+    "load_recipe",
+    "override",
+    "settings_table",
+    "validated",
+]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -26,25 +38,35 @@ class _Config(BaseModel):
 
 
 class DataConfig(_Config):
-    """The data distribution P: where images come from and how training and held-out sets are drawn from them."""
+    """The data distribution P: where images come from, how training and held-out sets are drawn."""
 
     source: str = Field(description="'digits', or the path of an archive, folder, zip, npz or IDX file.")
-    resolution: int | None = Field(None, ge=1, description="Side of the images in pixels; as they are if not given.")
+    resolution: int | None = Field(
+        None, ge=1, description="Side of the images in pixels; as they are if not given."
+    )
     gray: bool = Field(False, description="Convert to grey.")
     classes: tuple[str | int, ...] | None = Field(None, description="Classes to keep, by name or number.")
-    selection: Literal["balanced", "first", "random"] = Field("balanced", description="How training sets are drawn; all are nested.")
+    selection: Literal["balanced", "first", "random"] = Field(
+        "balanced", description="How training sets are drawn; all are nested."
+    )
     seed: int = Field(0, ge=0, description="Seed of random selections and of the held-out images.")
     labels: bool = Field(False, description="Train class-conditional models on the labels.")
     heldout: int | None = Field(
-        None, ge=1, description="Images kept apart for the null rate: from the test split if heldout_split is 'test'."
+        None,
+        ge=1,
+        description="Images kept apart for the null rate: from the test split if heldout_split is 'test'.",
     )
-    heldout_split: Literal["train", "test"] = Field("train", description="Where the held-out images come from.")
+    heldout_split: Literal["train", "test"] = Field(
+        "train", description="Where the held-out images come from."
+    )
 
 
 class MeasureConfig(_Config):
     """What is measured at each evaluation point, and when a run counts as memorizing."""
 
-    samples: int = Field(10_000, ge=1, description="Images generated at each evaluation point: seeds 0, 1, 2, ...")
+    samples: int = Field(
+        10_000, ge=1, description="Images generated at each evaluation point: seeds 0, 1, 2, ..."
+    )
     threshold: float = Field(1 / 3, gt=0, lt=1, description="A sample is memorized if d1 / d2 is below this.")
     epsilon: float = Field(0.1, gt=0, lt=1, description="EMM is the largest size with R_mem >= 1 - epsilon.")
 
@@ -62,7 +84,9 @@ class StudyRecipe(TrainRecipe):
     title: str = Field("Study", description="Heading of the report.")
     data: DataConfig
     sizes: tuple[int, ...] = Field(min_length=1, description="Numbers of training images.")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="Seeds; each size is trained once with each.")
+    seeds: tuple[int, ...] = Field(
+        (0,), min_length=1, description="Seeds; each size is trained once with each."
+    )
     sampling: SamplerConfig = SamplerConfig()
     measure: MeasureConfig = MeasureConfig()
 
@@ -70,7 +94,10 @@ class StudyRecipe(TrainRecipe):
     def _check(self) -> Self:
         for size in self.sizes:
             if size < 2:
-                raise ValueError(f"a size of {size} cannot be measured: the rule compares the two nearest training images; use 2 or more")
+                raise ValueError(
+                    f"a size of {size} cannot be measured: the rule compares the two nearest training images;"
+                    " use 2 or more"
+                )
         for name in ("sizes", "seeds"):
             values: Sequence[int] = getattr(self, name)
             if len(set(values)) != len(values):
@@ -107,7 +134,7 @@ def validated(kind: type[_Model], values: Any, where: str) -> _Model:
         UserError: Names the key, its value and what is allowed; an unknown key suggests the nearest one.
     """
     try:
-        return kind.model_validate(values)
+        found = kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         location = [part for part in first["loc"] if not (isinstance(part, str) and "[" in part)]
@@ -119,7 +146,23 @@ def validated(kind: type[_Model], values: Any, where: str) -> _Model:
             raise UserError(f"{where}: the key {key!r} is missing.") from error
         message = first["msg"].removeprefix("Value error, ")
         value = "" if isinstance(first.get("input"), dict) else f" = {first.get('input')!r}"
-        raise UserError(f"{where}: {key + value + ': ' if key else ''}{message[0].lower() + message[1:]}.") from error
+        raise UserError(
+            f"{where}: {key + value + ': ' if key else ''}{message[0].lower() + message[1:]}."
+        ) from error
+    for key, number in _numbers(found.model_dump()):
+        if not math.isfinite(number):
+            raise UserError(f"{where}: {key} = {number}: input should be a finite number.")
+    return found
+
+
+def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield every number among the settings with its key."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{name}.")
+        else:
+            entries = value if isinstance(value, tuple) else (value,)
+            yield from ((prefix + name, entry) for entry in entries if isinstance(entry, float))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -145,7 +188,7 @@ def override(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: A setting has no '=' or goes through a key that holds no keys.
     """
-    result = json.loads(json.dumps(values))
+    result = copy.deepcopy(values)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
@@ -159,7 +202,7 @@ def override(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
             place[parts[-1]] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UserError(f"Setting {setting!r}: the value is not valid YAML.") from error
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 def load_recipe(kind: type[_Model], path: Path | None, settings: Sequence[str] = ()) -> _Model:

@@ -1,7 +1,7 @@
 """What a study found, as typed records: written to `report.json`, drawn by `reports`.
 
-A rate never stands alone here: `RateRecord` carries the counts and the interval, and an `Evaluation` carries the null
-rate (the same rule on held-out images) beside R_mem.
+A rate never stands alone here: `RateRecord` carries the counts and the interval, and a `RunRecord` carries
+the null rate (the same rule on held-out images) beside R_mem.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class _Record(BaseModel):
 
 
 class RateRecord(_Record):
-    """A share with its 95% interval: `count` of `total`; `low` and `high` bound it; all shares are in [0, 1]."""
+    """A share with its 95% interval: `count` of `total` in `low` to `high`; all shares are in [0, 1]."""
 
     count: int
     total: int
@@ -34,8 +34,12 @@ class Evaluation(_Record):
     epoch: float
     images_seen: int
     memorized: RateRecord
-    mean_nearest_distance: float = Field(description="Mean L2 distance to the nearest training image, RMS grey levels (0 to 255).")
-    distinct_replicated: int = Field(description="Distinct training images that at least one memorized sample copies.")
+    mean_nearest_distance: float = Field(
+        description="Mean L2 distance to the nearest training image, RMS grey levels (0 to 255)."
+    )
+    distinct_replicated: int = Field(
+        description="Distinct training images that at least one memorized sample copies."
+    )
 
 
 class RunRecord(_Record):
@@ -47,14 +51,18 @@ class RunRecord(_Record):
     epochs: float
     folder: str = Field(description="Folder of the run, relative to the study's folder.")
     evaluations: list[Evaluation]
-    null: RateRecord | None = Field(description="The same rule on held-out images against this training set; none if there are none.")
-    duplicates: int = Field(description="Training images that are exact copies of an earlier one (collapsed before measuring).")
+    null: RateRecord | None = Field(
+        description="The same rule on held-out images against this training set; none if there are none."
+    )
+    duplicates: int = Field(
+        description="Training images that are exact copies of an earlier one (collapsed before measuring)."
+    )
     training_seconds: float
     sampling_seconds: float
 
     @property
     def peak(self) -> Evaluation:
-        """The evaluation with the highest R_mem (the study's number: Gu et al. report the maximum over snapshots)."""
+        """The evaluation with the highest R_mem: Gu et al. report the maximum over snapshots."""
         return max(self.evaluations, key=lambda evaluation: evaluation.memorized.value)
 
     @property
@@ -66,34 +74,44 @@ class RunRecord(_Record):
 class EmmRecord(_Record):
     """EMM of one level: the largest N at which R_mem >= 1 - epsilon, or why it cannot be told.
 
-    status: 'estimated' (value, low and high are set), 'above largest' (even the largest size memorizes), 'below smallest'
-    (even the smallest does not), 'no runs'.
+    status: 'estimated' (value, low and high are set), 'above largest' (even the largest size memorizes),
+    'below smallest' (even the smallest does not), 'no runs'.
     """
 
     status: Literal["estimated", "above largest", "below smallest", "no runs"]
     value: float | None = None
     low: float | None = None
     high: float | None = None
-    bracket: tuple[int, int] | None = Field(default=None, description="The neighbouring sizes between which the crossing lies.")
+    bracket: tuple[int, int] | None = Field(
+        default=None, description="The neighbouring sizes between which the crossing lies."
+    )
     epsilon: float = 0.1
     method: str = ""
-    notes: list[str] = Field(default_factory=list, description="Caveats in words, for example that the curve was not monotone.")
+    notes: list[str] = Field(
+        default_factory=list, description="Caveats in words, for example that the curve was not monotone."
+    )
 
 
 class StudyResult(_Record):
     """The result of a study over training-set sizes."""
 
     title: str
-    data: str = Field(description="The data distribution P in words: source, resolution, channels, selection.")
+    data: str = Field(
+        description="The data distribution P in words: source, resolution, channels, selection."
+    )
     model: str = Field(description="The model M in words, with its number of parameters.")
     training: str = Field(description="The training procedure T in words.")
     sampling: str = Field(description="How images were generated, in words.")
-    protocol: str = Field(description="Id of the measuring protocol: space, criterion, threshold, duplicate handling.")
+    protocol: str = Field(
+        description="Id of the measuring protocol: space, criterion, threshold, duplicate handling."
+    )
     threshold: float
     epsilon: float
     runs: list[RunRecord] = Field(description="Ascending in size.")
     emm: EmmRecord
-    emm_last: EmmRecord | None = Field(default=None, description="EMM from the last snapshots instead of the peaks.")
+    emm_last: EmmRecord | None = Field(
+        default=None, description="EMM from the last snapshots instead of the peaks."
+    )
     seconds: float
     versions: dict[str, str] = Field(description="Versions of diffmem, python, torch and the device's name.")
     notes: list[str] = Field(default_factory=list)

@@ -1,7 +1,8 @@
-"""A run: one (P, M, T, seed) in a folder named by the hash of its configuration. Finished work is never done twice.
+"""A run: one (P, M, T, seed) in a folder named by its configuration. Finished work is never done twice.
 
-A run's folder holds `config.yaml`, `metrics.jsonl`, `snapshots/`, and `evaluations/<key>/`, where the key names how images
-were generated: for each snapshot the images, labels, and neighbours, from which any threshold can be answered.
+A run's folder holds `config.yaml`, `metrics.jsonl`, `snapshots/`, and `evaluations/<key>/`, where the key
+names how images were generated: for each snapshot the images, labels, and neighbours, from which any
+threshold can be answered.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from diffmem.sampling import SamplerConfig, discard_shards, generate_resumable
 from diffmem.studies.recipe import MeasureConfig, config_hash
 from diffmem.studies.results import Evaluation, RateRecord, RunRecord
 from diffmem.training import Trainer, TrainingConfig, train
-from diffmem.training.loop import snapshot_path
+from diffmem.training.loop import STATE_FILE, snapshot_path
 from diffmem.training.schedule import evaluation_images
 
 __all__ = ["Run", "StoredEvaluation", "rate_record"]
@@ -115,12 +116,20 @@ class Run:
 
     def evaluation_folder(self, sampling: SamplerConfig, samples: int) -> Path:
         """Where the evaluations made with this sampler and number of images lie."""
-        return self.folder / "evaluations" / config_hash({"sampling": sampling.model_dump(mode="json"), "samples": samples})
+        return (
+            self.folder
+            / "evaluations"
+            / config_hash({"sampling": sampling.model_dump(mode="json"), "samples": samples})
+        )
 
     def is_finished(self, sampling: SamplerConfig, measure: MeasureConfig) -> bool:
-        """Whether everything that `record` needs is there."""
-        folder = self.evaluation_folder(sampling, measure.samples)
-        return self._null_path.exists() and all((folder / f"{seen:010d}.npz").exists() for seen in self.points)
+        """Whether everything that `record` needs is there and whole."""
+        try:
+            self._null_distances()
+            self.evaluations(sampling, measure.samples)
+        except DiffmemError:
+            return False
+        return True
 
     @property
     def _null_path(self) -> Path:
@@ -142,7 +151,7 @@ class Run:
             sampling: How images are generated.
             measure: How many.
             device: Where to train and sample.
-            progress: Told units of work, in images trained (generating is counted by its network evaluations).
+            progress: Told units of work, in images trained (generating counts by its network evaluations).
             warn: Told of damaged files that are made anew.
 
         Raises:
@@ -180,7 +189,7 @@ class Run:
             if not self._is_whole(folder / f"{seen:010d}.npz", warn):
                 denoiser, _, _ = load_denoiser(snapshot_path(self.folder, seen), place)
                 evaluate(denoiser, seen)
-        self._measure_null(place)
+        self._measure_null(place, warn)
 
     def fit(
         self,
@@ -204,10 +213,15 @@ class Run:
         """
         if len(self._distinct) < 2:
             raise UserError(
-                f"The training set has {len(self.training_set)} images, but only {len(self._distinct)} distinct: the rule compares the two"
-                " nearest distinct images. Choose other images."
+                f"The training set has {len(self.training_set)} images, but only {len(self._distinct)}"
+                " distinct: the rule compares the two nearest distinct images. Choose other images."
             )
-        if not all(self._is_whole_snapshot(seen, warn) for seen in self.points):
+        whole = [self._is_whole_snapshot(seen, warn) for seen in self.points]
+        if not all(whole):
+            if any(
+                whole[whole.index(False) :]
+            ):  # one was lost: the state is past it and would never make it again
+                (self.folder / STATE_FILE).unlink(missing_ok=True)
             write_text(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
             shape, classes = self.training_set.shape, self.training_set.num_classes
             denoiser = build_denoiser(self.model, shape, classes, self.seed)
@@ -221,7 +235,15 @@ class Run:
                 on_snapshot(trainer)
                 elsewhere[0] += time.monotonic() - begin
 
-            train(trainer, self.model, self.folder, self.run_id, on_snapshot=at_snapshot, warn=warn, progress=progress)
+            train(
+                trainer,
+                self.model,
+                self.folder,
+                self.run_id,
+                on_snapshot=at_snapshot,
+                warn=warn,
+                progress=progress,
+            )
         return snapshot_path(self.folder, self.points[-1])
 
     @property
@@ -252,7 +274,7 @@ class Run:
         except DiffmemError as error:
             warn(f"{error} It is made anew.")
             path.unlink()
-            (self.folder / "training-state.safetensors").unlink(missing_ok=True)  # it may be past the lost snapshot
+            (self.folder / STATE_FILE).unlink(missing_ok=True)  # it may be past the lost snapshot
             return False
         return True
 
@@ -268,7 +290,13 @@ class Run:
         return True
 
     def _evaluate(
-        self, denoiser: Preconditioned, seen: int, sampling: SamplerConfig, samples: int, path: Path, progress: Progress
+        self,
+        denoiser: Preconditioned,
+        seen: int,
+        sampling: SamplerConfig,
+        samples: int,
+        path: Path,
+        progress: Progress,
     ) -> None:
         start = time.monotonic()
         shards = path.with_suffix(".shards")
@@ -299,12 +327,25 @@ class Run:
         except Exception as error:  # a damaged archive raises errors of many kinds
             raise DiffmemError(f"{path} is damaged ({error}); it was not used.") from error
 
-    def _measure_null(self, device: torch.device) -> None:
+    def _null_distances(self) -> NDArray[np.float64]:
+        path = self._null_path
+        try:
+            return np.array(read_json(path)["distances"], dtype=np.float64).reshape(-1, 2)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DiffmemError(f"{path} is damaged ({error}); it was not used.") from error
+
+    def _measure_null(self, device: torch.device, warn: Callable[[str], None]) -> None:
         if self._null_path.exists():
-            return
+            try:
+                self._null_distances()
+                return
+            except DiffmemError as error:
+                warn(f"{error} It is made anew.")
         content: dict[str, Any] = {"distances": []}
         if self.heldout is not None:
-            found = nearest_neighbours(self.heldout.images, self.training_set.images[self._distinct], 2, device=device)
+            found = nearest_neighbours(
+                self.heldout.images, self.training_set.images[self._distinct], 2, device=device
+            )
             fresh = found.distances[:, 0] > 0  # an image of the training set says nothing about fresh ones
             content = {"distances": found.distances[fresh].tolist()}
         write_json(self._null_path, content)
@@ -338,7 +379,7 @@ class Run:
             )
             seconds += stored.seconds
         null = None
-        distances = np.array(read_json(self._null_path)["distances"])
+        distances = self._null_distances()
         if len(distances):
             flagged = rule(Neighbours(distances, np.tile(np.arange(2), (len(distances), 1))))
             null = rate_record(Rate(int(flagged.sum()), len(flagged)))

@@ -1,4 +1,4 @@
-"""A study: sizes -> runs -> R_mem -> EMM. The folder it leaves is enough to go on, and to draw the report again."""
+"""A study: sizes -> runs -> R_mem -> EMM. The folder it leaves is enough to go on and to draw its report."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ __all__ = ["Example", "Study", "draw_training_set", "pool_and_heldout"]
 _RUNS, _DATA = "runs", "data"
 
 
-def pool_and_heldout(config: DataConfig, progress: Progress = NO_PROGRESS) -> tuple[ImageSet, ImageSet | None]:
-    """Return the images that training sets are drawn from, and the held-out images, which none of them contains.
+def pool_and_heldout(
+    config: DataConfig, progress: Progress = NO_PROGRESS
+) -> tuple[ImageSet, ImageSet | None]:
+    """Return the images that training sets are drawn from, and the held-out images, which are none of these.
 
     Raises:
         UserError: The source or a wish cannot be met.
@@ -121,7 +123,8 @@ class Study:
 
     Args:
         recipe: What to do.
-        folder: Where runs, data and results lie; made if missing. Other studies may share it: runs are named by content.
+        folder: Where runs, data and results lie; made if missing. Studies may share it: runs are named by
+        content.
 
     Raises:
         UserError: The data cannot be had, a size cannot be drawn, or the images do not fit the model.
@@ -213,20 +216,28 @@ class Study:
         peaks: dict[int, list[tuple[int, int]]] = {}
         lasts: dict[int, list[tuple[int, int]]] = {}
         for record in records:
-            peaks.setdefault(record.size, []).append((record.peak.memorized.count, record.peak.memorized.total))
-            lasts.setdefault(record.size, []).append((record.last.memorized.count, record.last.memorized.total))
+            peaks.setdefault(record.size, []).append(
+                (record.peak.memorized.count, record.peak.memorized.total)
+            )
+            lasts.setdefault(record.size, []).append(
+                (record.last.memorized.count, record.last.memorized.total)
+            )
         shape = self.pool.shape
         heldout = "none" if self.heldout is None else f"{len(self.heldout)} images"
         rule = RatioRule(recipe.measure.threshold)
         return StudyResult(
             title=recipe.title,
             data=(
-                f"{recipe.data.source}: {'; '.join(self.pool.history)}; {shape[1]}x{shape[2]}x{shape[0]}, {recipe.data.selection} nested"
-                f" subsets, {'class-conditional' if recipe.data.labels else 'unconditional'}; held out: {heldout}"
+                f"{recipe.data.source}: {'; '.join(self.pool.history)}; {shape[1]}x{shape[2]}x{shape[0]},"
+                f" {recipe.data.selection} nested subsets,"
+                f" {'class-conditional' if recipe.data.labels else 'unconditional'}; held out: {heldout}"
             ),
             model=f"{recipe.model.describe()}; {self.parameters:,} parameters",
             training=recipe.training.describe(),
-            sampling=f"{recipe.sampling.describe()}; seeds 0 to {recipe.measure.samples - 1} at each of the evaluation points",
+            sampling=(
+                f"{recipe.sampling.describe()};"
+                f" seeds 0 to {recipe.measure.samples - 1} at each of the evaluation points"
+            ),
             protocol=f"pixel-l2/uint8/{rule.name}/exact-dups-collapsed/v1",
             threshold=recipe.measure.threshold,
             epsilon=recipe.measure.epsilon,

@@ -1,0 +1,51 @@
+"""A study of a few seconds, and what its result says apart from times."""
+
+from diffmem.studies.recipe import StudyRecipe, override
+
+TINY = {
+    "title": "Tiny",
+    "data": {"source": "digits", "selection": "random", "heldout": 20},
+    "sizes": [4, 8],
+    "model": {
+        "channels": 8,
+        "multipliers": [1],
+        "blocks": 1,
+        "attention": [],
+        "dropout": 0.1,
+        "preconditioning": "edm",
+    },
+    "training": {
+        "epochs": 40,
+        "batch_size": 8,
+        "learning_rate": 4e-3,
+        "warmup": 1,
+        "ema": {"half_life": 1, "mode": "mode1"},
+        "evaluations": {"count": 3, "first": 0.2},
+    },
+    "sampling": {"steps": 3},
+    "measure": {"samples": 8, "threshold": 0.9},
+}
+
+
+def tiny_recipe(*settings):
+    return StudyRecipe.model_validate(override(TINY, settings))
+
+
+def table(result):
+    """Everything of a result but the times, which no two executions share."""
+    times = {"seconds", "training_seconds", "sampling_seconds"}
+
+    def without(value):
+        if isinstance(value, dict):
+            return {key: without(inner) for key, inner in value.items() if key not in times}
+        return [without(inner) for inner in value] if isinstance(value, list) else value
+
+    return without(result.model_dump(mode="json"))
+
+
+def evaluation_files(folder):
+    return sorted(folder.glob("runs/*/evaluations/*/*.npz"))
+
+
+def snapshots(folder):
+    return sorted(folder.glob("runs/*/snapshots/*.safetensors"))

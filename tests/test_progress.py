@@ -1,0 +1,86 @@
+import sys
+
+import pytest
+
+from diffmem import progress
+from diffmem.progress import NO_PROGRESS, seconds_to_words, show_progress
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-3, "0 s"),
+        (0, "0 s"),
+        (42.4, "42 s"),
+        (59.6, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (3599.6, "1 h 00 min"),
+        (7800, "2 h 10 min"),
+        (360_000, "100 h 00 min"),
+    ],
+)
+def test_durations_are_told_as_people_say_them(seconds, words):
+    assert seconds_to_words(seconds) == words
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that a test sets: `clock[0]` is the time in seconds."""
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then_with_the_time_left(clock, capsys):
+    with show_progress("Training", every=10) as tell:
+        tell(0, 100)
+        clock[0] += 5
+        tell(10, 100)  # too soon for a line
+        clock[0] += 5
+        tell(20, 100, "epoch 3")
+        clock[0] += 9
+        tell(40, 100)
+        clock[0] += 1
+        tell(50, 100)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "Training: 20%, 40 s left, epoch 3\nTraining: 50%, 20 s left\n"
+
+
+def test_resumed_work_counts_only_what_was_done_now(clock, capsys):
+    with show_progress("Training", every=10) as tell:
+        tell(50, 100)
+        clock[0] += 10
+        tell(60, 100)
+    assert capsys.readouterr().err == "Training: 60%, 40 s left\n"
+
+
+def test_nothing_is_promised_when_nothing_was_gained_or_all_is_done(clock, capsys):
+    with show_progress("Reading", every=10) as tell:
+        clock[0] += 10
+        tell(5, 100)
+        clock[0] += 10
+        tell(100, 100)
+        clock[0] += 10
+        tell(0, 0)
+    assert capsys.readouterr().err == "Reading: 5%\nReading: 100%\nReading: 0%\n"
+
+
+def test_quick_work_shows_nothing(capsys):
+    with show_progress("Reading") as tell:
+        tell(1, 2)
+        tell(2, 2)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_gets_a_bar_that_goes_away_with_the_error_that_ended_it(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with pytest.raises(ValueError, match="a bug"), show_progress("Training") as tell:
+        tell(1, 4, "[epoch 3]")
+        raise ValueError("a bug")
+    assert capsys.readouterr().out == ""
+
+
+def test_no_progress_says_nothing(capsys):
+    NO_PROGRESS(1, 2, "note")
+    assert capsys.readouterr() == ("", "")
