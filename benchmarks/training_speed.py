@@ -56,7 +56,14 @@ def plain(seconds: float, workers: int) -> float:
 
     def endless():
         while True:
-            yield from DataLoader(Plain(), config.batch_size, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0)
+            yield from DataLoader(
+                Plain(),
+                config.batch_size,
+                shuffle=True,
+                drop_last=True,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+            )
 
     loader = endless()
     denoiser.train()
@@ -113,14 +120,23 @@ def main() -> None:
     parser.add_argument("--kind", choices=["ours", "plain", "plain-worker"])
     args = parser.parse_args()
     if args.kind:
-        print(ours(args.seconds) if args.kind == "ours" else plain(args.seconds, int(args.kind == "plain-worker")))
+        print(
+            ours(args.seconds)
+            if args.kind == "ours"
+            else plain(args.seconds, int(args.kind == "plain-worker"))
+        )
         return
     cores = os.cpu_count() or 1
     rows: dict[str, list[float]] = {"ours": [], "plain": [], "plain-worker": []}
     for number in range(args.rounds):
         for kind, row in rows.items():
             row.append(_run(kind, args.seconds, cores if kind == "ours" else 1))
-        print(f"round {number + 1}: " + ", ".join(f"{kind} {row[-1]:.0f}" for kind, row in rows.items()) + " images/s", flush=True)
+        print(
+            f"round {number + 1}: "
+            + ", ".join(f"{kind} {row[-1]:.0f}" for kind, row in rows.items())
+            + " images/s",
+            flush=True,
+        )
     for kind, words in (("plain", "no loader process"), ("plain-worker", "one loader process")):
         ratio = statistics.median(a / b for a, b in zip(rows["ours"], rows[kind], strict=True))
         print(f"ours ({cores} processes) / plain eager, {words}: {ratio:.2f}x (bar {BAR:g}x)")

@@ -18,7 +18,9 @@ __all__ = ["NO_PROGRESS", "Progress", "seconds_to_words", "show_progress"]
 class Progress(Protocol):
     """`progress(done, total, note)`: `done` of `total` units of the work are finished; `note` says what is going on."""
 
-    def __call__(self, done: float, total: float, note: str = "") -> None: ...
+    def __call__(self, done: float, total: float, note: str = "") -> None:
+        """Take note of the progress."""
+        ...
 
 
 def NO_PROGRESS(done: float, total: float, note: str = "") -> None:  # noqa: N802 - a constant that happens to be a function
@@ -58,7 +60,12 @@ def show_progress(title: str, every: float = 10.0) -> Iterator[Progress]:
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.fields[note]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[note]}"),
+        )
         with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(title, total=1.0, note="")
 
@@ -77,7 +84,9 @@ def show_progress(title: str, every: float = 10.0) -> Iterator[Progress]:
         now = time.monotonic()
         if now - last[0] >= every:
             last[0] = now
-            words = ", ".join(part for part in (f"{100 * done / max(total, 1e-12):.0f}%", left(done, total), note) if part)
+            words = ", ".join(
+                part for part in (f"{100 * done / max(total, 1e-12):.0f}%", left(done, total), note) if part
+            )
             print(f"{title}: {words}", file=sys.stderr, flush=True)
 
     yield on_lines

@@ -17,7 +17,7 @@ TINY = {
     "training": {
         "epochs": 40,
         "batch_size": 8,
-        "learning_rate": 4e-3,
+        "learning_rate": 2e-2,
         "warmup": 1,
         "ema": {"half_life": 1, "mode": "mode1"},
         "evaluations": {"count": 3, "first": 0.2},

@@ -1,4 +1,4 @@
-"""ADM (Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis") after Karras et al. 2022."""
+"""ADM (Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis"), with EDM's settings."""
 
 from __future__ import annotations
 

@@ -97,16 +97,13 @@ class ModelConfig(BaseModel):
         """Return the model in words, for reports."""
         name = {"ddpmpp": "DDPM++", "ncsnpp": "NCSN++", "adm": "ADM"}[self.architecture]
         widths = " ".join(str(self.channels * m) for m in self.multipliers)
-        mask = (
-            ""
-            if self.skip_mask is None
-            else ", skips " + "".join("1" if keep else "0" for keep in self.skip_mask)
-        )
+        attention = " ".join(map(str, self.attention)) or "the coarsest only"
+        mask = ""
+        if self.skip_mask is not None:
+            mask = ", skips " + "".join("1" if keep else "0" for keep in self.skip_mask)
         return (
             f"{name} U-Net, {self.preconditioning.upper()} preconditioning, widths {widths}, {self.blocks}"
-            " block(s) per resolution,"
-            f" attention at {' '.join(map(str, self.attention)) or 'the coarsest only'}, {self.embedding}"
-            " embedding,"
+            f" block(s) per resolution, attention at {attention}, {self.embedding} embedding,"
             f" dropout {self.dropout:g}{mask}"
         )
 

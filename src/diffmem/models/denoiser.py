@@ -1,8 +1,8 @@
 """The one noun of this room: a `Denoiser`, whatever computes it.
 
 A denoiser estimates the clean image from a noisy one: D(x; sigma) ~ E[y | y + sigma n = x], with y in [-1, 1]
-and n standard normal (Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models",
-eq. 2 and 3). Everything else is derived from it: the score is (D - x) / sigma^2, the noise estimate is
+and n standard normal (Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative
+Models", eq. 2 and 3). Everything else is derived from it: the score is (D - x) / sigma^2, the noise estimate is
 (x - D) / sigma.
 """
 

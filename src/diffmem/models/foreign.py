@@ -142,8 +142,7 @@ def _taps(settings: Mapping[str, Any]) -> tuple[float, ...]:
     if not taps or len(taps) % 2 or sum(taps) == 0:
         raise UserError(
             f"resample_filter {settings['resample_filter']!r} is not supported: it must have an even number"
-            " of taps and a sum"
-            " other than 0, such as [1, 1] or [1, 3, 3, 1]."
+            " of taps and a sum other than 0, such as [1, 1] or [1, 3, 3, 1]."
         )
     return taps
 
@@ -173,8 +172,7 @@ def _network(settings: dict[str, Any], resolution: int, channels: int) -> UNet:
     if resolution % 2 ** (len(multipliers) - 1):
         raise UserError(
             f"img_resolution {resolution} does not fit the {len(multipliers)} resolutions of channel_mult"
-            f" {list(multipliers)}: it"
-            f" must be a multiple of {2 ** (len(multipliers) - 1)}."
+            f" {list(multipliers)}: it must be a multiple of {2 ** (len(multipliers) - 1)}."
         )
     if width % 2:
         raise UserError(f"model_channels {width} is not supported: it must be even.")
@@ -228,8 +226,8 @@ def _load(denoiser: Preconditioned, state: Mapping[str, Tensor], augmented: bool
     for name, tensor in given.items():
         if name not in wanted:
             raise UserError(
-                f"The checkpoint holds a tensor {name!r} that this network does not"
-                f" have.{nearest(name, list(wanted))}"
+                f"The checkpoint holds a tensor {name!r} that this network lacks."
+                f"{nearest(name, list(wanted))}"
                 " Check the constructor arguments (num_blocks, channel_mult, attn_resolutions, label_dim,"
                 " augment_dim)."
             )
@@ -244,8 +242,7 @@ def _load(denoiser: Preconditioned, state: Mapping[str, Tensor], augmented: bool
         ):
             raise UserError(
                 f"Tensor {name!r} is not the filter that resample_filter describes. Correct that argument,"
-                " or leave the"
-                " filters out."
+                " or leave the filters out."
             )
     missing = [name for name in wanted if name not in given and not name.endswith("resample_filter")]
     if missing:

@@ -160,8 +160,8 @@ class GroupNorm(nn.Module):
         if not self.groups or channels % self.groups:
             raise UserError(
                 f"A layer of this network has {channels} channels, which cannot be split into"
-                f" {max(1, self.groups)} equal groups of at least 4 for normalisation. Choose a base width that"
-                " is a multiple of 32 (of 4 if no layer has more than 128 channels)."
+                f" {max(1, self.groups)} equal groups of at least 4 for normalisation. Choose a base width"
+                " that is a multiple of 32 (of 4 if no layer has more than 128 channels)."
             )
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(channels))

@@ -109,7 +109,10 @@ class EDM(Preconditioning):
     sigma_data: float = 0.5
 
     def coefficients(self, sigma: Tensor) -> tuple[Tensor | float, Tensor, Tensor | float, Tensor]:
-        """c_skip = s^2 / S, c_out = sigma s / sqrt(S), c_in = 1 / sqrt(S), log(sigma) / 4; S = sigma^2 + s^2."""
+        """c_skip = s^2 / S, c_out = sigma s / sqrt(S), c_in = 1 / sqrt(S), log(sigma) / 4.
+
+        Here s = sigma_data and S = sigma^2 + s^2.
+        """
         total = sigma**2 + self.sigma_data**2
         return (
             self.sigma_data**2 / total,

@@ -1,4 +1,4 @@
-"""DDPM++ and NCSN++ (Song et al. 2021, "Score-Based Generative Modeling through SDEs") after Karras et al. 2022."""
+"""DDPM++ and NCSN++ (Song et al. 2021, "Score-Based Generative Modeling through SDEs"), with EDM's settings."""
 
 from __future__ import annotations
 

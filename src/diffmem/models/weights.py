@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors with the configuration inside; one file rebuilds its denoiser, without code."""
+"""Weights on disk: safetensors with the configuration inside; one file rebuilds its denoiser. No code."""
 
 from __future__ import annotations
 

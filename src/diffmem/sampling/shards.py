@@ -70,12 +70,18 @@ def generate_resumable(
         path = folder / f"shard-{start:09d}.npz"
         part = _read(path, batch, tag)
         if part is None:
-            wanted = labels if labels is None or isinstance(labels, int | str) else list(labels)[start : start + batch_size]
+            wanted = (
+                labels
+                if labels is None or isinstance(labels, int | str)
+                else list(labels)[start : start + batch_size]
+            )
 
             def tell(done: float, total: float, note: str = "", start: int = start) -> None:
                 progress(start + done, len(seeds), f"{start} of {len(seeds)} images")
 
-            (part,) = iter_generated(denoiser, batch, config, labels=wanted, batch_size=batch_size, progress=tell)
+            (part,) = iter_generated(
+                denoiser, batch, config, labels=wanted, batch_size=batch_size, progress=tell
+            )
             held_labels = np.array([], dtype=np.int64) if part.labels is None else part.labels
             with atomic_path(path) as temporary, temporary.open("wb") as stream:
                 np.savez(stream, images=part.images, labels=held_labels, seeds=part.seeds, tag=np.array(tag))

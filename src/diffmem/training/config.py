@@ -21,9 +21,15 @@ class EmaConfig(_Config):
     mode3 is 0.99929 for batches of 512 from the start; mode4 ends at `final` exactly, 0 turning the average off.
     """
 
-    mode: Literal["mode1", "mode2", "mode3", "mode4"] = Field("mode2", description="How the decay depends on size and batch.")
-    half_life: float = Field(10.0, ge=0, description="Half-life of the average, in epochs (modes 1, 2 and 4).")
-    ramp: float = Field(0.05, gt=0, description="The half-life is at most this share of the images seen (modes 1, 2 and 4).")
+    mode: Literal["mode1", "mode2", "mode3", "mode4"] = Field(
+        "mode2", description="How the decay depends on size and batch."
+    )
+    half_life: float = Field(
+        10.0, ge=0, description="Half-life of the average, in epochs (modes 1, 2 and 4)."
+    )
+    ramp: float = Field(
+        0.05, gt=0, description="The half-life is at most this share of the images seen (modes 1, 2 and 4)."
+    )
     final: float = Field(0.99929, ge=0, lt=1, description="Decay per step after the ramp (mode 4 only).")
 
 
@@ -43,8 +49,12 @@ class TrainingConfig(_Config):
     """The training procedure T. The defaults are the study's basic setup (Gu et al.; 40,000 epochs at batch 512)."""
 
     epochs: float = Field(40_000, gt=0, description="Passes over the training set.")
-    batch_size: int = Field(512, ge=1, description="Images per step; images repeat within a batch larger than the set.")
-    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="'adam' couples the weight decay (L2), 'adamw' does not.")
+    batch_size: int = Field(
+        512, ge=1, description="Images per step; images repeat within a batch larger than the set."
+    )
+    optimizer: Literal["adam", "adamw", "sgd"] = Field(
+        "adam", description="'adam' couples the weight decay (L2), 'adamw' does not."
+    )
     learning_rate: float = Field(2e-4, gt=0, description="Learning rate after the warm-up.")
     warmup: float = Field(200.0, ge=0, description="Epochs in which the learning rate rises linearly from 0.")
     betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's decay rates.")
@@ -52,23 +62,29 @@ class TrainingConfig(_Config):
     weight_decay: float = Field(0.0, ge=0, description="Weight decay.")
     ema: EmaConfig = EmaConfig()
     order: Literal["cyclic", "shuffled"] = Field(
-        "cyclic", description="'cyclic': one shuffle, repeated for ever, as the study; 'shuffled': a new order each epoch."
+        "cyclic",
+        description="'cyclic': one shuffle, repeated for ever, as the study; 'shuffled': a new order each epoch.",
     )
     rounding: Literal["exact", "kimg"] = Field(
         "exact",
-        description="'kimg' truncates durations to thousands of images as the study's code did (it distorts sizes that are not multiples of 100).",
+        description="'kimg' truncates durations to thousands of images, as the study's code did.",
     )
     p_mean: float = Field(-1.2, description="Mean of ln(sigma) in training (EDM preconditioning only).")
-    p_std: float = Field(1.2, gt=0, description="Standard deviation of ln(sigma) in training (EDM preconditioning only).")
+    p_std: float = Field(
+        1.2, gt=0, description="Standard deviation of ln(sigma) in training (EDM preconditioning only)."
+    )
     precision: Literal["float32", "tf32", "bf16"] = Field("float32", description="Arithmetic of the network.")
-    compile: bool = Field(False, description="Compile the network with torch.compile (needs a C++ compiler on a CPU).")
+    compile: bool = Field(
+        False, description="Compile the network with torch.compile (needs a C++ compiler on a CPU)."
+    )
     evaluations: EvaluationConfig = EvaluationConfig()
 
     def describe(self) -> str:
         """Return the procedure in words, for reports."""
         decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
+        name = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}[self.optimizer]
         return (
-            f"{self.epochs:g} epochs, batch {self.batch_size}, {self.optimizer.upper() if self.optimizer == 'sgd' else self.optimizer.capitalize()}"
-            f" at learning rate {self.learning_rate:g}{decay}, warm-up {self.warmup:g} epochs, EMA {self.ema.mode} (half-life {self.ema.half_life:g}"
-            f" epochs), {self.order} order, {self.precision}"
+            f"{self.epochs:g} epochs, batch {self.batch_size}, {name} at learning rate {self.learning_rate:g}{decay},"
+            f" warm-up {self.warmup:g} epochs, EMA {self.ema.mode} (half-life {self.ema.half_life:g} epochs),"
+            f" {self.order} order, {self.precision}"
         )

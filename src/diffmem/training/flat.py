@@ -21,7 +21,9 @@ class FlatParameters:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+        named = [
+            (name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad
+        ]
         self.names = [name for name, _ in named]
         self._shapes = [parameter.shape for _, parameter in named]
         # Every segment starts on a 64-byte boundary: vector instructions and matrix kernels slow down on odd addresses.
@@ -33,7 +35,9 @@ class FlatParameters:
         with torch.no_grad():
             values = torch.zeros(total, dtype=reference.dtype, device=reference.device)
             self._gradient = torch.zeros_like(values)
-            for (_, parameter), view, gradient in zip(named, self.views(values), self.views(self._gradient), strict=True):
+            for (_, parameter), view, gradient in zip(
+                named, self.views(values), self.views(self._gradient), strict=True
+            ):
                 view.copy_(parameter)
                 parameter.data = view
                 parameter.grad = gradient

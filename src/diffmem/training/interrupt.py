@@ -14,7 +14,8 @@ __all__ = ["StopRequest"]
 class StopRequest:
     """Turns Ctrl-C and SIGTERM into a request that the loop honours when it is ready.
 
-    A second Ctrl-C stops at once, without waiting for the loop. Use as a context manager. In a thread other than the main one signals cannot be caught, and nothing changes.
+    A second Ctrl-C stops at once, without waiting for the loop. Use as a context manager. In a
+    thread other than the main one signals cannot be caught, and nothing changes.
     """
 
     def __init__(self) -> None:
@@ -33,7 +34,9 @@ class StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        repeated = self.requested and number == signal.SIGINT  # a parent may pass on the Ctrl-C that the terminal sent us too
+        repeated = (
+            self.requested and number == signal.SIGINT
+        )  # a parent may pass on the Ctrl-C that the terminal sent us too
         self.requested = True
         if self._immediate or repeated:
             raise KeyboardInterrupt

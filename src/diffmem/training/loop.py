@@ -78,7 +78,8 @@ def train(
 ) -> None:
     """Train to the end, or from where an earlier call with this folder stopped.
 
-    Interrupting it (Ctrl-C, SIGTERM) finishes the step and saves the state first. Whatever happens, going on gives the weights of an undisturbed run.
+    Interrupting it (Ctrl-C, SIGTERM) finishes the step and saves the state first.
+    Whatever happens, going on gives the weights of an undisturbed run.
 
     Args:
         trainer: A new trainer.
@@ -115,7 +116,9 @@ def train(
     saved = time.monotonic()
     with torch.random.fork_rng(devices=_cuda_devices(trainer)), StopRequest() as stop:
         if trainer.seen in points:
-            at_point(stop)  # the process may have died between saving the state and the end of the measurement
+            at_point(
+                stop
+            )  # the process may have died between saving the state and the end of the measurement
         while trainer.seen < trainer.total:
             before = trainer.seen
             trainer.step()
@@ -123,7 +126,11 @@ def train(
             if seen in points or seen // stride > before // stride:
                 loss = trainer.take_loss()
                 rate = learning_rate(config, size, before)
-                lines.append(json.dumps({"images_seen": seen, "epoch": seen / size, "loss": loss, "learning_rate": rate}))
+                lines.append(
+                    json.dumps(
+                        {"images_seen": seen, "epoch": seen / size, "loss": loss, "learning_rate": rate}
+                    )
+                )
                 progress(seen, trainer.total)
             if seen in points:
                 at_point(stop)

@@ -5,6 +5,8 @@ L = E_{y, sigma, n} lambda(sigma) ||D(y + sigma n; sigma) - y||^2 (Karras et al.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,11 @@ __all__ = ["denoising_loss", "draw_noise_levels", "loss_weight"]
 
 
 def draw_noise_levels(
-    preconditioning: Preconditioning, uniform: Tensor, normal: Tensor, p_mean: float = -1.2, p_std: float = 1.2
+    preconditioning: Preconditioning,
+    uniform: Tensor,
+    normal: Tensor,
+    p_mean: float = -1.2,
+    p_std: float = 1.2,
 ) -> Tensor:
     """Turn random numbers into training noise levels.
 
@@ -30,7 +36,8 @@ def draw_noise_levels(
     if isinstance(preconditioning, VP):
         return preconditioning.sigma_of(1 + uniform * (preconditioning.epsilon_t - 1))
     if isinstance(preconditioning, VE):
-        return preconditioning.sigma_min * (preconditioning.sigma_max / preconditioning.sigma_min) ** uniform
+        span = torch.tensor(preconditioning.sigma_max / preconditioning.sigma_min, device=uniform.device)
+        return preconditioning.sigma_min * span.pow(uniform)
     return (normal * p_std + p_mean).exp()
 
 
@@ -42,7 +49,12 @@ def loss_weight(preconditioning: Preconditioning, sigma: Tensor) -> Tensor:
 
 
 def denoising_loss(
-    denoiser: torch.nn.Module, preconditioning: Preconditioning, images: Tensor, sigma: Tensor, noise: Tensor, labels: Tensor | None
+    denoiser: Callable[..., Tensor],
+    preconditioning: Preconditioning,
+    images: Tensor,
+    sigma: Tensor,
+    noise: Tensor,
+    labels: Tensor | None,
 ) -> Tensor:
     """Return the weighted squared error, summed over pixels and averaged over the batch.
 
@@ -57,5 +69,3 @@ def denoising_loss(
     level = sigma.reshape(-1, 1, 1, 1)
     error = denoiser(torch.addcmul(images, noise, level), sigma, labels) - images
     return (loss_weight(preconditioning, sigma) * error.square().flatten(1).sum(1)).sum() / len(images)
-
-

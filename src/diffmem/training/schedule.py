@@ -43,7 +43,7 @@ def ema_beta(config: TrainingConfig, size: int, seen: int) -> float:
     mode1 0.5^(B / h); mode2 0.5^(512 / (h r)); mode3 0.5^(B / 500,000); mode4 final / 0.5^(B / 500,000) * 0.5^(B / (h r)).
     """
     ema, batch = config.ema, config.batch_size
-    constant = 0.5 ** (batch / (10 * _FULL_SET))
+    constant = _half_power(batch / (10 * _FULL_SET))
     if ema.mode == "mode3":
         return constant
     half_life = max(min(_duration(ema.half_life, size, config), ema.ramp * seen), 1e-8)
@@ -56,7 +56,9 @@ def ema_beta(config: TrainingConfig, size: int, seen: int) -> float:
 
 
 def _half_power(exponent: float) -> float:
-    return 0.0 if exponent > 1000 else 0.5**exponent  # a power that underflows is zero; Python would raise
+    return (
+        0.0 if exponent > 1000 else math.exp2(-exponent)
+    )  # a power that underflows is zero; Python would raise
 
 
 def study_snapshots(total: int, batch_size: int) -> list[int]:
@@ -77,5 +79,7 @@ def evaluation_images(config: TrainingConfig, size: int) -> list[int]:
         return study_snapshots(total, batch)
     count, first = config.evaluations.count, config.evaluations.first
     shares = [first ** ((count - 1 - i) / (count - 1)) for i in range(count)] if count > 1 else [1.0]
-    points = {min(total, max(1, math.ceil(share * config.epochs * size / batch)) * batch) for share in shares[:-1]}
+    points = {
+        min(total, max(1, math.ceil(share * config.epochs * size / batch)) * batch) for share in shares[:-1]
+    }
     return sorted(points | {total})

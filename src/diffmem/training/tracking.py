@@ -20,7 +20,9 @@ def require_tensorboard() -> None:
     try:
         import tensorboard  # noqa: F401
     except ImportError as error:
-        raise UserError("TensorBoard is not installed; run pip install 'diffmem[tensorboard]' or leave --tensorboard out.") from error
+        raise UserError(
+            "TensorBoard is not installed; run pip install 'diffmem[tensorboard]' or leave --tensorboard out."
+        ) from error
 
 
 def write_tensorboard(folder: Path) -> None:
@@ -29,10 +31,10 @@ def write_tensorboard(folder: Path) -> None:
 
     for old in (folder / "tensorboard").glob("events.*"):
         old.unlink()  # events of an earlier call would be drawn twice
-    writer = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(str(folder / "tensorboard"))
     for line in (folder / METRICS_FILE).read_text().splitlines():
         record = json.loads(line)
         for key in ("loss", "learning_rate", "epoch"):
             if record[key] is not None:
-                writer.add_scalar(f"training/{key}", record[key], record["images_seen"] // 1000)  # type: ignore[no-untyped-call]
-    writer.close()  # type: ignore[no-untyped-call]
+                writer.add_scalar(f"training/{key}", record[key], record["images_seen"] // 1000)
+    writer.close()

@@ -71,9 +71,13 @@ class Trainer:
         device: torch.device | str = "cpu",
     ) -> None:
         if tuple(images.shape[1:]) != denoiser.image_shape:
-            raise UserError(f"The images are {tuple(images.shape[1:])}, but the denoiser needs {denoiser.image_shape}.")
+            raise UserError(
+                f"The images are {tuple(images.shape[1:])}, but the denoiser needs {denoiser.image_shape}."
+            )
         if denoiser.num_labels and labels is None:
-            raise UserError(f"The denoiser has {denoiser.num_labels} classes, but the training images have no labels.")
+            raise UserError(
+                f"The denoiser has {denoiser.num_labels} classes, but the training images have no labels."
+            )
         self.config, self.seed, self.size, self.device = config, seed, len(images), torch.device(device)
         self.total = total_images(config, self.size)
         self.denoiser = denoiser.to(self.device).train()
@@ -89,7 +93,7 @@ class Trainer:
         self._optimizer = self._make_optimizer()
         self._generator = torch.Generator(self.device)
         network: Callable[..., Tensor] = denoiser
-        self._network = torch.compile(denoiser) if config.compile else network
+        self._network: Callable[..., Tensor] = torch.compile(denoiser) if config.compile else network
         self.seen = 0
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._loss_steps = 0
@@ -116,7 +120,9 @@ class Trainer:
         noise = torch.randn(images.shape, generator=self._generator, device=self.device)
         sigma = draw_noise_levels(preconditioning, uniform, normal, config.p_mean, config.p_std)
         if self.denoiser.model.style.dropout:
-            torch.manual_seed(stream_seed(self.seed, "dropout", seen))  # dropout draws from the global generator only
+            torch.manual_seed(
+                stream_seed(self.seed, "dropout", seen)
+            )  # dropout draws from the global generator only
         self._flat.zero_gradient()
         with arithmetic(config.precision, self.device):
             loss = denoising_loss(self._network, preconditioning, images, sigma, noise, labels)
@@ -149,8 +155,14 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that a later `load_state` needs, as tensors."""
-        state = {"weights": self._flat.vector.detach(), "ema": self._ema_vector, "seen": torch.tensor(self.seen)}
-        state["loss"] = torch.stack([self._loss_sum.cpu(), torch.tensor(float(self._loss_steps), dtype=torch.float64)])
+        state = {
+            "weights": self._flat.vector.detach(),
+            "ema": self._ema_vector,
+            "seen": torch.tensor(self.seen),
+        }
+        state["loss"] = torch.stack(
+            [self._loss_sum.cpu(), torch.tensor(float(self._loss_steps), dtype=torch.float64)]
+        )
         for key, value in self._optimizer.state.get(self._flat.vector, {}).items():
             if value is not None:
                 state[f"optimizer.{key}"] = value
@@ -170,7 +182,11 @@ class Trainer:
         if missing or state["weights"].shape != vector.shape:
             raise UserError(
                 "The saved training state is of another architecture"
-                + (f": it lacks {sorted(missing)[0]!r}." if missing else f": {state['weights'].numel()} numbers, not {vector.numel()}.")
+                + (
+                    f": it lacks {sorted(missing)[0]!r}."
+                    if missing
+                    else f": {state['weights'].numel()} numbers, not {vector.numel()}."
+                )
             )
         with torch.no_grad():
             vector.copy_(state["weights"])
@@ -179,7 +195,11 @@ class Trainer:
                 buffer.copy_(state[f"buffer.{name}"])
             for name, buffer in self.ema.named_buffers():
                 buffer.copy_(state[f"buffer.{name}"])
-        slots = {key.removeprefix("optimizer."): value for key, value in state.items() if key.startswith("optimizer.")}
+        slots = {
+            key.removeprefix("optimizer."): value
+            for key, value in state.items()
+            if key.startswith("optimizer.")
+        }
         saved = self._optimizer.state_dict()
         saved["state"] = {0: slots} if slots else {}
         self._optimizer.load_state_dict(saved)

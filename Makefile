@@ -1,0 +1,44 @@
+# make demo    from a bare clone: environment, then the quickstart
+# make test    from a bare clone: environment, then the test suite
+PY ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow lint types check bench clean
+
+.venv/.run: pyproject.toml constraints.txt
+	$(PY) -m venv .venv
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -c constraints.txt torch numpy
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+.venv/.dev: .venv/.run
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: .venv/.run
+	$(BIN)/diffmem quickstart
+
+test: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+test-slow: .venv/.dev
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/.dev
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+
+types: .venv/.dev
+	$(BIN)/mypy
+
+check: lint types test
+
+bench: .venv/.dev
+	$(BIN)/python benchmarks/training_speed.py
+	$(BIN)/python benchmarks/network_rate.py
+	$(BIN)/python benchmarks/neighbours.py
+	$(BIN)/python benchmarks/help_speed.py
+
+clean:
+	rm -rf .venv quickstart
