@@ -29,7 +29,11 @@ def imports_of(source, package):
             module = ".".join(part for part in (above, node.module) if part)
             yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("diffmem."):
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and node.value.startswith("diffmem.")
+        ):
             yield node.value.partition(":")[0]  # a command that is named to be imported when it is used
 
 

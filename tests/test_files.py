@@ -11,6 +11,11 @@ from diffmem.errors import DiffmemError
 from diffmem.files import atomic_path, read_json, sha256_file, write_bytes, write_json, write_text
 
 
+def interrupted_write(path, error):
+    path.write_text("half")
+    raise error
+
+
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -38,8 +43,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, error):
     target = tmp_path / "a.txt"
     target.write_text("old")
     with pytest.raises(type(error)), atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise error
+        interrupted_write(temporary, error)
     assert target.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
 
@@ -62,7 +66,7 @@ def test_a_folder_that_cannot_be_made_is_told_with_the_path(tmp_path):
 
 def test_a_folder_is_not_replaced_by_a_file(tmp_path):
     (tmp_path / "folder" / "inside").mkdir(parents=True)
-    with pytest.raises(DiffmemError, match="Cannot write .*folder: "):
+    with pytest.raises(DiffmemError, match=r"Cannot write .*folder: "):
         write_text(tmp_path / "folder", "text")
     assert names(tmp_path) == ["folder"]
 

@@ -2,6 +2,7 @@ import json
 import re
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -10,10 +11,16 @@ import torch
 import yaml
 from cli_builders import TINY_MODEL, TINY_RECIPE, caller, command, environment, in_subprocess
 from PIL import Image
+from safetensors.torch import save_file
 
 import diffmem
 from diffmem.data import open_images
-from diffmem.studies import emm
+from diffmem.errors import DiffmemError
+from diffmem.models.weights import read_tensors
+from diffmem.studies import emm, quickstart
+from diffmem.studies.recipe import StudyRecipe, load_recipe
+from diffmem.training import Trainer
+from diffmem.training.loop import STATE_FILE
 
 VERBS = [
     ["quickstart"],
@@ -55,7 +62,9 @@ def table(folder):
 
 def test_a_miniature_goes_from_data_to_a_measured_rate(call, tmp_path):
     assert call("data", "build", "digits", "d.npz", "--size", 40).code == 0
-    assert call("data", "build", "digits", "h.npz", "--size", 30, "--selection", "random", "--seed", 1).code == 0
+    assert (
+        call("data", "build", "digits", "h.npz", "--size", 30, "--selection", "random", "--seed", 1).code == 0
+    )
 
     trained = call("train", "d.npz", "--out", "runs", "--epochs", 4, "--batch-size", 8, *TINY_MODEL)
     assert trained.code == 0
@@ -125,7 +134,9 @@ def test_a_conditional_run_generates_the_class_that_is_asked_for(call, tmp_path)
     assert call("generate", run, "s.npz", "--seeds", "0-3", "--labels", 7, "--set", "steps=2").code == 0
     assert open_images("s.npz").labels.tolist() == [7] * 4
     assert call("generate", run, "s.npz", "--labels", 10).err.startswith("error: Label 10 does not exist")
-    assert call("generate", run, "s.npz", "--labels", "seven").err.startswith("error: --labels 'seven' must be")
+    assert call("generate", run, "s.npz", "--labels", "seven").err.startswith(
+        "error: --labels 'seven' must be"
+    )
 
 
 def test_the_settings_of_training_are_listed_with_their_defaults(call):
@@ -160,9 +171,6 @@ def test_a_report_of_an_unfinished_study_tells_what_is_missing(call, tmp_path):
 
 
 def test_the_quickstart_carries_out_its_recipe(call, tmp_path, monkeypatch):
-    from diffmem.studies import quickstart
-    from diffmem.studies.recipe import StudyRecipe, load_recipe
-
     asked = []
 
     def tiny(fast):
@@ -231,16 +239,20 @@ MISTAKES = {
     "labels where there are none": (["train", "plain.npz", "--conditional"], "no labels"),
     "sets of two shapes": (["measure", "plain.npz", "--train", "digits"], "8"),
     "an image set that is damaged": (["data", "info", "damaged.npz"], "damaged.npz"),
-    "a gallery of a wrong suffix": (["measure", "digits", "--train", "digits", "--gallery", "g.gif"], "g.gif"),
+    "numbers of a wrong suffix": (["measure", "digits", "--train", "digits", "--out", "m.txt"], "m.txt"),
+    "a gallery of a wrong suffix": (
+        ["measure", "digits", "--train", "digits", "--gallery", "g.gif"],
+        "g.gif",
+    ),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_ends_with_code_2_and_one_line_that_names_it(call, tmp_path, mistake):
-    from safetensors.torch import save_file
-
     recipe_file(tmp_path)
-    (tmp_path / "wrong.yaml").write_text(TINY_RECIPE.replace("channels", "chanels").replace("SOURCE", "digits"))
+    (tmp_path / "wrong.yaml").write_text(
+        TINY_RECIPE.replace("channels", "chanels").replace("SOURCE", "digits")
+    )
     (tmp_path / "large.yaml").write_text("data: {source: digits, selection: first}\nsizes: [10, 5000]\n")
     (tmp_path / "text.safetensors").write_text("not a snapshot")
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
@@ -274,28 +286,25 @@ def test_a_gpu_that_is_not_there_is_told(call, tmp_path, arguments):
     recipe_file(tmp_path)
     told = call(*arguments, "--device", "cuda")
     assert told.code == 2
-    assert told.err == "error: Device 'cuda' was asked for, but torch sees no CUDA GPU here; use --device cpu.\n"
+    assert (
+        told.err == "error: Device 'cuda' was asked for, but torch sees no CUDA GPU here; use --device cpu.\n"
+    )
 
 
 def test_a_failure_of_the_machine_ends_with_code_1_and_one_line(call, monkeypatch):
-    from diffmem.data import build
-    from diffmem.errors import DiffmemError
-
     def fail(*given, **named):
         raise DiffmemError("Cannot write d.npz: No space left on device.")
 
-    monkeypatch.setattr(build, "write_images", fail)
+    monkeypatch.setattr(sys.modules["diffmem.data.build"], "write_images", fail)
     told = call("data", "build", "digits", "d.npz")
     assert (told.code, told.err) == (1, "error: Cannot write d.npz: No space left on device.\n")
 
 
 def test_a_bug_shows_its_traceback(call, monkeypatch):
-    from diffmem.data import build
-
     def fail(*given, **named):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(build, "write_images", fail)
+    monkeypatch.setattr(sys.modules["diffmem.data.build"], "write_images", fail)
     with pytest.raises(ZeroDivisionError):
         call("data", "build", "digits", "d.npz")
 
@@ -314,11 +323,16 @@ def test_python_m_diffmem_tells_a_mistake_without_a_traceback(tmp_path):
     assert done.stderr == "error: Cannot read missing.yaml: No such file or directory.\n"
 
 
-def test_ctrl_c_ends_with_code_130_and_the_same_command_goes_on(call, tmp_path):
+def test_ctrl_c_ends_with_code_130_and_the_same_command_goes_on(call, tmp_path, monkeypatch):
     call("data", "build", "digits", "d.npz", "--size", 20)
-    arguments = ["train", "d.npz", "--epochs", 400, "--batch-size", 8, *TINY_MODEL]
+    arguments = ["train", "d.npz", "--epochs", 200, "--batch-size", 8, *TINY_MODEL]
     process = subprocess.Popen(
-        command(*arguments), cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command(*arguments),
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("runs/*/snapshots/*.safetensors")) and time.monotonic() < deadline:
@@ -329,8 +343,10 @@ def test_ctrl_c_ends_with_code_130_and_the_same_command_goes_on(call, tmp_path):
     assert "the same command goes on from there" in told
     assert "Traceback" not in told
     (run,) = (tmp_path / "runs").iterdir()
-    (first,) = (run / "snapshots").iterdir()
-    before = first.stat().st_mtime_ns
+    seen = int(read_tensors(run / STATE_FILE)[0]["seen"])
+    assert seen >= 8
+    steps, step = [], Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda trainer: (steps.append(1), step(trainer)))
     assert call(*arguments).code == 0
+    assert seen + 8 * len(steps) == 200 * 20  # training went on and did not begin again
     assert len(list((run / "snapshots").iterdir())) == 2
-    assert first.stat().st_mtime_ns == before  # training went on and did not begin again

@@ -152,8 +152,8 @@ def test_the_output_of_an_image_does_not_depend_on_its_batch(architecture):
         alone = torch.cat([denoiser(x[i : i + 1], sigma[i : i + 1], labels[i : i + 1]) for i in range(3)])
         x[1] = 100.0
         disturbed = denoiser(x, sigma, labels)
-    torch.testing.assert_close(batch, alone, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(batch[[0, 2]], disturbed[[0, 2]], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(batch, alone, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(batch[[0, 2]], disturbed[[0, 2]], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(batch[1], disturbed[1])
 
 
@@ -164,4 +164,4 @@ def test_a_permuted_batch_gives_permuted_outputs(order):
     x, sigma = images(4), torch.tensor([0.1, 1.0, 5.0, 20.0])
     with torch.no_grad():
         expected = denoiser(x, sigma)[order]
-        torch.testing.assert_close(denoiser(x[order], sigma[order]), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(denoiser(x[order], sigma[order]), expected, rtol=1e-4, atol=1e-4)

@@ -175,6 +175,8 @@ def test_the_interval_covers_the_true_emm_as_often_as_it_claims(monkeypatch, siz
     covered = 0
     for _ in range(simulations):
         counts = rng.binomial(samples, rates)
-        found = estimate_emm({size: [(int(count), samples)] for size, count in zip(sizes, counts, strict=True)})
+        found = estimate_emm(
+            {size: [(int(count), samples)] for size, count in zip(sizes, counts, strict=True)}
+        )
         covered += found.status == "estimated" and found.low <= truth <= found.high
     assert covered / simulations >= 0.95 - 2 * math.sqrt(0.95 * 0.05 / simulations)

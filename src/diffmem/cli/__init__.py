@@ -23,6 +23,7 @@ app = App(
     help="Measure, explain and audit memorization in diffusion models.",
     version=__version__,
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,  # __main__ says what becomes of the work
 )
 data = App(name="data", help="Build an image set, or look at one.", help_format="plaintext")
 data.command(data_build, name="build")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffmem.cli.common import Settings
-from diffmem.errors import UserError
+from diffmem.errors import DiffmemError, UserError
 
 __all__ = ["generate"]
 
@@ -50,7 +50,10 @@ def generate(
     numbers = parse_seeds(seeds)
     config = load_recipe(SamplerConfig, None, set_ or [])
     path = _snapshot(model)
-    denoiser, _, words = load_denoiser(path, choose_device(device))
+    try:
+        denoiser, _, words = load_denoiser(path, choose_device(device))
+    except DiffmemError as error:
+        raise UserError(str(error)) from error  # whatever is wrong with it, the user named the file
     label: int | None = None
     if labels != "random":
         if not labels.isdecimal():

@@ -39,11 +39,15 @@ def measure(
 
     from diffmem.cli.common import choose_device
     from diffmem.data import open_images
+    from diffmem.errors import UserError
     from diffmem.files import write_json
     from diffmem.memorization import RatioRule
     from diffmem.memorization import measure as measure_images
     from diffmem.progress import show_progress
 
+    for path, ending in ((out, ".json"), (gallery, ".png")):
+        if path is not None and path.suffix.lower() != ending:
+            raise UserError(f"{path.name!r} must end in {ending}; give the file this ending.")
     place = choose_device(device)
     rule = RatioRule(threshold)
     with show_progress("Reading images") as progress:

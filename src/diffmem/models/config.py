@@ -88,8 +88,7 @@ class ModelConfig(BaseModel):
             if len(self.skip_mask) != len(names):
                 raise ValueError(
                     f"skip_mask has {len(self.skip_mask)} entries, but {len(self.multipliers)} resolutions"
-                    f" with {self.blocks} blocks"
-                    f" each have {len(names)} encoder outputs; give one entry for each"
+                    f" with {self.blocks} blocks each have {len(names)} encoder outputs; give one entry for each"
                 )
         return self
 

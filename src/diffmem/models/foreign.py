@@ -17,7 +17,7 @@ from diffmem.errors import UserError, nearest
 from diffmem.models.adm import DhariwalUNet
 from diffmem.models.preconditioning import EDM, VE, VP, Preconditioned, Preconditioning
 from diffmem.models.song import SongUNet
-from diffmem.models.unet import UNet
+from diffmem.models.unet import UNet, encoder_outputs
 
 __all__ = ["from_edm_state_dict"]
 
@@ -147,15 +147,20 @@ def _taps(settings: Mapping[str, Any]) -> tuple[float, ...]:
     return taps
 
 
-def _mask(settings: Mapping[str, Any]) -> list[bool] | None:
+def _mask(settings: Mapping[str, Any], outputs: list[str]) -> list[bool] | None:
     value = settings["skip_connections"]
     if value is None:
         return None
-    entries = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    entries = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [None]
     words = [str(int(entry)) if isinstance(entry, bool | int) else entry for entry in entries]
     if not all(word in ("0", "1") for word in words):
         raise UserError(
             f"skip_connections must be a list of 0 and 1, one for each encoder output, not {value!r}."
+        )
+    if len(words) != len(outputs):
+        raise UserError(
+            f"skip_connections has {len(words)} entries, but this network has {len(outputs)} encoder outputs:"
+            f" {', '.join(outputs)}. Give one entry (0 or 1) for each."
         )
     return [word == "1" for word in words]
 
@@ -176,15 +181,16 @@ def _network(settings: dict[str, Any], resolution: int, channels: int) -> UNet:
         )
     if width % 2:
         raise UserError(f"model_channels {width} is not supported: it must be even.")
+    blocks = _positive(settings, "num_blocks")
     shared: dict[str, Any] = {
         "num_labels": _labels(settings),
         "channels": width,
         "multipliers": multipliers,
         "embedding_multiplier": _positive(settings, "channel_mult_emb"),
-        "blocks": _positive(settings, "num_blocks"),
+        "blocks": blocks,
         "attention": _integers(settings, "attn_resolutions"),
         "dropout": _number(settings, "dropout"),
-        "skip_mask": _mask(settings),
+        "skip_mask": _mask(settings, encoder_outputs(resolution, len(multipliers), blocks)),
     }
     if settings["model_type"] == "DhariwalUNet":
         return DhariwalUNet(resolution, channels, channels, **shared)

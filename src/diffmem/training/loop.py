@@ -4,7 +4,7 @@ A folder holds, as far as training has come:
 
 - `metrics.jsonl`: a line for each logged point (images_seen, epoch, loss, learning_rate);
 - `snapshots/<images seen>.safetensors`: the averaged denoiser at each evaluation point;
-- `training-state.safetensors`: the newest state, replaced as training goes on and removed at the end.
+- `training-state.safetensors`: the newest state, replaced as training goes on.
 """
 
 from __future__ import annotations

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from models_tools import images, tiny
+
+from diffmem.errors import DiffmemError, UserError
+from diffmem.models.config import ModelConfig
+from diffmem.models.weights import load_denoiser, read_tensors, save_denoiser, write_tensors
+
+FIELDS = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,)}
+
+
+@pytest.mark.parametrize("architecture", ["ddpmpp", "ncsnpp", "adm"])
+def test_a_saved_denoiser_computes_the_same_after_loading(architecture, tmp_path):
+    mask = (True, False, True, True)
+    denoiser = tiny(architecture, num_labels=3, skip_mask=mask, preconditioning="edm")
+    config = ModelConfig(architecture=architecture, preconditioning="edm", skip_mask=mask, **FIELDS)
+    save_denoiser(denoiser, config, tmp_path / "net.safetensors", {"images_seen": "1000"})
+    loaded, found, words = load_denoiser(tmp_path / "net.safetensors")
+    x, labels = images(2), torch.tensor([0, 2])
+    assert torch.equal(loaded(x, 0.5, labels), denoiser(x, 0.5, labels))
+    assert found == config
+    assert words["images_seen"] == "1000"
+    assert not loaded.training
+
+
+def test_tensors_of_every_type_and_shape_come_back(tmp_path):
+    tensors = {
+        "scalar": torch.tensor(3),
+        "half": torch.tensor([1.5, float("nan")], dtype=torch.float16),
+        "empty": torch.zeros(0, 4),
+        "transposed": torch.arange(6.0).reshape(2, 3).T,
+        "flags": torch.tensor([True, False]),
+    }
+    write_tensors(tmp_path / "a.safetensors", tensors, {"word": "value"})
+    found, words = read_tensors(tmp_path / "a.safetensors")
+    assert words == {"word": "value"}
+    assert found.keys() == tensors.keys()
+    for name, value in tensors.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_missing_file_is_the_users_mistake(tmp_path):
+    with pytest.raises(UserError, match=r"no file .*absent\.safetensors"):
+        load_denoiser(tmp_path / "absent.safetensors")
+
+
+@pytest.mark.parametrize("position", [-1, -200])
+def test_a_changed_byte_is_noticed(tmp_path, position):
+    path = tmp_path / "net.safetensors"
+    save_denoiser(tiny(), ModelConfig(**FIELDS), path)
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DiffmemError, match="damaged"):
+        load_denoiser(path)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 500, -1])
+def test_a_truncated_file_is_noticed(tmp_path, keep):
+    path = tmp_path / "net.safetensors"
+    save_denoiser(tiny(), ModelConfig(**FIELDS), path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(DiffmemError, match="damaged"):
+        load_denoiser(path)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)}, {"format": "other"})
+    with pytest.raises(UserError, match="'other'"):
+        load_denoiser(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model": "{}x"}, {"model": '{"chanels": 8}'}, {"image_shape": "[3, 8]"}, {"num_labels": "many"}],
+)
+def test_words_that_do_not_describe_a_network_are_refused(tmp_path, change):
+    path = tmp_path / "net.safetensors"
+    save_denoiser(tiny(), ModelConfig(**FIELDS), path)
+    tensors, words = read_tensors(path)
+    write_tensors(path, tensors, {**words, **change})
+    with pytest.raises(UserError, match=r"net\.safetensors"):
+        load_denoiser(path)
+
+
+def test_tensors_of_another_architecture_are_named(tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_denoiser(tiny(blocks=2), ModelConfig(**FIELDS), path)
+    with pytest.raises(UserError, match=r"another architecture: tensor 'model\..*block"):
+        load_denoiser(path)
