@@ -50,6 +50,10 @@ def carry_out(recipe: StudyRecipe, out: Path, device: str | None, workers: int |
     from diffmem.progress import show_progress
     from diffmem.studies.study import Study
 
+    source = Path(recipe.data.source)
+    if source.exists():  # so that the report can be drawn again from any folder
+        data = recipe.data.model_copy(update={"source": str(source.resolve())})
+        recipe = recipe.model_copy(update={"data": data})
     place = choose_device(device)
     with show_progress("Reading images") as progress:
         work = Study(recipe, out, progress)

@@ -206,7 +206,7 @@ def override(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
 
 
 def load_recipe(kind: type[_Model], path: Path | None, settings: Sequence[str] = ()) -> _Model:
-    """Read a recipe. A key `base: other.yaml` starts from that recipe; paths are relative to the file.
+    """Read a recipe. A key `base: other.yaml` starts from that recipe; its path is relative to the file.
 
     Args:
         kind: `StudyRecipe` or `TrainRecipe`.

@@ -13,7 +13,17 @@ import torch
 from numpy.typing import NDArray
 
 import diffmem
-from diffmem.data import ImageSet, balanced, build, first, hold_out, open_images, random_subset, write_images
+from diffmem.data import (
+    ImageSet,
+    balanced,
+    build,
+    duplicate_groups,
+    first,
+    hold_out,
+    open_images,
+    random_subset,
+    write_images,
+)
 from diffmem.errors import DiffmemError, UserError
 from diffmem.files import read_json, write_json
 from diffmem.memorization import RatioRule
@@ -136,6 +146,11 @@ class Study:
         self.pool = pool
         self.sets = {size: draw_training_set(pool, recipe.data, size) for size in sorted(recipe.sizes)}
         smallest = self.sets[min(self.sets)]
+        if len(np.unique(duplicate_groups(smallest))) < 2:  # larger sets contain it
+            raise UserError(
+                f"The training set of size {len(smallest)} has only one distinct image: the rule compares the two nearest distinct"
+                " images. Choose larger sizes or other images."
+            )
         self.parameters = count_parameters(build_denoiser(recipe.model, smallest.shape, smallest.num_classes))
 
     def runs(self) -> list[Run]:
