@@ -13,7 +13,7 @@ def quickstart_recipe(fast: bool = False) -> StudyRecipe:
     """Return the quickstart's recipe.
 
     Unconditional DDPM++ networks of 0.10 M parameters with EDM preconditioning, trained for the same number
-    of epochs on 16 to 192 of the 1,797 digits that scikit-learn ships. Noise levels in training are
+    of epochs on 16 to 224 of the 1,797 digits that scikit-learn ships. Noise levels in training are
     concentrated where 8x8 digits are told apart, and the average of the weights spans 50 epochs, since a run
     here has only some thousand steps.
 
@@ -23,7 +23,7 @@ def quickstart_recipe(fast: bool = False) -> StudyRecipe:
     return StudyRecipe(
         title="Quickstart: memorization of handwritten digits" + (" (one-minute setting)" if fast else ""),
         data=DataConfig(source="digits", selection="random", seed=0, heldout=500),
-        sizes=(16, 48) if fast else (16, 32, 64, 96, 192),
+        sizes=(16, 48) if fast else (16, 32, 64, 96, 224),
         model=ModelConfig(
             architecture="ddpmpp",
             preconditioning="edm",
@@ -34,7 +34,7 @@ def quickstart_recipe(fast: bool = False) -> StudyRecipe:
             dropout=0.0,
         ),
         training=TrainingConfig(
-            epochs=250 if fast else 1000,
+            epochs=250 if fast else 1100,
             batch_size=32,
             learning_rate=4e-3,
             warmup=50,
