@@ -1,6 +1,6 @@
 """Seconds until `diffmem --help` has printed, against starting the interpreter alone.
 
-    python benchmarks/help_speed.py
+python benchmarks/help_speed.py
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def main() -> None:
         ours.append(_seconds([sys.executable, "-m", "diffmem", "--help"]))
         bare.append(_seconds([sys.executable, "-c", "pass"]))
     seconds, start = statistics.median(ours), statistics.median(bare)
-    print(f"diffmem --help: {seconds:.2f} s, {seconds / start:.1f}x an empty interpreter ({start:.2f} s); bar {BAR} s")
+    print(
+        f"diffmem --help: {seconds:.2f} s, {seconds / start:.1f}x an empty interpreter ({start:.2f} s); bar {BAR} s"
+    )
     raise SystemExit(int(seconds > BAR))
 
 

@@ -51,7 +51,10 @@ def main() -> None:
         step()
         rate = operations / (time.perf_counter() - start)
         ratios.append(rate / product)
-        print(f"round {number + 1}: network {rate / 1e9:.0f}, matrix product {product / 1e9:.0f} GFLOP/s", flush=True)
+        print(
+            f"round {number + 1}: network {rate / 1e9:.0f}, matrix product {product / 1e9:.0f} GFLOP/s",
+            flush=True,
+        )
     ratio = statistics.median(ratios)
     print(
         f"{count_parameters(denoiser):,} parameters, {operations / 1e9:.0f} GFLOP a step:"

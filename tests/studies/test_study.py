@@ -331,9 +331,8 @@ def stored(tmp_path, images):
 
 def test_a_training_set_of_one_image_many_times_is_refused(tmp_path):
     same = np.repeat(open_images("digits").images[:1], 8, axis=0)
-    study = Study(tiny_recipe(stored(tmp_path, same), "data.heldout=null"), tmp_path / "study")
-    with pytest.raises(UserError, match=r"has 8 images, but only 1 distinct"):
-        study.execute(workers=1)
+    with pytest.raises(UserError, match=r"of size 4 has only one distinct image"):
+        Study(tiny_recipe(stored(tmp_path, same), "data.heldout=null"), tmp_path / "study")
 
 
 def test_duplicates_are_counted_and_do_not_hide_that_a_model_copies(tmp_path, monkeypatch):
