@@ -18,7 +18,9 @@ from diffmem.sampling.generate import GeneratedImages, LabelChoice, iter_generat
 __all__ = ["discard_shards", "generate_resumable"]
 
 
-def _read(path: Path, seeds: Sequence[int], tag: str) -> GeneratedImages | None:
+def _read(
+    path: Path, seeds: Sequence[int], tag: str, wanted: LabelChoice, shape: tuple[int, int, int]
+) -> GeneratedImages | None:
     """Return a shard, or none if it is missing, damaged or of other images."""
     if not path.exists():
         return None
@@ -27,9 +29,12 @@ def _read(path: Path, seeds: Sequence[int], tag: str) -> GeneratedImages | None:
             labels = held["labels"] if len(held["labels"]) else None
             part = GeneratedImages(held["images"], labels, held["seeds"])
             whole = str(held["tag"]) == tag and np.array_equal(part.seeds, np.array(seeds) % 2**32)
+        whole = whole and part.images.dtype == np.uint8 and part.images.shape == (len(seeds), *shape)
+        if wanted is not None and wanted != "random":
+            whole = whole and labels is not None and bool(np.all(labels == np.array(wanted)))
     except Exception:  # a damaged archive raises errors of many kinds; its images are made again
         return None
-    return part if whole and len(part.images) == len(seeds) else None
+    return part if whole else None
 
 
 def generate_resumable(
@@ -49,7 +54,7 @@ def generate_resumable(
         denoiser: The model.
         seeds: One integer per image.
         config: The sampler.
-        folder: Where shards wait; a later call with the same folder, seeds and tag uses them.
+        folder: Where shards wait; a later call with the same folder, seeds, labels and tag uses them.
         tag: Names the model and the sampler: shards with another tag are made anew.
         labels: See `iter_generated`.
         batch_size: Images at a time, and in a shard.
@@ -64,17 +69,19 @@ def generate_resumable(
     """
     if len(seeds) == 0:
         raise UserError("There are no seeds to generate images for; give at least one, for example 0-63.")
+    # Its checks cover all seeds and labels at once, and those of shards that are not made anew; nothing is generated yet.
+    iter_generated(denoiser, seeds, config, labels=labels, batch_size=batch_size)
     parts = []
     for start in range(0, len(seeds), batch_size):
         batch = list(seeds[start : start + batch_size])
         path = folder / f"shard-{start:09d}.npz"
-        part = _read(path, batch, tag)
+        wanted = (
+            labels
+            if labels is None or isinstance(labels, int | str)
+            else list(labels)[start : start + batch_size]
+        )
+        part = _read(path, batch, tag, wanted, denoiser.image_shape)
         if part is None:
-            wanted = (
-                labels
-                if labels is None or isinstance(labels, int | str)
-                else list(labels)[start : start + batch_size]
-            )
 
             def tell(done: float, total: float, note: str = "", start: int = start) -> None:
                 progress(start + done, len(seeds), f"{start} of {len(seeds)} images")

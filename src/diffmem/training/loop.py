@@ -92,7 +92,7 @@ def train(
         warn: Told of a damaged state that is not used.
 
     Raises:
-        DiffmemError: The loss became NaN, or a file cannot be written.
+        DiffmemError: The loss or a weight became NaN or infinite, or a file cannot be written.
         KeyboardInterrupt: A stop was requested; the state is saved.
     """
     config, size = trainer.config, trainer.size
@@ -106,6 +106,7 @@ def train(
         write_tensors(folder / STATE_FILE, trainer.state(), {"run": tag})
 
     def at_point(stop: StopRequest) -> None:
+        trainer.check_average()
         words = {"images_seen": str(trainer.seen), "epoch": repr(trainer.seen / size), "run": tag}
         save_denoiser(trainer.ema, model, snapshot_path(folder, trainer.seen), words)
         save()

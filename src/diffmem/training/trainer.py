@@ -38,6 +38,18 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
+def _check_labels(labels: NDArray[np.int64] | None, count: int, classes: int) -> None:
+    if labels is None:
+        raise UserError(f"The denoiser has {classes} classes, but the training images have no labels.")
+    if len(labels) != count:
+        raise UserError(f"There are {len(labels)} labels for {count} training images; give one for each.")
+    low, high = int(np.min(labels)), int(np.max(labels))
+    if low < -1 or high >= classes:
+        raise UserError(
+            f"Label {high if high >= classes else low} is outside 0..{classes - 1}, the classes of the denoiser."
+        )
+
+
 class Trainer:
     """One training: a denoiser, its average, its optimizer and its place in the data.
 
@@ -74,10 +86,12 @@ class Trainer:
             raise UserError(
                 f"The images are {tuple(images.shape[1:])}, but the denoiser needs {denoiser.image_shape}."
             )
-        if denoiser.num_labels and labels is None:
+        if images.dtype != np.uint8 or not len(images):
             raise UserError(
-                f"The denoiser has {denoiser.num_labels} classes, but the training images have no labels."
+                f"Training needs at least one image, as uint8 from 0 to 255; these are {len(images)} of {images.dtype}."
             )
+        if denoiser.num_labels:
+            _check_labels(labels, len(images), denoiser.num_labels)
         self.config, self.seed, self.size, self.device = config, seed, len(images), torch.device(device)
         self.total = total_images(config, self.size)
         self.denoiser = denoiser.to(self.device).train()
@@ -145,13 +159,25 @@ class Trainer:
             return None
         mean = float(self._loss_sum) / self._loss_steps
         if not math.isfinite(mean):
-            raise DiffmemError(
-                f"The training loss became {mean} by {self.seen} images (learning rate {self.config.learning_rate:g}, precision"
-                f" {self.config.precision}). Training stopped; try a lower training.learning_rate or a longer training.warmup."
-            )
+            raise self._diverged(f"The training loss became {mean}")
         self._loss_sum.zero_()
         self._loss_steps = 0
         return mean
+
+    def check_average(self) -> None:
+        """Check that the averaged weights can be used: the last update can spoil them though every loss was finite.
+
+        Raises:
+            DiffmemError: One of them is NaN or infinite: training has diverged.
+        """
+        if not bool(torch.isfinite(self._ema_vector).all()):
+            raise self._diverged("The averaged weights became NaN or infinite")
+
+    def _diverged(self, what: str) -> DiffmemError:
+        return DiffmemError(
+            f"{what} by {self.seen} images (learning rate {self.config.learning_rate:g}, precision"
+            f" {self.config.precision}). Training stopped; try a lower training.learning_rate or a longer training.warmup."
+        )
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that a later `load_state` needs, as tensors."""
