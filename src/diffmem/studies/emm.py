@@ -48,7 +48,8 @@ def crossing(
         return 0.0
     last = int(np.flatnonzero(fit >= level)[-1])
     share = (fit[last] - level) / (fit[last] - fit[last + 1])
-    return float(math.exp((1 - share) * math.log(sizes[last]) + share * math.log(sizes[last + 1])))
+    size = math.exp((1 - share) * math.log(sizes[last]) + share * math.log(sizes[last + 1]))
+    return float(min(max(size, sizes[last]), sizes[last + 1]))  # rounding must not leave the bracket
 
 
 def estimate_emm(
