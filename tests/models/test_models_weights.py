@@ -90,3 +90,33 @@ def test_tensors_of_another_architecture_are_named(tmp_path):
     save_denoiser(tiny(blocks=2), ModelConfig(**FIELDS), path)
     with pytest.raises(UserError, match=r"another architecture: tensor 'model\..*block"):
         load_denoiser(path)
+
+
+def test_a_safetensors_file_of_another_program_is_refused_in_one_line(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "foreign.safetensors"
+    save_file(tiny().state_dict(), path)
+    with pytest.raises(DiffmemError, match=r"foreign\.safetensors") as caught:
+        load_denoiser(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_flipped_bit_gives_other_tensors(tmp_path):
+    path = tmp_path / "a.safetensors"
+    tensors = {"a": torch.arange(12.0).reshape(3, 4), "b": torch.arange(5), "c": torch.ones(2, 6).half()}
+    write_tensors(path, tensors, {"word": "value"})
+    whole, refused = path.read_bytes(), 0
+    for position in range(len(whole)):
+        content = bytearray(whole)
+        content[position] ^= 1 << position % 8
+        path.write_bytes(content)
+        try:
+            found, _ = read_tensors(path)
+        except DiffmemError as error:
+            assert "\n" not in str(error)  # noqa: PT017 - some bits are those of the words
+            refused += 1
+        else:
+            assert found.keys() == tensors.keys()
+            assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    assert refused > 0.8 * len(whole)

@@ -1,0 +1,345 @@
+"""A run's folder: whatever stops a training, going on ends like an undisturbed run."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from training_builders import MODEL, SHORT, results, snapshots, tensors, trainer
+
+import diffmem
+from diffmem.errors import DiffmemError, UserError
+from diffmem.models.weights import load_denoiser, write_tensors
+from diffmem.training import EmaConfig, EvaluationConfig, loop, train
+from diffmem.training.loop import STATE_FILE, snapshot_path
+from diffmem.training.schedule import evaluation_images, learning_rate
+
+POINTS = evaluation_images(SHORT, 6)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    train(trainer(), MODEL, folder, "tag")
+    return results(folder)
+
+
+def finish(folder, **more):
+    train(trainer(), MODEL, folder, "tag", **more)
+    return results(folder)
+
+
+def files(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_leaves_its_snapshots_its_metrics_and_its_state(tmp_path):
+    one = trainer()
+    train(one, MODEL, tmp_path, "tag")
+    assert one.seen == one.total == POINTS[-1]
+    assert files(tmp_path) == {STATE_FILE, "metrics.jsonl"} | {
+        f"snapshots/{seen:010d}.safetensors" for seen in POINTS
+    }
+
+
+def test_a_snapshot_is_the_average_at_its_point(tmp_path):
+    one, copies = trainer(), {}
+    x, labels = torch.randn(3, 1, 4, 4), torch.tensor([0, 1, 2])
+
+    def keep(current):
+        copies[current.seen] = current.ema(x, 0.5, labels).clone()
+
+    train(one, MODEL, tmp_path, "tag", on_snapshot=keep)
+    assert list(copies) == POINTS
+    for seen, output in copies.items():
+        loaded, model, words = load_denoiser(snapshot_path(tmp_path, seen))
+        torch.testing.assert_close(loaded(x, 0.5, labels), output)
+        assert model == MODEL
+        assert words["images_seen"] == str(seen)
+        assert float(words["epoch"]) == seen / 6
+        assert words["run"] == "tag"
+
+
+def test_metrics_tell_each_interval_once_and_in_order(tmp_path):
+    train(trainer(), MODEL, tmp_path, "tag")
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [record["images_seen"] for record in records] == list(range(4, POINTS[-1] + 1, 4))
+    for record in records:
+        assert record["epoch"] == record["images_seen"] / 6
+        assert record["loss"] > 0
+        assert record["learning_rate"] == learning_rate(SHORT, 6, record["images_seen"] - 4)
+
+
+def test_a_run_of_many_steps_logs_means_over_even_intervals(tmp_path, monkeypatch):
+    one, losses = trainer(), []
+    for _ in range(30):
+        one.step()
+        losses.append(one.take_loss())
+    monkeypatch.setattr(loop, "_LOGGED_POINTS", 5)
+    train(trainer(), MODEL, tmp_path, "tag")
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    seen = [record["images_seen"] for record in records]
+    assert seen == sorted({24, 48, 72, 96, 120, *POINTS})
+    for before, record in zip([0, *seen], records, strict=False):
+        steps = losses[before // 4 : record["images_seen"] // 4]
+        assert record["loss"] == pytest.approx(sum(steps) / len(steps))
+
+
+def test_progress_counts_images_up_to_the_end(tmp_path):
+    told = []
+    train(trainer(), MODEL, tmp_path, "tag", progress=lambda done, total, note="": told.append((done, total)))
+    assert [total for _, total in told] == [POINTS[-1]] * len(told)
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert told[-1][0] == POINTS[-1]
+
+
+def test_a_finished_run_repeats_only_its_last_measurement(tmp_path, undisturbed):
+    finish(tmp_path)
+    called = []
+    assert finish(tmp_path, on_snapshot=lambda current: called.append(current.seen)) == undisturbed
+    assert called == [POINTS[-1]]
+
+
+@pytest.mark.parametrize(("kind", "call"), [(signal.SIGINT, 1), (signal.SIGTERM, 17), (signal.SIGINT, 29)])
+def test_a_stop_between_snapshots_loses_nothing(tmp_path, undisturbed, kind, call):
+    told = []
+
+    def stop(done, total, note=""):
+        told.append(done)
+        if len(told) == call:
+            os.kill(os.getpid(), kind)
+
+    one = trainer()
+    with pytest.raises(KeyboardInterrupt):
+        train(one, MODEL, tmp_path, "tag", progress=stop)
+    assert one.seen == told[-1] < POINTS[-1]
+    resumed = []
+    assert finish(tmp_path, progress=lambda done, total, note="": resumed.append(done)) == undisturbed
+    assert resumed[0] == told[-1] + 4  # it went on, and did not start again
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_during_a_measurement_takes_effect_at_once_and_the_measurement_is_repeated(
+    tmp_path, undisturbed, kind
+):
+    def stop(current):
+        if current.seen == POINTS[1]:
+            os.kill(os.getpid(), kind)
+            pytest.fail("the measurement went on after the stop")
+
+    with pytest.raises(KeyboardInterrupt):
+        train(trainer(), MODEL, tmp_path, "tag", on_snapshot=stop)
+    measured = []
+    assert finish(tmp_path, on_snapshot=lambda current: measured.append(current.seen)) == undisturbed
+    assert measured == POINTS[1:]
+
+
+def test_an_error_in_a_measurement_loses_no_training(tmp_path, undisturbed):
+    def fail(current):
+        raise RuntimeError("measuring failed")
+
+    with pytest.raises(RuntimeError, match="measuring failed"):
+        train(trainer(), MODEL, tmp_path, "tag", on_snapshot=fail)
+    resumed = []
+    assert finish(tmp_path, progress=lambda done, total, note="": resumed.append(done)) == undisturbed
+    assert resumed[0] == POINTS[0] + 4
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from training_builders import MODEL, trainer
+from diffmem.training import loop
+loop._SECONDS_BETWEEN_STATES = 0.0  # a state after each step, so that the end may fall into the writing of one
+told = lambda current: print("measured", current.seen, flush=True)
+loop.train(trainer(), MODEL, Path(sys.argv[1]), "tag", on_snapshot=told, progress=lambda *_: __import__("time").sleep(0.02))
+"""
+
+
+def test_a_killed_process_goes_on_to_the_same_end(tmp_path, undisturbed):
+    paths = [str(Path(__file__).parent), str(Path(diffmem.__file__).parents[1])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environment
+    ) as child:
+        assert child.stdout.readline() == f"measured {POINTS[0]}\n"
+        child.kill()
+    assert child.returncode == -signal.SIGKILL
+    assert not snapshot_path(tmp_path, POINTS[-1]).exists()
+    warnings = []
+    found = finish(tmp_path, warn=warnings.append)
+    assert found == undisturbed
+    assert warnings == []
+
+
+def test_the_state_is_saved_now_and_then_between_snapshots(tmp_path, undisturbed, monkeypatch):
+    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_STATES", 0.0)
+
+    class PowerCutError(Exception):
+        pass
+
+    def cut(done, total, note=""):
+        if done == POINTS[0] + 12:
+            raise PowerCutError  # unlike a stop, it gives the loop no chance to save
+
+    with pytest.raises(PowerCutError):
+        train(trainer(), MODEL, tmp_path, "tag", progress=cut)
+    resumed = []
+    assert finish(tmp_path, progress=lambda done, total, note="": resumed.append(done)) == undisturbed
+    assert resumed[0] == POINTS[0] + 12
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, empty])
+def test_a_damaged_state_is_reported_and_training_starts_again_to_the_same_end(tmp_path, undisturbed, damage):
+    finish(tmp_path)
+    damage(tmp_path / STATE_FILE)
+    warnings, told = [], []
+    found = finish(
+        tmp_path, warn=warnings.append, progress=lambda done, total, note="": told.append(done)
+    )  # fmt: skip
+    assert found == undisturbed
+    assert told[0] == 4
+    (warning,) = warnings
+    assert STATE_FILE in warning
+    assert "damaged" in warning
+    assert warning.endswith("Training starts again.")
+    assert "\n" not in warning
+
+
+def test_the_state_of_another_run_is_reported_and_not_used(tmp_path, undisturbed):
+    train(trainer(seed=6), MODEL, tmp_path, "other")
+    warnings = []
+    assert finish(tmp_path, warn=warnings.append) == undisturbed
+    assert "another run" in warnings[0]
+
+
+def test_the_state_of_another_architecture_is_refused(tmp_path):
+    wider = MODEL.model_copy(update={"channels": 12})
+    train(trainer(wider), wider, tmp_path, "tag")
+    with pytest.raises(UserError, match="another architecture"):
+        train(trainer(), MODEL, tmp_path, "tag")
+
+
+@pytest.mark.parametrize("tail", ['{"images_seen": 4', "[]\n", "{}\n", "null\n", '{"images_seen": 100000}\n'])
+def test_a_spoilt_end_of_the_metrics_is_dropped(tmp_path, undisturbed, tail):
+    def stop(current):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(trainer(), MODEL, tmp_path, "tag", on_snapshot=stop)
+    with (tmp_path / "metrics.jsonl").open("a") as stream:
+        stream.write(tail)
+    assert finish(tmp_path) == undisturbed
+
+
+def test_a_diverged_training_stops_with_a_remedy_and_leaves_no_snapshot(tmp_path):
+    one = trainer(optimizer="sgd", learning_rate=1e12, warmup=0)
+    with pytest.raises(DiffmemError, match=r"loss became (nan|inf).*training\.learning_rate") as caught:
+        train(one, MODEL, tmp_path, "tag")
+    assert not isinstance(caught.value, UserError)
+    assert "\n" not in str(caught.value)
+    assert files(tmp_path) == set()
+
+
+def test_weights_spoilt_by_the_last_update_reach_no_snapshot(tmp_path):
+    one = trainer(
+        epochs=8 / 6,
+        optimizer="sgd",
+        learning_rate=3e38,
+        warmup=0,
+        ema=EmaConfig(mode="mode4", final=0),
+        evaluations=EvaluationConfig(count=1),
+    )
+    with pytest.raises(DiffmemError, match=r"weights became NaN.*training\.learning_rate"):
+        train(one, MODEL, tmp_path, "tag")
+    assert files(tmp_path) == set()
+
+
+def test_a_disk_that_fills_up_leaves_whole_files_and_the_run_goes_on_later(
+    tmp_path, undisturbed, monkeypatch
+):
+    replace, calls = Path.replace, []
+
+    def full(self, target):
+        calls.append(target)
+        if len(calls) > 4:  # three files at the first point, then the second snapshot
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        with pytest.raises(DiffmemError, match="No space left") as caught:
+            train(trainer(), MODEL, tmp_path, "tag")
+    assert "\n" not in str(caught.value)
+    assert files(tmp_path) == {STATE_FILE, "metrics.jsonl"} | {
+        f"snapshots/{seen:010d}.safetensors" for seen in POINTS[:2]
+    }
+    whole, *_ = undisturbed
+    assert snapshots(tmp_path) == {name: whole[name] for name in list(whole)[:2]}
+    assert finish(tmp_path) == undisturbed
+
+
+def test_a_write_that_the_system_cuts_short_leaves_nothing(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # bytes a file may have: less than a snapshot
+    try:
+        with pytest.raises(DiffmemError, match=r"Cannot write .*\.safetensors: "):
+            train(trainer(), MODEL, tmp_path, "tag")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert files(tmp_path) == set()
+
+
+def test_training_leaves_the_global_random_state_and_the_handlers_of_signals_alone(tmp_path):
+    before = torch.random.get_rng_state()
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    finish(tmp_path)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+def test_the_global_random_state_does_not_matter_to_training(tmp_path, undisturbed):
+    torch.manual_seed(4321)
+    assert finish(tmp_path) == undisturbed
+
+
+def test_measurements_may_use_the_global_generator(tmp_path, undisturbed):
+    assert finish(tmp_path, on_snapshot=lambda current: torch.manual_seed(7)) == undisturbed
+
+
+def test_two_seeds_train_to_different_weights(tmp_path, undisturbed):
+    train(trainer(seed=6), MODEL, tmp_path, "tag")
+    assert snapshots(tmp_path).keys() == undisturbed[0].keys()
+    assert snapshots(tmp_path) != undisturbed[0]
+
+
+def test_a_state_that_lacks_a_part_is_refused(tmp_path):
+    one = trainer()
+    one.step()
+    state = tensors(one)
+    del state["ema"]
+    write_tensors(tmp_path / STATE_FILE, state, {"run": "tag"})
+    with pytest.raises(UserError, match="it lacks 'ema'"):
+        train(trainer(), MODEL, tmp_path, "tag")
