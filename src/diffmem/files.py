@@ -16,7 +16,15 @@ from typing import Any
 
 from diffmem.errors import DiffmemError
 
-__all__ = ["atomic_path", "read_json", "sha256_file", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "atomic_path",
+    "read_json",
+    "read_number",
+    "sha256_file",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
 
 
 @contextmanager
@@ -78,6 +86,14 @@ def read_json(source: Path) -> Any:
         return json.loads(source.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DiffmemError(f"Cannot read {source}: {error}.") from error
+
+
+def read_number(source: Path, key: str) -> float:
+    """Return the number under `key` of a JSON file of bookkeeping; 0 if the file is missing or damaged."""
+    try:
+        return float(read_json(source)[key])
+    except (DiffmemError, KeyError, TypeError, ValueError):
+        return 0.0
 
 
 def sha256_file(source: Path) -> str:

@@ -373,7 +373,7 @@ def test_held_out_images_that_are_in_the_training_set_are_left_out_of_the_null_r
 def test_the_example_shows_the_first_seeds_with_their_true_neighbours(finished):
     folder, _ = finished
     study = Study(tiny_recipe(), folder)
-    shown = study.example(8, count=3)
+    shown = study.example(study.runs()[1].run_id, count=3)
     training = study.sets[8].images
     stored_ = max(
         study.runs()[1].evaluations(study.recipe.sampling, 8),
@@ -388,4 +388,4 @@ def test_the_example_shows_the_first_seeds_with_their_true_neighbours(finished):
         np.testing.assert_array_equal(nearest, training[order[0]])
         np.testing.assert_array_equal(second, training[order[1]])
         assert ratio == pytest.approx(distances[order[0]] / distances[order[1]])
-    assert len(study.example(8, count=100).generated) == 8
+    assert len(study.example(study.runs()[1].run_id, count=100).generated) == 8

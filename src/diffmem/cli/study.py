@@ -9,6 +9,7 @@ from diffmem.cli.common import Settings
 
 if TYPE_CHECKING:
     from diffmem.studies.recipe import StudyRecipe
+    from diffmem.studies.study import Study
 
 __all__ = ["carry_out", "report", "study"]
 
@@ -89,18 +90,16 @@ def report(folder: Path) -> None:
     _report(work, "cpu")
 
 
-def _report(work: object, device: str) -> None:
+def _report(work: Study, device: str) -> None:
     from rich.console import Console
 
     from diffmem.reports import Gallery, terminal_table, write_report
-    from diffmem.studies.study import Study
 
-    assert isinstance(work, Study)
     result = work.result(device)
     by_rate = sorted(result.runs, key=lambda run: run.peak.memorized.value)
     galleries = []
     for run, words in ((by_rate[-1], "Most memorized"), (by_rate[0], "Least memorized")):
-        shown = work.example(run.size)
+        shown = work.example(run.run_id)
         galleries.append(
             Gallery(
                 f"{words}: {shown.title}",

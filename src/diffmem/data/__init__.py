@@ -14,7 +14,7 @@ Modules:
 
 from __future__ import annotations
 
-from diffmem.data.build import Selection, build, write_images
+from diffmem.data.build import Selection, build, select, write_images
 from diffmem.data.duplicates import duplicate_groups
 from diffmem.data.images import ImageSet
 from diffmem.data.sheet import contact_sheet
@@ -39,5 +39,6 @@ __all__ = [
     "random_subset",
     "resize",
     "rgb",
+    "select",
     "write_images",
 ]

@@ -20,7 +20,7 @@ from diffmem.errors import UserError
 from diffmem.files import atomic_path
 from diffmem.progress import NO_PROGRESS, Progress
 
-__all__ = ["Selection", "build", "write_images"]
+__all__ = ["Selection", "build", "select", "write_images"]
 
 Selection = Literal["balanced", "first", "random"]
 
@@ -66,13 +66,18 @@ def build(
     if classes is not None:
         images = choose_classes(images, list(classes))
     if size is not None:
-        images = _select(images, size, selection, seed)
+        images = select(images, size, selection, seed)
     if resolution is not None:
         images = resize(images, resolution, progress)
     return grayscale(images) if gray else images
 
 
-def _select(images: ImageSet, size: int, selection: Selection | None, seed: int) -> ImageSet:
+def select(images: ImageSet, size: int, selection: Selection | None, seed: int) -> ImageSet:
+    """Choose `size` images; `selection` and `seed` are those of `build`.
+
+    Raises:
+        UserError: The set cannot give them.
+    """
     if selection == "random":
         return random_subset(images, size, seed)
     if selection == "balanced" or (selection is None and images.labels is not None):

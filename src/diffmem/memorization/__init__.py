@@ -16,7 +16,7 @@ Modules:
 from __future__ import annotations
 
 from diffmem.memorization.criteria import AbsoluteRule, Criterion, RatioRule
-from diffmem.memorization.measure import Measurement, measure, rates_at_thresholds
+from diffmem.memorization.measure import Measurement, measure, protocol_id, rates_at_thresholds
 from diffmem.memorization.neighbours import Neighbours, nearest_neighbours
 from diffmem.memorization.rates import Rate, null_rate_uniform
 
@@ -30,5 +30,6 @@ __all__ = [
     "measure",
     "nearest_neighbours",
     "null_rate_uniform",
+    "protocol_id",
     "rates_at_thresholds",
 ]

@@ -17,7 +17,7 @@ from diffmem.memorization.neighbours import Neighbours, nearest_neighbours
 from diffmem.memorization.rates import Method, Rate
 from diffmem.progress import NO_PROGRESS, Progress
 
-__all__ = ["Measurement", "measure", "rates_at_thresholds"]
+__all__ = ["Measurement", "measure", "protocol_id", "rates_at_thresholds"]
 
 FEW_SAMPLES = 100
 HIGH_NULL = 0.01
@@ -163,9 +163,14 @@ def measure(
         null=null,
         null_neighbours=null_neighbours,
         heldout_overlap=overlap,
-        protocol=f"pixel-l2/uint8/{criterion.name}/exact-dups-collapsed/v1",
+        protocol=protocol_id(criterion),
         warnings=_warnings(rate, null, duplicates, held, overlap),
     )
+
+
+def protocol_id(criterion: Criterion) -> str:
+    """Return the id of measuring with this criterion as `measure` does; equal ids mean comparable numbers."""
+    return f"pixel-l2/uint8/{criterion.name}/exact-dups-collapsed/v1"
 
 
 def rates_at_thresholds(

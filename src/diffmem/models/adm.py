@@ -75,25 +75,9 @@ class DhariwalUNet(UNet):
                 num_labels, size_emb, Init("kaiming_normal", weight=math.sqrt(num_labels)), bias=False
             )
 
-        width = inputs
-        skips: list[int] = []
-        for level, multiplier in enumerate(multipliers):
-            size = resolution >> level
-            if level == 0:
-                width = channels * multiplier
-                self.enc[f"{size}x{size}_conv"] = Conv(inputs, width, 3, _INIT)
-            else:
-                self.enc[f"{size}x{size}_down"] = self.block(width, width, resample="down")
-            skips.append(width)
-            for i in range(blocks):
-                self.enc[f"{size}x{size}_block{i}"] = self.block(
-                    width, channels * multiplier, attention=size in attention
-                )
-                width = channels * multiplier
-                skips.append(width)
-        width = self.add_decoder(
-            [channels * m for m in multipliers], blocks, skips, attention, every_block=True
-        )
+        widths = [channels * multiplier for multiplier in multipliers]
+        skips = self.add_encoder(inputs, widths[0], widths, blocks, attention)
+        width = self.add_decoder(widths, blocks, skips, attention, every_block=True)
         self.out_norm = GroupNorm(width, 1e-5)
         self.out_conv = Conv(width, outputs, 3, _INIT_ZERO)
 

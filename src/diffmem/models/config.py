@@ -11,7 +11,7 @@ from diffmem.errors import UserError
 from diffmem.models.adm import DhariwalUNet
 from diffmem.models.preconditioning import EDM, VE, VP, Preconditioned, Preconditioning
 from diffmem.models.song import SongUNet
-from diffmem.models.unet import UNet, check_mask, encoder_outputs
+from diffmem.models.unet import UNet, encoder_outputs
 
 __all__ = ["ModelConfig", "build_denoiser", "count_parameters"]
 
@@ -146,7 +146,6 @@ def build_denoiser(
             " side is a multiple of"
             f" {2 ** (levels - 1)}. Resize the images, or give fewer model.multipliers."
         )
-    check_mask(config.skip_mask, encoder_outputs(height, levels, config.blocks))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _network(config, channels, height, num_labels)

@@ -76,7 +76,9 @@ class SongUNet(UNet):
         )
         super().__init__(resolution, num_labels, style)
         self.mask = check_mask(skip_mask, encoder_outputs(resolution, len(multipliers), blocks))
-        self.decoder_kind, self.outputs = decoder, outputs
+        self.encoder_kind, self.decoder_kind = encoder, decoder
+        self.inputs, self.outputs = inputs, outputs
+        self.aux_width = inputs  # channels of the residual path where the next level takes it up
         noise = channels * noise_multiplier
         self.map_noise = (
             PositionalEmbedding(noise, endpoint=True)
@@ -87,33 +89,23 @@ class SongUNet(UNet):
         self.map_layer0 = Linear(noise, style.embedding_channels, _INIT)
         self.map_layer1 = Linear(style.embedding_channels, style.embedding_channels, _INIT)
 
-        width, aux = inputs, inputs
-        skips: list[int] = []
-        for level, multiplier in enumerate(multipliers):
-            size = resolution >> level
-            if level == 0:
-                width = channels
-                self.enc[f"{size}x{size}_conv"] = Conv(inputs, width, 3, _INIT)
-            else:
-                self.enc[f"{size}x{size}_down"] = self.block(width, width, resample="down")
-                if encoder == "skip":
-                    self.enc[f"{size}x{size}_aux_down"] = Conv(
-                        aux, aux, 0, _INIT, resample="down", taps=style.taps
-                    )
-                    self.enc[f"{size}x{size}_aux_skip"] = Conv(aux, width, 1, _INIT)
-                if encoder == "residual":
-                    self.enc[f"{size}x{size}_aux_residual"] = Conv(
-                        aux, width, 3, _INIT, resample="down", taps=style.taps, filter_after=True
-                    )
-                    aux = width
-            skips.append(width)
-            for i in range(blocks):
-                self.enc[f"{size}x{size}_block{i}"] = self.block(
-                    width, channels * multiplier, attention=size in attention
-                )
-                width = channels * multiplier
-                skips.append(width)
-        self.add_decoder([channels * m for m in multipliers], blocks, skips, attention, every_block=False)
+        widths = [channels * multiplier for multiplier in multipliers]
+        skips = self.add_encoder(inputs, channels, widths, blocks, attention)
+        self.add_decoder(widths, blocks, skips, attention, every_block=False)
+
+    def after_down(self, level: int, size: int, width: int) -> None:
+        """Add the path on which the downsampled input joins this level."""
+        taps = self.style.taps
+        if self.encoder_kind == "skip":
+            self.enc[f"{size}x{size}_aux_down"] = Conv(
+                self.inputs, self.inputs, 0, _INIT, resample="down", taps=taps
+            )
+            self.enc[f"{size}x{size}_aux_skip"] = Conv(self.inputs, width, 1, _INIT)
+        if self.encoder_kind == "residual":
+            self.enc[f"{size}x{size}_aux_residual"] = Conv(
+                self.aux_width, width, 3, _INIT, resample="down", taps=taps, filter_after=True
+            )
+            self.aux_width = width
 
     def after_level(self, level: int, size: int, width: int, levels: int) -> None:
         """Add the output image of this level: of the finest level only, or of each in the 'skip' decoder."""

@@ -75,6 +75,37 @@ class UNet(nn.Module):
         """Make a block of this network's style."""
         return UNetBlock(inputs, outputs, self.style, **options)  # type: ignore[arg-type]
 
+    def add_encoder(
+        self, inputs: int, first: int, widths: Sequence[int], blocks: int, attention_at: Sequence[int]
+    ) -> list[int]:
+        """Add the encoder's modules and return the channels of its outputs.
+
+        Args:
+            inputs: Image channels.
+            first: Channels of the input convolution.
+            widths: Channels of each level, finest first.
+            blocks: Blocks at each resolution.
+            attention_at: Resolutions with attention in every block.
+        """
+        width, skips = first, []
+        for level in range(len(widths)):
+            size = self.resolution >> level
+            if level == 0:
+                self.enc[f"{size}x{size}_conv"] = Conv(inputs, width, 3, self.style.init)
+            else:
+                self.enc[f"{size}x{size}_down"] = self.block(width, width, resample="down")
+                self.after_down(level, size, width)
+            skips.append(width)
+            for i in range(blocks):
+                attends = size in attention_at
+                self.enc[f"{size}x{size}_block{i}"] = self.block(width, widths[level], attention=attends)
+                width = widths[level]
+                skips.append(width)
+        return skips
+
+    def after_down(self, level: int, size: int, width: int) -> None:
+        """Add what the family puts behind a down block (nothing by default)."""
+
     def add_decoder(
         self,
         widths: Sequence[int],

@@ -119,16 +119,17 @@ def _curve(
         )
 
 
-def _draw_line_of_epsilon(axes: Axes, epsilon: float) -> None:
+def _draw_line_of_epsilon(axes: Axes, epsilon: float, *, inside: bool = False) -> None:
+    """Draw the line of 1 - epsilon, named at its right outside the axes or at its left below the line."""
     level = 100 * (1 - epsilon)
-    axes.axhline(level, color=COLOURS["black"], linestyle="--", linewidth=1, zorder=2)
+    axes.axhline(level, color=COLOURS["black"], linestyle="--", linewidth=1, zorder=1 if inside else 2)
     axes.annotate(
         f"{level:.4g}%",
-        (1, level),
+        (0 if inside else 1, level),
         xycoords=axes.get_yaxis_transform(),
-        xytext=(4, 0),
+        xytext=(3, -2) if inside else (4, 0),
         textcoords="offset points",
-        va="center",
+        va="top" if inside else "center",
         fontsize=SMALL_FONT_SIZE,
         annotation_clip=False,
     )
@@ -188,7 +189,7 @@ def rmem_against_epochs(result: StudyResult) -> Figure:
     dress(axes, "Epochs (log scale)", "Samples that are copies, R_mem")
     percent_axis(axes)
     epoch_axis(axes, [one.epoch for run in runs for one in run.evaluations if one.epoch > 0])
-    _draw_line_of_epsilon_inside(axes, result.epsilon)
+    _draw_line_of_epsilon(axes, result.epsilon, inside=True)
 
     sizes = sorted({run.size for run in runs})
     colours = dict(zip(sizes, ordered_colours(len(sizes)), strict=True))
@@ -205,20 +206,6 @@ def rmem_against_epochs(result: StudyResult) -> Figure:
         ends[run.size].append((epochs[-1], middle[-1]))
     _label_ends(axes, ends, colours, figure.get_figheight())
     return figure
-
-
-def _draw_line_of_epsilon_inside(axes: Axes, epsilon: float) -> None:
-    level = 100 * (1 - epsilon)
-    axes.axhline(level, color=COLOURS["black"], linestyle="--", linewidth=1, zorder=1)
-    axes.annotate(
-        f"{level:.4g}%",
-        (0, level),
-        xycoords=axes.get_yaxis_transform(),
-        xytext=(3, -2),
-        textcoords="offset points",
-        va="top",
-        fontsize=SMALL_FONT_SIZE,
-    )
 
 
 def _label_ends(

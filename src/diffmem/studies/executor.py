@@ -168,7 +168,6 @@ def _stop(processes: list[Any], connections: list[Connection]) -> None:
             print("A worker process did not stop and was ended.", file=sys.stderr)
             process.kill()
             process.join()
-    for connection in (
-        connections
-    ):  # not before: a worker that reports progress into a closed pipe fails before it has saved
+    # Not before: a worker that reports progress into a closed pipe fails before it has saved.
+    for connection in connections:
         connection.close()

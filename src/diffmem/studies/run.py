@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from diffmem.data import ImageSet, duplicate_groups
 from diffmem.errors import DiffmemError, UserError
-from diffmem.files import atomic_path, read_json, write_json, write_text
+from diffmem.files import atomic_path, read_json, read_number, write_json, write_text
 from diffmem.memorization import Neighbours, Rate, RatioRule, nearest_neighbours
 from diffmem.models import Preconditioned, build_denoiser, load_denoiser
 from diffmem.models.config import ModelConfig
@@ -30,7 +30,7 @@ from diffmem.sampling import SamplerConfig, discard_shards, generate_resumable
 from diffmem.studies.recipe import MeasureConfig, config_hash
 from diffmem.studies.results import Evaluation, RateRecord, RunRecord
 from diffmem.training import Trainer, TrainingConfig, train
-from diffmem.training.loop import STATE_FILE, snapshot_path
+from diffmem.training.loop import snapshot_path
 from diffmem.training.schedule import evaluation_images
 
 __all__ = ["Run", "StoredEvaluation", "rate_record"]
@@ -216,12 +216,10 @@ class Run:
                 f"The training set has {len(self.training_set)} images, but only {len(self._distinct)}"
                 " distinct: the rule compares the two nearest distinct images. Choose other images."
             )
-        whole = [self._is_whole_snapshot(seen, warn) for seen in self.points]
+        whole = [
+            self._is_whole_snapshot(seen, warn) for seen in self.points
+        ]  # all of them: damaged ones are removed
         if not all(whole):
-            if any(
-                whole[whole.index(False) :]
-            ):  # one was lost: the state is past it and would never make it again
-                (self.folder / STATE_FILE).unlink(missing_ok=True)
             write_text(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
             shape, classes = self.training_set.shape, self.training_set.num_classes
             denoiser = build_denoiser(self.model, shape, classes, self.seed)
@@ -259,11 +257,7 @@ class Run:
         return self.points[-1] + len(self.points) * self.sampling_units(sampling, measure)
 
     def _seconds(self) -> float:
-        path = self._time_path
-        try:
-            return float(read_json(path)["training_seconds"]) if path.exists() else 0.0
-        except (DiffmemError, KeyError, TypeError, ValueError):
-            return 0.0
+        return read_number(self._time_path, "training_seconds")
 
     def _is_whole_snapshot(self, seen: int, warn: Callable[[str], None]) -> bool:
         path = snapshot_path(self.folder, seen)
@@ -274,7 +268,6 @@ class Run:
         except DiffmemError as error:
             warn(f"{error} It is made anew.")
             path.unlink()
-            (self.folder / STATE_FILE).unlink(missing_ok=True)  # it may be past the lost snapshot
             return False
         return True
 

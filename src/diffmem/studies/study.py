@@ -15,18 +15,17 @@ from numpy.typing import NDArray
 import diffmem
 from diffmem.data import (
     ImageSet,
-    balanced,
     build,
     duplicate_groups,
-    first,
     hold_out,
     open_images,
     random_subset,
+    select,
     write_images,
 )
-from diffmem.errors import DiffmemError, UserError
-from diffmem.files import read_json, write_json
-from diffmem.memorization import RatioRule
+from diffmem.errors import UserError
+from diffmem.files import read_number, write_json
+from diffmem.memorization import RatioRule, protocol_id
 from diffmem.models import build_denoiser, count_parameters
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.sampling import SamplerConfig
@@ -72,12 +71,7 @@ def draw_training_set(pool: ImageSet, config: DataConfig, size: int) -> ImageSet
     Raises:
         UserError: The pool cannot give it.
     """
-    if config.selection == "balanced":
-        drawn = balanced(pool, size)
-    elif config.selection == "first":
-        drawn = first(pool, size)
-    else:
-        drawn = random_subset(pool, size, config.seed)
+    drawn = select(pool, size, config.selection, config.seed)
     return drawn if config.labels else drawn.with_labels(None, None, "without labels")
 
 
@@ -196,11 +190,7 @@ class Study:
         return self.result(device)
 
     def _earlier_seconds(self) -> float:
-        path = self.folder / "seconds.json"
-        try:
-            return float(read_json(path)["seconds"]) if path.exists() else 0.0
-        except (DiffmemError, KeyError, TypeError, ValueError):
-            return 0.0
+        return read_number(self.folder / "seconds.json", "seconds")
 
     def _job(self, run: Run, device: str) -> _Job:
         return _Job(
@@ -239,7 +229,6 @@ class Study:
             )
         shape = self.pool.shape
         heldout = "none" if self.heldout is None else f"{len(self.heldout)} images"
-        rule = RatioRule(recipe.measure.threshold)
         return StudyResult(
             title=recipe.title,
             data=(
@@ -253,7 +242,7 @@ class Study:
                 f"{recipe.sampling.describe()};"
                 f" seeds 0 to {recipe.measure.samples - 1} at each of the evaluation points"
             ),
-            protocol=f"pixel-l2/uint8/{rule.name}/exact-dups-collapsed/v1",
+            protocol=protocol_id(RatioRule(recipe.measure.threshold)),
             threshold=recipe.measure.threshold,
             epsilon=recipe.measure.epsilon,
             runs=records,
@@ -264,9 +253,9 @@ class Study:
             notes=[],
         )
 
-    def example(self, size: int, count: int = 8) -> Example:
-        """Return the first `count` seeds at the peak of the first run of this size, with their neighbours."""
-        run = next(run for run in self.runs() if len(run.training_set) == size)
+    def example(self, run_id: str, count: int = 8) -> Example:
+        """Return the first `count` seeds at the peak of this run, with their neighbours."""
+        run = next(run for run in self.runs() if run.run_id == run_id)
         return example_of(run, self.recipe.sampling, self.recipe.measure, count)
 
 

@@ -51,7 +51,7 @@ def _read_metrics(folder: Path, up_to: int) -> list[str]:
     return kept
 
 
-def _resume(trainer: Trainer, folder: Path, tag: str, warn: Callable[[str], None]) -> None:
+def _resume(trainer: Trainer, folder: Path, tag: str, points: list[int], warn: Callable[[str], None]) -> None:
     path = folder / STATE_FILE
     if not path.exists():
         return
@@ -63,6 +63,9 @@ def _resume(trainer: Trainer, folder: Path, tag: str, warn: Callable[[str], None
     if words.get("run") != tag:
         warn(f"{path} belongs to another run; it was not used. Training starts again.")
         return
+    seen = int(state.get("seen", 0))
+    if any(point < seen and not snapshot_path(folder, point).exists() for point in points):
+        return  # a snapshot was lost or removed as damaged, and from this state on it would never be made again
     trainer.load_state(state)
 
 
@@ -96,9 +99,9 @@ def train(
         KeyboardInterrupt: A stop was requested; the state is saved.
     """
     config, size = trainer.config, trainer.size
-    _resume(trainer, folder, tag, warn)
+    points = evaluation_images(config, size)
+    _resume(trainer, folder, tag, points, warn)
     lines = _read_metrics(folder, trainer.seen)
-    points = set(evaluation_images(config, size))
     stride = max(config.batch_size, trainer.total // _LOGGED_POINTS)
 
     def save() -> None:

@@ -106,8 +106,7 @@ class Trainer:
         self._order = DataOrder(self.size, seed, cyclic=config.order == "cyclic")
         self._optimizer = self._make_optimizer()
         self._generator = torch.Generator(self.device)
-        network: Callable[..., Tensor] = denoiser
-        self._network: Callable[..., Tensor] = torch.compile(denoiser) if config.compile else network
+        self._network: Callable[..., Tensor] = torch.compile(denoiser) if config.compile else denoiser
         self.seen = 0
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._loss_steps = 0
@@ -134,9 +133,8 @@ class Trainer:
         noise = torch.randn(images.shape, generator=self._generator, device=self.device)
         sigma = draw_noise_levels(preconditioning, uniform, normal, config.p_mean, config.p_std)
         if self.denoiser.model.style.dropout:
-            torch.manual_seed(
-                stream_seed(self.seed, "dropout", seen)
-            )  # dropout draws from the global generator only
+            # Dropout can draw from the global generator only.
+            torch.manual_seed(stream_seed(self.seed, "dropout", seen))
         self._flat.zero_gradient()
         with arithmetic(config.precision, self.device):
             loss = denoising_loss(self._network, preconditioning, images, sigma, noise, labels)
