@@ -10,7 +10,17 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["EmmRecord", "Evaluation", "RateRecord", "RunRecord", "StudyResult"]
+__all__ = [
+    "ClaimRecord",
+    "EmmRecord",
+    "Evaluation",
+    "ExperimentResult",
+    "LevelRecord",
+    "PublishedCurve",
+    "RateRecord",
+    "RunRecord",
+    "StudyResult",
+]
 
 
 class _Record(BaseModel):
@@ -39,6 +49,13 @@ class Evaluation(_Record):
     )
     distinct_replicated: int = Field(
         description="Distinct training images that at least one memorized sample copies."
+    )
+    at_thresholds: dict[str, RateRecord] = Field(
+        default_factory=dict,
+        description="The same share with other thresholds of d1 / d2, by threshold ('0.2' to '0.5').",
+    )
+    frechet: float | None = Field(
+        default=None, description="Frechet distance to the training images, if it was asked for."
     )
 
 
@@ -115,3 +132,54 @@ class StudyResult(_Record):
     seconds: float
     versions: dict[str, str] = Field(description="Versions of diffmem, python, torch and the device's name.")
     notes: list[str] = Field(default_factory=list)
+
+
+class PublishedCurve(_Record):
+    """What the paper printed for one level, as far as it is known."""
+
+    level: str = Field(description="The paper's name of the level, as in `LevelRecord.paper_name`.")
+    x: list[float] = Field(
+        description="Training-set sizes, or epochs where `ExperimentResult.form` is 'epochs'."
+    )
+    percent: list[float | None] = Field(description="R_mem in percent at each; none where it is unknown.")
+
+
+class LevelRecord(_Record):
+    """One level of an experiment's factor, with the study that was made of it."""
+
+    name: str = Field(description="The level as it was run here, for example '16x16'.")
+    paper_name: str = Field(description="The level of the paper that it stands for, for example '32x32'.")
+    study: StudyResult
+
+
+class ClaimRecord(_Record):
+    """Something that the paper found, and whether the runs here show it."""
+
+    claim: str = Field(description="The finding in words, for example 'lower resolution, more memorization'.")
+    verdict: Literal["shown", "opposite", "cannot tell"]
+    numbers: str = Field(
+        description="What the verdict rests on, in words: the difference, its interval, how many pairs."
+    )
+
+
+class ExperimentResult(_Record):
+    """One figure or table of the paper, run here at some scale, with the paper's numbers beside."""
+
+    name: str = Field(description="Name of the experiment on the command line, for example 'fig2_dim'.")
+    title: str
+    factor: str = Field(description="What the levels are, for example 'resolution'.")
+    scale: Literal["paper", "cpu", "smoke"]
+    finding: str = Field(description="What the paper found, in words.")
+    form: Literal["size", "level", "epochs", "masks"] = Field(
+        description="How the paper draws it: R_mem against the size (a curve per level), against the level (a curve per size),"
+        " against epochs (a curve per level), or against the level where levels are masks of skip connections."
+    )
+    levels: list[LevelRecord]
+    published: list[PublishedCurve]
+    size_ratio: float = Field(
+        default=1.0, description="The paper's training-set size divided by the one that stands for it here."
+    )
+    epoch_ratio: float = Field(default=1.0, description="The same of epochs.")
+    claims: list[ClaimRecord]
+    notes: list[str] = Field(description="Caveats in words, for example that another data set stands in.")
+    seconds: float

@@ -1,0 +1,140 @@
+"""One program on several processes, started by torchrun: who this process is, and what the processes tell each other.
+
+Without torchrun there is one process, and everything here is free. With it, `joined` connects the processes (gloo between
+CPUs, NCCL between GPUs); inside, `world()` says which of them this is. All processes run the same program; what is written to
+disk is written by the first of them alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from diffmem.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["World", "joined", "under_torchrun", "world"]
+
+_T = TypeVar("_T")
+_PATIENCE = timedelta(
+    hours=6
+)  # the first process may draw a report, or read a large archive, while others wait
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that run together.
+
+    Attributes:
+        rank: Which one this is, 0 to size - 1.
+        size: How many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes files and speaks."""
+        return self.rank == 0
+
+    def sum_(self, tensor: torch.Tensor) -> None:
+        """Replace a tensor, of one shape everywhere, by its sum over the processes."""
+        if self.size > 1:
+            from torch import distributed
+
+            distributed.all_reduce(tensor)
+
+    def any(self, flag: bool, device: torch.device | str = "cpu") -> bool:
+        """Whether the flag is set in at least one process."""
+        if self.size == 1:
+            return flag
+        import torch
+
+        told = torch.tensor(int(flag), device=device)
+        self.sum_(told)
+        return bool(told)
+
+    def share(self, value: _T) -> _T:
+        """Return the first process's value, in every process; it must be picklable."""
+        if self.size == 1:
+            return value
+        from torch import distributed
+
+        held: list[Any] = [value]
+        distributed.broadcast_object_list(held, src=0, group=_objects)
+        shared: _T = held[0]
+        return shared
+
+    def gather(self, value: _T) -> list[_T]:
+        """Return the values of all processes by rank, in every process; they must be picklable and may differ in size."""
+        if self.size == 1:
+            return [value]
+        from torch import distributed
+
+        held: list[Any] = [None] * self.size
+        distributed.all_gather_object(held, value, group=_objects)
+        return held
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.size > 1:
+            from torch import distributed
+
+            distributed.barrier(group=_objects)
+
+
+_current = World()
+_objects: Any = None  # the group in which pickled objects travel: between CPUs, whatever the gradients do
+
+
+def world() -> World:
+    """Return the processes that run together; one alone unless inside `joined` under torchrun."""
+    return _current
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun (or a launcher that sets the same variables) started this process."""
+    return {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ)
+
+
+@contextmanager
+def joined(*, gpu: bool = False) -> Iterator[World]:
+    """Connect the processes that torchrun started; without torchrun, nothing happens.
+
+    Args:
+        gpu: Sums run between GPUs, one of this machine's for each of its processes.
+
+    Raises:
+        UserError: There are more processes on this machine than GPUs.
+    """
+    global _current, _objects
+    if not under_torchrun():
+        yield _current
+        return
+    import torch
+    from torch import distributed
+
+    if gpu:
+        local, here = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= here:
+            raise UserError(
+                f"This machine has {here} GPUs, but process {local} of it wants one: start torchrun with"
+                f" --nproc_per_node={here}, or give --device cpu."
+            )
+        torch.cuda.set_device(local)
+    distributed.init_process_group("nccl" if gpu else "gloo", timeout=_PATIENCE)
+    _objects = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+    _current = World(distributed.get_rank(), distributed.get_world_size())
+    try:
+        yield _current
+        _current.wait()  # nobody leaves while another still needs it
+    finally:
+        _current, _objects = World(), None
+        distributed.destroy_process_group()
