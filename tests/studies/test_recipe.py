@@ -1,6 +1,7 @@
 import datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -239,9 +240,10 @@ def test_the_hash_does_not_depend_on_the_order_of_the_keys(content):
 
 def leaves(kind: type[BaseModel], path=()):
     for name, field in kind.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from leaves(inner, (*path, name))
+        kinds = [field.annotation, *get_args(field.annotation)]  # a group may be left out
+        groups = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if groups:
+            yield from leaves(groups[0], (*path, name))
         else:
             yield (*path, name)
 

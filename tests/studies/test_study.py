@@ -12,7 +12,7 @@ from diffmem.errors import DiffmemError, UserError
 from diffmem.memorization import RatioRule
 from diffmem.models.weights import read_tensors
 from diffmem.studies import emm, run
-from diffmem.studies.study import Study, draw_training_set, pool_and_heldout
+from diffmem.studies.study import Study
 from diffmem.training import Trainer
 
 
@@ -280,25 +280,13 @@ def test_training_sets_are_nested_and_apart_from_the_held_out_images(tmp_path, s
     assert (study.sets[10].labels is not None) == labels
 
 
-def test_held_out_images_of_the_test_split_leave_the_pool_whole(tmp_path):
-    path = tmp_path / "both.npz"
-    write_images(open_images("digits").take(np.arange(50), "fifty"), path)
-    config = tiny_recipe(f"data.source={path}", "data.heldout=10").data
-    pool, heldout = pool_and_heldout(config)
-    assert (len(pool), len(heldout)) == (40, 10)
-    assert (
-        draw_training_set(pool, config, 40).fingerprint != pool.fingerprint
-    )  # in random order or without labels
-    assert pool_and_heldout(config.model_copy(update={"heldout": None}))[1] is None
-
-
 def test_a_conditional_study_trains_on_the_labels(tmp_path):
     recipe = tiny_recipe(
         "data.labels=true", "data.classes=[0, 1, 2]", "data.selection=balanced", "sizes=[3, 6]"
     )
     study = Study(recipe, tmp_path)
     result = study.execute(workers=1)
-    assert "class-conditional" in result.data
+    assert "conditional on the true labels" in result.data
     run_ = study.runs()[0]
     with np.load(evaluation_files(tmp_path)[0]) as held:
         assert held["labels"].shape == (8,)

@@ -52,7 +52,9 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    architecture: Literal["ddpmpp", "ncsnpp", "adm"] = Field("ddpmpp", description="Family of the U-Net.")
+    architecture: Literal["ddpmpp", "ncsnpp", "adm", "optimum"] = Field(
+        "ddpmpp", description="Family of the U-Net, or 'optimum': the closed-form optimum, which is not trained."
+    )
     preconditioning: Literal["vp", "ve", "edm"] = Field(
         "vp", description="Preconditioning and training noise."
     )
@@ -94,6 +96,8 @@ class ModelConfig(BaseModel):
 
     def describe(self) -> str:
         """Return the model in words, for reports."""
+        if self.architecture == "optimum":
+            return "closed-form optimum of the training images"
         name = {"ddpmpp": "DDPM++", "ncsnpp": "NCSN++", "adm": "ADM"}[self.architecture]
         widths = " ".join(str(self.channels * m) for m in self.multipliers)
         attention = " ".join(map(str, self.attention)) or "the coarsest only"
@@ -138,6 +142,10 @@ def build_denoiser(
     Raises:
         UserError: The images do not fit the network.
     """
+    if config.architecture == "optimum":
+        raise UserError(
+            "The optimum has no weights to train: it is made of the training images (diffmem generate --optimum DATA)."
+        )
     channels, height, width = image_shape
     levels = len(config.multipliers)
     if height != width or height % 2 ** (levels - 1) or height < 2 ** (levels - 1):

@@ -8,10 +8,10 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from diffmem.errors import UserError, nearest
 from diffmem.models.config import ModelConfig
@@ -25,6 +25,7 @@ __all__ = [
     "TrainRecipe",
     "config_hash",
     "load_recipe",
+    "merged",
     "override",
     "settings_table",
     "validated",
@@ -37,6 +38,27 @@ class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class MixtureConfig(_Config):
+    """A second source, of which a share of each training set is taken."""
+
+    source: str = Field(description="Like data.source.")
+    share: float = Field(ge=0, le=1, description="Share of the images that come from the second source.")
+    classes: tuple[str | int, ...] | None = Field(None, description="Classes to keep of it.")
+    synsets: str | None = Field(
+        None, description="'dogs', or a file of WordNet ids: classes to take of an ImageNet folder."
+    )
+    images: int | None = Field(
+        None, ge=1, description="How many images are read of it, spread over its synsets; all if not given."
+    )
+
+
+class DuplicationConfig(_Config):
+    """Copies of some training images."""
+
+    share: float = Field(gt=0, le=1, description="Share of the images that are copied.")
+    copies: int = Field(ge=2, description="How often each of them occurs.")
+
+
 class DataConfig(_Config):
     """The data distribution P: where images come from, how training and held-out sets are drawn."""
 
@@ -45,12 +67,20 @@ class DataConfig(_Config):
         None, ge=1, description="Side of the images in pixels; as they are if not given."
     )
     gray: bool = Field(False, description="Convert to grey.")
-    classes: tuple[str | int, ...] | None = Field(None, description="Classes to keep, by name or number.")
+    classes: tuple[str | int, ...] | None = Field(
+        None, description="Classes to keep, by name or number; a single number keeps the first so many."
+    )
     selection: Literal["balanced", "first", "random"] = Field(
         "balanced", description="How training sets are drawn; all are nested."
     )
     seed: int = Field(0, ge=0, description="Seed of random selections and of the held-out images.")
-    labels: bool = Field(False, description="Train class-conditional models on the labels.")
+    mixture: MixtureConfig | None = None
+    labels: Literal["none", "true", "random", "unique"] = Field(
+        "none",
+        description="Condition the model on nothing, on the true labels, on random ones, or on one for each image.",
+    )
+    label_classes: int | None = Field(None, ge=1, description="Number of classes of random labels.")
+    duplication: DuplicationConfig | None = None
     heldout: int | None = Field(
         None,
         ge=1,
@@ -59,6 +89,25 @@ class DataConfig(_Config):
     heldout_split: Literal["train", "test"] = Field(
         "train", description="Where the held-out images come from."
     )
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _yes_or_no(cls, value: Any) -> Any:
+        return {True: "true", False: "none"}.get(value, value) if isinstance(value, bool) else value
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _first_classes(cls, value: Any) -> Any:
+        return tuple(range(value)) if isinstance(value, int) and value > 0 else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.labels == "random") != (self.label_classes is not None):
+            raise ValueError(
+                "random labels need label_classes, their number of classes, and other labels must not have it"
+                f" (labels is {self.labels!r}, label_classes is {self.label_classes})"
+            )
+        return self
 
 
 class MeasureConfig(_Config):
@@ -69,6 +118,10 @@ class MeasureConfig(_Config):
     )
     threshold: float = Field(1 / 3, gt=0, lt=1, description="A sample is memorized if d1 / d2 is below this.")
     epsilon: float = Field(0.1, gt=0, lt=1, description="EMM is the largest size with R_mem >= 1 - epsilon.")
+    frechet: str | None = Field(
+        None,
+        description="Also a Frechet distance to the training images: 'pixels', 'inception' or a TorchScript file.",
+    )
 
 
 class TrainRecipe(_Config):
@@ -111,12 +164,18 @@ def config_hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _group(annotation: Any) -> type[BaseModel] | None:
+    """Return the model that a field holds, also where it may be left out; none if the field is a plain setting."""
+    kinds = [annotation, *get_args(annotation)]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
 def _keys_at(kind: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     """Return the fields that exist where a validation error points to."""
     fields = kind.model_fields
     for part in location:
-        inner = fields[part].annotation if isinstance(part, str) and part in fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        inner = _group(fields[part].annotation) if isinstance(part, str) and part in fields else None
+        if inner is None:
             break
         fields = inner.model_fields
     return list(fields)
@@ -162,7 +221,7 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _numbers(value, f"{prefix}{name}.")
         else:
             entries = value if isinstance(value, tuple) else (value,)
-            yield from ((prefix + name, entry) for entry in entries if isinstance(entry, float))
+            yield from ((f"{prefix}{name}", entry) for entry in entries if isinstance(entry, float))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -195,7 +254,9 @@ def override(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"Setting {setting!r} must read key=value, for example training.epochs=500.")
         place, parts = result, key.split(".")
         for part in parts[:-1]:
-            place = place.setdefault(part, {})
+            if place.get(part) is None:  # a group that may be left out, and was
+                place[part] = {}
+            place = place[part]
             if not isinstance(place, dict):
                 raise UserError(f"Setting {setting!r}: {part!r} is not a group of keys.")
         try:
@@ -225,8 +286,8 @@ def settings_table(kind: type[BaseModel], prefix: str = "") -> list[tuple[str, s
     """Return (key, default, meaning) of every setting of a model, in order."""
     rows: list[tuple[str, str, str]] = []
     for name, field in kind.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
+        inner = _group(field.annotation)
+        if inner is not None:
             rows += settings_table(inner, f"{prefix}{name}.")
         else:
             default = "required" if field.is_required() else json.dumps(field.default)
@@ -242,12 +303,13 @@ def _with_base(path: Path, visited: set[Path]) -> dict[str, Any]:
     resolved = (path.parent / str(base)).resolve()
     if resolved in visited:
         raise UserError(f"{path}: the chain of bases comes back to {base}.")
-    return _merged(_with_base(resolved, visited | {resolved}), content)
+    return merged(_with_base(resolved, visited | {resolved}), content)
 
 
-def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the base with the changes in it; groups of keys are merged, other values replaced."""
+    result = dict(base)
     for key, value in changes.items():
-        old = merged.get(key)
-        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,66 +13,24 @@ import torch
 from numpy.typing import NDArray
 
 import diffmem
-from diffmem.data import (
-    ImageSet,
-    build,
-    duplicate_groups,
-    hold_out,
-    open_images,
-    random_subset,
-    select,
-    write_images,
-)
+from diffmem.data import ImageSet, duplicate_groups, open_images, write_images
+from diffmem.distributed import world
 from diffmem.errors import UserError
 from diffmem.files import read_number, write_json
 from diffmem.memorization import RatioRule, protocol_id
 from diffmem.models import build_denoiser, count_parameters
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.sampling import SamplerConfig
+from diffmem.studies.distribution import open_distribution
 from diffmem.studies.emm import estimate_emm
 from diffmem.studies.executor import default_workers, run_jobs
-from diffmem.studies.recipe import DataConfig, MeasureConfig, StudyRecipe
+from diffmem.studies.recipe import MeasureConfig, StudyRecipe
 from diffmem.studies.results import StudyResult
 from diffmem.studies.run import Run
 
-__all__ = ["Example", "Study", "draw_training_set", "pool_and_heldout"]
+__all__ = ["Example", "Study", "execute_studies"]
 
 _RUNS, _DATA = "runs", "data"
-
-
-def pool_and_heldout(
-    config: DataConfig, progress: Progress = NO_PROGRESS
-) -> tuple[ImageSet, ImageSet | None]:
-    """Return the images that training sets are drawn from, and the held-out images, which are none of these.
-
-    Raises:
-        UserError: The source or a wish cannot be met.
-    """
-
-    def opened(split: str) -> ImageSet:
-        return build(
-            config.source, resolution=config.resolution, gray=config.gray, classes=config.classes,
-            split="test" if split == "test" else "train", progress=progress,
-        )  # fmt: skip
-
-    pool = opened("train")
-    heldout = None
-    if config.heldout is not None:
-        if config.heldout_split == "test":
-            heldout = random_subset(opened("test"), config.heldout, config.seed)
-        else:
-            pool, heldout = hold_out(pool, config.heldout, config.seed)
-    return pool, heldout
-
-
-def draw_training_set(pool: ImageSet, config: DataConfig, size: int) -> ImageSet:
-    """Return the training set of this size; smaller ones are contained in larger ones.
-
-    Raises:
-        UserError: The pool cannot give it.
-    """
-    drawn = select(pool, size, config.selection, config.seed)
-    return drawn if config.labels else drawn.with_labels(None, None, "without labels")
 
 
 @dataclass(frozen=True)
@@ -127,30 +85,41 @@ class Study:
 
     Args:
         recipe: What to do.
-        folder: Where runs, data and results lie; made if missing. Studies may share it: runs are named by
-        content.
+        folder: Where results lie; made if missing.
+        store: Where runs and their data lie; the folder if not given. Studies may share it: runs are named by content.
+        progress: Told of images being read.
 
     Raises:
         UserError: The data cannot be had, a size cannot be drawn, or the images do not fit the model.
     """
 
-    def __init__(self, recipe: StudyRecipe, folder: Path, progress: Progress = NO_PROGRESS) -> None:
-        self.recipe, self.folder = recipe, folder
-        pool, self.heldout = pool_and_heldout(recipe.data, progress)
-        self.pool = pool
-        self.sets = {size: draw_training_set(pool, recipe.data, size) for size in sorted(recipe.sizes)}
+    def __init__(
+        self,
+        recipe: StudyRecipe,
+        folder: Path,
+        progress: Progress = NO_PROGRESS,
+        *,
+        store: Path | None = None,
+    ) -> None:
+        self.recipe, self.folder, self.store = recipe, folder, store or folder
+        self.distribution = open_distribution(recipe.data, progress)
+        self.heldout = self.distribution.heldout
+        self.sets = {size: self.distribution.draw(size) for size in sorted(recipe.sizes)}
         smallest = self.sets[min(self.sets)]
         if len(np.unique(duplicate_groups(smallest))) < 2:  # larger sets contain it
             raise UserError(
                 f"The training set of size {len(smallest)} has only one distinct image: the rule compares the two nearest distinct"
                 " images. Choose larger sizes or other images."
             )
-        self.parameters = count_parameters(build_denoiser(recipe.model, smallest.shape, smallest.num_classes))
+        self.parameters = 0
+        if recipe.model.architecture != "optimum":
+            denoiser = build_denoiser(recipe.model, smallest.shape, smallest.num_classes)
+            self.parameters = count_parameters(denoiser)
 
     def runs(self) -> list[Run]:
         """Return the runs of all sizes and seeds, ascending."""
         return [
-            Run(images, self.heldout, self.recipe.model, self.recipe.training, seed, self.folder / _RUNS)
+            Run(images, self.heldout, self.recipe.model, self.recipe.training, seed, self.store / _RUNS)
             for images in self.sets.values()
             for seed in self.recipe.seeds
         ]
@@ -163,36 +132,22 @@ class Study:
         progress: Progress = NO_PROGRESS,
         warn: Callable[[str], None] = lambda text: None,
     ) -> StudyResult:
-        """Do what is not done yet and return the result.
-
-        Args:
-            device: 'cpu' or 'cuda'.
-            workers: Processes; by default one per core, or one on a GPU.
-            progress: Told the work done, in images trained.
-            warn: Told of damaged files that are made anew.
+        """Do what is not done yet and return the result; the arguments are those of `execute_studies`.
 
         Raises:
             DiffmemError: A run failed.
             KeyboardInterrupt: A stop was requested; everything is saved.
         """
-        begin = time.monotonic()
-        recipe = self.recipe
-        earlier = self._earlier_seconds()
-        waiting = [run for run in self.runs() if not run.is_finished(recipe.sampling, recipe.measure)]
-        jobs = [self._job(run, device) for run in waiting]
-        costs = [run.total_units(recipe.sampling, recipe.measure) for run in waiting]
-        try:
-            if jobs:
-                count = default_workers(len(jobs), device) if workers is None else min(workers, len(jobs))
-                run_jobs(jobs, _work, costs, workers=count, progress=progress, warn=warn)
-        finally:
-            write_json(self.folder / "seconds.json", {"seconds": earlier + time.monotonic() - begin})
+        execute_studies([self], self.folder, device=device, workers=workers, progress=progress, warn=warn)
         return self.result(device)
 
-    def _earlier_seconds(self) -> float:
-        return read_number(self.folder / "seconds.json", "seconds")
+    def unfinished(self) -> list[Run]:
+        """Return the runs that are not trained and measured yet."""
+        recipe = self.recipe
+        return [run for run in self.runs() if not run.is_finished(recipe.sampling, recipe.measure)]
 
-    def _job(self, run: Run, device: str) -> _Job:
+    def job(self, run: Run, device: str) -> _Job:
+        """Return what a worker process needs to do a run; the images that it trains on are written to the store."""
         return _Job(
             recipe=self.recipe,
             training_set=self._stored(run.training_set, "train"),
@@ -204,7 +159,7 @@ class Study:
 
     def _stored(self, images: ImageSet, kind: str) -> Path:
         """Write a set once, named by its content, so that workers and later readers have the very images."""
-        path = self.folder / _DATA / f"{kind}-{images.fingerprint[:16]}.npz"
+        path = self.store / _DATA / f"{kind}-{images.fingerprint[:16]}.npz"
         if path.exists():
             try:
                 if open_images(path).fingerprint == images.fingerprint:
@@ -217,7 +172,7 @@ class Study:
     def result(self, device: str = "cpu") -> StudyResult:
         """Summarize the finished runs."""
         recipe = self.recipe
-        records = [run.record(recipe.sampling, recipe.measure, self.folder) for run in self.runs()]
+        records = [run.record(recipe.sampling, recipe.measure, self.store) for run in self.runs()]
         peaks: dict[int, list[tuple[int, int]]] = {}
         lasts: dict[int, list[tuple[int, int]]] = {}
         for record in records:
@@ -227,15 +182,9 @@ class Study:
             lasts.setdefault(record.size, []).append(
                 (record.last.memorized.count, record.last.memorized.total)
             )
-        shape = self.pool.shape
-        heldout = "none" if self.heldout is None else f"{len(self.heldout)} images"
         return StudyResult(
             title=recipe.title,
-            data=(
-                f"{recipe.data.source}: {'; '.join(self.pool.history)}; {shape[1]}x{shape[2]}x{shape[0]},"
-                f" {recipe.data.selection} nested subsets,"
-                f" {'class-conditional' if recipe.data.labels else 'unconditional'}; held out: {heldout}"
-            ),
+            data=self.distribution.describe(),
             model=f"{recipe.model.describe()}; {self.parameters:,} parameters",
             training=recipe.training.describe(),
             sampling=(
@@ -248,7 +197,7 @@ class Study:
             runs=records,
             emm=estimate_emm(peaks, recipe.measure.epsilon),
             emm_last=estimate_emm(lasts, recipe.measure.epsilon),
-            seconds=self._earlier_seconds(),
+            seconds=_earlier_seconds(self.folder),
             versions=versions(device),
             notes=[],
         )
@@ -257,6 +206,57 @@ class Study:
         """Return the first `count` seeds at the peak of this run, with their neighbours."""
         run = next(run for run in self.runs() if run.run_id == run_id)
         return example_of(run, self.recipe.sampling, self.recipe.measure, count)
+
+
+def _earlier_seconds(folder: Path) -> float:
+    return read_number(folder / "seconds.json", "seconds")
+
+
+def execute_studies(
+    studies: Sequence[Study],
+    folder: Path,
+    *,
+    device: str = "cpu",
+    workers: int | None = None,
+    progress: Progress = NO_PROGRESS,
+    warn: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Do what is not done yet of several studies, as one pool of work; runs that they share are done once.
+
+    Under torchrun all processes work on each run together, one run after the other.
+
+    Args:
+        studies: What to do.
+        folder: Where the time spent is noted.
+        device: 'cpu' or 'cuda'.
+        workers: Processes; by default one per core, or one on a GPU. Not used under torchrun.
+        progress: Told the work done, in images trained.
+        warn: Told of damaged files that are made anew.
+
+    Raises:
+        DiffmemError: A run failed.
+        KeyboardInterrupt: A stop was requested; everything is saved.
+    """
+    begin, earlier, here = time.monotonic(), _earlier_seconds(folder), world()
+    waiting: dict[Path, tuple[Study, Run]] = {}
+    for study in studies:
+        for run in study.unfinished():
+            recipe = study.recipe
+            waiting[run.evaluation_folder(recipe.sampling, recipe.measure.samples)] = (study, run)
+    costs = [run.total_units(study.recipe.sampling, study.recipe.measure) for study, run in waiting.values()]
+    try:
+        if waiting and here.size > 1:
+            for study, run in waiting.values():
+                run.execute(
+                    study.recipe.sampling, study.recipe.measure, device=device, progress=progress, warn=warn
+                )
+        elif waiting:
+            jobs = [study.job(run, device) for study, run in waiting.values()]
+            count = default_workers(len(jobs), device) if workers is None else min(workers, len(jobs))
+            run_jobs(jobs, _work, costs, workers=count, progress=progress, warn=warn)
+    finally:
+        if here.is_first:
+            write_json(folder / "seconds.json", {"seconds": earlier + time.monotonic() - begin})
 
 
 def example_of(run: Run, sampling: SamplerConfig, measure: MeasureConfig, count: int) -> Example:

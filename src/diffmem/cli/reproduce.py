@@ -1,0 +1,180 @@
+"""`diffmem reproduce`: the experiments of the paper, each by one command."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from diffmem.cli.common import Settings
+from diffmem.errors import UserError
+
+if TYPE_CHECKING:
+    from diffmem.studies.reproduce import Reproduction
+    from diffmem.studies.results import ExperimentResult
+    from diffmem.studies.study import Study
+
+__all__ = ["reproduce"]
+
+_PICTURES = "results"
+
+
+def reproduce(
+    experiment: str | None = None,
+    *,
+    scale: Literal["paper", "cpu", "smoke"] | None = None,
+    set_: Settings = None,
+    all_levels: bool = False,
+    out: Path | None = None,
+    all_: bool = False,
+    page: Path | None = None,
+    list_: bool = False,
+    device: str | None = None,
+    workers: int | None = None,
+) -> None:
+    """Run an experiment of "On Memorization in Diffusion Models" and lay it beside the paper's numbers.
+
+    Arguments are in the paper's numbers: --set size=2000 is a training set of 2,000 images at the paper scale, and the
+    one that stands for it at the cpu scale. Interrupt with Ctrl-C; the same command goes on.
+
+    Example: diffmem reproduce fig5_labels --all-levels
+
+    Example: diffmem reproduce fig2_dim --set size=5000 --set resolution=16 --set attention=8
+
+    Example: diffmem reproduce --all --scale cpu --page docs/results.md
+
+    Args:
+        experiment: Name of the experiment; --list shows them.
+        scale: paper (the paper's networks and sizes), cpu (the same experiment with small networks and few images, in minutes on
+            two cores), or smoke (the whole path in under a minute, numbers without meaning). By default what DIFFMEM_SCALE
+            says, else paper on a GPU and cpu without one.
+        set_: Change a parameter of the experiment, the size, or any key of the recipe, key=value; may be repeated.
+        all_levels: The whole figure instead of one level of its factor.
+        out: Folder to write; by default reproduce/EXPERIMENT, or reproduce with --all.
+        all_: All experiments, with all levels.
+        page: With --all: also write all results to this Markdown file, figures beside it.
+        list_: Show the experiments: factor, levels, parameters, what the paper found.
+        device: cpu, cuda or cuda:N; by default a GPU where there is one.
+        workers: Processes that train at the same time; by default one per core on a CPU.
+    """
+    from diffmem.studies.experiment import experiment_names, load_experiment
+    from diffmem.studies.reproduce import plan
+
+    if list_:
+        _print_experiments()
+        return
+    if (experiment is None) == (not all_):
+        names = ", ".join(experiment_names())
+        raise UserError(f"Name one experiment, or give --all. Experiments are {names}.")
+    if page is not None and not all_:
+        raise UserError("--page is the page of all experiments: give --all with it.")
+
+    from diffmem.cli.common import choose_device
+
+    place = choose_device(device)
+    size = _scale(scale, place)
+    settings = list(set_ or [])
+    if experiment is not None:
+        folder = out or Path("reproduce") / experiment
+        planned = [plan(load_experiment(experiment), size, folder, all_levels=all_levels, settings=settings)]
+    else:
+        root = out or Path("reproduce")
+        planned = [
+            plan(load_experiment(name), size, root / name, all_levels=True, settings=settings, store=root)
+            for name in experiment_names()
+        ]
+    _carry_out(planned, place, workers, page)
+
+
+def _scale(wanted: str | None, device: str) -> Literal["paper", "cpu", "smoke"]:
+    from diffmem.studies.experiment import SCALES
+
+    name = wanted or os.environ.get("DIFFMEM_SCALE") or ("paper" if device.startswith("cuda") else "cpu")
+    for scale in SCALES:
+        if scale == name:
+            return scale
+    raise UserError(f"DIFFMEM_SCALE={name!r} is no scale; choose one of {', '.join(SCALES)}.")
+
+
+def _carry_out(planned: list[Reproduction], device: str, workers: int | None, page: Path | None) -> None:
+    import yaml
+    from rich.console import Console
+
+    from diffmem.cli.common import warn
+    from diffmem.distributed import world
+    from diffmem.files import write_text
+    from diffmem.progress import show_progress
+    from diffmem.reports import experiment_table
+    from diffmem.studies.reproduce import carry_out
+
+    results = []
+    for one in planned:
+        print(one.first_line)
+        with show_progress(one.experiment.name) as progress:
+            result, studies = carry_out(one, device=device, workers=workers, progress=progress, warn=warn)
+        if not world().is_first:
+            continue
+        for level, study in zip(one.levels, studies, strict=True):
+            write_text(
+                one.folder / "recipes" / f"{_file_name(level.paper_name)}.yaml",
+                yaml.safe_dump(study.recipe.model_dump(mode="json"), sort_keys=False),
+            )
+        paths = _write(one, result, studies)
+        Console().print(experiment_table(result))
+        for claim in result.claims:
+            print(f"{claim.verdict}: {claim.claim}: {claim.numbers}")
+        print(f"{paths.html}\n{paths.json}")
+        results.append(result)
+        if page is not None:
+            _write_page(results, page, one.scale_name)  # after each, so that hours of work can be read as they come
+
+
+def _file_name(level: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in ".,=-" else "_" for letter in level)
+
+
+def _write(one: Reproduction, result: ExperimentResult, studies: list[Study]):  # type: ignore[no-untyped-def]
+    from diffmem.reports import Gallery, write_experiment
+
+    galleries = []
+    for level, study in zip(result.levels, studies, strict=True):
+        run = max(level.study.runs, key=lambda run: run.peak.memorized.value)
+        shown = study.example(run.run_id)
+        galleries.append(
+            Gallery(
+                f"{result.factor} {level.name}: {shown.title}",
+                shown.generated,
+                shown.nearest,
+                shown.second,
+                shown.ratios.tolist(),
+                level.study.threshold,
+            )
+        )
+    return write_experiment(result, galleries[:4], one.folder)
+
+
+def _write_page(results: list[ExperimentResult], page: Path, scale: str) -> None:
+    from diffmem.files import write_text
+    from diffmem.reports import experiment_figure, results_page, save_figure
+
+    folder = page.parent / _PICTURES
+    for result in results:
+        save_figure(experiment_figure(result), folder / f"{result.name}.png")
+    pictures = {result.name: f"{_PICTURES}/{result.name}.png" for result in results}
+    write_text(page, results_page(results, pictures, f"diffmem reproduce --all --scale {scale} --page {page.name}"))
+    print(page)
+
+
+def _print_experiments() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from diffmem.studies.experiment import experiment_names, load_experiment
+
+    table = Table("experiment", "factor", "levels", "parameters", "what the paper found", box=None, padding=(0, 2, 1, 0))
+    for name in experiment_names():
+        one = load_experiment(name)
+        labels = [one.label_of(level) for level in one.levels]
+        shown = ", ".join(labels[:9]) + (f", ... ({len(labels)})" if len(labels) > 9 else "")
+        table.add_row(name, one.factor, shown, ", ".join(("size", *one.parameters)), one.finding)
+    Console().print(table)
