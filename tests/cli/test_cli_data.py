@@ -1,15 +1,18 @@
+import hashlib
+
 import cyclopts
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffmem.cli.data import data_build, data_info
-from diffmem.data import balanced, open_images
-from diffmem.errors import UserError
+from diffmem.cli.data import data_build, data_fetch, data_info
+from diffmem.data import DOWNLOADS, Download, balanced, build, open_images
+from diffmem.errors import DiffmemError, UserError
 
 app = cyclopts.App(result_action="return_value")
 app.command(data_build, name="build")
 app.command(data_info, name="info")
+app.command(data_fetch, name="fetch")
 
 
 def test_build_writes_the_set_and_prints_one_line(tmp_path, capsys):
@@ -44,6 +47,53 @@ def test_build_passes_every_option_on(tmp_path, capsys):
     assert images.class_names == ("3", "7")
     assert images.shape == (1, 6, 6)
     assert "seed 2" in " ".join(images.history)
+
+
+def test_build_passes_the_options_of_mixtures_labels_and_copies_on(tmp_path, capsys):
+    out = tmp_path / "d.zip"
+    mixed = ["--classes", "5", "--mix", "digits", "--mix-classes", "7", "--share", "0.3"]
+    changed = [
+        "--labels",
+        "random",
+        "--label-classes",
+        "50",
+        "--duplicate",
+        "0.5",
+        "--copies",
+        "5",
+        "--seed",
+        "3",
+    ]
+    app(["build", "digits", str(out), "--size", "20", *mixed, *changed])
+    expected = build(
+        "digits", size=20, classes=["5"], mix="digits", mix_classes=["7"], share=0.3, labels="random", label_classes=50,
+        duplicate=0.5, copies=5, seed=3,
+    )  # fmt: skip
+    images = open_images(out)
+    assert (images.fingerprint, images.num_classes) == (expected.fingerprint, 50)
+    assert ", 50 classes, " in capsys.readouterr().out
+
+
+def test_build_reads_synsets_of_imagenet(tmp_path):
+    for synset in ("n00000001", "n00000002"):
+        (tmp_path / "train" / synset).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (9, 7), (number, 0, 0)).save(tmp_path / "train" / synset / f"{number}.JPEG")
+    (tmp_path / "list.txt").write_text("n00000001 tabby\nn00000002 wolf\n")
+    synsets, out = ["--synsets", str(tmp_path / "list.txt")], tmp_path / "d.npz"
+    app(["build", str(tmp_path), str(out), *synsets, "--size", "3", "--resolution", "4"])
+    images = open_images(out)
+    assert (images.class_names, images.labels.tolist()) == (("tabby", "wolf"), [0, 1, 0])
+    mixed = ["--mix", str(tmp_path), "--mix-synsets", str(tmp_path / "list.txt"), "--share", "0.5"]
+    app(["build", "digits", str(out), *mixed, "--size", "4", "--resolution", "4", "--gray"])
+    assert open_images(out).labels.tolist() == [0, 0, 1, 1]
+
+
+def test_build_does_not_replace_the_source_that_it_mixes_in(tmp_path, capsys):
+    out = tmp_path / "d.zip"
+    data_build("digits", out, size=10)
+    with pytest.raises(UserError, match="the source itself"):
+        data_build("digits", out, mix=str(out), share=0.5, size=10)
 
 
 @pytest.mark.parametrize("name", ["d.tar", "folder"])
@@ -102,3 +152,28 @@ def test_info_sums_up_very_many_classes(tmp_path, capsys):
     np.savez(path, images=np.zeros((50, 3, 3), np.uint8), labels=np.arange(50))
     data_info(str(path))
     assert "50 in all, 1 to 1 images each" in " ".join(capsys.readouterr().out.split())
+
+
+def test_fetch_puts_the_archive_where_examples_look_for_it_and_does_so_once(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "datasets" / "cifar10" / "cifar-10-python.tar.gz"
+    out.parent.mkdir(parents=True)
+    out.write_bytes(b"archive")
+    md5 = hashlib.md5(b"archive").hexdigest()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(DOWNLOADS, "cifar10", Download("http://127.0.0.1:9/cifar-10-python.tar.gz", md5, 7))
+    app(["fetch", "cifar10"])
+    printed = capsys.readouterr().out
+    assert printed == (
+        "datasets/cifar10/cifar-10-python.tar.gz: is there already and whole, nothing was downloaded "
+        f"(7 B, MD5 {md5})\n"
+    )
+
+
+def test_fetch_without_a_network_says_what_to_do_and_is_no_mistake_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setitem(DOWNLOADS, "cifar10", Download("http://127.0.0.1:9/cifar.tar.gz", "0" * 32, 7))
+    with pytest.raises(
+        DiffmemError, match=r"by hand, on any machine, and put it at .*c\.tar\.gz \(7 bytes"
+    ) as failure:
+        app(["fetch", "cifar10", "--out", str(tmp_path / "c.tar.gz")])
+    assert not isinstance(failure.value, UserError)

@@ -20,6 +20,30 @@ def test_a_set_without_labels_has_no_classes():
     assert image_set(classes=0).num_classes == 0
 
 
+def test_classes_that_have_a_name_count_although_they_are_empty():
+    # trap: the original's label_dim is the largest label plus one
+    images = image_set(4, classes=2).with_labels([0, 1, 1, 0], tuple("abcde"), "named")
+    assert images.num_classes == 5
+    assert images.take([0], "one").num_classes == 5
+    assert images.with_labels([0, 1, 1, 0], None, "bare").num_classes == 2
+
+
+def test_the_fingerprint_tells_sets_with_other_numbers_of_classes_apart():
+    images = image_set(4, classes=2)
+    bare = images.with_labels(images.labels, None, "bare")
+    more = images.with_labels(images.labels, ("a", "b", "c"), "three")
+    assert bare.fingerprint == images.fingerprint
+    assert len({images.fingerprint, more.fingerprint, images.with_labels(None, None, "-").fingerprint}) == 3
+    renamed = images.with_labels(images.labels, ("x", "y", "z"), "three")
+    assert renamed.fingerprint == more.fingerprint
+
+
+def test_a_constant_set_and_a_set_of_one_image_are_sets():
+    # trap: the original's builders assert that the least pixel is 0 and the largest 255
+    images = ImageSet(np.full((1, 1, 2, 2), 7, np.uint8), [0], ("a",))
+    assert (len(images), images.num_classes) == (1, 1)
+
+
 def test_nothing_in_a_set_can_be_changed():
     images = image_set()
     with pytest.raises(ValueError, match="read-only"):

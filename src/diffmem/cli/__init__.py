@@ -8,7 +8,7 @@ from __future__ import annotations
 from cyclopts import App
 
 from diffmem import __version__
-from diffmem.cli.data import data_build, data_info
+from diffmem.cli.data import data_build, data_fetch, data_info
 from diffmem.cli.doctor import doctor
 from diffmem.cli.generate import generate
 from diffmem.cli.measure import measure
@@ -25,9 +25,10 @@ app = App(
     help_format="plaintext",
     suppress_keyboard_interrupt=False,  # __main__ says what becomes of the work
 )
-data = App(name="data", help="Build an image set, or look at one.", help_format="plaintext")
+data = App(name="data", help="Build an image set, look at one, or download one.", help_format="plaintext")
 data.command(data_build, name="build")
 data.command(data_info, name="info")
+data.command(data_fetch, name="fetch")
 app.command(data)
 for command in (quickstart, train, generate, measure, study, report, doctor):
     app.command(command)

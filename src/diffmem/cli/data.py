@@ -1,4 +1,4 @@
-"""`diffmem data`: build a data set, look at one."""
+"""`diffmem data`: build a data set, look at one, download one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from diffmem.data.images import ImageSet
 
-__all__ = ["data_build", "data_info"]
+__all__ = ["data_build", "data_fetch", "data_info"]
 
 _MOST_CLASSES_SHOWN = 20
 
@@ -26,28 +26,50 @@ def data_build(
     selection: Literal["balanced", "first", "random"] | None = None,
     seed: int = 0,
     split: Literal["train", "test"] = "train",
+    synsets: str | None = None,
+    mix: str | None = None,
+    share: float | None = None,
+    mix_classes: list[str] | None = None,
+    mix_synsets: str | None = None,
+    labels: Literal["true", "random", "unique", "none"] | None = None,
+    label_classes: int | None = None,
+    duplicate: float | None = None,
+    copies: int | None = None,
 ) -> None:
     """Build a data set: choose images of a source, bring them to one form, write them to one file.
+
+    Sets of one seed are nested: a smaller one is contained in a larger one.
 
     Example: diffmem data build cifar-10-python.tar.gz datasets/cifar10-1k.zip --size 1000 --resolution 32
 
     Args:
         source: What to read: the word digits, a CIFAR-10 archive, a folder of images (sub-folders are
-            classes), a .zip, an .npz with uint8 images, or IDX files (MNIST's format).
+            classes), a .zip, an .npz with uint8 images, or IDX files (MNIST's format); with --synsets,
+            ImageNet's folder.
         out: File to write, .zip (PNGs and dataset.json, as EDM reads them) or .npz.
-        size: Number of images; all if left out.
+        size: Number of different images; all if left out.
         resolution: Side of the images in pixels; as they are if left out.
         gray: Turn the images grey.
         classes: Names or numbers of the classes to keep; all if left out.
         selection: How images are chosen: balanced (the first of each class), first, or random. If left out:
             balanced where there are labels, else first.
-        seed: Seed of the random selection.
+        seed: Seed of random selections, random labels, duplicates, and the choice of ImageNet's images.
         split: Which split of the source to read.
+        synsets: Classes of ImageNet to read: dogs (the 123 of the study), or a text file of WordNet ids.
+        mix: A second source, to be mixed in; needs --size and --share.
+        share: Share of the images that come from the second source, from 0 to 1.
+        mix_classes: Classes to keep of the second source.
+        mix_synsets: Like --synsets, for the second source.
+        labels: true keeps the labels and insists on them; random draws them (needs --label-classes), unique
+            gives each image its own, none removes them. As they are if left out.
+        label_classes: Number of classes of random labels.
+        duplicate: Share of the images that are to occur several times, from 0 to 1; needs --copies.
+        copies: How often they occur in total.
     """
     from diffmem.data.build import build, write_images
     from diffmem.progress import show_progress
 
-    _check_target(source, out)
+    _check_target((source, mix), out)
     with show_progress("Building") as progress:
         images = build(
             source,
@@ -58,6 +80,15 @@ def data_build(
             selection=selection,
             seed=seed,
             split=split,
+            synsets=synsets,
+            mix=mix,
+            share=share,
+            mix_classes=mix_classes,
+            mix_synsets=mix_synsets,
+            labels=labels,
+            label_classes=label_classes,
+            duplicate=duplicate,
+            copies=copies,
             progress=progress,
         )
         write_images(images, out, progress)
@@ -91,7 +122,27 @@ def data_info(path: str, *, split: Literal["train", "test"] = "train", sheet: Pa
         print(f"contact sheet: {sheet}")
 
 
-def _check_target(source: str, out: Path) -> None:
+def data_fetch(name: Literal["cifar10"], *, out: Path | None = None) -> None:
+    """Download a published data set, check it, and go on where an earlier download was cut short.
+
+    Example: diffmem data fetch cifar10
+
+    Args:
+        name: Which: cifar10, the 170 MB archive of CIFAR-10 for Python, from its authors' site.
+        out: File to write; datasets/cifar10/cifar-10-python.tar.gz if left out.
+    """
+    from diffmem.data.fetch import DOWNLOADS, fetch
+    from diffmem.progress import show_progress
+
+    download = DOWNLOADS[name]
+    target = out or Path("datasets") / name / download.file
+    with show_progress(f"Downloading {download.file}") as progress:
+        new = fetch(download, target, progress)
+    told = "downloaded" if new else "is there already and whole, nothing was downloaded"
+    print(f"{target}: {told} ({_bytes_in_words(download.size)}, MD5 {download.md5})")
+
+
+def _check_target(sources: tuple[str | None, ...], out: Path) -> None:
     # Before the work, so that a wrong ending or a source that would be replaced costs no time.
     from diffmem.errors import UserError
 
@@ -99,8 +150,12 @@ def _check_target(source: str, out: Path) -> None:
         raise UserError(
             f"A data set is written as .zip or .npz, not as {out.name!r}; give the file one of these endings."
         )
-    if out.exists() and source != "digits" and Path(source).exists() and out.samefile(source):
-        raise UserError(f"{out} is the source itself; write to another file.")
+    for source in sources:
+        if source in (None, "digits"):
+            continue
+        place = Path(str(source)).expanduser()
+        if out.exists() and place.exists() and out.samefile(place):
+            raise UserError(f"{out} is the source itself; write to another file.")
 
 
 def _table(path: str, images: ImageSet) -> Table:

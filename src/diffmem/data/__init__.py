@@ -4,8 +4,14 @@ Modules:
     images: `ImageSet`, the noun of this room.
     sources: `open_images`, which recognises what it is given; one module per kind: `cifar10` (with
         `unpickle`), `folder`, `edm_zip`, `npz`, `idx`, `digits`.
+    imagenet: chosen synsets out of ImageNet's folders.
+    fetch: the download of a published archive.
     subsets: balanced, first and random selections, chosen classes, held-out images.
     transforms: resolution and channels.
+    labels: random labels, and a label for each image.
+    mixture: two sources at a given share.
+    duplication: copies on purpose, of a given share.
+    shares: how many images a share is, and choices that depend on an image's own pixels only.
     build: a set from a source in one call, and writing it to one file.
     duplicates: exact copies inside a set.
     sheet: a contact sheet for people.
@@ -14,31 +20,49 @@ Modules:
 
 from __future__ import annotations
 
-from diffmem.data.build import Selection, build, select, write_images
+from diffmem.data.build import Labels, Selection, build, select, write_images
 from diffmem.data.duplicates import duplicate_groups
+from diffmem.data.duplication import duplicated
+from diffmem.data.fetch import DOWNLOADS, Download, fetch
+from diffmem.data.imagenet import DOGS, read_imagenet, read_synsets
 from diffmem.data.images import ImageSet
+from diffmem.data.labels import random_labels, unique_labels
+from diffmem.data.mixture import mixture
+from diffmem.data.shares import count_of_share
 from diffmem.data.sheet import contact_sheet
 from diffmem.data.sources import UNDERSTOOD, Split, open_images
 from diffmem.data.subsets import balanced, choose_classes, first, hold_out, random_subset
 from diffmem.data.transforms import grayscale, resize, rgb
 
 __all__ = [
+    "DOGS",
+    "DOWNLOADS",
     "UNDERSTOOD",
+    "Download",
     "ImageSet",
+    "Labels",
     "Selection",
     "Split",
     "balanced",
     "build",
     "choose_classes",
     "contact_sheet",
+    "count_of_share",
     "duplicate_groups",
+    "duplicated",
+    "fetch",
     "first",
     "grayscale",
     "hold_out",
+    "mixture",
     "open_images",
+    "random_labels",
     "random_subset",
+    "read_imagenet",
+    "read_synsets",
     "resize",
     "rgb",
     "select",
+    "unique_labels",
     "write_images",
 ]

@@ -27,8 +27,8 @@ class ImageSet:
             copied.
         labels: Class of each image, int64 (N,), 0 or more; read-only; or none.
         names: Name of each image, for people: where it came from.
-        class_names: Name of each class, by label; or none. Needs labels and has at least `num_classes`
-            entries.
+        class_names: Name of each class, by label; or none. Needs labels, and an entry for the largest one at
+            least. More entries are classes that have no images in this set.
         history: How the set was made, in words, one step per entry.
 
     Raises:
@@ -55,11 +55,11 @@ class ImageSet:
             raise UserError(f"There are {count} images but {len(self.names)} names; give one name per image.")
         if self.class_names is not None and self.labels is None:
             raise UserError("Class names were given without labels; give both or neither.")
-        if self.class_names is not None and len(self.class_names) < self.num_classes:
+        if self.class_names is not None and len(self.class_names) < self._labels_end:
             raise UserError(
                 f"There are {len(self.class_names)} class names but the largest label is "
-                f"{self.num_classes - 1}; "
-                f"give at least {self.num_classes} class names."
+                f"{self._labels_end - 1}; "
+                f"give at least {self._labels_end} class names."
             )
 
     def __len__(self) -> int:
@@ -77,17 +77,31 @@ class ImageSet:
 
     @property
     def num_classes(self) -> int:
-        """The largest label plus one; 0 without labels."""
+        """The number of classes, K: of class names if there are any, else the largest label plus one.
+
+        0 without labels. A class of no images counts if it has a name, so that a model's shape does not
+        depend on which images were drawn.
+        """
+        return self._labels_end if self.class_names is None else len(self.class_names)
+
+    @property
+    def _labels_end(self) -> int:
         return 0 if self.labels is None else int(self.labels.max()) + 1
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 in hexadecimal of the shape, the pixels and the labels; names and history do not count."""
+        """SHA-256 in hexadecimal of the shape, the pixels, the labels and the number of classes.
+
+        Names and history do not count.
+        """
         digest = hashlib.sha256(" ".join(map(str, self.images.shape)).encode())
         digest.update(self.images.reshape(-1).data)
         digest.update(b"labels" if self.labels is not None else b"no labels")
         if self.labels is not None:
             digest.update(self.labels.astype("<i8").data)
+        if self.num_classes != self._labels_end:
+            # Only then, so that a set whose labels tell the number has the fingerprint of its bare arrays.
+            digest.update(f"classes {self.num_classes}".encode())
         return digest.hexdigest()
 
     def take(self, indices: ArrayLike, step: str) -> ImageSet:

@@ -19,10 +19,10 @@ def balanced(images: ImageSet, n: int) -> ImageSet:
 
     Args:
         images: A labelled set.
-        n: Number of images, a multiple of the number of classes.
+        n: Number of images, a multiple of the number of classes: no class takes a remainder.
 
     Raises:
-        UserError: The set has no labels, n is no multiple of K, or a class has too few images.
+        UserError: The set has no labels, n is no multiple of K, or a class has too few images or none.
     """
     _check_size(images, n)
     if images.labels is None:
@@ -30,6 +30,14 @@ def balanced(images: ImageSet, n: int) -> ImageSet:
             "A balanced selection needs labels and this set has none; choose 'first' or 'random' instead."
         )
     classes = images.num_classes
+    counts = np.bincount(images.labels, minlength=classes)
+    empty = np.flatnonzero(counts == 0)
+    if len(empty):
+        raise UserError(
+            f"A balanced selection needs images of every class and {len(empty)} of {classes} have none, the "
+            f"first is class {_told(images, int(empty[0]))}; keep only classes that have images, or choose "
+            "'first' or 'random'."
+        )
     if n % classes:
         below, above = n - n % classes, n - n % classes + classes
         sizes = [size for size in (below, above) if classes <= size <= len(images)]
@@ -43,13 +51,11 @@ def balanced(images: ImageSet, n: int) -> ImageSet:
         )
     need = n // classes
     order = np.argsort(images.labels, kind="stable")
-    counts = np.bincount(images.labels, minlength=classes)
     short = np.flatnonzero(counts < need)
     if len(short):
         label = int(short[0])
-        name = f" ({images.class_names[label]})" if images.class_names else ""
         raise UserError(
-            f"Class {label}{name} has {counts[label]} images but {n} images over {classes} classes need "
+            f"Class {_told(images, label)} has {counts[label]} images but {n} images over {classes} classes need "
             f"{need} each; "
             f"the largest balanced size is {counts.min() * classes}."
         )
@@ -136,7 +142,7 @@ def choose_classes(images: ImageSet, classes: list[str | int]) -> ImageSet:
     numbers.sort()
     for number in numbers:
         if not np.any(images.labels == number):
-            raise UserError(f"Class {number} has no images in this set.")
+            raise UserError(f"Class {_told(images, number)} has no images in this set.")
     inside = np.flatnonzero(np.isin(images.labels, numbers))
     all_names = images.class_names
     told = ", ".join(all_names[number] if all_names else str(number) for number in numbers)
@@ -148,6 +154,10 @@ def choose_classes(images: ImageSet, classes: list[str | int]) -> ImageSet:
     return taken.with_labels(
         np.searchsorted(numbers, taken.labels), names, f"classes renumbered 0 to {len(numbers) - 1}"
     )
+
+
+def _told(images: ImageSet, label: int) -> str:
+    return f"{label} ({images.class_names[label]})" if images.class_names else str(label)
 
 
 def _class_number(images: ImageSet, name: str | int) -> int:

@@ -10,7 +10,16 @@ from diffmem.data.images import ImageSet, frozen
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
 
-__all__ = ["grayscale", "resize", "rgb", "to_pil"]
+__all__ = [
+    "MAX_RESOLUTION",
+    "centre_square",
+    "check_resolution",
+    "grayscale",
+    "lanczos",
+    "resize",
+    "rgb",
+    "to_pil",
+]
 
 MAX_RESOLUTION = 4096
 _BLOCK = 4096
@@ -19,6 +28,26 @@ _BLOCK = 4096
 def to_pil(pixels: NDArray[np.uint8]) -> Image.Image:
     """Return one image, uint8 (C, H, W), as a Pillow image of mode L or RGB."""
     return Image.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
+
+
+def check_resolution(resolution: int) -> None:
+    """Refuse a resolution that is not between 1 and 4096 pixels."""
+    if not 1 <= resolution <= MAX_RESOLUTION:
+        raise UserError(f"The resolution must lie between 1 and {MAX_RESOLUTION} pixels, not {resolution}.")
+
+
+def centre_square(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a view of the middle square of images (..., H, W): the longer sides lose equal parts."""
+    height, width = pixels.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return pixels[..., top : top + side, left : left + side]
+
+
+def lanczos(pixels: NDArray[np.uint8], resolution: int) -> NDArray[np.uint8]:
+    """Return one image, uint8 (C, H, W), resampled to (C, resolution, resolution) by Pillow's LANCZOS filter."""
+    small = to_pil(pixels).resize((resolution, resolution), Image.Resampling.LANCZOS)
+    return np.asarray(small).reshape(resolution, resolution, -1).transpose(2, 0, 1)
 
 
 def resize(images: ImageSet, resolution: int, progress: Progress = NO_PROGRESS) -> ImageSet:
@@ -30,21 +59,18 @@ def resize(images: ImageSet, resolution: int, progress: Progress = NO_PROGRESS) 
     Raises:
         UserError: `resolution` is not between 1 and 4096.
     """
-    if not 1 <= resolution <= MAX_RESOLUTION:
-        raise UserError(f"The resolution must lie between 1 and {MAX_RESOLUTION} pixels, not {resolution}.")
+    check_resolution(resolution)
     _, height, width = images.shape
     if height == width == resolution:
         return images
     side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    cropped = images.images[:, :, top : top + side, left : left + side]
+    cropped = centre_square(images.images)
     steps = [f"centre crop from {width} x {height} to {side} x {side}"] if height != width else []
     if side == resolution:
         return images.with_images(frozen(np.ascontiguousarray(cropped)), steps[0])
     result = np.empty((len(images), images.shape[0], resolution, resolution), np.uint8)
     for index, pixels in enumerate(cropped):
-        small = to_pil(pixels).resize((resolution, resolution), Image.Resampling.LANCZOS)
-        result[index] = np.asarray(small).reshape(resolution, resolution, -1).transpose(2, 0, 1)
+        result[index] = lanczos(pixels, resolution)
         if index % 1024 == 1023:
             progress(index + 1, len(images), "resizing images")
     steps.append(f"resized from {side} x {side} to {resolution} x {resolution} (LANCZOS)")

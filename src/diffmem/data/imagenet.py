@@ -1,0 +1,213 @@
+"""Some classes of ImageNet, out of the folders that it is published in: small colour images of one size.
+
+Layout: one folder of JPEG files for each synset, named by its WordNet id, as n02085620 (Russakovsky et al. 2015,
+"ImageNet Large Scale Visual Recognition Challenge").
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import warnings
+from importlib.resources import files as package_files
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmem.data.decode import FORMATS, decode_image
+from diffmem.data.guards import MAX_FILE_BYTES, BoundedStream, check_total, reading
+from diffmem.data.images import ImageSet, frozen
+from diffmem.data.transforms import centre_square, check_resolution, lanczos
+from diffmem.errors import UserError
+from diffmem.progress import NO_PROGRESS, Progress
+
+__all__ = ["DOGS", "read_imagenet", "read_synsets"]
+
+DOGS = "dogs"
+"""The word for the 123 synsets of dogs of Gu et al. 2023, of which the last five are wild dogs."""
+
+_LAYOUTS = ("ILSVRC/Data/CLS-LOC/train", "train", ".")
+_MAX_LIST_BYTES = 2**20
+
+
+def read_imagenet(
+    root: Path,
+    synsets: str | Path,
+    *,
+    size: int | None = None,
+    resolution: int | None = None,
+    seed: int = 0,
+    progress: Progress = NO_PROGRESS,
+) -> ImageSet:
+    """Read images of some synsets of ImageNet, spread evenly over the synsets.
+
+    The order goes round: a random image of each synset in turn, then another of each, and so on. So the first n
+    images hold n // S of each of the S synsets and one more of the first n % S, and a smaller set is the
+    beginning of a larger one. Which image of a synset comes when depends on the seed and the file's name only,
+    not on the order in which a folder lists its files. Only the chosen files are decoded.
+
+    Args:
+        root: ImageNet's folder. Synset folders are looked for in root/ILSVRC/Data/CLS-LOC/train, root/train and
+            root itself.
+        synsets: The word 'dogs', or a text file; see `read_synsets`.
+        size: Number of images; all if left out.
+        resolution: Side in pixels of the images, resampled by LANCZOS; as they are if left out, which works only
+            if all have one size.
+        seed: 0 or more.
+        progress: Called now and then while images are decoded.
+
+    Returns:
+        RGB images (grey, CMYK and transparent ones are converted), cropped to the square in their middle. The
+        label is the place of the synset in the list.
+
+    Raises:
+        UserError: Folders are missing, a synset has too few images, an image is broken, or the sizes differ.
+    """
+    listed = read_synsets(synsets)
+    if size is not None and size < 1:
+        raise UserError(f"A set needs at least 1 image; {size} were asked for.")
+    if resolution is not None:
+        check_resolution(resolution)
+    if seed < 0:
+        raise UserError(f"The seed must be 0 or more, not {seed}.")
+    base = _base(root, listed)
+    chosen = _chosen(base, listed, size, seed)
+    names = [f"{synset}/{file}" for _, synset, file in chosen]
+    images = _decoded(base, names, resolution, progress)
+    told = f"{resolution} x {resolution} (LANCZOS)" if resolution else "their own resolution"
+    step = (
+        f"ImageNet {root.resolve().name}: {len(names)} images of {len(listed)} synsets ({_list_name(synsets)}), "
+        f"seed {seed}, centre crop, RGB, {told}"
+    )
+    labels = np.array([label for label, _, _ in chosen], np.int64)
+    # A name that is not valid UTF-8 is shown with question marks.
+    shown = tuple(os.fsencode(name).decode("utf-8", "replace") for name in names)
+    return ImageSet(images, frozen(labels), shown, tuple(listed.values()), (step,))
+
+
+def _list_name(synsets: str | Path) -> str:
+    """Return what to call a list of synsets: 'dogs', or the file's name."""
+    return DOGS if synsets == DOGS else Path(synsets).name
+
+
+def read_synsets(synsets: str | Path) -> dict[str, str]:
+    """Return the names of a list of synsets, by WordNet id, in the order of the list.
+
+    Args:
+        synsets: The word 'dogs', or a text file with one synset a line: its WordNet id (as n02085620) and, if
+            wanted, its name. Empty lines and lines that begin with # are passed over.
+
+    Raises:
+        UserError: There is no such file, a line has no WordNet id, or one is there twice.
+    """
+    if synsets == DOGS:
+        what = "the list of dogs"
+        text = package_files("diffmem.data").joinpath("imagenet_dogs.txt").read_text("utf-8")
+    else:
+        path = Path(synsets).expanduser()
+        what = str(path)
+        if not path.is_file():
+            raise UserError(
+                f"There is no list of synsets at {path}: give the word 'dogs' or a text file with a WordNet id, "
+                "such as n02085620, on each line."
+            )
+        with reading(what), path.open("rb") as stream:
+            text = BoundedStream(stream, _MAX_LIST_BYTES, what).read().decode("utf-8")
+    listed: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        synset, _, name = line.strip().partition(" ")
+        if not synset or synset.startswith("#"):
+            continue
+        if not re.fullmatch(r"n[0-9]{8}", synset):
+            raise UserError(
+                f"{what}, line {number}: {synset[:40]!r} is no WordNet id; an id is n and eight digits, as n02085620."
+            )
+        if synset in listed:
+            raise UserError(f"{what}, line {number}: {synset} is there twice.")
+        listed[synset] = name.strip() or synset
+    if not listed:
+        raise UserError(f"{what} holds no synsets; write a WordNet id, such as n02085620, on each line.")
+    return listed
+
+
+def _base(root: Path, listed: dict[str, str]) -> Path:
+    """Return the folder of the synset folders."""
+    if not root.is_dir():
+        raise UserError(
+            f"There is no folder {root}; name ImageNet's folder, which holds its training folders."
+        )
+    found = {place: [synset for synset in listed if (root / place / synset).is_dir()] for place in _LAYOUTS}
+    best = max(_LAYOUTS, key=lambda place: len(found[place]))
+    if len(found[best]) < len(listed):
+        first = next(synset for synset in listed if synset not in found[best])
+        raise UserError(
+            f"{root / best} has {len(found[best])} of the {len(listed)} synset folders; the first that is missing "
+            f"is {first} ({listed[first]}). Folders are looked for in {root}/{', '.join(_LAYOUTS[:2])} and {root}: "
+            "unpack the training images there, or shorten the list."
+        )
+    return root / best
+
+
+def _chosen(base: Path, listed: dict[str, str], size: int | None, seed: int) -> list[tuple[int, str, str]]:
+    """Return (label, synset, file name) of the images in their order."""
+    turns: list[tuple[int, int, str, str]] = []
+    for label, synset in enumerate(listed):
+        with reading(str(base / synset)):
+            entries = [
+                entry for entry in os.listdir(base / synset)
+                if Path(entry).suffix.lower() in FORMATS and not entry.startswith(".")
+            ]  # fmt: skip
+        entries.sort(key=lambda entry: _key(seed, synset, entry))
+        if size is not None:
+            need = size // len(listed) + (label < size % len(listed))
+            if len(entries) < need:
+                raise UserError(
+                    f"{base / synset} ({listed[synset]}) has {len(entries)} images but {size} images over "
+                    f"{len(listed)} synsets need {need} of it."
+                )
+            entries = entries[:need]
+        turns.extend((turn, label, synset, entry) for turn, entry in enumerate(entries))
+    if not turns:
+        raise UserError(f"The synset folders in {base} hold no images; images end in {', '.join(FORMATS)}.")
+    turns.sort()
+    return [(label, synset, entry) for _, label, synset, entry in turns]
+
+
+def _key(seed: int, synset: str, file: str) -> tuple[bytes, str]:
+    content = f"{seed} {synset}/".encode() + os.fsencode(file)
+    return hashlib.blake2b(content, digest_size=16, person=b"imagenet order").digest(), file
+
+
+def _decoded(base: Path, names: list[str], resolution: int | None, progress: Progress) -> NDArray[np.uint8]:
+    stack: NDArray[np.uint8] | None = None
+    inside = base.resolve()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns about harmless metadata
+        for index, name in enumerate(names):
+            file = base / name
+            if not file.resolve().is_relative_to(inside) or not file.is_file():
+                raise UserError(
+                    f"{file} is refused: it is no plain file, or a link that leads out of {base}."
+                )
+            with reading(str(file)), file.open("rb") as stream:
+                content = BoundedStream(stream, MAX_FILE_BYTES, str(file)).read()
+            pixels = decode_image(content, str(file))
+            planes = np.repeat(pixels[None], 3, 0) if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+            square = centre_square(planes)
+            if resolution is not None and square.shape[-1] != resolution:
+                square = lanczos(square, resolution)
+            if stack is None:
+                check_total(len(names), square.shape, str(base))
+                stack = np.empty((len(names), *square.shape), np.uint8)
+            if square.shape != stack.shape[1:]:
+                raise UserError(
+                    f"The images in {base} differ in size: the square of {names[0]} has a side of "
+                    f"{stack.shape[-1]} pixels, that of {name} {square.shape[-1]}; give a resolution."
+                )
+            stack[index] = square
+            if index % 64 == 63:
+                progress(index + 1, len(names), "decoding images")
+    assert stack is not None
+    return frozen(stack)
