@@ -122,3 +122,10 @@ def test_a_level_that_must_reach_a_rate_is_judged_by_its_interval(percent, verdi
 )
 def test_what_was_not_run_cannot_be_told(rule):
     assert judge(rule, [level("a", {(20, 0): 50})]).verdict == "cannot tell"
+
+
+@pytest.mark.parametrize("rates", [[0, 0, 1, 2], [99, 100, 98, 100]])
+def test_rates_at_the_end_of_the_scale_are_not_called_the_same(rates):
+    found = judge(ClaimRule(text="t", same=("a", "b")), levels(("a", rates), ("b", rates)))
+    assert found.verdict == "cannot tell"
+    assert "no room" in found.numbers

@@ -30,7 +30,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["DPI", "figure_svg", "rmem_against_epochs", "rmem_against_size", "save_figure", "spread_labels"]
+__all__ = [
+    "DPI",
+    "figure_svg",
+    "line_of_epsilon",
+    "rmem_against_epochs",
+    "rmem_against_size",
+    "save_figure",
+    "spread_labels",
+]
 
 DPI = 160
 
@@ -64,7 +72,7 @@ def rmem_against_size(result: StudyResult) -> Figure:
         _curve(axes, last, COLOURS["sky"], "o", "end of training", hollow=True, size=5, linestyle="--")
     _curve(axes, peak, COLOURS["blue"], "o", "peak over training, 95% interval", size=6, bars=True)
 
-    _draw_line_of_epsilon(axes, result.epsilon)
+    line_of_epsilon(axes, result.epsilon)
     _draw_emm(axes, result)
     figure.legend(
         loc="outside upper left", ncols=3, frameon=False, fontsize=SMALL_FONT_SIZE, handlelength=2.2
@@ -119,7 +127,7 @@ def _curve(
         )
 
 
-def _draw_line_of_epsilon(axes: Axes, epsilon: float, *, inside: bool = False) -> None:
+def line_of_epsilon(axes: Axes, epsilon: float, *, inside: bool = False) -> None:
     """Draw the line of 1 - epsilon, named at its right outside the axes or at its left below the line."""
     level = 100 * (1 - epsilon)
     axes.axhline(level, color=COLOURS["black"], linestyle="--", linewidth=1, zorder=1 if inside else 2)
@@ -189,7 +197,7 @@ def rmem_against_epochs(result: StudyResult) -> Figure:
     dress(axes, "Epochs (log scale)", "Samples that are copies, R_mem")
     percent_axis(axes)
     epoch_axis(axes, [one.epoch for run in runs for one in run.evaluations if one.epoch > 0])
-    _draw_line_of_epsilon(axes, result.epsilon, inside=True)
+    line_of_epsilon(axes, result.epsilon, inside=True)
 
     sizes = sorted({run.size for run in runs})
     colours = dict(zip(sizes, ordered_colours(len(sizes)), strict=True))

@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffmem.progress import seconds_to_words
 from diffmem.reports.figures import DPI, figure_svg, rmem_against_epochs, rmem_against_size
@@ -26,7 +26,7 @@ from diffmem.studies.results import StudyResult
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["render_report"]
+__all__ = ["png_uri", "render_page", "render_report", "svg_uri"]
 
 
 def render_report(result: StudyResult, galleries: Sequence[Gallery] = ()) -> str:
@@ -39,17 +39,9 @@ def render_report(result: StudyResult, galleries: Sequence[Gallery] = ()) -> str
     Returns:
         HTML text. Everything that comes from the study is escaped.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(number=size_words, rate=rate_words, duration=seconds_to_words)
-    template = environment.from_string(
-        (files("diffmem.reports") / "templates" / "report.html").read_text("utf-8")
-    )
     sizes = [run.size for run in result.runs]
-    return template.render(
+    return render_page(
+        "report.html",
         result=result,
         headline=headline(result),
         emm=emm_words(result.emm, sizes),
@@ -62,7 +54,7 @@ def render_report(result: StudyResult, galleries: Sequence[Gallery] = ()) -> str
         methods=sorted({one.memorized.method for run in result.runs for one in run.evaluations}),
         samples=sorted({one.memorized.total for run in result.runs for one in run.evaluations}),
         figures=_figures(result),
-        galleries=[(gallery, _png_uri(gallery.figure())) for gallery in galleries],
+        galleries=[(gallery, png_uri(gallery.figure())) for gallery in galleries],
     )
 
 
@@ -73,7 +65,7 @@ def _figures(result: StudyResult) -> list[tuple[str, str, str]]:
     found = [
         (
             "R_mem against the number of training images",
-            _svg_uri(rmem_against_size(result)),
+            svg_uri(rmem_against_size(result)),
             "R_mem, the share of samples that are copies, by number of training images. Peak over training: "
             + "; ".join(
                 f"{size_words(run.size)} images {percent(run.peak.memorized.value)}" for run in result.runs
@@ -85,7 +77,7 @@ def _figures(result: StudyResult) -> list[tuple[str, str, str]]:
         found.append(
             (
                 "R_mem over training",
-                _svg_uri(rmem_against_epochs(result)),
+                svg_uri(rmem_against_epochs(result)),
                 "R_mem by epoch, one curve per training set. At the end of training: "
                 + "; ".join(
                     f"{size_words(run.size)} images {percent(run.last.memorized.value)}"
@@ -97,12 +89,31 @@ def _figures(result: StudyResult) -> list[tuple[str, str, str]]:
     return found
 
 
-def _svg_uri(figure: Figure) -> str:
+def render_page(name: str, **values: Any) -> str:
+    """Return one of the package's page templates, filled; every value is escaped."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FunctionLoader(
+            lambda part: (files("diffmem.reports") / "templates" / part).read_text("utf-8")
+        ),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=size_words, rate=rate_words, duration=seconds_to_words)
+    return environment.get_template(name).render(values)
+
+
+def svg_uri(figure: Figure) -> str:
+    """Return a figure as the address of an embedded SVG picture."""
     # As an image of its own: the ids inside two SVG elements of one page would clash.
     return "data:image/svg+xml;base64," + base64.b64encode(figure_svg(figure).encode()).decode()
 
 
-def _png_uri(figure: Figure) -> str:
+def png_uri(figure: Figure) -> str:
+    """Return a figure as the address of an embedded PNG picture."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

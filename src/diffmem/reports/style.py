@@ -96,23 +96,35 @@ def readable_ticks(values: Sequence[float], low: float, high: float, room: float
     return kept
 
 
-def size_axis(axes: Axes, sizes: Sequence[int]) -> None:
-    """Make the x axis a log2 axis with a plain number at each size, as far as the numbers fit."""
+def size_axis(axes: Axes, sizes: Sequence[float], room: float = 0.075) -> None:
+    """Make the x axis a log2 axis with a plain number at each size, as far as the numbers fit.
+
+    Args:
+        axes: The axes.
+        sizes: Positive numbers.
+        room: Least distance of two numbers, as a share of the axis.
+    """
     from matplotlib.ticker import FixedFormatter, FixedLocator
 
     low, high = min(sizes), max(sizes)
     margin = (high / low) ** 0.06 if high > low else 2.0
     axes.set_xscale("log", base=2)
     axes.set_xlim(low / margin, high * margin)
-    shown = readable_ticks(list(sizes), low / margin, high * margin)
+    shown = readable_ticks(list(sizes), low / margin, high * margin, room)
     axes.xaxis.set_major_locator(FixedLocator(shown))
     axes.xaxis.set_major_formatter(FixedFormatter([size_words(size) for size in shown]))
     axes.xaxis.set_minor_locator(FixedLocator(sorted(set(sizes))))
     axes.xaxis.set_minor_formatter(FixedFormatter([]))
 
 
-def epoch_axis(axes: Axes, epochs: Sequence[float]) -> None:
-    """Make the x axis a log10 axis with plain numbers at 1, 2 and 5 times the powers of ten."""
+def epoch_axis(axes: Axes, epochs: Sequence[float], dense: float = 3e3) -> None:
+    """Make the x axis a log10 axis with plain numbers at 1, 2 and 5 times the powers of ten.
+
+    Args:
+        axes: The axes.
+        epochs: Positive numbers.
+        dense: Only the powers of ten have numbers where the axis spans more than this factor.
+    """
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
     low, high = min(epochs), max(epochs)
@@ -121,7 +133,7 @@ def epoch_axis(axes: Axes, epochs: Sequence[float]) -> None:
     axes.set_xscale("log", base=10)
     axes.set_xlim(left, right)
     powers = range(math.floor(math.log10(left)), math.ceil(math.log10(right)) + 1)
-    steps = (1,) if right / left > 3e3 else (1, 2, 5)
+    steps = (1,) if right / left > dense else (1, 2, 5)
     round_numbers = [float(f"{step}e{power}") for power in powers for step in steps]
     inside = [number for number in round_numbers if left <= number <= right] or [low, high]
     axes.xaxis.set_major_locator(FixedLocator(inside))

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from diffmem.errors import DiffmemError
 from diffmem.files import write_json, write_text
 from diffmem.reports.figures import rmem_against_epochs, rmem_against_size, save_figure
@@ -14,7 +16,7 @@ from diffmem.reports.gallery import Gallery
 from diffmem.reports.html import render_report
 from diffmem.studies.results import StudyResult
 
-__all__ = ["ReportPaths", "write_report"]
+__all__ = ["ReportPaths", "write_numbers", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,20 @@ class ReportPaths:
     html: Path
     json: Path
     figures: tuple[Path, ...]
+
+
+def write_numbers(result: BaseModel, path: Path) -> None:
+    """Write a result as JSON that reads back as the same result.
+
+    Raises:
+        DiffmemError: The file cannot be written, or the result holds a number that JSON cannot (NaN, infinity).
+    """
+    try:
+        write_json(path, result.model_dump(mode="json"))
+    except ValueError as error:
+        raise DiffmemError(
+            f"Cannot write {path}: the result holds a NaN or an infinity ({error})."
+        ) from error
 
 
 def write_report(result: StudyResult, galleries: Sequence[Gallery], out_dir: Path) -> ReportPaths:
@@ -49,12 +65,7 @@ def write_report(result: StudyResult, galleries: Sequence[Gallery], out_dir: Pat
         DiffmemError: A file cannot be written, or the result holds a number that JSON cannot (NaN, infinity).
     """
     json_path, html_path = out_dir / "report.json", out_dir / "report.html"
-    try:
-        write_json(json_path, result.model_dump(mode="json"))
-    except ValueError as error:
-        raise DiffmemError(
-            f"Cannot write {json_path}: the result holds a NaN or an infinity ({error})."
-        ) from error
+    write_numbers(result, json_path)
     pictures = []
     if result.runs:
         pictures.append(("rmem_vs_size.png", rmem_against_size(result)))

@@ -19,6 +19,7 @@ from diffmem.studies.results import ClaimRecord, LevelRecord, RunRecord
 __all__ = ["judge"]
 
 _Block = tuple[int, int]
+_FLOOR = 5.0  # points; closer to 0 or 100% two procedures look the same whatever they are
 
 
 def judge(rule: ClaimRule, levels: Sequence[LevelRecord]) -> ClaimRecord:
@@ -151,6 +152,12 @@ def _same(rule: ClaimRule, changes: Sequence[_Change]) -> ClaimRecord:
     if not changes or rule.same is None:
         return _untold(rule, "no two runs differ in this alone")
     mean, low, high, basis = _interval(changes, _rate)
+    peaks = [_peak(run) for _, *pair in changes for run in pair]
+    if max(peaks) < _FLOOR or min(peaks) > 100 - _FLOOR:
+        return _untold(
+            rule,
+            f"all rates lie within {_FLOOR:g} points of {'0' if max(peaks) < 50 else '100'}%: no room to differ",
+        )
     verdict = "cannot tell"
     if -rule.margin < low and high < rule.margin:
         verdict = "shown"

@@ -95,8 +95,12 @@ class Scale(_Config):
     def over(self, base: Scale) -> Scale:
         """Return this scale with what it does not say taken from a base."""
         content = merged(base.model_dump(exclude_unset=True), self.model_dump(exclude_unset=True))
-        if self.stand_ins:  # its own come first: the base's replaces what they take from a data set that is absent too
-            content["stand_ins"] = {key: content["stand_ins"][key] for key in [*self.stand_ins, *base.stand_ins]}
+        if (
+            self.stand_ins
+        ):  # its own come first: the base's replaces what they take from a data set that is absent too
+            content["stand_ins"] = {
+                key: content["stand_ins"][key] for key in [*self.stand_ins, *base.stand_ins]
+            }
         return Scale.model_validate(content)
 
     def size(self, paper_size: float) -> int:

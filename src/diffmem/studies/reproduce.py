@@ -167,9 +167,7 @@ def carry_out(
         DiffmemError: A run failed.
         KeyboardInterrupt: A stop was requested; everything is saved.
     """
-    studies = [
-        Study(level.recipe, planned.folder, progress, store=planned.store) for level in planned.levels
-    ]
+    studies = [Study(level.recipe, planned.folder, progress, store=planned.store) for level in planned.levels]
     execute_studies(studies, planned.folder, device=device, workers=workers, progress=progress, warn=warn)
     return _result(planned, studies, device), studies
 
