@@ -13,6 +13,7 @@ from diffmem.cli.doctor import doctor
 from diffmem.cli.generate import generate
 from diffmem.cli.measure import measure
 from diffmem.cli.quickstart import quickstart
+from diffmem.cli.reproduce import reproduce
 from diffmem.cli.study import report, study
 from diffmem.cli.train import train
 
@@ -30,5 +31,5 @@ data.command(data_build, name="build")
 data.command(data_info, name="info")
 data.command(data_fetch, name="fetch")
 app.command(data)
-for command in (quickstart, train, generate, measure, study, report, doctor):
+for command in (quickstart, train, generate, measure, study, report, reproduce, doctor):
     app.command(command)

@@ -10,6 +10,7 @@ from diffmem.cli.common import Settings
 from diffmem.errors import UserError
 
 if TYPE_CHECKING:
+    from diffmem.reports import ReportPaths
     from diffmem.studies.reproduce import Reproduction
     from diffmem.studies.results import ExperimentResult
     from diffmem.studies.study import Study
@@ -126,14 +127,16 @@ def _carry_out(planned: list[Reproduction], device: str, workers: int | None, pa
         print(f"{paths.html}\n{paths.json}")
         results.append(result)
         if page is not None:
-            _write_page(results, page, one.scale_name)  # after each, so that hours of work can be read as they come
+            _write_page(
+                results, page, one.scale_name
+            )  # after each, so that hours of work can be read as they come
 
 
 def _file_name(level: str) -> str:
     return "".join(letter if letter.isalnum() or letter in ".,=-" else "_" for letter in level)
 
 
-def _write(one: Reproduction, result: ExperimentResult, studies: list[Study]):  # type: ignore[no-untyped-def]
+def _write(one: Reproduction, result: ExperimentResult, studies: list[Study]) -> ReportPaths:
     from diffmem.reports import Gallery, write_experiment
 
     galleries = []
@@ -161,7 +164,9 @@ def _write_page(results: list[ExperimentResult], page: Path, scale: str) -> None
     for result in results:
         save_figure(experiment_figure(result), folder / f"{result.name}.png")
     pictures = {result.name: f"{_PICTURES}/{result.name}.png" for result in results}
-    write_text(page, results_page(results, pictures, f"diffmem reproduce --all --scale {scale} --page {page.name}"))
+    write_text(
+        page, results_page(results, pictures, f"diffmem reproduce --all --scale {scale} --page {page.name}")
+    )
     print(page)
 
 
@@ -171,7 +176,9 @@ def _print_experiments() -> None:
 
     from diffmem.studies.experiment import experiment_names, load_experiment
 
-    table = Table("experiment", "factor", "levels", "parameters", "what the paper found", box=None, padding=(0, 2, 1, 0))
+    table = Table(
+        "experiment", "factor", "levels", "parameters", "what the paper found", box=None, padding=(0, 2, 1, 0)
+    )
     for name in experiment_names():
         one = load_experiment(name)
         labels = [one.label_of(level) for level in one.levels]

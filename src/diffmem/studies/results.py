@@ -55,7 +55,14 @@ class Evaluation(_Record):
         description="The same share with other thresholds of d1 / d2, by threshold ('0.2' to '0.5').",
     )
     frechet: float | None = Field(
-        default=None, description="Frechet distance to the training images, if it was asked for."
+        default=None, description="Squared Frechet distance to the training images, if it was asked for."
+    )
+    frechet_of: str | None = Field(
+        default=None,
+        description="What that distance is of: 'pixels', 'inception' (then it is the FID), or a TorchScript file.",
+    )
+    frechet_note: str | None = Field(
+        default=None, description="Why there is no such distance, if it was asked for."
     )
 
 
@@ -70,6 +77,10 @@ class RunRecord(_Record):
     evaluations: list[Evaluation]
     null: RateRecord | None = Field(
         description="The same rule on held-out images against this training set; none if there are none."
+    )
+    null_at_thresholds: dict[str, RateRecord] = Field(
+        default_factory=dict,
+        description="The null rate with other thresholds, as `Evaluation.at_thresholds`.",
     )
     duplicates: int = Field(
         description="Training images that are exact copies of an earlier one (collapsed before measuring)."

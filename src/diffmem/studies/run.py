@@ -1,140 +1,74 @@
 """A run: one (P, M, T, seed) in a folder named by its configuration. Finished work is never done twice.
 
-A run's folder holds `config.yaml`, `metrics.jsonl`, `snapshots/`, and `evaluations/<key>/`, where the key
-names how images were generated: for each snapshot the images, labels, and neighbours, from which any
-threshold can be answered.
+A run's folder holds `config.yaml`, `metrics.jsonl`, `snapshots/`, and `evaluations/<key>/`, where the key names how images
+were generated (see `diffmem.studies.evaluations`). Under torchrun all processes make the same run and call the same
+methods; the first alone writes these files, and decides what is to be done.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 
-from diffmem.data import ImageSet, duplicate_groups
-from diffmem.errors import DiffmemError, UserError
-from diffmem.files import atomic_path, read_json, read_number, write_json, write_text
+from diffmem.distributed import world
+from diffmem.errors import DiffmemError
 from diffmem.memorization import Neighbours, Rate, RatioRule, nearest_neighbours
-from diffmem.models import Preconditioned, build_denoiser, load_denoiser
-from diffmem.models.config import ModelConfig
+from diffmem.memorization.features import Features, features_key, open_features
+from diffmem.memorization.frechet import Moments, feature_moments
+from diffmem.models import load_denoiser
+from diffmem.models.denoiser import Denoiser
 from diffmem.progress import NO_PROGRESS, Progress
-from diffmem.sampling import SamplerConfig, discard_shards, generate_resumable
+from diffmem.sampling import SamplerConfig, discard_shards, generate, generate_resumable
+from diffmem.studies.evaluations import (
+    EvaluationStore,
+    StoredEvaluation,
+    rate_record,
+    rates_by_threshold,
+    summary,
+)
+from diffmem.studies.frechet import frechet_for
+from diffmem.studies.null import measure_null, read_null
 from diffmem.studies.recipe import MeasureConfig, config_hash
-from diffmem.studies.results import Evaluation, RateRecord, RunRecord
-from diffmem.training import Trainer, TrainingConfig, train
+from diffmem.studies.results import RunRecord
+from diffmem.studies.trained import TrainedRun, agreed
 from diffmem.training.loop import snapshot_path
-from diffmem.training.schedule import evaluation_images
 
-__all__ = ["Run", "StoredEvaluation", "rate_record"]
+__all__ = ["Run"]
 
-_FORMAT = 1  # part of every run's hash: raised when the same configuration comes to mean another computation
 _SAMPLING_BATCH = 256
 
 
-def rate_record(rate: Rate) -> RateRecord:
-    """Turn a rate into its record."""
-    return RateRecord(
-        count=rate.count, total=rate.total, value=rate.value, low=rate.low, high=rate.high, method=rate.method
-    )
-
-
 @dataclass(frozen=True)
-class StoredEvaluation:
-    """What was generated from one snapshot, and its neighbours in the training set.
-
-    Attributes:
-        seen: Images seen at the snapshot.
-        images: Generated images, uint8 (Q, C, H, W); image i has seed i.
-        neighbours: Their two nearest distinct training images.
-        seconds: Time spent on generating.
-    """
-
-    seen: int
-    images: NDArray[np.uint8]
-    neighbours: Neighbours
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training and its evaluations.
-
-    Attributes:
-        training_set: The training images, labelled if the model is conditional.
-        heldout: Images for the null rate, or none.
-        model: The model M.
-        training: The procedure T.
-        seed: Seed of weights, order and noise.
-        store: Folder in which runs lie.
-    """
-
-    training_set: ImageSet
-    heldout: ImageSet | None
-    model: ModelConfig
-    training: TrainingConfig
-    seed: int
-    store: Path
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """The resolved configuration, defaults included."""
-        return {
-            "format": _FORMAT,
-            "data": {"fingerprint": self.training_set.fingerprint, "size": len(self.training_set)},
-            "model": self.model.model_dump(mode="json"),
-            "training": self.training.model_dump(mode="json"),
-            "seed": self.seed,
-        }
-
-    @cached_property
-    def run_id(self) -> str:
-        """Hash of the configuration: the name of the run's folder."""
-        return config_hash(self.config)
-
-    @property
-    def folder(self) -> Path:
-        """Where the run lies."""
-        return self.store / self.run_id
-
-    @cached_property
-    def points(self) -> list[int]:
-        """Images seen at each evaluation point."""
-        return evaluation_images(self.training, len(self.training_set))
-
-    @cached_property
-    def _distinct(self) -> NDArray[np.int64]:
-        groups = duplicate_groups(self.training_set)
-        return np.flatnonzero(groups == np.arange(len(groups)))
+class Run(TrainedRun):
+    """One training and its evaluations; the attributes are those of `TrainedRun`."""
 
     def evaluation_folder(self, sampling: SamplerConfig, samples: int) -> Path:
         """Where the evaluations made with this sampler and number of images lie."""
-        return (
-            self.folder
-            / "evaluations"
-            / config_hash({"sampling": sampling.model_dump(mode="json"), "samples": samples})
-        )
+        key = config_hash({"sampling": sampling.model_dump(mode="json"), "samples": samples})
+        return self.folder / "evaluations" / key
+
+    def evaluation_store(self, sampling: SamplerConfig, samples: int) -> EvaluationStore:
+        """The evaluations made with this sampler and number of images."""
+        return EvaluationStore(self.evaluation_folder(sampling, samples), samples, len(self.training_set))
 
     def is_finished(self, sampling: SamplerConfig, measure: MeasureConfig) -> bool:
-        """Whether everything that `record` needs is there and whole."""
-        try:
-            self._null_distances()
-            self.evaluations(sampling, measure.samples)
-        except DiffmemError:
-            return False
-        return True
+        """Whether everything that `record` needs is there and whole; images are not read."""
 
-    @property
-    def _null_path(self) -> Path:
-        """Distances of the held-out images, which depend on the data alone."""
-        return self.folder / f"null-{self.heldout.fingerprint[:12] if self.heldout else 'none'}.json"
+        def check() -> bool:
+            try:
+                self._record(sampling, measure, self.store, self.points)
+            except DiffmemError:
+                return False
+            return True
+
+        return agreed(check)
 
     def execute(
         self,
@@ -149,104 +83,186 @@ class Run:
 
         Args:
             sampling: How images are generated.
-            measure: How many.
+            measure: How many, and which Frechet distance is computed of them.
             device: Where to train and sample.
             progress: Told units of work, in images trained (generating counts by its network evaluations).
             warn: Told of damaged files that are made anew.
 
         Raises:
-            DiffmemError: Training diverged or a file cannot be written.
+            DiffmemError: Training diverged, features cannot be loaded, or a file cannot be written.
             KeyboardInterrupt: A stop was requested; the state is saved.
         """
-        place = torch.device(device)
-        sampling_units = self.sampling_units(sampling, measure)
-        units = self.total_units(sampling, measure)
-        folder = self.evaluation_folder(sampling, measure.samples)
-        done_points = [0]
+        place, store = torch.device(device), self.evaluation_store(sampling, measure.samples)
+        features = None  # opened before hours of training: it may be missing
+        if measure.frechet is not None:
+            features = open_features(measure.frechet, place)
+        units, trained = self.total_units(sampling, measure), [0.0]
+        measured = {seen for seen in self.points if store.path(seen).exists()}
 
-        def tell(seen: float, evaluated: float | None = None) -> None:
-            evaluated = done_points[0] if evaluated is None else evaluated
-            note = f"N={len(self.training_set)}, epoch {seen / len(self.training_set):.0f}"
-            progress(seen + sampling_units * evaluated, units, note)
+        def tell(more: float = 0.0) -> None:
+            note = f"N={len(self.training_set)}, epoch {trained[0] / len(self.training_set):.0f}"
+            evaluated = self.sampling_units(sampling, measure) * (len(measured) + more)
+            progress(trained[0] + evaluated, units, note)
 
-        def evaluate(denoiser: Preconditioned, seen: int) -> None:
-            path, begun = folder / f"{seen:010d}.npz", done_points[0]
-            if not self._is_whole(path, warn):
-                self._evaluate(
-                    denoiser, seen, sampling, measure.samples, path,
-                    lambda done, total, note="": tell(seen, begun + done / total),
-                )  # fmt: skip
-            done_points[0] = self.points.index(seen) + 1
-            tell(seen)
+        def after_step(done: float, total: float, note: str = "") -> None:
+            trained[0] = done
+            tell()
 
-        self.fit(
-            device=place,
-            on_snapshot=lambda trainer: evaluate(trainer.ema, trainer.seen),
-            progress=lambda done, total, note="": tell(done),
-            warn=warn,
-        )
+        def evaluate(seen: int, denoiser: Denoiser | None = None) -> None:
+            measured.discard(seen)
+            self.evaluate(
+                seen, sampling, measure.samples, features, denoiser=denoiser, device=place,
+                progress=lambda made, total, note="": tell(made / total), warn=warn,
+            )  # fmt: skip
+            measured.add(seen)
+            tell()
+
+        if self.is_trained:
+            self.fit(
+                device=place,
+                on_snapshot=lambda trainer: evaluate(trainer.seen, trainer.ema),
+                progress=after_step,
+                warn=warn,
+            )
+        else:
+            self.write_config()
+        trained[0] = self.points[-1]
         for seen in self.points:
-            if not self._is_whole(folder / f"{seen:010d}.npz", warn):
-                denoiser, _, _ = load_denoiser(snapshot_path(self.folder, seen), place)
-                evaluate(denoiser, seen)
-        self._measure_null(place, warn)
+            evaluate(seen)
+        self.measure_null(device=place, warn=warn)
 
-    def fit(
+    def evaluate(
         self,
+        seen: int,
+        sampling: SamplerConfig,
+        samples: int,
+        features: Features | None = None,
         *,
+        denoiser: Denoiser | None = None,
         device: torch.device | str = "cpu",
-        on_snapshot: Callable[[Trainer], None] = lambda trainer: None,
         progress: Progress = NO_PROGRESS,
         warn: Callable[[str], None] = print,
-    ) -> Path:
-        """Train, unless all snapshots are there; return the last snapshot.
+    ) -> None:
+        """Generate from a snapshot, find the neighbours and keep both, unless it is done already.
 
         Args:
-            device: Where to train.
-            on_snapshot: Called at each evaluation point with the averaged denoiser in place.
-            progress: Told the images seen.
+            seen: Images seen at the snapshot.
+            sampling: How images are generated.
+            samples: How many; seeds 0, 1, 2, ...
+            features: What a Frechet distance to the training images is to be of; none for no distance.
+            denoiser: The snapshot, if it is at hand; else it is read.
+            device: Where to sample.
+            progress: Told the images generated.
             warn: Told of damaged files that are made anew.
 
         Raises:
-            DiffmemError: Training diverged or a file cannot be written.
-            KeyboardInterrupt: A stop was requested; the state is saved.
+            DiffmemError: The snapshot is missing or damaged, or a file cannot be written.
         """
-        if len(self._distinct) < 2:
-            raise UserError(
-                f"The training set has {len(self.training_set)} images, but only {len(self._distinct)}"
-                " distinct: the rule compares the two nearest distinct images. Choose other images."
-            )
-        whole = [
-            self._is_whole_snapshot(seen, warn) for seen in self.points
-        ]  # all of them: damaged ones are removed
-        if not all(whole):
-            write_text(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
-            shape, classes = self.training_set.shape, self.training_set.num_classes
-            denoiser = build_denoiser(self.model, shape, classes, self.seed)
-            images, labels = self.training_set.images, self.training_set.labels
-            trainer = Trainer(denoiser, images, labels, self.training, self.seed, device)
-            start, spent, elsewhere = time.monotonic(), self._seconds(), [0.0]
+        store = self.evaluation_store(sampling, samples)
+        if not agreed(lambda: store.is_whole(seen, warn)):
+            self.generate(seen, sampling, samples, denoiser=denoiser, device=device, progress=progress)
+        if features is not None:
+            frechet_for(self, sampling, samples, seen, features, device=device, warn=warn)
 
-            def at_snapshot(trainer: Trainer) -> None:
-                begin = time.monotonic()
-                write_json(self._time_path, {"training_seconds": spent + begin - start - elsewhere[0]})
-                on_snapshot(trainer)
-                elsewhere[0] += time.monotonic() - begin
+    def generate(
+        self,
+        seen: int,
+        sampling: SamplerConfig,
+        samples: int,
+        *,
+        denoiser: Denoiser | None = None,
+        device: torch.device | str = "cpu",
+        progress: Progress = NO_PROGRESS,
+    ) -> None:
+        """Generate from a snapshot, find the neighbours and keep both in place of what was there.
 
-            train(
-                trainer,
-                self.model,
-                self.folder,
-                self.run_id,
-                on_snapshot=at_snapshot,
-                warn=warn,
-                progress=progress,
-            )
-        return snapshot_path(self.folder, self.points[-1])
+        The arguments and errors are those of `evaluate`.
+        """
+        self.check_distinct()
+        model = self.denoiser(seen, device) if denoiser is None else denoiser
+        start, store = time.monotonic(), self.evaluation_store(sampling, samples)
+        shards, tag = store.path(seen).with_suffix(".shards"), f"{self.run_id} {seen}"
+        made = generate_resumable(
+            model, range(samples), sampling, shards, tag, batch_size=_SAMPLING_BATCH, progress=progress
+        )
+        seconds = time.monotonic() - start
+        found = nearest_neighbours(made.images, self._references, 2, device=model.device)
+        if world().is_first:
+            neighbours = Neighbours(found.distances, self.distinct[found.indices])
+            store.write(seen, made.images, made.labels, neighbours, seconds)
+        world().wait()
+        discard_shards(shards)
+
+    def measure_null(
+        self, *, device: torch.device | str = "cpu", warn: Callable[[str], None] = print
+    ) -> None:
+        """Find the neighbours of the held-out images, unless it is done already.
+
+        Args:
+            device: Where distances are computed.
+            warn: Told of a damaged file that is made anew.
+        """
+        measure_null(self._null_path, self.heldout, self._references, device=device, warn=warn)
 
     @property
-    def _time_path(self) -> Path:
-        return self.folder / "time.json"
+    def _null_path(self) -> Path:
+        """Distances of the held-out images, which depend on the data alone."""
+        return self.folder / f"null-{self.heldout.fingerprint[:12] if self.heldout else 'none'}.json"
+
+    @property
+    def _references(self) -> NDArray[np.uint8]:
+        images = self.training_set.images
+        # Without copies nothing is copied: a training set may be a memory map larger than memory.
+        return images if len(self.distinct) == len(images) else images[self.distinct]
+
+    def training_moments(self, features: Features) -> Moments:
+        """Return the moments of the features of the training images, computed once: they serve every snapshot."""
+        if features.key not in self._moments:
+            self._moments[features.key] = feature_moments(self.training_set.images, features.compute)
+        return self._moments[features.key]
+
+    @cached_property
+    def _moments(self) -> dict[str, Moments]:
+        return {}
+
+    def images(
+        self,
+        sampling: SamplerConfig,
+        samples: int,
+        seen: int,
+        count: int | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        warn: Callable[[str], None] = print,
+    ) -> NDArray[np.uint8]:
+        """Return the images of an evaluation, all or the first so many.
+
+        Where their file is missing or damaged they are generated again from their seeds, by this process alone;
+        nothing is written.
+
+        Args:
+            sampling: The sampler of the evaluation.
+            samples: Its number of images.
+            seen: Images seen at the snapshot.
+            count: How many images; all if none.
+            device: Where to generate.
+            warn: Told of a missing or damaged file.
+
+        Returns:
+            uint8 (n, C, H, W); image i has seed i.
+
+        Raises:
+            DiffmemError: The evaluation is missing, or the snapshot where it is needed.
+        """
+        stored = self.evaluation_store(sampling, samples).read(seen)
+        wanted = samples if count is None else min(samples, count)
+        try:
+            return stored.images[:wanted]
+        except DiffmemError as error:
+            warn(f"{error} Its images are generated again.")
+        path = snapshot_path(self.folder, seen)
+        model = load_denoiser(path, device)[0] if self.is_trained else self.denoiser(seen, device)
+        return generate(model, range(wanted), sampling, batch_size=_SAMPLING_BATCH).images
 
     def sampling_units(self, sampling: SamplerConfig, measure: MeasureConfig) -> float:
         """Cost of one evaluation in images trained: a step costs about three evaluations of the network."""
@@ -256,135 +272,63 @@ class Run:
         """Cost of the whole run in images trained."""
         return self.points[-1] + len(self.points) * self.sampling_units(sampling, measure)
 
-    def _seconds(self) -> float:
-        return read_number(self._time_path, "training_seconds")
-
-    def _is_whole_snapshot(self, seen: int, warn: Callable[[str], None]) -> bool:
-        path = snapshot_path(self.folder, seen)
-        if not path.exists():
-            return False
-        try:
-            load_denoiser(path)
-        except DiffmemError as error:
-            warn(f"{error} It is made anew.")
-            path.unlink()
-            return False
-        return True
-
-    def _is_whole(self, path: Path, warn: Callable[[str], None]) -> bool:
-        if not path.exists():
-            return False
-        try:
-            self._load(path)
-        except DiffmemError as error:
-            warn(f"{error} It is made anew.")
-            path.unlink()
-            return False
-        return True
-
-    def _evaluate(
-        self,
-        denoiser: Preconditioned,
-        seen: int,
-        sampling: SamplerConfig,
-        samples: int,
-        path: Path,
-        progress: Progress,
-    ) -> None:
-        start = time.monotonic()
-        shards = path.with_suffix(".shards")
-        tag = f"{self.run_id} {seen}"
-        made = generate_resumable(
-            denoiser, range(samples), sampling, shards, tag, batch_size=_SAMPLING_BATCH, progress=progress
-        )
-        seconds = time.monotonic() - start
-        references = self.training_set.images[self._distinct]
-        found = nearest_neighbours(made.images, references, 2, device=denoiser.device)
-        with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.savez(
-                stream,
-                seen=np.int64(seen),
-                images=made.images,
-                labels=np.array([] if made.labels is None else made.labels, dtype=np.int64),
-                distances=found.distances,
-                indices=self._distinct[found.indices],
-                seconds=np.float64(seconds),
-            )
-        discard_shards(shards)
-
-    def _load(self, path: Path) -> StoredEvaluation:
-        try:
-            with np.load(path, allow_pickle=False) as held:
-                neighbours = Neighbours(held["distances"], held["indices"])
-                return StoredEvaluation(int(held["seen"]), held["images"], neighbours, float(held["seconds"]))
-        except Exception as error:  # a damaged archive raises errors of many kinds
-            raise DiffmemError(f"{path} is damaged ({error}); it was not used.") from error
-
-    def _null_distances(self) -> NDArray[np.float64]:
-        path = self._null_path
-        try:
-            return np.array(read_json(path)["distances"], dtype=np.float64).reshape(-1, 2)
-        except (KeyError, TypeError, ValueError) as error:
-            raise DiffmemError(f"{path} is damaged ({error}); it was not used.") from error
-
-    def _measure_null(self, device: torch.device, warn: Callable[[str], None]) -> None:
-        if self._null_path.exists():
-            try:
-                self._null_distances()
-                return
-            except DiffmemError as error:
-                warn(f"{error} It is made anew.")
-        content: dict[str, Any] = {"distances": []}
-        if self.heldout is not None:
-            found = nearest_neighbours(
-                self.heldout.images, self.training_set.images[self._distinct], 2, device=device
-            )
-            fresh = found.distances[:, 0] > 0  # an image of the training set says nothing about fresh ones
-            content = {"distances": found.distances[fresh].tolist()}
-        write_json(self._null_path, content)
-
     def evaluations(self, sampling: SamplerConfig, samples: int) -> list[StoredEvaluation]:
-        """Return the stored evaluations in the order of training."""
-        folder = self.evaluation_folder(sampling, samples)
-        return [self._load(folder / f"{seen:010d}.npz") for seen in self.points]
+        """Return the stored evaluations in the order of training; their images are read when they are asked for."""
+        store = self.evaluation_store(sampling, samples)
+        return [store.read(seen) for seen in self.points]
 
-    def record(self, sampling: SamplerConfig, measure: MeasureConfig, root: Path) -> RunRecord:
+    def record(
+        self,
+        sampling: SamplerConfig,
+        measure: MeasureConfig,
+        root: Path,
+        points: Sequence[int] | None = None,
+    ) -> RunRecord:
         """Summarize a finished run; thresholds are applied to the stored neighbours.
 
         Args:
             sampling: The sampler of the evaluations.
-            measure: Their number of images, and the threshold.
+            measure: Their number of images, the threshold, and which Frechet distance is reported.
             root: Folder that the record's path is relative to.
+            points: The snapshots; all evaluation points if none.
+
+        Raises:
+            DiffmemError: An evaluation, its Frechet distance or the null is missing or damaged.
         """
-        rule, size = RatioRule(measure.threshold), len(self.training_set)
-        evaluations, seconds = [], 0.0
-        for stored in self.evaluations(sampling, measure.samples):
-            flagged = rule(stored.neighbours)
-            nearest = stored.neighbours.distances[:, 0]
-            evaluations.append(
-                Evaluation(
-                    epoch=stored.seen / size,
-                    images_seen=stored.seen,
-                    memorized=rate_record(Rate(int(flagged.sum()), len(flagged))),
-                    mean_nearest_distance=float(nearest.mean() / np.sqrt(np.prod(self.training_set.shape))),
-                    distinct_replicated=len(np.unique(stored.neighbours.indices[flagged, 0])),
-                )
-            )
-            seconds += stored.seconds
-        null = None
-        distances = self._null_distances()
-        if len(distances):
-            flagged = rule(Neighbours(distances, np.tile(np.arange(2), (len(distances), 1))))
-            null = rate_record(Rate(int(flagged.sum()), len(flagged)))
+        here = world()
+        chosen = self.points if points is None else points
+        record = here.share(self._record(sampling, measure, root, chosen) if here.is_first else None)
+        if record is None:  # what the first process shares is never none
+            raise DiffmemError(f"The record of {self.folder} was not shared.")
+        return record
+
+    def _record(
+        self, sampling: SamplerConfig, measure: MeasureConfig, root: Path, points: Sequence[int]
+    ) -> RunRecord:
+        rule, size, values = (
+            RatioRule(measure.threshold),
+            len(self.training_set),
+            int(np.prod(self.training_set.shape)),
+        )
+        store, key = self.evaluation_store(sampling, measure.samples), None
+        if measure.frechet is not None:
+            key = features_key(measure.frechet)
+        stored = [store.read(seen) for seen in points]
+        evaluations = [
+            summary(each, rule, size, values, None if key is None else store.frechet(each.seen, key))
+            for each in stored
+        ]
+        null = read_null(self._null_path)
         return RunRecord(
             run_id=self.run_id,
             size=size,
             seed=self.seed,
-            epochs=self.points[-1] / size,
+            epochs=points[-1] / size,
             folder=str(self.folder.relative_to(root)),
             evaluations=evaluations,
-            null=null,
-            duplicates=size - len(self._distinct),
-            training_seconds=self._seconds(),
-            sampling_seconds=seconds,
+            null=None if null is None else rate_record(Rate(int(rule(null).sum()), len(null))),
+            null_at_thresholds={} if null is None else rates_by_threshold(null),
+            duplicates=size - len(self.distinct),
+            training_seconds=self.training_seconds(),
+            sampling_seconds=sum(each.seconds for each in stored),
         )

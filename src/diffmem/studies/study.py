@@ -263,13 +263,14 @@ def example_of(run: Run, sampling: SamplerConfig, measure: MeasureConfig, count:
     """Return the first `count` seeds of a run's most memorizing snapshot with their neighbours."""
     rule = RatioRule(measure.threshold)
     stored = max(run.evaluations(sampling, measure.samples), key=lambda each: rule(each.neighbours).mean())
-    count = min(count, len(stored.images))
+    images = run.images(sampling, measure.samples, stored.seen, count)
+    count = len(images)
     neighbours = stored.neighbours.slice(0, count)
     training = run.training_set.images
     size = len(run.training_set)
     return Example(
-        title=f"{size} training images, epoch {stored.seen / size:.0f}",
-        generated=stored.images[:count],
+        title=f"{size} training images" + (f", epoch {stored.seen / size:.0f}" if run.is_trained else ""),
+        generated=images,
         nearest=training[neighbours.indices[:, 0]],
         second=training[neighbours.indices[:, 1]],
         ratios=rule.ratio(neighbours),
