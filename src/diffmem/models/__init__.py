@@ -2,12 +2,13 @@
 
 Modules: `denoiser` (the protocol), `layers`, `block`, `unet`, `song` (DDPM++ and NCSN++), `adm`,
 `preconditioning` (VP, VE, EDM), `config` (typed settings and the builder), `foreign` (checkpoints made
-elsewhere), `weights` (safetensors).
+elsewhere), `optimum` (the closed form that training approaches), `weights` (safetensors).
 """
 
 from diffmem.models.config import ModelConfig, build_denoiser, count_parameters
 from diffmem.models.denoiser import Denoiser
 from diffmem.models.foreign import from_edm_state_dict
+from diffmem.models.optimum import Optimum, Posterior
 from diffmem.models.preconditioning import EDM, VE, VP, Preconditioned, Preconditioning
 from diffmem.models.weights import load_denoiser, save_denoiser
 
@@ -17,6 +18,8 @@ __all__ = [
     "VP",
     "Denoiser",
     "ModelConfig",
+    "Optimum",
+    "Posterior",
     "Preconditioned",
     "Preconditioning",
     "build_denoiser",

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffmem.errors import UserError
+from diffmem.models.dropout import Dropout
 from diffmem.models.layers import Conv, GroupNorm, Init, Linear
 
 __all__ = ["BlockStyle", "Resample", "UNetBlock"]
@@ -81,6 +82,7 @@ class UNetBlock(nn.Module):
             style.embedding_channels, outputs * (2 if style.adaptive_scale else 1), style.init
         )
         self.norm1 = GroupNorm(outputs, style.eps)
+        self.dropout = Dropout(style.dropout)
         self.conv1 = Conv(outputs, outputs, 3, style.init_zero)
         self.skip = None
         if outputs != inputs or resample != "none":
@@ -109,9 +111,7 @@ class UNetBlock(nn.Module):
             y = F.silu(torch.addcmul(shift, self.norm1(y), scale + 1))
         else:
             y = F.silu(self.norm1(y + modulation))
-        if self.training and self.style.dropout:
-            y = F.dropout(y, self.style.dropout)
-        y = self._join(x if self.skip is None else self.skip(x), self.conv1(y))
+        y = self._join(x if self.skip is None else self.skip(x), self.conv1(self.dropout(y)))
         return self._join(y, self._attend(self.norm2(y))) if self.heads else y
 
     def _join(self, x: Tensor, y: Tensor) -> Tensor:

@@ -1,0 +1,120 @@
+import json
+
+import pytest
+from cli_builders import caller
+
+from diffmem.studies.experiment import experiment_names, load_experiment
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DIFFMEM_SCALE", raising=False)
+    return caller(capsys)
+
+
+def words(called):
+    return " ".join(called.out.split())
+
+
+def test_the_list_shows_every_experiment_with_factor_and_finding(run):
+    called = run("reproduce", "--list")
+    assert called.code == 0
+    for name in experiment_names():
+        assert name in called.out
+    assert load_experiment("fig2_dim").factor in called.out
+
+
+def test_one_level_leaves_report_numbers_figure_and_recipe(run, tmp_path):
+    called = run(
+        "reproduce",
+        "fig5_unique",
+        "--scale",
+        "smoke",
+        "--set",
+        "size=1000",
+        "--out",
+        "here",
+        "--workers",
+        "1",
+    )
+    assert called.code == 0, called.err
+    assert called.out.startswith("Figure 5: a label for each image, smoke scale, on digits.")
+    assert "digits of scikit-learn stand in" in words(called)
+    for name in ("report.html", "figure.png", "result.json", "recipes/unique.yaml"):
+        assert (tmp_path / "here" / name).stat().st_size
+    result = json.loads((tmp_path / "here/result.json").read_text())
+    assert [level["name"] for level in result["levels"]] == ["unique"]
+    assert result["scale"] == "smoke"
+    assert any("stand in" in note for note in result["notes"])
+    evaluation = result["levels"][0]["study"]["runs"][0]["evaluations"][0]
+    assert set(evaluation["at_thresholds"]) == {"0.2", "0.25", "0.333", "0.4", "0.5"}
+    page = (tmp_path / "here/report.html").read_text()
+    assert "stand in" in page
+
+    again = run(
+        "reproduce",
+        "fig5_unique",
+        "--scale",
+        "smoke",
+        "--set",
+        "size=1000",
+        "--out",
+        "here",
+        "--workers",
+        "1",
+    )
+    assert again.code == 0
+    repeated = json.loads((tmp_path / "here/result.json").read_text())
+    # Nothing was trained or generated again: the times of the runs are the same too.
+    assert repeated["levels"][0]["study"]["runs"] == result["levels"][0]["study"]["runs"]
+
+
+def test_the_recipe_that_an_experiment_leaves_is_a_study(run, tmp_path):
+    assert (
+        run("reproduce", "fig5_unique", "--scale", "smoke", "--set", "size=1000", "--workers", "1").code == 0
+    )
+    called = run("study", "reproduce/fig5_unique/recipes/unique.yaml", "--out", "study", "--workers", "1")
+    assert called.code == 0, called.err
+    runs = {path.name for path in (tmp_path / "study/runs").iterdir()}
+    assert runs == {path.name for path in (tmp_path / "reproduce/fig5_unique/runs").iterdir()}
+
+
+def test_the_optimum_copies_always(run, tmp_path):
+    called = run("reproduce", "fig1_ab", "--scale", "smoke", "--all-levels", "--workers", "1")
+    assert called.code == 0, called.err
+    result = json.loads((tmp_path / "reproduce/fig1_ab/result.json").read_text())
+    optimum = result["levels"][0]["study"]["runs"][0]
+    assert result["levels"][0]["name"] == "optimum"
+    assert optimum["evaluations"][0]["memorized"]["value"] == 1.0
+    assert "shown: the optimum copies always" in called.out
+
+
+def test_the_scale_comes_from_the_environment(run, monkeypatch):
+    monkeypatch.setenv("DIFFMEM_SCALE", "paper")
+    called = run("reproduce", "fig5_labels")
+    assert called.code == 2
+    assert "diffmem data fetch cifar10" in called.err
+    monkeypatch.setenv("DIFFMEM_SCALE", "huge")
+    called = run("reproduce", "fig5_labels")
+    assert called.code == 2
+    assert "DIFFMEM_SCALE='huge'" in called.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Name one experiment"),
+        (["fig5_labels", "--all"], "Name one experiment"),
+        (["fig5_lables"], "fig5_labels"),
+        (["fig5_labels", "--page", "x.md"], "--all"),
+        (["fig5_labels", "--scale", "tiny"], "tiny"),
+        (["fig2_dim", "--scale", "smoke", "--set", "resolution=31"], "resolution=31"),
+        (["fig5_labels", "--scale", "smoke", "--set", "classes=x"], "label_classes"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(run, tmp_path, arguments, message):
+    called = run("reproduce", *arguments)
+    assert called.code == 2
+    assert message in called.err
+    assert not list(tmp_path.iterdir())
