@@ -1,13 +1,25 @@
-"""`python -m diffmem` and the `diffmem` command: parse, call, turn errors into one line and an exit code."""
+"""`python -m diffmem` and the `diffmem` command: parse, call, turn errors into one line and an exit code.
+
+Under torchrun the command runs in several processes, of which the first alone speaks; the others tell their errors.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from itertools import pairwise
+from typing import NoReturn
 
+from diffmem.distributed import LostProcessError, joined, under_torchrun
 from diffmem.errors import DiffmemError, UserError
 
 __all__ = ["main"]
+
+_SECONDS_BEFORE_ECHO = 2.0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -15,30 +27,85 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Exit codes: 0 done, 1 the program or the machine failed, 2 the user's mistake, 130 interrupted.
     """
-    from cyclopts import CycloptsError
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if under_torchrun():
+        _run_joined(words)
+    code = _exit_code(lambda: _call(words))
+    if code is not None:
+        raise SystemExit(code)
 
+
+def _call(words: list[str]) -> None:
     from diffmem.cli import app
 
+    app(words, exit_on_error=False, print_error=False)
+
+
+def _exit_code(call: Callable[[], None], rank: int = 0) -> int | None:
+    """Call, tell an error, and return the exit code, none if all went well."""
+    from cyclopts import CycloptsError
+
     try:
-        app(sys.argv[1:] if arguments is None else list(arguments), exit_on_error=False, print_error=False)
-    except CycloptsError as error:
-        _say(error)
-        raise SystemExit(2) from None
-    except UserError as error:
-        _say(error)
-        raise SystemExit(2) from None
+        call()
+    except (CycloptsError, UserError) as error:
+        return _say(error, 2, rank)
+    except LostProcessError as error:
+        # The launcher ends this process meanwhile, and the error that matters stays the last and only one.
+        time.sleep(_SECONDS_BEFORE_ECHO)
+        return _say(error, 1, rank)
     except DiffmemError as error:
-        _say(error)
-        raise SystemExit(1) from None
+        return _say(error, 1, rank)
     except KeyboardInterrupt:
-        print("\nStopped. What was done is kept: the same command goes on from there.", file=sys.stderr)
-        raise SystemExit(130) from None
+        if not rank:
+            print("\nStopped. What was done is kept: the same command goes on from there.", file=sys.stderr)
+        return 130
     except BrokenPipeError:
-        raise SystemExit(0) from None  # the reader of our output had enough
+        return 0  # the reader of our output had enough
+    return None
 
 
-def _say(error: Exception) -> None:
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+def _run_joined(words: list[str]) -> NoReturn:
+    """Run the command together with the other processes, and end this process."""
+    rank, speech = int(os.environ["RANK"]), sys.stderr
+
+    def call() -> None:
+        with joined(gpu=_wants_gpu(words)):
+            if not rank:
+                _call(words)
+                return
+            with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+                _call(words)
+
+    try:
+        code = _exit_code(call, rank)
+    except Exception:
+        _tell("".join(f"rank {rank}: {line}\n" for line in traceback.format_exc().splitlines()))
+        code = 1
+    sys.stdout.flush()
+    speech.flush()
+    if code:
+        # The usual end would run the destructors of the connections, which can wait for others for ever.
+        os._exit(code)
+    raise SystemExit(0)
+
+
+def _wants_gpu(words: list[str]) -> bool:
+    import torch
+
+    named = [word.partition("=")[2] for word in words if word.startswith("--device=")]
+    named += [value for word, value in pairwise(words) if word == "--device"]
+    return "cpu" not in named and torch.cuda.is_available()
+
+
+def _say(error: Exception, code: int, rank: int) -> int:
+    prefix = f"rank {rank}: error:" if rank else "error:"
+    _tell(f"{prefix} {' '.join(str(error).split())}\n")
+    return code
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(text)  # in one piece: other processes write to the same place
+    sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 Without torchrun there is one process, and everything here is free. With it, `joined` connects the processes (gloo between
 CPUs, NCCL between GPUs); inside, `world()` says which of them this is. All processes run the same program; what is written to
 disk is written by the first of them alone.
+
+The methods of `World` that move something are collective: all processes call them in the same order. If one of them has
+ended, the others learn it there, by a `LostProcessError`.
 """
 
 from __future__ import annotations
@@ -14,17 +17,31 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from diffmem.errors import UserError
+from diffmem.errors import DiffmemError, UserError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["World", "joined", "under_torchrun", "world"]
+__all__ = ["LostProcessError", "World", "joined", "under_torchrun", "world"]
 
 _T = TypeVar("_T")
-_PATIENCE = timedelta(
-    hours=6
-)  # the first process may draw a report, or read a large archive, while others wait
+# The first process may draw a report, or read a large archive, while others wait.
+_PATIENCE = timedelta(hours=6)
+
+
+class LostProcessError(DiffmemError):
+    """Another process of the job ended, so this one cannot go on; why, that process has said."""
+
+
+@contextmanager
+def _reaching_others() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # gloo and NCCL tell everything by this type
+        raise LostProcessError(
+            "Another process of this job has ended, so this one cannot go on; the error of that process says why."
+            f" (Here: {str(error).strip().splitlines()[0]})"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -49,15 +66,16 @@ class World:
         if self.size > 1:
             from torch import distributed
 
-            distributed.all_reduce(tensor)
+            with _reaching_others():
+                distributed.all_reduce(tensor, group=_objects if tensor.device.type == "cpu" else None)
 
-    def any(self, flag: bool, device: torch.device | str = "cpu") -> bool:
+    def any(self, flag: bool) -> bool:
         """Whether the flag is set in at least one process."""
         if self.size == 1:
             return flag
         import torch
 
-        told = torch.tensor(int(flag), device=device)
+        told = torch.tensor(int(flag))
         self.sum_(told)
         return bool(told)
 
@@ -68,7 +86,8 @@ class World:
         from torch import distributed
 
         held: list[Any] = [value]
-        distributed.broadcast_object_list(held, src=0, group=_objects)
+        with _reaching_others():
+            distributed.broadcast_object_list(held, src=0, group=_objects)
         shared: _T = held[0]
         return shared
 
@@ -79,7 +98,8 @@ class World:
         from torch import distributed
 
         held: list[Any] = [None] * self.size
-        distributed.all_gather_object(held, value, group=_objects)
+        with _reaching_others():
+            distributed.all_gather_object(held, value, group=_objects)
         return held
 
     def wait(self) -> None:
@@ -87,7 +107,8 @@ class World:
         if self.size > 1:
             from torch import distributed
 
-            distributed.barrier(group=_objects)
+            with _reaching_others():
+                distributed.barrier(group=_objects)
 
 
 _current = World()
@@ -107,6 +128,9 @@ def under_torchrun() -> bool:
 @contextmanager
 def joined(*, gpu: bool = False) -> Iterator[World]:
     """Connect the processes that torchrun started; without torchrun, nothing happens.
+
+    An error leaves the block at once, without a word to the others, and the connection open: the process should end, by
+    which the others notice.
 
     Args:
         gpu: Sums run between GPUs, one of this machine's for each of its processes.
@@ -135,6 +159,6 @@ def joined(*, gpu: bool = False) -> Iterator[World]:
     try:
         yield _current
         _current.wait()  # nobody leaves while another still needs it
+        distributed.destroy_process_group()  # not after an error: it could wait for processes that never come
     finally:
         _current, _objects = World(), None
-        distributed.destroy_process_group()

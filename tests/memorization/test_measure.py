@@ -34,6 +34,7 @@ def test_noisy_copies_are_memorized_and_fresh_images_are_not():
 
 
 def test_copies_are_still_found_when_every_training_image_is_doubled():
+    # trap: with duplicates d1 ~ d2, and copies of duplicated images are never counted
     training = images(0, 100)
     doubled = np.concatenate([training, training])
     samples = noisy(training)
@@ -132,7 +133,7 @@ def test_progress_ends_at_one():
 
 
 @pytest.mark.parametrize("training", [images(16, 1), np.repeat(images(16, 1), 9, 0)])
-def test_a_training_set_without_two_distinct_images_is_refused(training):
+def test_a_training_set_without_two_distinct_images_is_refused(training):  # trap: N = 1 fails, as k is 2
     with pytest.raises(UserError, match="1 are distinct, but 2 are needed"):
         measure(images(17, 5), training)
 

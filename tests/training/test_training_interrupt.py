@@ -8,7 +8,9 @@ import threading
 
 import pytest
 
-from diffmem.training.interrupt import StopRequest
+from diffmem.distributed import World
+from diffmem.training import interrupt
+from diffmem.training.interrupt import Agreement, StopRequest
 
 BOTH = pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 
@@ -103,3 +105,85 @@ def test_in_another_thread_nothing_changes():
     thread.start()
     thread.join()
     assert found == [before]
+
+
+class Talking(World):
+    """A process whose talks are recorded, and whose companions say what the test wants."""
+
+    def gather(self, value):
+        talks.append(value)
+        return replies(value)
+
+    def any(self, flag):
+        return flag or self.size > 1
+
+
+talks = []
+
+
+def replies(value):
+    return [value, *others]
+
+
+others = []
+
+
+@pytest.fixture
+def company(monkeypatch):
+    talks.clear()
+    others.clear()
+    clock = [0.0]
+    monkeypatch.setattr(interrupt.time, "monotonic", lambda: clock[0])
+
+    def gather_with(*companions):
+        others.extend(companions)
+        monkeypatch.setattr(interrupt, "world", lambda: Talking(0, 1 + len(companions)))
+        return clock
+
+    return gather_with
+
+
+@pytest.mark.parametrize(("seconds_a_step", "steps"), [(0.1, 5), (2.0, 1), (1e-6, 1000), (0.0, 1000)])
+def test_processes_talk_twice_a_second_or_after_each_longer_step(company, seconds_a_step, steps):
+    clock = company((False, False, 1))
+    with StopRequest() as stop:
+        agreement = Agreement(stop)
+        for _ in range(1 + 2 * max(steps, 1)):
+            clock[0] += seconds_a_step * 1.001
+            agreement.reach(False)
+    assert [told[2] for told in talks] == [pytest.approx(max(steps, 1), abs=1)] * len(talks)
+    assert 3 <= len(talks) <= 4
+
+
+def test_one_process_alone_decides_after_every_step(company):
+    company()
+    with StopRequest() as stop:
+        agreement = Agreement(stop)
+        assert [agreement.reach(save) for save in (False, True, False)] == [
+            (False, False),
+            (False, True),
+            (False, False),
+        ]
+        send(signal.SIGTERM)
+        assert agreement.reach(False) == (True, False)
+
+
+def test_a_stop_asked_of_another_process_stops_this_one_and_the_first_one_decides_about_saving(company):
+    company((True, True, 7))
+    with StopRequest() as stop:
+        assert Agreement(stop).reach(False) == (True, False)
+        assert not stop.requested
+
+
+def test_a_stop_asked_of_another_process_is_honoured_together(company):
+    company((True, False, 1))
+    with StopRequest() as stop, pytest.raises(KeyboardInterrupt):
+        stop.honour_together()
+
+
+def test_without_a_request_nothing_is_honoured_together():
+    with StopRequest() as stop:
+        stop.honour_together()
+        send(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            stop.honour_together()

@@ -10,8 +10,10 @@ import pytest
 import torch
 from training_builders import IMAGES, LABELS, MODEL, SHAPE, SHORT, denoiser, tensors, trainer
 
+from diffmem.distributed import World
 from diffmem.errors import DiffmemError, UserError
 from diffmem.training import EmaConfig, Trainer, TrainingConfig
+from diffmem.training import trainer as trainer_module
 from diffmem.training.loss import denoising_loss, draw_noise_levels
 from diffmem.training.randomness import DataOrder, stream_seed
 from diffmem.training.schedule import ema_beta, learning_rate
@@ -202,6 +204,78 @@ def test_weights_that_are_not_finite_are_noticed_though_the_loss_was_finite():
         one.check_average()
 
 
+class Apart(World):
+    """One of several processes, whose sums are taken by the test."""
+
+    def sum_(self, tensor):
+        pass
+
+
+@pytest.mark.parametrize("labels", [None, LABELS], ids=["unconditional", "conditional"])
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_the_gradients_of_the_parts_of_a_batch_add_up_to_that_of_one_process(processes, labels, monkeypatch):
+    # trap 15: random numbers depended on the world size; here noise, levels and dropout of an image do not
+    def gradient_and_loss(world):
+        monkeypatch.setattr(trainer_module, "world", lambda: world)
+        one = run(trainer(MODEL, labels, warmup=0, learning_rate=1e-12), 1)
+        return one._flat.gradient.double(), one.take_loss()
+
+    whole, loss = gradient_and_loss(World())
+    parts = [gradient_and_loss(Apart(rank, processes)) for rank in range(processes)]
+    assert all(part.abs().max() > 0 for part, _ in parts)
+    total = sum(part for part, _ in parts)
+    torch.testing.assert_close(total, whole, rtol=1e-4, atol=1e-6 * float(whole.abs().max()))
+    assert sum(part for _, part in parts) == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize(("processes", "sizes"), [(1, [4]), (2, [2, 2]), (3, [1, 1, 2]), (4, [1, 1, 1, 1])])
+def test_every_image_of_a_batch_is_seen_by_one_process(processes, sizes, monkeypatch):
+    parts = []
+    for rank in range(processes):
+        monkeypatch.setattr(trainer_module, "world", lambda rank=rank: Apart(rank, processes))
+        parts.append(trainer()._part)
+    assert [part.stop - part.start for part in parts] == sizes
+    assert [place for part in parts for place in range(part.start, part.stop)] == [0, 1, 2, 3]
+
+
+def test_weights_that_differ_between_processes_are_noticed(monkeypatch):
+    class Told(Apart):
+        def gather(self, value):
+            return [value, value, [value[0], value[1] + 1]]
+
+    monkeypatch.setattr(trainer_module, "world", lambda: Told(0, 3))
+    one = run(trainer(), 1)
+    with pytest.raises(
+        DiffmemError, match="After 4 images, processes 2 of 3 hold other weights than process 0"
+    ):
+        one.check_agreement()
+
+
+def test_a_change_of_one_bit_changes_what_processes_compare(monkeypatch):
+    told = []
+
+    class Listening(Apart):
+        def gather(self, value):
+            told.append(value)
+            return [value]
+
+    monkeypatch.setattr(trainer_module, "world", lambda: Listening(0, 1))
+    one = run(trainer(), 2)
+    one.check_agreement()
+    one._ema_vector.view(torch.int32)[3] ^= 1
+    one.check_agreement()
+    one._flat.vector.detach().view(torch.int32)[7] ^= 1 << 31
+    one.check_agreement()
+    assert told[0][0] == told[1][0] != told[2][0]
+    assert told[0][1] != told[1][1] == told[2][1]
+
+
+def test_more_processes_than_images_in_a_batch_are_refused(monkeypatch):
+    monkeypatch.setattr(trainer_module, "world", lambda: Apart(0, 5))
+    with pytest.raises(UserError, match="batch of 4 images cannot be split among 5 processes"):
+        trainer()
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
@@ -255,7 +329,7 @@ def test_arithmetic_puts_the_settings_of_torch_back(precision):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_a_compiled_network_trains_to_the_same_weights():
-    compiled, plain = run(trainer(PLAIN, compile=True), 3), run(trainer(PLAIN), 3)
+    compiled, plain = run(trainer(compile=True), 3), run(trainer(), 3)  # dropout included
     torch.testing.assert_close(
         compiled.state()["weights"], plain.state()["weights"], rtol=1e-3, atol=1e-4
     )  # fmt: skip

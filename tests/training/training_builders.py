@@ -9,7 +9,7 @@ from diffmem.models.weights import read_tensors
 from diffmem.training import EvaluationConfig, Trainer, TrainingConfig
 from diffmem.training.loop import STATE_FILE
 
-# Fourier features are random buffers, and dropout draws from the global generator: both must survive resuming.
+# Fourier features are random buffers, and dropout has masks of its own for each step: both must survive resuming.
 MODEL = ModelConfig(
     embedding="fourier", channels=8, multipliers=(1,), blocks=1, attention=(), dropout=0.13
 )  # fmt: skip

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from diffmem.distributed import under_torchrun
 from diffmem.errors import UserError
 
 __all__ = ["Settings", "choose_device", "warn"]
@@ -18,19 +20,29 @@ Settings = Annotated[list[str] | None, Parameter(name="--set", negative="")]
 def choose_device(wanted: str | None) -> str:
     """Return the device to use: the wanted one, else CUDA where there is one, else the CPU.
 
+    Under torchrun, each process on a machine has a GPU of its own: `cuda` means that one.
+
     Raises:
-        UserError: The wanted device is unknown or absent.
+        UserError: The wanted device is unknown or absent, or one GPU was named for several processes.
     """
     import torch
 
+    own = f"cuda:{os.environ['LOCAL_RANK']}" if under_torchrun() else "cuda"
     if wanted is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return own if torch.cuda.is_available() else "cpu"
     kind = wanted.partition(":")[0]
     if kind not in ("cpu", "cuda"):
         raise UserError(f"Device {wanted!r} is not known; choose cpu, cuda or cuda:N.")
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(
             f"Device {wanted!r} was asked for, but torch sees no CUDA GPU here; use --device cpu."
+        )
+    if under_torchrun() and wanted == "cuda":
+        return own
+    if under_torchrun() and kind == "cuda" and int(os.environ["WORLD_SIZE"]) > 1:
+        raise UserError(
+            f"Device {wanted!r} names one GPU, but {os.environ['WORLD_SIZE']} processes run together, each with a GPU"
+            " of its own; write --device cuda."
         )
     return wanted
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffmem.cli.common import Settings
 from diffmem.errors import DiffmemError, UserError
+
+if TYPE_CHECKING:
+    from diffmem.models import Denoiser
 
 __all__ = ["generate"]
 
 
 def generate(
-    model: Path,
-    out: Path,
-    *,
+    *paths: Path,
+    optimum: str | None = None,
+    conditional: bool = False,
     seeds: str = "0-63",
     labels: str = "random",
     set_: Settings = None,
@@ -23,12 +27,20 @@ def generate(
     """Generate images, one per seed; the image of a seed does not depend on the others.
 
     Interrupt with Ctrl-C: the same command goes on where it stopped.
+    Several processes share the work: torchrun --nproc-per-node=8 -m diffmem generate ...
 
     Example: diffmem generate runs/0123456789abcdef samples.npz --seeds 0-999
 
+    The optimum needs no model: it is the closed form that training on DATA
+    would end on, and can only copy it.
+
+    Example: diffmem generate --optimum cifar10-1k.zip samples.npz --seeds 0-49999
+
     Args:
-        model: A run's folder (its last snapshot) or a snapshot, .safetensors.
-        out: File to write, .npz or .zip.
+        paths: MODEL OUT: a run's folder (its last snapshot) or a snapshot, .safetensors; then the file to write, .npz or .zip.
+            With --optimum, OUT alone.
+        optimum: Image set whose optimal denoiser generates.
+        conditional: With --optimum: the optimum of each class, from the labels of the set.
         seeds: Seeds such as 0-9,15,20-29.
         labels: For a conditional model: random (drawn from the seed) or the number of one class.
         set_: Change a setting of the sampler, key=value, for example steps=40; may be repeated.
@@ -37,40 +49,88 @@ def generate(
     """
     from diffmem.cli.common import choose_device
     from diffmem.data import ImageSet, write_images
-    from diffmem.files import sha256_file
-    from diffmem.models import load_denoiser
+    from diffmem.distributed import world
     from diffmem.progress import show_progress
     from diffmem.sampling import SamplerConfig, discard_shards, generate_resumable, parse_seeds
     from diffmem.studies.recipe import load_recipe
 
+    model, out = _model_and_out(paths, optimum)
     if out.suffix.lower() not in (".npz", ".zip"):
         raise UserError(
             f"Samples are written as .npz or .zip, not as {out.name!r}; give the file one of these endings."
         )
     numbers = parse_seeds(seeds)
     config = load_recipe(SamplerConfig, None, set_ or [])
-    path = _snapshot(model)
-    try:
-        denoiser, _, words = load_denoiser(path, choose_device(device))
-    except DiffmemError as error:
-        raise UserError(str(error)) from error  # whatever is wrong with it, the user named the file
     label: int | None = None
     if labels != "random":
         if not labels.isdecimal():
             raise UserError(f"--labels {labels!r} must be random or the number of a class.")
         label = int(labels)
+    if conditional and optimum is None:
+        raise UserError("--conditional belongs to --optimum; a trained model knows whether it has classes.")
+    place = choose_device(device)
+    if optimum is not None:
+        denoiser, source, identity, origin = _optimum(optimum, conditional, place)
+    else:
+        assert model is not None
+        denoiser, source, identity, origin = _trained(model, place)
     shards = out.with_name(out.name + ".shards")
-    tag = f"{sha256_file(path)} {config.model_dump_json()} {labels}"
+    tag = f"{identity} {config.model_dump_json()} {labels}"
     with show_progress("Generating") as progress:
         made = generate_resumable(
             denoiser, numbers, config, shards, tag, labels=label, batch_size=batch_size, progress=progress
         )
-    names = tuple(f"seed{seed:09d}" for seed in numbers)
-    history = (f"generated from {path.name} at epoch {words.get('epoch', 'unknown')}", config.describe())
-    write_images(ImageSet(made.images, made.labels, names, None, history), out)
+    if world().is_first:
+        names = tuple(f"seed{seed:09d}" for seed in numbers)
+        history = (f"generated from {origin}", config.describe())
+        write_images(ImageSet(made.images, made.labels, names, None, history), out)
+    world().wait()
     discard_shards(shards)
     channels, height, width = made.images.shape[1:]
-    print(f"{out}: {len(made)} images of {height}x{width}x{channels} from {path}")
+    print(f"{out}: {len(made)} images of {height}x{width}x{channels} from {source}")
+
+
+def _model_and_out(paths: tuple[Path, ...], optimum: str | None) -> tuple[Path | None, Path]:
+    if optimum is None:
+        if len(paths) != 2:
+            raise UserError(
+                f"Name a model and a file to write, not {len(paths)} paths: diffmem generate MODEL OUT, or"
+                " diffmem generate --optimum DATA OUT."
+            )
+        return paths[0], paths[1]
+    if len(paths) != 1:
+        raise UserError(
+            f"With --optimum, name the file to write alone, not {len(paths)} paths: diffmem generate --optimum DATA OUT."
+        )
+    return None, paths[0]
+
+
+def _trained(model: Path, device: str) -> tuple[Denoiser, str, str, str]:
+    """Return a trained denoiser, its source for messages, its identity for shards, its origin for the history."""
+    from diffmem.files import sha256_file
+    from diffmem.models import load_denoiser
+
+    path = _snapshot(model)
+    try:
+        denoiser, _, words = load_denoiser(path, device)
+    except DiffmemError as error:
+        raise UserError(str(error)) from error  # whatever is wrong with it, the user named the file
+    origin = f"{path.name} at epoch {words.get('epoch', 'unknown')}"
+    return denoiser, str(path), sha256_file(path), origin
+
+
+def _optimum(data: str, conditional: bool, device: str) -> tuple[Denoiser, str, str, str]:
+    """Return the optimum of an image set, and what `_trained` returns with it."""
+    from diffmem.data import open_images
+    from diffmem.models import Optimum
+    from diffmem.progress import show_progress
+
+    with show_progress("Reading images") as progress:
+        images = open_images(data, progress=progress)
+    kind = "the conditional optimum" if conditional else "the optimum"
+    source = f"{kind} of {len(images)} images"
+    identity = f"{kind} {images.fingerprint}"
+    return Optimum(images, conditional, device=device), f"{source} of {data}", identity, source
 
 
 def _snapshot(model: Path) -> Path:

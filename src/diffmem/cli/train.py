@@ -28,6 +28,7 @@ def train(
 
     The defaults are the study's basic setup: DDPM++ with VP preconditioning, 35 M parameters, 40,000 epochs.
     What is trained is never trained again; interrupt with Ctrl-C, and the same command goes on.
+    Several processes share the work: torchrun --nproc-per-node=8 -m diffmem train ...
 
     Example: diffmem train cifar10-1k.zip --epochs 100 --set model.channels=32 --set training.batch_size=64
 
@@ -58,6 +59,7 @@ def train(
 
     from diffmem.cli.common import choose_device, warn
     from diffmem.data import open_images
+    from diffmem.distributed import world
     from diffmem.progress import show_progress
     from diffmem.studies.run import Run
 
@@ -76,7 +78,7 @@ def train(
     print(f"{run.folder}: {len(images)} images, {chosen.model.describe()}; {chosen.training.describe()}")
     with show_progress("Training") as progress:
         last = run.fit(device=place, progress=progress, warn=warn)
-    if tensorboard:
+    if tensorboard and world().is_first:
         from diffmem.training.tracking import write_tensorboard
 
         write_tensorboard(run.folder)

@@ -10,6 +10,8 @@ Modules:
     neighbours: `Neighbours`, and `nearest_neighbours` which finds them.
     criteria: rules that turn neighbours into "memorized" or not.
     rates: a share with its confidence interval; the closed-form null.
+    frechet: the Frechet distance of two sets of images, by the moments of their features.
+    features: what it can be of: pixels, an Inception network, a TorchScript network.
     measure: `measure`, which joins them into one `Measurement`.
 """
 

@@ -95,6 +95,8 @@ def measure(
     Exact copies within the training set are collapsed before the search: with a copy as the second neighbour,
     d1 / d2 is 1 for the very images that are most likely memorized, and the ratio rule would miss them.
 
+    Processes that run together call it together, with the same images: the search is shared, and all get the result.
+
     Args:
         samples: Generated images, uint8 (Q, C, H, W).
         training: The whole training set, uint8 (N, C, H, W).

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
 from diffmem.files import atomic_path
 from diffmem.memorization.rows import Images, Rows
@@ -106,17 +107,21 @@ def nearest_neighbours(
     square roots of integers computed without error; floating-point images are compared in float64. Equal
     distances are in order of index.
 
+    Processes that run together call it together, with the same images. Each searches for its share of the queries; all
+    get the whole result.
+
     Args:
         queries: Images (Q, ...), uint8 or floating point, numpy (also memory-mapped) or torch.
         references: Images (N, ...) of the same shape, N at least k.
         k: Number of neighbours.
         device: Where the matrix products run; the references' own device if none (the CPU for numpy arrays).
         block_bytes: Memory for blocks on the device; by default 76 MiB on a CPU and 1 GiB elsewhere.
-        progress: Told the number of compared pairs.
+        progress: Told the number of compared pairs, of this process's share.
 
     Raises:
         UserError: k is not in 1..N, the shapes differ, the type is neither uint8 nor floating point, or a
             value is not finite.
+        DiffmemError: Another process ended.
     """
     asked, known = Rows(queries, "the queries"), Rows(references, "the references")
     if asked.shape != known.shape:
@@ -134,5 +139,15 @@ def nearest_neighbours(
         block_bytes = CPU_BLOCK_BYTES if place.type == "cpu" else CUDA_BLOCK_BYTES
     if block_bytes < 1:
         raise UserError(f"block_bytes = {block_bytes} must be positive.")
-    squares, indices = search(asked, known, k, place, block_bytes, progress)
+    here = world()
+    if here.size == 1:
+        squares, indices = search(asked, known, k, place, block_bytes, progress)
+    else:
+        first, last = (len(asked) * at // here.size for at in (here.rank, here.rank + 1))
+        found = None  # with fewer queries than processes, some have none
+        if last > first or here.is_first:
+            share = Rows(queries[first:last], "the queries")
+            found = search(share, known, k, place, block_bytes, progress)
+        parts = [part for part in here.gather(found) if part is not None]
+        squares, indices = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Neighbours(np.sqrt(squares), indices)

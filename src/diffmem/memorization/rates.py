@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -60,11 +61,18 @@ class Rate:
 
     @cached_property
     def _interval(self) -> tuple[float, float]:
-        from scipy.stats import binomtest
+        # The general test of scipy.stats takes 9 ms for 10,000 trials, and a run has thousands of rates.
+        from scipy.special import betaincinv, ndtri
 
-        method = "exact" if self.method == "clopper-pearson" else "wilson"
-        interval = binomtest(self.count, self.total).proportion_ci(self.confidence, method=method)
-        return min(float(interval.low), self.value), max(float(interval.high), self.value)
+        count, total, tail = self.count, self.total, (1 - self.confidence) / 2
+        if self.method == "wilson":
+            z2 = float(ndtri(tail)) ** 2
+            centre, width = count + z2 / 2, math.sqrt(z2 * (count * (total - count) / total + z2 / 4))
+            low, high = (centre - width) / (total + z2), (centre + width) / (total + z2)
+        else:
+            low = float(betaincinv(count, total - count + 1, tail)) if count else 0.0
+            high = float(betaincinv(count + 1, total - count, 1 - tail)) if count < total else 1.0
+        return max(0.0, min(low, self.value)), min(1.0, max(high, self.value))
 
     def __str__(self) -> str:
         return f"{self.value:.1%} [{100 * self.low:.1f}, {100 * self.high:.1f}] ({self.count}/{self.total})"

@@ -1,6 +1,6 @@
 """M: what denoises.
 
-Modules: `denoiser` (the protocol), `layers`, `block`, `unet`, `song` (DDPM++ and NCSN++), `adm`,
+Modules: `denoiser` (the protocol), `layers`, `dropout`, `block`, `unet`, `song` (DDPM++ and NCSN++), `adm`,
 `preconditioning` (VP, VE, EDM), `config` (typed settings and the builder), `foreign` (checkpoints made
 elsewhere), `optimum` (the closed form that training approaches), `weights` (safetensors).
 """

@@ -1,4 +1,8 @@
-"""Generating many images so that an interrupted run goes on where it stopped: finished batches wait on disk as shards."""
+"""Generating many images so that an interrupted run goes on where it stopped: finished batches wait on disk as shards.
+
+Processes that run together deal the batches out among themselves. Batches start at the same seeds however many processes
+there are, so the images are the same, bit for bit on equal devices.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffmem.distributed import world
 from diffmem.errors import UserError
 from diffmem.files import atomic_path
 from diffmem.models.denoiser import Denoiser
@@ -50,6 +55,9 @@ def generate_resumable(
 ) -> GeneratedImages:
     """Generate one image per seed, keeping finished batches in `folder` until `discard_shards` is called.
 
+    Processes that run together call it together, and all get all images. Each writes the shards of its own batches; it
+    uses those that others wrote earlier if it sees them, and needs none of them.
+
     Args:
         denoiser: The model.
         seeds: One integer per image.
@@ -58,21 +66,25 @@ def generate_resumable(
         tag: Names the model and the sampler: shards with another tag are made anew.
         labels: See `iter_generated`.
         batch_size: Images at a time, and in a shard.
-        progress: Told about finished images.
+        progress: Told about finished images; those of other processes are guessed to be as far as this one's.
 
     Returns:
         All images, in the order of `seeds`.
 
     Raises:
         UserError: As `generate`.
-        DiffmemError: As `generate`, or a shard cannot be written.
+        DiffmemError: As `generate`, a shard cannot be written, or another process ended.
     """
     if len(seeds) == 0:
         raise UserError("There are no seeds to generate images for; give at least one, for example 0-63.")
     # Its checks cover all seeds and labels at once, and those of shards that are not made anew; nothing is generated yet.
     iter_generated(denoiser, seeds, config, labels=labels, batch_size=batch_size)
-    parts = []
-    for start in range(0, len(seeds), batch_size):
+    here = world()
+    starts = range(here.rank * batch_size, len(seeds), here.size * batch_size)
+    # The last batch may be short: what is this process's own of all images, to tell the progress of all.
+    own = sum(min(batch_size, len(seeds) - start) for start in starts)
+    parts, made = [], 0
+    for start in starts:
         batch = list(seeds[start : start + batch_size])
         path = folder / f"shard-{start:09d}.npz"
         wanted = (
@@ -83,8 +95,9 @@ def generate_resumable(
         part = _read(path, batch, tag, wanted, denoiser.image_shape)
         if part is None:
 
-            def tell(done: float, total: float, note: str = "", start: int = start) -> None:
-                progress(start + done, len(seeds), f"{start} of {len(seeds)} images")
+            def tell(done: float, total: float, note: str = "", before: int = made) -> None:
+                words = f"{before * len(seeds) // own} of {len(seeds)} images"
+                progress((before + done) * len(seeds) / own, len(seeds), words)
 
             (part,) = iter_generated(
                 denoiser, batch, config, labels=wanted, batch_size=batch_size, progress=tell
@@ -93,10 +106,13 @@ def generate_resumable(
             with atomic_path(path) as temporary, temporary.open("wb") as stream:
                 np.savez(stream, images=part.images, labels=held_labels, seeds=part.seeds, tag=np.array(tag))
         parts.append(part)
-        progress(start + len(batch), len(seeds))
-    return GeneratedImages.concatenate(parts)
+        made += len(batch)
+        progress(made * len(seeds) / own, len(seeds))
+    dealt = here.gather(parts)
+    rounds = range(len(dealt[0]))
+    return GeneratedImages.concatenate([held[turn] for turn in rounds for held in dealt if turn < len(held)])
 
 
 def discard_shards(folder: Path) -> None:
-    """Remove the shards, once what was made of them is safely stored."""
+    """Remove the shards, once what was made of them is safely stored. Every process removes those that it sees."""
     shutil.rmtree(folder, ignore_errors=True)

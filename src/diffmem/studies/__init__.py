@@ -1,6 +1,8 @@
 """EMM(P, M, T): what joins data, models and training.
 
-Modules: `recipe` (typed settings from YAML), `run` (one training in a folder named by its hash), `executor`
+Modules: `recipe` (typed settings from YAML), `trained` (one training in a folder named by its
+hash), `run` (with its evaluations), `evaluations` (their store), `null` (their held-out images), `frechet` (their Frechet
+distances), `run_folder` (a run opened from its folder), `executor`
 (several runs on one machine), `study` (sizes to runs to EMM), `emm` (the estimate and its interval),
 `results` (the records), `quickstart`.
 """

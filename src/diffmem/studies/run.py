@@ -63,7 +63,7 @@ class Run(TrainedRun):
 
         def check() -> bool:
             try:
-                self._record(sampling, measure, self.store, self.points)
+                self._record(sampling, measure, self.folder, self.points)
             except DiffmemError:
                 return False
             return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,8 @@ def _training_images(folder: Path, fingerprint: str, train: str | None, progress
     candidates = [str(folder.resolve().parents[1] / "data" / f"train-{fingerprint[:16]}.npz")]
     path = folder / _DATA_FILE
     if path.exists():
-        try:
+        with suppress(DiffmemError, KeyError, TypeError):  # it only saves the user the option
             candidates.insert(0, str(read_json(path)["train"]))
-        except (DiffmemError, KeyError, TypeError):
-            pass  # it only saves the user the option
     for source in candidates:
         try:
             return _matching(open_images(source, progress=progress), source, fingerprint)

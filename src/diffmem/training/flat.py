@@ -44,6 +44,11 @@ class FlatParameters:
         self.vector = nn.Parameter(values)
         self.vector.grad = self._gradient
 
+    @property
+    def gradient(self) -> Tensor:
+        """The gradients of all parameters, laid out like `vector`: what processes sum."""
+        return self._gradient
+
     def zero_gradient(self) -> None:
         """Set all gradients to zero, keeping their memory."""
         self._gradient.zero_()

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["StopRequest"]
+from diffmem.distributed import world
+
+__all__ = ["Agreement", "StopRequest"]
+
+_SECONDS_BETWEEN_TALKS = 0.5
+_MOST_STEPS_BETWEEN_TALKS = 1000
 
 
 class StopRequest:
@@ -46,6 +52,11 @@ class StopRequest:
         if self.requested:
             raise KeyboardInterrupt
 
+    def honour_together(self) -> None:
+        """Raise KeyboardInterrupt in every process if a stop was requested in one; all processes call it together."""
+        if world().any(self.requested):
+            raise KeyboardInterrupt
+
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Let a stop take effect immediately inside this block, where nothing can be left half done."""
@@ -55,3 +66,36 @@ class StopRequest:
             yield
         finally:
             self._immediate = False
+
+
+class Agreement:
+    """What processes decide together between two steps: to stop, which a signal may ask one of them alone, and to save.
+
+    They talk about twice a second, or after every step if these are longer; one process alone decides after every step.
+
+    Args:
+        stop: This process's request.
+    """
+
+    def __init__(self, stop: StopRequest) -> None:
+        self._stop, self._world = stop, world()
+        self._steps, self._next, self._since = 0, 1, time.monotonic()
+
+    def reach(self, save: bool) -> tuple[bool, bool]:
+        """Count a step and return what is to be done after it, the same in every process.
+
+        Args:
+            save: Whether this process would save; the first one decides.
+
+        Returns:
+            Whether to stop, and whether to save.
+        """
+        self._steps += 1
+        if self._steps < self._next:
+            return False, False
+        pace = (time.monotonic() - self._since) / self._steps
+        steps = int(min(_SECONDS_BETWEEN_TALKS / max(pace, 1e-9), _MOST_STEPS_BETWEEN_TALKS))
+        told = self._world.gather((self._stop.requested, save, steps if self._world.size > 1 else 1))
+        _, saving, self._next = told[0]
+        self._steps, self._since = 0, time.monotonic()
+        return any(stopping for stopping, _, _ in told), saving

@@ -5,6 +5,8 @@ A folder holds, as far as training has come:
 - `metrics.jsonl`: a line for each logged point (images_seen, epoch, loss, learning_rate);
 - `snapshots/<images seen>.safetensors`: the averaged denoiser at each evaluation point;
 - `training-state.safetensors`: the newest state, replaced as training goes on.
+
+Processes that run together train one run. The first of them reads and writes the folder, which the others need not see.
 """
 
 from __future__ import annotations
@@ -14,14 +16,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
+from diffmem.distributed import world
 from diffmem.errors import DiffmemError
 from diffmem.files import write_text
 from diffmem.models.config import ModelConfig
 from diffmem.models.weights import read_tensors, save_denoiser, write_tensors
 from diffmem.progress import NO_PROGRESS, Progress
-from diffmem.training.interrupt import StopRequest
+from diffmem.training.interrupt import Agreement, StopRequest
 from diffmem.training.schedule import evaluation_images, learning_rate
 from diffmem.training.trainer import Trainer
 
@@ -51,22 +54,25 @@ def _read_metrics(folder: Path, up_to: int) -> list[str]:
     return kept
 
 
-def _resume(trainer: Trainer, folder: Path, tag: str, points: list[int], warn: Callable[[str], None]) -> None:
+def _read_state(
+    folder: Path, tag: str, points: list[int], warn: Callable[[str], None]
+) -> dict[str, Tensor] | None:
+    """Return the state to go on from; none if training starts anew."""
     path = folder / STATE_FILE
     if not path.exists():
-        return
+        return None
     try:
         state, words = read_tensors(path)
     except DiffmemError as error:
         warn(f"{error} Training starts again.")
-        return
+        return None
     if words.get("run") != tag:
         warn(f"{path} belongs to another run; it was not used. Training starts again.")
-        return
+        return None
     seen = int(state.get("seen", 0))
     if any(point < seen and not snapshot_path(folder, point).exists() for point in points):
-        return  # a snapshot was lost or removed as damaged, and from this state on it would never be made again
-    trainer.load_state(state)
+        return None  # a snapshot was lost or removed as damaged, and from this state on it would never be made again
+    return state
 
 
 def train(
@@ -84,41 +90,54 @@ def train(
     Interrupting it (Ctrl-C, SIGTERM) finishes the step and saves the state first.
     Whatever happens, going on gives the weights of an undisturbed run.
 
+    Processes that run together call it together. A stop that one of them is asked for reaches all after the same step,
+    within about half a second or a step, whichever is longer. Training may go on with another number of processes.
+
     Args:
         trainer: A new trainer.
         model: The configuration its denoiser was built from, kept in each snapshot.
-        folder: The run's folder.
+        folder: The run's folder; that of the first process is used.
         tag: Identity of the run; a state with another tag is not used.
-        on_snapshot: Called at each evaluation point, after the snapshot is written; must be repeatable, since a run that is
-            killed in it calls it again.
+        on_snapshot: Called in every process at each evaluation point, after the snapshot is written; must be repeatable,
+            since a run that is killed in it calls it again.
         progress: Told the images seen, of all images.
         warn: Told of a damaged state that is not used.
 
     Raises:
-        DiffmemError: The loss or a weight became NaN or infinite, or a file cannot be written.
+        DiffmemError: The loss or a weight became NaN or infinite, a file cannot be written, another process ended, or the
+            processes hold different weights.
         KeyboardInterrupt: A stop was requested; the state is saved.
     """
-    config, size = trainer.config, trainer.size
+    config, size, here = trainer.config, trainer.size, world()
     points = evaluation_images(config, size)
-    _resume(trainer, folder, tag, points, warn)
-    lines = _read_metrics(folder, trainer.seen)
+    state = here.share(_read_state(folder, tag, points, warn) if here.is_first else None)
+    if state is not None:
+        trainer.load_state(state)
+        del state  # as large as the trainer
+    lines = _read_metrics(folder, trainer.seen) if here.is_first else []
     stride = max(config.batch_size, trainer.total // _LOGGED_POINTS)
 
     def save() -> None:
-        write_text(folder / METRICS_FILE, "".join(line + "\n" for line in lines))
-        write_tensors(folder / STATE_FILE, trainer.state(), {"run": tag})
+        state = trainer.state()
+        if here.is_first:
+            write_text(folder / METRICS_FILE, "".join(line + "\n" for line in lines))
+            write_tensors(folder / STATE_FILE, state, {"run": tag})
 
     def at_point(stop: StopRequest) -> None:
         trainer.check_average()
-        words = {"images_seen": str(trainer.seen), "epoch": repr(trainer.seen / size), "run": tag}
-        save_denoiser(trainer.ema, model, snapshot_path(folder, trainer.seen), words)
+        trainer.check_agreement()
+        if here.is_first:
+            words = {"images_seen": str(trainer.seen), "epoch": repr(trainer.seen / size), "run": tag}
+            save_denoiser(trainer.ema, model, snapshot_path(folder, trainer.seen), words)
         save()
         if on_snapshot is not None:
+            stop.honour_together()
             with stop.at_once():
                 on_snapshot(trainer)
 
     saved = time.monotonic()
-    with torch.random.fork_rng(devices=_cuda_devices(trainer)), StopRequest() as stop:
+    with StopRequest() as stop:
+        agreement = Agreement(stop)
         if trainer.seen in points:
             at_point(
                 stop
@@ -139,11 +158,11 @@ def train(
             if seen in points:
                 at_point(stop)
                 saved = time.monotonic()
-            elif stop.requested or time.monotonic() - saved > _SECONDS_BETWEEN_STATES:
+            stopping, saving = agreement.reach(time.monotonic() - saved > _SECONDS_BETWEEN_STATES)
+            if (stopping or saving) and seen not in points:
                 save()
                 saved = time.monotonic()
-            stop.honour()
-
-
-def _cuda_devices(trainer: Trainer) -> list[int]:
-    return [torch.cuda.current_device()] if trainer.device.type == "cuda" else []
+            if stopping:
+                here.wait()  # nobody ends while the first still writes: a launcher would end it too
+                raise KeyboardInterrupt
+        stop.honour_together()

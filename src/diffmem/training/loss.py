@@ -55,6 +55,7 @@ def denoising_loss(
     sigma: Tensor,
     noise: Tensor,
     labels: Tensor | None,
+    batch_size: int | None = None,
 ) -> Tensor:
     """Return the weighted squared error, summed over pixels and averaged over the batch.
 
@@ -65,7 +66,11 @@ def denoising_loss(
         sigma: Noise levels, float (B,).
         noise: Standard normal noise n, like the images.
         labels: Classes, int64 (B,), or none.
+        batch_size: What the sum over images is divided by: the size of the global batch, of which these images are a
+            part. B if none.
     """
     level = sigma.reshape(-1, 1, 1, 1)
     error = denoiser(torch.addcmul(images, noise, level), sigma, labels) - images
-    return (loss_weight(preconditioning, sigma) * error.square().flatten(1).sum(1)).sum() / len(images)
+    return (loss_weight(preconditioning, sigma) * error.square().flatten(1).sum(1)).sum() / (
+        batch_size or len(images)
+    )

@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
+from diffmem.models.dropout import Dropout, set_masks
 from diffmem.models.preconditioning import Preconditioned
 from diffmem.training.config import TrainingConfig
 from diffmem.training.flat import FlatParameters
@@ -56,6 +58,11 @@ class Trainer:
     All randomness is a function of the seed and the images seen, so a trainer that is rebuilt and given a saved `state`
     continues to the same weights, bit for bit on a CPU.
 
+    Where several processes run together (`diffmem.distributed.world`), each makes a trainer of the same arguments and calls
+    the same methods. Each sees a part of every batch, with the noise and dropout that one process would give these images;
+    the gradients are summed. So the weights are the same in all processes, and those of one process up to the order in
+    which float32 numbers are added.
+
     Args:
         denoiser: The network to train, moved to the device; trained in place.
         images: Training images, uint8 (N, C, H, W).
@@ -70,7 +77,7 @@ class Trainer:
         ema: The averaged denoiser, in evaluation mode.
 
     Raises:
-        UserError: The images or labels do not fit the denoiser.
+        UserError: The images or labels do not fit the denoiser, or there are more processes than images in a batch.
     """
 
     def __init__(
@@ -92,6 +99,14 @@ class Trainer:
             )
         if denoiser.num_labels:
             _check_labels(labels, len(images), denoiser.num_labels)
+        self._world = world()
+        rank, ranks = self._world.rank, self._world.size
+        if ranks > config.batch_size:
+            raise UserError(
+                f"A batch of {config.batch_size} images cannot be split among {ranks} processes; start at most"
+                f" {config.batch_size}, or set a larger training.batch_size."
+            )
+        self._part = slice(rank * config.batch_size // ranks, (rank + 1) * config.batch_size // ranks)
         self.config, self.seed, self.size, self.device = config, seed, len(images), torch.device(device)
         self.total = total_images(config, self.size)
         self.denoiser = denoiser.to(self.device).train()
@@ -102,10 +117,11 @@ class Trainer:
         self._images = torch.from_numpy(np.array(images)).to(self.device)  # a copy: image sets are read-only
         self._labels = None
         if denoiser.num_labels and labels is not None:
-            self._labels = torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(self.device)
+            self._labels = torch.from_numpy(np.array(labels, dtype=np.int64)).to(self.device)
         self._order = DataOrder(self.size, seed, cyclic=config.order == "cyclic")
         self._optimizer = self._make_optimizer()
         self._generator = torch.Generator(self.device)
+        self._dropouts = [module for module in denoiser.modules() if isinstance(module, Dropout)]
         self._network: Callable[..., Tensor] = torch.compile(denoiser) if config.compile else denoiser
         self.seen = 0
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -121,24 +137,27 @@ class Trainer:
         return kind(vector, config.learning_rate, config.betas, 1e-8, config.weight_decay, fused=True)
 
     def step(self) -> None:
-        """See one batch."""
-        config, seen, batch = self.config, self.seen, self.config.batch_size
+        """See one batch: of all processes together, `batch_size` images."""
+        config, seen, batch, part = self.config, self.seen, self.config.batch_size, self._part
         preconditioning = self.denoiser.preconditioning
-        indices = self._order.batch(seen, batch).to(self.device)
+        indices = self._order.batch(seen, batch)[part].to(self.device)
         images = self._images[indices].to(torch.float32).mul_(1 / 127.5).sub_(1)
         labels = None if self._labels is None else self._labels[indices]
+        # Drawn for the whole batch, so that an image's numbers do not depend on how many processes share it.
         self._generator.manual_seed(stream_seed(self.seed, "noise", seen))
-        uniform = torch.rand(batch, generator=self._generator, device=self.device)
-        normal = torch.randn(batch, generator=self._generator, device=self.device)
-        noise = torch.randn(images.shape, generator=self._generator, device=self.device)
+        uniform = torch.rand(batch, generator=self._generator, device=self.device)[part]
+        normal = torch.randn(batch, generator=self._generator, device=self.device)[part]
+        shape = (batch, *images.shape[1:])
+        noise = torch.randn(shape, generator=self._generator, device=self.device)[part]
         sigma = draw_noise_levels(preconditioning, uniform, normal, config.p_mean, config.p_std)
         if self.denoiser.model.style.dropout:
-            # Dropout can draw from the global generator only.
-            torch.manual_seed(stream_seed(self.seed, "dropout", seen))
+            masks = stream_seed(self.seed, "dropout", seen)
+            set_masks(self._dropouts, masks, part.start, part.stop, self.device)
         self._flat.zero_gradient()
         with arithmetic(config.precision, self.device):
-            loss = denoising_loss(self._network, preconditioning, images, sigma, noise, labels)
+            loss = denoising_loss(self._network, preconditioning, images, sigma, noise, labels, batch)
         loss.backward()  # type: ignore[no-untyped-call]
+        self._world.sum_(self._flat.gradient)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(config, self.size, seen)
         self._optimizer.step()
@@ -148,19 +167,39 @@ class Trainer:
         self.seen = seen + batch
 
     def take_loss(self) -> float | None:
-        """Return the mean loss since the last call, none if there was no step since.
+        """Return the mean loss of all processes since the last call, none if there was no step since.
 
         Raises:
             DiffmemError: The loss is NaN or infinite: training has diverged.
         """
         if not self._loss_steps:
             return None
-        mean = float(self._loss_sum) / self._loss_steps
+        mean = float(self._whole_loss()) / self._loss_steps
         if not math.isfinite(mean):
             raise self._diverged(f"The training loss became {mean}")
         self._loss_sum.zero_()
         self._loss_steps = 0
         return mean
+
+    def _whole_loss(self) -> Tensor:
+        whole = self._loss_sum.clone()
+        self._world.sum_(whole)
+        return whole
+
+    def check_agreement(self) -> None:
+        """Check that all processes hold the same weights and averages, bit for bit.
+
+        Raises:
+            DiffmemError: They do not: a device computes differently from the others, or wrongly.
+        """
+        vectors = (self._flat.vector.detach(), self._ema_vector)
+        sums = self._world.gather([int(one.view(torch.int32).sum(dtype=torch.int64)) for one in vectors])
+        others = [rank for rank, held in enumerate(sums) if held != sums[0]]
+        if others:
+            raise DiffmemError(
+                f"After {self.seen} images, processes {', '.join(map(str, others))} of {len(sums)} hold other weights than"
+                " process 0, though all did the same. Use devices of one kind; if they are, one of them is faulty."
+            )
 
     def check_average(self) -> None:
         """Check that the averaged weights can be used: the last update can spoil them though every loss was finite.
@@ -178,14 +217,14 @@ class Trainer:
         )
 
     def state(self) -> dict[str, Tensor]:
-        """Return everything that a later `load_state` needs, as tensors."""
+        """Return everything that a later `load_state` needs, as tensors; the same in all processes, which call it together."""
         state = {
             "weights": self._flat.vector.detach(),
             "ema": self._ema_vector,
             "seen": torch.tensor(self.seen),
         }
         state["loss"] = torch.stack(
-            [self._loss_sum.cpu(), torch.tensor(float(self._loss_steps), dtype=torch.float64)]
+            [self._whole_loss().cpu(), torch.tensor(float(self._loss_steps), dtype=torch.float64)]
         )
         for key, value in self._optimizer.state.get(self._flat.vector, {}).items():
             if value is not None:
@@ -195,7 +234,7 @@ class Trainer:
         return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Continue from a saved state.
+        """Continue from a saved state, which may be of another number of processes.
 
         Raises:
             UserError: It is the state of another architecture.
@@ -228,5 +267,5 @@ class Trainer:
         saved["state"] = {0: slots} if slots else {}
         self._optimizer.load_state_dict(saved)
         self.seen = int(state["seen"])
-        self._loss_sum.copy_(state["loss"][0])
+        self._loss_sum.copy_(state["loss"][0] if self._world.is_first else torch.zeros(()))
         self._loss_steps = int(state["loss"][1])

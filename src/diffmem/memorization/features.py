@@ -1,0 +1,169 @@
+"""What a Frechet distance can be of: averaged pixels, an Inception network, or a TorchScript network given by its file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffmem.errors import UserError, nearest
+from diffmem.files import sha256_file
+from diffmem.memorization.frechet import FeatureFunction
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Features", "features_key", "open_features", "pixel_features"]
+
+GRID = 4
+_NAMES = ["pixels", "inception"]
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Features:
+    """A named function of images.
+
+    Attributes:
+        key: Names the function in stored results; two files of the same name have different keys.
+        compute: The function.
+    """
+
+    key: str
+    compute: FeatureFunction
+
+
+def features_key(name: str) -> str:
+    """Return the key of features without loading them.
+
+    Args:
+        name: 'pixels', 'inception', or the path of a TorchScript file.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    if name in _NAMES:
+        return name
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(
+            f"Features {name!r} are neither 'pixels' nor 'inception', and there is no TorchScript file of this name."
+            f"{nearest(name, _NAMES)}"
+        )
+    return f"torchscript {path.name} {sha256_file(path)[:12]}"
+
+
+def open_features(name: str, device: torch.device | str = "cpu") -> Features:
+    """Load what a Frechet distance is to be of.
+
+    Args:
+        name: 'pixels': see `pixel_features`. 'inception': the 2048 features of the Inception network of the FID, by
+            torch-fidelity (the extra diffmem[fid]); grey images are shown to it as RGB. Else the path of a TorchScript
+            file, a network that takes uint8 images (B, C, H, W) as they are and returns (B, F).
+        device: Where networks run.
+
+    Raises:
+        UserError: The file, the package or the weights are missing, or the file is not TorchScript.
+    """
+    key = features_key(name)
+    if name == "pixels":
+        return Features(key, pixel_features)
+    if name == "inception":
+        return Features(key, _batched(_inception(device), device, rgb=True))
+    return Features(key, _batched(_torchscript(Path(name), device), device))
+
+
+def pixel_features(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return mean grey levels over the cells of a 4x4 grid, float64 (N, C * 16), 0 to 255.
+
+    They need no network and few images, and see layout and colour, no detail. A side of fewer than 4 pixels stays as it is.
+    """
+    height, width = images.shape[2:]
+    side = (min(GRID, height), min(GRID, width))
+    pooled = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(images.astype(np.float64)), side)
+    rows: NDArray[np.float64] = pooled.flatten(1).numpy()
+    return rows
+
+
+def _batched(
+    network: Callable[[Tensor], Any], device: torch.device | str, *, rgb: bool = False
+) -> FeatureFunction:
+    def compute(images: NDArray[np.uint8]) -> NDArray[np.floating]:
+        parts = []
+        with torch.no_grad():
+            for start in range(0, len(images), _BATCH):
+                batch = torch.from_numpy(np.array(images[start : start + _BATCH])).to(device)
+                if rgb and batch.shape[1] == 1:
+                    batch = batch.expand(-1, 3, -1, -1)
+                parts.append(_rows(network, batch))
+        return np.concatenate(parts)
+
+    return compute
+
+
+def _rows(network: Callable[[Tensor], Any], batch: Tensor) -> NDArray[np.floating]:
+    try:
+        found = network(batch)
+    except Exception as error:  # whatever a foreign network finds wrong with the images
+        text = str(error).strip().splitlines()
+        raise UserError(
+            f"The network of the features does not take uint8 images {tuple(batch.shape)}:"
+            f" {text[-1] if text else type(error).__name__}."
+        ) from error
+    if isinstance(found, tuple) and found:
+        found = found[0]
+    if not isinstance(found, torch.Tensor) or found.ndim != 2 or len(found) != len(batch):
+        what = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+        raise UserError(f"The network of the features returned {what} for {len(batch)} images, not (B, F).")
+    rows: NDArray[np.floating] = found.double().cpu().numpy()
+    return rows
+
+
+def _torchscript(path: Path, device: torch.device | str) -> Callable[[Tensor], Any]:
+    try:
+        network = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{path} is not a TorchScript file; write it with torch.jit.save.") from error
+    evaluated: Callable[[Tensor], Any] = network.eval()
+    return evaluated
+
+
+def _inception(device: torch.device | str) -> Callable[[Tensor], Any]:
+    try:
+        from torch_fidelity import feature_extractor_inceptionv3 as source
+    except (ImportError, RuntimeError) as error:  # a torchvision of another torch raises the latter
+        raise UserError(
+            "Inception features need the package torch-fidelity and its own torchvision"
+            f" ({error}): pip install 'diffmem[fid]', or use the features 'pixels' or a TorchScript file."
+        ) from error
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / source.URL_INCEPTION_V3.rpartition("/")[2]
+    if not weights.is_file():
+        _download(source.URL_INCEPTION_V3, weights)
+    try:
+        # The package itself would run code in a pickle: only what passes this may come to it.
+        torch.load(weights, map_location="cpu", weights_only=True)
+        network = source.FeatureExtractorInceptionV3("inception", ["2048"], str(weights))
+    except Exception as error:
+        raise UserError(
+            f"{weights} does not hold the weights of the Inception network ({type(error).__name__}); remove it, and it is"
+            " downloaded again."
+        ) from error
+    placed: Callable[[Tensor], Any] = network.to(device)
+    return placed
+
+
+def _download(address: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest = target.stem.rpartition("-")[2]  # the package names its files by the beginning of their SHA-256
+    try:
+        torch.hub.download_url_to_file(address, str(target), hash_prefix=digest, progress=False)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"The weights of the Inception network could not be downloaded ({error}). Where there is no network, fetch"
+            f" {address} elsewhere and put it at {target}."
+        ) from error

@@ -1,0 +1,95 @@
+"""What the processes of `test_distributed.py` run under torchrun: the command line, with a command of the test's.
+
+Each process has folders of its own, as on machines without a common disk.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from training_builders import MODEL, denoiser, trainer
+
+from diffmem import __main__ as command_line
+from diffmem.distributed import world
+from diffmem.errors import DiffmemError, UserError
+from diffmem.memorization import nearest_neighbours
+from diffmem.sampling import SamplerConfig, generate_resumable
+from diffmem.training import loop, train
+
+RNG = np.random.default_rng(0)
+REFERENCES = RNG.integers(0, 256, (40, 1, 4, 4), dtype=np.uint8)
+QUERIES = RNG.integers(0, 256, (11, 1, 4, 4), dtype=np.uint8)
+QUERY_COUNTS = [11, 2, 1, 0]
+SAMPLER = SamplerConfig(steps=3, solver="euler", S_churn=5.0)
+SAMPLES, BATCH = 15, 2
+
+
+def generated(folder):
+    calls = []
+    made = denoiser().eval()
+    made.register_forward_pre_hook(lambda *details: calls.append(1))
+    images = generate_resumable(made, range(SAMPLES), SAMPLER, folder, "tag", batch_size=BATCH)
+    return images, len(calls)
+
+
+def everything(folder):
+    """One of each: a training, images, images again from shards, neighbours, words to one another."""
+    here, found = world(), {}
+    measured = []
+    one = trainer()
+    train(one, MODEL, folder / "run", "tag", on_snapshot=lambda current: measured.append(current.seen))
+    found["measured"] = np.array(measured)
+    found["weights"], found["ema"] = one.state()["weights"].numpy(), one.state()["ema"].numpy()
+    images, found["calls"] = generated(folder / "shards")
+    found["images"], found["labels"], found["seeds"] = images.images, images.labels, images.seeds
+    again, found["calls_again"] = generated(folder / "shards")
+    assert np.array_equal(again.images, images.images)
+    for count in QUERY_COUNTS:
+        near = nearest_neighbours(QUERIES[:count], REFERENCES, 3)
+        found[f"distances{count}"], found[f"indices{count}"] = near.distances, near.indices
+    assert here.gather("x" * here.rank) == ["x" * rank for rank in range(here.size)]
+    assert here.share(f"from {here.rank}") == "from 0"
+    assert here.any(here.rank == here.size - 1)
+    assert not here.any(False)
+    if here.size > 1:
+        try:
+            trainer(batch_size=1)
+        except UserError as error:
+            found["refusal"] = str(error)
+    np.savez(folder / "found.npz", **found)
+    print(f"process {here.rank} of {here.size}")
+    if os.environ.get("LAST_WORDS") and here.rank == 1:
+        raise DiffmemError(os.environ["LAST_WORDS"])
+
+
+def disturbed(folder):
+    """A training in which a process comes to grief where the environment says."""
+    loop._SECONDS_BETWEEN_STATES = 0.0
+    how, rank, at = os.environ["DISTURB"].split()
+
+    def tell(done, total, note=""):
+        print("seen", int(done), flush=True)
+        time.sleep(0.03)
+        if how == "kill" and world().rank == int(rank) and done == int(at):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train(trainer(), MODEL, folder / "run", "tag", progress=tell)
+
+
+def main():
+    root, action = sys.argv[1:3]
+    folder = Path(root) / f"rank{os.environ.get('RANK', '0')}"
+    folder.mkdir(exist_ok=True)
+    torch.set_num_threads(1)
+    command_line._call = lambda words: {"everything": everything, "disturbed": disturbed}[action](folder)
+    command_line.main([])
+
+
+if __name__ == "__main__":
+    main()
