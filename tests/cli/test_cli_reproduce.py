@@ -87,7 +87,7 @@ def test_the_optimum_copies_always(run, tmp_path):
     optimum = result["levels"][0]["study"]["runs"][0]
     assert result["levels"][0]["name"] == "optimum"
     assert optimum["evaluations"][0]["memorized"]["value"] == 1.0
-    assert "shown: the optimum copies always" in called.out
+    assert "the optimum copies always: The smoke scale shows this" in words(called)
 
 
 def test_the_scale_comes_from_the_environment(run, monkeypatch):

@@ -2,9 +2,9 @@ import pytest
 
 from diffmem.memorization import Rate
 from diffmem.studies.claims import judge
+from diffmem.studies.evaluations import rate_record
 from diffmem.studies.experiment import ClaimRule
 from diffmem.studies.results import EmmRecord, Evaluation, LevelRecord, RunRecord, StudyResult
-from diffmem.studies.evaluations import rate_record
 
 
 def run(size, seed, percents, total=1000):

@@ -122,8 +122,6 @@ def _carry_out(planned: list[Reproduction], device: str, workers: int | None, pa
             )
         paths = _write(one, result, studies)
         Console().print(experiment_table(result))
-        for claim in result.claims:
-            print(f"{claim.verdict}: {claim.claim}: {claim.numbers}")
         print(f"{paths.html}\n{paths.json}")
         results.append(result)
         if page is not None:

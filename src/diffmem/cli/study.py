@@ -47,6 +47,7 @@ def carry_out(recipe: StudyRecipe, out: Path, device: str | None, workers: int |
     import yaml
 
     from diffmem.cli.common import choose_device, warn
+    from diffmem.distributed import world
     from diffmem.files import write_text
     from diffmem.progress import show_progress
     from diffmem.studies.study import Study
@@ -58,7 +59,8 @@ def carry_out(recipe: StudyRecipe, out: Path, device: str | None, workers: int |
     place = choose_device(device)
     with show_progress("Reading images") as progress:
         work = Study(recipe, out, progress)
-    write_text(out / _RECIPE, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    if world().is_first:
+        write_text(out / _RECIPE, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
     with show_progress(recipe.title) as progress:
         work.execute(device=place, workers=workers, progress=progress, warn=warn)
     _report(work, place)
@@ -93,9 +95,12 @@ def report(folder: Path) -> None:
 def _report(work: Study, device: str) -> None:
     from rich.console import Console
 
+    from diffmem.distributed import world
     from diffmem.reports import Gallery, terminal_table, write_report
 
     result = work.result(device)
+    if not world().is_first:
+        return
     by_rate = sorted(result.runs, key=lambda run: run.peak.memorized.value)
     galleries = []
     for run, words in ((by_rate[-1], "Most memorized"), (by_rate[0], "Least memorized")):

@@ -53,7 +53,8 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: Literal["ddpmpp", "ncsnpp", "adm", "optimum"] = Field(
-        "ddpmpp", description="Family of the U-Net, or 'optimum': the closed-form optimum, which is not trained."
+        "ddpmpp",
+        description="Family of the U-Net, or 'optimum': the closed-form optimum, which is not trained.",
     )
     preconditioning: Literal["vp", "ve", "edm"] = Field(
         "vp", description="Preconditioning and training noise."
