@@ -44,7 +44,9 @@ def table(result):
 
 
 def evaluation_files(folder):
-    return sorted(folder.glob("runs/*/evaluations/*/*.npz"))
+    """The small files, which hold all numbers; the images beside them are for galleries alone."""
+    found = folder.glob("runs/*/evaluations/*/*.npz")
+    return sorted(path for path in found if not path.name.endswith(".images.npz"))
 
 
 def snapshots(folder):

@@ -182,8 +182,8 @@ def test_a_damaged_evaluation_is_reported_and_made_anew(copied, monkeypatch, how
     forbid(monkeypatch, "training")
     path = evaluation_files(folder)[1]
     with np.load(path) as held:
-        pixels = held["images"].tobytes()
-    damage(path, how, path.read_bytes().index(pixels))
+        numbers = held["distances"].tobytes()
+    damage(path, how, path.read_bytes().index(numbers))
     found, warnings = again(folder)
     assert found == undisturbed
     assert len(warnings) == 1

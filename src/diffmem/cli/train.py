@@ -62,6 +62,7 @@ def train(
     from diffmem.distributed import world
     from diffmem.progress import show_progress
     from diffmem.studies.run import Run
+    from diffmem.studies.run_folder import remember_data
 
     place = choose_device(device)
     if tensorboard:
@@ -78,6 +79,7 @@ def train(
     print(f"{run.folder}: {len(images)} images, {chosen.model.describe()}; {chosen.training.describe()}")
     with show_progress("Training") as progress:
         last = run.fit(device=place, progress=progress, warn=warn)
+    remember_data(run.folder, data)
     if tensorboard and world().is_first:
         from diffmem.training.tracking import write_tensorboard
 

@@ -58,9 +58,14 @@ def open_run(
 
 def remember_data(folder: Path, source: str) -> None:
     """Write into a run's folder where its training images lie, so that it can be measured without naming them."""
-    if world().is_first:
-        path = Path(source)
-        write_json(folder / _DATA_FILE, {"train": str(path.resolve()) if path.exists() else source})
+    if not world().is_first:
+        return
+    path, note = Path(source), folder / _DATA_FILE
+    content = {"train": str(path.resolve()) if path.exists() else source}
+    with suppress(DiffmemError):  # a note that is damaged is written again
+        if note.exists() and read_json(note) == content:
+            return
+    write_json(note, content)
 
 
 def snapshots_of(folder: Path, warn: Callable[[str], None] = print) -> list[int]:
