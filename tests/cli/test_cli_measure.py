@@ -48,10 +48,18 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def here(trained, tmp_path, monkeypatch):
-    """A copy of it in the working directory; returns the run's folder."""
+    """A copy of it in the working directory, as from a version that noted no training set; returns the run's folder."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    return next((tmp_path / "runs").iterdir())
+    run = next((tmp_path / "runs").iterdir())
+    (run / "data.json").unlink()
+    return run
+
+
+def test_a_run_knows_the_images_that_diffmem_train_trained_it_on(call, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # not where it was trained
+    copy = shutil.copytree(trained / "runs", tmp_path / "runs")
+    assert call("measure", "--expdir", next(copy.iterdir()), *SMALL).code == 0
 
 
 @pytest.fixture
