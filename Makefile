@@ -38,6 +38,7 @@ bench: .venv/.dev
 	$(BIN)/python benchmarks/training_speed.py
 	$(BIN)/python benchmarks/network_rate.py
 	$(BIN)/python benchmarks/neighbours.py
+	$(BIN)/python benchmarks/optimum.py
 	$(BIN)/python benchmarks/help_speed.py
 
 clean:

@@ -163,7 +163,7 @@ def _write_page(results: list[ExperimentResult], page: Path, scale: str) -> None
         save_figure(experiment_figure(result), folder / f"{result.name}.png")
     pictures = {result.name: f"{_PICTURES}/{result.name}.png" for result in results}
     write_text(
-        page, results_page(results, pictures, f"diffmem reproduce --all --scale {scale} --page {page.name}")
+        page, results_page(results, pictures, f"diffmem reproduce --all --scale {scale} --page {page.name if page.is_absolute() else page}")
     )
     print(page)
 
