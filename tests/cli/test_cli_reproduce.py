@@ -90,6 +90,20 @@ def test_the_optimum_copies_always(run, tmp_path):
     assert "the optimum copies always: The smoke scale shows this" in words(called)
 
 
+def test_experiments_can_share_runs_and_carry_a_note(run, tmp_path):
+    arguments = ["--scale", "smoke", "--workers", "1", "--store", "store", "--note", "Made on a Tuesday."]
+    assert run("reproduce", "fig5_unique", "--set", "labels=none", *arguments).code == 0
+    before = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "store/runs").rglob("*") if path.is_file()
+    }
+    called = run("reproduce", "fig5_labels", *arguments)
+    assert called.code == 0, called.err
+    assert "Made on a Tuesday." in words(called)
+    assert "Made on a Tuesday." in (tmp_path / "reproduce/fig5_labels/report.html").read_text()
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "store/runs").rglob("*") if path.is_file()}
+    assert after == before
+
+
 def test_the_scale_comes_from_the_environment(run, monkeypatch):
     monkeypatch.setenv("DIFFMEM_SCALE", "paper")
     called = run("reproduce", "fig5_labels")

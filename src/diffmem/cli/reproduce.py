@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,8 +28,10 @@ def reproduce(
     set_: Settings = None,
     all_levels: bool = False,
     out: Path | None = None,
+    store: Path | None = None,
     all_: bool = False,
     page: Path | None = None,
+    note: str | None = None,
     list_: bool = False,
     device: str | None = None,
     workers: int | None = None,
@@ -52,8 +55,10 @@ def reproduce(
         set_: Change a parameter of the experiment, the size, or any key of the recipe, key=value; may be repeated.
         all_levels: The whole figure instead of one level of its factor.
         out: Folder to write; by default reproduce/EXPERIMENT, or reproduce with --all.
+        store: Folder in which runs and their data lie: experiments with the same one share them. By default --out.
         all_: All experiments, with all levels.
         page: With --all: also write all results to this Markdown file, figures beside it.
+        note: A sentence of yours that the reports carry with the others, for example what is special about the data.
         list_: Show the experiments: factor, levels, parameters, what the paper found.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
         workers: Processes that train at the same time; by default one per core on a CPU.
@@ -77,13 +82,23 @@ def reproduce(
     settings = list(set_ or [])
     if experiment is not None:
         folder = out or Path("reproduce") / experiment
-        planned = [plan(load_experiment(experiment), size, folder, all_levels=all_levels, settings=settings)]
+        one = load_experiment(experiment)
+        planned = [plan(one, size, folder, all_levels=all_levels, settings=settings, store=store)]
     else:
         root = out or Path("reproduce")
         planned = [
-            plan(load_experiment(name), size, root / name, all_levels=True, settings=settings, store=root)
+            plan(
+                load_experiment(name),
+                size,
+                root / name,
+                all_levels=True,
+                settings=settings,
+                store=store or root,
+            )
             for name in experiment_names()
         ]
+    if note is not None:
+        planned = [replace(one, notes=(note, *one.notes)) for one in planned]
     _carry_out(planned, place, workers, page)
 
 
@@ -163,7 +178,12 @@ def _write_page(results: list[ExperimentResult], page: Path, scale: str) -> None
         save_figure(experiment_figure(result), folder / f"{result.name}.png")
     pictures = {result.name: f"{_PICTURES}/{result.name}.png" for result in results}
     write_text(
-        page, results_page(results, pictures, f"diffmem reproduce --all --scale {scale} --page {page.name if page.is_absolute() else page}")
+        page,
+        results_page(
+            results,
+            pictures,
+            f"diffmem reproduce --all --scale {scale} --page {page.name if page.is_absolute() else page}",
+        ),
     )
     print(page)
 
