@@ -22,7 +22,7 @@ _Block = tuple[int, int]
 _FLOOR = 5.0  # points; closer to 0 or 100% two procedures look the same whatever they are
 
 
-def judge(rule: ClaimRule, levels: Sequence[LevelRecord]) -> ClaimRecord:
+def judge(rule: ClaimRule, levels: Sequence[LevelRecord]) -> ClaimRecord | None:
     """Return whether the levels of an experiment show a claim.
 
     Args:
@@ -31,7 +31,8 @@ def judge(rule: ClaimRule, levels: Sequence[LevelRecord]) -> ClaimRecord:
 
     Returns:
         'shown' or 'opposite' if the interval of the difference excludes zero (for 'same': if it lies within or beyond the
-        margin; for 'at_least': if the interval of the rate does), else 'cannot tell'.
+        margin; for 'at_least': if the interval of the rate does), else 'cannot tell'. None if the levels, sizes or epochs that the
+        claim compares were not run.
     """
     by_name = {level.paper_name: _blocks(level) for level in levels}
     if rule.at_least is not None:
@@ -39,11 +40,11 @@ def judge(rule: ClaimRule, levels: Sequence[LevelRecord]) -> ClaimRecord:
     if rule.rising is not None:
         chain = [name for name in rule.rising if name in by_name]
         if len(chain) < 2:
-            return _untold(rule, "fewer than two of the levels that it speaks of were run")
+            return None
         return _changes(rule, _along(chain, by_name), f"from {chain[0]} to {chain[-1]}", wanted=1)
     if rule.same is not None:
         if not set(rule.same) <= set(by_name):
-            return _untold(rule, "not both of the levels that it speaks of were run")
+            return None
         return _same(rule, _along(list(rule.same), by_name))
     if rule.along == "sizes":
         return _changes(rule, _over_sizes(by_name), "from the smallest to the largest size", wanted=-1)
@@ -128,9 +129,9 @@ def _words(mean: float, low: float, high: float, where: str, basis: str) -> str:
     return f"{mean:+.1f} points [{low:+.1f}, {high:+.1f}] {where} ({basis})"
 
 
-def _changes(rule: ClaimRule, changes: Sequence[_Change], where: str, wanted: int) -> ClaimRecord:
+def _changes(rule: ClaimRule, changes: Sequence[_Change], where: str, wanted: int) -> ClaimRecord | None:
     if not changes:
-        return _untold(rule, "no two runs differ in this alone")
+        return None
     if all(first is last for _, first, last in changes) and len(changes) == 1:
         run = changes[0][1]
         first, last = run.evaluations[0].memorized, run.evaluations[-1].memorized
@@ -148,9 +149,9 @@ def _changes(rule: ClaimRule, changes: Sequence[_Change], where: str, wanted: in
     )
 
 
-def _same(rule: ClaimRule, changes: Sequence[_Change]) -> ClaimRecord:
+def _same(rule: ClaimRule, changes: Sequence[_Change]) -> ClaimRecord | None:
     if not changes or rule.same is None:
-        return _untold(rule, "no two runs differ in this alone")
+        return None
     mean, low, high, basis = _interval(changes, _rate)
     peaks = [_peak(run) for _, *pair in changes for run in pair]
     if max(peaks) < _FLOOR or min(peaks) > 100 - _FLOOR:
@@ -169,7 +170,7 @@ def _same(rule: ClaimRule, changes: Sequence[_Change]) -> ClaimRecord:
     )
 
 
-def _at_least(rule: ClaimRule, by_name: Mapping[str, Mapping[_Block, RunRecord]]) -> ClaimRecord:
+def _at_least(rule: ClaimRule, by_name: Mapping[str, Mapping[_Block, RunRecord]]) -> ClaimRecord | None:
     verdicts, words = [], []
     for name, percent in (rule.at_least or {}).items():
         for run in by_name.get(name, {}).values():
@@ -186,6 +187,6 @@ def _at_least(rule: ClaimRule, by_name: Mapping[str, Mapping[_Block, RunRecord]]
                 f" of {told.total}"
             )
     if not verdicts:
-        return _untold(rule, "none of the levels that it speaks of was run")
+        return None
     worst = next((one for one in ("opposite", "cannot tell") if one in verdicts), "shown")
     return ClaimRecord.model_validate({"claim": rule.text, "verdict": worst, "numbers": "; ".join(words)})

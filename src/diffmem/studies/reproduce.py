@@ -189,7 +189,7 @@ def _result(one: Reproduction, studies: Sequence[Study], device: str) -> Experim
         published=_published(experiment),
         size_ratio=one.scale.size_ratio,
         epoch_ratio=one.scale.epoch_ratio,
-        claims=[judge(rule, levels) for rule in experiment.claims],
+        claims=[found for rule in experiment.claims if (found := judge(rule, levels)) is not None],
         notes=list(one.notes),
         seconds=seconds,
     )
