@@ -1,8 +1,11 @@
 import json
 
+import numpy as np
 import pytest
 from cli_builders import caller
+from PIL import Image
 
+from diffmem.data import DOGS, ImageSet, open_images, read_synsets, write_images
 from diffmem.studies.experiment import experiment_names, load_experiment
 
 
@@ -88,6 +91,29 @@ def test_the_optimum_copies_always(run, tmp_path):
     assert result["levels"][0]["name"] == "optimum"
     assert optimum["evaluations"][0]["memorized"]["value"] == 1.0
     assert "the optimum copies always: The smoke scale shows this" in words(called)
+
+
+def test_the_mixture_takes_dogs_of_an_imagenet_folder(run, tmp_path):
+    rng = np.random.default_rng(0)
+    pets = rng.integers(0, 256, (260, 3, 8, 8), dtype=np.uint8)
+    labels = np.arange(260) % 2
+    write_images(ImageSet(pets, labels, tuple(map(str, range(260))), ("cat", "dog")), tmp_path / "pets.npz")
+    for synset in read_synsets(DOGS):
+        folder = tmp_path / "imagenet/train" / synset
+        folder.mkdir(parents=True)
+        for number in range(3):
+            pixels = rng.integers(0, 256, (8, 10, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{synset}_{number}.JPEG")
+    called = run(
+        "reproduce", "fig2_intra", "--scale", "smoke", "--workers", "1", "--set", "alpha=0.5", "--set", "data.source=pets.npz",
+        "--set", "data.mixture.source=imagenet", "--set", "data.heldout_split=train", "--set", "data.heldout=60",
+    )  # fmt: skip
+    assert called.code == 0, called.err
+    assert "stand in" not in words(called)
+    (path,) = (tmp_path / "reproduce/fig2_intra/data").glob("train-*.npz")
+    ours = {image.tobytes() for image in pets[labels == 1]}
+    of_dogs = [image.tobytes() in ours for image in open_images(path).images]
+    assert (len(of_dogs), sum(of_dogs)) == (10, 5)
 
 
 def test_experiments_can_share_runs_and_carry_a_note(run, tmp_path):

@@ -65,10 +65,18 @@ class Translation(_Config):
         return max(1, round(changed)) if isinstance(value, int) and value > 0 else changed
 
 
+class Need(_Config):
+    """What to do where a data set that a scale cannot do without is absent."""
+
+    key: str = Field(description="Key of the recipe that names it: who sets it needs no other.")
+    remedy: str
+
+
 class StandIn(_Config):
     """What a smaller scale runs on where a data set is absent."""
 
     absent: str = Field("", description="Path of the data set, from the working directory.")
+    key: str = Field("", description="Key of the recipe that names it: who sets it needs no stand-in.")
     note: str = Field("", description="What stands in for what, for the first line of output and the report.")
     settings: dict[str, Any] = Field(default_factory=dict, description="Recipe keys that change.")
     translate: dict[str, Translation] = Field(default_factory=dict)
@@ -86,9 +94,7 @@ class Scale(_Config):
     levels: tuple[int, ...] | None = Field(
         None, description="Which levels are run, from 0 on; all if not given."
     )
-    needs: dict[str, str] = Field(
-        default_factory=dict, description="Paths that must exist, with what to do where they do not."
-    )
+    needs: dict[str, Need] = Field(default_factory=dict, description="Paths that must exist.")
     stand_ins: dict[str, StandIn] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

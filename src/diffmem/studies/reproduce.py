@@ -84,7 +84,7 @@ def _own_settings(
     return parameters, sizes, rest
 
 
-def _absent(path: str, settings: Sequence[str], key: str) -> bool:
+def _absent(path: str, key: str, settings: Sequence[str]) -> bool:
     return not Path(path).expanduser().exists() and not any(one.startswith(f"{key}=") for one in settings)
 
 
@@ -113,14 +113,10 @@ def plan(
     """
     scale = experiment.scale(scale_name)
     parameters, sizes, rest = _own_settings(experiment, settings)
-    for path, remedy in scale.needs.items():
-        if _absent(path, rest, "data.source" if "cifar" in path else "data.mixture.source"):
-            raise UserError(f"The {scale_name} scale needs {path}, which is not there. {remedy}")
-    stand_ins = [
-        one
-        for one in scale.stand_ins.values()
-        if _absent(one.absent, rest, "data.mixture.source" if "imagenet" in one.absent else "data.source")
-    ]
+    for path, need in scale.needs.items():
+        if _absent(path, need.key, rest):
+            raise UserError(f"The {scale_name} scale needs {path}, which is not there. {need.remedy}")
+    stand_ins = [one for one in scale.stand_ins.values() if _absent(one.absent, one.key, rest)]
     chosen = range(len(experiment.levels)) if scale.levels is None else scale.levels
     wanted = (
         [experiment.level(parameters, i) for i in chosen] if all_levels else [experiment.level(parameters)]
