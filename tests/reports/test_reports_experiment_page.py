@@ -265,3 +265,22 @@ def test_marks_in_names_do_not_style_the_terminal():
     text = terminal(make_experiment("x", "level", [make_level("[red]x[/red]")], [], title="[bold]t[/]"))
     assert "[red]x[/red]" in text
     assert "[bold]t[/]" in text
+
+
+def test_the_page_shows_other_thresholds_coverage_and_distances_of_every_run():
+    made = make_run(100)
+    peak = made.peak.model_copy(
+        update={
+            "at_thresholds": {"0.2": make_rate(0.111, 1000), "0.5": make_rate(0.777, 1000)},
+            "frechet": 12.25,
+            "frechet_of": "pixels",
+        }
+    )
+    level = make_level("a")
+    study = level.study.model_copy(update={"runs": [made.model_copy(update={"evaluations": [peak]})]})
+    told = render_experiment(make_experiment("x", "size", [level.model_copy(update={"study": study})], []))
+    for part in ("&lt; 0.2", "&lt; 0.5", "11.1%", "77.7%", f"<td>{peak.distinct_replicated:,}</td>"):
+        assert part in told
+    assert "Frechet distance (pixels)" in told
+    assert "<td>12.25</td>" in told
+    assert "Frechet" not in render_experiment(by_labels())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from diffmem.files import write_text
 from diffmem.reports.experiment_figure import experiment_figure, figure_words
-from diffmem.reports.experiment_match import level_sizes
+from diffmem.reports.experiment_match import experiment_runs, level_sizes
 from diffmem.reports.experiment_tables import ExperimentRow, experiment_rows
 from diffmem.reports.experiment_words import (
     lead,
@@ -79,7 +79,7 @@ def experiment_warnings(result: ExperimentResult) -> list[str]:
 
 
 def _drawable(result: ExperimentResult) -> bool:
-    runs = [run for level in result.levels for run in level.study.runs]
+    runs = experiment_runs(result)
     if result.form == "epochs":
         return any(one.epoch > 0 for run in runs for one in run.evaluations)
     return bool(runs)
@@ -105,6 +105,12 @@ def _page(result: ExperimentResult, galleries: Sequence[Gallery], figure: Figure
         galleries=[(gallery, png_uri(gallery.figure())) for gallery in galleries],
         method=method_words(result),
         runs=[(level_words(level.name), run) for level, _, runs in level_sizes(result) for run in runs],
+        thresholds=list(
+            dict.fromkeys(name for run in experiment_runs(result) for name in run.peak.at_thresholds)
+        ),
+        frechet=next(
+            (run.peak.frechet_of for run in experiment_runs(result) if run.peak.frechet_of is not None), None
+        ),
     )
 
 
