@@ -60,6 +60,12 @@ def test_the_same_difference_the_other_way_is_opposite():
     assert found.verdict == "opposite"
 
 
+def test_a_finding_of_unknown_direction_is_shown_either_way():
+    rule = ClaimRule(text="t", rising=("b", "a"), either_way=True)
+    assert judge(rule, levels(("a", [10, 20, 30, 40]), ("b", [30, 41, 49, 60]))).verdict == "shown"
+    assert judge(rule, levels(("a", [10, 20, 30, 40]), ("b", [30, 5, 50, 20]))).verdict == "cannot tell"
+
+
 def test_differences_that_disagree_cannot_be_told():
     found = judge(
         ClaimRule(text="t", rising=("a", "b")), levels(("a", [10, 20, 30, 40]), ("b", [30, 5, 50, 20]))

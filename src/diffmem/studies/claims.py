@@ -143,7 +143,7 @@ def _changes(rule: ClaimRule, changes: Sequence[_Change], where: str, wanted: in
         mean, low, high, basis = _interval(changes, _rate)
     verdict = "cannot tell"
     if low > 0 or high < 0:
-        verdict = "shown" if (mean > 0) == (wanted > 0) else "opposite"
+        verdict = "shown" if rule.either_way or (mean > 0) == (wanted > 0) else "opposite"
     return ClaimRecord.model_validate(
         {"claim": rule.text, "verdict": verdict, "numbers": _words(mean, low, high, where, basis)}
     )

@@ -117,12 +117,14 @@ class Scale(_Config):
 class ClaimRule(_Config):
     """Something that the paper found, and how a result shows it; exactly one of the rules is given.
 
-    The names of levels are the paper's. `rising`: R_mem rises along these levels. `same`: two levels agree within `margin`
+    The names of levels are the paper's. `rising`: R_mem rises along these levels (`either_way`: or falls; for findings whose
+    direction is unknown). `same`: two levels agree within `margin`
     points. `sizes`, `epochs`: it falls with the size, rises with the epochs. `at_least`: these levels reach it, in percent.
     """
 
     text: str
     rising: tuple[str, ...] | None = None
+    either_way: bool = False
     same: tuple[str, str] | None = None
     margin: float = 10.0
     along: Literal["sizes", "epochs"] | None = None
