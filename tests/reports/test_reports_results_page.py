@@ -52,10 +52,13 @@ def test_the_opening_tells_scale_hardware_time_seeds_and_intervals(results, page
     opening = page.split("## Summary")[0]
     assert SCALE_WORDS["cpu"] in opening
     assert "device cpu" in opening
-    runs = [run for result in results for run in experiment_runs(result)]
+    runs = {
+        run.run_id: run for result in results for run in experiment_runs(result)
+    }  # experiments share them
     assert f"{len(runs)} training runs in {len(results)} experiments" in opening
     assert "3 different seeds (0, 1, 2)" in opening
-    assert f"took {seconds_to_words(sum(result.seconds for result in results))}" in opening
+    spent = sum(run.training_seconds + run.sampling_seconds for run in runs.values())
+    assert f"took {seconds_to_words(spent)} of training and sampling" in opening
     assert "95% intervals (clopper-pearson; 1,000 images per evaluation)" in opening
     assert "1/3 of the distance" in opening
     assert f"```console\n{COMMAND}\n```" in opening

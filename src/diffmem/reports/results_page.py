@@ -99,7 +99,9 @@ def _inline(text: str) -> str:
 
 def _opening(results: Sequence[ExperimentResult], command: str) -> str:
     studies = [level.study for result in results for level in result.levels]
-    runs = [run for result in results for run in experiment_runs(result)]
+    # Experiments share runs.
+    runs = list({run.run_id: run for result in results for run in experiment_runs(result)}.values())
+    spent = sum(run.training_seconds + run.sampling_seconds for run in runs)
     seeds = sorted({run.seed for run in runs})
     samples = sorted({one.memorized.total for run in runs for one in run.evaluations})
     scales = list(dict.fromkeys(result.scale for result in results))
@@ -113,7 +115,8 @@ def _opening(results: Sequence[ExperimentResult], command: str) -> str:
         f"{count_words(len(runs), 'training run', 'training runs')} in"
         f" {count_words(len(results), 'experiment', 'experiments')}, with"
         f" {count_words(len(seeds), 'seed', 'different seeds')}"
-        f" ({', '.join(map(str, seeds))}), took {seconds_to_words(sum(result.seconds for result in results))}."
+        f" ({', '.join(map(str, seeds))}), took {seconds_to_words(spent)} of training and sampling, summed over"
+        " processes that ran side by side."
         if runs
         else "No training has finished yet.",
         f"Made with: {_inline('; '.join(versions))}." if versions else "",
