@@ -20,7 +20,7 @@ Modules:
 
 from __future__ import annotations
 
-from diffmem.data.build import Labels, Selection, build, select, write_images
+from diffmem.data.build import Labels, Selection, build, relabelled, select, write_images
 from diffmem.data.duplicates import duplicate_groups
 from diffmem.data.duplication import duplicated
 from diffmem.data.fetch import DOWNLOADS, Download, fetch
@@ -60,6 +60,7 @@ __all__ = [
     "random_subset",
     "read_imagenet",
     "read_synsets",
+    "relabelled",
     "resize",
     "rgb",
     "select",

@@ -25,7 +25,7 @@ from diffmem.errors import UserError
 from diffmem.files import atomic_path
 from diffmem.progress import NO_PROGRESS, Progress
 
-__all__ = ["Labels", "Selection", "build", "select", "write_images"]
+__all__ = ["Labels", "Selection", "build", "relabelled", "select", "write_images"]
 
 Selection = Literal["balanced", "first", "random"]
 Labels = Literal["true", "random", "unique", "none"]
@@ -35,7 +35,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows: the same set gives
 
 
 def build(
-    source: str | Path,
+    source: str | Path | ImageSet,
     *,
     size: int | None = None,
     resolution: int | None = None,
@@ -60,7 +60,8 @@ def build(
     In a mixture, images are chosen from both sources, and resized, before they are put together.
 
     Args:
-        source: See `open_images`; with `synsets`, ImageNet's folder.
+        source: See `open_images`; with `synsets`, ImageNet's folder. Or a set that is open already, of which `split` says
+            nothing.
         size: Number of different images; all if left out. A mixture needs it.
         resolution: Side of the square images in pixels; as they are if left out.
         gray: Whether to turn RGB into grey.
@@ -89,12 +90,12 @@ def build(
     _check_wishes(size, classes, selection, synsets, mix, share, mix_classes, mix_synsets)
     _check_changes(labels, label_classes, duplicate, copies)
 
-    def part(place: str | Path, kept: Sequence[str | int] | None, folders: str | Path | None, count: int | None,
-             chosen_by: Selection | None) -> ImageSet:  # fmt: skip
-        if folders is not None:
+    def part(place: str | Path | ImageSet, kept: Sequence[str | int] | None, folders: str | Path | None,
+             count: int | None, chosen_by: Selection | None) -> ImageSet:  # fmt: skip
+        if folders is not None and not isinstance(place, ImageSet):
             images = _from_imagenet(place, folders, count, resolution, chosen_by, seed, split, progress)
         else:
-            images = open_images(place, split, progress)
+            images = place if isinstance(place, ImageSet) else open_images(place, split, progress)
             if kept is not None:
                 images = choose_classes(images, list(kept))
             if count is not None:
@@ -114,7 +115,7 @@ def build(
         one = part(source, classes, synsets, max(1, size - of_mix), chosen_by)
         other = part(mix, mix_classes, mix_synsets, max(1, of_mix), chosen_by)
         images = mixture(one, other, size, share)
-    return _changed(images, labels, label_classes, duplicate, copies, seed)
+    return relabelled(images, labels, label_classes, duplicate, copies, seed)
 
 
 def _from_imagenet(
@@ -139,7 +140,7 @@ def _from_imagenet(
     return select(images, count, selection, seed)
 
 
-def _changed(
+def relabelled(
     images: ImageSet,
     labels: Labels | None,
     label_classes: int | None,
@@ -147,6 +148,11 @@ def _changed(
     copies: int | None,
     seed: int,
 ) -> ImageSet:
+    """Return a set with the labels and the copies that are wished for; the arguments are those of `build`.
+
+    Raises:
+        UserError: True labels are wanted and there are none, or a number is out of range.
+    """
     if labels == "true" and images.labels is None:
         raise UserError("The images have no true labels; choose labels 'random', 'unique' or 'none'.")
     if labels == "none":

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 from diffmem.data import (
     ImageSet,
+    Split,
     build,
-    duplicated,
+    count_of_share,
     hold_out,
     mixture,
-    random_labels,
+    open_images,
     random_subset,
+    relabelled,
     select,
-    unique_labels,
 )
-from diffmem.data.shares import count_of_share
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.studies.recipe import DataConfig
@@ -60,19 +60,14 @@ class Distribution:
             images = mixture(self.pool, self.second, size, config.mixture.share)
         else:
             images = select(self.pool, size, config.selection, config.seed)
-        if config.labels == "none":
-            images = images.with_labels(None, None, "without labels")
-        elif config.labels == "random" and config.label_classes is not None:
-            images = random_labels(images, config.label_classes, config.seed)
-        elif config.labels == "unique":
-            images = unique_labels(images)
-        elif images.labels is None:
+        if config.labels == "true" and images.labels is None:
             raise UserError(
                 f"{config.source} has no labels; choose data.labels none, random or unique, or name a labelled set."
             )
+        share, copies = None, None
         if config.duplication is not None:
-            images = duplicated(images, config.duplication.share, config.duplication.copies, config.seed)
-        return images
+            share, copies = config.duplication.share, config.duplication.copies
+        return relabelled(images, config.labels, config.label_classes, share, copies, config.seed)
 
     def describe(self) -> str:
         """Return P in words, for reports."""
@@ -125,55 +120,69 @@ def _split(config: DataConfig, pool: ImageSet, progress: Progress) -> tuple[Imag
     return hold_out(pool, config.heldout, config.seed)
 
 
-def _read(config: DataConfig, split: str, progress: Progress) -> ImageSet:
-    return _built(
-        config.source, _changed(config.source), config.resolution, config.gray, config.classes, None, None, split,
-        config.seed, _Quiet(progress),
-    )  # fmt: skip
+def _read(config: DataConfig, split: Split, progress: Progress) -> ImageSet:
+    opened = _opened(_File.at(config.source, split, progress))
+    return _built(_Wish(opened, config.resolution, config.gray, config.classes, progress))
 
 
 def _read_second(config: DataConfig, progress: Progress) -> ImageSet:
-    wish = config.mixture
-    assert wish is not None
+    mixed = config.mixture
+    assert mixed is not None
+    file = _File.at(mixed.source, "train", progress)
+    source = _opened(file) if mixed.synsets is None else file  # of ImageNet, only the chosen images are read
     return _built(
-        wish.source, _changed(wish.source), config.resolution, config.gray, wish.classes, wish.synsets,
-        wish.images, "train", config.seed, _Quiet(progress),
-    )  # fmt: skip
+        _Wish(
+            source,
+            config.resolution,
+            config.gray,
+            mixed.classes,
+            progress,
+            mixed.synsets,
+            mixed.images,
+            config.seed,
+        )
+    )
 
 
-class _Quiet:
-    """A progress that all cached calls share: it is not part of what is read."""
+@dataclass(frozen=True)
+class _File:
+    """A source as it is at a time, so that what was read before it changed is not taken for it."""
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+    source: str
+    changed: int
+    split: Split
+    progress: Progress = field(compare=False)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Quiet)
-
-    def __hash__(self) -> int:
-        return 0
-
-
-def _changed(source: str) -> int:
-    """When a file was changed, so that what was read before is not taken for it."""
-    path = Path(source).expanduser()
-    return path.stat().st_mtime_ns if path.exists() else 0
+    @classmethod
+    def at(cls, source: str, split: Split, progress: Progress) -> _File:
+        path = Path(source).expanduser()
+        return cls(source, path.stat().st_mtime_ns if path.exists() else 0, split, progress)
 
 
-@lru_cache(maxsize=6)  # the levels of an experiment share their sources; an archive takes seconds to read
-def _built(
-    source: str,
-    changed: int,
-    resolution: int | None,
-    gray: bool,
-    classes: tuple[str | int, ...] | None,
-    synsets: str | None,
-    count: int | None,
-    split: str,
-    seed: int,
-    progress: _Quiet,
-) -> ImageSet:
+@dataclass(frozen=True)
+class _Wish:
+    """What `build` is asked for."""
+
+    source: ImageSet | _File
+    resolution: int | None
+    gray: bool
+    classes: tuple[str | int, ...] | None
+    progress: Progress = field(compare=False)
+    synsets: str | None = None
+    count: int | None = None
+    seed: int = 0
+
+
+# The levels of an experiment share sources, and experiments share archives: reading one takes seconds.
+@lru_cache(maxsize=4)
+def _opened(file: _File) -> ImageSet:
+    return open_images(file.source, file.split, file.progress)
+
+
+@lru_cache(maxsize=6)
+def _built(wish: _Wish) -> ImageSet:
     return build(
-        source, size=count, resolution=resolution, gray=gray, classes=classes, synsets=synsets, seed=seed,
-        split="test" if split == "test" else "train", progress=progress.progress,
+        wish.source.source if isinstance(wish.source, _File) else wish.source,
+        size=wish.count, resolution=wish.resolution, gray=wish.gray, classes=wish.classes, synsets=wish.synsets,
+        seed=wish.seed, progress=wish.progress,
     )  # fmt: skip
