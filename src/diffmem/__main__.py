@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _call(words: list[str]) -> None:
     from diffmem.cli import app
 
-    app(words, exit_on_error=False, print_error=False)
+    # The usual action on a result is to exit, past all that follows the call here.
+    app(words, exit_on_error=False, print_error=False, result_action="return_value")
 
 
 def _exit_code(call: Callable[[], None], rank: int = 0) -> int | None:

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import diffmem
+from diffmem.__main__ import main
 from diffmem.data import open_images
 from diffmem.errors import DiffmemError
 from diffmem.models.weights import read_tensors
@@ -350,3 +351,9 @@ def test_ctrl_c_ends_with_code_130_and_the_same_command_goes_on(call, tmp_path, 
     assert call(*arguments).code == 0
     assert seen + 8 * len(steps) == 200 * 20  # training went on and did not begin again
     assert len(list((run / "snapshots").iterdir())) == 2
+
+
+def test_a_command_that_succeeds_returns_to_what_called_it(capsys):
+    # Under torchrun, processes part only after it: one that exited inside the command would tear down the connection of others.
+    assert main(["--version"]) is None
+    assert main(["reproduce", "--list"]) is None
