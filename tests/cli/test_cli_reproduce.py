@@ -29,18 +29,8 @@ def test_the_list_shows_every_experiment_with_factor_and_finding(run):
 
 
 def test_one_level_leaves_report_numbers_figure_and_recipe(run, tmp_path):
-    called = run(
-        "reproduce",
-        "fig5_unique",
-        "--scale",
-        "smoke",
-        "--set",
-        "size=1000",
-        "--out",
-        "here",
-        "--workers",
-        "1",
-    )
+    arguments = ["fig5_unique", "--scale", "smoke", "--set", "size=1000", "--out", "here", "--workers", "1"]
+    called = run("reproduce", *arguments)
     assert called.code == 0, called.err
     assert called.out.startswith("Figure 5: a label for each image, smoke scale, on digits.")
     assert "digits of scikit-learn stand in" in words(called)
@@ -55,18 +45,7 @@ def test_one_level_leaves_report_numbers_figure_and_recipe(run, tmp_path):
     page = (tmp_path / "here/report.html").read_text()
     assert "stand in" in page
 
-    again = run(
-        "reproduce",
-        "fig5_unique",
-        "--scale",
-        "smoke",
-        "--set",
-        "size=1000",
-        "--out",
-        "here",
-        "--workers",
-        "1",
-    )
+    again = run("reproduce", *arguments)
     assert again.code == 0
     repeated = json.loads((tmp_path / "here/result.json").read_text())
     # Nothing was trained or generated again: the times of the runs are the same too.

@@ -1,6 +1,9 @@
 """A study of a few seconds, and what its result says apart from times."""
 
+from diffmem.studies import run
+from diffmem.studies.evaluations import StoredEvaluation
 from diffmem.studies.recipe import StudyRecipe, override
+from diffmem.training import Trainer
 
 TINY = {
     "title": "Tiny",
@@ -51,3 +54,17 @@ def evaluation_files(folder):
 
 def snapshots(folder):
     return sorted(folder.glob("runs/*/snapshots/*.safetensors"))
+
+
+def forbid(monkeypatch, *what):
+    """Make work fail that was done already: 'training', 'sampling' or reading 'images'."""
+
+    def fail(*given, **named):
+        raise AssertionError("this was done already")
+
+    if "training" in what:
+        monkeypatch.setattr(Trainer, "step", fail)
+    if "sampling" in what:
+        monkeypatch.setattr(run, "generate_resumable", fail)
+    if "images" in what:
+        monkeypatch.setattr(StoredEvaluation, "images", property(fail))

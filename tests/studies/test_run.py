@@ -2,7 +2,7 @@ import shutil
 
 import numpy as np
 import pytest
-from studies_builders import tiny_recipe
+from studies_builders import forbid, tiny_recipe
 
 from diffmem.data import ImageSet, open_images
 from diffmem.errors import DiffmemError, UserError
@@ -10,12 +10,10 @@ from diffmem.memorization import RatioRule, nearest_neighbours
 from diffmem.memorization.features import open_features
 from diffmem.memorization.frechet import frechet_of_images
 from diffmem.models.config import ModelConfig
-from diffmem.studies import run as run_module
 from diffmem.studies import trained
-from diffmem.studies.evaluations import StoredEvaluation
 from diffmem.studies.frechet import frechet_for
 from diffmem.studies.run import Run
-from diffmem.training import Trainer, TrainingConfig
+from diffmem.training import TrainingConfig
 from diffmem.training.loop import snapshot_path
 from diffmem.training.schedule import evaluation_images
 
@@ -41,18 +39,6 @@ def copied(finished, tmp_path):
     """A finished run that a test may damage."""
     shutil.copytree(finished.store, tmp_path / "store")
     return a_run(tmp_path / "store")
-
-
-def forbid(monkeypatch, *what):
-    def fail(*given, **named):
-        raise AssertionError("this was done already")
-
-    if "training" in what:
-        monkeypatch.setattr(Trainer, "step", fail)
-    if "sampling" in what:
-        monkeypatch.setattr(run_module, "generate_resumable", fail)
-    if "images" in what:
-        monkeypatch.setattr(StoredEvaluation, "images", property(fail))
 
 
 def numbers(one):

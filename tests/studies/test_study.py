@@ -5,7 +5,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from studies_builders import evaluation_files, snapshots, table, tiny_recipe
+from studies_builders import evaluation_files, forbid, snapshots, table, tiny_recipe
 
 from diffmem.data import ImageSet, open_images, write_images
 from diffmem.errors import DiffmemError, UserError
@@ -13,7 +13,6 @@ from diffmem.memorization import RatioRule
 from diffmem.models.weights import read_tensors
 from diffmem.studies import emm, run
 from diffmem.studies.study import Study
-from diffmem.training import Trainer
 
 
 @pytest.fixture(autouse=True)
@@ -35,16 +34,6 @@ def copied(finished, tmp_path):
     """A copy of the finished study that a test may damage, and its table."""
     folder, undisturbed = finished
     return shutil.copytree(folder, tmp_path / "copy"), undisturbed
-
-
-def forbid(monkeypatch, *what):
-    def fail(*given, **named):
-        raise AssertionError("this was done already")
-
-    if "training" in what:
-        monkeypatch.setattr(Trainer, "step", fail)
-    if "sampling" in what:
-        monkeypatch.setattr(run, "generate_resumable", fail)
 
 
 def modification_times(folder):

@@ -87,17 +87,18 @@ def _print(record: RunRecord, threshold: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from diffmem.reports.words import rate_words
+
     first = record.evaluations[0]
     titles = ["epoch", "R_mem", "null", "copied", "mean nearest"]
     if first.frechet_of is not None:
         titles.append("FID" if first.frechet_of == "inception" else "Frechet")
     table = Table(*titles, box=None)
-    null = "-" if record.null is None else _words(record.null.value, record.null.low, record.null.high)
+    null = "-" if record.null is None else rate_words(record.null)
     for each in record.evaluations:
-        rate = each.memorized
         cells = [
             _epoch(each),
-            _words(rate.value, rate.low, rate.high),
+            rate_words(each.memorized),
             null,
             str(each.distinct_replicated),
             f"{each.mean_nearest_distance:.2f}",
@@ -124,12 +125,10 @@ def _print(record: RunRecord, threshold: float) -> None:
 
 
 def _line(one: Evaluation) -> str:
-    return f"{_words(one.memorized.value, one.memorized.low, one.memorized.high)} at epoch {_epoch(one)}"
+    from diffmem.reports.words import rate_words
+
+    return f"{rate_words(one.memorized)} at epoch {_epoch(one)}"
 
 
 def _epoch(one: Evaluation) -> str:
     return f"{one.epoch:.3g}" if one.epoch < 10 else f"{one.epoch:,.0f}"
-
-
-def _words(value: float, low: float, high: float) -> str:
-    return f"{value:.1%} [{100 * low:.1f}, {100 * high:.1f}]"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["reproduce"]
 
 _PICTURES = "results"
+_MOST_GALLERIES = 4
 
 
 def reproduce(
@@ -150,23 +151,14 @@ def _file_name(level: str) -> str:
 
 
 def _write(one: Reproduction, result: ExperimentResult, studies: list[Study]) -> ReportPaths:
-    from diffmem.reports import Gallery, write_experiment
+    from diffmem.reports import example_gallery, write_experiment
 
     galleries = []
-    for level, study in zip(result.levels, studies, strict=True):
+    for level, study in zip(result.levels[:_MOST_GALLERIES], studies, strict=False):
         run = max(level.study.runs, key=lambda run: run.peak.memorized.value)
-        shown = study.example(run.run_id)
-        galleries.append(
-            Gallery(
-                f"{result.factor} {level.name}: {shown.title}",
-                shown.generated,
-                shown.nearest,
-                shown.second,
-                shown.ratios.tolist(),
-                level.study.threshold,
-            )
-        )
-    return write_experiment(result, galleries[:4], one.folder)
+        title = f"{result.factor} {level.name}"
+        galleries.append(example_gallery(title, study.example(run.run_id), level.study.threshold))
+    return write_experiment(result, galleries, one.folder)
 
 
 def _write_page(results: list[ExperimentResult], page: Path, scale: str) -> None:

@@ -96,7 +96,7 @@ def _report(work: Study, device: str) -> None:
     from rich.console import Console
 
     from diffmem.distributed import world
-    from diffmem.reports import Gallery, terminal_table, write_report
+    from diffmem.reports import example_gallery, terminal_table, write_report
 
     result = work.result(device)
     if not world().is_first:
@@ -104,17 +104,7 @@ def _report(work: Study, device: str) -> None:
     by_rate = sorted(result.runs, key=lambda run: run.peak.memorized.value)
     galleries = []
     for run, words in ((by_rate[-1], "Most memorized"), (by_rate[0], "Least memorized")):
-        shown = work.example(run.run_id)
-        galleries.append(
-            Gallery(
-                f"{words}: {shown.title}",
-                shown.generated,
-                shown.nearest,
-                shown.second,
-                shown.ratios.tolist(),
-                result.threshold,
-            )
-        )
+        galleries.append(example_gallery(words, work.example(run.run_id), result.threshold))
         if len(result.runs) == 1:
             break
     paths = write_report(result, galleries, work.folder)

@@ -95,9 +95,14 @@ class ModelConfig(BaseModel):
                 )
         return self
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the model is a network that is trained, not the closed-form optimum of the training images."""
+        return self.architecture != "optimum"
+
     def describe(self) -> str:
         """Return the model in words, for reports."""
-        if self.architecture == "optimum":
+        if not self.is_trained:
             return "closed-form optimum of the training images"
         name = {"ddpmpp": "DDPM++", "ncsnpp": "NCSN++", "adm": "ADM"}[self.architecture]
         widths = " ".join(str(self.channels * m) for m in self.multipliers)
@@ -143,7 +148,7 @@ def build_denoiser(
     Raises:
         UserError: The images do not fit the network.
     """
-    if config.architecture == "optimum":
+    if not config.is_trained:
         raise UserError(
             "The optimum has no weights to train: it is made of the training images (diffmem generate --optimum DATA)."
         )

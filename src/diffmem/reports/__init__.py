@@ -27,7 +27,7 @@ from diffmem.reports.experiment_figure import experiment_figure
 from diffmem.reports.experiment_page import render_experiment, write_experiment
 from diffmem.reports.experiment_tables import ExperimentRow, experiment_rows, experiment_table
 from diffmem.reports.figures import figure_svg, rmem_against_epochs, rmem_against_size, save_figure
-from diffmem.reports.gallery import Gallery, gallery_figure
+from diffmem.reports.gallery import Gallery, example_gallery, gallery_figure
 from diffmem.reports.html import render_report
 from diffmem.reports.results_page import results_page
 from diffmem.reports.tables import SummaryRow, summary_rows, terminal_table
@@ -40,6 +40,7 @@ __all__ = [
     "ReportPaths",
     "SummaryRow",
     "emm_words",
+    "example_gallery",
     "experiment_figure",
     "experiment_rows",
     "experiment_table",

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from diffmem.reports.experiment_series import Colour, Series, means
+from diffmem.reports.experiment_series import Series, means
+from diffmem.reports.figures import draw_intervals
 from diffmem.reports.style import COLOURS
 from diffmem.studies.results import RateRecord
 
@@ -26,32 +27,6 @@ def shifted(axes: Axes, index: int, count: int, step: float) -> Transform:
     figure = axes.get_figure()
     assert figure is not None
     return axes.transData + ScaledTranslation(points / 72, 0, figure.dpi_scale_trans)
-
-
-def _bars(
-    axes: Axes,
-    points: Sequence[tuple[float, RateRecord]],
-    colour: Colour,
-    *,
-    alpha: float,
-    transform: Transform | None = None,
-) -> None:
-    rates = [rate for _, rate in points]
-    axes.errorbar(
-        [x for x, _ in points],
-        [100 * rate.value for rate in rates],
-        yerr=[
-            [100 * max(rate.value - rate.low, 0.0) for rate in rates],
-            [100 * max(rate.high - rate.value, 0.0) for rate in rates],
-        ],
-        fmt="none",
-        ecolor=colour,
-        elinewidth=1.2,
-        capsize=2.5,
-        alpha=alpha,
-        zorder=3,
-        transform=axes.transData if transform is None else transform,
-    )
 
 
 def draw_line(
@@ -85,7 +60,7 @@ def draw_points(axes: Axes, one: Series, transform: Transform, *, joined: bool) 
     points = [point for points in one.ours for point in points]
     mean = means(points)
     several = len(points) > len(mean)
-    _bars(axes, points, one.look.colour, alpha=0.55 if several else 1.0, transform=transform)
+    draw_intervals(axes, points, one.look.colour, alpha=0.55 if several else 1.0, transform=transform)
     if several:
         axes.plot(
             [x for x, _ in points],
@@ -111,7 +86,7 @@ def draw_curves(axes: Axes, one: Series) -> None:
         epochs, rates = [x for x, _ in points], [rate for _, rate in points]
         low, high = [100 * rate.low for rate in rates], [100 * rate.high for rate in rates]
         if len(points) == 1:
-            _bars(axes, points, one.look.colour, alpha=1.0)
+            draw_intervals(axes, points, one.look.colour, alpha=1.0)
         axes.fill_between(epochs, low, high, color=one.look.colour, alpha=0.18, linewidth=0)
         if several:
             axes.plot(
@@ -129,7 +104,7 @@ def draw_curves(axes: Axes, one: Series) -> None:
 def draw_nulls(axes: Axes, points: Sequence[tuple[float, RateRecord]], *, joined: bool, flat: bool) -> None:
     """Draw null rates; `flat`: one line through all, because they do not depend on x."""
     grey = COLOURS["grey"]
-    _bars(axes, points, grey, alpha=0.8)
+    draw_intervals(axes, points, grey, alpha=0.8)
     axes.plot(
         [x for x, _ in points],
         [100 * rate.value for _, rate in points],

@@ -16,16 +16,14 @@ from diffmem.reports.experiment_match import (
     published_at,
     size_pairs,
 )
-from diffmem.reports.style import COLOURS, ordered_colours
+from diffmem.reports.style import COLOURS, Colour, ordered_colours
 from diffmem.reports.words import size_words
 from diffmem.studies.results import ExperimentResult, LevelRecord, RateRecord, RunRecord
 
-__all__ = ["Colour", "Look", "Series", "looks", "means", "null_points", "places_of", "series_of"]
+__all__ = ["Look", "Series", "looks", "means", "null_points", "places_of", "series_of"]
 
 _COLOURS = ("blue", "vermillion", "green", "orange", "purple", "sky", "black")
 _MARKERS = "osD^v<>"
-
-Colour = str | tuple[float, float, float]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from diffmem.reports.style import (
     COLOURS,
     FONT_SIZE,
     SMALL_FONT_SIZE,
+    Colour,
     dress,
     epoch_axis,
     new_figure,
@@ -29,9 +30,11 @@ from diffmem.studies.results import RateRecord, RunRecord, StudyResult
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Transform
 
 __all__ = [
     "DPI",
+    "draw_intervals",
     "figure_svg",
     "line_of_epsilon",
     "rmem_against_epochs",
@@ -119,12 +122,36 @@ def _curve(
     if several:
         axes.plot(sizes, [100 * rate.value for rate in rates], color=colour, linestyle="", zorder=3, **style)  # type: ignore[arg-type]
     if bars:
-        below = [100 * max(rate.value - rate.low, 0.0) for rate in rates]
-        above = [100 * max(rate.high - rate.value, 0.0) for rate in rates]
-        middle = [100 * rate.value for rate in rates]
-        axes.errorbar(
-            sizes, middle, yerr=[below, above], fmt="none", ecolor=colour, capsize=3, elinewidth=1.2, zorder=4
-        )
+        draw_intervals(axes, points, colour, capsize=3, zorder=4)
+
+
+def draw_intervals(
+    axes: Axes,
+    points: Sequence[tuple[float, RateRecord]],
+    colour: Colour,
+    *,
+    capsize: float = 2.5,
+    zorder: float = 3,
+    alpha: float | None = None,
+    transform: Transform | None = None,
+) -> None:
+    """Draw the 95% interval of each (x, rate) as a bar, without its point."""
+    rates = [rate for _, rate in points]
+    axes.errorbar(
+        [x for x, _ in points],
+        [100 * rate.value for rate in rates],
+        yerr=[
+            [100 * max(rate.value - rate.low, 0.0) for rate in rates],
+            [100 * max(rate.high - rate.value, 0.0) for rate in rates],
+        ],
+        fmt="none",
+        ecolor=colour,
+        elinewidth=1.2,
+        capsize=capsize,
+        alpha=alpha,
+        zorder=zorder,
+        transform=axes.transData if transform is None else transform,
+    )
 
 
 def line_of_epsilon(axes: Axes, epsilon: float, *, inside: bool = False) -> None:

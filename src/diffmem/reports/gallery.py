@@ -18,7 +18,9 @@ from diffmem.reports.words import threshold_words
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Gallery", "gallery_figure"]
+    from diffmem.studies.study import Example
+
+__all__ = ["Gallery", "example_gallery", "gallery_figure"]
 
 Images = NDArray[np.uint8]
 LEAST_WIDTH = 8.6  # inches, what the caption needs
@@ -94,6 +96,18 @@ class Gallery:
         return gallery_figure(
             self.title, self.generated, self.nearest, self.second, self.ratios, self.threshold
         )
+
+
+def example_gallery(title: str, example: Example, threshold: float) -> Gallery:
+    """Return a study's example as a gallery; its own title follows the given one."""
+    return Gallery(
+        f"{title}: {example.title}",
+        example.generated,
+        example.nearest,
+        example.second,
+        example.ratios.tolist(),
+        threshold,
+    )
 
 
 def gallery_figure(

@@ -17,6 +17,7 @@ __all__ = [
     "FONT_SIZE",
     "SMALL_FONT_SIZE",
     "TITLE_FONT_SIZE",
+    "Colour",
     "dress",
     "epoch_axis",
     "new_figure",
@@ -38,6 +39,8 @@ COLOURS = {
     "grey": "#6E6E6E",
 }
 """The palette of Okabe and Ito (2008), which people with any colour vision can tell apart, and a grey."""
+
+Colour = str | tuple[float, float, float]
 
 FONT_SIZE, SMALL_FONT_SIZE, TITLE_FONT_SIZE = 10.0, 8.5, 11.5
 

@@ -8,13 +8,13 @@ pairs (or chains) with the same training-set size and seed are blocks, and the m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from diffmem.memorization import Rate
 from diffmem.studies.experiment import ClaimRule
-from diffmem.studies.results import ClaimRecord, LevelRecord, RunRecord
+from diffmem.studies.results import ClaimRecord, LevelRecord, RateRecord, RunRecord
 
 __all__ = ["judge"]
 
@@ -59,11 +59,8 @@ def _untold(rule: ClaimRule, why: str) -> ClaimRecord:
     return ClaimRecord(claim=rule.text, verdict="cannot tell", numbers=why)
 
 
-def _peak(run: RunRecord) -> float:
-    return 100 * run.peak.memorized.value
-
-
-_Change = tuple[float, RunRecord, RunRecord]
+_Change = tuple[float, RateRecord, RateRecord]
+"""How much R_mem changes, in points, and the rates at both ends."""
 
 
 def _trend(values: Sequence[float]) -> float:
@@ -75,7 +72,12 @@ def _trend(values: Sequence[float]) -> float:
 def _along(chain: Sequence[str], by_name: Mapping[str, Mapping[_Block, RunRecord]]) -> list[_Change]:
     shared = sorted(set.intersection(*(set(by_name[name]) for name in chain)))
     runs = [[by_name[name][block] for name in chain] for block in shared]
-    return [(_trend([_peak(run) for run in row]), row[0], row[-1]) for row in runs]
+    return [_chained(row) for row in runs]
+
+
+def _chained(row: Sequence[RunRecord]) -> _Change:
+    peaks = [run.peak.memorized for run in row]
+    return _trend([100 * rate.value for rate in peaks]), peaks[0], peaks[-1]
 
 
 def _over_sizes(by_name: Mapping[str, Mapping[_Block, RunRecord]]) -> list[_Change]:
@@ -84,7 +86,7 @@ def _over_sizes(by_name: Mapping[str, Mapping[_Block, RunRecord]]) -> list[_Chan
         for seed in sorted({seed for _, seed in blocks}):
             row = [blocks[block] for block in sorted(blocks) if block[1] == seed]
             if len(row) > 1:
-                changes.append((_trend([_peak(run) for run in row]), row[0], row[-1]))
+                changes.append(_chained(row))
     return changes
 
 
@@ -94,12 +96,12 @@ def _over_epochs(by_name: Mapping[str, Mapping[_Block, RunRecord]]) -> list[_Cha
         for run in blocks.values():
             if len(run.evaluations) > 1:
                 first, last = run.evaluations[0].memorized, run.evaluations[-1].memorized
-                changes.append((100 * (last.value - first.value), run, run))
+                changes.append((100 * (last.value - first.value), first, last))
     return changes
 
 
-def _interval(changes: Sequence[_Change], of: Callable[[RunRecord], Rate]) -> tuple[float, float, float, str]:
-    """Return mean, low, high, and in words what the interval is made of."""
+def _interval(changes: Sequence[_Change], alone: str = "pair") -> tuple[float, float, float, str]:
+    """Return mean, low, high, and in words what the interval is made of; `alone`: what a single change is one of."""
     values = np.array([value for value, _, _ in changes])
     mean = float(values.mean())
     if len(values) > 1:
@@ -108,8 +110,8 @@ def _interval(changes: Sequence[_Change], of: Callable[[RunRecord], Rate]) -> tu
         half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
         return mean, mean - half, mean + half, f"t interval over {len(values)} pairs of size and seed"
     _, first, last = changes[0]
-    low, high = _newcombe(of(first), of(last))
-    return mean, low, high, "one pair: sampling error only"
+    low, high = _newcombe(_wilson(first), _wilson(last))
+    return mean, low, high, f"one {alone}: sampling error only"
 
 
 def _newcombe(first: Rate, last: Rate) -> tuple[float, float]:
@@ -120,8 +122,7 @@ def _newcombe(first: Rate, last: Rate) -> tuple[float, float]:
     return 100 * low, 100 * high
 
 
-def _rate(run: RunRecord) -> Rate:
-    told = run.peak.memorized
+def _wilson(told: RateRecord) -> Rate:
     return Rate(told.count, told.total, method="wilson")
 
 
@@ -132,15 +133,7 @@ def _words(mean: float, low: float, high: float, where: str, basis: str) -> str:
 def _changes(rule: ClaimRule, changes: Sequence[_Change], where: str, wanted: int) -> ClaimRecord | None:
     if not changes:
         return None
-    if all(first is last for _, first, last in changes) and len(changes) == 1:
-        run = changes[0][1]
-        first, last = run.evaluations[0].memorized, run.evaluations[-1].memorized
-        low, high = _newcombe(
-            Rate(first.count, first.total, method="wilson"), Rate(last.count, last.total, method="wilson")
-        )
-        mean, basis = changes[0][0], "one run: sampling error only"
-    else:
-        mean, low, high, basis = _interval(changes, _rate)
+    mean, low, high, basis = _interval(changes, "run" if rule.along == "epochs" else "pair")
     verdict = "cannot tell"
     if low > 0 or high < 0:
         verdict = "shown" if rule.either_way or (mean > 0) == (wanted > 0) else "opposite"
@@ -152,8 +145,8 @@ def _changes(rule: ClaimRule, changes: Sequence[_Change], where: str, wanted: in
 def _same(rule: ClaimRule, changes: Sequence[_Change]) -> ClaimRecord | None:
     if not changes or rule.same is None:
         return None
-    mean, low, high, basis = _interval(changes, _rate)
-    peaks = [_peak(run) for _, *pair in changes for run in pair]
+    mean, low, high, basis = _interval(changes)
+    peaks = [100 * rate.value for _, *pair in changes for rate in pair]
     if max(peaks) < _FLOOR or min(peaks) > 100 - _FLOOR:
         return _untold(
             rule,

@@ -117,7 +117,7 @@ class Run(TrainedRun):
             measured.add(seen)
             tell()
 
-        if self.is_trained:
+        if self.model.is_trained:
             self.fit(
                 device=place,
                 on_snapshot=lambda trainer: evaluate(trainer.seen, trainer.ema),
@@ -261,7 +261,7 @@ class Run(TrainedRun):
         except DiffmemError as error:
             warn(f"{error} Its images are generated again.")
         path = snapshot_path(self.folder, seen)
-        model = load_denoiser(path, device)[0] if self.is_trained else self.denoiser(seen, device)
+        model = load_denoiser(path, device)[0] if self.model.is_trained else self.denoiser(seen, device)
         return generate(model, range(wanted), sampling, batch_size=_SAMPLING_BATCH).images
 
     def sampling_units(self, sampling: SamplerConfig, measure: MeasureConfig) -> float:

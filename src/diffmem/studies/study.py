@@ -112,7 +112,7 @@ class Study:
                 " images. Choose larger sizes or other images."
             )
         self.parameters = 0
-        if recipe.model.architecture != "optimum":
+        if recipe.model.is_trained:
             denoiser = build_denoiser(recipe.model, smallest.shape, smallest.num_classes)
             self.parameters = count_parameters(denoiser)
 
@@ -269,7 +269,8 @@ def example_of(run: Run, sampling: SamplerConfig, measure: MeasureConfig, count:
     training = run.training_set.images
     size = len(run.training_set)
     return Example(
-        title=f"{size} training images" + (f", epoch {stored.seen / size:.0f}" if run.is_trained else ""),
+        title=f"{size} training images"
+        + (f", epoch {stored.seen / size:.0f}" if run.model.is_trained else ""),
         generated=images,
         nearest=training[neighbours.indices[:, 0]],
         second=training[neighbours.indices[:, 1]],

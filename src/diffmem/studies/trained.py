@@ -79,7 +79,7 @@ class TrainedRun:
     @cached_property
     def points(self) -> list[int]:
         """Images seen at each evaluation point: 0 alone for the optimum, which is not trained."""
-        if not self.is_trained:
+        if not self.model.is_trained:
             return [0]
         return evaluation_images(self.training, len(self.training_set))
 
@@ -88,11 +88,6 @@ class TrainedRun:
         """Indices of the training images that are no copies of earlier ones, among which neighbours are searched."""
         groups = duplicate_groups(self.training_set)
         return np.flatnonzero(groups == np.arange(len(groups)))
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether the model is a network that is trained, not the closed-form optimum of the training images."""
-        return self.model.architecture != "optimum"
 
     def write_config(self) -> None:
         """Write what the run is into its folder."""
@@ -163,7 +158,7 @@ class TrainedRun:
         Raises:
             DiffmemError: The snapshot is missing or damaged.
         """
-        if not self.is_trained:
+        if not self.model.is_trained:
             return Optimum(self.training_set, conditional=self.training_set.labels is not None, device=device)
         here = world()
         read = load_denoiser(snapshot_path(self.folder, seen))[0] if here.is_first else None
