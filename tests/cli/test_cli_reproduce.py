@@ -6,6 +6,7 @@ from cli_builders import caller
 from PIL import Image
 
 from diffmem.data import DOGS, ImageSet, open_images, read_synsets, write_images
+from diffmem.studies import experiment
 from diffmem.studies.experiment import experiment_names, load_experiment
 
 
@@ -93,6 +94,20 @@ def test_the_mixture_takes_dogs_of_an_imagenet_folder(run, tmp_path):
     ours = {image.tobytes() for image in pets[labels == 1]}
     of_dogs = [image.tobytes() in ours for image in open_images(path).images]
     assert (len(of_dogs), sum(of_dogs)) == (10, 5)
+
+
+def test_the_page_of_all_experiments_has_each_with_its_figure(run, tmp_path, monkeypatch):
+    names = ["fig5_unique", "fig1_ab"]
+    monkeypatch.setattr(experiment, "experiment_names", lambda: names)
+    called = run("reproduce", "--all", "--scale", "smoke", "--workers", "1", "--page", "docs/results.md")
+    assert called.code == 0, called.err
+    page = (tmp_path / "docs/results.md").read_text()
+    assert "diffmem reproduce --all --scale smoke --page docs/results.md" in page
+    for name in names:
+        assert f"](results/{name}.png)" in page
+        drawn = (tmp_path / f"docs/results/{name}.png").read_bytes()
+        assert drawn == (tmp_path / f"reproduce/{name}/figure.png").read_bytes()
+    assert len(list((tmp_path / "reproduce/runs").iterdir())) == 4  # in one store
 
 
 def test_experiments_can_share_runs_and_carry_a_note(run, tmp_path):

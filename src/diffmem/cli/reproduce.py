@@ -140,10 +140,8 @@ def _carry_out(planned: list[Reproduction], device: str, workers: int | None, pa
         Console().print(experiment_table(result))
         print(f"{paths.html}\n{paths.json}")
         results.append(result)
-        if page is not None:
-            _write_page(
-                results, page, one.scale_name
-            )  # after each, so that hours of work can be read as they come
+        if page is not None:  # after each, so that hours of work can be read as they come
+            _add_to_page(page, results, paths, one.scale_name)
 
 
 def _file_name(level: str) -> str:
@@ -161,22 +159,16 @@ def _write(one: Reproduction, result: ExperimentResult, studies: list[Study]) ->
     return write_experiment(result, galleries, one.folder)
 
 
-def _write_page(results: list[ExperimentResult], page: Path, scale: str) -> None:
-    from diffmem.files import write_text
-    from diffmem.reports import experiment_figure, results_page, save_figure
+def _add_to_page(page: Path, results: list[ExperimentResult], newest: ReportPaths, scale: str) -> None:
+    """Write the page of all results so far; the newest one's figure is put beside those of the others."""
+    from diffmem.files import write_bytes, write_text
+    from diffmem.reports import results_page
 
-    folder = page.parent / _PICTURES
-    for result in results:
-        save_figure(experiment_figure(result), folder / f"{result.name}.png")
+    for figure in newest.figures:
+        write_bytes(page.parent / _PICTURES / f"{results[-1].name}.png", figure.read_bytes())
     pictures = {result.name: f"{_PICTURES}/{result.name}.png" for result in results}
-    write_text(
-        page,
-        results_page(
-            results,
-            pictures,
-            f"diffmem reproduce --all --scale {scale} --page {page.name if page.is_absolute() else page}",
-        ),
-    )
+    command = f"diffmem reproduce --all --scale {scale} --page {page.name if page.is_absolute() else page}"
+    write_text(page, results_page(results, pictures, command))
     print(page)
 
 
