@@ -84,51 +84,51 @@ def test_the_paper_scale_is_the_basic_setup_of_the_study(full):
     assert recipe.data.heldout_split == "test"
 
 
-@pytest.mark.parametrize(
-    ("name", "settings", "expected"),
-    [
-        (
-            "fig1_d",
-            ["size=10000", "duration=200"],
-            {"training.epochs": 4000, "model.blocks": 4, "sizes": (10_000,)},
-        ),
-        (
-            "fig2_dim",
-            ["size=5000", "resolution=16", "attention=8"],
-            {"data.resolution": 16, "model.attention": (8,)},
-        ),
-        ("fig2_inter", ["size=2000", "classes=5"], {"data.classes": (0, 1, 2, 3, 4)}),
-        ("fig2_intra", ["size=2000", "alpha=0.8"], {"data.mixture.share": 0.8, "data.classes": ("dog",)}),
-        (
-            "fig3_width",
-            ["size=1000", "blocks=4", "channels=128", "embedding=fourier"],
-            {"model.blocks": 4, "model.embedding": "fourier", "model.preconditioning": "vp"},
-        ),
-        (
-            "fig4_ncsnpp",
-            ["size=1000", "precond=ve", "arch=ncsnpp", "embedding=fourier", "mask=0,1,1,1,1,1,1,1,1"],
-            {
-                "model.architecture": "ncsnpp",
-                "model.preconditioning": "ve",
-                "model.skip_mask": (False, *[True] * 8),
-            },
-        ),
-        (
-            "table1",
-            ["size=2000", "batch=256", "rate=1e-4", "decay=0.0"],
-            {"training.batch_size": 256, "training.learning_rate": 1e-4},
-        ),
-        ("table3", ["size=2000", "ema=0.999"], {"training.ema.mode": "mode4", "training.ema.final": 0.999}),
-        ("fig5_labels", ["size=2000", "labels=true"], {"data.labels": "true"}),
-        (
-            "fig5_classes",
-            ["labels=random", "classes=50"],
-            {"data.labels": "random", "data.label_classes": 50},
-        ),
-        ("fig5_unique", ["size=2000"], {"data.labels": "unique", "sizes": (2000,)}),
-        ("fig5_edm", [], {"sizes": (50_000,), "training.epochs": 12_000, "data.labels": "unique"}),
-    ],
-)
+SCRIPTS = [
+    (
+        "fig1_d",
+        ["size=10000", "duration=200"],
+        {"training.epochs": 4000, "model.blocks": 4, "sizes": (10_000,)},
+    ),
+    (
+        "fig2_dim",
+        ["size=5000", "resolution=16", "attention=8"],
+        {"data.resolution": 16, "model.attention": (8,)},
+    ),
+    ("fig2_inter", ["size=2000", "classes=5"], {"data.classes": (0, 1, 2, 3, 4)}),
+    ("fig2_intra", ["size=2000", "alpha=0.8"], {"data.mixture.share": 0.8, "data.classes": ("dog",)}),
+    (
+        "fig3_width",
+        ["size=1000", "blocks=4", "channels=128", "embedding=fourier"],
+        {"model.blocks": 4, "model.embedding": "fourier", "model.preconditioning": "vp"},
+    ),
+    (
+        "fig4_ncsnpp",
+        ["size=1000", "precond=ve", "arch=ncsnpp", "embedding=fourier", "mask=0,1,1,1,1,1,1,1,1"],
+        {
+            "model.architecture": "ncsnpp",
+            "model.preconditioning": "ve",
+            "model.skip_mask": (False, *[True] * 8),
+        },
+    ),
+    (
+        "table1",
+        ["size=2000", "batch=256", "rate=1e-4", "decay=0.0"],
+        {"training.batch_size": 256, "training.learning_rate": 1e-4},
+    ),
+    ("table3", ["size=2000", "ema=0.999"], {"training.ema.mode": "mode4", "training.ema.final": 0.999}),
+    ("fig5_labels", ["size=2000", "labels=true"], {"data.labels": "true"}),
+    (
+        "fig5_classes",
+        ["labels=random", "classes=50"],
+        {"data.labels": "random", "data.label_classes": 50},
+    ),
+    ("fig5_unique", ["size=2000"], {"data.labels": "unique", "sizes": (2000,)}),
+    ("fig5_edm", [], {"sizes": (50_000,), "training.epochs": 12_000, "data.labels": "unique"}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "expected"), SCRIPTS)
 def test_the_arguments_of_the_papers_scripts_mean_what_they_meant(name, settings, expected, full):
     found = only(planned(name, "paper", full, settings=settings))
     for key, value in expected.items():
@@ -136,6 +136,21 @@ def test_the_arguments_of_the_papers_scripts_mean_what_they_meant(name, settings
         for part in key.split("."):
             place = getattr(place, part)
         assert place == value, key
+
+
+@pytest.mark.parametrize("scale", ["cpu", "smoke"])
+@pytest.mark.parametrize(("name", "settings"), [row[:2] for row in SCRIPTS])
+def test_the_arguments_of_the_papers_scripts_are_understood_at_every_scale(name, settings, scale, full):
+    assert only(planned(name, scale, full, settings=settings)).sizes
+
+
+def test_a_number_with_an_exponent_is_a_number(full):
+    # YAML 1.1 reads 1e-4 as text.
+    paper, cpu = (
+        only(planned("table1", scale, full, settings=["rate=1e-4"])).training.learning_rate
+        for scale in ("paper", "cpu")
+    )
+    assert cpu == pytest.approx(40 * paper)
 
 
 def test_the_cpu_scale_translates_sizes_and_networks(full):

@@ -78,10 +78,19 @@ def _own_settings(
                 raise UserError(f"{setting}: a size is a whole number of images, for example size=1000.")
         elif key in experiment.parameters and equals:
             usual = experiment.levels[0][key]
-            parameters[key] = text if isinstance(usual, str) else yaml.safe_load(text)
+            parameters[key] = text if isinstance(usual, str) else _number(text)
         else:
             rest.append(setting)
     return parameters, sizes, rest
+
+
+def _number(text: str) -> Value:
+    """Return a number; other text as it is, to be refused by who knows what it is for."""
+    try:
+        value: Value = yaml.safe_load(text)
+        return float(value) if isinstance(value, str) else value  # YAML reads 1e-4 as text
+    except (yaml.YAMLError, ValueError):
+        return text
 
 
 def _absent(path: str, key: str, settings: Sequence[str]) -> bool:
