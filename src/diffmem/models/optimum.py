@@ -19,7 +19,6 @@ copy of them is ever rounded, and |q_i|^2 is exact. Blocks of images pass throug
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -28,13 +27,12 @@ from torch import Tensor
 
 from diffmem.data.images import ImageSet
 from diffmem.errors import UserError
+from diffmem.models.directions import MOST, Directions
+from diffmem.models.following import Following
+from diffmem.models.pixels import CPU_ROWS, Pixels
+from diffmem.models.posterior import SCALE, Batch, Sums
 
 __all__ = ["Optimum", "Posterior"]
-
-SCALE = 127.5  # grey levels per unit of y
-OMITTED = 1e-7
-LOGIT_ERROR = 1e-6
-CPU_ROWS = 512  # larger blocks leave the cache
 
 
 class Posterior(NamedTuple):
@@ -90,21 +88,17 @@ class Optimum:
             raise UserError(f"The workspace must have at least 1 byte, not {workspace_bytes}.")
         if conditional and images.labels is None:
             raise UserError("A conditional optimum needs images with labels; these have none.")
-        self.device, self._workspace = torch.device(device), workspace_bytes
-        self.image_shape, self._dim = images.shape, math.prod(images.shape)
+        self.device, self.workspace = torch.device(device), workspace_bytes
+        self.image_shape = images.shape
         self.num_labels = images.num_classes if conditional else 0
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a read-only array: it is never written here
-            self._pixels = torch.from_numpy(images.images).reshape(len(images), self._dim)
-        if self.device.type == "cuda" and 2 * self._pixels.numel() <= torch.cuda.mem_get_info(self.device)[0]:
-            self._pixels = self._pixels.to(self.device)
-        self._members: dict[int, Tensor] = {}
+        self.pixels = Pixels(images, self.device, workspace_bytes)
+        self.members: dict[int, Tensor] = {}
         if conditional:
             labels = torch.tensor(images.labels)
             parts = torch.split(labels.argsort(stable=True), labels.bincount().tolist())
-            where = self._pixels.device
-            self._members = {label: part.to(where) for label, part in enumerate(parts) if len(part)}
-        self._measure()
+            where = self.pixels.stored_on
+            self.members = {label: part.to(where) for label, part in enumerate(parts) if len(part)}
+        self._directions: Directions | None = None
 
     @torch.no_grad()
     def __call__(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
@@ -125,7 +119,7 @@ class Optimum:
         """
         out = torch.empty_like(x, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
         for batch in self._batches(x, sigma, labels):
-            sums = self._summed(batch, self._dim)
+            sums = self.summed(batch, self.pixels.dim)
             mean = sums.mean.div_(sums.total[:, None]).div_(SCALE).sub_(1)
             out[batch.which] = mean.reshape(-1, *self.image_shape).to(out.dtype)
         return out
@@ -135,26 +129,29 @@ class Optimum:
         """Return how the weights spread, to 1e-5 nats of entropy; arguments and errors are those of a call."""
         out = torch.empty(3, len(x), dtype=torch.float64, device=x.device)
         for batch in self._batches(x, sigma, labels):
-            sums = self._summed(batch, 0)
+            sums = self.summed(batch, 0)
             entropy = (sums.total.log() - sums.moment / sums.total).clamp_min(0)
             out[:, batch.which] = torch.stack([entropy, entropy.exp(), 1 / sums.total])
         return Posterior(*out)
 
-    def _measure(self) -> None:
-        """Find the centre c, the norms |q_i|^2 and the largest norms, which the error bounds need."""
-        count = len(self._pixels)
-        self._centre = self._pixels[:: max(1, count // 256)].to(self.device).double().mean(0).round_()
-        self._norms = self._centre.new_empty(count)
-        height, largest = max(1, min(CPU_ROWS, self._workspace // (16 * self._dim))), 0.0
-        for at in range(0, count, height):
-            rows = self._pixels[at : at + height].to(self.device).float()
-            largest = max(largest, float(rows.square().sum(1, dtype=torch.float64).max()))
-            rows = rows.sub_(self._centre.float()).square_()
-            self._norms[at : at + height] = rows.sum(1, dtype=torch.float64)
-        self._largest, self._largest_square = math.sqrt(largest), float(self._norms.max())
+    def follow(self, tolerance: float = 1e-6) -> Following:
+        """Return this denoiser for the successive calls of one batch along its trajectories: see `Following`."""
+        return Following(self, tolerance)
 
-    def _batches(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None) -> Iterator[_Batch]:
-        """Check the arguments; yield the queries in parts that share their images."""
+    def directions(self) -> Directions:
+        """Return the bounds that `Following` leaves images out by, computed at the first call."""
+        if self._directions is None:
+            # A quarter of the workspace at most.
+            most = max(1, min(MOST, self.workspace // 4 // (4 * len(self.pixels))))
+            self._directions = Directions(self.pixels, most)
+        return self._directions
+
+    def count(self, label: int) -> int:
+        """Return the number of images that queries with a label average over, -1 for no label."""
+        return len(self.pixels if label < 0 else self.members[label])
+
+    def checked(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """Check the queries; return their noise levels, float64 (B,)."""
         if x.ndim != 4 or tuple(x.shape[1:]) != self.image_shape:
             raise UserError(f"Images to denoise have shape {tuple(x.shape)}, not (B, *{self.image_shape}).")
         levels = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).reshape(-1)
@@ -162,14 +159,10 @@ class Optimum:
             raise UserError(f"There are {len(levels)} noise levels for {len(x)} images; give one per image.")
         if not bool((levels > 0).all()):
             raise UserError(f"Noise levels must be positive, not {levels[~(levels > 0)][0]:g}.")
-        # Bytes of a query, its parts and its mean, while those of the batch before are still in use.
-        most = max(1, self._workspace // 2 // (96 * self._dim))
-        for label, group in self._grouped(labels, len(x)):
-            for which in torch.split(group.to(x.device), most):
-                yield _Batch(self, which, x[which].flatten(1), levels.expand(len(x))[which], label)
+        return levels.expand(len(x))
 
-    def _grouped(self, labels: Tensor | None, count: int) -> list[tuple[int, Tensor]]:
-        """Return each label, -1 for none, with the positions of its queries."""
+    def grouped(self, labels: Tensor | None, count: int) -> list[tuple[int, Tensor]]:
+        """Check the labels; return each of them, -1 for none, with the positions of its queries."""
         if labels is not None and not self.num_labels:
             raise UserError("This denoiser is unconditional: it takes no labels. Leave them out.")
         given = torch.full((1,), -1) if labels is None else labels.reshape(-1).cpu()
@@ -180,32 +173,40 @@ class Optimum:
         for label in wanted:
             if not -1 <= label < max(1, self.num_labels):
                 raise UserError(f"Label {label} is outside 0..{self.num_labels - 1}, the existing classes.")
-            if label >= 0 and label not in self._members:
+            if label >= 0 and label not in self.members:
                 raise UserError(f"No training image has label {label}, so there is no optimum for it.")
         return [(label, (given == label).nonzero()[:, 0]) for label in wanted]
 
-    def _summed(self, batch: _Batch, columns: int) -> _Sums:
+    def _batches(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None) -> Iterator[Batch]:
+        """Check the arguments; yield the queries in parts that share their images."""
+        levels = self.checked(x, sigma)
+        # Bytes of a query, its parts and its mean, while those of the batch before are still in use.
+        most = max(1, self.workspace // 2 // (96 * self.pixels.dim))
+        for label, group in self.grouped(labels, len(x)):
+            for which in torch.split(group.to(x.device), most):
+                yield Batch(self, which, x[which].flatten(1), levels[which], label)
+
+    def summed(self, batch: Batch, columns: int) -> Sums:
         """Return the sums over all images, those of the pixels for the first `columns` only."""
-        sums = _Sums(batch, columns)
+        sums = Sums(batch.beta, columns)
         for high, low, rows in self._relevant(batch):
             sums.add(high, low, rows[:, :columns])
         return sums
 
-    def _relevant(self, batch: _Batch) -> Iterator[tuple[Tensor, Tensor | float, Tensor]]:
+    def _relevant(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor | float, Tensor]]:
         """Yield the images that matter to any query, by blocks: their `_scores` and their pixels, float64 (n, dim)."""
         members, count = batch.members, batch.count
+        dim, device = self.pixels.dim, self.device
         # Pixels as bytes (twice), float32 and float64; scores, logits and weights in float64, with temporaries.
-        height = max(1, self._workspace // 2 // (14 * self._dim + 64 * len(batch.beta)))
-        height = min(height, count, CPU_ROWS if self.device.type == "cpu" else count)
-        single = torch.empty(height, self._dim, device=self.device)
-        double = torch.empty(height, self._dim, dtype=torch.float64, device=self.device)
+        height = max(1, self.workspace // 2 // (14 * dim + 64 * len(batch.beta)))
+        height = min(height, count, CPU_ROWS if device.type == "cpu" else count)
+        single = torch.empty(height, dim, device=device)
+        double = torch.empty(height, dim, dtype=torch.float64, device=device)
         screen = True
         for at in range(0, count, height):
             part = slice(at, min(at + height, count))
-            # Copies whole rows; indexing by a tensor goes value by value.
-            block = self._pixels[part] if members is None else self._pixels.index_select(0, members[part])
-            pixels = block.to(self.device)
-            norms = self._norms[part if members is None else members[part].to(self.device)]
+            which = part if members is None else members[part]
+            pixels, norms = self.pixels.block(which), self.pixels.norms_of(which)
             if screen:
                 rows = single[: len(pixels)].copy_(pixels)
                 keep = batch.possible(torch.addmm(norms.float().neg_(), batch.left, rows.T))
@@ -216,7 +217,7 @@ class Optimum:
                 yield *self._scores(batch, rows, norms), rows
 
     @staticmethod
-    def _scores(batch: _Batch, rows: Tensor, norms: Tensor) -> tuple[Tensor, Tensor | float]:
+    def _scores(batch: Batch, rows: Tensor, norms: Tensor) -> tuple[Tensor, Tensor | float]:
         """Return 2 w . image - |q|^2 as a sum of two parts, float64 (B, n); the second is 0 if no w is split."""
         high = torch.addmm(norms.neg(), batch.high, rows.T)
         if batch.low is None:
@@ -224,76 +225,3 @@ class Optimum:
         low = torch.zeros_like(high)
         low[batch.split] = batch.low @ rows.T
         return high, low
-
-
-class _Batch:
-    """Queries, at positions `which`, that average over the same images; `high` and `low` are the parts of 2 w."""
-
-    def __init__(self, optimum: Optimum, which: Tensor, x: Tensor, sigma: Tensor, label: int) -> None:
-        self.which, self.members = which, optimum._members.get(label)
-        self.count = len(optimum._pixels if self.members is None else self.members)
-        # The limits keep 0 times infinity out of the logits.
-        self.beta = (0.5 / (SCALE * sigma).square()).clamp(1e-300, 1e300)
-        x, offset = x.double(), 2 * (SCALE - optimum._centre)
-        self.high = (2 * SCALE * x).add_(offset)
-        self.left = self.high.float()
-        norm, terms = optimum._largest, optimum._dim + 8
-        size = self.high.norm(dim=1).mul_(norm).add_(optimum._largest_square + 1024).mul_(1.01)
-        # Tensor cores may truncate where a CPU rounds: 2^-23 instead of 2^-24.
-        self.error = size * (_input_rounding() + terms * 2.0**-23)
-        self.reach = math.log(self.count / OMITTED) / self.beta + self.error
-        self.floor = torch.full_like(self.beta, -torch.inf)  # lower bound on the score of the nearest image
-        # Rounding in the products, and of w, whose terms can be larger than w.
-        rounding = (size * terms + 3 * 1024 * math.sqrt(optimum._dim) * norm) * 2.0**-53
-        self.split = (rounding * self.beta > LOGIT_ERROR).nonzero()[:, 0]
-        self.low: Tensor | None = None
-        if len(self.split):
-            # Multiples of this grid below 2^53 times its width are float64 numbers, and so are all sums here.
-            grid = torch.exp2(torch.frexp(size[self.split]).exponent.double() - 52)[:, None]
-            whole = (x[self.split] / grid).round_().mul_(grid)
-            self.high[self.split] = (2 * SCALE * whole).add_(offset)
-            self.low = (x[self.split] - whole).mul_(2 * SCALE)
-
-    def possible(self, scores: Tensor) -> Tensor:
-        """Take in scores of a block that are off by at most `error`; return which images matter to any query."""
-        self.floor = torch.maximum(self.floor, scores.amax(1) - self.error)
-        cut = self.floor - self.reach
-        cut = (cut - cut.abs() * 2.0**-22).float()  # rounded down
-        # What is not a number stays in, so that it shows in the result.
-        keep: Tensor = (scores < cut[:, None]).logical_not_().any(0).nonzero()[:, 0]
-        return keep
-
-
-class _Sums:
-    """Sums of weights over the images seen so far, relative to the weight of the nearest of them."""
-
-    def __init__(self, batch: _Batch, dim: int) -> None:
-        self.beta = batch.beta[:, None]
-        self.high, self.low = torch.full_like(self.beta, -torch.inf), torch.zeros_like(self.beta)
-        self.total, self.moment = torch.zeros_like(batch.beta), torch.zeros_like(batch.beta)
-        self.mean = self.beta.new_zeros(len(self.beta), dim)
-
-    def add(self, high: Tensor, low: Tensor | float, rows: Tensor) -> None:
-        """Add images with the given scores, (B, n) in two parts, and pixels (n, dim)."""
-        best = (high + low).argmax(1, keepdim=True)
-        new_high = high.gather(1, best)
-        new_low = low.gather(1, best) if isinstance(low, Tensor) else torch.zeros_like(new_high)
-        fall = (self.high - new_high).add_(self.low - new_low)
-        better = fall < 0
-        self.high = torch.where(better, new_high, self.high)
-        self.low = torch.where(better, new_low, self.low)
-        # exp(-1000) is 0, and 0 times -1000 too, unlike 0 times infinity.
-        step = torch.where(better, fall.mul_(self.beta).clamp_(min=-1000), 0)[:, 0]
-        logits = (high - self.high).add_(low - self.low).mul_(self.beta).clamp_(min=-1000)
-        weights, shrink = logits.exp(), step.exp()
-        self.moment = shrink * (self.moment + step * self.total) + logits.mul_(weights).sum(1)
-        self.total = shrink * self.total + weights.sum(1)
-        self.mean.mul_(shrink[:, None]).addmm_(weights, rows)
-
-
-def _input_rounding() -> float:
-    """Bound how a float32 product rounds x as it reads it; pixels are exact even in bfloat16."""
-    try:
-        return 2.0**-24 if torch.get_float32_matmul_precision() == "highest" else 2.0**-8
-    except RuntimeError:  # per-backend settings are in use
-        return 2.0**-8

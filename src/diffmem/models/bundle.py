@@ -1,0 +1,301 @@
+"""Trajectories that average over the same images and are followed together."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffmem.models.certificate import Certificates
+from diffmem.models.directions import SAFETY
+from diffmem.models.posterior import SCALE, Average, Batch, Sums
+from diffmem.models.tracked import UNIT64, Point, Tracked, Way, shortest
+
+if TYPE_CHECKING:
+    from diffmem.models.optimum import Optimum
+
+__all__ = ["Bundle", "Evaluations"]
+
+ROUNDING = 2e-4  # largest proven rounding error of a logit by float32 products; above it they are float64
+# Values that a float32 product sums at a time, and the largest error for it: fewer round less, and take longer. Errors are carried
+# on and grow from step to step, so the first steps must not use up what is allowed.
+CHUNKS = ((768, ROUNDING / 20), (128, ROUNDING))
+BLOCK = 1024  # images that are bounded at a time
+TRY = 0.3  # bounds are tried if at most this share of the pairs is expected to matter
+WORTH = 0.8  # a pass over some images pays up to this share of all
+PAIR = 24  # cost of a pair alone, in pairs of a product
+SMALL = 64  # so many images of a query always are, and may earn it a certificate
+CHEAP = 256  # so many images of a query are all computed, even if they may matter little: it widens the gap
+
+
+@dataclass
+class Evaluations:
+    """What following trajectories took, in pairs of a query and a training image.
+
+    Attributes:
+        calls: Calls of the denoiser.
+        asked: Pairs that a dense pass at every call would compute.
+        computed: Pairs whose distance was computed over all pixels.
+        bounded: Pairs that were bounded from few numbers.
+        passes: Passes over all images, for a bundle of queries.
+        certified: Queries that were answered by the images of a certificate alone.
+        rounding: Largest proven rounding error of a logit, weighted over the images.
+    """
+
+    calls: int = 0
+    asked: int = 0
+    computed: int = 0
+    bounded: int = 0
+    passes: int = 0
+    certified: int = 0
+    rounding: float = 0.0
+
+
+class _Left(NamedTuple):
+    """Pairs that bounds leave over, sorted by query, and upper bounds (B,) on the score of all other images."""
+
+    rows: Tensor
+    columns: Tensor
+    others: Tensor
+
+
+class Bundle:
+    """Queries with the same images, call after call.
+
+    Args:
+        optimum: The closed form.
+        which: Positions of the queries in the batch, int64 (B,).
+        label: The class whose images they average over, -1 for all.
+        tolerance: See `Following`.
+        evaluations: Where to count.
+    """
+
+    def __init__(
+        self, optimum: Optimum, which: Tensor, label: int, tolerance: float, evaluations: Evaluations
+    ) -> None:
+        self.which = which
+        self._optimum, self._label, self._tolerance, self._tally = optimum, label, tolerance, evaluations
+        self._pixels, self._members = optimum.pixels, optimum.members.get(label)
+        self._count = optimum.count(label)
+        self._norms = self._pixels.norms_of(self._all())
+        self._sizes = self._norms.sqrt()
+        # Images below the best by this many logits hold less than half of the tolerance together.
+        self._drop = math.log(2 * self._count / tolerance)
+        device = self._pixels.device
+        self._certificates = Certificates(len(which), self._pixels, 2 * float(self._sizes.max()))
+        self._open = torch.arange(len(which), device=device)  # the queries whose products are tracked
+        self._tracked = Tracked(self._count, device)
+        self._share, self._sharpness = 1.0, torch.ones((), dtype=torch.float64)  # of the pairs that mattered before; beta then
+        self._nearest = torch.zeros(len(which), dtype=torch.int64, device=device)  # of the open queries, then
+        self._typical = torch.zeros(len(which), dtype=torch.float64, device=device)  # |q| of images that mattered
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Return the posterior means, float64 (B, dim) in [-1, 1], of points x, float64 (B, dim)."""
+        self._batch = Batch(self._optimum, self.which, x, sigma, self._label)
+        self._tally.asked += len(x) * self._count
+        w = SCALE * (x + 1) - self._pixels.centre
+        mean = torch.empty_like(x)
+        held = self._certified(w, mean)
+        is_open = torch.zeros_like(held)
+        is_open[self._open] = True
+        lost = (~held & ~is_open).nonzero()[:, 0]
+        if len(lost):  # their certificates do not hold any more, and their products are gone
+            batch = Batch(self._optimum, lost, x[lost], sigma[lost], self._label)
+            sums = self._optimum.summed(batch, self._pixels.dim)
+            mean[lost] = sums.mean / sums.total[:, None]
+            self._tally.computed += len(lost) * self._count
+        still = ~held[self._open]
+        if not bool(still.all()):
+            columns = still.nonzero()[:, 0]
+            self._tracked.keep(columns)
+            self._open, self._nearest = self._open[columns], self._nearest[columns]
+            self._typical, self._sharpness = self._typical[columns], self._sharpness[columns]
+        if len(self._open):
+            mean[self._open] = self._followed(w[self._open])
+        return mean.div_(SCALE).sub_(1)
+
+    def _all(self) -> slice | Tensor:
+        return slice(None) if self._members is None else self._members
+
+    def _stored(self, rows: slice | Tensor) -> slice | Tensor:
+        """Return where images of this bundle lie among all."""
+        if self._members is None:
+            return rows
+        return self._members[rows if isinstance(rows, slice) else rows.to(self._members.device)]
+
+    def _certified(self, w: Tensor, mean: Tensor) -> Tensor:
+        """Fill in the means of the queries whose certificates hold; return which."""
+        proofs = self._certificates
+        pivots = self._pixels.block(self._stored(proofs.pivot)).double()
+        held = proofs.hold(w, pivots - self._pixels.centre, self._drop / self._batch.beta)
+        mean[held] = pivots[held]
+        for query in held.nonzero()[:, 0].tolist():
+            near = proofs.near[query]
+            assert near is not None
+            self._tally.computed += len(near)
+            if len(near) > 1:
+                mean[query] = self._averaged(query, near)[0]
+        self._tally.certified += int(held.sum())
+        return held
+
+    def _averaged(self, query: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean over some images, grey levels, and their scores 2 w . q - |q|^2."""
+        batch, sums = self._batch, Sums(self._batch.beta[query : query + 1], self._pixels.dim)
+        low_part = batch.low_of(query)
+        scores = []
+        for part in torch.split(rows, 256):
+            block = self._pixels.block(self._stored(part)).double()
+            high = torch.addmv(self._norms[part], block, batch.high[query], beta=-1)[None]
+            low = 0.0 if low_part is None else (block @ low_part)[None]
+            sums.add(high, low, block)
+            scores.append((high + low)[0])
+        # Scores are of whole images so far.
+        shift = batch.high[query] @ self._pixels.centre
+        return sums.mean[0] / sums.total[0], torch.cat(scores) - shift
+
+    def _followed(self, w: Tensor) -> Tensor:
+        """Return the means of the open queries, grey levels."""
+        beta, ways = self._batch.beta[self._open], self._tracked.ways(w)
+        # The share that matters falls about as sigma squared does.
+        if ways and self._share * float((self._sharpness / beta).mean()) <= TRY:
+            left, point = self._bounded(w, beta, ways)
+            union = torch.unique(left.rows)
+            alone = len(left.rows) <= SMALL * len(w) or PAIR * len(left.rows) <= len(union) * len(w)
+            if alone or len(union) <= WORTH * self._count:
+                self._tracked.advance(point, self._optimum.directions().rest[self._stored(slice(None))])
+                self._share, self._sharpness = len(left.rows) / (self._count * len(w)), beta
+                return self._each(w, beta, left) if alone else self._pass(w, beta, None, 0, union)
+        way, chunk = self._product(w, beta, ways)
+        return self._pass(w, beta, way, chunk, None)
+
+    def _product(self, w: Tensor, beta: Tensor, ways: list[Way]) -> tuple[Way | None, int]:
+        """Choose how a pass computes the products: from which points, and how many float32 values are summed at a time."""
+        dim = self._pixels.dim
+        if not ways or bool(self._tracked.blur.any()) or torch.get_float32_matmul_precision() != "highest":
+            return None, 0
+        for most, allowed in CHUNKS:
+            chunk = min(most, dim)
+            gamma = SAFETY * (chunk + -(-dim // chunk) + 8) * 2.0**-24
+            errors = [way.fixed + 2 * gamma * way.v.norm(dim=1) for way in ways]
+            way, fixed = shortest(ways, errors), torch.stack(errors).amin(0)
+            if float((fixed * beta * self._typical).max()) <= allowed:
+                return Way(way.factors, way.v, fixed, way.rising), chunk
+        return None, 0
+
+    def _pass(self, w: Tensor, beta: Tensor, way: Way | None, chunk: int, union: Tensor | None) -> Tensor:
+        """Average over all images, or over some; all of them are then known to rounding.
+
+        Args:
+            w: Float64 (B, dim).
+            beta: Float64 (B,).
+            way: How w follows from the points before; none to compute its products anew in float64.
+            chunk: How many values a float32 product sums at a time.
+            union: Which images; their products are not kept.
+        """
+        size, dim = len(w), self._pixels.dim
+        count = self._count if union is None else len(union)
+        average = Average(size, dim, self._pixels.device)
+        left = (2 * (w if way is None else way.v)).T.contiguous()
+        short = left.float()
+        products = self._tracked.room(size) if union is None else left.new_empty(self._pixels.height, size)
+        single = short.new_empty(self._pixels.height, size)
+        needed = 0
+        for at in range(0, count, self._pixels.height):
+            part = slice(at, min(at + self._pixels.height, count))
+            which: slice | Tensor = part if union is None else union[part]
+            rows = self._pixels.centred(self._stored(which))
+            new = products[part] if union is None else products[: len(rows)]
+            if way is None:
+                self._pixels.double_product(rows, left, new)
+            else:
+                out = single[: len(rows)].zero_()
+                for k in range(0, dim, chunk):
+                    out.addmm_(rows[:, k : k + chunk], short[k : k + chunk])
+                self._tracked.combined(way, part, new).add_(out)
+            logits = (new - self._norms[which, None]).mul_(beta)
+            needed += average.add(logits, rows, self._norms[which], which, self._drop)
+        if way is not None:
+            fixed = way.fixed
+        else:
+            fixed = 2 * (dim + 16) * UNIT64 * w.norm(dim=1)
+        self._typical = average.typical()
+        self._nearest = average.nearest
+        self._tally.computed += count * size
+        self._tally.rounding = max(self._tally.rounding, float((fixed * beta * self._typical).max()))
+        if union is None:
+            self._tally.passes += 1
+            self._share, self._sharpness = needed / (count * size), beta
+            self._tracked.advance(Point(w, products, fixed, torch.zeros_like(fixed)), None)
+        return average.mean().add_(self._pixels.centre)
+
+    def _bounded(self, w: Tensor, beta: Tensor, ways: list[Way]) -> tuple[_Left, Point]:
+        """Bound the products with all images; return the pairs that may matter, and what is known of all images then."""
+        directions = self._optimum.directions()
+        stored = self._stored(slice(None))
+        rest = directions.rest[stored]
+        parts = [directions.seen_of(2 * way.v) for way in ways]
+        lengths = [2 * directions.rounding * way.v.norm(dim=1) for way in ways]
+        typical_rest, typical = float(rest.mean()), float(self._sizes.mean())
+        costs = [
+            (way.fixed + length) * typical + (way.rising + part[1]) * typical_rest
+            for way, part, length in zip(ways, parts, lengths, strict=True)
+        ]
+        way = shortest(ways, costs)
+        seen, unseen = directions.seen_of(2 * way.v)
+        fixed = way.fixed + 2 * directions.rounding * way.v.norm(dim=1)
+        rising = way.rising + unseen
+
+        # The image that was nearest before gives a first lower bound on the best score.
+        nearest = self._pixels.block(self._stored(self._nearest)).double() - self._pixels.centre
+        floor = 2 * (w * nearest).sum(1) - self._norms[self._nearest]
+        floor -= 4 * (self._pixels.dim + 16) * UNIT64 * w.norm(dim=1) * self._sizes[self._nearest]
+        reach = self._drop / beta
+        products, size = self._tracked.room(len(w)), len(w)
+        found = []
+        for at in range(0, self._count, BLOCK):
+            part = slice(at, min(at + BLOCK, self._count))
+            new = self._tracked.combined(way, part, products[part])
+            new += directions.products(self._stored(part), seen)
+            error = torch.addcmul(self._sizes[part, None] * fixed, rest[part, None], rising)
+            score = new - self._norms[part, None]
+            floor = torch.maximum(floor, (score - error).amax(0))
+            score += error
+            rows, columns = (score > floor - reach).nonzero(as_tuple=True)
+            found.append((rows + at, columns, score[rows, columns]))
+        self._tally.bounded += self._count * size
+        rows, columns, upper = (torch.cat(column) for column in zip(*found, strict=True))
+        return self._left(rows, columns, upper, floor, beta), Point(w, products, fixed, rising)
+
+    def _left(self, rows: Tensor, columns: Tensor, upper: Tensor, floor: Tensor, beta: Tensor) -> _Left:
+        """Leave out of each query's images those that together hold no more than half of the tolerance."""
+        size = len(beta)
+        logits = (upper - floor[columns]).mul_(beta[columns])
+        order = (logits > -self._drop).nonzero()[:, 0]
+        order = order[logits[order].argsort()]
+        order = order[columns[order].argsort(stable=True)]
+        rows, columns, upper, logits = rows[order], columns[order], upper[order], logits[order]
+        counts = torch.bincount(columns, minlength=size)
+        running = logits.clamp_(max=0).exp_().cumsum(0)
+        ends = counts.cumsum(0)
+        before = torch.where(ends > counts, running[(ends - counts - 1).clamp_min_(0)], 0.0)
+        # Sums over other queries went before: their rounding must not count as weight.
+        held = running - before[columns] + 1e-15 * running
+        keep = (held > self._tolerance / 2) | (counts <= CHEAP)[columns]
+        others = floor - self._drop / beta
+        others.scatter_reduce_(0, columns[~keep], upper[~keep], "amax")
+        return _Left(rows[keep], columns[keep], others)
+
+    def _each(self, w: Tensor, beta: Tensor, left: _Left) -> Tensor:
+        """Average over each query's own images; certify where few have weight."""
+        mean, reach = torch.empty_like(w), (self._drop / beta).tolist()
+        counts = torch.bincount(left.columns, minlength=len(w)).tolist()
+        for column, rows in enumerate(torch.split(left.rows, counts)):
+            query = int(self._open[column])
+            mean[column], scores = self._averaged(query, rows)
+            self._nearest[column] = rows[scores.argmax()]
+            self._certificates.put(query, w[column], rows, scores, left.others[column], reach[column])
+        self._tally.computed += len(left.rows)
+        return mean
