@@ -88,9 +88,14 @@ class Bundle:
         self._certificates = Certificates(len(which), self._pixels, 2 * float(self._sizes.max()))
         self._open = torch.arange(len(which), device=device)  # the queries whose products are tracked
         self._tracked = Tracked(self._count, device)
-        self._share, self._sharpness = 1.0, torch.ones((), dtype=torch.float64)  # of the pairs that mattered before; beta then
+        self._share = 1.0  # of the pairs, that mattered at the call before
+        self._sharpness = torch.ones(
+            len(which), dtype=torch.float64, device=device
+        )  # beta of the open queries, then
         self._nearest = torch.zeros(len(which), dtype=torch.int64, device=device)  # of the open queries, then
-        self._typical = torch.zeros(len(which), dtype=torch.float64, device=device)  # |q| of images that mattered
+        self._typical = torch.zeros(
+            len(which), dtype=torch.float64, device=device
+        )  # |q| of images that mattered
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Return the posterior means, float64 (B, dim) in [-1, 1], of points x, float64 (B, dim)."""
@@ -101,13 +106,15 @@ class Bundle:
         held = self._certified(w, mean)
         is_open = torch.zeros_like(held)
         is_open[self._open] = True
-        lost = (~held & ~is_open).nonzero()[:, 0]
-        if len(lost):  # their certificates do not hold any more, and their products are gone
+        # Certificates that do not hold any more, when the products are gone; and what is not a number.
+        finite = torch.isfinite(w).all(1)
+        lost = (~held & ~(is_open & finite)).nonzero()[:, 0]
+        if len(lost):
             batch = Batch(self._optimum, lost, x[lost], sigma[lost], self._label)
             sums = self._optimum.summed(batch, self._pixels.dim)
             mean[lost] = sums.mean / sums.total[:, None]
             self._tally.computed += len(lost) * self._count
-        still = ~held[self._open]
+        still = (~held & finite)[self._open]
         if not bool(still.all()):
             columns = still.nonzero()[:, 0]
             self._tracked.keep(columns)

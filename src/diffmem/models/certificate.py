@@ -68,8 +68,9 @@ class Certificates:
             needed: Gap of scores, float64 (B,).
         """
         a, b = self._reference - pivots, w - pivots
-        square = a.square().sum(1).clamp_min(1e-300)
-        kappa = (a * b).sum(1) / square
+        square = a.square().sum(1)
+        # Any kappa proves something; at a reference that is the image itself, this one does.
+        kappa = torch.where(square > 0, (a * b).sum(1) / square, 1.0)
         e = (b - kappa[:, None] * a).norm(dim=1)
         e += 1e-12 * (w.norm(dim=1) + self._reference.norm(dim=1) + self._longest)
         slope = 1 - kappa

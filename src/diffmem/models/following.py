@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diffmem.errors import UserError
-from diffmem.models.bundle import Bundle, Evaluations
+from diffmem.models.bundle import Bundle
 
 if TYPE_CHECKING:
     from diffmem.models.optimum import Optimum
@@ -41,7 +41,7 @@ class Following:
         tolerance: Largest posterior weight of all images together that may be left out, in (0, 0.01].
 
     Attributes:
-        evaluations: What the calls so far have taken.
+        evaluations: What following has taken so far: those of the optimum.
 
     Raises:
         UserError: The tolerance is out of range.
@@ -52,7 +52,7 @@ class Following:
             raise UserError(f"The tolerance must be above 0 and at most 0.01, not {tolerance:g}.")
         self._optimum, self.tolerance = optimum, tolerance
         self.sigma_min, self.sigma_max = optimum.sigma_min, optimum.sigma_max
-        self.evaluations = Evaluations()
+        self.evaluations = optimum.evaluations
         self._labels: tuple[int, list[int]] | None = None
         self._bundles: list[Bundle] = []
 

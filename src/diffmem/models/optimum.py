@@ -19,6 +19,7 @@ copy of them is ever rounded, and |q_i|^2 is exact. Blocks of images pass throug
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -26,9 +27,12 @@ import torch
 from torch import Tensor
 
 from diffmem.data.images import ImageSet
+from diffmem.distributed import world
 from diffmem.errors import UserError
+from diffmem.models.bundle import Evaluations
+from diffmem.models.denoiser import Denoiser
 from diffmem.models.directions import MOST, Directions
-from diffmem.models.following import Following
+from diffmem.models.following import STATE, Following
 from diffmem.models.pixels import CPU_ROWS, Pixels
 from diffmem.models.posterior import SCALE, Batch, Sums
 
@@ -64,10 +68,14 @@ class Optimum:
             otherwise each block is moved when it is needed.
         workspace_bytes: Memory for a call beside its arguments and its result, whatever N. If it is too small for one
             query and one image, these are processed one by one all the same.
+        shared: Whether `images` are this process's share of the training set, of processes that run together. They
+            call together, with equal arguments; sums are combined by log-sum-exp, so all get the mean over all shares.
+            Labels are those of the whole set.
 
     Attributes:
         sigma_min: 0: any positive noise level is allowed.
         sigma_max: Infinite.
+        evaluations: What following trajectories has taken so far, of all `follow`.
 
     Raises:
         UserError: `conditional` is set but the images have no labels, or `workspace_bytes` is below 1.
@@ -83,6 +91,7 @@ class Optimum:
         *,
         device: torch.device | str = "cpu",
         workspace_bytes: int = 256 * 2**20,
+        shared: bool = False,
     ) -> None:
         if workspace_bytes < 1:
             raise UserError(f"The workspace must have at least 1 byte, not {workspace_bytes}.")
@@ -91,6 +100,7 @@ class Optimum:
         self.device, self.workspace = torch.device(device), workspace_bytes
         self.image_shape = images.shape
         self.num_labels = images.num_classes if conditional else 0
+        self.evaluations = Evaluations()
         self.pixels = Pixels(images, self.device, workspace_bytes)
         self.members: dict[int, Tensor] = {}
         if conditional:
@@ -99,6 +109,16 @@ class Optimum:
             where = self.pixels.stored_on
             self.members = {label: part.to(where) for label, part in enumerate(parts) if len(part)}
         self._directions: Directions | None = None
+        self._counts = {-1: len(images), **{label: len(part) for label, part in self.members.items()}}
+        self.shared = shared and world().size > 1
+        if self.shared:
+            counts: Counter[int] = Counter()
+            for share in world().gather((self._counts, self.num_labels)):
+                counts.update(share[0])
+                self.num_labels = max(self.num_labels, share[1])
+            self._counts = dict(counts)
+            none = torch.zeros(0, dtype=torch.int64, device=self.pixels.stored_on)
+            self.members |= {label: none for label in counts if label >= 0 and label not in self.members}
 
     @torch.no_grad()
     def __call__(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
@@ -134,8 +154,13 @@ class Optimum:
             out[:, batch.which] = torch.stack([entropy, entropy.exp(), 1 / sums.total])
         return Posterior(*out)
 
-    def follow(self, tolerance: float = 1e-6) -> Following:
-        """Return this denoiser for the successive calls of one batch along its trajectories: see `Following`."""
+    def follow(self, tolerance: float = 1e-6) -> Denoiser:
+        """Return this denoiser for the successive calls of one batch along its trajectories: see `Following`.
+
+        Shares of several processes, and a workspace too small for the state of one trajectory, leave it as it is.
+        """
+        if self.shared or STATE * len(self.pixels) > self.workspace // 2:
+            return self
         return Following(self, tolerance)
 
     def directions(self) -> Directions:
@@ -147,8 +172,8 @@ class Optimum:
         return self._directions
 
     def count(self, label: int) -> int:
-        """Return the number of images that queries with a label average over, -1 for no label."""
-        return len(self.pixels if label < 0 else self.members[label])
+        """Return the number of images that queries with a label average over, -1 for no label; of all processes."""
+        return self._counts[label]
 
     def checked(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Check the queries; return their noise levels, float64 (B,)."""
@@ -191,11 +216,14 @@ class Optimum:
         sums = Sums(batch.beta, columns)
         for high, low, rows in self._relevant(batch):
             sums.add(high, low, rows[:, :columns])
+        if self.shared:
+            sums.combine()
         return sums
 
     def _relevant(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor | float, Tensor]]:
         """Yield the images that matter to any query, by blocks: their `_scores` and their pixels, float64 (n, dim)."""
-        members, count = batch.members, batch.count
+        members = batch.members
+        count = len(self.pixels if members is None else members)
         dim, device = self.pixels.dim, self.device
         # Pixels as bytes (twice), float32 and float64; scores, logits and weights in float64, with temporaries.
         height = max(1, self.workspace // 2 // (14 * dim + 64 * len(batch.beta)))

@@ -38,7 +38,9 @@ class Pixels:
         if device.type == "cuda" and 2 * self._rows.numel() <= torch.cuda.mem_get_info(device)[0]:
             self._rows = self._rows.to(device)
         self.stored_on = self._rows.device
-        self.height = max(1, min(CPU_ROWS if device.type == "cpu" else 1 << 14, workspace_bytes // (16 * self.dim)))
+        self.height = max(
+            1, min(CPU_ROWS if device.type == "cpu" else 1 << 14, workspace_bytes // (16 * self.dim))
+        )
         count = len(images)
         self.centre = self._rows[:: max(1, count // 256)].to(device).double().mean(0).round_()
         self._offset = self.centre.float()

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from diffmem.distributed import world
+
 if TYPE_CHECKING:
     from diffmem.models.optimum import Optimum
 
@@ -25,7 +27,7 @@ class Batch:
 
     def __init__(self, optimum: Optimum, which: Tensor, x: Tensor, sigma: Tensor, label: int) -> None:
         self.which, self.members = which, optimum.members.get(label)
-        self.count = len(optimum.pixels if self.members is None else self.members)
+        self.count = optimum.count(label)
         # The limits keep 0 times infinity out of the logits.
         self.beta = (0.5 / (SCALE * sigma).square()).clamp(1e-300, 1e300)
         x, offset = x.double(), 2 * (SCALE - optimum.pixels.centre)
@@ -88,6 +90,24 @@ class Sums:
         self.moment = shrink * (self.moment + step * self.total) + logits.mul_(weights).sum(1)
         self.total = shrink * self.total + weights.sum(1)
         self.mean.mul_(shrink[:, None]).addmm_(weights, rows)
+
+    def combine(self) -> None:
+        """Add up the sums of all processes, each over its share of the images."""
+        here = world()
+        own = torch.stack([self.high, self.low]).cpu()
+        high, low = self.high, self.low
+        for other in here.gather(own):
+            other_high, other_low = other.to(high.device)
+            above = (other_high - high).add_(other_low - low) > 0
+            above |= torch.isinf(high) & torch.isfinite(other_high)
+            high, low = torch.where(above, other_high, high), torch.where(above, other_low, low)
+        step = (self.high - high).add_(self.low - low).mul_(self.beta).clamp_(min=-1000)[:, 0]
+        shrink = step.exp()
+        parts = [shrink * (self.moment + step * self.total), shrink * self.total]
+        sums = torch.cat([torch.stack(parts, 1), self.mean * shrink[:, None]], 1)
+        here.sum_(sums)
+        self.moment, self.total, self.mean = sums[:, 0], sums[:, 1], sums[:, 2:]
+        self.high, self.low = high, low
 
 
 class Average:
