@@ -168,7 +168,7 @@ def test_other_labels_or_another_number_of_queries_start_anew():
         torch.testing.assert_close(follower(x, 3.0, wanted), optimum(x, 3.0, wanted), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("workspace", [24 * 700 * 2 * 3, 24 * 700 * 2 + 5, 1 << 28])
+@pytest.mark.parametrize("workspace", [32 * 700 * 2 * 3, 32 * 700 * 2 + 5, 1 << 28])
 def test_a_small_workspace_follows_fewer_queries_at_a_time(workspace):
     optimum = Optimum(image_set(smooth_pixels(700)), workspace_bytes=workspace)
     compared = Compared(optimum)
@@ -178,7 +178,7 @@ def test_a_small_workspace_follows_fewer_queries_at_a_time(workspace):
 
 
 def test_a_workspace_without_room_for_one_trajectory_leaves_the_optimum_as_it_is():
-    optimum = Optimum(image_set(smooth_pixels(700)), workspace_bytes=24 * 700)
+    optimum = Optimum(image_set(smooth_pixels(700)), workspace_bytes=32 * 700)
     assert optimum.follow() is optimum
 
 

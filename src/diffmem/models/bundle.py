@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffmem.models.certificate import Certificates
-from diffmem.models.directions import SAFETY
+from diffmem.models.directions import SAFETY, Directions
 from diffmem.models.posterior import SCALE, Average, Batch, Sums
-from diffmem.models.tracked import UNIT64, Point, Tracked, Way, shortest
+from diffmem.models.tracked import UNIT64, Known, Step, Tracked
 
 if TYPE_CHECKING:
     from diffmem.models.optimum import Optimum
 
 __all__ = ["Bundle", "Evaluations"]
 
-ROUNDING = 2e-4  # largest proven rounding error of a logit by float32 products; above it they are float64
-# Values that a float32 product sums at a time, and the largest error for it: fewer round less, and take longer. Errors are carried
-# on and grow from step to step, so the first steps must not use up what is allowed.
-CHUNKS = ((768, ROUNDING / 20), (128, ROUNDING))
+ROUNDING = 3e-4  # largest proven error of a logit in a pass; above it, products are computed anew in float64
+REST = 1e-6  # largest logit of what known vectors do not explain of new points
+CHUNK = 128  # values that a float32 product sums at a time: fewer round less, and take longer
 BLOCK = 1024  # images that are bounded at a time
 TRY = 0.3  # bounds are tried if at most this share of the pairs is expected to matter
 WORTH = 0.8  # a pass over some images pays up to this share of all
@@ -89,13 +88,13 @@ class Bundle:
         self._open = torch.arange(len(which), device=device)  # the queries whose products are tracked
         self._tracked = Tracked(self._count, device)
         self._share = 1.0  # of the pairs, that mattered at the call before
-        self._sharpness = torch.ones(
-            len(which), dtype=torch.float64, device=device
-        )  # beta of the open queries, then
+        self._sharpness = torch.ones(len(which), dtype=torch.float64, device=device)  # beta then
         self._nearest = torch.zeros(len(which), dtype=torch.int64, device=device)  # of the open queries, then
-        self._typical = torch.zeros(
-            len(which), dtype=torch.float64, device=device
-        )  # |q| of images that mattered
+        self._mean = torch.zeros(
+            len(which), self._pixels.dim, dtype=torch.float64, device=device
+        )  # returned last
+        self._rest: Tensor | None = None
+        self._typical = torch.zeros_like(self._sharpness)  # |q| of the images that mattered
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Return the posterior means, float64 (B, dim) in [-1, 1], of points x, float64 (B, dim)."""
@@ -120,6 +119,7 @@ class Bundle:
             self._tracked.keep(columns)
             self._open, self._nearest = self._open[columns], self._nearest[columns]
             self._typical, self._sharpness = self._typical[columns], self._sharpness[columns]
+            self._mean = self._mean[columns]
         if len(self._open):
             mean[self._open] = self._followed(w[self._open])
         return mean.div_(SCALE).sub_(1)
@@ -165,116 +165,151 @@ class Bundle:
 
     def _followed(self, w: Tensor) -> Tensor:
         """Return the means of the open queries, grey levels."""
-        beta, ways = self._batch.beta[self._open], self._tracked.ways(w)
+        mean = self._next(w)
+        self._mean = mean - self._pixels.centre
+        return mean
+
+    def _next(self, w: Tensor) -> Tensor:
+        beta = self._batch.beta[self._open]
+        if self._tracked.is_empty:
+            return self._pass(w, beta, None, None)
+        step = self._tracked.step(w, self._mean)
+        if self._tracked.shift is None and not self._is_complete(step, beta):
+            vector = SCALE - self._pixels.centre
+            self._tracked.shift = vector, 2 * self._pixels.products(vector)[self._all()]
+            step = self._tracked.step(w, self._mean)
         # The share that matters falls about as sigma squared does.
-        if ways and self._share * float((self._sharpness / beta).mean()) <= TRY:
-            left, point = self._bounded(w, beta, ways)
+        if self._share * float((self._sharpness / beta).mean()) <= TRY:
+            left = self._bounded(step, beta)
             union = torch.unique(left.rows)
-            alone = len(left.rows) <= SMALL * len(w) or PAIR * len(left.rows) <= len(union) * len(w)
-            if alone or len(union) <= WORTH * self._count:
-                self._tracked.advance(point, self._optimum.directions().rest[self._stored(slice(None))])
-                self._share, self._sharpness = len(left.rows) / (self._count * len(w)), beta
-                return self._each(w, beta, left) if alone else self._pass(w, beta, None, 0, union)
-        way, chunk = self._product(w, beta, ways)
-        return self._pass(w, beta, way, chunk, None)
+            self._share, self._sharpness = len(left.rows) / (self._count * len(w)), beta
+            if len(left.rows) <= SMALL * len(w) or PAIR * len(left.rows) <= len(union) * len(w):
+                return self._each(w, beta, left)
+            if len(union) <= WORTH * self._count:
+                return self._pass(w, beta, None, union)
+            return self._pass(w, beta, None, None)
+        return self._pass(w, beta, step if self._is_precise(step, beta) else None, None)
 
-    def _product(self, w: Tensor, beta: Tensor, ways: list[Way]) -> tuple[Way | None, int]:
-        """Choose how a pass computes the products: from which points, and how many float32 values are summed at a time."""
-        dim = self._pixels.dim
-        if not ways or bool(self._tracked.blur.any()) or torch.get_float32_matmul_precision() != "highest":
-            return None, 0
-        for most, allowed in CHUNKS:
-            chunk = min(most, dim)
-            gamma = SAFETY * (chunk + -(-dim // chunk) + 8) * 2.0**-24
-            errors = [way.fixed + 2 * gamma * way.v.norm(dim=1) for way in ways]
-            way, fixed = shortest(ways, errors), torch.stack(errors).amin(0)
-            if float((fixed * beta * self._typical).max()) <= allowed:
-                return Way(way.factors, way.v, fixed, way.rising), chunk
-        return None, 0
+    def _is_precise(self, step: Step, beta: Tensor) -> bool:
+        """Return whether float32 products with the change of the mean are good enough for a pass."""
+        if torch.get_float32_matmul_precision() != "highest" or not self._is_complete(step, beta):
+            return False
+        share = step.factors[-1].abs()
+        fixed = step.fixed + 2 * step.rest.norm(dim=1) + share * (step.mean_fixed + self._rounded(step))
+        return self._error(fixed, step.rising + share * step.mean_rising, beta) <= ROUNDING
 
-    def _pass(self, w: Tensor, beta: Tensor, way: Way | None, chunk: int, union: Tensor | None) -> Tensor:
-        """Average over all images, or over some; all of them are then known to rounding.
+    def _is_complete(self, step: Step, beta: Tensor) -> bool:
+        """Return whether the new points are mixtures of known vectors."""
+        return float((2 * step.rest.norm(dim=1) * self._typical * beta).max()) <= REST
+
+    def _rounded(self, step: Step) -> Tensor:
+        """Bound what float32 products with the change of the mean round, as `fixed` (Higham 2002, section 3.1)."""
+        terms = min(CHUNK, self._pixels.dim) + -(-self._pixels.dim // CHUNK) + 8
+        return 2 * SAFETY * terms * 2.0**-24 * step.change.norm(dim=1)
+
+    def _error(self, fixed: Tensor, rising: Tensor, beta: Tensor) -> float:
+        """Return the largest error of a logit, of an image of typical length."""
+        error = fixed * self._typical
+        if self._rest is not None:
+            error = error + rising * self._rest.mean()
+        return float((error * beta).max())
+
+    def _pass(self, w: Tensor, beta: Tensor, step: Step | None, union: Tensor | None) -> Tensor:
+        """Average over all images, or over some.
 
         Args:
             w: Float64 (B, dim).
             beta: Float64 (B,).
-            way: How w follows from the points before; none to compute its products anew in float64.
-            chunk: How many values a float32 product sums at a time.
+            step: How w follows from the points before; none to compute its products anew in float64.
             union: Which images; their products are not kept.
         """
-        size, dim = len(w), self._pixels.dim
+        size, dim, height = len(w), self._pixels.dim, self._pixels.height
         count = self._count if union is None else len(union)
         average = Average(size, dim, self._pixels.device)
-        left = (2 * (w if way is None else way.v)).T.contiguous()
+        left = (2 * (w if step is None else step.change)).T.contiguous()
         short = left.float()
-        products = self._tracked.room(size) if union is None else left.new_empty(self._pixels.height, size)
-        single = short.new_empty(self._pixels.height, size)
+        products = self._tracked.room(size) if union is None else left.new_empty(height, size)
+        single = short.new_empty(min(height, count), size)
         needed = 0
-        for at in range(0, count, self._pixels.height):
-            part = slice(at, min(at + self._pixels.height, count))
+        for at in range(0, count, height):
+            part = slice(at, min(at + height, count))
             which: slice | Tensor = part if union is None else union[part]
-            rows = self._pixels.centred(self._stored(which))
+            stored = self._stored(which)
+            rows = self._pixels.centred(stored)
             new = products[part] if union is None else products[: len(rows)]
-            if way is None:
+            if step is None:
                 self._pixels.double_product(rows, left, new)
             else:
-                out = single[: len(rows)].zero_()
-                for k in range(0, dim, chunk):
-                    out.addmm_(rows[:, k : k + chunk], short[k : k + chunk])
-                self._tracked.combined(way, part, new).add_(out)
-            logits = (new - self._norms[which, None]).mul_(beta)
-            needed += average.add(logits, rows, self._norms[which], which, self._drop)
-        if way is not None:
-            fixed = way.fixed
+                out = single[: len(rows)]
+                torch.mm(rows[:, :CHUNK], short[:CHUNK], out=out)
+                for k in range(CHUNK, dim, CHUNK):
+                    out.addmm_(rows[:, k : k + CHUNK], short[k : k + CHUNK])
+                self._tracked.combine(step, part, out, new)
+            norms = self._norms[which]
+            logits = (new - norms[:, None]).mul_(beta)
+            needed += average.add(logits, rows, norms, which, self._drop)
+        if step is None:
+            fixed, rising = 2 * (dim + 16) * UNIT64 * w.norm(dim=1), torch.zeros_like(beta)
+            if union is None:
+                self._tracked.place(Known(w, products, fixed, rising))
         else:
-            fixed = 2 * (dim + 16) * UNIT64 * w.norm(dim=1)
-        self._typical = average.typical()
-        self._nearest = average.nearest
+            step = replace(step, fixed=step.fixed + 2 * step.rest.norm(dim=1))
+            fixed, rising = self._tracked.advance(
+                step, products, step.mean_fixed + self._rounded(step), step.mean_rising
+            )
+        self._typical, self._nearest = average.typical(), average.nearest
         self._tally.computed += count * size
-        self._tally.rounding = max(self._tally.rounding, float((fixed * beta * self._typical).max()))
+        self._tally.rounding = max(self._tally.rounding, self._error(fixed, rising, beta))
         if union is None:
             self._tally.passes += 1
             self._share, self._sharpness = needed / (count * size), beta
-            self._tracked.advance(Point(w, products, fixed, torch.zeros_like(fixed)), None)
         return average.mean().add_(self._pixels.centre)
 
-    def _bounded(self, w: Tensor, beta: Tensor, ways: list[Way]) -> tuple[_Left, Point]:
-        """Bound the products with all images; return the pairs that may matter, and what is known of all images then."""
+    def _bounded(self, step: Step, beta: Tensor) -> _Left:
+        """Bound the products with all images; return the pairs that may matter."""
         directions = self._optimum.directions()
-        stored = self._stored(slice(None))
-        rest = directions.rest[stored]
-        parts = [directions.seen_of(2 * way.v) for way in ways]
-        lengths = [2 * directions.rounding * way.v.norm(dim=1) for way in ways]
-        typical_rest, typical = float(rest.mean()), float(self._sizes.mean())
-        costs = [
-            (way.fixed + length) * typical + (way.rising + part[1]) * typical_rest
-            for way, part, length in zip(ways, parts, lengths, strict=True)
-        ]
-        way = shortest(ways, costs)
-        seen, unseen = directions.seen_of(2 * way.v)
-        fixed = way.fixed + 2 * directions.rounding * way.v.norm(dim=1)
-        rising = way.rising + unseen
+        rest = self._rest_of(directions)
+        share = step.factors[-1].abs()
+        seen, unseen = directions.seen_of(2 * step.change)
+        seen_rest, unseen_rest = directions.seen_of(2 * step.rest)
+        mean_fixed = step.mean_fixed + 2 * directions.rounding * step.change.norm(dim=1)
+        mean_rising = step.mean_rising + unseen
+        step = replace(
+            step,
+            fixed=step.fixed + 2 * directions.rounding * step.rest.norm(dim=1),
+            rising=step.rising + unseen_rest,
+        )
+        fixed, rising = step.fixed + share * mean_fixed, step.rising + share * mean_rising
+        moved = bool((unseen_rest > 0).any())
 
         # The image that was nearest before gives a first lower bound on the best score.
-        nearest = self._pixels.block(self._stored(self._nearest)).double() - self._pixels.centre
+        w, nearest = step.w, self._pixels.block(self._stored(self._nearest)).double() - self._pixels.centre
         floor = 2 * (w * nearest).sum(1) - self._norms[self._nearest]
         floor -= 4 * (self._pixels.dim + 16) * UNIT64 * w.norm(dim=1) * self._sizes[self._nearest]
         reach = self._drop / beta
-        products, size = self._tracked.room(len(w)), len(w)
+        products = self._tracked.room(len(w))
         found = []
         for at in range(0, self._count, BLOCK):
             part = slice(at, min(at + BLOCK, self._count))
-            new = self._tracked.combined(way, part, products[part])
-            new += directions.products(self._stored(part), seen)
+            stored = self._stored(part)
+            new = self._tracked.combine(step, part, directions.products(stored, seen), products[part])
+            if moved:
+                new += directions.products(stored, seen_rest)
             error = torch.addcmul(self._sizes[part, None] * fixed, rest[part, None], rising)
             score = new - self._norms[part, None]
             floor = torch.maximum(floor, (score - error).amax(0))
             score += error
             rows, columns = (score > floor - reach).nonzero(as_tuple=True)
             found.append((rows + at, columns, score[rows, columns]))
-        self._tally.bounded += self._count * size
+        self._tally.bounded += self._count * len(w)
+        self._tracked.advance(step, products, mean_fixed, mean_rising)
         rows, columns, upper = (torch.cat(column) for column in zip(*found, strict=True))
-        return self._left(rows, columns, upper, floor, beta), Point(w, products, fixed, rising)
+        return self._left(rows, columns, upper, floor, beta)
+
+    def _rest_of(self, directions: Directions) -> Tensor:
+        if self._rest is None:
+            self._rest = directions.rest[self._stored(slice(None))]
+        return self._rest
 
     def _left(self, rows: Tensor, columns: Tensor, upper: Tensor, floor: Tensor, beta: Tensor) -> _Left:
         """Leave out of each query's images those that together hold no more than half of the tolerance."""
@@ -306,3 +341,8 @@ class Bundle:
             self._certificates.put(query, w[column], rows, scores, left.others[column], reach[column])
         self._tally.computed += len(left.rows)
         return mean
+
+
+def _gamma(chunk: int, dim: int) -> float:
+    """Bound the relative error of float32 products of `dim` values, summed `chunk` at a time (Higham 2002, section 3.1)."""
+    return SAFETY * (chunk + -(-dim // chunk) + 8) * 2.0**-24

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Following"]
 
-STATE = 24  # bytes of the products of a query with an image, at three points
+STATE = 32  # bytes of the products of a query with an image: of three points and a mean
 
 
 class Following:

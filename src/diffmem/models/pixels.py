@@ -81,6 +81,13 @@ class Pixels:
             return self._single[: len(block)].copy_(block).sub_(self._offset)
         return block.float().sub_(self._offset)
 
+    def products(self, vector: Tensor) -> Tensor:
+        """Return the inner products of all rows with a vector, float64 (N,)."""
+        out = torch.empty_like(self.norms)
+        for part in self.parts():
+            torch.mv(self.centred(part).double(), vector, out=out[part])
+        return out
+
     def double_product(self, rows: Tensor, left: Tensor, out: Tensor) -> None:
         """Write rows (n, dim) times `left`, float64 (dim, B), into `out`, float64 (n, B)."""
         for at in range(0, len(rows), DOUBLE_ROWS):

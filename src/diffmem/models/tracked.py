@@ -1,145 +1,175 @@
 """Inner products of moving points with every image: the new ones from those of the points before.
 
-A step of a sampler moves a point w inside the span of w, the point before it, and one average of images. So the products
-w . q_i need not be computed anew: with w = a_1 w_1 + a_2 w_2 + v for the two points before, w . q_i = a_1 (w_1 . q_i) + a_2 (w_2 .
-q_i) + v . q_i. Any factors a give the same sum; least squares makes v short, for example 20 grey levels where w has 400,000, and
-what a float32 product rounds off v . q_i is as much smaller. What is known of an image is off by at most
+A step of a sampler moves a point w to a mixture of points before it and of the mean m that the denoiser returned last. So the
+products w . q_i need not be computed anew: with w = a_1 w_1 + a_2 w_2 + b m + e for the last two points,
 
-    fixed |q_i| + rising blur_i,
+    w . q_i = a_1 (w_1 . q_i) + a_2 (w_2 . q_i) + b (m . q_i) + e . q_i,
 
-where `fixed` collects what rounding may have done, and `rising blur_i` what was never computed (see `directions`): blur_i is 0
-for images that were computed at every point, and rest(q_i) for all others.
+any factors make it true, and least squares makes e vanish. Means change little from call to call: m . q_i is what it was for the
+mean before, plus (m - m_before) . q_i, the only product with all pixels that is left. A short difference makes small errors, be they of
+rounding or of leaving most directions out (see `directions`). What is known of an image is off by at most
+
+    fixed |q_i| + rising rest(q_i).
+
+Samplers take mixtures with factors that sum to 1, so errors are averaged and not multiplied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Point", "Tracked", "Way"]
+__all__ = ["Known", "Step", "Tracked"]
 
 UNIT64 = 2.0**-53
 
 
 @dataclass(frozen=True)
-class Point:
-    """A point of every trajectory.
+class Known:
+    """Vectors, one for every query, and what is known of their products.
 
     Attributes:
-        w: Centred grey levels, float64 (B, dim).
-        products: 2 w . q_i, float64 (N, B).
-        fixed: Float64 (B,).
+        vectors: Centred grey levels, float64 (B, dim).
+        products: Twice the inner products with q_i, float64 (N, B).
+        fixed: Float64 (B,); see above.
         rising: Float64 (B,).
     """
 
-    w: Tensor
+    vectors: Tensor
     products: Tensor
     fixed: Tensor
     rising: Tensor
 
+    def columns(self, keep: Tensor) -> Known:
+        """Return those of some queries."""
+        products = self.products[:, keep].contiguous()
+        return Known(self.vectors[keep], products, self.fixed[keep], self.rising[keep])
+
 
 @dataclass(frozen=True)
-class Way:
-    """How to write new points by known ones: w = sum_j factors[j] w_j + v, with the errors that are carried on."""
+class Step:
+    """New points written by known ones and a mean.
 
-    factors: Tensor  # float64 (points, B)
-    v: Tensor
+    Attributes:
+        w: The new points, float64 (B, dim).
+        mean: m, float64 (B, dim).
+        change: m minus the mean whose products are known.
+        factors: Those of the known points, then of the shift if there is one, then of m, float64 (n, B).
+        rest: e, float64 (B, dim).
+        mean_fixed: Error of the known mean's products.
+        mean_rising: The same.
+        fixed: Error of the points' products, without what the products of `change` and `rest` add.
+        rising: The same.
+    """
+
+    w: Tensor
+    mean: Tensor
+    change: Tensor
+    factors: Tensor
+    rest: Tensor
+    mean_fixed: Tensor
+    mean_rising: Tensor
     fixed: Tensor
     rising: Tensor
 
-    def better_of(self, other: Way, better: Tensor) -> Way:
-        """Return the way that takes `other` for the queries where `better` is set."""
-        return Way(
-            torch.where(better, other.factors, self.factors),
-            torch.where(better[:, None], other.v, self.v),
-            torch.where(better, other.fixed, self.fixed),
-            torch.where(better, other.rising, self.rising),
-        )
-
 
 class Tracked:
-    """The last two points of trajectories, and their products with N images.
+    """The last two points of trajectories and the last mean, with their products with N images.
 
     Attributes:
-        points: None, one or two; the latest is last.
-        blur: Float64 (N,).
+        shift: A vector (dim,) that w may also contain, and twice its products, float64 (N,); or none. Samplers that scale x
+            move the origin, which is not the centre of grey levels.
     """
 
     def __init__(self, count: int, device: torch.device) -> None:
-        self.points: list[Point] = []
-        self.blur = torch.zeros(count, dtype=torch.float64, device=device)
+        self._count, self._device = count, device
+        self.shift: tuple[Tensor, Tensor] | None = None
+        self._points: list[Known] = []
+        self._mean: Known | None = None
         self._spare: Tensor | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no point is known."""
+        return not self._points
 
     def keep(self, columns: Tensor) -> None:
         """Go on with some of the trajectories only."""
         self._spare = None
-        if len(columns) == 0:
-            self.points = []
-        self.points = [
-            Point(p.w[columns], p.products[:, columns].contiguous(), p.fixed[columns], p.rising[columns])
-            for p in self.points
-        ]
+        some = len(columns) > 0
+        self._points = [point.columns(columns) for point in self._points] if some else []
+        self._mean = self._mean.columns(columns) if some and self._mean is not None else None
 
     def room(self, size: int) -> Tensor:
         """Return memory for the products of new points, float64 (N, size); its content is arbitrary."""
-        if self._spare is None or self._spare.shape[1] != size:
-            self._spare = torch.empty(len(self.blur), size, dtype=torch.float64, device=self.blur.device)
+        if self._spare is None:
+            self._spare = torch.empty(self._count, size, dtype=torch.float64, device=self._device)
         return self._spare
 
-    def advance(self, point: Point, rest: Tensor | None) -> None:
-        """Take in new points whose products are in the memory that `room` returned.
+    def place(self, point: Known) -> None:
+        """Take in points whose products, in the memory of `room`, were computed anew."""
+        self._spare = self._points[0].products if len(self._points) > 1 else None
+        self._points = [*self._points[-1:], point]
+
+    def advance(self, step: Step, products: Tensor, fixed: Tensor, rising: Tensor) -> tuple[Tensor, Tensor]:
+        """Take in the points of a step; return `fixed` and `rising` of their products.
 
         Args:
-            point: The points.
-            rest: Of every image, float64 (N,), if the products are bounds; none if they were computed.
+            step: The step.
+            products: Those of the points, in the memory of `room`; those of the mean were written by `combine`.
+            fixed: Error of the mean's products.
+            rising: The same.
         """
-        if rest is None:
-            self.blur.zero_()
-        else:
-            self.blur.copy_(rest)
-        old = self.points[:-1]
-        self.points = [*self.points[-1:], point]
-        self._spare = old[0].products if old else None
+        assert self._mean is not None
+        self._mean = Known(step.mean, self._mean.products, fixed, rising)
+        share = step.factors[-1].abs()
+        point = Known(step.w, products, step.fixed + share * fixed, step.rising + share * rising)
+        self.place(point)
+        return point.fixed, point.rising
 
-    def ways(self, w: Tensor) -> list[Way]:
-        """Return ways to write new points, by the latest known ones and by all."""
-        ways = []
-        for used in range(1, len(self.points) + 1):
-            points = self.points[-used:]
-            stack = torch.stack([point.w for point in points], 2)
-            gram = stack.mT @ stack
-            ridge = gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min_(1e-300).mul_(1e-13)
-            gram.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
-            solved = torch.linalg.solve(gram, stack.mT @ w[:, :, None])
-            v = w - (stack @ solved)[:, :, 0]
-            factors = w.new_zeros(len(self.points), len(w))
-            factors[-used:] = solved[:, :, 0].T
-            ways.append(self._carried(factors, v))
-        return ways
+    def step(self, w: Tensor, mean: Tensor) -> Step:
+        """Write new points w by the known ones and the mean that was returned last, float64 (B, dim)."""
+        if self._mean is None:
+            zero = torch.zeros_like(w[:, 0])
+            products = torch.zeros(self._count, len(w), dtype=torch.float64, device=self._device)
+            self._mean = Known(torch.zeros_like(w), products, zero, zero)
+        vectors = [point.vectors for point in self._points]
+        if self.shift is not None:
+            vectors.append(self.shift[0].expand_as(w))
+        basis = torch.stack([*vectors, mean], 2)
+        gram = basis.mT @ basis
+        ridge = gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min_(1e-300).mul_(1e-13)
+        gram.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
+        factors = torch.linalg.solve(gram, basis.mT @ w[:, :, None])
+        rest = w - (basis @ factors)[:, :, 0]
+        factors = factors[:, :, 0].T.contiguous()
+        lengths = basis.norm(dim=1).T
+        sizes = factors.abs()
+        fixed = (sizes * lengths).sum(0).mul_(64 * UNIT64)
+        rising = torch.zeros_like(fixed)
+        for size, point in zip(sizes, self._points, strict=False):
+            fixed += size * point.fixed
+            rising += size * point.rising
+        known = self._mean
+        return Step(w, mean, mean - known.vectors, factors, rest, known.fixed, known.rising, fixed, rising)
 
-    def _carried(self, factors: Tensor, v: Tensor) -> Way:
-        size = factors.abs()
-        lengths = torch.stack([point.w.norm(dim=1) for point in self.points])
-        fixed = (size * torch.stack([point.fixed for point in self.points])).sum(0)
-        rising = (size * torch.stack([point.rising for point in self.points])).sum(0)
-        # The sums and v itself are rounded in float64.
-        return Way(factors, v, fixed.add_((size * lengths).sum(0), alpha=64 * UNIT64), rising)
+    def combine(self, step: Step, part: slice, change: Tensor, out: Tensor) -> Tensor:
+        """Write the products of new points, but for those of e, for some images; those of the mean are updated.
 
-    def combined(self, way: Way, which: slice | Tensor, out: Tensor) -> Tensor:
-        """Write sum_j factors[j] (2 w_j . q_i) for some images into `out`, float64 (n, B)."""
-        first, *others = self.points
-        torch.mul(first.products[which], way.factors[0], out=out)
-        for point, factors in zip(others, way.factors[1:], strict=True):
-            out.addcmul_(point.products[which], factors)
+        Args:
+            step: The step.
+            part: Which images.
+            change: Twice the products of `step.change` with them, (n, B).
+            out: Float64 (n, B).
+        """
+        assert self._mean is not None
+        mean = self._mean.products[part]
+        mean += change
+        torch.mul(mean, step.factors[-1], out=out)
+        for factors, point in zip(step.factors, self._points, strict=False):
+            out.addcmul_(point.products[part], factors)
+        if self.shift is not None:
+            out.addr_(self.shift[1][part], step.factors[-2])
         return out
-
-
-def shortest(ways: Sequence[Way], costs: Sequence[Tensor]) -> Way:
-    """Return for every query the way with the least cost, (B,) each."""
-    best, cost = ways[0], costs[0]
-    for way, other in zip(ways[1:], costs[1:], strict=True):
-        best, cost = best.better_of(way, other < cost), torch.minimum(cost, other)
-    return best
