@@ -1,10 +1,6 @@
-import json
-import zipfile
-
 import numpy as np
 import pytest
-from data_builders import cifar_parts, image_set, image_sets, write_cifar
-from hypothesis import given, settings
+from data_builders import cifar_parts, image_set, write_cifar
 
 from diffmem.data import (
     balanced,
@@ -17,71 +13,6 @@ from diffmem.data import (
     write_images,
 )
 from diffmem.errors import UserError
-
-
-@pytest.mark.parametrize("ending", [".zip", ".npz"])
-@settings(max_examples=60, deadline=None)
-@given(images=image_sets())
-def test_what_is_written_reads_back_the_same(tmp_path_factory, ending, images):
-    path = tmp_path_factory.getbasetemp() / f"round{ending}"
-    write_images(images, path)
-    read = open_images(path)
-    assert read.fingerprint == images.fingerprint
-    assert (read.names, read.class_names) == (images.names, images.class_names)
-    assert read.history[:-1] == images.history
-
-
-@pytest.mark.parametrize("ending", [".zip", ".npz"])
-def test_the_same_set_gives_the_same_bytes(tmp_path, ending):
-    a, b = tmp_path / f"a{ending}", tmp_path / f"b{ending}"
-    write_images(image_set(), a)
-    write_images(image_set(), b)
-    assert a.read_bytes() == b.read_bytes()
-
-
-def test_the_zip_is_the_layout_that_edm_reads(tmp_path):
-    path = tmp_path / "a.zip"
-    write_images(image_set(3, (3, 4, 5)), path)
-    with zipfile.ZipFile(path) as archive:
-        assert archive.namelist() == [*(f"00000/img0000000{k}.png" for k in range(3)), "dataset.json"]
-        assert all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist())
-        labels = dict(json.loads(archive.read("dataset.json"))["labels"])
-    assert labels == {f"00000/img0000000{k}.png": k for k in range(3)}
-
-
-def test_the_npz_is_read_by_numpy_alone(tmp_path):
-    images = image_set(3, (3, 4, 5))
-    write_images(images, tmp_path / "a.npz")
-    with np.load(tmp_path / "a.npz", allow_pickle=False) as archive:
-        np.testing.assert_array_equal(archive["images"], images.images)
-        assert archive["labels"].tolist() == [0, 1, 2]
-        assert archive["names"].tolist() == list(images.names)
-
-
-def test_a_thousand_images_fill_a_folder_of_the_zip(tmp_path):
-    write_images(image_set(1001, (1, 1, 1)), tmp_path / "a.zip")
-    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
-        assert archive.namelist()[999:1001] == ["00000/img00000999.png", "00001/img00001000.png"]
-
-
-def test_an_existing_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
-    path = tmp_path / "a.zip"
-    path.write_text("old")
-    write_images(image_set(), path)
-    assert open_images(path).fingerprint == image_set().fingerprint
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("name", ["a.tar", "a", "a.png"])
-def test_other_endings_are_refused(tmp_path, name):
-    with pytest.raises(UserError, match=name):
-        write_images(image_set(), tmp_path / name)
-
-
-def test_a_folder_is_not_replaced(tmp_path):
-    (tmp_path / "a.zip").mkdir()
-    with pytest.raises(UserError, match="folder"):
-        write_images(image_set(), tmp_path / "a.zip")
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 Modules:
     images: `ImageSet`, the noun of this room.
     sources: `open_images`, which recognises what it is given; one module per kind: `cifar10` (with
-        `unpickle`), `folder`, `edm_zip`, `npz`, `idx`, `digits`.
+        `unpickle`), `folder`, `edm_zip`, `npz`, `npy`, `idx`, `digits`.
     imagenet: chosen synsets out of ImageNet's folders.
     fetch: the download of a published archive.
     subsets: balanced, first and random selections, chosen classes, held-out images.
@@ -12,15 +12,18 @@ Modules:
     mixture: two sources at a given share.
     duplication: copies on purpose, of a given share.
     shares: how many images a share is, and choices that depend on an image's own pixels only.
-    build: a set from a source in one call, and writing it to one file.
+    build: a set from a source in one call.
+    write: a set into one file.
     duplicates: exact copies inside a set.
     sheet: a contact sheet for people.
-    decode, png, guards: encoded images to pixels and back, and the limits for files that nobody vouches for.
+    storage, names: pixels and names of sets that are larger than memory.
+    decode, png, arrays, guards: encoded images and arrays to pixels and back, and the limits for files that
+        nobody vouches for.
 """
 
 from __future__ import annotations
 
-from diffmem.data.build import Labels, Selection, build, relabelled, select, write_images
+from diffmem.data.build import Labels, Selection, build, relabelled, select
 from diffmem.data.duplicates import duplicate_groups
 from diffmem.data.duplication import duplicated
 from diffmem.data.fetch import DOWNLOADS, Download, fetch
@@ -33,6 +36,7 @@ from diffmem.data.sheet import contact_sheet
 from diffmem.data.sources import UNDERSTOOD, Split, open_images
 from diffmem.data.subsets import balanced, choose_classes, first, hold_out, random_subset
 from diffmem.data.transforms import grayscale, resize, rgb
+from diffmem.data.write import write_images
 
 __all__ = [
     "DOGS",

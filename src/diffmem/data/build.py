@@ -1,37 +1,27 @@
-"""`build` makes a data set out of a source; `write_images` puts it into one file that reads back the same."""
+"""`build` makes a data set out of a source: the choices in a fixed order."""
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from diffmem.data.duplication import duplicated
-from diffmem.data.edm_zip import LABEL_FILE
 from diffmem.data.imagenet import read_imagenet
 from diffmem.data.images import ImageSet
 from diffmem.data.labels import random_labels, unique_labels
 from diffmem.data.mixture import mixture
-from diffmem.data.png import encode_png
 from diffmem.data.shares import check_share, count_of_share
 from diffmem.data.sources import Split, open_images
 from diffmem.data.subsets import balanced, choose_classes, first, random_subset
 from diffmem.data.transforms import grayscale, resize
 from diffmem.errors import UserError
-from diffmem.files import atomic_path
 from diffmem.progress import NO_PROGRESS, Progress
 
-__all__ = ["Labels", "Selection", "build", "relabelled", "select", "write_images"]
+__all__ = ["Labels", "Selection", "build", "relabelled", "select"]
 
 Selection = Literal["balanced", "first", "random"]
 Labels = Literal["true", "random", "unique", "none"]
-
-_SUFFIXES = (".zip", ".npz")
-_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows: the same set gives the same bytes at any time
 
 
 def build(
@@ -237,73 +227,3 @@ def select(images: ImageSet, size: int, selection: Selection | None, seed: int) 
             chosen.images, chosen.labels, chosen.names, chosen.class_names, (*images.history, note)
         )
     return chosen
-
-
-def write_images(images: ImageSet, out: Path, progress: Progress = NO_PROGRESS) -> None:
-    """Write a set to one file that `open_images` reads back with an equal fingerprint.
-
-    `.zip` is the layout of EDM and StyleGAN: stored PNGs 00000/img00000000.png and `dataset.json` with the
-    labels, and under further keys the names, class names, history and fingerprint. `.npz` holds the same as
-    arrays, images as (N, C, H, W). The same set always gives the same bytes. An existing file is replaced
-    once the new one is whole.
-
-    Raises:
-        UserError: `out` ends in neither `.zip` nor `.npz`.
-        DiffmemError: The file cannot be written.
-    """
-    suffix = out.suffix.lower()
-    if suffix not in _SUFFIXES:
-        raise UserError(
-            f"A data set is written as .zip or .npz, not as {out.name!r}; give the file one of these endings."
-        )
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; name a file to write.")
-    with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        if suffix == ".zip":
-            _write_zip(images, archive, progress)
-        else:
-            _write_npz(images, archive)
-
-
-def _write_zip(images: ImageSet, archive: zipfile.ZipFile, progress: Progress) -> None:
-    files = []
-    for index, pixels in enumerate(images.images):
-        file = f"{index // 1000:05d}/img{index:08d}.png"
-        files.append(file)
-        archive.writestr(_member(file), encode_png(pixels))
-        if index % 256 == 255:
-            progress(index + 1, len(images), "writing images")
-    labels = (
-        None
-        if images.labels is None
-        else [list(pair) for pair in zip(files, images.labels.tolist(), strict=True)]
-    )
-    described = {
-        "labels": labels,
-        "class_names": images.class_names,
-        "names": images.names,
-        "history": images.history,
-        "fingerprint": images.fingerprint,
-    }
-    archive.writestr(_member(LABEL_FILE), json.dumps(described))
-
-
-def _write_npz(images: ImageSet, archive: zipfile.ZipFile) -> None:
-    arrays: dict[str, np.ndarray] = {"images": images.images, "layout": np.array("NCHW")}
-    if images.labels is not None:
-        arrays["labels"] = images.labels
-    arrays["names"] = np.array(images.names)
-    if images.class_names is not None:
-        arrays["class_names"] = np.array(images.class_names)
-    if images.history:
-        arrays["history"] = np.array(images.history)
-    for key, array in arrays.items():
-        with archive.open(_member(f"{key}.npy"), "w", force_zip64=True) as stream:
-            np.lib.format.write_array(stream, array, allow_pickle=False)
-
-
-def _member(name: str) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo(name, _DATE)
-    info.external_attr = 0o644 << 16
-    info.create_system = 3  # the same bytes on Windows
-    return info

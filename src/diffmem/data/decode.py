@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from diffmem.data.guards import MAX_PIXELS, check_total, reading
 from diffmem.data.images import frozen
 from diffmem.data.png import PNG_SIGNATURE, check_png
+from diffmem.data.storage import new_images
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
 
@@ -123,7 +124,7 @@ def stack_images(
             if stack is None:
                 channels = 1 if pixels.ndim == 2 else 3
                 check_total(len(names), (channels, *pixels.shape[:2]), what)
-                stack = np.empty((len(names), channels, *pixels.shape[:2]), np.uint8)
+                stack = new_images((len(names), channels, *pixels.shape[:2]))
             if pixels.shape[:2] != stack.shape[2:]:
                 raise UserError(
                     f"{what}: the images differ in size: {names[0]} is {_size(stack.shape[2:])} "
@@ -131,7 +132,7 @@ def stack_images(
                 )
             if pixels.ndim == 3 and stack.shape[1] == 1:
                 check_total(len(names), (3, *pixels.shape[:2]), what)
-                wider = np.empty((len(names), 3, *stack.shape[2:]), np.uint8)
+                wider = new_images((len(names), 3, *stack.shape[2:]))
                 wider[:index] = stack[:index]
                 stack = wider
             stack[index] = pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

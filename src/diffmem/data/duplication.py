@@ -9,6 +9,7 @@ import numpy as np
 from diffmem.data.guards import check_total
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.shares import KEY_BITS, check_share, pixel_keys
+from diffmem.data.storage import gather
 from diffmem.errors import UserError
 
 __all__ = ["duplicated"]
@@ -52,7 +53,7 @@ def duplicated(images: ImageSet, share: float, copies: int, seed: int) -> ImageS
         f"{len(order)} images in all"
     )
     return ImageSet(
-        frozen(images.images[order]),
+        gather(images.images, order),
         None if images.labels is None else frozen(images.labels[order]),
         tuple(names),
         images.class_names,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from diffmem.data.decode import FORMATS, decode_image
 from diffmem.data.guards import MAX_FILE_BYTES, BoundedStream, check_total, reading
 from diffmem.data.images import ImageSet, frozen
+from diffmem.data.storage import new_images
 from diffmem.data.transforms import centre_square, check_resolution, lanczos
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
@@ -200,7 +201,7 @@ def _decoded(base: Path, names: list[str], resolution: int | None, progress: Pro
                 square = lanczos(square, resolution)
             if stack is None:
                 check_total(len(names), square.shape, str(base))
-                stack = np.empty((len(names), *square.shape), np.uint8)
+                stack = new_images((len(names), *square.shape))
             if square.shape != stack.shape[1:]:
                 raise UserError(
                     f"The images in {base} differ in size: the square of {names[0]} has a side of "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from diffmem.data.names import LazyNames
+from diffmem.data.storage import contiguous, gather, parts
 from diffmem.errors import UserError
 
 __all__ = ["ImageSet"]
@@ -23,10 +26,12 @@ class ImageSet:
     Compare contents by `fingerprint`. Operations return a new set whose history has one more step.
 
     Attributes:
-        images: uint8 (N, C, H, W), C is 1 (grey) or 3 (RGB), N at least 1; read-only. A writeable array is
-            copied.
+        images: uint8 (N, C, H, W), C is 1 (grey) or 3 (RGB), N at least 1; read-only, its values in this order.
+            It may be a read-only memory map, also one that is larger than memory, which is kept as it is.
+            A writeable array, or one in another order, is copied.
         labels: Class of each image, int64 (N,), 0 or more; read-only; or none.
-        names: Name of each image, for people: where it came from.
+        names: Name of each image, for people: where it came from. A tuple, or `LazyNames`, which equal the tuple of
+            the same texts and make each one when it is asked for.
         class_names: Name of each class, by label; or none. Needs labels, and an entry for the largest one at
             least. More entries are classes that have no images in this set.
         history: How the set was made, in words, one step per entry.
@@ -37,7 +42,7 @@ class ImageSet:
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64] | None
-    names: tuple[str, ...]
+    names: Sequence[str]
     class_names: tuple[str, ...] | None = None
     history: tuple[str, ...] = ()
 
@@ -49,7 +54,7 @@ class ImageSet:
             object.__setattr__(self, "labels", _checked_labels(self.labels, count))
         for field in ("names", "class_names", "history"):
             value = getattr(self, field)
-            if value is not None:
+            if value is not None and not isinstance(value, LazyNames):
                 object.__setattr__(self, field, _checked_words(value, field))
         if len(self.names) != count:
             raise UserError(f"There are {count} images but {len(self.names)} names; give one name per image.")
@@ -95,7 +100,8 @@ class ImageSet:
         Names and history do not count.
         """
         digest = hashlib.sha256(" ".join(map(str, self.images.shape)).encode())
-        digest.update(self.images.reshape(-1).data)
+        for part in parts(len(self), math.prod(self.shape)):
+            digest.update(self.images[part].reshape(-1).data)
         digest.update(b"labels" if self.labels is not None else b"no labels")
         if self.labels is not None:
             digest.update(self.labels.astype("<i8").data)
@@ -106,6 +112,8 @@ class ImageSet:
 
     def take(self, indices: ArrayLike, step: str) -> ImageSet:
         """Return the images at `indices`, in that order.
+
+        Images that follow one another in a memory map stay in it; others are copied, see `new_images`.
 
         Args:
             indices: Whole numbers (n,), each from 0 to N - 1, n at least 1. Repeats are allowed.
@@ -124,8 +132,12 @@ class ImageSet:
             wrong = chosen[(chosen < 0) | (chosen >= len(self))][0]
             raise UserError(f"There is no image {wrong}: the set has images 0 to {len(self) - 1}.")
         labels = None if self.labels is None else frozen(self.labels[chosen])
-        names = tuple(self.names[index] for index in chosen)
-        return ImageSet(frozen(self.images[chosen]), labels, names, self.class_names, (*self.history, step))
+        names = (
+            self.names.take(chosen)
+            if isinstance(self.names, LazyNames)
+            else tuple(self.names[index] for index in chosen)
+        )
+        return ImageSet(gather(self.images, chosen), labels, names, self.class_names, (*self.history, step))
 
     def with_labels(self, labels: ArrayLike | None, class_names: Sequence[str] | None, step: str) -> ImageSet:
         """Return the same images with other labels.
@@ -167,7 +179,7 @@ def _checked_images(images: object) -> NDArray[np.uint8]:
             f"{tuple(images.shape)}."
         )
     if images.flags.writeable or not images.flags.c_contiguous:
-        return frozen(np.array(images, order="C", copy=True))
+        return contiguous(images)
     return images
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.shares import count_of_share
+from diffmem.data.storage import new_images
 from diffmem.data.subsets import first as first_of
 from diffmem.data.subsets import random_subset
 from diffmem.errors import UserError
@@ -58,8 +59,10 @@ def mixture(first: ImageSet, second: ImageSet, n: int, share: float, seed: int |
         f"mixture: {counts[0]} images of the first source and {counts[1]} of the second "
         f"(share {share:g} of {n}), {order}",
     )
+    pixels = new_images((n, *first.shape))
+    np.concatenate([part.images for part in parts], out=pixels)
     return ImageSet(
-        frozen(np.concatenate([part.images for part in parts])),
+        frozen(pixels),
         frozen(np.repeat(np.arange(2, dtype=np.int64), counts)),
         tuple(name for part in parts for name in part.names),
         ("first", "second"),

@@ -13,6 +13,7 @@ from diffmem.data.folder import read_folder
 from diffmem.data.guards import checked_zip, reading
 from diffmem.data.idx import IMAGE_MAGIC, idx_image_files, read_idx
 from diffmem.data.images import ImageSet
+from diffmem.data.npy import MAGIC, read_npy
 from diffmem.data.npz import read_npz
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
@@ -25,7 +26,8 @@ UNDERSTOOD = (
     "the word 'digits'; a CIFAR-10 archive (cifar-10-python.tar.gz) or its unpacked folder; a folder of "
     "images, "
     "with sub-folders as classes; a .zip of images with or without dataset.json; an .npz with uint8 "
-    "'images'; "
+    "'images'; an .npy of uint8 images, which stays on disk and may be larger than memory, with or without "
+    "its .meta.npz; "
     "IDX files such as train-images-idx3-ubyte.gz"
 )
 """What `open_images` reads, in words."""
@@ -37,7 +39,7 @@ def open_images(source: str | Path, split: Split = "train", progress: Progress =
     Args:
         source: The word 'digits' (the scans that come with scikit-learn), or a path. What is at the path is
             told by its content: a CIFAR-10 archive or folder, a folder of images, a zip of images (EDM's
-            layout), an .npz file, or IDX files (MNIST's format).
+            layout), an .npz or .npy file, or IDX files (MNIST's format).
         split: 'train', or 'test' where the source has a test split (CIFAR-10 and IDX).
         progress: Called now and then while images are decoded.
 
@@ -69,6 +71,8 @@ def open_images(source: str | Path, split: Split = "train", progress: Progress =
         )
     if kind == "npz":
         return read_npz(path)
+    if kind == "npy":
+        return read_npy(path)
     return read_zip(path, progress) if kind == "zip" else read_folder(path, progress)
 
 
@@ -87,6 +91,8 @@ def _kind(path: Path) -> str:
     if head.startswith(b"PK"):
         with checked_zip(path) as archive:
             return "npz" if any(name.endswith(".npy") for name in archive.namelist()) else "zip"
+    if head.startswith(MAGIC):
+        return "npy"
     if head.startswith(IMAGE_MAGIC):
         return "idx"
     return "cifar10" if head[257:262] == b"ustar" else "unknown"

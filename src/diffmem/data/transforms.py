@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from diffmem.data.images import ImageSet, frozen
+from diffmem.data.storage import contiguous, new_images, parts
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
 
@@ -22,7 +25,6 @@ __all__ = [
 ]
 
 MAX_RESOLUTION = 4096
-_BLOCK = 4096
 
 
 def to_pil(pixels: NDArray[np.uint8]) -> Image.Image:
@@ -67,8 +69,8 @@ def resize(images: ImageSet, resolution: int, progress: Progress = NO_PROGRESS) 
     cropped = centre_square(images.images)
     steps = [f"centre crop from {width} x {height} to {side} x {side}"] if height != width else []
     if side == resolution:
-        return images.with_images(frozen(np.ascontiguousarray(cropped)), steps[0])
-    result = np.empty((len(images), images.shape[0], resolution, resolution), np.uint8)
+        return images.with_images(contiguous(cropped), steps[0])
+    result = new_images((len(images), images.shape[0], resolution, resolution))
     for index, pixels in enumerate(cropped):
         result[index] = lanczos(pixels, resolution)
         if index % 1024 == 1023:
@@ -86,12 +88,12 @@ def grayscale(images: ImageSet) -> ImageSet:
     """
     if images.shape[0] == 1:
         return images
-    result = np.empty((len(images), 1, *images.shape[1:]), np.uint8)
-    for start in range(0, len(images), _BLOCK):
-        red, green, blue = images.images[start : start + _BLOCK].astype(np.uint32).transpose(1, 0, 2, 3)
+    result = new_images((len(images), 1, *images.shape[1:]))
+    for part in parts(len(images), math.prod(images.shape)):
+        red, green, blue = images.images[part].astype(np.uint32).transpose(1, 0, 2, 3)
         # Pillow's 16-bit fixed-point weights: 0.299, 0.587 and 0.114 times 2**16.
         luma = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
-        result[start : start + _BLOCK, 0] = luma
+        result[part, 0] = luma
     return images.with_images(frozen(result), "turned grey (ITU-R BT.601 luma)")
 
 
@@ -99,4 +101,7 @@ def rgb(images: ImageSet) -> ImageSet:
     """Return RGB images (C = 3); grey becomes three equal channels. An RGB set is returned as it is."""
     if images.shape[0] == 3:
         return images
-    return images.with_images(frozen(np.repeat(images.images, 3, axis=1)), "grey turned into RGB")
+    result = new_images((len(images), 3, *images.shape[1:]))
+    for part in parts(len(images), math.prod(images.shape)):
+        result[part] = images.images[part]
+    return images.with_images(frozen(result), "grey turned into RGB")

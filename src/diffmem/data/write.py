@@ -1,0 +1,137 @@
+"""`write_images` puts a set into one file that reads back the same."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmem.data.edm_zip import LABEL_FILE
+from diffmem.data.images import ImageSet
+from diffmem.data.names import PackedNames
+from diffmem.data.npy import meta_path, sample_digest
+from diffmem.data.png import encode_png
+from diffmem.data.storage import parts
+from diffmem.errors import UserError
+from diffmem.files import atomic_path
+from diffmem.progress import NO_PROGRESS, Progress
+
+__all__ = ["SUFFIXES", "check_ending", "meta_path", "write_images"]
+
+SUFFIXES = (".zip", ".npz", ".npy")
+"""How the names of written sets end."""
+
+_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows: the same set gives the same bytes at any time
+
+
+def check_ending(out: Path) -> None:
+    """Refuse a file whose ending names no format that sets are written in."""
+    if out.suffix.lower() not in SUFFIXES:
+        raise UserError(
+            f"A data set is written as .zip or .npz, or as .npy if it is large, not as {out.name!r}; give the file one "
+            "of these endings."
+        )
+
+
+def write_images(images: ImageSet, out: Path, progress: Progress = NO_PROGRESS) -> None:
+    """Write a set to a file that `open_images` reads back with an equal fingerprint.
+
+    `.zip` is the layout of EDM and StyleGAN: stored PNGs 00000/img00000000.png and `dataset.json` with the
+    labels, and under further keys the names, class names, history and fingerprint. `.npz` holds the same as
+    arrays, images as (N, C, H, W). `.npy` holds the images alone, so that they can be mapped, and
+    `<name>.meta.npz` beside it the rest; see `read_npy`. The same set always gives the same bytes. An existing
+    file is replaced once the new one is whole.
+
+    Raises:
+        UserError: `out` has none of these endings.
+        DiffmemError: The file cannot be written.
+    """
+    check_ending(out)
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; name a file to write.")
+    if out.suffix.lower() == ".npy":
+        _write_npy(images, out, progress)
+        return
+    with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        if out.suffix.lower() == ".zip":
+            _write_zip(images, archive, progress)
+        else:
+            arrays: dict[str, NDArray[Any]] = {"images": images.images, "layout": np.array("NCHW")}
+            _write_arrays(archive, arrays | _described(images) | {"names": np.array(list(images.names))})
+
+
+def _write_zip(images: ImageSet, archive: zipfile.ZipFile, progress: Progress) -> None:
+    files = []
+    for index, pixels in enumerate(images.images):
+        file = f"{index // 1000:05d}/img{index:08d}.png"
+        files.append(file)
+        archive.writestr(_member(file), encode_png(pixels))
+        if index % 256 == 255:
+            progress(index + 1, len(images), "writing images")
+    labels = (
+        None
+        if images.labels is None
+        else [list(pair) for pair in zip(files, images.labels.tolist(), strict=True)]
+    )
+    described = {
+        "labels": labels,
+        "class_names": images.class_names,
+        "names": list(images.names),
+        "history": images.history,
+        "fingerprint": images.fingerprint,
+    }
+    archive.writestr(_member(LABEL_FILE), json.dumps(described))
+
+
+def _write_npy(images: ImageSet, out: Path, progress: Progress) -> None:
+    pixels = images.images
+    with atomic_path(out) as temporary:
+        with temporary.open("wb") as stream:
+            header = {"descr": "|u1", "fortran_order": False, "shape": pixels.shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            for part in parts(len(pixels), math.prod(images.shape)):
+                stream.write(pixels[part].reshape(-1).data)
+                progress(part.stop, len(pixels), "writing images")
+        content, ends = PackedNames.pack(images.names)
+        arrays: dict[str, NDArray[Any]] = {
+            "layout": np.array("NCHW"),
+            "shape": np.array(pixels.shape, np.int64),
+            "sample": np.array(sample_digest(pixels)),
+            "names_utf8": np.frombuffer(content, np.uint8),
+            "names_ends": ends,
+        }
+        # First, so that images never lie beside the old labels unnoticed: until the rename they belong to others.
+        with (
+            atomic_path(meta_path(out)) as beside,
+            zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive,
+        ):
+            _write_arrays(archive, arrays | _described(images))
+
+
+def _described(images: ImageSet) -> dict[str, NDArray[Any]]:
+    arrays: dict[str, NDArray[Any]] = {}
+    if images.labels is not None:
+        arrays["labels"] = images.labels
+    if images.class_names is not None:
+        arrays["class_names"] = np.array(images.class_names)
+    if images.history:
+        arrays["history"] = np.array(images.history)
+    return arrays
+
+
+def _write_arrays(archive: zipfile.ZipFile, arrays: dict[str, NDArray[Any]]) -> None:
+    for key, array in arrays.items():
+        with archive.open(_member(f"{key}.npy"), "w", force_zip64=True) as stream:
+            np.lib.format.write_array(stream, array, allow_pickle=False)
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, _DATE)
+    info.external_attr = 0o644 << 16
+    info.create_system = 3  # the same bytes on Windows
+    return info

@@ -1,0 +1,124 @@
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from data_builders import image_set, image_sets
+from hypothesis import given, settings
+
+from diffmem.data import open_images, write_images
+from diffmem.data.npy import meta_path
+from diffmem.errors import DiffmemError, UserError
+
+
+@pytest.mark.parametrize("ending", [".zip", ".npz", ".npy"])
+@settings(max_examples=60, deadline=None)
+@given(images=image_sets())
+def test_what_is_written_reads_back_the_same(tmp_path_factory, ending, images):
+    path = tmp_path_factory.getbasetemp() / f"round{ending}"
+    write_images(images, path)
+    read = open_images(path)
+    assert read.fingerprint == images.fingerprint
+    assert (read.names, read.class_names) == (images.names, images.class_names)
+    assert read.history[:-1] == images.history
+
+
+@pytest.mark.parametrize("ending", [".zip", ".npz", ".npy"])
+def test_the_same_set_gives_the_same_bytes(tmp_path, ending):
+    a, b = tmp_path / f"a{ending}", tmp_path / f"b{ending}"
+    write_images(image_set(), a)
+    write_images(image_set(), b)
+    assert a.read_bytes() == b.read_bytes()
+    if ending == ".npy":
+        assert meta_path(a).read_bytes() == meta_path(b).read_bytes()
+
+
+def test_the_zip_is_the_layout_that_edm_reads(tmp_path):
+    path = tmp_path / "a.zip"
+    write_images(image_set(3, (3, 4, 5)), path)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == [*(f"00000/img0000000{k}.png" for k in range(3)), "dataset.json"]
+        assert all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist())
+        labels = dict(json.loads(archive.read("dataset.json"))["labels"])
+    assert labels == {f"00000/img0000000{k}.png": k for k in range(3)}
+
+
+def test_the_npz_is_read_by_numpy_alone(tmp_path):
+    images = image_set(3, (3, 4, 5))
+    write_images(images, tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as archive:
+        np.testing.assert_array_equal(archive["images"], images.images)
+        assert archive["labels"].tolist() == [0, 1, 2]
+        assert archive["names"].tolist() == list(images.names)
+
+
+def test_a_thousand_images_fill_a_folder_of_the_zip(tmp_path):
+    write_images(image_set(1001, (1, 1, 1)), tmp_path / "a.zip")
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert archive.namelist()[999:1001] == ["00000/img00000999.png", "00001/img00001000.png"]
+
+
+def test_an_existing_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
+    path = tmp_path / "a.zip"
+    path.write_text("old")
+    write_images(image_set(), path)
+    assert open_images(path).fingerprint == image_set().fingerprint
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a", "a.png"])
+def test_other_endings_are_refused(tmp_path, name):
+    with pytest.raises(UserError, match=name):
+        write_images(image_set(), tmp_path / name)
+
+
+def test_a_folder_is_not_replaced(tmp_path):
+    (tmp_path / "a.zip").mkdir()
+    with pytest.raises(UserError, match="folder"):
+        write_images(image_set(), tmp_path / "a.zip")
+
+
+def test_the_npy_is_read_by_numpy_alone(tmp_path):
+    images = image_set(3, (3, 4, 5))
+    write_images(images, tmp_path / "a.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy", allow_pickle=False), images.images)
+    with np.load(tmp_path / "a.meta.npz", allow_pickle=False) as meta:
+        assert meta["labels"].tolist() == [0, 1, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.meta.npz", "a.npy"]
+
+
+def test_a_mapped_set_can_be_written_over_its_own_file(tmp_path):
+    path = tmp_path / "a.npy"
+    write_images(image_set(), path)
+    images = open_images(path)
+    write_images(images.take([3, 1], "two"), path)
+    assert open_images(path).names == ("image 3", "image 1")
+    assert images.fingerprint == image_set().fingerprint
+
+
+def test_a_write_that_fails_leaves_no_images_with_labels_of_others(tmp_path, monkeypatch):
+    path = tmp_path / "a.npy"
+    write_images(image_set(seed=0), path)
+    old = path.read_bytes()
+
+    def fail(self, target):
+        if target == path:
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    rename = type(path).replace
+    monkeypatch.setattr(type(path), "replace", fail)
+    with pytest.raises(DiffmemError, match="No space left"):
+        write_images(image_set(seed=1), path)
+    assert path.read_bytes() == old
+    with pytest.raises(UserError, match="other images"):
+        open_images(path)
+
+
+def test_images_are_written_a_part_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("diffmem.data.storage.parts.__defaults__", (1,))
+    done = []
+    images = image_set(7)
+    write_images(images, tmp_path / "a.npy", lambda *told: done.append(told[:2]))
+    assert done == [(count, 7) for count in range(1, 8)]
+    assert open_images(tmp_path / "a.npy").fingerprint == images.fingerprint
