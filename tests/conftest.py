@@ -14,10 +14,22 @@ CIFAR_TOOL = Path(__file__).resolve().parents[2] / "shared" / "tools" / "make_ci
 @pytest.fixture(scope="session")
 def cifar_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small CIFAR-10 archive of real images: 500 for training and 100 for testing."""
+    return small_archive(tmp_path_factory, 50)
+
+
+@pytest.fixture(scope="session")
+def cifar_archive_of_1000(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with 1,000 images for training."""
+    return small_archive(tmp_path_factory, 100)
+
+
+def small_archive(tmp_path_factory: pytest.TempPathFactory, per_class: int) -> Path:
     if not CIFAR_TOOL.is_file():
         pytest.skip("the CIFAR-10 archive builder is not beside the repository")
     out = tmp_path_factory.mktemp("cifar") / "cifar-10-python.tar.gz"
     subprocess.run(
-        [sys.executable, str(CIFAR_TOOL), str(out), "--per-class", "50"], check=True, capture_output=True
+        [sys.executable, str(CIFAR_TOOL), str(out), "--per-class", str(per_class)],
+        check=True,
+        capture_output=True,
     )
     return out

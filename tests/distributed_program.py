@@ -16,9 +16,11 @@ import torch
 from training_builders import MODEL, denoiser, trainer
 
 from diffmem import __main__ as command_line
+from diffmem.data import ImageSet
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
 from diffmem.memorization import nearest_neighbours
+from diffmem.models import Optimum
 from diffmem.sampling import SamplerConfig, generate_resumable
 from diffmem.training import loop, train
 
@@ -38,6 +40,24 @@ def generated(folder):
     return images, len(calls)
 
 
+def shares_of_an_optimum():
+    """Posterior means and weights where each process holds a share of the images: class 1 lies with the last one alone."""
+    here = world()
+    labels = np.array([0] * 30 + [1] * 10)
+    first, last = (len(REFERENCES) * at // here.size for at in (here.rank, here.rank + 1))
+    share = ImageSet(REFERENCES[first:last], labels[first:last], tuple(map(str, range(first, last))))
+    optimum = Optimum(share, conditional=True, shared=True)
+    clean = torch.from_numpy(QUERIES / 127.5 - 1)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    wanted = torch.tensor([-1, 0, 1] * 3 + [-1, 0])
+    found = []
+    for sigma in (80.0, 1.0, 0.1, 0.002):
+        found.append(optimum(clean + sigma * noise, sigma, wanted).numpy())
+    assert optimum.follow() is optimum or here.size == 1
+    posterior = optimum.posterior(clean + noise, 1.0, wanted)
+    return np.stack(found), torch.stack([posterior.entropy, posterior.nearest_weight]).numpy()
+
+
 def everything(folder):
     """One of each: a training, images, images again from shards, neighbours, words to one another."""
     here, found = world(), {}
@@ -53,6 +73,7 @@ def everything(folder):
     for count in QUERY_COUNTS:
         near = nearest_neighbours(QUERIES[:count], REFERENCES, 3)
         found[f"distances{count}"], found[f"indices{count}"] = near.distances, near.indices
+    found["means"], found["weights_of_optimum"] = shares_of_an_optimum()
     assert here.gather("x" * here.rank) == ["x" * rank for rank in range(here.size)]
     assert here.share(f"from {here.rank}") == "from 0"
     assert here.any(here.rank == here.size - 1)

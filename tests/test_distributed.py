@@ -175,6 +175,15 @@ def test_neighbours_are_those_of_one_process_whatever_the_numbers(together, alon
             np.testing.assert_array_equal(found(folder, rank)[key], found(alone, 0)[key])
 
 
+def test_shares_of_the_images_in_several_processes_give_the_optimum_of_all(together, alone):
+    processes, folder, _ = together
+    expected = found(alone, 0)
+    for rank in range(processes):
+        mine = found(folder, rank)
+        np.testing.assert_allclose(mine["means"], expected["means"], atol=2e-6)
+        np.testing.assert_allclose(mine["weights_of_optimum"], expected["weights_of_optimum"], atol=1e-5)
+
+
 def test_a_batch_smaller_than_the_number_of_processes_is_refused(together):
     processes, folder, _ = together
     for rank in range(processes):

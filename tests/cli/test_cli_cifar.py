@@ -48,3 +48,15 @@ def test_a_study_of_the_archive_holds_out_its_test_images(call, tmp_path, cifar_
     trained = {path.name.split("-")[0]: open_images(path) for path in (tmp_path / "st" / "data").iterdir()}
     assert not set(trained["train"].names) & set(trained["heldout"].names)
     assert trained["heldout"].images.shape == (20, 3, 8, 8)
+
+
+def test_every_image_that_the_optimum_of_a_thousand_images_generates_is_one_of_them(
+    call, tmp_path, cifar_archive_of_1000
+):
+    assert call("data", "build", cifar_archive_of_1000, "c.npy", "--size", 1000).code == 0
+    assert call("generate", "--optimum", "c.npy", "s.npz", "--seeds", "0-99", "--device", "cpu").code == 0
+    done = call("measure", "s.npz", "--train", "c.npy", "--out", "m.json")
+    assert done.code == 0
+    found = json.loads((tmp_path / "m.json").read_text())
+    assert found["rate"]["value"] == 1.0
+    assert found["rate"]["total"] == 100

@@ -27,6 +27,16 @@ def test_build_writes_the_set_and_prints_one_line(tmp_path, capsys):
     assert printed.count("\n") == 1
 
 
+def test_build_of_an_npy_tells_where_labels_and_names_are(tmp_path, capsys):
+    out = tmp_path / "d.npy"
+    app(["build", "digits", str(out), "--size", "100"])
+    images = open_images(out)
+    assert images.fingerprint == balanced(open_images("digits"), 100).fingerprint
+    assert capsys.readouterr().out.endswith(f", 6.5 kB; labels and names in {tmp_path / 'd.meta.npz'}\n")
+    app(["build", str(out), str(tmp_path / "e.npy"), "--size", "10", "--gray"])
+    assert open_images(tmp_path / "e.npy").names == images.take(range(0, 100, 10), "tenth").names
+
+
 def test_build_passes_every_option_on(tmp_path, capsys):
     out = tmp_path / "d.npz"
     options = [
@@ -127,6 +137,16 @@ def test_info_shows_what_is_in_the_set_and_writes_the_sheet(tmp_path, capsys):
         assert words in printed
     assert fingerprint in printed.replace(" ", "")
     assert Image.open(sheet).format == "PNG"
+
+
+@pytest.mark.parametrize("part", [1, 100, 10**6])
+def test_info_of_a_mapped_set_is_the_same_for_every_size_of_its_parts(tmp_path, capsys, monkeypatch, part):
+    monkeypatch.setattr("diffmem.data.storage.parts.__defaults__", (part,))
+    pixels = np.random.default_rng(0).integers(3, 200, (7, 4, 5), dtype=np.uint8)
+    np.save(tmp_path / "a.npy", pixels)
+    data_info(str(tmp_path / "a.npy"))
+    words = " ".join(capsys.readouterr().out.split())
+    assert f"pixels {pixels.min()} to {pixels.max()}, mean {pixels.mean():.1f}" in words
 
 
 def test_info_shows_names_as_they_are_and_not_as_markup(tmp_path, capsys):

@@ -25,7 +25,10 @@ def copied(made, images):
 def test_the_optimum_copies_its_data(call):
     done = call("generate", "--optimum", "data.npz", "s.npz", "--seeds", "0-7", "--device", "cpu")
     assert (done.code, done.err) == (0, "")
-    assert done.out == "s.npz: 8 images of 4x4x3 from the optimum of 6 images of data.npz\n"
+    told = done.out.splitlines()
+    assert told[0] == "s.npz: 8 images of 4x4x3 from the optimum of 6 images of data.npz"
+    assert told[1].startswith("image evaluations: ")
+    assert " of the 1,680 of dense passes (" in told[1]  # 8 images, 35 calls, 6 images of the set
     made = open_images("s.npz")
     copied(made.images, open_images("data.npz").images)
     assert made.labels is None
@@ -67,6 +70,7 @@ def test_the_conditional_optimum_copies_the_class_that_is_asked_for(call):
         (["generate", "run", "s.npz", "--conditional"], "--conditional belongs to --optimum"),
         (["generate", "--optimum", "missing.npz", "s.npz"], "missing.npz"),
         (["generate", "--optimum", "data.npz", "s.npz", "--labels", "1"], "unconditional"),
+        (["generate", "--optimum", "data.npz", "s.npz", "--workspace", "0"], "at least 1 byte"),
     ],
 )
 def test_a_model_and_an_optimum_exclude_each_other(call, tmp_path, words, message):

@@ -296,7 +296,7 @@ def test_a_failure_of_the_machine_ends_with_code_1_and_one_line(call, monkeypatc
     def fail(*given, **named):
         raise DiffmemError("Cannot write d.npz: No space left on device.")
 
-    monkeypatch.setattr(sys.modules["diffmem.data.build"], "write_images", fail)
+    monkeypatch.setattr(sys.modules["diffmem.data.write"], "write_images", fail)
     told = call("data", "build", "digits", "d.npz")
     assert (told.code, told.err) == (1, "error: Cannot write d.npz: No space left on device.\n")
 
@@ -305,7 +305,7 @@ def test_a_bug_shows_its_traceback(call, monkeypatch):
     def fail(*given, **named):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(sys.modules["diffmem.data.build"], "write_images", fail)
+    monkeypatch.setattr(sys.modules["diffmem.data.write"], "write_images", fail)
     with pytest.raises(ZeroDivisionError):
         call("data", "build", "digits", "d.npz")
 

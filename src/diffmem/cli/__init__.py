@@ -10,8 +10,11 @@ from cyclopts import App
 from diffmem import __version__
 from diffmem.cli.data import data_build, data_fetch, data_info
 from diffmem.cli.doctor import doctor
+from diffmem.cli.duplicates import data_duplicates
+from diffmem.cli.gap import gap
 from diffmem.cli.generate import generate
 from diffmem.cli.measure import measure
+from diffmem.cli.optimum import optimum
 from diffmem.cli.quickstart import quickstart
 from diffmem.cli.reproduce import reproduce
 from diffmem.cli.study import report, study
@@ -26,10 +29,15 @@ app = App(
     help_format="plaintext",
     suppress_keyboard_interrupt=False,  # __main__ says what becomes of the work
 )
-data = App(name="data", help="Build an image set, look at one, or download one.", help_format="plaintext")
+data = App(
+    name="data",
+    help="Build an image set, look at one, find its duplicates, or download one.",
+    help_format="plaintext",
+)
 data.command(data_build, name="build")
 data.command(data_info, name="info")
+data.command(data_duplicates, name="duplicates")
 data.command(data_fetch, name="fetch")
 app.command(data)
-for command in (quickstart, train, generate, measure, study, report, reproduce, doctor):
+for command in (quickstart, train, generate, measure, optimum, gap, study, report, reproduce, doctor):
     app.command(command)

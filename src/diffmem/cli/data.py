@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from diffmem.data.images import ImageSet
+    from diffmem.progress import Progress
 
-__all__ = ["data_build", "data_fetch", "data_info"]
+__all__ = ["check_target", "data_build", "data_fetch", "data_info", "set_in_words"]
 
 _MOST_CLASSES_SHOWN = 20
 
@@ -44,9 +45,10 @@ def data_build(
 
     Args:
         source: What to read: the word digits, a CIFAR-10 archive, a folder of images (sub-folders are
-            classes), a .zip, an .npz with uint8 images, or IDX files (MNIST's format); with --synsets,
+            classes), a .zip, an .npz or .npy with uint8 images, or IDX files (MNIST's format); with --synsets,
             ImageNet's folder.
-        out: File to write, .zip (PNGs and dataset.json, as EDM reads them) or .npz.
+        out: File to write: .zip (PNGs and dataset.json, as EDM reads them), .npz, or .npy, which is never read
+            into memory as a whole (labels and names go to .meta.npz beside it).
         size: Number of different images; all if left out.
         resolution: Side of the images in pixels; as they are if left out.
         gray: Turn the images grey.
@@ -66,10 +68,11 @@ def data_build(
         duplicate: Share of the images that are to occur several times, from 0 to 1; needs --copies.
         copies: How often they occur in total.
     """
-    from diffmem.data.build import build, write_images
+    from diffmem.data.build import build
+    from diffmem.data.write import meta_path, write_images
     from diffmem.progress import show_progress
 
-    _check_target((source, mix), out)
+    check_target((source, mix), out)
     with show_progress("Building") as progress:
         images = build(
             source,
@@ -92,9 +95,10 @@ def data_build(
             progress=progress,
         )
         write_images(images, out, progress)
+    beside = f"; labels and names in {meta_path(out)}" if out.suffix.lower() == ".npy" else ""
     print(
-        f"{out}: {_in_words(images)}, fingerprint {images.fingerprint[:16]}, "
-        f"{_bytes_in_words(out.stat().st_size)}"
+        f"{out}: {set_in_words(images)}, fingerprint {images.fingerprint[:16]}, "
+        f"{_bytes_in_words(out.stat().st_size)}{beside}"
     )
 
 
@@ -116,7 +120,8 @@ def data_info(path: str, *, split: Literal["train", "test"] = "train", sheet: Pa
 
     with show_progress("Reading") as progress:
         images = open_images(path, split, progress)
-    Console().print(_table(path, images))
+        table = _table(path, images, progress)
+    Console().print(table)
     if sheet is not None:
         contact_sheet(images, sheet)
         print(f"contact sheet: {sheet}")
@@ -142,14 +147,12 @@ def data_fetch(name: Literal["cifar10"], *, out: Path | None = None) -> None:
     print(f"{target}: {told} ({_bytes_in_words(download.size)}, MD5 {download.md5})")
 
 
-def _check_target(sources: tuple[str | None, ...], out: Path) -> None:
-    # Before the work, so that a wrong ending or a source that would be replaced costs no time.
+def check_target(sources: tuple[str | None, ...], out: Path) -> None:
+    """Refuse, before the work, a file to write with a wrong ending or that is one of the sources itself."""
+    from diffmem.data.write import check_ending
     from diffmem.errors import UserError
 
-    if out.suffix.lower() not in (".zip", ".npz"):
-        raise UserError(
-            f"A data set is written as .zip or .npz, not as {out.name!r}; give the file one of these endings."
-        )
+    check_ending(out)
     for source in sources:
         if source in (None, "digits"):
             continue
@@ -158,20 +161,19 @@ def _check_target(sources: tuple[str | None, ...], out: Path) -> None:
             raise UserError(f"{out} is the source itself; write to another file.")
 
 
-def _table(path: str, images: ImageSet) -> Table:
+def _table(path: str, images: ImageSet, progress: Progress) -> Table:
     import numpy as np
     from rich.table import Table
     from rich.text import Text
 
     from diffmem.data.duplicates import duplicate_groups
 
-    copies = int(np.count_nonzero(duplicate_groups(images) != np.arange(len(images))))
-    pixels = images.images
+    copies = int(np.count_nonzero(duplicate_groups(images, progress) != np.arange(len(images))))
     channels, height, width = images.shape
     rows = {
         "images": f"{len(images):,}",
         "shape": f"{channels} x {height} x {width} (C x H x W), {'grey' if channels == 1 else 'RGB'}, uint8",
-        "pixels": f"{pixels.min()} to {pixels.max()}, mean {pixels.mean(dtype=np.float64):.1f}",
+        "pixels": _pixels(images, progress),
         "labels": "none" if images.labels is None else f"0 to {images.num_classes - 1}",
         "classes": _classes(images),
         "duplicates": f"{copies:,} ({copies / len(images):.1%}) exact copies of an earlier image",
@@ -193,6 +195,22 @@ def _table(path: str, images: ImageSet) -> Table:
     return table
 
 
+def _pixels(images: ImageSet, progress: Progress) -> str:
+    import math
+
+    import numpy as np
+
+    from diffmem.data.storage import parts
+
+    lowest, highest, total = 255, 0, 0
+    for part in parts(len(images), math.prod(images.shape)):
+        pixels = images.images[part]
+        lowest, highest = min(lowest, int(pixels.min())), max(highest, int(pixels.max()))
+        total += int(pixels.sum(dtype=np.uint64))
+        progress(part.stop, len(images), "looking at pixels")
+    return f"{lowest} to {highest}, mean {total / images.images.size:.1f}"
+
+
 def _classes(images: ImageSet) -> str:
     import numpy as np
 
@@ -210,7 +228,8 @@ def _classes(images: ImageSet) -> str:
     return ", ".join(shown)
 
 
-def _in_words(images: ImageSet) -> str:
+def set_in_words(images: ImageSet) -> str:
+    """Return the number, shape and classes of a set in a few words."""
     shape = " x ".join(map(str, images.shape))
     classes = "no labels" if images.labels is None else f"{images.num_classes:,} classes"
     return f"{len(images):,} images of {shape} (C x H x W), {classes}"

@@ -23,6 +23,7 @@ def generate(
     set_: Settings = None,
     batch_size: int = 64,
     device: str | None = None,
+    workspace: int = 256,
 ) -> None:
     """Generate images, one per seed; the image of a seed does not depend on the others.
 
@@ -46,6 +47,8 @@ def generate(
         set_: Change a setting of the sampler, key=value, for example steps=40; may be repeated.
         batch_size: Images at a time.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
+        workspace: With --optimum: megabytes it may use beside the images. What it keeps of a batch is 32 bytes per
+            generated image and image of the set; batches that do not fit are followed in parts.
     """
     from diffmem.cli.common import choose_device
     from diffmem.data import ImageSet, write_images
@@ -70,7 +73,7 @@ def generate(
         raise UserError("--conditional belongs to --optimum; a trained model knows whether it has classes.")
     place = choose_device(device)
     if optimum is not None:
-        denoiser, source, identity, origin = _optimum(optimum, conditional, place)
+        denoiser, source, identity, origin = _optimum(optimum, conditional, place, workspace)
     else:
         assert model is not None
         denoiser, source, identity, origin = _trained(model, place)
@@ -88,6 +91,8 @@ def generate(
     discard_shards(shards)
     channels, height, width = made.images.shape[1:]
     print(f"{out}: {len(made)} images of {height}x{width}x{channels} from {source}")
+    if optimum is not None:
+        _tell_evaluations(denoiser)
 
 
 def _model_and_out(paths: tuple[Path, ...], optimum: str | None) -> tuple[Path | None, Path]:
@@ -119,7 +124,19 @@ def _trained(model: Path, device: str) -> tuple[Denoiser, str, str, str]:
     return denoiser, str(path), sha256_file(path), origin
 
 
-def _optimum(data: str, conditional: bool, device: str) -> tuple[Denoiser, str, str, str]:
+def _tell_evaluations(denoiser: Denoiser) -> None:
+    from diffmem.models import Optimum
+
+    assert isinstance(denoiser, Optimum)
+    tally = denoiser.evaluations
+    if tally.asked:
+        print(
+            f"image evaluations: {tally.computed:,} of the {tally.asked:,} of dense passes"
+            f" ({tally.computed / tally.asked:.1%}); left out: less than {denoiser.tolerance:g} of the weight at every call"
+        )
+
+
+def _optimum(data: str, conditional: bool, device: str, workspace: int) -> tuple[Denoiser, str, str, str]:
     """Return the optimum of an image set, and what `_trained` returns with it."""
     from diffmem.data import open_images
     from diffmem.models import Optimum
@@ -130,7 +147,8 @@ def _optimum(data: str, conditional: bool, device: str) -> tuple[Denoiser, str, 
     kind = "the conditional optimum" if conditional else "the optimum"
     source = f"{kind} of {len(images)} images"
     identity = f"{kind} {images.fingerprint}"
-    return Optimum(images, conditional, device=device), f"{source} of {data}", identity, source
+    denoiser = Optimum(images, conditional, device=device, workspace_bytes=workspace * 10**6)
+    return denoiser, f"{source} of {data}", identity, source
 
 
 def _snapshot(model: Path) -> Path:

@@ -8,6 +8,8 @@ Modules:
     candidates: pairs that may be neighbours, and the exact arithmetic that decides.
     search: the exact search, block by block.
     neighbours: `Neighbours`, and `nearest_neighbours` which finds them.
+    near: `pairs_within`, all pairs of a set within a radius: near-duplicates.
+    groups: `near_duplicates`, the groups that such pairs and exact copies join.
     criteria: rules that turn neighbours into "memorized" or not.
     rates: a share with its confidence interval; the closed-form null.
     frechet: the Frechet distance of two sets of images, by the moments of their features.
@@ -18,20 +20,26 @@ Modules:
 from __future__ import annotations
 
 from diffmem.memorization.criteria import AbsoluteRule, Criterion, RatioRule
+from diffmem.memorization.groups import DuplicateGroups, near_duplicates
 from diffmem.memorization.measure import Measurement, measure, protocol_id, rates_at_thresholds
+from diffmem.memorization.near import NearPairs, pairs_within
 from diffmem.memorization.neighbours import Neighbours, nearest_neighbours
 from diffmem.memorization.rates import Rate, null_rate_uniform
 
 __all__ = [
     "AbsoluteRule",
     "Criterion",
+    "DuplicateGroups",
     "Measurement",
+    "NearPairs",
     "Neighbours",
     "Rate",
     "RatioRule",
     "measure",
+    "near_duplicates",
     "nearest_neighbours",
     "null_rate_uniform",
+    "pairs_within",
     "protocol_id",
     "rates_at_thresholds",
 ]

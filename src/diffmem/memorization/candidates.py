@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffmem.memorization.rows import CHUNK, UNIT, Rows
+from diffmem.memorization.rows import CHUNK, SUM, UNIT, Rows
 
-__all__ = ["Best", "Candidates", "below", "chunked", "error_bound"]
+__all__ = ["PIECE_BYTES", "Best", "Candidates", "below", "chunked", "error_bound"]
 
 EXACT = 2.0**24  # integers up to this are exact in float32
+PIECE_BYTES = 3 << 17  # values of so many images are compared exactly at once that they stay in the cache
 PENDING = 1 << 18  # candidates that may wait for their exact distance
 
 
@@ -39,7 +41,12 @@ def error_bound(query_norms: Tensor, reference_norm: float, dim: int, exact: boo
 
 
 class Best:
-    """The k nearest references of each query found so far, by exact distance."""
+    """The k nearest references of each query found so far, by exact distance.
+
+    Attributes:
+        squares: Squared distances, float64 (Q, k), ascending; infinite where fewer are known.
+        indices: Their references, int64 (Q, k), equal distances in order of index; -1 where fewer are known.
+    """
 
     def __init__(self, queries: Rows, references: Rows, k: int, piece: int) -> None:
         self.queries, self.references, self.k, self.piece = queries, references, k, piece
@@ -49,10 +56,7 @@ class Best:
     def add(self, query: Tensor, reference: Tensor) -> None:
         """Compute the exact distances of pairs, none seen before, and keep the k nearest of each query."""
         query, reference = query.cpu(), reference.cpu()
-        exact = np.empty(len(query))
-        for at in range(0, len(query), self.piece):
-            part = slice(at, at + self.piece)
-            exact[part] = self.exact_squares(query[part], reference[part])
+        exact = self.exact(query, reference)
         touched = np.unique(query.numpy())
         old = self.indices[touched] >= 0
         owners = np.concatenate([touched[np.nonzero(old)[0]], query.numpy()])
@@ -65,17 +69,34 @@ class Best:
         self.squares[owners[keep], rank[keep]] = squares[keep]
         self.indices[owners[keep], rank[keep]] = indices[keep]
 
+    def exact(self, query: Tensor, reference: Tensor) -> NDArray[np.float64]:
+        """Return the squared distances of pairs, float64 (P,), a piece at a time."""
+        exact = np.empty(len(query))
+        for at in range(0, len(query), self.piece):
+            part = slice(at, at + self.piece)
+            exact[part] = self.exact_squares(query[part], reference[part])
+        return exact
+
     def exact_squares(self, query: Tensor, reference: Tensor) -> NDArray[np.float64]:
         """Return the squared distances of pairs, float64 (P,): integers without error for uint8 images."""
         left, right = self.queries.take(query).cpu(), self.references.take(reference).cpu()
         if self.queries.is_uint8 and self.references.is_uint8:
-            difference = left.to(torch.int32).sub_(right)
-            squares: NDArray[np.float64] = difference.mul_(difference).sum(1).to(torch.float64).numpy()
-            return squares
+            terms = math.gcd(left.shape[1], SUM)
+            if terms < 32:
+                difference = left.to(torch.int32).sub_(right)
+                return _float64(difference.mul_(difference).sum(1))
+            # Sums of so few squares are exact in float32, which takes half the time of integers.
+            gaps = left.float().sub_(right.float()).view(len(left), -1, terms)
+            return _float64(torch.linalg.vecdot(gaps, gaps).double().sum(1))
         gap = left.to(torch.float64).sub_(right).numpy()
         # numpy sums each row alone, in one order: the result does not depend on the other rows.
         total: NDArray[np.float64] = np.add.reduce(np.square(gap, out=gap), axis=1)
         return total
+
+
+def _float64(squares: Tensor) -> NDArray[np.float64]:
+    result: NDArray[np.float64] = squares.to(torch.float64).numpy()
+    return result
 
 
 class Candidates:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
 from diffmem.files import atomic_path
-from diffmem.memorization.rows import Images, Rows
+from diffmem.memorization.cascade import indexed_search
+from diffmem.memorization.index import NeighbourIndex
+from diffmem.memorization.rows import Images, Metric, rows_of
 from diffmem.memorization.search import search
 from diffmem.progress import NO_PROGRESS, Progress
 
@@ -29,7 +31,7 @@ class Neighbours:
     Attributes:
         distances: Euclidean distances over all pixel values, float64 (Q, k), ascending in each row. For uint8
             images they are in grey levels: the square root of the sum of squared differences of values
-            0..255.
+            0..255. Where angles were compared, 1 - cos.
         indices: Which reference each distance belongs to, int64 (Q, k). Equal distances are in order of
             index.
     """
@@ -97,13 +99,15 @@ def nearest_neighbours(
     references: Images,
     k: int = 2,
     *,
+    metric: Metric = "euclidean",
+    index: NeighbourIndex | None = None,
     device: torch.device | str | None = None,
     block_bytes: int | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> Neighbours:
-    """Find the k nearest references of each query in Euclidean distance over all pixel values, exactly.
+    """Find the k nearest references of each query, exactly: images by their pixel values, or feature vectors.
 
-    The result does not depend on the device, the block size or the number of threads. uint8 distances are
+    The result does not depend on the index, the device, the block size or the number of threads. uint8 distances are
     square roots of integers computed without error; floating-point images are compared in float64. Equal
     distances are in order of index.
 
@@ -114,16 +118,20 @@ def nearest_neighbours(
         queries: Images (Q, ...), uint8 or floating point, numpy (also memory-mapped) or torch.
         references: Images (N, ...) of the same shape, N at least k.
         k: Number of neighbours.
+        metric: "euclidean", the Euclidean distance over all values; or "cosine", 1 - cos of the angle between the rows,
+            computed in float64.
+        index: Of the references and for the metric: it makes searches on a CPU many times faster where the rows lie near
+            few directions, as images do. Without one, a search that is large enough builds one in passing.
         device: Where the matrix products run; the references' own device if none (the CPU for numpy arrays).
         block_bytes: Memory for blocks on the device; by default 76 MiB on a CPU and 1 GiB elsewhere.
         progress: Told the number of compared pairs, of this process's share.
 
     Raises:
-        UserError: k is not in 1..N, the shapes differ, the type is neither uint8 nor floating point, or a
-            value is not finite.
+        UserError: k is not in 1..N, the shapes differ, the type is neither uint8 nor floating point, a
+            value is not finite, a row to be compared by its angle is all zeros, or the index is of other references.
         DiffmemError: Another process ended.
     """
-    asked, known = Rows(queries, "the queries"), Rows(references, "the references")
+    asked, known = rows_of(queries, "the queries", metric), rows_of(references, "the references", metric)
     if asked.shape != known.shape:
         raise UserError(
             f"The queries have shape {asked.shape} and the references {known.shape}; "
@@ -139,15 +147,17 @@ def nearest_neighbours(
         block_bytes = CPU_BLOCK_BYTES if place.type == "cpu" else CUDA_BLOCK_BYTES
     if block_bytes < 1:
         raise UserError(f"block_bytes = {block_bytes} must be positive.")
+    if index is not None:
+        index.check(known)
     here = world()
-    if here.size == 1:
-        squares, indices = search(asked, known, k, place, block_bytes, progress)
-    else:
-        first, last = (len(asked) * at // here.size for at in (here.rank, here.rank + 1))
-        found = None  # with fewer queries than processes, some have none
-        if last > first or here.is_first:
-            share = Rows(queries[first:last], "the queries")
+    first, last = (len(asked) * at // here.size for at in (here.rank, here.rank + 1))
+    found = None  # with fewer queries than processes, some have none
+    if last > first or here.is_first:
+        share = asked if here.size == 1 else asked.part(first, last)
+        if place.type == "cpu":
+            found = indexed_search(share, known, k, index, block_bytes, progress)
+        else:
             found = search(share, known, k, place, block_bytes, progress)
-        parts = [part for part in here.gather(found) if part is not None]
-        squares, indices = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Neighbours(np.sqrt(squares), indices)
+    parts = [part for part in here.gather(found) if part is not None]
+    squares, indices = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Neighbours(squares / 2 if metric == "cosine" else np.sqrt(squares), indices)

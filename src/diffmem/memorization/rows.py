@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,26 +17,41 @@ from diffmem.errors import UserError
 
 __all__ = [
     "CHUNK",
+    "SUM",
     "UNIT",
     "Images",
+    "Metric",
     "Rows",
+    "array_of",
     "block_rows",
     "centre_of",
+    "float64_norms",
     "full_precision",
     "padded_width",
+    "rows_of",
     "squared_norms",
 ]
 
 Images = NDArray[Any] | Tensor
+Metric = Literal["euclidean", "cosine"]
 
 CHUNK = 32  # blocks of references hold a multiple of this, where memory allows
 UNIT = 2.0**-24  # unit roundoff of float32
+SUM = 256  # terms of a float32 sum: its error grows with them, and 256 squares of differences of uint8 are exact
 LARGEST_NORM = 1e18  # its square must be far from the end of float32's range
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+def array_of(images: Any) -> Images:
+    """Return the images of an `ImageSet`, or the array that was given."""
+    array: Images = getattr(images, "images", images)
+    return array
+
+
 class Rows:
     """A read-only view of an image array as rows, taken a block at a time, without copying the array."""
+
+    metric: Metric = "euclidean"
 
     def __init__(self, images: Images, name: str) -> None:
         if isinstance(images, np.ndarray):
@@ -66,6 +82,27 @@ class Rows:
     def __len__(self) -> int:
         return int(self.images.shape[0])
 
+    def subset(self, which: Tensor) -> Rows:
+        """Return some rows, copied."""
+        return type(self)(self.images.index_select(0, which.to(self.images.device)), self.name)
+
+    def part(self, start: int, stop: int) -> Rows:
+        """Return the rows start..stop, not copied."""
+        return type(self)(self.images[start:stop], self.name)
+
+    @property
+    def kind(self) -> str:
+        """The type and shape of a row, in words."""
+        return f"{str(self.images.dtype).removeprefix('torch.')} {tuple(self.shape)}"
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of the type, the shape and every value."""
+        digest = hashlib.sha256(f"{self.kind} {len(self)}".encode())
+        for at in range(0, len(self), 1024):
+            block = self.images[at : at + 1024].cpu().contiguous()
+            digest.update(block.view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
     @property
     def is_uint8(self) -> bool:
         """Whether the values are integers, so that every distance squared is one too."""
@@ -93,6 +130,51 @@ class Rows:
                 target[at : at + 256] = block[at : at + 256] - centre
         else:
             target.copy_(block).sub_(centre)
+
+
+class UnitRows(Rows):
+    """Rows scaled to length 1, in float64: squared distances between them are 2 - 2 cos."""
+
+    metric: Metric = "cosine"
+
+    def __init__(self, images: Images, name: str) -> None:
+        super().__init__(images, name)
+        for start in range(0, len(self), 1024):
+            largest = super().take(slice(start, start + 1024)).abs().amax(1).double()
+            if not bool(largest.isfinite().all()):
+                raise UserError(f"{name} hold values that are not finite; check how they were made.")
+            if bool((largest == 0).any()):
+                row = start + int((largest == 0).nonzero()[0])
+                raise UserError(
+                    f"Row {row} of {name} is all zeros and has no direction to compare; leave it out."
+                )
+
+    @property
+    def is_uint8(self) -> bool:
+        """Whether the values are integers: no longer."""
+        return False
+
+    def take(self, which: slice | Tensor) -> Tensor:
+        """Return some scaled rows, float64 (n, dim), on the device of the images."""
+        rows = super().take(which).double()
+        rows = rows / rows.abs().amax(
+            1, keepdim=True
+        )  # so that no square overflows; not in place: it may be a view
+        host = rows.cpu().numpy()
+        # numpy sums each row alone, in one order: a row's length does not depend on the rows beside it.
+        lengths = np.sqrt(np.add.reduce(np.square(host), axis=1))
+        return rows.div_(torch.from_numpy(lengths).to(rows.device)[:, None])
+
+
+def rows_of(images: Images, name: str, metric: Metric) -> Rows:
+    """Return images as the rows that a metric compares.
+
+    Raises:
+        UserError: The metric is unknown, or the images do not fit it.
+    """
+    if metric not in ("euclidean", "cosine"):
+        raise UserError(f"metric = {metric!r} is unknown; choose 'euclidean' or 'cosine'.")
+    return Rows(images, name) if metric == "euclidean" else UnitRows(images, name)
 
 
 @contextmanager
@@ -148,6 +230,20 @@ def centre_of(references: Rows, rows: int, exact: bool) -> Tensor:
 def squared_norms(buffer: Tensor, count: int, rows: Rows) -> Tensor:
     """Return float32 squared norms (count,) of a filled buffer, whose columns after the image are zero."""
     norms = torch.einsum("ij,ij->i", buffer[:count], buffer[:count])
+    if not bool((norms < LARGEST_NORM**2).all()):
+        raise UserError(
+            f"{rows.name} hold values that are not finite or above {LARGEST_NORM:g}; "
+            "check how they were made."
+        )
+    return norms
+
+
+def float64_norms(block: Tensor, rows: Rows) -> Tensor:
+    """Return float64 squared norms (n,) of centred float32 rows, exact for centred uint8 images."""
+    norms = torch.zeros(len(block), dtype=torch.float64)
+    for at in range(0, block.shape[1], SUM):
+        part = block[:, at : at + SUM]
+        norms += torch.linalg.vecdot(part, part)
     if not bool((norms < LARGEST_NORM**2).all()):
         raise UserError(
             f"{rows.name} hold values that are not finite or above {LARGEST_NORM:g}; "

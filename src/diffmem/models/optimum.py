@@ -75,6 +75,7 @@ class Optimum:
     Attributes:
         sigma_min: 0: any positive noise level is allowed.
         sigma_max: Infinite.
+        tolerance: Largest posterior weight that `follow` leaves out, if it is not told.
         evaluations: What following trajectories has taken so far, of all `follow`.
 
     Raises:
@@ -83,6 +84,7 @@ class Optimum:
 
     sigma_min: float = 0.0
     sigma_max: float = math.inf
+    tolerance: float = 1e-6
 
     def __init__(
         self,
@@ -101,7 +103,7 @@ class Optimum:
         self.image_shape = images.shape
         self.num_labels = images.num_classes if conditional else 0
         self.evaluations = Evaluations()
-        self.pixels = Pixels(images, self.device, workspace_bytes)
+        self.pixels = Pixels(images, self.device, workspace_bytes, shared)
         self.members: dict[int, Tensor] = {}
         if conditional:
             labels = torch.tensor(images.labels)
@@ -154,14 +156,17 @@ class Optimum:
             out[:, batch.which] = torch.stack([entropy, entropy.exp(), 1 / sums.total])
         return Posterior(*out)
 
-    def follow(self, tolerance: float = 1e-6) -> Denoiser:
+    def follow(self, tolerance: float | None = None) -> Denoiser:
         """Return this denoiser for the successive calls of one batch along its trajectories: see `Following`.
+
+        Args:
+            tolerance: Posterior weight that may be left out; the attribute if none.
 
         Shares of several processes, and a workspace too small for the state of one trajectory, leave it as it is.
         """
         if self.shared or STATE * len(self.pixels) > self.workspace // 2:
             return self
-        return Following(self, tolerance)
+        return Following(self, self.tolerance if tolerance is None else tolerance)
 
     def directions(self) -> Directions:
         """Return the bounds that `Following` leaves images out by, computed at the first call."""
@@ -227,7 +232,7 @@ class Optimum:
         dim, device = self.pixels.dim, self.device
         # Pixels as bytes (twice), float32 and float64; scores, logits and weights in float64, with temporaries.
         height = max(1, self.workspace // 2 // (14 * dim + 64 * len(batch.beta)))
-        height = min(height, count, CPU_ROWS if device.type == "cpu" else count)
+        height = min(height, max(1, count), CPU_ROWS if device.type == "cpu" else 1 << 14)
         single = torch.empty(height, dim, device=device)
         double = torch.empty(height, dim, dtype=torch.float64, device=device)
         screen = True

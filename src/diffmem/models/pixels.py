@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffmem.data.images import ImageSet
+from diffmem.distributed import world
 
 __all__ = ["Pixels"]
 
@@ -30,7 +31,9 @@ class Pixels:
         height: Rows of a block.
     """
 
-    def __init__(self, images: ImageSet, device: torch.device, workspace_bytes: int) -> None:
+    def __init__(
+        self, images: ImageSet, device: torch.device, workspace_bytes: int, shared: bool = False
+    ) -> None:
         self.device, self.dim = device, math.prod(images.shape)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a read-only array: it is never written here
@@ -43,6 +46,8 @@ class Pixels:
         )
         count = len(images)
         self.centre = self._rows[:: max(1, count // 256)].to(device).double().mean(0).round_()
+        if shared:  # scores of several processes compare only if all have one centre
+            self.centre = world().share(self.centre.cpu()).to(device)
         self._offset = self.centre.float()
         self._single = torch.empty(self.height, self.dim, device=device)
         self._double = self.centre.new_empty(min(DOUBLE_ROWS, self.height), self.dim)

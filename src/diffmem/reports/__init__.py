@@ -5,6 +5,8 @@ Modules:
     style: Colours, fonts and axes, in one place.
     figures: R_mem against the size of the training set and against epochs.
     gallery: Generated images beside their nearest training images.
+    duplicates: Groups of near-duplicates as tables, JSON and CSV.
+    duplicates_gallery: Groups of near-duplicates side by side.
     tables: The summary of a study, one row per run; on the terminal and in the page.
     html: The page.
     write: The report's folder.
@@ -16,6 +18,10 @@ Modules:
     experiment_figure: An experiment in two panels: this run, and the paper.
     experiment_tables: The numbers of an experiment, one row per level and size.
     experiment_page: The folder of an experiment.
+    optimum_figure: The optimum of an image set over noise levels, and its table.
+    gap_figure: Runs side by side: distances to their optimum and to a Gaussian, and losses.
+    gap_scatter: Many runs: their position between both, and how it goes with R_mem.
+    gap_write: The table and the folder of gaps.
     results_page: All experiments as one Markdown page.
 
 Matplotlib and jinja2 are loaded when something is drawn, not when this package is imported.
@@ -23,12 +29,18 @@ Matplotlib and jinja2 are loaded when something is drawn, not when this package 
 
 from __future__ import annotations
 
+from diffmem.reports.duplicates import duplicates_tables, write_duplicates
+from diffmem.reports.duplicates_gallery import ShownGroup, duplicates_figure
 from diffmem.reports.experiment_figure import experiment_figure
 from diffmem.reports.experiment_page import render_experiment, write_experiment
 from diffmem.reports.experiment_tables import ExperimentRow, experiment_rows, experiment_table
 from diffmem.reports.figures import figure_svg, rmem_against_epochs, rmem_against_size, save_figure
 from diffmem.reports.gallery import Gallery, example_gallery, gallery_figure
+from diffmem.reports.gap_figure import gap_figure, loss_figure
+from diffmem.reports.gap_scatter import position_figure, scatter_figure
+from diffmem.reports.gap_write import gap_table, write_gap
 from diffmem.reports.html import render_report
+from diffmem.reports.optimum_figure import optimum_figure, optimum_table, write_optimum
 from diffmem.reports.results_page import results_page
 from diffmem.reports.tables import SummaryRow, summary_rows, terminal_table
 from diffmem.reports.words import emm_words, headline, warnings_of
@@ -38,7 +50,10 @@ __all__ = [
     "ExperimentRow",
     "Gallery",
     "ReportPaths",
+    "ShownGroup",
     "SummaryRow",
+    "duplicates_figure",
+    "duplicates_tables",
     "emm_words",
     "example_gallery",
     "experiment_figure",
@@ -46,16 +61,26 @@ __all__ = [
     "experiment_table",
     "figure_svg",
     "gallery_figure",
+    "gap_figure",
+    "gap_table",
     "headline",
+    "loss_figure",
+    "optimum_figure",
+    "optimum_table",
+    "position_figure",
     "render_experiment",
     "render_report",
     "results_page",
     "rmem_against_epochs",
     "rmem_against_size",
     "save_figure",
+    "scatter_figure",
     "summary_rows",
     "terminal_table",
     "warnings_of",
+    "write_duplicates",
     "write_experiment",
+    "write_gap",
+    "write_optimum",
     "write_report",
 ]

@@ -4,5 +4,7 @@ Modules: `recipe` (typed settings from YAML), `trained` (one training in a folde
 hash), `run` (with its evaluations), `evaluations` (their store), `null` (their held-out images), `frechet` (their Frechet
 distances), `run_folder` (a run opened from its folder), `executor`
 (several runs on one machine), `study` (sizes to runs to EMM), `emm` (the estimate and its interval),
-`results` (the records), `quickstart`.
+`results` (the records), `quickstart`; `optimum_curves` and
+`collapse` (what the optimum of a set knows at each noise level, and where it collapses), `gap`, `gap_run` and `gap_records` (how far
+a model is from its optimum, for denoisers, for a run's folder, and as records), `means` (a mean with its interval).
 """

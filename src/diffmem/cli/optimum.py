@@ -1,0 +1,81 @@
+"""`diffmem optimum`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffmem.errors import UserError
+
+__all__ = ["optimum", "parse_sigmas"]
+
+
+def optimum(
+    data: str,
+    /,
+    *,
+    out: Path = Path("optimum"),
+    sigmas: str | None = None,
+    queries: int = 1000,
+    conditional: bool = False,
+    seed: int = 0,
+    device: str | None = None,
+) -> None:
+    """Show at which noise level the closed-form optimum of an image set collapses onto single images.
+
+    For noisy training images: how many images the optimal denoiser averages, the
+    weight of the own image, and the noise level at which it falls through 1/2,
+    beside two predictions from the covariance alone.
+    Writes optimum.json, optimum.png and optimum.svg.
+
+    Example: diffmem optimum cifar10-1k.zip --out optimum/cifar1k
+
+    Args:
+        data: The training images, any source of `diffmem data build`.
+        out: Folder to write.
+        sigmas: Noise levels in units in which pixel values run from -1 to 1, such as 0.5,1,2,4; by default 60 from 0.01 to 80.
+        queries: Noisy images at each level.
+        conditional: The optimum of each class, from the labels of the set.
+        seed: Seed of the noise.
+        device: cpu, cuda or cuda:N; by default a GPU where there is one.
+    """
+    from rich.console import Console
+
+    from diffmem.cli.common import choose_device
+    from diffmem.data import open_images
+    from diffmem.distributed import world
+    from diffmem.progress import show_progress
+    from diffmem.reports.optimum_figure import collapse_words, optimum_table, write_optimum
+    from diffmem.studies.optimum_curves import optimum_curves
+
+    levels = parse_sigmas(sigmas)
+    place = choose_device(device)
+    with show_progress("Reading images") as progress:
+        images = open_images(data, progress=progress)
+    with show_progress("Weighing images") as progress:
+        result = optimum_curves(
+            images, sigmas=levels, queries=queries, conditional=conditional, seed=seed, data=data, device=place,
+            progress=progress,
+        )  # fmt: skip
+    if not world().is_first:
+        return
+    Console(soft_wrap=True).print(optimum_table(result))
+    print(collapse_words(result.collapse))
+    for path in write_optimum(result, out):
+        print(path)
+
+
+def parse_sigmas(text: str | None) -> list[float] | None:
+    """Read noise levels such as '0.5,1,2'; none for none.
+
+    Raises:
+        UserError: A part is not a positive number.
+    """
+    if text is None:
+        return None
+    try:
+        levels = [float(part) for part in text.split(",")]
+    except ValueError:
+        levels = [-1.0]
+    if not all(0 < level < float("inf") for level in levels):
+        raise UserError(f"Cannot read the noise levels {text!r}; write positive numbers such as 0.5,1,2,4.")
+    return sorted(set(levels))

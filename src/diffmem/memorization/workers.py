@@ -1,0 +1,68 @@
+"""Work on blocks, dealt to as many threads as torch may use.
+
+Each thread runs torch operations on one core. The blocks here take about a millisecond per operation: threads that
+shared each operation would wait for each other at its end, and on a busy machine for the operating system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+__all__ = ["dealt", "even_parts", "one_thread"]
+
+FEWEST = 64  # items of a slice for which it pays to wake a thread
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def dealt(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[_Result]:
+    """Yield `work(item)` of all items in the order in which they are finished; gradients are off."""
+    threads = torch.get_num_threads()
+    if threads == 1 or len(items) < 2:
+        for item in items:
+            with one_thread(), torch.no_grad():
+                result = work(item)
+            yield result
+        return
+
+    def alone(item: _Item) -> _Result:
+        torch.set_num_threads(1)  # of this thread
+        with torch.no_grad():  # a setting of the thread, too
+            return work(item)
+
+    pool = ThreadPoolExecutor(min(threads, len(items)))
+    try:
+        waiting: set[Future[_Result]] = {pool.submit(alone, item) for item in items}
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(threads)  # threads that are started later would take over the 1
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch to one thread, for operations so small that threads would mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def even_parts(count: int, largest: int) -> list[slice]:
+    """Part a range into slices of at most `largest`, as many as keep all threads busy to the end."""
+    parts = -(-count // largest)
+    threads = torch.get_num_threads()
+    if count >= FEWEST * threads:
+        parts = -(-parts // threads) * threads
+    return [slice(count * at // parts, count * (at + 1) // parts) for at in range(parts)]
