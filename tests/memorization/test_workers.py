@@ -55,7 +55,11 @@ def test_parts_cover_the_range_once_and_are_small_enough(threads, count, largest
 
 
 def test_the_number_of_threads_comes_back_after_an_error(threads):
-    with pytest.raises(RuntimeError), one_thread():
-        assert torch.get_num_threads() == 1
-        raise RuntimeError
+    def failing() -> None:
+        with one_thread():
+            assert torch.get_num_threads() == 1
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        failing()
     assert torch.get_num_threads() == threads

@@ -6,7 +6,10 @@ Modules:
     rows: image arrays as centred float32 blocks.
     sketch: lower bounds of all distances from a few numbers per image.
     candidates: pairs that may be neighbours, and the exact arithmetic that decides.
-    search: the exact search, block by block.
+    search: the exact search by brute force, block by block.
+    workers: blocks of work, dealt to threads.
+    index: `NeighbourIndex`, what a set is prepared with so that searches among it are fast.
+    cascade: the exact search with an index.
     neighbours: `Neighbours`, and `nearest_neighbours` which finds them.
     near: `pairs_within`, all pairs of a set within a radius: near-duplicates.
     groups: `near_duplicates`, the groups that such pairs and exact copies join.
@@ -21,6 +24,7 @@ from __future__ import annotations
 
 from diffmem.memorization.criteria import AbsoluteRule, Criterion, RatioRule
 from diffmem.memorization.groups import DuplicateGroups, near_duplicates
+from diffmem.memorization.index import NeighbourIndex, index_for
 from diffmem.memorization.measure import Measurement, measure, protocol_id, rates_at_thresholds
 from diffmem.memorization.near import NearPairs, pairs_within
 from diffmem.memorization.neighbours import Neighbours, nearest_neighbours
@@ -32,9 +36,11 @@ __all__ = [
     "DuplicateGroups",
     "Measurement",
     "NearPairs",
+    "NeighbourIndex",
     "Neighbours",
     "Rate",
     "RatioRule",
+    "index_for",
     "measure",
     "near_duplicates",
     "nearest_neighbours",

@@ -28,7 +28,7 @@ from diffmem.memorization.rows import (
     full_precision,
     rows_of,
 )
-from diffmem.memorization.sketch import Cuts, Sketch, fit_basis
+from diffmem.memorization.sketch import FIT_BYTES, Cuts, Sketch, fit_basis
 from diffmem.memorization.workers import dealt, even_parts, one_thread
 from diffmem.progress import NO_PROGRESS, Progress
 
@@ -264,9 +264,10 @@ def _checksum(tensors: dict[str, Tensor], words: dict[str, str]) -> str:
 
 def sample_of(rows: Rows) -> tuple[Tensor, Tensor]:
     """Return a centre, and some of the rows less the centre, float32 (n, dim)."""
-    centre = centre_of(rows, SAMPLE, rows.is_uint8).cpu()
-    step = max(1, len(rows) // SAMPLE)
-    taken = rows.take(slice(0, min(len(rows), SAMPLE * step), step)).cpu()
+    some = min(SAMPLE, max(16, FIT_BYTES // (4 * rows.dim)))
+    centre = centre_of(rows, some, rows.is_uint8).cpu()
+    step = max(1, len(rows) // some)
+    taken = rows.take(slice(0, min(len(rows), some * step), step)).cpu()
     centred = torch.empty(len(taken), rows.dim)
     rows.subtract(taken, centre, centred)
     float64_norms(centred, rows)

@@ -25,8 +25,9 @@ from torch import Tensor
 from diffmem.memorization.rows import SUM, UNIT, Rows, float64_norms
 from diffmem.memorization.workers import one_thread
 
-__all__ = ["Cuts", "Sketch", "ceilings", "fit_basis", "projection_error", "slack", "tail_share"]
+__all__ = ["FIT_BYTES", "Cuts", "Sketch", "ceilings", "fit_basis", "projection_error", "slack", "tail_share"]
 
+FIT_BYTES = 64 << 20  # for fitting: of the sample, and of the directions in float64
 SPARE = 32  # directions beyond those asked for that take part in the search for them
 ITERATIONS = 3
 
@@ -41,8 +42,8 @@ class Cuts:
 
     @classmethod
     def fitting(cls, dim: int, directions: int = 256) -> Cuts:
-        """Return the cuts for images of `dim` values."""
-        third = min(directions, dim)
+        """Return the cuts for images of `dim` values: for very large ones fewer, to save memory."""
+        third = min(directions, dim, max(16, FIT_BYTES // (8 * dim)))
         return cls(max(1, third * 3 // 16), max(1, third * 5 // 8), third)
 
 

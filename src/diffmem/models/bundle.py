@@ -226,8 +226,8 @@ class Bundle:
         size, dim, height = len(w), self._pixels.dim, self._pixels.height
         count = self._count if union is None else len(union)
         average = Average(size, dim, self._pixels.device)
-        left = (2 * (w if step is None else step.change)).T.contiguous()
-        short = left.float()
+        left = (2 * (w if step is None else step.change)).T
+        short = left.float().contiguous()
         products = self._tracked.room(size) if union is None else left.new_empty(height, size)
         single = short.new_empty(min(height, count), size)
         needed = 0

@@ -15,7 +15,7 @@ from diffmem.distributed import world
 __all__ = ["Pixels"]
 
 CPU_ROWS = 512  # larger blocks leave the cache
-DOUBLE_ROWS = 128
+DOUBLE_ROWS = 256
 
 
 class Pixels:
@@ -95,6 +95,8 @@ class Pixels:
 
     def double_product(self, rows: Tensor, left: Tensor, out: Tensor) -> None:
         """Write rows (n, dim) times `left`, float64 (dim, B), into `out`, float64 (n, B)."""
+        right = left.T  # this order is faster than the other
         for at in range(0, len(rows), DOUBLE_ROWS):
             part = rows[at : at + DOUBLE_ROWS]
-            torch.mm(self._double[: len(part)].copy_(part), left, out=out[at : at + DOUBLE_ROWS])
+            product = right @ self._double[: len(part)].copy_(part).T
+            out[at : at + DOUBLE_ROWS] = product.T
