@@ -61,12 +61,14 @@ class Timed:
         self.apart = 0.0
 
     def timed(self, name: str, work: Callable[[], Tensor]) -> Tensor:
+        """Do some work, and note the seconds it took."""
         begin = time.perf_counter()
         result = work()
         self.seconds[name].append(time.perf_counter() - begin)
         return result
 
     def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Denoise, and time the baselines."""
         level = float(sigma[0])
         self.sigmas.append(level)
         exact = self.timed("following", lambda: self.following(x, sigma))
@@ -109,7 +111,9 @@ def memory_of(data: ImageSet, queries: int) -> float:
 
 def main() -> int:
     """Run the benchmark; return the exit code."""
-    parser = argparse.ArgumentParser(description="Sampling from the closed-form optimum against dense passes.")
+    parser = argparse.ArgumentParser(
+        description="Sampling from the closed-form optimum against dense passes."
+    )
     parser.add_argument("--data", help="CIFAR-10's archive or any image set; synthetic images if left out")
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--queries", type=int, default=64)
@@ -122,6 +126,7 @@ def main() -> int:
         return 0
     begin = time.perf_counter()
     optimum = Optimum(data)
+    optimum.directions()
     print(f"{len(data):,} images; the optimum took {time.perf_counter() - begin:.2f} s to prepare")
     clean = torch.from_numpy(data.images.reshape(len(data), -1)).float() / 127.5 - 1
     rounds = []
@@ -130,7 +135,10 @@ def main() -> int:
         timed = sample(optimum, clean, arguments.queries)
         rounds.append(timed)
         sums = {name: sum(seconds) for name, seconds in timed.seconds.items()}
-        print(f"round {number + 1}: " + ", ".join(f"{name} {total:.2f} s" for name, total in sums.items()), flush=True)
+        print(
+            f"round {number + 1}: " + ", ".join(f"{name} {total:.2f} s" for name, total in sums.items()),
+            flush=True,
+        )
     print("\nsigma      following      cdist   products   (seconds of a call, median)")
     for at, sigma in enumerate(rounds[0].sigmas):
         row = [statistics.median(timed.seconds[name][at] for timed in rounds) for name in rounds[0].seconds]
@@ -143,10 +151,18 @@ def main() -> int:
     print(f"largest difference of a dense float32 pass: {max(timed.apart for timed in rounds):.1e}")
     failed = False
     for name, bar in BARS.items():
-        ratio = statistics.median(sum(timed.seconds[name]) / sum(timed.seconds["following"]) for timed in rounds)
+        ratio = statistics.median(
+            sum(timed.seconds[name]) / sum(timed.seconds["following"]) for timed in rounds
+        )
         failed |= ratio < bar
         print(f"{ratio:.2f} times as fast as {name} (bar {bar})")
-    command = [sys.executable, __file__, "--memory", f"--images={arguments.images}", f"--queries={arguments.queries}"]
+    command = [
+        sys.executable,
+        __file__,
+        "--memory",
+        f"--images={arguments.images}",
+        f"--queries={arguments.queries}",
+    ]
     if arguments.data is not None:
         command.append(f"--data={arguments.data}")
     extra = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

@@ -58,5 +58,5 @@ def test_every_image_that_the_optimum_of_a_thousand_images_generates_is_one_of_t
     done = call("measure", "s.npz", "--train", "c.npy", "--out", "m.json")
     assert done.code == 0
     found = json.loads((tmp_path / "m.json").read_text())
-    assert found["r_mem"]["value"] == 1.0
-    assert found["r_mem"]["total"] == 100
+    assert found["memorized"]["value"] == 1.0
+    assert found["memorized"]["total"] == 100

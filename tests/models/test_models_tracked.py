@@ -2,94 +2,130 @@ from __future__ import annotations
 
 import torch
 
-from diffmem.models.tracked import Point, Tracked, shortest
+from diffmem.models.tracked import Known, Tracked
 
 COUNT, SIZE, DIM = 40, 3, 12
 
 
-def setup_of(points, errors=(0.0, 0.0)):
-    generator = torch.Generator().manual_seed(0)
-    q = torch.randint(-100, 100, (COUNT, DIM), generator=generator).double()
-    tracked = Tracked(COUNT, torch.device("cpu"))
-    w = torch.randn(3, SIZE, DIM, generator=generator).double() * 50
-    for at in range(points):
-        products = tracked.room(SIZE)
-        torch.mm(q, 2 * w[at].T, out=products)
-        products += errors[at]
-        fixed = torch.full((SIZE,), abs(errors[at]) / float(q.norm(dim=1).min())).double()
-        tracked.advance(Point(w[at], products, fixed, torch.zeros(SIZE).double()), None)
-    return tracked, q, w
+def vectors(seed):
+    return torch.randn(SIZE, DIM, generator=torch.Generator().manual_seed(seed)).double() * 50
 
 
-def products_of(tracked, way, q):
-    out = torch.empty(COUNT, SIZE, dtype=torch.float64)
-    return tracked.combined(way, slice(None), out) + 2 * q @ way.v.T
+Q = torch.randint(-100, 100, (COUNT, DIM), generator=torch.Generator().manual_seed(9)).double()
+LENGTHS = Q.norm(dim=1)[:, None]
+NOTHING = torch.zeros(SIZE).double()
 
 
-def test_every_way_gives_the_products_of_the_new_points():
-    for points in (1, 2):
-        tracked, q, w = setup_of(points)
-        new = 0.7 * w[0] + 0.3 * w[2]
-        ways = tracked.ways(new)
-        assert len(ways) == points
-        for way in ways:
-            torch.testing.assert_close(products_of(tracked, way, q), 2 * q @ new.T)
-
-
-def test_a_point_in_the_span_of_the_known_ones_leaves_nothing():
-    tracked, _, w = setup_of(2)
-    way = tracked.ways(0.5 * w[0] - 1.5 * w[1])[1]
-    assert float(way.v.abs().max()) < 1e-6
-    torch.testing.assert_close(
-        way.factors, torch.tensor([[0.5], [-1.5]]).double().expand(2, SIZE), atol=1e-8, rtol=0
+def placed(tracked, w, error=0.0):
+    products = tracked.room(SIZE)
+    torch.mm(Q, 2 * w.T, out=products)
+    products += error
+    tracked.place(
+        Known(w, products, torch.full((SIZE,), abs(error) / float(LENGTHS.min())).double(), NOTHING)
     )
 
 
-def test_errors_of_known_products_are_carried_on():
-    tracked, q, w = setup_of(2, errors=(3.0, -2.0))
-    new = 2 * w[0] - 3 * w[1] + 0.01 * w[2]
-    for way in tracked.ways(new):
-        off = (products_of(tracked, way, q) - 2 * q @ new.T).abs()
-        assert bool((off <= way.fixed * q.norm(dim=1)[:, None] + 1e-9).all())
-    assert float(off.max()) > 3
+def moved(tracked, w, mean, spoil=0.0, move=True):
+    """Take one step; return the products of the new points."""
+    step = tracked.step(w, mean)
+    products = tracked.room(SIZE)
+    change = 2 * Q @ step.change.T + spoil
+    tracked.combine(step, slice(0, COUNT), change, products, move=move)
+    fixed = torch.full((SIZE,), abs(spoil) / float(LENGTHS.min())).double()
+    errors = tracked.advance(step, step.mean_fixed + fixed, step.mean_rising, products, moved=move)
+    return step, products, errors
+
+
+def test_products_of_mixtures_of_points_and_means_are_exact():
+    tracked, w = Tracked(COUNT, torch.device("cpu")), vectors(0)
+    placed(tracked, w)
+    for seed in range(1, 8):
+        mean = vectors(seed)
+        w = 0.7 * w + 0.3 * mean
+        step, products, _ = moved(tracked, w, mean)
+        assert float(step.rest.abs().max()) < 1e-6
+        torch.testing.assert_close(products, 2 * Q @ w.T)
+
+
+def test_what_is_not_a_mixture_is_left_as_the_rest():
+    tracked, w, mean, other = Tracked(COUNT, torch.device("cpu")), vectors(0), vectors(1), vectors(2)
+    placed(tracked, w)
+    new = 0.7 * w + 0.3 * mean + other
+    step, products, (fixed, _) = moved(tracked, new, mean)
+    assert float(step.rest.norm(dim=1).min()) > 10
+    torch.testing.assert_close(products + 2 * Q @ step.rest.T, 2 * Q @ new.T)
+    assert float(fixed.max()) < 1e-6  # the caller adds what it knows of the rest
+
+
+def test_errors_are_averaged_and_not_multiplied():
+    tracked, w = Tracked(COUNT, torch.device("cpu")), vectors(0)
+    placed(tracked, w, error=3.0)
+    for seed in range(1, 10):
+        mean = vectors(seed)
+        w = 0.6 * w + 0.4 * mean
+        _, products, (fixed, _) = moved(tracked, w, mean, spoil=0.1 if seed == 1 else 0.0)
+        assert bool(((products - 2 * Q @ w.T).abs() <= fixed * LENGTHS + 1e-6).all())
+    assert float((fixed * LENGTHS.min()).max()) < 0.5
+
+
+def test_an_inexact_change_that_does_not_move_the_mean_fades():
+    found = []
+    for move in (True, False):
+        tracked, w, mean = Tracked(COUNT, torch.device("cpu")), vectors(0), vectors(1)
+        placed(tracked, w)
+        for at in range(6):
+            w = 0.6 * w + 0.4 * mean
+            _, products, (fixed, _) = moved(
+                tracked, w, mean, spoil=5.0 if at == 0 else 0.0, move=move or at > 0
+            )
+            off = (products - 2 * Q @ w.T).abs()
+            assert bool((off <= fixed * LENGTHS + 1e-6).all())
+        found.append(float(off.max()))
+    assert found[1] < 0.1 * found[0]
+
+
+def test_a_shift_of_the_origin_is_part_of_a_mixture():
+    tracked, w, mean = Tracked(COUNT, torch.device("cpu")), vectors(0), vectors(1)
+    shift = vectors(5)[0]
+    tracked.shift = shift, 2 * Q @ shift
+    placed(tracked, w)
+    for _ in range(3):
+        w = 0.7 * w + 0.2 * mean + 0.4 * shift
+        step, products, _ = moved(tracked, w, mean)
+        assert float(step.rest.abs().max()) < 1e-6
+        torch.testing.assert_close(products, 2 * Q @ w.T)
 
 
 def test_only_two_points_are_kept_and_memory_goes_round():
-    tracked, _, w = setup_of(2)
-    first = tracked.points[0].products
-    products = tracked.room(SIZE)
-    tracked.advance(Point(w[2], products, torch.zeros(SIZE), torch.zeros(SIZE)), None)
-    assert len(tracked.points) == 2
-    assert tracked.points[-1].products is products
-    assert tracked.room(SIZE) is first
+    tracked = Tracked(COUNT, torch.device("cpu"))
+    assert tracked.is_empty
+    seen = set()
+    for seed in range(6):
+        placed(tracked, vectors(seed))
+        seen.add(tracked.room(SIZE).data_ptr())
+    assert not tracked.is_empty
+    assert len(seen) == 3
 
 
 def test_some_trajectories_can_go_on_alone():
-    tracked, q, w = setup_of(2)
-    tracked.keep(torch.tensor([2, 0]))
-    new = w[2][[2, 0]]
-    way = tracked.ways(new)[1]
+    tracked, w, mean = Tracked(COUNT, torch.device("cpu")), vectors(0), vectors(1)
+    placed(tracked, w)
+    w = 0.5 * w + 0.5 * mean
+    moved(tracked, w, mean)
+    columns = torch.tensor([2, 0])
+    tracked.keep(columns)
+    new = (0.3 * w + 0.7 * mean)[columns]
+    step = tracked.step(new, mean[columns])
     out = torch.empty(COUNT, 2, dtype=torch.float64)
-    torch.testing.assert_close(tracked.combined(way, slice(None), out) + 2 * q @ way.v.T, 2 * q @ new.T)
+    tracked.combine(step, slice(0, COUNT), 2 * Q @ step.change.T, out)
+    torch.testing.assert_close(out, 2 * Q @ new.T)
     tracked.keep(torch.tensor([], dtype=torch.int64))
-    assert tracked.points == []
-    assert tracked.ways(new) == []
+    assert tracked.is_empty
 
 
-def test_the_shortest_way_is_chosen_for_each_query():
-    tracked, _, w = setup_of(2)
-    one, two = tracked.ways(w[2])
-    cost = torch.tensor([1.0, 2.0, 3.0])
-    way = shortest([one, two], [cost, torch.tensor([2.0, 1.0, 2.0])])
-    assert torch.equal(way.v[0], one.v[0])
-    assert torch.equal(way.v[1:], two.v[1:])
-    assert torch.equal(way.factors[:, 1:], two.factors[:, 1:])
-
-
-def test_identical_points_do_no_harm():
-    tracked, q, w = setup_of(1)
-    products = tracked.room(SIZE)
-    products.copy_(tracked.points[0].products)
-    tracked.advance(Point(w[0], products, torch.zeros(SIZE).double(), torch.zeros(SIZE).double()), None)
-    for way in tracked.ways(w[2]):
-        torch.testing.assert_close(products_of(tracked, way, q), 2 * q @ w[2].T, atol=1e-4, rtol=0)
+def test_points_that_do_not_move_do_no_harm():
+    tracked, w, mean = Tracked(COUNT, torch.device("cpu")), vectors(0), vectors(1)
+    placed(tracked, w)
+    for _ in range(4):
+        _, products, _ = moved(tracked, w, mean)
+        torch.testing.assert_close(products, 2 * Q @ w.T, atol=1e-4, rtol=0)

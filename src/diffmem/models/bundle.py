@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from diffmem.models.certificate import Certificates
-from diffmem.models.directions import SAFETY, Directions
+from diffmem.models.directions import SAFETY
+from diffmem.models.pixels import CHUNK
 from diffmem.models.posterior import SCALE, Average, Batch, Sums
 from diffmem.models.tracked import UNIT64, Known, Step, Tracked
 
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Bundle", "Evaluations"]
 
-ROUNDING = 3e-4  # largest proven error of a logit in a pass; above it, products are computed anew in float64
+ROUNDING = 2e-3  # largest proven error of a logit in a pass; above it, products are computed anew in float64
+# Largest error of products in a few directions, in logits at the noise level where one image takes over: early errors are carried
+# there, where a logit weighs more, so they must be small. `COLLAPSE` times the typical |q| stands for that level.
+SKETCHED, COLLAPSE = 2e-3, 1 / 8
+LARGE = 1 << 24  # values of all images, from which on a few directions pay in a pass
 REST = 1e-6  # largest logit of what known vectors do not explain of new points
-CHUNK = 128  # values that a float32 product sums at a time: fewer round less, and take longer
 BLOCK = 1024  # images that are bounded at a time
-TRY = 0.3  # bounds are tried if at most this share of the pairs is expected to matter
-WORTH = 0.8  # a pass over some images pays up to this share of all
+TRY = 0.05  # bounds are tried if at most this share of the pairs is expected to matter
+WORTH = 0.5  # a float64 pass over some images pays up to this share of all
 PAIR = 24  # cost of a pair alone, in pairs of a product
 SMALL = 64  # so many images of a query always are, and may earn it a certificate
 CHEAP = 256  # so many images of a query are all computed, even if they may matter little: it widens the gap
@@ -180,32 +184,53 @@ class Bundle:
             step = self._tracked.step(w, self._mean)
         # The share that matters falls about as sigma squared does.
         if self._share * float((self._sharpness / beta).mean()) <= TRY:
-            left = self._bounded(step, beta)
+            left, products = self._bounded(step, beta)
             union = torch.unique(left.rows)
-            self._share, self._sharpness = len(left.rows) / (self._count * len(w)), beta
-            if len(left.rows) <= SMALL * len(w) or PAIR * len(left.rows) <= len(union) * len(w):
-                return self._each(w, beta, left)
-            if len(union) <= WORTH * self._count:
-                return self._pass(w, beta, None, union)
-            return self._pass(w, beta, None, None)
+            alone = len(left.rows) <= SMALL * len(w) or PAIR * len(left.rows) <= len(union) * len(w)
+            if alone or len(union) <= WORTH * self._count:
+                self._tracked.advance(*self._sketched(step), products, moved=False)
+                self._share, self._sharpness = len(left.rows) / (self._count * len(w)), beta
+                return self._each(w, beta, left) if alone else self._pass(w, beta, None, union)
         return self._pass(w, beta, step if self._is_precise(step, beta) else None, None)
-
-    def _is_precise(self, step: Step, beta: Tensor) -> bool:
-        """Return whether float32 products with the change of the mean are good enough for a pass."""
-        if torch.get_float32_matmul_precision() != "highest" or not self._is_complete(step, beta):
-            return False
-        share = step.factors[-1].abs()
-        fixed = step.fixed + 2 * step.rest.norm(dim=1) + share * (step.mean_fixed + self._rounded(step))
-        return self._error(fixed, step.rising + share * step.mean_rising, beta) <= ROUNDING
 
     def _is_complete(self, step: Step, beta: Tensor) -> bool:
         """Return whether the new points are mixtures of known vectors."""
         return float((2 * step.rest.norm(dim=1) * self._typical * beta).max()) <= REST
 
-    def _rounded(self, step: Step) -> Tensor:
-        """Bound what float32 products with the change of the mean round, as `fixed` (Higham 2002, section 3.1)."""
-        terms = min(CHUNK, self._pixels.dim) + -(-self._pixels.dim // CHUNK) + 8
-        return 2 * SAFETY * terms * 2.0**-24 * step.change.norm(dim=1)
+    def _is_precise(self, step: Step, beta: Tensor) -> bool:
+        """Return whether float32 products with the change of the mean are good enough for a pass."""
+        if torch.get_float32_matmul_precision() != "highest" or not self._is_complete(step, beta):
+            return False
+        step, fixed, rising = self._computed(step)
+        share = step.factors[-1].abs()
+        return self._error(step.fixed + share * fixed, step.rising + share * rising, beta) <= ROUNDING
+
+    def _is_small(self, step: Step, beta: Tensor) -> bool:
+        """Return whether the mean changed so little that products in a few directions are good enough for a pass."""
+        if self._count * self._pixels.dim < LARGE or not self._is_complete(step, beta):
+            return False
+        new, fixed, rising = self._sketched(step)
+        share = step.factors[-1].abs()
+        fixed = new.fixed - step.fixed + share * (fixed - step.mean_fixed)
+        rising = new.rising - step.rising + share * (rising - step.mean_rising)
+        return self._error(fixed, rising, 0.5 / (COLLAPSE * self._typical).square()) <= SKETCHED
+
+    def _computed(self, step: Step) -> tuple[Step, Tensor, Tensor]:
+        """Return a step without e, and `fixed` and `rising` of the mean, after float32 products (Higham 2002, section 3.1)."""
+        terms = CHUNK + -(-self._pixels.dim // CHUNK) + 8
+        rounded = 2 * SAFETY * terms * 2.0**-24 * step.change.norm(dim=1)
+        step = replace(step, fixed=step.fixed + 2 * step.rest.norm(dim=1))
+        return step, step.mean_fixed + rounded, step.mean_rising
+
+    def _sketched(self, step: Step) -> tuple[Step, Tensor, Tensor]:
+        """Return the same after products in a few directions, of e as well."""
+        directions = self._optimum.directions()
+        if self._rest is None:
+            self._rest = directions.rest[self._stored(slice(None))]
+        changed, rest = directions.seen_of(2 * step.change)[1], directions.seen_of(2 * step.rest)[1]
+        rounding = 2 * directions.rounding
+        step = replace(step, fixed=step.fixed + rounding * step.rest.norm(dim=1), rising=step.rising + rest)
+        return step, step.mean_fixed + rounding * step.change.norm(dim=1), step.mean_rising + changed
 
     def _error(self, fixed: Tensor, rising: Tensor, beta: Tensor) -> float:
         """Return the largest error of a logit, of an image of typical length."""
@@ -226,10 +251,12 @@ class Bundle:
         size, dim, height = len(w), self._pixels.dim, self._pixels.height
         count = self._count if union is None else len(union)
         average = Average(size, dim, self._pixels.device)
+        sketch = None
+        if step is not None and self._is_small(step, beta):
+            sketch = self._optimum.directions().seen_of(2 * step.change)[0]
         left = (2 * (w if step is None else step.change)).T
         short = left.float().contiguous()
         products = self._tracked.room(size) if union is None else left.new_empty(height, size)
-        single = short.new_empty(min(height, count), size)
         needed = 0
         for at in range(0, count, height):
             part = slice(at, min(at + height, count))
@@ -239,11 +266,11 @@ class Bundle:
             new = products[part] if union is None else products[: len(rows)]
             if step is None:
                 self._pixels.double_product(rows, left, new)
+            elif sketch is not None:
+                out = self._optimum.directions().products(stored, sketch)
+                self._tracked.combine(step, part, out, new, move=False)
             else:
-                out = single[: len(rows)]
-                torch.mm(rows[:, :CHUNK], short[:CHUNK], out=out)
-                for k in range(CHUNK, dim, CHUNK):
-                    out.addmm_(rows[:, k : k + CHUNK], short[k : k + CHUNK])
+                out = self._pixels.chunked_product(rows, short)
                 self._tracked.combine(step, part, out, new)
             norms = self._norms[which]
             logits = (new - norms[:, None]).mul_(beta)
@@ -253,10 +280,8 @@ class Bundle:
             if union is None:
                 self._tracked.place(Known(w, products, fixed, rising))
         else:
-            step = replace(step, fixed=step.fixed + 2 * step.rest.norm(dim=1))
-            fixed, rising = self._tracked.advance(
-                step, products, step.mean_fixed + self._rounded(step), step.mean_rising
-            )
+            known = self._computed(step) if sketch is None else self._sketched(step)
+            fixed, rising = self._tracked.advance(*known, products, moved=sketch is None)
         self._typical, self._nearest = average.typical(), average.nearest
         self._tally.computed += count * size
         self._tally.rounding = max(self._tally.rounding, self._error(fixed, rising, beta))
@@ -265,22 +290,15 @@ class Bundle:
             self._share, self._sharpness = needed / (count * size), beta
         return average.mean().add_(self._pixels.centre)
 
-    def _bounded(self, step: Step, beta: Tensor) -> _Left:
-        """Bound the products with all images; return the pairs that may matter."""
+    def _bounded(self, step: Step, beta: Tensor) -> tuple[_Left, Tensor]:
+        """Bound the products with all images; return the pairs that may matter, and the middle of the bounds (N, B)."""
         directions = self._optimum.directions()
-        rest = self._rest_of(directions)
+        seen, seen_rest = directions.seen_of(2 * step.change)[0], directions.seen_of(2 * step.rest)[0]
+        complete = self._is_complete(step, beta)
+        known, fixed, rising = self._sketched(step)
         share = step.factors[-1].abs()
-        seen, unseen = directions.seen_of(2 * step.change)
-        seen_rest, unseen_rest = directions.seen_of(2 * step.rest)
-        mean_fixed = step.mean_fixed + 2 * directions.rounding * step.change.norm(dim=1)
-        mean_rising = step.mean_rising + unseen
-        step = replace(
-            step,
-            fixed=step.fixed + 2 * directions.rounding * step.rest.norm(dim=1),
-            rising=step.rising + unseen_rest,
-        )
-        fixed, rising = step.fixed + share * mean_fixed, step.rising + share * mean_rising
-        moved = bool((unseen_rest > 0).any())
+        fixed, rising, rest = known.fixed + share * fixed, known.rising + share * rising, self._rest
+        assert rest is not None
 
         # The image that was nearest before gives a first lower bound on the best score.
         w, nearest = step.w, self._pixels.block(self._stored(self._nearest)).double() - self._pixels.centre
@@ -292,8 +310,9 @@ class Bundle:
         for at in range(0, self._count, BLOCK):
             part = slice(at, min(at + BLOCK, self._count))
             stored = self._stored(part)
-            new = self._tracked.combine(step, part, directions.products(stored, seen), products[part])
-            if moved:
+            change = directions.products(stored, seen)
+            new = self._tracked.combine(step, part, change, products[part], move=False)
+            if not complete:
                 new += directions.products(stored, seen_rest)
             error = torch.addcmul(self._sizes[part, None] * fixed, rest[part, None], rising)
             score = new - self._norms[part, None]
@@ -302,14 +321,8 @@ class Bundle:
             rows, columns = (score > floor - reach).nonzero(as_tuple=True)
             found.append((rows + at, columns, score[rows, columns]))
         self._tally.bounded += self._count * len(w)
-        self._tracked.advance(step, products, mean_fixed, mean_rising)
         rows, columns, upper = (torch.cat(column) for column in zip(*found, strict=True))
-        return self._left(rows, columns, upper, floor, beta)
-
-    def _rest_of(self, directions: Directions) -> Tensor:
-        if self._rest is None:
-            self._rest = directions.rest[self._stored(slice(None))]
-        return self._rest
+        return self._left(rows, columns, upper, floor, beta), products
 
     def _left(self, rows: Tensor, columns: Tensor, upper: Tensor, floor: Tensor, beta: Tensor) -> _Left:
         """Leave out of each query's images those that together hold no more than half of the tolerance."""

@@ -14,8 +14,9 @@ from diffmem.distributed import world
 
 __all__ = ["Pixels"]
 
-CPU_ROWS = 512  # larger blocks leave the cache
+CPU_ROWS = 1024  # larger blocks leave the cache
 DOUBLE_ROWS = 256
+CHUNK = 128  # values that a float32 product sums at a time: fewer round less, and take longer
 
 
 class Pixels:
@@ -91,6 +92,19 @@ class Pixels:
         out = torch.empty_like(self.norms)
         for part in self.parts():
             torch.mv(self.centred(part).double(), vector, out=out[part])
+        return out
+
+    @staticmethod
+    def chunked_product(rows: Tensor, left: Tensor) -> Tensor:
+        """Return rows (n, dim) times `left` (dim, B), float32 (n, B), from sums of `CHUNK` values."""
+        count, dim = rows.shape
+        chunks, done = dim // CHUNK, dim // CHUNK * CHUNK
+        out = rows.new_zeros(count, left.shape[1])
+        if chunks:
+            parts = rows[:, :done].reshape(count, chunks, CHUNK).transpose(0, 1)
+            torch.sum(torch.bmm(parts, left[:done].reshape(chunks, CHUNK, -1)), 0, out=out)
+        if done < dim:
+            out.addmm_(rows[:, done:], left[done:])
         return out
 
     def double_product(self, rows: Tensor, left: Tensor, out: Tensor) -> None:

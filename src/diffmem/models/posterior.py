@@ -18,7 +18,7 @@ __all__ = ["LOGIT_ERROR", "OMITTED", "SCALE", "Average", "Batch", "Sums"]
 SCALE = 127.5  # grey levels per unit of y
 OMITTED = 1e-7
 LOGIT_ERROR = 1e-6
-AT_ONCE = 256  # images in one float32 sum
+AT_ONCE = 512  # images in one float32 sum
 COLUMNS = 256  # pixel values in one product
 FLUSH = 4096  # images whose float32 sums are added up before they move to float64
 
@@ -167,7 +167,7 @@ class Average:
     def _add_products(self, weights: Tensor, rows: Tensor) -> None:
         blocks, done = len(self._blocks), len(self._blocks) * COLUMNS
         if blocks:
-            parts = rows[:, :done].unflatten(1, (blocks, COLUMNS)).transpose(0, 1)
+            parts = rows[:, :done].reshape(len(rows), blocks, COLUMNS).transpose(0, 1)
             self._blocks.baddbmm_(weights.expand(blocks, *weights.shape), parts)
         if done < rows.shape[1]:
             self._tail.addmm_(weights, rows[:, done:])
@@ -183,7 +183,7 @@ class Average:
 
     def _flush(self) -> None:
         done = len(self._blocks) * COLUMNS
-        self._mean[:, :done].unflatten(1, (-1, COLUMNS)).transpose(0, 1).add_(self._blocks)
+        self._mean[:, :done] += self._blocks.transpose(0, 1).reshape(len(self._mean), done)
         self._mean[:, done:] += self._tail
         self._blocks.zero_()
         self._tail.zero_()

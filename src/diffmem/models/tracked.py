@@ -113,17 +113,21 @@ class Tracked:
         self._spare = self._points[0].products if len(self._points) > 1 else None
         self._points = [*self._points[-1:], point]
 
-    def advance(self, step: Step, products: Tensor, fixed: Tensor, rising: Tensor) -> tuple[Tensor, Tensor]:
+    def advance(
+        self, step: Step, fixed: Tensor, rising: Tensor, products: Tensor, moved: bool
+    ) -> tuple[Tensor, Tensor]:
         """Take in the points of a step; return `fixed` and `rising` of their products.
 
         Args:
             step: The step.
-            products: Those of the points, in the memory of `room`; those of the mean were written by `combine`.
-            fixed: Error of the mean's products.
+            fixed: Error of the mean's products that `combine` used.
             rising: The same.
+            products: Those of the points, in the memory of `room`.
+            moved: Whether `combine` updated the products of the mean.
         """
         assert self._mean is not None
-        self._mean = Known(step.mean, self._mean.products, fixed, rising)
+        if moved:
+            self._mean = Known(step.mean, self._mean.products, fixed, rising)
         share = step.factors[-1].abs()
         point = Known(step.w, products, step.fixed + share * fixed, step.rising + share * rising)
         self.place(point)
@@ -155,18 +159,20 @@ class Tracked:
         known = self._mean
         return Step(w, mean, mean - known.vectors, factors, rest, known.fixed, known.rising, fixed, rising)
 
-    def combine(self, step: Step, part: slice, change: Tensor, out: Tensor) -> Tensor:
-        """Write the products of new points, but for those of e, for some images; those of the mean are updated.
+    def combine(self, step: Step, part: slice, change: Tensor, out: Tensor, move: bool = True) -> Tensor:
+        """Write the products of new points, but for those of e, for some images.
 
         Args:
             step: The step.
             part: Which images.
             change: Twice the products of `step.change` with them, (n, B).
             out: Float64 (n, B).
+            move: Whether products of the mean move on to `step.mean`. If they do not, an inexact `change` spoils these points
+                alone.
         """
         assert self._mean is not None
         mean = self._mean.products[part]
-        mean += change
+        mean = mean.add_(change) if move else mean + change
         torch.mul(mean, step.factors[-1], out=out)
         for factors, point in zip(step.factors, self._points, strict=False):
             out.addcmul_(point.products[part], factors)
