@@ -152,3 +152,20 @@ def test_a_training_set_without_two_distinct_images_is_refused(training):  # tra
 def test_bad_input_is_refused_with_its_remedy(samples, heldout, options, message):
     with pytest.raises(UserError, match=message):
         measure(samples, images(18, 20), heldout=heldout, **options)
+
+
+def test_an_index_that_is_kept_changes_nothing_and_is_used_again(tmp_path):
+    rng = np.random.default_rng(5)
+    training = rng.integers(0, 256, (600, 1, 16, 16), dtype=np.uint8)
+    samples, fresh = training[:30] ^ 1, rng.integers(0, 256, (40, 1, 16, 16), dtype=np.uint8)
+    plain = measure(samples, training, heldout=fresh)
+    path = tmp_path / "train.index"
+    for _ in range(2):
+        indexed = measure(samples, training, heldout=fresh, index=path)
+        assert indexed.to_json() == plain.to_json()
+        assert np.array_equal(indexed.neighbours.indices, plain.neighbours.indices)
+    written = path.read_bytes()
+    measure(samples, training, index=path)
+    assert path.read_bytes() == written
+    measure(samples, training[:500], index=path)
+    assert path.read_bytes() != written

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from diffmem.data.duplicates import duplicate_groups
 from diffmem.errors import UserError
 from diffmem.memorization.criteria import Criterion, RatioRule
+from diffmem.memorization.index import index_for
 from diffmem.memorization.neighbours import Neighbours, nearest_neighbours
 from diffmem.memorization.rates import Method, Rate
 from diffmem.progress import NO_PROGRESS, Progress
@@ -87,6 +89,7 @@ def measure(
     k: int = 2,
     confidence: float = 0.95,
     method: Method = "clopper-pearson",
+    index: Path | None = None,
     device: torch.device | str | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> Measurement:
@@ -106,12 +109,15 @@ def measure(
         k: Neighbours to find, at least 2.
         confidence: Coverage of the intervals.
         method: How the intervals are computed.
+        index: File that keeps the index of the training images from one measurement to the next; made if it is not there
+            or belongs to other images. Worth it for large sets on a CPU.
         device: Where distances are computed.
         progress: Told the share of the work that is done.
 
     Raises:
         UserError: The arrays are not uint8 images of one shape, there are no samples, or the training set has
             fewer than k distinct images.
+        DiffmemError: The file of the index is damaged or something else.
     """
     criterion = RatioRule() if criterion is None else criterion
     _check(samples, training, heldout)
@@ -137,12 +143,15 @@ def measure(
     def null_progress(done: float, total: float, note: str = "") -> None:
         progress(share + (1 - share) * done / total, 1.0, "null rate")
 
-    found = nearest_neighbours(samples, references, k, device=device, progress=sample_progress)
+    known = None if index is None else index_for(references, index)
+    found = nearest_neighbours(samples, references, k, index=known, device=device, progress=sample_progress)
     neighbours = Neighbours(found.distances, kept[found.indices])
     memorized = criterion(neighbours)
     null_neighbours, overlap = None, 0
     if heldout is not None and held:
-        null_found = nearest_neighbours(heldout, references, k, device=device, progress=null_progress)
+        null_found = nearest_neighbours(
+            heldout, references, k, index=known, device=device, progress=null_progress
+        )
         fresh = null_found.distances[:, 0] > 0
         overlap = int((~fresh).sum())
         if fresh.any():
