@@ -1,0 +1,152 @@
+"""Pictures of sampling from the closed-form optimum: what is computed at each noise level, and the cost against the number of images.
+
+    python benchmarks/plot_optimum.py pruning --data cifar-10-python.tar.gz --out docs/pictures
+    python benchmarks/plot_optimum.py cost --out docs/pictures
+    python benchmarks/plot_optimum.py cost --out docs/pictures --sizes 1000000 --queries 4
+
+`cost` uses synthetic images with the spectrum of photographs, from 200,000 on as a memory map in a temporary folder. Its numbers are
+kept in a file beside the picture, so that sizes can be measured one after another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffmem.data import ImageSet
+from diffmem.data.names import NumberedNames
+from diffmem.models import Optimum
+from diffmem.reports import save_figure
+from diffmem.reports.style import COLOURS, dress, new_figure
+from diffmem.sampling import SamplerConfig, noise_levels
+from diffmem.sampling.samplers import sample_latents
+from neighbours import images
+from optimum import image_set
+
+SIZES = [1000, 2000, 5000, 10_000, 20_000, 50_000]
+MAPPED = 200_000
+BLUE, ORANGE = COLOURS["blue"], COLOURS["vermillion"]
+
+
+def latents(count: int) -> Tensor:
+    """Return standard normal latents (count, 3, 32, 32)."""
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def pruning(data: str | None, size: int, queries: int, out: Path) -> None:
+    """Draw how many images are computed, and how many are only bounded, at each step."""
+    optimum = Optimum(image_set(data, size))
+    tally, rows = optimum.evaluations, []
+
+    def seen(done: int, steps: int, x: Tensor, sigma: float) -> None:
+        rows.append((tally.calls, tally.computed, tally.bounded, tally.certified))
+
+    sample_latents(optimum, latents(queries), None, SamplerConfig(), callback=seen)
+    levels = noise_levels(SamplerConfig())[:-1].numpy()
+    calls, computed, bounded, certified = np.diff(np.array([(0, 0, 0, 0), *rows], float), axis=0).T
+    drawn = new_figure(7.2, 3.8)
+    axes = drawn.subplots()
+    axes.loglog(levels, computed / calls / queries, "o-", color=BLUE, label="computed over all pixels")
+    part = bounded > 0
+    axes.loglog(
+        levels[part],
+        (bounded / calls / queries)[part],
+        "s--",
+        color=ORANGE,
+        label="bounded from 64 directions",
+    )
+    axes.axhline(size, color="0.5", linewidth=1)
+    axes.text(levels[-1], size * 0.75, f"all {size:,} images", color="0.35", va="top")
+    dress(axes, "noise level sigma (sampling goes from right to left)", "images per query and call")
+    axes.set_title(f"18 Heun steps from the optimum of {size:,} images, {queries} queries")
+    axes.legend(loc="center left")
+    save_figure(drawn, out / "optimum_pruning.png")
+    for level, row in zip(
+        levels, np.stack([computed / calls / queries, certified / calls / queries], 1), strict=True
+    ):
+        print(
+            f"sigma {level:8.4f}: {row[0]:9.1f} images computed per query, {row[1]:.0%} of the queries from a certificate"
+        )
+
+
+def rows_of(size: int, folder: Path) -> np.ndarray:
+    """Return synthetic images (size, 3, 32, 32), in memory or, if there are many, mapped."""
+    if size < MAPPED:
+        return images("image", size, 3072, seed=0).numpy().reshape(-1, 3, 32, 32)
+    mapped = np.lib.format.open_memmap(
+        folder / "images.npy", mode="w+", dtype=np.uint8, shape=(size, 3, 32, 32)
+    )
+    for start in range(0, size, 20_000):
+        count = min(20_000, size - start)
+        mapped[start : start + count] = (
+            images("image", count, 3072, seed=start).numpy().reshape(-1, 3, 32, 32)
+        )
+    mapped.flush()
+    return np.load(folder / "images.npy", mmap_mode="r")
+
+
+def dense_call(rows: np.ndarray, queries: int) -> float:
+    """Return the seconds that a call takes by two float32 products, on at most 50,000 images, scaled to all."""
+    clean = torch.from_numpy(rows[:50_000].reshape(min(len(rows), 50_000), -1).astype(np.float32)) / 127.5 - 1
+    norms, x = clean.square().sum(1), 10 * latents(queries).flatten(1).float()
+    torch.softmax(torch.addmm(norms, x, clean.T), 1) @ clean
+    begin = time.perf_counter()
+    torch.softmax(torch.addmm(norms, x, clean.T), 1) @ clean
+    return (time.perf_counter() - begin) * len(rows) / len(clean)
+
+
+def cost(sizes: list[int], queries: int, out: Path) -> None:
+    """Measure the seconds per generated image at each size, and draw them."""
+    kept = out / "optimum_cost.json"
+    found = json.loads(kept.read_text()) if kept.exists() else {}
+    for size in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = rows_of(size, Path(folder))
+            optimum = Optimum(ImageSet(rows, None, NumberedNames("image", range(size))))
+            optimum.directions()
+            begin = time.perf_counter()
+            sample_latents(optimum, latents(queries), None, SamplerConfig())
+            ours = (time.perf_counter() - begin) / queries
+            tally = optimum.evaluations
+            found[str(size)] = [ours, 35 * dense_call(rows, queries) / queries, tally.computed / tally.asked]
+            print(size, queries, found[str(size)], flush=True)
+        kept.write_text(json.dumps(found, indent=1))
+    chosen = sorted(map(int, found))
+    drawn = new_figure(7.2, 3.8)
+    axes = drawn.subplots()
+    for at, (name, style) in enumerate(
+        (("with certified skipping", "o-"), ("two float32 products at every call", "s--"))
+    ):
+        axes.loglog(
+            chosen, [found[str(size)][at] for size in chosen], style, color=(BLUE, ORANGE)[at], label=name
+        )
+    dress(axes, "training images", "seconds per generated image")
+    axes.set_title("18 Heun steps from the optimum, 32x32x3")
+    axes.legend()
+    save_figure(drawn, out / "optimum_cost.png")
+
+
+def main() -> None:
+    """Draw one of the pictures."""
+    parser = argparse.ArgumentParser(description="Pictures of sampling from the closed-form optimum.")
+    parser.add_argument("picture", choices=["pruning", "cost"])
+    parser.add_argument("--data", help="an image set, for pruning; synthetic images if left out")
+    parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--queries", type=int, default=64)
+    arguments = parser.parse_args()
+    if arguments.picture == "pruning":
+        pruning(arguments.data, 50_000, arguments.queries, arguments.out)
+    else:
+        cost(arguments.sizes, arguments.queries, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
