@@ -35,9 +35,11 @@ types: .venv/.dev
 check: lint types test
 
 bench: .venv/.dev
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/training_speed.py
 	$(BIN)/python benchmarks/network_rate.py
 	$(BIN)/python benchmarks/neighbours.py
+	$(BIN)/python benchmarks/neighbour_index.py
 	$(BIN)/python benchmarks/optimum.py
 	$(BIN)/python benchmarks/help_speed.py
 

@@ -5,7 +5,7 @@ against the faster of faiss-cpu's `knn()` and `IndexFlatL2`, on the same number 
 blocked product of the upper triangle. Everything is interleaved; ratios are medians over rounds. Exits with 1 if a bar is
 missed or a baseline found a nearer image.
 
-    pip install faiss-cpu
+    pip install -e '.[bench]'
     python benchmarks/neighbour_index.py --data cifar-10-python.tar.gz
 
 Without --data, images of a like spectrum are made. The baselines take minutes; --share 0.1 gives them a tenth of the

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from optimum_tools import DATA, SHAPE, formula, image_set, noisy, random_pixels, smooth_pixels
 
 from diffmem.errors import UserError
-from diffmem.models import Denoiser, Optimum
+from diffmem.models import Denoiser, Optimum, bundle, directions
 from diffmem.models.following import Following
 from diffmem.sampling import SamplerConfig, generate
 from diffmem.sampling.samplers import sample_latents
@@ -65,6 +65,23 @@ def test_every_answer_along_a_trajectory_is_that_of_the_optimum(pixels, config):
     sample_latents(compared, latents(9), None, config, fresh_noise())
     assert compared.calls >= 30
     assert compared.apart < 1e-5
+
+
+@pytest.mark.parametrize("name", ["distinct images", "smooth images", "many copies"])
+def test_so_it_is_where_small_changes_of_the_mean_are_sketched(monkeypatch, name):
+    monkeypatch.setattr(bundle, "LARGE", 0)
+    monkeypatch.setattr(directions, "MOST", 16)
+    seen = []
+    is_small = bundle.Bundle._is_small
+    monkeypatch.setattr(bundle.Bundle, "_is_small", lambda *words: seen.append(is_small(*words)) or seen[-1])
+    optimum = Optimum(image_set(FOLLOWED[name]))
+    compared = Compared(optimum)
+    sample_latents(compared, latents(16), None, SamplerConfig())
+    assert any(seen)
+    assert not all(seen)
+    assert compared.apart < 2 * optimum.evaluations.rounding
+    assert compared.apart < 2e-5
+    assert optimum.evaluations.rounding < 3e-3
 
 
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-9])

@@ -45,7 +45,7 @@ class Evaluations:
         bounded: Pairs that were bounded from few numbers.
         passes: Passes over all images, for a bundle of queries.
         certified: Queries that were answered by the images of a certificate alone.
-        rounding: Largest proven rounding error of a logit, weighted over the images.
+        rounding: Largest proven error of a logit from rounding and from few directions, root mean square under the weights.
     """
 
     calls: int = 0
@@ -98,7 +98,9 @@ class Bundle:
             len(which), self._pixels.dim, dtype=torch.float64, device=device
         )  # returned last
         self._rest: Tensor | None = None
-        self._typical = torch.zeros_like(self._sharpness)  # |q| of the images that mattered
+        # |q| and rest(q) of the images that mattered at the pass before, root mean squares under the weights.
+        self._typical = torch.zeros_like(self._sharpness)
+        self._typical_rest: Tensor | None = None
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Return the posterior means, float64 (B, dim) in [-1, 1], of points x, float64 (B, dim)."""
@@ -123,6 +125,8 @@ class Bundle:
             self._tracked.keep(columns)
             self._open, self._nearest = self._open[columns], self._nearest[columns]
             self._typical, self._sharpness = self._typical[columns], self._sharpness[columns]
+            if self._typical_rest is not None:
+                self._typical_rest = self._typical_rest[columns]
             self._mean = self._mean[columns]
         if len(self._open):
             mean[self._open] = self._followed(w[self._open])
@@ -233,10 +237,10 @@ class Bundle:
         return step, step.mean_fixed + rounding * step.change.norm(dim=1), step.mean_rising + changed
 
     def _error(self, fixed: Tensor, rising: Tensor, beta: Tensor) -> float:
-        """Return the largest error of a logit, of an image of typical length."""
+        """Bound the largest error of a logit, root mean square under the weights."""
         error = fixed * self._typical
         if self._rest is not None:
-            error = error + rising * self._rest.mean()
+            error = error + rising * (self._rest.mean() if self._typical_rest is None else self._typical_rest)
         return float((error * beta).max())
 
     def _pass(self, w: Tensor, beta: Tensor, step: Step | None, union: Tensor | None) -> Tensor:
@@ -250,10 +254,10 @@ class Bundle:
         """
         size, dim, height = len(w), self._pixels.dim, self._pixels.height
         count = self._count if union is None else len(union)
-        average = Average(size, dim, self._pixels.device)
         sketch = None
         if step is not None and self._is_small(step, beta):
             sketch = self._optimum.directions().seen_of(2 * step.change)[0]
+        average = Average(size, dim, self._pixels.device, 1 if self._rest is None else 2)
         left = (2 * (w if step is None else step.change)).T
         short = left.float().contiguous()
         products = self._tracked.room(size) if union is None else left.new_empty(height, size)
@@ -273,8 +277,9 @@ class Bundle:
                 out = self._pixels.chunked_product(rows, short)
                 self._tracked.combine(step, part, out, new)
             norms = self._norms[which]
+            squares = norms[None] if self._rest is None else torch.stack([norms, self._rest[which].square()])
             logits = (new - norms[:, None]).mul_(beta)
-            needed += average.add(logits, rows, norms, which, self._drop)
+            needed += average.add(logits, rows, squares, which, self._drop)
         if step is None:
             fixed, rising = 2 * (dim + 16) * UNIT64 * w.norm(dim=1), torch.zeros_like(beta)
             if union is None:
@@ -282,7 +287,8 @@ class Bundle:
         else:
             known = self._computed(step) if sketch is None else self._sketched(step)
             fixed, rising = self._tracked.advance(*known, products, moved=sketch is None)
-        self._typical, self._nearest = average.typical(), average.nearest
+        self._typical, *rest = average.typical()
+        self._typical_rest, self._nearest = rest[0] if rest else None, average.nearest
         self._tally.computed += count * size
         self._tally.rounding = max(self._tally.rounding, self._error(fixed, rising, beta))
         if union is None:

@@ -118,10 +118,10 @@ class Average:
         nearest: The image with the largest logit, int64 (B,).
     """
 
-    def __init__(self, size: int, dim: int, device: torch.device) -> None:
+    def __init__(self, size: int, dim: int, device: torch.device, measures: int) -> None:
         self.nearest = torch.zeros(size, dtype=torch.int64, device=device)
         self._top = torch.full((size,), -math.inf, dtype=torch.float64, device=device)
-        self._total, self._square = torch.zeros_like(self._top), torch.zeros_like(self._top)
+        self._total, self._squares = torch.zeros_like(self._top), self._top.new_zeros(measures, size)
         self._mean = self._top.new_zeros(size, dim)
         # One product for each block of columns: threads share a single wide and flat one badly, at half the speed.
         blocks = dim // COLUMNS
@@ -129,13 +129,13 @@ class Average:
         self._tail = torch.zeros(size, dim - blocks * COLUMNS, device=device)
         self._pending = 0
 
-    def add(self, logits: Tensor, rows: Tensor, norms: Tensor, which: slice | Tensor, drop: float) -> int:
+    def add(self, logits: Tensor, rows: Tensor, squares: Tensor, which: slice | Tensor, drop: float) -> int:
         """Add images; return how many pairs are within `drop` of the best so far.
 
         Args:
             logits: Float64 (n, B); overwritten.
             rows: Centred grey levels, float32 (n, dim).
-            norms: Their |q|^2, float64 (n,).
+            squares: Squared measures of them, of which to keep the mean, float64 (measures, n).
             which: Which images they are.
             drop: In logits.
         """
@@ -144,7 +144,7 @@ class Average:
         if bool(higher.any()):
             top = torch.maximum(self._top, best)
             shrink = (self._top - top).exp_()
-            for sums in (self._total, self._square):
+            for sums in (self._total, self._squares):
                 sums.mul_(shrink)
             self._mean.mul_(shrink[:, None])
             for short in (self._blocks, self._tail):
@@ -155,7 +155,7 @@ class Average:
         near = int((weights > -drop).sum())
         weights.exp_()
         self._total += weights.sum(0)
-        self._square += norms @ weights
+        self._squares += squares @ weights
         left = weights.T.float()
         for at in range(0, len(rows), AT_ONCE):
             self._add_products(left[:, at : at + AT_ONCE], rows[at : at + AT_ONCE])
@@ -178,8 +178,8 @@ class Average:
         return self._mean / self._total[:, None]
 
     def typical(self) -> Tensor:
-        """Return the root mean square of |q| under the weights, float64 (B,)."""
-        return (self._square / self._total).sqrt()
+        """Return the root mean squares of the measures under the weights, float64 (measures, B)."""
+        return (self._squares / self._total).sqrt()
 
     def _flush(self) -> None:
         done = len(self._blocks) * COLUMNS
