@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 import torch
@@ -39,6 +40,7 @@ def test_an_error_ends_the_work(threads):
     def work(item: int) -> None:
         if item == 3:
             raise ValueError("three")
+        time.sleep(0.005)  # all would be done before the error is noticed, if they took no time
         done.append(item)
 
     with pytest.raises(ValueError, match="three"):
