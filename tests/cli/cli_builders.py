@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 import diffmem
 from diffmem.__main__ import main
+from diffmem.data import open_images, write_images
 
 TINY_MODEL = [
     "--set=model.channels=8",
@@ -51,6 +54,21 @@ def caller(capsys):
         return Called(code, captured.out, captured.err)
 
     return call
+
+
+def trained_runs(folder, runs):
+    """Write a training set d.npz and held-out images h.npz, and train a run in runs/ for each list of further words."""
+    digits = open_images("digits")
+    write_images(digits.take(np.arange(30), "some"), folder / "d.npz")
+    write_images(digits.take(np.arange(100, 120), "others"), folder / "h.npz")
+    for words in runs:
+        words = ["train", folder / "d.npz", "--out", folder / "runs", "--batch-size", 10, *TINY_MODEL, *words]
+        try:
+            main([str(word) for word in words])
+        except SystemExit as end:
+            if end.code:
+                raise
+    return folder
 
 
 def command(*arguments):

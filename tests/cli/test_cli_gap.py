@@ -3,9 +3,8 @@ import shutil
 
 import numpy as np
 import pytest
-from cli_builders import TINY_MODEL, caller
+from cli_builders import caller, trained_runs
 
-from diffmem.data import open_images, write_images
 from diffmem.studies import gap_run
 from diffmem.studies.gap_records import GapResult
 
@@ -15,27 +14,8 @@ SMALL = ["--samples", 10, "--set", "steps=3", "--device", "cpu"]
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with a training set, held-out images, and two runs made by `diffmem train`."""
-    from diffmem.__main__ import main
-
-    folder = tmp_path_factory.mktemp("trained")
-    digits = open_images("digits")
-    write_images(digits.take(np.arange(30), "some"), folder / "d.npz")
-    write_images(digits.take(np.arange(100, 120), "others"), folder / "h.npz")
-    for seed in (0, 1):
-        words = [
-            "train",
-            folder / "d.npz",
-            "--out",
-            folder / "runs",
-            "--epochs",
-            2,
-            "--batch-size",
-            10,
-            "--seed",
-            seed,
-        ]
-        main([str(word) for word in [*words, *TINY_MODEL]])
-    return folder
+    runs = [["--epochs", 2, "--seed", seed] for seed in (0, 1)]
+    return trained_runs(tmp_path_factory.mktemp("trained"), runs)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import yaml
-from cli_builders import TINY_MODEL, caller, environment
+from cli_builders import TINY_MODEL, caller, environment, trained_runs
 
 from diffmem.data import ImageSet, open_images, write_images
 from diffmem.studies import run as run_module
@@ -19,31 +19,8 @@ SMALL = ["--samples", 20, "--set", "steps=2", "--device", "cpu"]
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with a training set, held-out images, and a run made by `diffmem train`."""
-    from diffmem.__main__ import main
-
-    folder = tmp_path_factory.mktemp("trained")
-    digits = open_images("digits")
-    write_images(digits.take(np.arange(30), "some"), folder / "d.npz")
-    write_images(digits.take(np.arange(100, 120), "others"), folder / "h.npz")
-    settings = [*TINY_MODEL, "--set=training.evaluations.count=3", "--set=training.evaluations.first=0.2"]
-    words = [
-        "train",
-        folder / "d.npz",
-        "--out",
-        folder / "runs",
-        "--epochs",
-        6,
-        "--batch-size",
-        10,
-        *settings,
-    ]
-
-    try:
-        main([str(word) for word in words])
-    except SystemExit as end:
-        if end.code:
-            raise
-    return folder
+    settings = ["--set=training.evaluations.count=3", "--set=training.evaluations.first=0.2"]
+    return trained_runs(tmp_path_factory.mktemp("trained"), [["--epochs", 6, *settings]])
 
 
 @pytest.fixture

@@ -72,8 +72,14 @@ def test_so_it_is_where_small_changes_of_the_mean_are_sketched(monkeypatch, name
     monkeypatch.setattr(bundle, "LARGE", 0)
     monkeypatch.setattr(directions, "MOST", 16)
     seen = []
-    is_small = bundle.Bundle._is_small
-    monkeypatch.setattr(bundle.Bundle, "_is_small", lambda *words: seen.append(is_small(*words)) or seen[-1])
+    small = bundle.Bundle._small
+
+    def spy(*words):
+        sketch = small(*words)
+        seen.append(sketch is not None)
+        return sketch
+
+    monkeypatch.setattr(bundle.Bundle, "_small", spy)
     optimum = Optimum(image_set(FOLLOWED[name]))
     compared = Compared(optimum)
     sample_latents(compared, latents(16), None, SamplerConfig())

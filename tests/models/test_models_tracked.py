@@ -32,7 +32,10 @@ def moved(tracked, w, mean, spoil=0.0, move=True):
     change = 2 * Q @ step.change.T + spoil
     tracked.combine(step, slice(0, COUNT), change, products, move=move)
     fixed = torch.full((SIZE,), abs(spoil) / float(LENGTHS.min())).double()
-    errors = tracked.advance(step, step.mean_fixed + fixed, step.mean_rising, products, moved=move)
+    if move:
+        tracked.move(step.mean, fixed)
+    errors = step.fixed + step.share * fixed, step.rising
+    tracked.place(Known(w, products, *errors))
     return step, products, errors
 
 

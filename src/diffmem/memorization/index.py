@@ -189,6 +189,17 @@ class NeighbourIndex:
         Raises:
             DiffmemError: The file is missing, damaged or something else, or is the index of other references.
         """
+        index, fingerprint = cls._read(path)
+        rows = rows_of(array_of(references), "the references", index.metric)
+        if rows.fingerprint() != fingerprint:
+            raise DiffmemError(
+                f"{path} is the index of other references, not of these {len(rows)}. Delete it."
+            )
+        return index
+
+    @classmethod
+    def _read(cls, path: Path) -> tuple[NeighbourIndex, str]:
+        """Read an index, and the fingerprint of its references."""
         try:
             with safe_open(path, "pt") as file:
                 words = dict(file.metadata() or {})
@@ -203,15 +214,9 @@ class NeighbourIndex:
             centre, basis, order, first, second, third, norms = tensors.values()
             sketch = Sketch(first, second, third, norms)
             index = cls(words["metric"], words["kind"], leaf, Cuts(*cuts), centre, basis, order, sketch)
-            fingerprint = words["references"]
+            return index, words["references"]
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise DiffmemError(f"{path} is not a whole index of neighbours ({error}). Delete it.") from error
-        rows = rows_of(array_of(references), "the references", index.metric)
-        if rows.fingerprint() != fingerprint:
-            raise DiffmemError(
-                f"{path} is the index of other references, not of these {len(rows)}. Delete it."
-            )
-        return index
 
 
 def index_for(
@@ -234,11 +239,10 @@ def index_for(
     """
     if path is not None and path.exists():
         stored, rows = _words(path), rows_of(array_of(references), "the references", metric)
-        if stored.get("format") != FORMAT or (stored.get("references"), stored.get("metric")) == (
-            rows.fingerprint(),
-            metric,
-        ):
-            return NeighbourIndex.load(path, references)
+        wanted = (rows.fingerprint(), metric)
+        # Words that fit need no second look at the references; `_read` says what is wrong with a foreign file.
+        if stored.get("format") != FORMAT or (stored.get("references"), stored.get("metric")) == wanted:
+            return NeighbourIndex._read(path)[0]
     index = NeighbourIndex.build(references, progress, metric=metric)
     if path is not None and world().is_first:
         index.save(path, references)

@@ -2,8 +2,9 @@
 
 Modules: `denoiser` (the protocol), `layers`, `dropout`, `block`, `unet`, `song` (DDPM++ and NCSN++), `adm`,
 `preconditioning` (VP, VE, EDM), `config` (typed settings and the builder), `foreign` (checkpoints made
-elsewhere), `optimum` (the closed form that training approaches), `references` (Gaussians and their mixtures, which know no
-image), `weights` (safetensors).
+elsewhere), `optimum` (the closed form that training approaches; `pixels` and `posterior` serve it, and `following`,
+`bundle`, `tracked`, `directions` and `certificate` follow it along trajectories), `references` (Gaussians and their
+mixtures, which know no image), `arguments` (what closed forms ask of theirs), `weights` (safetensors).
 """
 
 from diffmem.models.config import ModelConfig, build_denoiser, count_parameters

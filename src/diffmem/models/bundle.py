@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -63,6 +63,15 @@ class _Left(NamedTuple):
     rows: Tensor
     columns: Tensor
     others: Tensor
+
+
+class _Sketch(NamedTuple):
+    """A change of the mean and e in a few directions, float32 (K, B), and the errors of points that follow by them."""
+
+    change: Tensor
+    rest: Tensor
+    fixed: Tensor
+    rising: Tensor
 
 
 class Bundle:
@@ -188,11 +197,11 @@ class Bundle:
             step = self._tracked.step(w, self._mean)
         # The share that matters falls about as sigma squared does.
         if self._share * float((self._sharpness / beta).mean()) <= TRY:
-            left, products = self._bounded(step, beta)
+            left, point = self._bounded(step, beta)
             union = torch.unique(left.rows)
             alone = len(left.rows) <= SMALL * len(w) or PAIR * len(left.rows) <= len(union) * len(w)
             if alone or len(union) <= WORTH * self._count:
-                self._tracked.advance(*self._sketched(step), products, moved=False)
+                self._tracked.place(point)
                 self._share, self._sharpness = len(left.rows) / (self._count * len(w)), beta
                 return self._each(w, beta, left) if alone else self._pass(w, beta, None, union)
         return self._pass(w, beta, step if self._is_precise(step, beta) else None, None)
@@ -205,36 +214,36 @@ class Bundle:
         """Return whether float32 products with the change of the mean are good enough for a pass."""
         if torch.get_float32_matmul_precision() != "highest" or not self._is_complete(step, beta):
             return False
-        step, fixed, rising = self._computed(step)
-        share = step.factors[-1].abs()
-        return self._error(step.fixed + share * fixed, step.rising + share * rising, beta) <= ROUNDING
+        _, fixed = self._computed(step)
+        return self._error(fixed, step.rising, beta) <= ROUNDING
 
-    def _is_small(self, step: Step, beta: Tensor) -> bool:
-        """Return whether the mean changed so little that products in a few directions are good enough for a pass."""
+    def _small(self, step: Step, beta: Tensor) -> _Sketch | None:
+        """Return the sketch of a change of the mean that is so small that a few directions are good enough for a pass."""
         if self._count * self._pixels.dim < LARGE or not self._is_complete(step, beta):
-            return False
-        new, fixed, rising = self._sketched(step)
-        share = step.factors[-1].abs()
-        fixed = new.fixed - step.fixed + share * (fixed - step.mean_fixed)
-        rising = new.rising - step.rising + share * (rising - step.mean_rising)
-        return self._error(fixed, rising, 0.5 / (COLLAPSE * self._typical).square()) <= SKETCHED
+            return None
+        sketch = self._sketched(step)
+        at_collapse = 0.5 / (COLLAPSE * self._typical).square()
+        added = self._error(sketch.fixed - step.fixed, sketch.rising - step.rising, at_collapse)
+        return sketch if added <= SKETCHED else None
 
-    def _computed(self, step: Step) -> tuple[Step, Tensor, Tensor]:
-        """Return a step without e, and `fixed` and `rising` of the mean, after float32 products (Higham 2002, section 3.1)."""
+    def _computed(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Return `fixed` of float32 products with the change (Higham 2002, section 3.1), and of the points without e."""
         terms = CHUNK + -(-self._pixels.dim // CHUNK) + 8
         rounded = 2 * SAFETY * terms * 2.0**-24 * step.change.norm(dim=1)
-        step = replace(step, fixed=step.fixed + 2 * step.rest.norm(dim=1))
-        return step, step.mean_fixed + rounded, step.mean_rising
+        return rounded, step.fixed + 2 * step.rest.norm(dim=1) + step.share * rounded
 
-    def _sketched(self, step: Step) -> tuple[Step, Tensor, Tensor]:
-        """Return the same after products in a few directions, of e as well."""
+    def _sketched(self, step: Step) -> _Sketch:
+        """See the change of the mean and e in a few directions."""
         directions = self._optimum.directions()
         if self._rest is None:
             self._rest = directions.rest[self._stored(slice(None))]
-        changed, rest = directions.seen_of(2 * step.change)[1], directions.seen_of(2 * step.rest)[1]
-        rounding = 2 * directions.rounding
-        step = replace(step, fixed=step.fixed + rounding * step.rest.norm(dim=1), rising=step.rising + rest)
-        return step, step.mean_fixed + rounding * step.change.norm(dim=1), step.mean_rising + changed
+        (change, changed), (rest, rested) = (
+            directions.seen_of(2 * step.change),
+            directions.seen_of(2 * step.rest),
+        )
+        length = step.rest.norm(dim=1) + step.share * step.change.norm(dim=1)
+        fixed = step.fixed + 2 * directions.rounding * length
+        return _Sketch(change, rest, fixed, step.rising + rested + step.share * changed)
 
     def _error(self, fixed: Tensor, rising: Tensor, beta: Tensor) -> float:
         """Bound the largest error of a logit, root mean square under the weights."""
@@ -254,9 +263,7 @@ class Bundle:
         """
         size, dim, height = len(w), self._pixels.dim, self._pixels.height
         count = self._count if union is None else len(union)
-        sketch = None
-        if step is not None and self._is_small(step, beta):
-            sketch = self._optimum.directions().seen_of(2 * step.change)[0]
+        sketch = None if step is None else self._small(step, beta)
         average = Average(size, dim, self._pixels.device, 1 if self._rest is None else 2)
         left = (2 * (w if step is None else step.change)).T
         short = left.float().contiguous()
@@ -271,7 +278,7 @@ class Bundle:
             if step is None:
                 self._pixels.double_product(rows, left, new)
             elif sketch is not None:
-                out = self._optimum.directions().products(stored, sketch)
+                out = self._optimum.directions().products(stored, sketch.change)
                 self._tracked.combine(step, part, out, new, move=False)
             else:
                 out = self._pixels.chunked_product(rows, short)
@@ -282,11 +289,13 @@ class Bundle:
             needed += average.add(logits, rows, squares, which, self._drop)
         if step is None:
             fixed, rising = 2 * (dim + 16) * UNIT64 * w.norm(dim=1), torch.zeros_like(beta)
-            if union is None:
-                self._tracked.place(Known(w, products, fixed, rising))
+        elif sketch is not None:
+            fixed, rising = sketch.fixed, sketch.rising
         else:
-            known = self._computed(step) if sketch is None else self._sketched(step)
-            fixed, rising = self._tracked.advance(*known, products, moved=sketch is None)
+            (rounded, fixed), rising = self._computed(step), step.rising
+            self._tracked.move(step.mean, rounded)
+        if union is None:
+            self._tracked.place(Known(w, products, fixed, rising))
         self._typical, *rest = average.typical()
         self._typical_rest, self._nearest = rest[0] if rest else None, average.nearest
         self._tally.computed += count * size
@@ -296,14 +305,10 @@ class Bundle:
             self._share, self._sharpness = needed / (count * size), beta
         return average.mean().add_(self._pixels.centre)
 
-    def _bounded(self, step: Step, beta: Tensor) -> tuple[_Left, Tensor]:
-        """Bound the products with all images; return the pairs that may matter, and the middle of the bounds (N, B)."""
-        directions = self._optimum.directions()
-        seen, seen_rest = directions.seen_of(2 * step.change)[0], directions.seen_of(2 * step.rest)[0]
-        complete = self._is_complete(step, beta)
-        known, fixed, rising = self._sketched(step)
-        share = step.factors[-1].abs()
-        fixed, rising, rest = known.fixed + share * fixed, known.rising + share * rising, self._rest
+    def _bounded(self, step: Step, beta: Tensor) -> tuple[_Left, Known]:
+        """Bound the products with all images; return the pairs that may matter, and what is known of the points."""
+        directions, sketch = self._optimum.directions(), self._sketched(step)
+        complete, rest = self._is_complete(step, beta), self._rest
         assert rest is not None
 
         # The image that was nearest before gives a first lower bound on the best score.
@@ -316,11 +321,11 @@ class Bundle:
         for at in range(0, self._count, BLOCK):
             part = slice(at, min(at + BLOCK, self._count))
             stored = self._stored(part)
-            change = directions.products(stored, seen)
+            change = directions.products(stored, sketch.change)
             new = self._tracked.combine(step, part, change, products[part], move=False)
             if not complete:
-                new += directions.products(stored, seen_rest)
-            error = torch.addcmul(self._sizes[part, None] * fixed, rest[part, None], rising)
+                new += directions.products(stored, sketch.rest)
+            error = torch.addcmul(self._sizes[part, None] * sketch.fixed, rest[part, None], sketch.rising)
             score = new - self._norms[part, None]
             floor = torch.maximum(floor, (score - error).amax(0))
             score += error
@@ -328,7 +333,8 @@ class Bundle:
             found.append((rows + at, columns, score[rows, columns]))
         self._tally.bounded += self._count * len(w)
         rows, columns, upper = (torch.cat(column) for column in zip(*found, strict=True))
-        return self._left(rows, columns, upper, floor, beta), products
+        known = Known(w, products, sketch.fixed, sketch.rising)
+        return self._left(rows, columns, upper, floor, beta), known
 
     def _left(self, rows: Tensor, columns: Tensor, upper: Tensor, floor: Tensor, beta: Tensor) -> _Left:
         """Leave out of each query's images those that together hold no more than half of the tolerance."""

@@ -29,6 +29,7 @@ from torch import Tensor
 from diffmem.data.images import ImageSet
 from diffmem.distributed import world
 from diffmem.errors import UserError
+from diffmem.models.arguments import checked_labels, checked_levels
 from diffmem.models.bundle import Evaluations
 from diffmem.models.denoiser import Denoiser
 from diffmem.models.directions import MOST, Directions
@@ -182,27 +183,13 @@ class Optimum:
 
     def checked(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Check the queries; return their noise levels, float64 (B,)."""
-        if x.ndim != 4 or tuple(x.shape[1:]) != self.image_shape:
-            raise UserError(f"Images to denoise have shape {tuple(x.shape)}, not (B, *{self.image_shape}).")
-        levels = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).reshape(-1)
-        if len(levels) not in (1, len(x)):
-            raise UserError(f"There are {len(levels)} noise levels for {len(x)} images; give one per image.")
-        if not bool((levels > 0).all()):
-            raise UserError(f"Noise levels must be positive, not {levels[~(levels > 0)][0]:g}.")
-        return levels.expand(len(x))
+        return checked_levels(x, sigma, self.image_shape)
 
     def grouped(self, labels: Tensor | None, count: int) -> list[tuple[int, Tensor]]:
         """Check the labels; return each of them, -1 for none, with the positions of its queries."""
-        if labels is not None and not self.num_labels:
-            raise UserError("This denoiser is unconditional: it takes no labels. Leave them out.")
-        given = torch.full((1,), -1) if labels is None else labels.reshape(-1).cpu()
-        if len(given) not in (1, count):
-            raise UserError(f"There are {len(given)} labels for {count} images; give one for each.")
-        given = given.expand(count)
+        given = checked_labels(labels, count, self.num_labels)
         wanted: list[int] = torch.unique(given).tolist()
         for label in wanted:
-            if not -1 <= label < max(1, self.num_labels):
-                raise UserError(f"Label {label} is outside 0..{self.num_labels - 1}, the existing classes.")
             if label >= 0 and label not in self.members:
                 raise UserError(f"No training image has label {label}, so there is no optimum for it.")
         return [(label, (given == label).nonzero()[:, 0]) for label in wanted]

@@ -12,11 +12,18 @@ from torch import Tensor
 from diffmem.data.images import ImageSet
 from diffmem.distributed import world
 
-__all__ = ["Pixels"]
+__all__ = ["Pixels", "rows_of"]
 
 CPU_ROWS = 1024  # larger blocks leave the cache
 DOUBLE_ROWS = 256
 CHUNK = 128  # values that a float32 product sums at a time: fewer round less, and take longer
+
+
+def rows_of(images: ImageSet) -> Tensor:
+    """Return the images as rows, uint8 (N, dim), without a copy; never to be written."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a read-only array
+        return torch.from_numpy(images.images).reshape(len(images), -1)
 
 
 class Pixels:
@@ -36,9 +43,7 @@ class Pixels:
         self, images: ImageSet, device: torch.device, workspace_bytes: int, shared: bool = False
     ) -> None:
         self.device, self.dim = device, math.prod(images.shape)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a read-only array: it is never written here
-            self._rows = torch.from_numpy(images.images).reshape(len(images), self.dim)
+        self._rows = rows_of(images)
         if device.type == "cuda" and 2 * self._rows.numel() <= torch.cuda.mem_get_info(device)[0]:
             self._rows = self._rows.to(device)
         self.stored_on = self._rows.device

@@ -9,7 +9,6 @@ posterior means, weighted by how likely each component made x.
 from __future__ import annotations
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -18,6 +17,8 @@ from torch import Tensor
 
 from diffmem.data.images import ImageSet
 from diffmem.errors import UserError
+from diffmem.models.arguments import checked_labels, checked_levels
+from diffmem.models.pixels import rows_of
 
 __all__ = ["GaussianDenoiser", "GaussianMixtureDenoiser", "covariance_spectrum"]
 
@@ -64,28 +65,10 @@ class _Reference(ABC):
         Raises:
             UserError: A shape does not fit, sigma is not positive, or a label does not exist.
         """
-        if x.ndim != 4 or tuple(x.shape[1:]) != self.image_shape:
-            raise UserError(f"Images to denoise have shape {tuple(x.shape)}, not (B, *{self.image_shape}).")
-        levels = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).reshape(-1)
-        if len(levels) not in (1, len(x)):
-            raise UserError(f"There are {len(levels)} noise levels for {len(x)} images; give one per image.")
-        if not bool((levels > 0).all()):
-            raise UserError(f"Noise levels must be positive, not {levels[~(levels > 0)][0]:g}.")
-        rows = x.flatten(1).double()
-        out = self._denoised(rows, levels.expand(len(x)), self._checked(labels, len(x)))
+        levels = checked_levels(x, sigma, self.image_shape)
+        given = checked_labels(labels, len(x), self.num_labels)
+        out = self._denoised(x.flatten(1).double(), levels, given)
         return out.reshape(x.shape).to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-
-    def _checked(self, labels: Tensor | None, count: int) -> Tensor:
-        """Return the label of each image, -1 for none."""
-        if labels is not None and not self.num_labels:
-            raise UserError("This denoiser is unconditional: it takes no labels. Leave them out.")
-        given = torch.full((1,), -1) if labels is None else labels.reshape(-1).cpu()
-        if len(given) not in (1, count):
-            raise UserError(f"There are {len(given)} labels for {count} images; give one for each.")
-        for label in torch.unique(given).tolist():
-            if not -1 <= label < max(1, self.num_labels):
-                raise UserError(f"Label {label} is outside 0..{self.num_labels - 1}, the existing classes.")
-        return given.expand(count)
 
     @abstractmethod
     def _denoised(self, x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
@@ -141,7 +124,7 @@ class GaussianDenoiser(_Reference):
         """
         if conditional and images.labels is None:
             raise UserError("A conditional Gaussian needs images with labels; these have none.")
-        rows = _pixels(images)
+        rows = rows_of(images)
         parts = {-1: _fitted(rows, device)}
         if conditional:
             labels = torch.tensor(images.labels)
@@ -267,12 +250,6 @@ def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return values[len(values) - keep :].flip(0), vectors[:, len(values) - keep :].flip(1)
 
 
-def _pixels(images: ImageSet) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a read-only array: it is never written here
-        return torch.from_numpy(images.images).reshape(len(images), -1)
-
-
 def _fitted(pixels: Tensor, device: torch.device | str) -> _Gaussian:
     """Return the Gaussian with the moments of rows of pixels, uint8 (n, dim)."""
     mean, matrix = _centred(pixels, device)
@@ -315,7 +292,7 @@ def covariance_spectrum(images: ImageSet, *, device: torch.device | str = "cpu")
     Returns:
         float64 (r,) on the CPU, descending; r is at most N - 1 and at most C H W.
     """
-    pixels = _pixels(images)
+    pixels = rows_of(images)
     _, matrix = _centred(pixels, device)
     if len(pixels) < pixels.shape[1]:
         matrix = matrix @ matrix.T / len(pixels)

@@ -58,9 +58,7 @@ class Step:
         change: m minus the mean whose products are known.
         factors: Those of the known points, then of the shift if there is one, then of m, float64 (n, B).
         rest: e, float64 (B, dim).
-        mean_fixed: Error of the known mean's products.
-        mean_rising: The same.
-        fixed: Error of the points' products, without what the products of `change` and `rest` add.
+        fixed: Error of the points' products that is carried on, without what those of `change` and `rest` add.
         rising: The same.
     """
 
@@ -69,10 +67,13 @@ class Step:
     change: Tensor
     factors: Tensor
     rest: Tensor
-    mean_fixed: Tensor
-    mean_rising: Tensor
     fixed: Tensor
     rising: Tensor
+
+    @property
+    def share(self) -> Tensor:
+        """How much errors of products with `change` count, float64 (B,)."""
+        return self.factors[-1].abs()
 
 
 class Tracked:
@@ -113,25 +114,10 @@ class Tracked:
         self._spare = self._points[0].products if len(self._points) > 1 else None
         self._points = [*self._points[-1:], point]
 
-    def advance(
-        self, step: Step, fixed: Tensor, rising: Tensor, products: Tensor, moved: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Take in the points of a step; return `fixed` and `rising` of their products.
-
-        Args:
-            step: The step.
-            fixed: Error of the mean's products that `combine` used.
-            rising: The same.
-            products: Those of the points, in the memory of `room`.
-            moved: Whether `combine` updated the products of the mean.
-        """
+    def move(self, mean: Tensor, fixed: Tensor) -> None:
+        """Take in that `combine` moved the products of the mean to those of another, which adds `fixed` to their error."""
         assert self._mean is not None
-        if moved:
-            self._mean = Known(step.mean, self._mean.products, fixed, rising)
-        share = step.factors[-1].abs()
-        point = Known(step.w, products, step.fixed + share * fixed, step.rising + share * rising)
-        self.place(point)
-        return point.fixed, point.rising
+        self._mean = Known(mean, self._mean.products, self._mean.fixed + fixed, self._mean.rising)
 
     def step(self, w: Tensor, mean: Tensor) -> Step:
         """Write new points w by the known ones and the mean that was returned last, float64 (B, dim)."""
@@ -153,11 +139,10 @@ class Tracked:
         sizes = factors.abs()
         fixed = (sizes * lengths).sum(0).mul_(64 * UNIT64)
         rising = torch.zeros_like(fixed)
-        for size, point in zip(sizes, self._points, strict=False):
-            fixed += size * point.fixed
-            rising += size * point.rising
-        known = self._mean
-        return Step(w, mean, mean - known.vectors, factors, rest, known.fixed, known.rising, fixed, rising)
+        for size, known in [*zip(sizes, self._points, strict=False), (sizes[-1], self._mean)]:
+            fixed += size * known.fixed
+            rising += size * known.rising
+        return Step(w, mean, mean - self._mean.vectors, factors, rest, fixed, rising)
 
     def combine(self, step: Step, part: slice, change: Tensor, out: Tensor, move: bool = True) -> Tensor:
         """Write the products of new points, but for those of e, for some images.

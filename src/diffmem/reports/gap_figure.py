@@ -103,17 +103,7 @@ def _distances(axes: Axes, curve: GapCurve) -> None:
     for value, colour, style, marker, label in lines:
         means = [value(point) for point in points]
         low, middle, high = ([_rms(getattr(one, end)) for one in means] for end in ("low", "value", "high"))
-        axes.fill_between(sigmas, low, high, color=colour, alpha=0.25, linewidth=0)
-        axes.plot(
-            sigmas,
-            middle,
-            color=colour,
-            linestyle=style,
-            marker=marker,
-            markersize=3,
-            linewidth=1.5,
-            label=label,
-        )
+        _line(axes, sigmas, (low, middle, high), (colour, style, marker), label)
     if curve.band is not None:
         axes.axvspan(
             *curve.band,
@@ -129,6 +119,21 @@ def _distances(axes: Axes, curve: GapCurve) -> None:
             f"position {curve.position.value:.2f}", (0.03, 0.97), xycoords="axes fraction", va="top", fontsize=SMALL_FONT_SIZE,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )  # fmt: skip
+
+
+def _line(
+    axes: Axes,
+    sigmas: Sequence[float],
+    ends: tuple[list[float], list[float], list[float]],
+    look: tuple[str, str, str],
+    label: str,
+) -> None:
+    """Draw means with their intervals: low, middle and high `ends`; colour, line style and marker are the `look`."""
+    (low, middle, high), (colour, style, marker) = ends, look
+    axes.fill_between(sigmas, low, high, color=colour, alpha=0.25, linewidth=0)
+    axes.plot(
+        sigmas, middle, color=colour, linestyle=style, marker=marker, markersize=3, linewidth=1.5, label=label
+    )
 
 
 def _rms(square: float) -> float:
@@ -170,17 +175,7 @@ def loss_figure(runs: Sequence[RunGap]) -> Figure:
             low, middle, high = (
                 [max(getattr(one, end), floor / 10) for _, one in pairs] for end in ("low", "value", "high")
             )
-            axes.fill_between(sigmas, low, high, color=colour, alpha=0.25, linewidth=0)
-            axes.plot(
-                sigmas,
-                middle,
-                color=colour,
-                linestyle=style,
-                marker=marker,
-                markersize=3,
-                linewidth=1.5,
-                label=label,
-            )
+            _line(axes, sigmas, (low, middle, high), (colour, style, marker), label)
             sigma_axis(axes, sigmas)
         axes.set_yscale("log")
         axes.set_ylim(bottom=floor)
