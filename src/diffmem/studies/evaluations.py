@@ -113,12 +113,12 @@ class EvaluationStore:
 
     Attributes:
         folder: Where they lie.
-        samples: Images of each evaluation.
+        samples: Images of each evaluation; none if each may have its own number.
         references: Number of training images; indices of neighbours are below it.
     """
 
     folder: Path
-    samples: int
+    samples: int | None
     references: int
 
     def path(self, seen: int) -> Path:
@@ -171,7 +171,7 @@ class EvaluationStore:
             if checksum != _digest(content):
                 raise ValueError("its checksum does not fit")
             neighbours = Neighbours(content["distances"], content["indices"])
-            if int(content["seen"]) != seen or len(neighbours) != self.samples:
+            if int(content["seen"]) != seen or self.samples not in (None, len(neighbours)):
                 raise ValueError("it is the evaluation of another snapshot or number of samples")
             if neighbours.indices.max() >= self.references:
                 raise ValueError("it is the evaluation of another training set")

@@ -27,6 +27,7 @@ __all__ = [
     "load_recipe",
     "merged",
     "override",
+    "read_recipe",
     "settings_table",
     "validated",
 ]
@@ -277,9 +278,18 @@ def load_recipe(kind: type[_Model], path: Path | None, settings: Sequence[str] =
     Raises:
         UserError: The file or a key in it is wrong.
     """
-    content = {} if path is None else _with_base(path, set())
+    content = {} if path is None else read_recipe(path)
     where = "settings" if path is None else f"{path} with settings" if settings else str(path)
     return validated(kind, override(content, settings), where)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Return the keys and values of a recipe with those of its bases, not yet checked.
+
+    Raises:
+        UserError: A file cannot be read, is not such a file, or the chain of bases comes back to itself.
+    """
+    return _with_base(path, set())
 
 
 def settings_table(kind: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:

@@ -103,10 +103,13 @@ class EmmRecord(_Record):
     """EMM of one level: the largest N at which R_mem >= 1 - epsilon, or why it cannot be told.
 
     status: 'estimated' (value, low and high are set), 'above largest' (even the largest size memorizes),
-    'below smallest' (even the smallest does not), 'no runs'.
+    'below smallest' (even the smallest does not), 'not monotone' (a larger size certainly memorizes and a smaller one
+    certainly does not: the bracket spans both, there is no single crossing), 'unfinished' (a search still goes on), 'no runs'.
     """
 
-    status: Literal["estimated", "above largest", "below smallest", "no runs"]
+    status: Literal[
+        "estimated", "above largest", "below smallest", "not monotone", "unfinished", "no runs"
+    ]
     value: float | None = None
     low: float | None = None
     high: float | None = None

@@ -28,7 +28,7 @@ from diffmem.studies.recipe import MeasureConfig, StudyRecipe
 from diffmem.studies.results import StudyResult
 from diffmem.studies.run import Run
 
-__all__ = ["Example", "Study", "execute_studies"]
+__all__ = ["Example", "Study", "execute_studies", "stored_set"]
 
 _RUNS, _DATA = "runs", "data"
 
@@ -150,24 +150,12 @@ class Study:
         """Return what a worker process needs to do a run; the images that it trains on are written to the store."""
         return _Job(
             recipe=self.recipe,
-            training_set=self._stored(run.training_set, "train"),
-            heldout=None if self.heldout is None else self._stored(self.heldout, "heldout"),
+            training_set=stored_set(self.store, run.training_set, "train"),
+            heldout=None if self.heldout is None else stored_set(self.store, self.heldout, "heldout"),
             seed=run.seed,
             store=run.store,
             device=device,
         )
-
-    def _stored(self, images: ImageSet, kind: str) -> Path:
-        """Write a set once, named by its content, so that workers and later readers have the very images."""
-        path = self.store / _DATA / f"{kind}-{images.fingerprint[:16]}.npz"
-        if path.exists():
-            try:
-                if open_images(path).fingerprint == images.fingerprint:
-                    return path
-            except UserError:
-                pass  # damaged: written again below
-        write_images(images, path)
-        return path
 
     def result(self, device: str = "cpu") -> StudyResult:
         """Summarize the finished runs."""
@@ -206,6 +194,28 @@ class Study:
         """Return the first `count` seeds at the peak of this run, with their neighbours."""
         run = next(run for run in self.runs() if run.run_id == run_id)
         return example_of(run, self.recipe.sampling, self.recipe.measure, count)
+
+
+def stored_set(store: Path, images: ImageSet, kind: str) -> Path:
+    """Write a set once, named by its content, so that workers and later readers have the very images; return where it lies.
+
+    Args:
+        store: The store.
+        images: The set.
+        kind: 'train' or 'heldout', the beginning of its name.
+
+    Raises:
+        DiffmemError: The file cannot be written.
+    """
+    path = store / _DATA / f"{kind}-{images.fingerprint[:16]}.npz"
+    if path.exists():
+        try:
+            if open_images(path).fingerprint == images.fingerprint:
+                return path
+        except UserError:
+            pass  # damaged: written again below
+    write_images(images, path)
+    return path
 
 
 def _earlier_seconds(folder: Path) -> float:

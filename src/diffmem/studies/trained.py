@@ -30,7 +30,7 @@ from diffmem.training.schedule import evaluation_images
 
 __all__ = ["TrainedRun", "agreed"]
 
-_FORMAT = 1  # part of every run's hash: raised when the same configuration comes to mean another computation
+_FORMAT = 2  # part of every run's hash: raised when the same configuration comes to mean another computation
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,13 @@ class TrainedRun:
 
     @cached_property
     def run_id(self) -> str:
-        """Hash of the configuration: the name of the run's folder."""
-        return config_hash(self.config)
+        """Hash of the configuration: the name of the run's folder.
+
+        How long is trained and where snapshots are taken do not count: they do not change what a step does, so a longer
+        training goes on from a shorter one.
+        """
+        training = {k: v for k, v in self.config["training"].items() if k not in ("epochs", "evaluations")}
+        return config_hash({**self.config, "training": training})
 
     @property
     def folder(self) -> Path:
@@ -102,7 +107,7 @@ class TrainedRun:
         self,
         *,
         device: torch.device | str = "cpu",
-        on_snapshot: Callable[[Trainer], None] = lambda trainer: None,
+        on_snapshot: Callable[[Trainer], bool | None] = lambda trainer: None,
         progress: Progress = NO_PROGRESS,
         warn: Callable[[str], None] = print,
     ) -> Path:
@@ -110,7 +115,8 @@ class TrainedRun:
 
         Args:
             device: Where to train.
-            on_snapshot: Called at each evaluation point with the averaged denoiser in place.
+            on_snapshot: Called at each evaluation point with the averaged denoiser in place; training ends there if it
+                returns true.
             progress: Told the images seen.
             warn: Told of damaged files that are made anew.
 
@@ -121,7 +127,7 @@ class TrainedRun:
         self.check_distinct()
 
         def all_whole() -> bool:
-            whole = [self._is_whole_snapshot(seen, warn) for seen in self.points]
+            whole = [self.is_whole_snapshot(seen, warn) for seen in self.points]
             return all(whole)  # only now: all are looked at, as damaged ones are removed
 
         if not agreed(all_whole):
@@ -133,13 +139,14 @@ class TrainedRun:
             trainer = Trainer(denoiser, images, labels, self.training, self.seed, device)
             start, spent, elsewhere = time.monotonic(), self.training_seconds(), [0.0]
 
-            def at_snapshot(trainer: Trainer) -> None:
+            def at_snapshot(trainer: Trainer) -> bool:
                 begin = time.monotonic()
                 if first:
                     seconds = spent + begin - start - elsewhere[0]
                     write_json(self._time_path, {"training_seconds": seconds})
-                on_snapshot(trainer)
+                enough = on_snapshot(trainer)
                 elsewhere[0] += time.monotonic() - begin
+                return bool(enough)
 
             train(
                 trainer,
@@ -183,7 +190,13 @@ class TrainedRun:
                 " distinct: the rule compares the two nearest distinct images. Choose other images."
             )
 
-    def _is_whole_snapshot(self, seen: int, warn: Callable[[str], None]) -> bool:
+    def is_whole_snapshot(self, seen: int, warn: Callable[[str], None]) -> bool:
+        """Whether a snapshot is there and can be read; a damaged one is told and removed.
+
+        Args:
+            seen: Images seen at the snapshot.
+            warn: Told of a damaged one, which is to be made anew.
+        """
         path = snapshot_path(self.folder, seen)
         if not path.exists():
             return False

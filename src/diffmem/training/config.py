@@ -37,12 +37,18 @@ class EvaluationConfig(_Config):
     """When snapshots are taken, to be measured.
 
     'log': `count` points spaced evenly in the logarithm of the epochs, the last one at the end, the same for every size, so
-    that maxima over snapshots compare. 'study': every 2,508.8 thousand images at batch 512, as the study's code did.
+    that maxima over snapshots compare. 'study': every 2,508.8 thousand images at batch 512, as the study's code did. 'doubling':
+    from `start` epochs on `per_doubling` points each time that the epochs double, and one at the end; more epochs add points
+    and move none, so that a training can be extended.
     """
 
-    schedule: Literal["log", "study"] = Field("log", description="Where the points lie.")
+    schedule: Literal["log", "study", "doubling"] = Field("log", description="Where the points lie.")
     count: int = Field(8, ge=1, le=1000, description="Number of points ('log' only).")
     first: float = Field(0.02, gt=0, le=1, description="First point as a share of all epochs ('log' only).")
+    start: float = Field(50.0, gt=0, description="First point in epochs ('doubling' only).")
+    per_doubling: int = Field(
+        2, ge=1, le=20, description="Points each time that the epochs double ('doubling' only)."
+    )
 
 
 class TrainingConfig(_Config):

@@ -81,7 +81,7 @@ def train(
     folder: Path,
     tag: str,
     *,
-    on_snapshot: Callable[[Trainer], None] | None = None,
+    on_snapshot: Callable[[Trainer], bool | None] | None = None,
     progress: Progress = NO_PROGRESS,
     warn: Callable[[str], None] = lambda text: None,
 ) -> None:
@@ -99,7 +99,8 @@ def train(
         folder: The run's folder; that of the first process is used.
         tag: Identity of the run; a state with another tag is not used.
         on_snapshot: Called in every process at each evaluation point, after the snapshot is written; must be repeatable,
-            since a run that is killed in it calls it again.
+            since a run that is killed in it calls it again. If it returns true, in every process, training ends there; a
+            later call goes on from this point.
         progress: Told the images seen, of all images.
         warn: Told of a damaged state that is not used.
 
@@ -123,7 +124,7 @@ def train(
             write_text(folder / METRICS_FILE, "".join(line + "\n" for line in lines))
             write_tensors(folder / STATE_FILE, state, {"run": tag})
 
-    def at_point(stop: StopRequest) -> None:
+    def at_point(stop: StopRequest) -> bool:
         trainer.check_average()
         trainer.check_agreement()
         if here.is_first:
@@ -133,15 +134,15 @@ def train(
         if on_snapshot is not None:
             stop.honour_together()
             with stop.at_once():
-                on_snapshot(trainer)
+                return bool(on_snapshot(trainer))
+        return False
 
     saved = time.monotonic()
     with StopRequest() as stop:
         agreement = Agreement(stop)
-        if trainer.seen in points:
-            at_point(
-                stop
-            )  # the process may have died between saving the state and the end of the measurement
+        # The process may have died between saving the state and the end of the measurement.
+        if trainer.seen in points and at_point(stop):
+            return
         while trainer.seen < trainer.total:
             before = trainer.seen
             trainer.step()
@@ -156,7 +157,8 @@ def train(
                 )
                 progress(seen, trainer.total)
             if seen in points:
-                at_point(stop)
+                if at_point(stop):
+                    return
                 saved = time.monotonic()
             stopping, saving = agreement.reach(time.monotonic() - saved > _SECONDS_BETWEEN_STATES)
             if (stopping or saving) and seen not in points:

@@ -77,6 +77,11 @@ def evaluation_images(config: TrainingConfig, size: int) -> list[int]:
     total, batch = total_images(config, size), config.batch_size
     if config.evaluations.schedule == "study":
         return study_snapshots(total, batch)
+    if config.evaluations.schedule == "doubling":
+        start, every = config.evaluations.start * size, config.evaluations.per_doubling
+        steps = math.ceil(every * math.log2(total / start)) if total > start else 0
+        found = {math.ceil(start * 2 ** (step / every) / batch) * batch for step in range(steps)}
+        return sorted({point for point in found if point < total} | {total})
     count, first = config.evaluations.count, config.evaluations.first
     shares = [first ** ((count - 1 - i) / (count - 1)) for i in range(count)] if count > 1 else [1.0]
     points = {

@@ -1,0 +1,73 @@
+"""The decisions of a search in words: what each training showed, and what was done next because of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from diffmem.studies.search.levels import Search
+from diffmem.studies.search.records import LogEntry, SizeRecord
+
+__all__ = ["decision_log"]
+
+
+def decision_log(
+    searches: list[Search], records: Mapping[tuple[str, int, int], SizeRecord]
+) -> list[LogEntry]:
+    """Return the decisions of one level's searches, in order.
+
+    Args:
+        searches: One for each seed.
+        records: (level, seed, size) -> what that training did and says.
+    """
+    entries = []
+    for search in searches:
+        seed = f"seed {search.seed}, " if len(searches) > 1 else ""
+
+        def add(text: str, search: Search = search, seed: str = seed) -> None:
+            entries.append(LogEntry(level=search.level, text=f"{seed}{text}"))
+
+        if search.found is None:
+            add("waits for the search that says where to begin.")
+            continue
+        steps = search.found.steps
+        for number, (sizes, why) in enumerate(steps):
+            if number == 0:
+                add(f"begins with N = {sizes[0]:,} ({_start_words(search)}).")
+            told = [records[search.level, search.seed, size] for size in sizes]
+            ends = [_told(record) for record in told if record.verdict != "unfinished"]
+            if number + 1 < len(steps):
+                following, why = steps[number + 1]
+                numbers = " and ".join(f"{size:,}" for size in following)
+                ends[-1:] = [f"{ends[-1]}; next {numbers}, {why}."]
+            elif ends and search.finished:
+                ends[-1] = f"{ends[-1]}; {_end_words(search)}."
+            for text in ends:
+                add(text if text.endswith(".") else f"{text}.")
+            going = [f"{record.size:,}" for record in told if record.verdict == "unfinished"]
+            if going:
+                add(f"N = {' and '.join(going)}: not decided yet.")
+    return entries
+
+
+def _told(record: SizeRecord) -> str:
+    early = ""
+    if record.stopped == "decided" and record.epochs_trained < record.epochs:
+        early = f"; stopped at {record.epochs_trained / record.epochs:.0%} of the epochs"
+    return f"N = {record.size:,}: {record.why}: {record.verdict}{early}"
+
+
+def _start_words(search: Search) -> str:
+    if search.rule.start is None:
+        return "the smallest size"
+    return f"start at {search.rule.start:,.0f}"
+
+
+def _end_words(search: Search) -> str:
+    emm = search.emm
+    if emm.status == "above largest":
+        return f"even the largest size memorizes, EMM is above {search.rule.largest:,}"
+    if emm.status == "below smallest":
+        return f"even the smallest size does not, EMM is below {search.rule.smallest:,}"
+    if emm.status == "not monotone":
+        return "a smaller size certainly does not memorize while a larger one does, EMM is not one number"
+    return f"EMM is between {emm.low:,.0f} and {emm.high:,.0f}"

@@ -1,0 +1,234 @@
+"""The recipe of a search: a factor, its levels, and the base configuration that they change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from diffmem.errors import UserError
+from diffmem.sampling.config import SamplerConfig
+from diffmem.studies.executors.config import ExecutorConfig
+from diffmem.studies.recipe import (
+    DataConfig,
+    MeasureConfig,
+    StudyRecipe,
+    TrainRecipe,
+    load_recipe,
+    read_recipe,
+    validated,
+)
+from diffmem.studies.search.choice import SizeRule
+from diffmem.studies.search.decisions import FutilityRule, StoppingRule
+from diffmem.training.config import EvaluationConfig, TrainingConfig
+
+__all__ = ["FutilityConfig", "SearchConfig", "SearchRecipe", "dump_search", "is_search", "load_search"]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FutilityConfig(_Config):
+    """When a training is given up before its end (see `decisions.FutilityRule`); its error is not in the interval."""
+
+    pace: float = Field(1.5, ge=1, description="How much faster than lately the curve may still rise.")
+    least: float = Field(0.4, gt=0, lt=1, description="Share of the epochs before which nothing is given up.")
+
+
+class SearchConfig(_Config):
+    """How EMM is searched for."""
+
+    tolerance: float = Field(
+        0.1, gt=0, lt=0.5, description="Ends when half the interval of EMM is at most this share of it."
+    )
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the interval of EMM.")
+    start: int | None = Field(
+        None, ge=2, description="Size to begin with; the smallest if not given and no level was searched yet."
+    )
+    hints: bool = Field(
+        True, description="Search the middle level first, and begin the others where their neighbours ended."
+    )
+    most_sizes: int = Field(12, ge=2, le=100, description="Most sizes of one level and seed.")
+    sampling_share: float = Field(
+        0.5, gt=0, description="Most that sampling may cost, as a share of the cost of the training."
+    )
+    futility: FutilityConfig | None = Field(
+        None,
+        description="Give up hopeless trainings early; off by default, as its error is not in the interval.",
+    )
+
+    @field_validator("futility", mode="before")
+    @classmethod
+    def _yes_or_no(cls, value: Any) -> Any:
+        return {} if value is True else None if value is False else value
+
+
+class SearchRecipe(TrainRecipe):
+    """EMM for every level of a factor: everything but where it is stored.
+
+    Each level is the base configuration (`data`, `model`, `training`, `sampling`) with its settings.
+    """
+
+    title: str = Field("EMM", description="Heading of the report.")
+    data: DataConfig
+    training: TrainingConfig = TrainingConfig(evaluations=EvaluationConfig(schedule="doubling"))
+    factor: str = Field("level", description="What the levels are, for example 'resolution'.")
+    levels: dict[str, dict[str, Any]] = Field(
+        {"base": {}}, min_length=1, description="Level -> its settings, dotted key: value."
+    )
+    published: dict[str, float] = Field(
+        {}, description="Level -> EMM that the paper reports for it, shown beside."
+    )
+    sizes: tuple[int, int] = Field(description="The smallest and the largest size that may be trained.")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="Seeds; EMM is searched for with each.")
+    sampling: SamplerConfig = SamplerConfig()
+    measure: MeasureConfig = MeasureConfig()
+    search: SearchConfig = SearchConfig()
+    executor: ExecutorConfig = ExecutorConfig()
+
+    @field_validator("levels", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(name): settings or {} for name, settings in value.items()}
+        return value
+
+    @field_validator("published", mode="before")
+    @classmethod
+    def _published_names(cls, value: Any) -> Any:
+        return {str(name): number for name, number in value.items()} if isinstance(value, Mapping) else value
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def _extendable(cls, value: Any) -> Any:
+        # Points that do not move with the epochs, so that a longer study goes on from a shorter one.
+        if isinstance(value, Mapping) and "evaluations" not in value:
+            return {**value, "evaluations": {"schedule": "doubling"}}
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        smallest, largest = self.sizes
+        if not 2 <= smallest < largest:
+            raise ValueError(
+                f"sizes must be the smallest and the largest size to try, 2 or more and ascending, not {list(self.sizes)}"
+            )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds repeats a value: {list(self.seeds)}")
+        if self.search.start is not None and not smallest <= self.search.start <= largest:
+            raise ValueError(
+                f"search.start = {self.search.start} is not between sizes, {smallest} and {largest}"
+            )
+        unknown = sorted(set(self.published) - set(self.levels))
+        if unknown:
+            raise ValueError(f"published names the level {unknown[0]!r}, which is not among levels")
+        if self.measure.frechet is not None:
+            raise ValueError("a search samples only as many images as it needs; leave measure.frechet out")
+        return self
+
+    def level(self, name: str) -> StudyRecipe:
+        """Return the configuration of one level, as a study of its sizes.
+
+        Args:
+            name: The level.
+
+        Raises:
+            UserError: Its settings do not fit.
+        """
+        base = {
+            "title": f"{self.title}: {name}",
+            "data": self.data.model_dump(mode="json"),
+            "model": self.model.model_dump(mode="json"),
+            "training": self.training.model_dump(mode="json"),
+            "sampling": self.sampling.model_dump(mode="json"),
+            "measure": self.measure.model_dump(mode="json"),
+            "sizes": list(self.sizes),
+            "seeds": list(self.seeds),
+        }
+        where = f"level {name!r}"
+        for key, value in self.levels[name].items():
+            if key.partition(".")[0] not in ("data", "model", "training", "sampling"):
+                raise UserError(
+                    f"{where}: a level may change data, model, training and sampling, not {key!r}."
+                )
+            place = base
+            *groups, last = key.split(".")
+            for group in groups:
+                inner = place.get(group)
+                if inner is None:  # a group that may be left out, and was
+                    inner = place[group] = {}
+                if not isinstance(inner, dict):
+                    raise UserError(f"{where}: {group!r} in {key!r} is not a group of keys.")
+                place = inner
+            place[last] = value
+        found = validated(StudyRecipe, base, where)
+        if not found.model.is_trained:
+            raise UserError(
+                f"{where}: the optimum is not trained and has no EMM: it copies however many images there are. See `diffmem optimum`."
+            )
+        return found
+
+    @property
+    def alpha(self) -> float:
+        """The allowed error of one training's verdict: that of the interval, shared by all sizes of a search."""
+        return (1 - self.search.confidence) / self.search.most_sizes
+
+    def size_rule(self, start: float | None) -> SizeRule:
+        """Return how sizes are chosen, beginning at `start`."""
+        smallest, largest = self.sizes
+        return SizeRule(
+            smallest, largest, 1 - self.measure.epsilon, self.search.tolerance, start, self.search.most_sizes
+        )
+
+    def stopping_rule(self, points: int, training: float, image: float) -> StoppingRule:
+        """Return when one training stops.
+
+        Args:
+            points: Its evaluation points.
+            training: Cost of the whole training, in images trained.
+            image: Cost of generating an image, in images trained.
+        """
+        return StoppingRule.of(
+            1 - self.measure.epsilon, self.alpha, points, self.measure.samples, training, image,
+            self.search.sampling_share,
+        )  # fmt: skip
+
+    @property
+    def futility(self) -> FutilityRule | None:
+        """When a training is given up; none for never."""
+        given = self.search.futility
+        return None if given is None else FutilityRule(given.pace, given.least)
+
+
+def is_search(path: Path) -> bool:
+    """Whether a recipe is that of a search: it, or a base of it, has `search` or `levels`.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    return not {"search", "levels"}.isdisjoint(read_recipe(path))
+
+
+def load_search(path: Path, settings: list[str] | None = None) -> SearchRecipe:
+    """Read the recipe of a search and check every level.
+
+    Args:
+        path: The YAML file.
+        settings: `key=value` changes.
+
+    Raises:
+        UserError: The file, a key or a level in it is wrong.
+    """
+    recipe = load_recipe(SearchRecipe, path, settings or [])
+    for name in recipe.levels:
+        recipe.level(name)
+    return recipe
+
+
+def dump_search(recipe: SearchRecipe) -> str:
+    """Return the recipe as YAML, defaults included."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,285 @@
+"""A search carried out in a folder: which trainings it has and waits for, and what they say together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from diffmem.data import ImageSet
+from diffmem.errors import UserError
+from diffmem.files import read_json, read_number, write_json, write_text
+from diffmem.memorization import RatioRule, protocol_id
+from diffmem.models import build_denoiser, count_parameters
+from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.studies.distribution import Distribution, open_distribution
+from diffmem.studies.recipe import StudyRecipe
+from diffmem.studies.search.choice import Outcome
+from diffmem.studies.search.cost import grid_of_equal_precision, image_cost
+from diffmem.studies.search.interval import emm_of_seeds
+from diffmem.studies.search.levels import Item, Search, follow
+from diffmem.studies.search.log import decision_log
+from diffmem.studies.search.recipe import SearchRecipe, dump_search, load_search
+from diffmem.studies.search.records import CostRecord, LevelRecord, SearchResult, SizeRecord
+from diffmem.studies.search.work import SizeRun
+from diffmem.studies.study import Example, stored_set, versions
+
+__all__ = ["RECIPE_FILE", "SearchStudy", "open_search"]
+
+RECIPE_FILE, _PLACE_FILE, _SECONDS_FILE = "recipe.yaml", "place.json", "seconds.json"
+_RUNS = "runs"
+
+
+class SearchStudy:
+    """A recipe of a search carried out in a folder.
+
+    Args:
+        recipe: What to do.
+        folder: Where the recipe and the report lie.
+        store: Where runs and their data lie; the folder if not given. Studies may share it.
+        progress: Told of images being read.
+
+    Raises:
+        UserError: The data cannot be had, the largest size cannot be drawn, or the images do not fit a model.
+    """
+
+    def __init__(
+        self, recipe: SearchRecipe, folder: Path, store: Path | None = None, progress: Progress = NO_PROGRESS
+    ) -> None:
+        self.recipe, self.folder, self.store = recipe, folder, store or folder
+        self.levels: dict[str, StudyRecipe] = {name: recipe.level(name) for name in recipe.levels}
+        self._distributions: dict[str, Distribution] = {}
+        for name, level in self.levels.items():
+            self._distributions[name] = open_distribution(level.data, progress)
+        self._sets: dict[tuple[str, int], ImageSet] = {}
+        self._runs: dict[Item, SizeRun] = {}
+        self._outcomes: dict[Item, Outcome] = {}
+        for name in self.levels:
+            self._set(name, recipe.sizes[1])  # what cannot be drawn is told now, not after hours
+
+    def _set(self, level: str, size: int) -> ImageSet:
+        key = (self.levels[level].data.model_dump_json(), size)
+        if key not in self._sets:
+            self._sets[key] = self._distributions[level].draw(size)
+        return self._sets[key]
+
+    def run(self, item: Item) -> SizeRun:
+        """Return a training of this study."""
+        if item not in self._runs:
+            level = self.levels[item.level]
+            self._runs[item] = SizeRun(
+                training_set=self._set(item.level, item.size),
+                heldout=self._distributions[item.level].heldout,
+                model=level.model,
+                training=level.training,
+                seed=item.seed,
+                store=self.store / _RUNS,
+            )
+        return self._runs[item]
+
+    def outcome(self, item: Item) -> Outcome | None:
+        """Return what a training says; none if it is not done. What is known is read once."""
+        if item not in self._outcomes:
+            run, level = self.run(item), self.levels[item.level]
+            if not run.folder.is_dir():
+                return None
+            rule = run.rule(self.recipe.stopping_rule, level.sampling)
+            found = run.outcome(level.sampling, level.measure.threshold, rule, self.recipe.futility)
+            if found is None:
+                return None
+            self._outcomes[item] = found
+        return self._outcomes[item]
+
+    def searches(self) -> dict[str, list[Search]]:
+        """Return all searches as far as they have come."""
+        return follow(self.recipe, self.outcome)
+
+    def content(self, item: Item, device: str) -> dict[str, Any]:
+        """Return what a worker process needs to do a training; the images that it needs are written to the store."""
+        run, level = self.run(item), self.levels[item.level]
+        futility = self.recipe.futility
+        training_set = stored_set(self.store, run.training_set, "train")
+        heldout = (
+            None if run.heldout is None else str(stored_set(self.store, run.heldout, "heldout").resolve())
+        )
+        return {
+            "recipe": level.model_dump(mode="json"),
+            "training_set": str(training_set.resolve()),
+            "heldout": heldout,
+            "seed": item.seed,
+            "store": str(run.store.resolve()),
+            "device": device,
+            "rule": asdict(run.rule(self.recipe.stopping_rule, level.sampling)),
+            "futility": None if futility is None else asdict(futility),
+        }
+
+    def write_place(self) -> None:
+        """Write what the study is and where its store lies, so that its folder can be opened again."""
+        write_text(self.folder / RECIPE_FILE, dump_search(self.recipe))
+        write_json(self.folder / _PLACE_FILE, {"store": str(self.store.resolve())})
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of the sessions so far."""
+        return read_number(self.folder / _SECONDS_FILE, "seconds")
+
+    def add_seconds(self, seconds: float) -> None:
+        """Add the time of a session."""
+        write_json(self.folder / _SECONDS_FILE, {"seconds": self.seconds + seconds})
+
+    def size_record(self, item: Item) -> SizeRecord:
+        """Return what a training did and says, finished or not."""
+        run, level = self.run(item), self.levels[item.level]
+        rule = run.rule(self.recipe.stopping_rule, level.sampling)
+        return run.size_record(
+            item.level, item.size, level.sampling, level.measure.threshold, rule, self.recipe.futility,
+            self.store, self.recipe.search.confidence,
+        )  # fmt: skip
+
+    def result(self, device: str = "cpu") -> SearchResult:
+        """Summarize the study as it is now, finished or not."""
+        recipe, searches = self.recipe, self.searches()
+        levels = [self._level_record(name, searches[name]) for name in self.levels]
+        records = {(run.level, run.seed, run.size): run for level in levels for run in level.runs}
+        log = [entry for name in self.levels for entry in decision_log(searches[name], records)]
+        first = next(iter(self.levels.values()))
+        finished = all(level.finished for level in levels)
+        return SearchResult(
+            title=recipe.title,
+            factor=recipe.factor,
+            levels=levels,
+            epsilon=recipe.measure.epsilon,
+            threshold=recipe.measure.threshold,
+            tolerance=recipe.search.tolerance,
+            confidence=recipe.search.confidence,
+            samples=recipe.measure.samples,
+            sizes=recipe.sizes,
+            seeds=list(recipe.seeds),
+            sampling=first.sampling.describe(),
+            protocol=protocol_id(RatioRule(recipe.measure.threshold)),
+            finished=finished,
+            log=log,
+            cost=_sum_of([level.cost for level in levels]),
+            seconds=self.seconds,
+            versions=versions(device),
+            notes=self._notes(),
+        )
+
+    def _notes(self) -> list[str]:
+        notes = []
+        if self.recipe.futility is not None:
+            notes.append(
+                "Trainings were given up early where their curves looked hopeless (search.futility); the error of that rule is"
+                " not in the intervals."
+            )
+        return notes
+
+    def _level_record(self, name: str, searches: list[Search]) -> LevelRecord:
+        recipe, level = self.recipe, self.levels[name]
+        items = [
+            Item(name, search.seed, size)
+            for search in searches
+            if search.found is not None
+            for size in (*search.found.outcomes, *search.found.waiting)
+        ]
+        runs = [self.size_record(item) for item in sorted(items, key=lambda item: (item.size, item.seed))]
+        by_seed = {search.seed: search.emm for search in searches}
+        return LevelRecord(
+            name=name,
+            settings=dict(recipe.levels[name]),
+            published=recipe.published.get(name),
+            data=self._distributions[name].describe(),
+            model=f"{level.model.describe()}; {self._parameters[name]:,} parameters",
+            training=level.training.describe(),
+            runs=runs,
+            emm=emm_of_seeds(by_seed, searches[0].rule, recipe.search.confidence),
+            by_seed=by_seed,
+            finished=all(search.finished for search in searches),
+            cost=self._cost(name, runs),
+        )
+
+    @cached_property
+    def _parameters(self) -> dict[str, int]:
+        counts = {}
+        for name, level in self.levels.items():
+            smallest = self._set(name, self.recipe.sizes[0])
+            counts[name] = count_parameters(build_denoiser(level.model, smallest.shape, smallest.num_classes))
+        return counts
+
+    def _cost(self, name: str, runs: list[SizeRecord]) -> CostRecord:
+        recipe, level = self.recipe, self.levels[name]
+        trained, sampled = sum(run.images_trained for run in runs), sum(run.images_sampled for run in runs)
+        evaluations = level.sampling.evaluations
+        example = self.run(Item(name, recipe.seeds[0], recipe.sizes[0]))
+        grid = grid_of_equal_precision(
+            *recipe.sizes, recipe.search.tolerance, level.training.epochs, len(example.points),
+            recipe.measure.samples, evaluations, len(recipe.seeds),
+        )  # fmt: skip
+        return CostRecord(
+            images_trained=trained,
+            images_sampled=sampled,
+            units=trained + sampled * image_cost(evaluations),
+            runs=len(runs),
+            grid_sizes=grid.sizes,
+            grid_units=grid.units,
+            grid_images_trained=grid.images_trained,
+        )
+
+    def example(self, item: Item, count: int = 8) -> Example | None:
+        """Return the first images of a training's most memorizing point with their neighbours; none before there are any."""
+        run, level = self.run(item), self.levels[item.level]
+        rule, parts = RatioRule(level.measure.threshold), run.parts(level.sampling)
+        counts = run.counts(level.sampling, level.measure.threshold)
+        sampled = [i for i, (_, total) in enumerate(counts) if total]
+        if not sampled:
+            return None
+        best = max(sampled, key=lambda i: counts[i][0] / counts[i][1])
+        part = parts.read(run.points[best])[0]
+        images = part.images[:count]
+        neighbours = part.neighbours.slice(0, len(images))
+        training = run.training_set.images
+        return Example(
+            title=f"{item.size:,} training images, epoch {run.epochs[best]:,.0f}",
+            generated=images,
+            nearest=training[neighbours.indices[:, 0]],
+            second=training[neighbours.indices[:, 1]],
+            ratios=rule.ratio(neighbours),
+        )
+
+
+def _sum_of(costs: list[CostRecord]) -> CostRecord:
+    return CostRecord(
+        images_trained=sum(cost.images_trained for cost in costs),
+        images_sampled=sum(cost.images_sampled for cost in costs),
+        units=sum(cost.units for cost in costs),
+        runs=sum(cost.runs for cost in costs),
+        grid_sizes=sorted({size for cost in costs for size in cost.grid_sizes}),
+        grid_units=sum(cost.grid_units for cost in costs),
+        grid_images_trained=sum(cost.grid_images_trained for cost in costs),
+    )
+
+
+def open_search(
+    folder: Path,
+    progress: Progress = NO_PROGRESS,
+    change: Callable[[SearchRecipe], SearchRecipe] = lambda recipe: recipe,
+) -> SearchStudy:
+    """Open the folder of a search.
+
+    Args:
+        folder: The folder given to `diffmem study --out`.
+        progress: Told of images being read.
+        change: Applied to the recipe.
+
+    Raises:
+        UserError: It is no such folder.
+    """
+    path = folder / RECIPE_FILE
+    if not path.is_file():
+        raise UserError(f"{folder} is not the folder of a study: it has no {RECIPE_FILE}.")
+    place = folder / _PLACE_FILE
+    content: Mapping[str, Any] = read_json(place) if place.is_file() else {}
+    store = Path(str(content.get("store", folder)))
+    return SearchStudy(change(load_search(path)), folder, store if store.is_dir() else folder, progress)

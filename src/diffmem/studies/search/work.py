@@ -1,0 +1,325 @@
+"""One training of a search: trained and sampled until its verdict is known, in the folder of its run.
+
+`work_on_size` is what a worker process calls, with paths and settings alone. Whatever it is killed in, the next call goes on to
+the same verdict: every decision is a function of the images that are stored.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffmem.data import open_images
+from diffmem.distributed import world
+from diffmem.errors import DiffmemError
+from diffmem.memorization import Neighbours, Rate, RatioRule, nearest_neighbours
+from diffmem.models.denoiser import Denoiser
+from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.sampling import SamplerConfig, discard_shards, generate_resumable
+from diffmem.studies.evaluations import rate_record
+from diffmem.studies.null import read_null
+from diffmem.studies.recipe import StudyRecipe, config_hash
+from diffmem.studies.results import RateRecord
+from diffmem.studies.run import Run
+from diffmem.studies.search.choice import Outcome
+from diffmem.studies.search.confidence import anytime_interval
+from diffmem.studies.search.cost import image_cost
+from diffmem.studies.search.decisions import (
+    Counts,
+    FutilityRule,
+    Stand,
+    StoppingRule,
+    projected_rate,
+    stand,
+)
+from diffmem.studies.search.parts import Parts
+from diffmem.studies.search.records import PointRecord, SizeRecord
+from diffmem.studies.store.incidents import incidents, note_incident
+from diffmem.studies.store.lock import RunLock
+from diffmem.studies.store.status import StatusFile
+from diffmem.training.loop import snapshot_path
+
+__all__ = ["SizeRun", "work_on_size"]
+
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class SizeRun(Run):
+    """A run whose evaluations grow until its size is decided; the attributes are those of `TrainedRun`."""
+
+    def parts(self, sampling: SamplerConfig) -> Parts:
+        """The growing evaluations with this sampler."""
+        key = config_hash({"sampling": sampling.model_dump(mode="json"), "grows": True})
+        return Parts(self.folder / "evaluations" / key, len(self.training_set))
+
+    @property
+    def epochs(self) -> list[float]:
+        """Epochs at the evaluation points."""
+        return [seen / len(self.training_set) for seen in self.points]
+
+    def rule(
+        self, make: Callable[[int, float, float], StoppingRule], sampling: SamplerConfig
+    ) -> StoppingRule:
+        """Return when this training stops.
+
+        Args:
+            make: `SearchRecipe.stopping_rule`.
+            sampling: How images are generated.
+        """
+        return make(len(self.points), float(self.points[-1]), image_cost(sampling.evaluations))
+
+    def counts(
+        self, sampling: SamplerConfig, threshold: float, warn: Callable[[str], None] | None = None
+    ) -> list[Counts]:
+        """Return (memorized, all) images at each evaluation point; the threshold is applied to the stored neighbours.
+
+        Args:
+            sampling: How images are generated.
+            threshold: Of d1 / d2.
+            warn: Told of damaged parts, which are then removed.
+        """
+        parts, rule = self.parts(sampling), RatioRule(threshold)
+        return [parts.counts(seen, rule, warn) for seen in self.points]
+
+    def execute_until_decided(
+        self,
+        sampling: SamplerConfig,
+        threshold: float,
+        rule: StoppingRule,
+        futility: FutilityRule | None,
+        *,
+        device: torch.device | str = "cpu",
+        progress: Progress = NO_PROGRESS,
+        warn: Callable[[str], None] = print,
+    ) -> None:
+        """Train and sample until the verdict is final, and measure the null.
+
+        Args:
+            sampling: How images are generated.
+            threshold: Of d1 / d2.
+            rule: When to stop.
+            futility: When to give up; none for never.
+            device: Where to train and sample.
+            progress: Told images trained, with the epoch and the newest rate.
+            warn: Told of damaged files that are made anew.
+
+        Raises:
+            DiffmemError: Training diverged, another process works in this folder, or a file cannot be written.
+            KeyboardInterrupt: A stop was requested; the state is saved.
+        """
+        counts = self._shared_counts(sampling, threshold, warn)
+
+        def now() -> Stand:
+            return stand(rule, self.epochs, counts, futility)
+
+        def tell(seen: float) -> None:
+            best = max((one for one in counts if one[1]), key=lambda one: one[0] / one[1], default=None)
+            rate = "" if best is None else f", R_mem {best[0] / best[1]:.0%} of {best[1]:,}"
+            note = f"N={len(self.training_set):,}, epoch {seen / len(self.training_set):,.0f}{rate}"
+            progress(seen, float(self.points[-1]), note)
+
+        def sample(index: int, denoiser: Denoiser | None, seen: float) -> None:
+            """Sample at a point for as long as it is this point's turn."""
+            while (turn := now()).more and turn.point == index:
+                denoiser = denoiser or self.denoiser(self.points[index], device)
+                hits, total = counts[index]
+                more = self._generate_part(
+                    self.points[index], total, turn.more, sampling, threshold, denoiser
+                )
+                counts[index] = hits + more, total + turn.more
+                tell(seen)
+
+        def at_snapshot(trainer: Any) -> bool:
+            sample(self.points.index(trainer.seen), trainer.ema, trainer.seen)
+            return not now().more
+
+        while (turn := now()).more:
+            if self._has_snapshot(self.points[turn.point], warn):
+                sample(turn.point, None, float(self.points[turn.point]))
+                continue
+            reach = self.points[turn.point]
+            self.fit(
+                device=device,
+                on_snapshot=at_snapshot,
+                progress=lambda done, total, note="": tell(done),
+                warn=warn,
+            )
+            if now().more and not self._has_snapshot(reach, warn):
+                raise DiffmemError(f"{self.folder}: the snapshot after {reach} images was not made.")
+        self.measure_null(device=device, warn=warn)
+
+    def _shared_counts(
+        self, sampling: SamplerConfig, threshold: float, warn: Callable[[str], None]
+    ) -> list[Counts]:
+        """Return the counts that the first process reads, in every process."""
+        here = world()
+        counts = here.share(self.counts(sampling, threshold, warn) if here.is_first else None)
+        if counts is None:  # what the first process shares is never none
+            raise DiffmemError(f"The counts of {self.folder} were not shared.")
+        return list(counts)
+
+    def _has_snapshot(self, seen: int, warn: Callable[[str], None]) -> bool:
+        here = world()
+        return bool(here.share(self.is_whole_snapshot(seen, warn) if here.is_first else None))
+
+    def _generate_part(
+        self,
+        seen: int,
+        start: int,
+        count: int,
+        sampling: SamplerConfig,
+        threshold: float,
+        denoiser: Denoiser,
+    ) -> int:
+        """Generate the images of seeds start..start + count - 1, keep them, and return how many are memorized."""
+        self.check_distinct()
+        begin, parts = time.monotonic(), self.parts(sampling)
+        shards = parts.store(seen).path(start).with_suffix(".shards")
+        seeds, tag = range(start, start + count), f"{self.run_id} {seen}"
+        made = generate_resumable(denoiser, seeds, sampling, shards, tag, batch_size=_BATCH)
+        seconds = time.monotonic() - begin
+        found = nearest_neighbours(made.images, self._references, 2, device=denoiser.device)
+        neighbours = Neighbours(found.distances, self.distinct[found.indices])
+        if world().is_first:
+            parts.append(seen, start, made.images, made.labels, neighbours, seconds)
+        world().wait()
+        discard_shards(shards)
+        return int(RatioRule(threshold)(neighbours).sum())
+
+    def outcome(
+        self, sampling: SamplerConfig, threshold: float, rule: StoppingRule, futility: FutilityRule | None
+    ) -> Outcome | None:
+        """Return what this training says; none while it is not final, or the null is missing."""
+        counts = self.counts(sampling, threshold)
+        now = stand(rule, self.epochs, counts, futility)
+        if now.more or not self._null_path.exists():
+            return None
+        reached = max((i for i, one in enumerate(counts) if one[1]), default=0) + 1
+        return Outcome(now.verdict, projected_rate(self.epochs[:reached], counts[:reached], self.epochs[-1]))
+
+    def size_record(
+        self,
+        level: str,
+        size: int,
+        sampling: SamplerConfig,
+        threshold: float,
+        rule: StoppingRule,
+        futility: FutilityRule | None,
+        root: Path,
+        confidence: float = 0.95,
+    ) -> SizeRecord:
+        """Summarize the training as it is now, finished or not.
+
+        Args:
+            level: The level that it belongs to.
+            size: The size that was asked for; the training set is larger where images are duplicated.
+            sampling: How images are generated.
+            threshold: Of d1 / d2.
+            rule: When it stops.
+            futility: When it is given up.
+            root: Folder that the record's path is relative to.
+            confidence: Of the intervals at the points.
+        """
+        counts, whole = self.counts(sampling, threshold), len(self.training_set)
+        now = stand(rule, self.epochs, counts, futility)
+        states, points, seconds = rule.states(counts), [], 0.0
+        parts = self.parts(sampling)
+        for index, (seen, (hits, total)) in enumerate(zip(self.points, counts, strict=True)):
+            if total:
+                low, high = anytime_interval(hits, total, confidence)
+                rate = RateRecord(
+                    count=hits, total=total, value=hits / total, low=low, high=high, method="anytime-valid"
+                )
+                points.append(
+                    PointRecord(epoch=seen / whole, images_seen=seen, memorized=rate, verdict=states[index])
+                )
+                seconds += sum(part.seconds for part in parts.read(seen))
+        trained = max((seen for seen in self.points if snapshot_path(self.folder, seen).exists()), default=0)
+        return SizeRecord(
+            level=level,
+            size=size,
+            seed=self.seed,
+            run_id=self.run_id,
+            folder=str(self.folder.relative_to(root)),
+            verdict=now.verdict,
+            why=_why(now, points),
+            epochs=self.epochs[-1],
+            epochs_trained=trained / whole,
+            stopped=now.stopped,
+            points=points,
+            null=self._null_record(threshold),
+            images_trained=trained,
+            images_sampled=sum(total for _, total in counts),
+            training_seconds=self.training_seconds(),
+            sampling_seconds=seconds,
+            incidents=incidents(self.folder),
+        )
+
+    def _null_record(self, threshold: float) -> RateRecord | None:
+        try:
+            null = read_null(self._null_path)
+        except DiffmemError:
+            return None  # not measured yet, or damaged: measured again when the run is next worked on
+        return None if null is None else rate_record(Rate(int(RatioRule(threshold)(null).sum()), len(null)))
+
+
+def _why(now: Stand, points: list[PointRecord]) -> str:
+    if not points:
+        return "nothing measured yet"
+    decided = [point for point in points if point.verdict == "at least"]
+    best = decided[0] if decided else max(points, key=lambda point: point.memorized.value)
+    rate = best.memorized
+    words = (
+        f"R_mem in [{rate.low:.3f}, {rate.high:.3f}] after {rate.total:,} images at epoch {best.epoch:,.0f}"
+    )
+    if now.stopped == "hopeless":
+        words += f", given up at epoch {points[-1].epoch:,.0f}"
+    elif not decided and now.verdict == "not memorized":
+        words += ", the highest of all points"
+    return words
+
+
+def work_on_size(content: dict[str, Any], progress: Progress, warn: Callable[[str], None]) -> None:
+    """Do the training that `content` describes, as far as it is not done.
+
+    Args:
+        content: recipe (a `StudyRecipe` as JSON), training_set and heldout (paths; heldout may be none), seed, store, device,
+            rule and futility (fields of `StoppingRule` and `FutilityRule`; futility may be none).
+        progress: Told images trained.
+        warn: Told of damaged files that are made anew; they are noted beside the run too.
+
+    Raises:
+        DiffmemError: Training diverged, another process works in this folder, or a file cannot be written.
+        KeyboardInterrupt: A stop was requested; the state is saved.
+    """
+    recipe = StudyRecipe.model_validate(content["recipe"])
+    run = SizeRun(
+        training_set=open_images(Path(content["training_set"])),
+        heldout=None if content["heldout"] is None else open_images(Path(content["heldout"])),
+        model=recipe.model,
+        training=recipe.training,
+        seed=int(content["seed"]),
+        store=Path(content["store"]),
+    )
+    futility = None if content["futility"] is None else FutilityRule(**content["futility"])
+
+    def noted(text: str) -> None:
+        note_incident(run.folder, text)
+        warn(text)
+
+    with RunLock(run.folder), StatusFile(run.folder) as status:
+
+        def told(done: float, total: float, note: str = "") -> None:
+            status.tell(done, total, note)
+            progress(done, total, note)
+
+        run.execute_until_decided(
+            recipe.sampling, recipe.measure.threshold, StoppingRule(**content["rule"]), futility,
+            device=content["device"], progress=told, warn=noted,
+        )  # fmt: skip
