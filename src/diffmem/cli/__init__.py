@@ -17,6 +17,8 @@ from diffmem.cli.measure import measure
 from diffmem.cli.optimum import optimum
 from diffmem.cli.quickstart import quickstart
 from diffmem.cli.reproduce import reproduce
+from diffmem.cli.runs import runs
+from diffmem.cli.search import new, status, watch
 from diffmem.cli.study import report, study
 from diffmem.cli.train import train
 
@@ -38,6 +40,12 @@ data.command(data_build, name="build")
 data.command(data_info, name="info")
 data.command(data_duplicates, name="duplicates")
 data.command(data_fetch, name="fetch")
+studies = App(name="study", help_format="plaintext")
+studies.default(study)
+studies.command(new)
+studies.command(status)
+studies.command(watch)
+studies.command(report)
 app.command(data)
-for command in (quickstart, train, generate, measure, optimum, gap, study, report, reproduce, doctor):
+for command in (quickstart, train, generate, measure, optimum, gap, studies, report, runs, reproduce, doctor):
     app.command(command)

@@ -23,22 +23,41 @@ def study(
     set_: Settings = None,
     device: str | None = None,
     workers: int | None = None,
+    store: Path | None = None,
+    plan: bool = False,
 ) -> None:
-    """Train at several training-set sizes, measure R_mem, estimate EMM, write the report.
+    """Find EMM: for every level of a factor, or on a fixed list of training-set sizes; write the report.
+
+    A recipe with `levels` or `search` (`diffmem study new` writes one) chooses by itself which sizes are trained, how long, and
+    how many images are sampled. A recipe with a list of sizes trains them all to the end.
 
     What is finished is never done again; interrupt with Ctrl-C, and the same command goes on.
 
-    Example: diffmem study recipes/digits.yaml --out studies/digits --set training.epochs=500
+    Example: diffmem study recipes/digits-width.yaml --out studies/width
 
     Args:
         recipe: YAML file; see the recipes folder, and `diffmem train --list-settings` for the keys.
-        out: Folder of the study: runs, data, report.
+        out: Folder of the study: its report, and its runs and data unless there is a store.
         set_: Change a setting of the recipe, key=value; may be repeated.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
         workers: Processes that train at the same time; by default one per core on a CPU.
+        store: Folder of runs and data that several studies share.
+        plan: Only say what it will take: runs, hours, memory, disk (recipes with levels or search).
     """
+    from diffmem.errors import UserError
     from diffmem.studies.recipe import StudyRecipe, load_recipe
+    from diffmem.studies.search.recipe import is_search
 
+    if is_search(recipe):
+        from diffmem.cli.search import carry_out_search_study
+
+        carry_out_search_study(recipe, out, store, list(set_ or []), device, workers, plan)
+        return
+    if plan or store is not None:
+        raise UserError(
+            f"{recipe} is a list of sizes; --{'plan' if plan else 'store'} is for recipes with levels or search"
+            " (diffmem study new writes one)."
+        )
     carry_out(load_recipe(StudyRecipe, recipe, set_ or []), out, device, workers)
 
 
@@ -67,17 +86,25 @@ def carry_out(recipe: StudyRecipe, out: Path, device: str | None, workers: int |
 
 
 def report(folder: Path) -> None:
-    """Draw the report of a finished study again, from its stored neighbours; nothing is trained or generated.
+    """Draw the report of a study again, from its stored neighbours; nothing is trained or generated.
+
+    A search for EMM can be reported at any moment, also while it goes on.
 
     Example: diffmem report quickstart
 
     Args:
         folder: Folder of the study.
     """
+    from diffmem.cli.search import is_search_folder, report_search
     from diffmem.errors import UserError
     from diffmem.studies.recipe import StudyRecipe, load_recipe
     from diffmem.studies.study import Study
 
+    if is_search_folder(folder):
+        from diffmem.studies.search.study import open_search
+
+        report_search(open_search(folder))
+        return
     if not (folder / _RECIPE).is_file():
         raise UserError(f"{folder} is not the folder of a study: it has no {_RECIPE}.")
     recipe = load_recipe(StudyRecipe, folder / _RECIPE)

@@ -154,18 +154,27 @@ def _beside(rule: SizeRule, so_far: Replay, guess: float, undecided: list[int]) 
     below, above = so_far.below, so_far.above
     first, last = undecided[0], undecided[-1]
     low, high = _flanks(rule, guess)
-    bottom, top = below or rule.smallest, above or rule.largest
-    if first / bottom > _APART**2 or (below is None and first > bottom):
-        size = min(low, first / _APART) if below is None else min(max(low, below * _APART), first / _APART)
-        return _one(
-            so_far, size, bottom if below is None else below + 1, first - 1, "below the undecided size"
-        )
-    if top / last > _APART**2 or (above is None and last < top):
-        size = max(high, last * _APART) if above is None else max(min(high, above / _APART), last * _APART)
-        return _one(so_far, size, last + 1, top if above is None else above - 1, "above the undecided size")
+    least = rule.smallest if below is None else below + 1
+    most = rule.largest if above is None else above - 1
+    # The wider the range that was found undecided, the farther from it the next try; and the more may stay open beside it.
+    apart = _APART * math.sqrt(last / first)
+    room = max(_APART**2, ((above or last) / (below or first)) ** 0.25)
+    if first > least and (below is None or first / below > room):
+        size = min(low, first / apart) if below is None else _clamped(low, below, first, apart)
+        return _one(so_far, size, least, first - 1, "below the undecided size")
+    if last < most and (above is None or above / last > room):
+        size = max(high, last * apart) if above is None else _clamped(high, last, above, apart)
+        return _one(so_far, size, last + 1, most, "above the undecided size")
     words = ", ".join(f"{size:,}" for size in undecided)
     so_far.note = f"Whether {words} training images memorize was not decided within the allowed samples."
     return [], _end(so_far)
+
+
+def _clamped(size: float, low: float, high: float, apart: float) -> float:
+    """Return the size, kept apart from the sizes on its two sides; their middle in log N where there is no room for that."""
+    if low * apart > high / apart:
+        return math.sqrt(low * high)
+    return min(max(size, low * apart), high / apart)
 
 
 def _towards_the_other_side(rule: SizeRule, so_far: Replay, guess: float) -> tuple[list[int], str]:

@@ -20,6 +20,7 @@ from diffmem.studies.search.levels import Item, Search
 from diffmem.studies.search.study import SearchStudy
 from diffmem.studies.store.folders import read_entry
 from diffmem.studies.store.index import RunIndex
+from diffmem.studies.store.lock import BusyRunError
 from diffmem.training.interrupt import StopRequest
 from diffmem.training.loop import STATE_FILE
 
@@ -148,10 +149,12 @@ class _Driver:
             self._tell()
         elif event.kind == "warning":
             self._warn(f"{item.level}, N = {item.size:,}: {event.text}")
-        elif event.kind == "failed":
+        elif event.kind == "failed" and not isinstance(event.error, BusyRunError):
             raise event.error or DiffmemError(event.text)
         else:
             del self._active[event.key]
+            if event.kind == "failed":  # what a killed driver left still saves: tried again when it has ended
+                self._warn(f"{item.level}, N = {item.size:,}: {event.text}")
             if event.kind == "finished":
                 self._losses.pop(event.key, None)
                 self._finished(item)

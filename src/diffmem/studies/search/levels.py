@@ -64,21 +64,21 @@ def hint_order(count: int) -> list[tuple[int, int | None]]:
         count: Number of levels.
     """
     order: list[tuple[int, int | None]] = []
-    stage: list[tuple[int, int, int | None]] = [(0, count, None)]
+    stage = [(0, count)]
     while stage:
-        following: list[tuple[int, int, int | None]] = []
-        for low, high, parent in stage:
-            if low >= high:
-                continue
-            middle = (low + high - 1) // 2
-            if order and parent is not None:
-                parent = min(
-                    (known for known, _ in order), key=lambda known, here=middle: (abs(known - here), known)
-                )  # type: ignore[misc]
-            order.append((middle, parent))
-            following += [(low, middle, middle), (middle + 1, high, middle)]
-        stage = following
+        before = [known for known, _ in order]
+        halves = []
+        for low, high in stage:
+            if low < high:
+                middle = (low + high - 1) // 2
+                order.append((middle, min(before, key=_distance_to(middle), default=None)))
+                halves += [(low, middle), (middle + 1, high)]
+        stage = halves
     return order
+
+
+def _distance_to(place: int) -> Callable[[int], tuple[int, int]]:
+    return lambda other: (abs(other - place), other)
 
 
 def follow(recipe: SearchRecipe, outcome: Callable[[Item], Outcome | None]) -> dict[str, list[Search]]:
@@ -122,9 +122,13 @@ def _seeds_of(
             unknown = EmmRecord(status="unfinished", epsilon=recipe.measure.epsilon)
             searches.append(Search(level, seed, rule, None, unknown))
             continue
-        replayed = replay(rule, lambda size, seed=seed: outcome(Item(level, seed, size)))  # type: ignore[misc]
+        replayed = replay(rule, _of(level, seed, outcome))
         searches.append(Search(level, seed, rule, replayed, emm_of_seed(replayed, rule)))
     return searches
+
+
+def _of(level: str, seed: int, outcome: Callable[[Item], Outcome | None]) -> Callable[[int], Outcome | None]:
+    return lambda size: outcome(Item(level, seed, size))
 
 
 def _level_emm(searches: list[Search], recipe: SearchRecipe) -> EmmRecord:

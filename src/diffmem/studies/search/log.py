@@ -59,7 +59,7 @@ def _told(record: SizeRecord) -> str:
 def _start_words(search: Search) -> str:
     if search.rule.start is None:
         return "the smallest size"
-    return f"start at {search.rule.start:,.0f}"
+    return "where the recipe, a neighbouring level or the first seed says"
 
 
 def _end_words(search: Search) -> str:

@@ -230,5 +230,8 @@ def load_search(path: Path, settings: list[str] | None = None) -> SearchRecipe:
 
 
 def dump_search(recipe: SearchRecipe) -> str:
-    """Return the recipe as YAML, defaults included."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    """Return the recipe as YAML, defaults included; of the executor what was set, as it refuses what means nothing to it."""
+    values = recipe.model_dump(mode="json")
+    chosen = recipe.executor.model_fields_set | {"kind"}
+    values["executor"] = {key: value for key, value in values["executor"].items() if key in chosen}
+    return yaml.safe_dump(values, sort_keys=False)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from diffmem.data import ImageSet
-from diffmem.errors import UserError
+from diffmem.errors import DiffmemError, UserError
 from diffmem.files import read_json, read_number, write_json, write_text
 from diffmem.memorization import RatioRule, protocol_id
 from diffmem.models import build_denoiser, count_parameters
@@ -26,7 +25,7 @@ from diffmem.studies.search.records import CostRecord, LevelRecord, SearchResult
 from diffmem.studies.search.work import SizeRun
 from diffmem.studies.study import Example, stored_set, versions
 
-__all__ = ["RECIPE_FILE", "SearchStudy", "open_search"]
+__all__ = ["RECIPE_FILE", "SearchStudy", "open_search", "place_of"]
 
 RECIPE_FILE, _PLACE_FILE, _SECONDS_FILE = "recipe.yaml", "place.json", "seconds.json"
 _RUNS = "runs"
@@ -56,6 +55,7 @@ class SearchStudy:
         self._sets: dict[tuple[str, int], ImageSet] = {}
         self._runs: dict[Item, SizeRun] = {}
         self._outcomes: dict[Item, Outcome] = {}
+        self._records: dict[Item, SizeRecord] = {}
         for name in self.levels:
             self._set(name, recipe.sizes[1])  # what cannot be drawn is told now, not after hours
 
@@ -118,7 +118,8 @@ class SearchStudy:
     def write_place(self) -> None:
         """Write what the study is and where its store lies, so that its folder can be opened again."""
         write_text(self.folder / RECIPE_FILE, dump_search(self.recipe))
-        write_json(self.folder / _PLACE_FILE, {"store": str(self.store.resolve())})
+        own = self.store.resolve() == self.folder.resolve()  # then the folder can be moved
+        write_json(self.folder / _PLACE_FILE, {"store": "." if own else str(self.store.resolve())})
 
     @property
     def seconds(self) -> float:
@@ -130,13 +131,18 @@ class SearchStudy:
         write_json(self.folder / _SECONDS_FILE, {"seconds": self.seconds + seconds})
 
     def size_record(self, item: Item) -> SizeRecord:
-        """Return what a training did and says, finished or not."""
+        """Return what a training did and says, finished or not; a final one is read once."""
+        if item in self._records:
+            return self._records[item]
         run, level = self.run(item), self.levels[item.level]
         rule = run.rule(self.recipe.stopping_rule, level.sampling)
-        return run.size_record(
+        record = run.size_record(
             item.level, item.size, level.sampling, level.measure.threshold, rule, self.recipe.futility,
             self.store, self.recipe.search.confidence,
         )  # fmt: skip
+        if item in self._outcomes:
+            self._records[item] = record
+        return record
 
     def result(self, device: str = "cpu") -> SearchResult:
         """Summarize the study as it is now, finished or not."""
@@ -261,17 +267,33 @@ def _sum_of(costs: list[CostRecord]) -> CostRecord:
     )
 
 
-def open_search(
-    folder: Path,
-    progress: Progress = NO_PROGRESS,
-    change: Callable[[SearchRecipe], SearchRecipe] = lambda recipe: recipe,
-) -> SearchStudy:
+def place_of(folder: Path) -> Path:
+    """Return the store of a study, as an earlier command wrote it into the study's folder; the folder itself if none did.
+
+    Raises:
+        UserError: The store that was named is gone.
+        DiffmemError: The note is damaged.
+    """
+    place = folder / _PLACE_FILE
+    if not place.is_file():
+        return folder
+    content = read_json(place)
+    if not isinstance(content, dict) or not isinstance(content.get("store"), str):
+        raise DiffmemError(f"{place} is damaged; name the store again with --store.")
+    if content["store"] == ".":
+        return folder
+    store = Path(content["store"])
+    if not store.is_dir():
+        raise UserError(f"The store {store} of the study {folder} is gone; if it was moved, name it with --store.")
+    return store
+
+
+def open_search(folder: Path, progress: Progress = NO_PROGRESS) -> SearchStudy:
     """Open the folder of a search.
 
     Args:
         folder: The folder given to `diffmem study --out`.
         progress: Told of images being read.
-        change: Applied to the recipe.
 
     Raises:
         UserError: It is no such folder.
@@ -279,7 +301,4 @@ def open_search(
     path = folder / RECIPE_FILE
     if not path.is_file():
         raise UserError(f"{folder} is not the folder of a study: it has no {RECIPE_FILE}.")
-    place = folder / _PLACE_FILE
-    content: Mapping[str, Any] = read_json(place) if place.is_file() else {}
-    store = Path(str(content.get("store", folder)))
-    return SearchStudy(change(load_search(path)), folder, store if store.is_dir() else folder, progress)
+    return SearchStudy(load_search(path), folder, place_of(folder), progress)

@@ -195,10 +195,14 @@ class SizeRun(Run):
     def outcome(
         self, sampling: SamplerConfig, threshold: float, rule: StoppingRule, futility: FutilityRule | None
     ) -> Outcome | None:
-        """Return what this training says; none while it is not final, or the null is missing."""
+        """Return what this training says; none while it is not final, or the null is missing or damaged."""
         counts = self.counts(sampling, threshold)
         now = stand(rule, self.epochs, counts, futility)
-        if now.more or not self._null_path.exists():
+        if now.more:
+            return None
+        try:
+            read_null(self._null_path)
+        except DiffmemError:
             return None
         reached = max((i for i, one in enumerate(counts) if one[1]), default=0) + 1
         return Outcome(now.verdict, projected_rate(self.epochs[:reached], counts[:reached], self.epochs[-1]))

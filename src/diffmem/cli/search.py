@@ -1,0 +1,263 @@
+"""`diffmem study` for searches: carry one out, plan it, look at it while it goes on, write a recipe."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from diffmem.studies.search.levels import Item
+    from diffmem.studies.search.recipe import SearchRecipe
+    from diffmem.studies.search.study import SearchStudy
+
+__all__ = ["carry_out_search_study", "is_search_folder", "new", "report_search", "status", "watch"]
+
+_MOST_GALLERIES = 24
+
+
+def carry_out_search_study(
+    path: Path,
+    out: Path,
+    store: Path | None,
+    settings: list[str],
+    device: str | None,
+    processes: int | None,
+    plan: bool,
+) -> None:
+    """Search for EMM as a recipe says, print the table, write the report.
+
+    Args:
+        path: The recipe.
+        out: Folder of the study.
+        store: Where runs lie; the folder, or the store that an earlier command named, if not given.
+        settings: `key=value` changes.
+        device: cpu, cuda or none for what is there.
+        processes: Trainings at the same time, in place of the recipe's.
+        plan: Only say what it will take.
+    """
+    from diffmem.cli.common import choose_device, warn
+    from diffmem.distributed import world
+    from diffmem.progress import show_progress
+    from diffmem.studies.search.driver import carry_out_search
+    from diffmem.studies.search.recipe import load_search
+    from diffmem.studies.search.study import SearchStudy, place_of
+
+    if processes is not None:
+        settings = [*settings, f"executor={{kind: local, processes: {processes}}}"]
+    recipe = _with_whole_paths(load_search(path, settings))
+    place = choose_device(device)
+    with show_progress("Reading images") as progress:
+        study = SearchStudy(recipe, out, store or place_of(out), progress)
+    if plan:
+        _plan(study, place)
+        return
+    with show_progress(recipe.title) as progress:
+        carry_out_search(study, device=place, progress=progress, warn=warn)
+    if world().is_first:
+        report_search(study, place)
+
+
+def _with_whole_paths(recipe: SearchRecipe) -> SearchRecipe:
+    """Write paths in full, so that the study can be opened from any folder."""
+    import yaml
+
+    from diffmem.studies.search.recipe import dump_search
+
+    values = yaml.safe_load(dump_search(recipe))
+
+    def whole(source: object) -> object:
+        return str(Path(source).resolve()) if isinstance(source, str) and Path(source).exists() else source
+
+    values["data"]["source"] = whole(values["data"]["source"])
+    if values["data"]["mixture"] is not None:
+        values["data"]["mixture"]["source"] = whole(values["data"]["mixture"]["source"])
+    for settings in values["levels"].values():
+        for key in ("data.source", "data.mixture.source"):
+            if key in settings:
+                settings[key] = whole(settings[key])
+    if "path" in values["executor"]:
+        values["executor"]["path"] = whole(values["executor"]["path"])
+    return type(recipe).model_validate(values)
+
+
+def _plan(study: SearchStudy, device: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from diffmem.progress import seconds_to_words, show_progress
+    from diffmem.studies.executors.config import open_pool
+    from diffmem.studies.executors.processes import available_cores
+    from diffmem.studies.search.plan import plan_search
+
+    kind = study.recipe.executor.kind
+    if kind in ("inline", "local"):
+        with open_pool(study.recipe.executor, device=device, folder=study.folder) as pool:
+            slots = pool.slots
+    else:
+        config = study.recipe.executor
+        slots = config.most_blocks * config.nodes * (config.runs_per_node or 1)
+    threads = max(1, available_cores() // slots) if kind == "local" else available_cores()
+    with show_progress("Measuring") as progress:
+        plan = plan_search(study, device, slots, threads, progress)
+    table = Table(title=f"{study.recipe.title}: what it will take", title_justify="left")
+    table.add_column(study.recipe.factor)
+    for name in ("runs", "images trained", "images sampled", "hours", "hours, grid", "disk"):
+        table.add_column(name, justify="right")
+    for level in plan.levels:
+        table.add_row(
+            level.name, f"{level.runs:.1f} (to {level.runs_high:.0f})", f"{level.images_trained:,.0f}",
+            f"{level.images_sampled:,.0f}", f"{level.hours:.2g} (to {level.hours_high:.2g})", f"{level.grid_hours:.2g}",
+            _bytes(level.disk),
+        )  # fmt: skip
+    Console().print(table)
+    print(
+        f"{plan.runs:.0f} trainings, {plan.slots} at a time: {seconds_to_words(3600 * plan.hours)} in the mean, nine of ten"
+        f" below {seconds_to_words(3600 * plan.hours_high)}; a grid of equal precision {seconds_to_words(3600 * plan.grid_hours)}."
+    )
+    print(
+        f"Memory {_bytes(plan.memory)}, disk {_bytes(plan.disk)}. Trainings in the store already: {plan.finished}."
+    )
+    print(
+        "Hours of one process unless said otherwise, from a measurement of seconds on this machine and simulated searches with EMM"
+        " anywhere between the sizes."
+    )
+
+
+def _bytes(number: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.3g} TB"
+
+
+def is_search_folder(folder: Path) -> bool:
+    """Whether a folder is that of a search, as `diffmem study` leaves it."""
+    from diffmem.studies.search.recipe import is_search
+    from diffmem.studies.search.study import RECIPE_FILE
+
+    return (folder / RECIPE_FILE).is_file() and is_search(folder / RECIPE_FILE)
+
+
+def report_search(study: SearchStudy, device: str = "cpu") -> None:
+    """Write the report of a search as it is now, and print its table."""
+    from rich.console import Console
+
+    from diffmem.reports import example_gallery, search_table, write_search_report
+    from diffmem.studies.search.levels import Item
+
+    result = study.result(device)
+    galleries = []
+    shown: list[Item] = []
+    for level in result.levels:
+        bracket = level.emm.bracket or ()
+        first = sorted(level.runs, key=lambda run: (run.size not in bracket, run.size, run.seed))
+        shown += [
+            Item(level.name, run.seed, run.size)
+            for run in first[: max(2, _MOST_GALLERIES // len(result.levels))]
+        ]
+    for item in sorted(shown, key=lambda item: (list(study.levels).index(item.level), item.size, item.seed)):
+        example = study.example(item)
+        if example is not None:
+            seed = f", seed {item.seed}" if len(result.seeds) > 1 else ""
+            title = f"{item.level}, N = {item.size:,}{seed}"
+            galleries.append(example_gallery(title, example, result.threshold))
+    paths = write_search_report(result, galleries, study.folder)
+    Console().print(search_table(result))
+    print(f"{paths.html}\n{paths.json}")
+
+
+def status(folder: Path) -> None:
+    """Show how far a study is: each level, each training, what is going on now.
+
+    Example: diffmem study status studies/width
+
+    Args:
+        folder: Folder of the study.
+    """
+    from rich.console import Console
+
+    from diffmem.reports import search_table, watch_table
+
+    study = _open(folder)
+    result = study.result()
+    Console().print(search_table(result))
+    Console().print(watch_table(result, _live(study)))
+
+
+def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
+    """Show the table of a study while it goes on elsewhere, until it is finished or Ctrl-C.
+
+    Example: diffmem study watch studies/width
+
+    Args:
+        folder: Folder of the study.
+        every: Seconds between two looks.
+        once: Show it once and end.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    from diffmem.errors import UserError
+    from diffmem.reports import watch_table
+
+    if not every > 0:
+        raise UserError(f"--every {every} must be a positive number of seconds, for example 2.")
+    study = _open(folder)
+    with Live(console=Console(), auto_refresh=False) as shown:
+        while True:
+            result = study.result()
+            shown.update(watch_table(result, _live(study)), refresh=True)
+            if result.finished or once:
+                return
+            time.sleep(every)
+
+
+def _live(study: SearchStudy) -> Mapping[str, Mapping[str, object]]:
+    from diffmem.studies.search.levels import Item
+    from diffmem.studies.store.status import read_status
+
+    live: dict[str, Mapping[str, object]] = {}
+    for level, group in study.searches().items():
+        for search in group:
+            for size in search.found.waiting if search.found else ():
+                run = study.run(Item(level, search.seed, size))
+                now = read_status(run.folder)
+                if now is not None:
+                    live[run.run_id] = {
+                        "note": now.note, "done": now.done, "total": now.total, "seconds_left": now.seconds_left,
+                    }  # fmt: skip
+    return live
+
+
+def _open(folder: Path) -> SearchStudy:
+    from diffmem.errors import UserError
+    from diffmem.studies.search.study import open_search
+
+    if not is_search_folder(folder):
+        raise UserError(
+            f"{folder} is not the folder of a search for EMM: name the folder that was given to diffmem study --out."
+        )
+    return open_search(folder)
+
+
+def new(path: Path) -> None:
+    """Write a commented recipe of a search, to be changed.
+
+    Example: diffmem study new width.yaml
+
+    Args:
+        path: The file; it must not exist yet.
+    """
+    from importlib.resources import files
+
+    from diffmem.errors import UserError
+    from diffmem.files import write_text
+
+    if path.exists():
+        raise UserError(f"{path} exists already; choose another name or remove it.")
+    write_text(path, (files("diffmem.studies.search") / "template.yaml").read_text("utf-8"))
+    print(f"{path}: look through it, then: diffmem study {path} --out studies/{path.stem} --plan")

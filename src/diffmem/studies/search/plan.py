@@ -1,0 +1,282 @@
+"""What a search will take, before it starts: runs, hours, memory and disk, from a short measurement and simulated searches.
+
+How many trainings a search needs depends on where EMM is, which nobody knows yet. So the search itself is simulated many times
+with EMM anywhere between the smallest and the largest size, neighbouring levels alike; what a training and an image cost is
+measured here and now, in seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from diffmem.models import build_denoiser, count_parameters
+from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.sampling import generate
+from diffmem.studies.search.cost import grid_of_equal_precision
+from diffmem.studies.search.interval import emm_of_seed
+from diffmem.studies.search.levels import Item, hint_order
+from diffmem.studies.search.simulation import search_level
+from diffmem.studies.search.study import SearchStudy
+from diffmem.training import Trainer
+
+__all__ = ["LevelPlan", "Plan", "Speed", "measure_speed", "plan_search"]
+
+_SIMULATIONS = 60
+_SLOPE = 2.0  # logits of R_mem for a doubling of N, as in the published curves
+_ALIKE = 0.5  # standard deviation of ln EMM from one level to the next
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one process does on this machine.
+
+    Attributes:
+        trained: Images trained in a second.
+        sampled: Images generated in a second.
+        memory: Bytes of one process, at its peak; on a GPU, those of the GPU.
+        parameters: Of the network.
+    """
+
+    trained: float
+    sampled: float
+    memory: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class LevelPlan:
+    """What one level will take: means over simulated searches; `_high` is what nine of ten stay below.
+
+    Attributes:
+        name: The level.
+        runs: Trainings.
+        runs_high: The same, high.
+        images_trained: Images trained on.
+        images_sampled: Images generated.
+        hours: Of one process.
+        hours_high: The same, high.
+        disk: Bytes of snapshots, states, and generated images.
+        grid_hours: Hours of one process for the fixed grid of equal precision.
+        speed: What was measured.
+    """
+
+    name: str
+    runs: float
+    runs_high: float
+    images_trained: float
+    images_sampled: float
+    hours: float
+    hours_high: float
+    disk: float
+    grid_hours: float
+    speed: Speed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study will take.
+
+    Attributes:
+        levels: Of each level.
+        slots: Trainings at the same time.
+        finished: Trainings that are in the store already.
+    """
+
+    levels: list[LevelPlan]
+    slots: int
+    finished: int
+
+    @property
+    def runs(self) -> float:
+        """Trainings of all levels."""
+        return sum(level.runs for level in self.levels)
+
+    @property
+    def hours(self) -> float:
+        """Hours of the whole study, if the slots are always busy."""
+        return sum(level.hours for level in self.levels) / self.slots
+
+    @property
+    def hours_high(self) -> float:
+        """The same, high."""
+        return sum(level.hours_high for level in self.levels) / self.slots
+
+    @property
+    def grid_hours(self) -> float:
+        """Hours of the fixed grid."""
+        return sum(level.grid_hours for level in self.levels) / self.slots
+
+    @property
+    def memory(self) -> int:
+        """Bytes of all slots together."""
+        return self.slots * max(level.speed.memory for level in self.levels)
+
+    @property
+    def disk(self) -> float:
+        """Bytes of all runs."""
+        return sum(level.disk for level in self.levels)
+
+
+def measure_speed(study: SearchStudy, level: str, device: str, threads: int, seconds: float = 2.0) -> Speed:
+    """Train and sample for a moment.
+
+    Args:
+        study: The study.
+        level: The level.
+        device: 'cpu' or 'cuda'.
+        threads: Of this process, on a CPU.
+        seconds: How long each is measured.
+    """
+    recipe = study.levels[level]
+    run = study.run(Item(level, study.recipe.seeds[0], study.recipe.sizes[0]))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    cuda = device.startswith("cuda")
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        images, labels = run.training_set.images, run.training_set.labels
+        denoiser = build_denoiser(recipe.model, run.training_set.shape, run.training_set.num_classes, 0)
+        trainer = Trainer(denoiser, images, labels, recipe.training, 0, device)
+        trainer.step()  # the first one also makes what later ones reuse
+        _wait(cuda)
+        begin, seen = time.monotonic(), trainer.seen
+        while time.monotonic() - begin < seconds:
+            trainer.step()
+        _wait(cuda)
+        trained = (trainer.seen - seen) / (time.monotonic() - begin)
+        batch = 32 if not cuda else 256
+        begin, made = time.monotonic(), 0
+        while time.monotonic() - begin < seconds:
+            generate(trainer.ema, range(batch), recipe.sampling, batch_size=batch)
+            made += batch
+        sampled = made / (time.monotonic() - begin)
+    finally:
+        torch.set_num_threads(before)
+    unit = 1 if sys.platform == "darwin" else 1024
+    memory = (
+        torch.cuda.max_memory_allocated()
+        if cuda
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    )
+    return Speed(trained, sampled, memory, count_parameters(denoiser))
+
+
+def _wait(cuda: bool) -> None:
+    if cuda:
+        torch.cuda.synchronize()
+
+
+def plan_search(
+    study: SearchStudy, device: str, slots: int, threads: int, progress: Progress = NO_PROGRESS
+) -> Plan:
+    """Project what a study takes.
+
+    Args:
+        study: The study.
+        device: 'cpu' or 'cuda'.
+        slots: Trainings at the same time.
+        threads: Of each, on a CPU.
+        progress: Told the levels measured.
+    """
+    names = list(study.levels)
+    speeds = {}
+    for number, name in enumerate(names):
+        speeds[name] = measure_speed(study, name, device, threads)
+        progress(number + 1, len(names), name)
+    simulated = _simulate(study)
+    levels = [_level_plan(study, name, speeds[name], simulated[name]) for name in names]
+    finished = sum(
+        1
+        for group in study.searches().values()
+        for search in group
+        for _ in (search.found.outcomes if search.found else ())
+    )
+    return Plan(levels, slots, finished)
+
+
+def _simulate(study: SearchStudy) -> dict[str, list[tuple[int, int, int, int]]]:
+    """Return for each level (runs, images trained, images sampled, points sampled) of each simulated search."""
+    recipe, names = study.recipe, list(study.levels)
+    smallest, largest = recipe.sizes
+    line = math.log((1 - recipe.measure.epsilon) / recipe.measure.epsilon)
+    found: dict[str, list[tuple[int, int, int, int]]] = {name: [] for name in names}
+    for number in range(_SIMULATIONS):
+        rng = np.random.default_rng(number)
+        places: dict[int, float] = {}
+        for index, parent in hint_order(len(names)):
+            if parent is None:
+                places[index] = rng.uniform(math.log(smallest), math.log(largest))
+            else:
+                moved = places[parent] + _ALIKE * rng.standard_normal()
+                places[index] = min(max(moved, math.log(smallest)), math.log(largest))
+            name, level = names[index], study.levels[names[index]]
+            emm = math.exp(places[index])
+            hint = math.exp(places[parent]) if parent is not None and recipe.search.hints else None
+            totals = np.zeros(4, dtype=int)
+            for _ in recipe.seeds:
+                start = (
+                    recipe.search.start if hint is None else hint / math.sqrt(recipe.size_rule(None).ratio)
+                )
+                epochs = study.run(Item(name, recipe.seeds[0], smallest)).epochs
+                replayed, trainings = search_level(
+                    _curve(line, emm),
+                    recipe.size_rule(start),
+                    epochs=epochs,
+                    cap=recipe.measure.samples,
+                    evaluations=level.sampling.evaluations,
+                    alpha=recipe.alpha,
+                    share=recipe.search.sampling_share,
+                    rng=rng,
+                )
+                hint = emm_of_seed(replayed, recipe.size_rule(None)).value or hint
+                done = trainings.values()
+                totals += [
+                    len(done),
+                    sum(one.images_trained for one in done),
+                    sum(one.images_sampled for one in done),
+                    len(done) * len(epochs),
+                ]
+            found[name].append((int(totals[0]), int(totals[1]), int(totals[2]), int(totals[3])))
+    return found
+
+
+def _curve(line: float, emm: float) -> Callable[[float], float]:
+    return lambda size: 1 / (1 + math.exp(-line + _SLOPE * math.log2(size / emm)))
+
+
+def _level_plan(
+    study: SearchStudy, name: str, speed: Speed, simulated: list[tuple[int, int, int, int]]
+) -> LevelPlan:
+    recipe, level = study.recipe, study.levels[name]
+    table = np.array(simulated, dtype=float)
+    runs, trained, sampled, points = table.mean(axis=0)
+    hours = (table[:, 1] / speed.trained + table[:, 2] / speed.sampled) / 3600
+    example = study.run(Item(name, recipe.seeds[0], recipe.sizes[0]))
+    grid = grid_of_equal_precision(
+        *recipe.sizes, recipe.search.tolerance, level.training.epochs, len(example.points), recipe.measure.samples,
+        level.sampling.evaluations, len(recipe.seeds),
+    )  # fmt: skip
+    values = int(np.prod(example.training_set.shape))
+    # A snapshot holds the weights as float32; the state the weights, their average, and two moments of the optimizer.
+    disk = 4 * speed.parameters * (points + 4 * runs) + sampled * (values + 32)
+    return LevelPlan(
+        name=name,
+        runs=float(runs),
+        runs_high=float(np.quantile(table[:, 0], 0.9)),
+        images_trained=float(trained),
+        images_sampled=float(sampled),
+        hours=float(hours.mean()),
+        hours_high=float(np.quantile(hours, 0.9)),
+        disk=float(disk),
+        grid_hours=(grid.images_trained / speed.trained + grid.images_sampled / speed.sampled) / 3600,
+        speed=speed,
+    )

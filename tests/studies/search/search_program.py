@@ -1,0 +1,12 @@
+"""Carry out the tiny search in processes, as a program that can be killed: FOLDER SETTING..."""
+
+import sys
+from pathlib import Path
+
+from search_builders import tiny_recipe
+
+from diffmem.studies.search.driver import carry_out_search
+from diffmem.studies.search.study import SearchStudy
+
+if __name__ == "__main__":
+    carry_out_search(SearchStudy(tiny_recipe(*sys.argv[2:]), Path(sys.argv[1])), warn=print)
