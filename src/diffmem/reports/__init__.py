@@ -22,6 +22,15 @@ Modules:
     gap_figure: Runs side by side: distances to their optimum and to a Gaussian, and losses.
     gap_scatter: Many runs: their position between both, and how it goes with R_mem.
     gap_write: The table and the folder of gaps.
+    search_words: What a search for EMM found, and what to know before using it, in words.
+    search_names: Names of levels that stay different where they are cut.
+    search_figure: EMM by level, beside the paper's values.
+    search_cost: What a search spent, beside a fixed grid.
+    search_panels: Small multiples, a panel per level of a search.
+    search_surface: R_mem over sizes and epochs, level by level.
+    search_curves: Learning curves with intervals, level by level.
+    search_tables: A search on the terminal: its answers, and its runs as they go on.
+    search_page: The page of a search and its folder.
     results_page: All experiments as one Markdown page.
 
 Matplotlib and jinja2 are loaded when something is drawn, not when this package is imported.
@@ -42,6 +51,12 @@ from diffmem.reports.gap_write import gap_table, write_gap
 from diffmem.reports.html import render_report
 from diffmem.reports.optimum_figure import optimum_figure, optimum_table, write_optimum
 from diffmem.reports.results_page import results_page
+from diffmem.reports.search_cost import cost_figure
+from diffmem.reports.search_curves import curves_figure
+from diffmem.reports.search_figure import emm_by_level_figure
+from diffmem.reports.search_page import render_search_report, write_search_report
+from diffmem.reports.search_surface import surface_figure
+from diffmem.reports.search_tables import search_table, watch_table
 from diffmem.reports.tables import SummaryRow, summary_rows, terminal_table
 from diffmem.reports.words import emm_words, headline, warnings_of
 from diffmem.reports.write import ReportPaths, write_report
@@ -52,8 +67,11 @@ __all__ = [
     "ReportPaths",
     "ShownGroup",
     "SummaryRow",
+    "cost_figure",
+    "curves_figure",
     "duplicates_figure",
     "duplicates_tables",
+    "emm_by_level_figure",
     "emm_words",
     "example_gallery",
     "experiment_figure",
@@ -70,17 +88,22 @@ __all__ = [
     "position_figure",
     "render_experiment",
     "render_report",
+    "render_search_report",
     "results_page",
     "rmem_against_epochs",
     "rmem_against_size",
     "save_figure",
     "scatter_figure",
+    "search_table",
     "summary_rows",
+    "surface_figure",
     "terminal_table",
     "warnings_of",
+    "watch_table",
     "write_duplicates",
     "write_experiment",
     "write_gap",
     "write_optimum",
     "write_report",
+    "write_search_report",
 ]

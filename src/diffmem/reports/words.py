@@ -52,7 +52,8 @@ def _interval(emm: EmmRecord) -> tuple[float, float] | None:
 
 
 def emm_words(emm: EmmRecord, sizes: list[int]) -> str:
-    """Return EMM in a few words: '47 [41, 55]', 'above 5,000', 'below 500' or 'unknown'.
+    """Return EMM in a few words: '47 [41, 55]', 'above 5,000', 'below 500', 'not monotone, 32 to 256',
+    'unfinished, 64 to 128 so far' or 'unknown'.
 
     Args:
         emm: What the study found.
@@ -67,7 +68,20 @@ def emm_words(emm: EmmRecord, sizes: list[int]) -> str:
         return f"above {size_words(max(sizes))}"
     if emm.status == "below smallest" and sizes:
         return f"below {size_words(min(sizes))}"
+    if emm.status in ("not monotone", "unfinished"):
+        ends = _ends_words(emm)
+        so_far = " so far" if ends and emm.status == "unfinished" else ""
+        return emm.status + (f", {ends}{so_far}" if ends else "")
     return "unknown"
+
+
+def _ends_words(emm: EmmRecord) -> str:
+    """Return where EMM lies as far as it is known: '64 to 128', 'at least 64', 'below 128' or nothing."""
+    if emm.low is not None and emm.high is not None:
+        return f"{size_words(emm.low)} to {size_words(emm.high)}"
+    if emm.low is not None:
+        return f"at least {size_words(emm.low)}"
+    return "" if emm.high is None else f"below {size_words(emm.high)}"
 
 
 def headline(result: StudyResult) -> str:
@@ -91,6 +105,17 @@ def headline(result: StudyResult) -> str:
             f" fewer than {share} of this model's samples are copies of its training data:"
             f" {percent(max(rates))}. Its EMM is below {size_words(smallest)}; smaller sizes would tell"
             " where it is."
+        )
+    ends = _ends_words(emm)
+    if emm.status == "not monotone":
+        return (
+            "R_mem does not fall with the number of training images here: a larger size certainly reaches"
+            f" {share} and a smaller one certainly does not. EMM is not one number"
+            + (f"; the crossings lie within {ends} training images." if ends else ".")
+        )
+    if emm.status == "unfinished":
+        return "The search for EMM still goes on: " + (
+            f"so far it is {ends} training images." if ends else "no training has decided anything yet."
         )
     interval = _interval(emm)
     between = (
