@@ -49,7 +49,10 @@ def test_where_sizes_near_the_crossing_cannot_be_decided_the_bracket_still_holds
     assert found.status == "estimated"
     assert (found.below or 16) <= emm <= (found.above or 16_000)
     if len(found.outcomes) < rule.most and found.above is not None and found.below is not None:
-        assert found.above / found.below <= max(rule.ratio, (1 + unsure) ** 2 * 1.3) or found.above - found.below <= 3
+        assert (
+            found.above / found.below <= max(rule.ratio, (1 + unsure) ** 2 * 1.3)
+            or found.above - found.below <= 3
+        )
 
 
 @given(emms, st.integers(1, 6))
@@ -96,11 +99,15 @@ def test_certain_verdicts_that_contradict_each_other_are_told():
     found = replay(SizeRule(16, 512, start=90), outcome)
     assert found.status == "estimated"  # the small sizes were never asked for
     verdicts = {16: "memorized", 19: "not memorized"}
-    found = replay(SizeRule(16, 512), lambda size: Outcome(verdicts.get(size, "memorized"), 0.91 if size != 19 else 0.88))
+    found = replay(
+        SizeRule(16, 512), lambda size: Outcome(verdicts.get(size, "memorized"), 0.91 if size != 19 else 0.88)
+    )
     assert found.status in ("estimated", "not monotone")
     turned = replay(
         SizeRule(16, 512, start=100),
-        lambda size: Outcome("not memorized" if size == 100 else "memorized" if size > 100 else "undecided", 0.89),
+        lambda size: Outcome(
+            "not memorized" if size == 100 else "memorized" if size > 100 else "undecided", 0.89
+        ),
     )
     assert turned.status == "estimated"
 
@@ -109,7 +116,13 @@ def test_a_larger_size_that_memorizes_beside_a_smaller_that_does_not_is_not_mono
     """Reached through a hint: first 100 does not memorize, then, below, 60 is undecided and so on; here directly."""
     from diffmem.studies.search.choice import Replay, _next_round
 
-    so_far = Replay(outcomes={50: Outcome("memorized", 0.95), 100: Outcome("not memorized", 0.8), 200: Outcome("memorized", 0.95)})
+    so_far = Replay(
+        outcomes={
+            50: Outcome("memorized", 0.95),
+            100: Outcome("not memorized", 0.8),
+            200: Outcome("memorized", 0.95),
+        }
+    )
     assert _next_round(SizeRule(16, 512), so_far)[0] == []
     assert so_far.status == "not monotone"
     assert (so_far.below, so_far.above) == (50, None)
@@ -121,7 +134,9 @@ def test_a_good_start_needs_two_trainings():
 
 
 def test_the_number_of_trainings_is_bounded():
-    found = replay(SizeRule(2, 10**7, most=5), lambda size: Outcome("memorized" if size < 3000 else "undecided", 0.9))
+    found = replay(
+        SizeRule(2, 10**7, most=5), lambda size: Outcome("memorized" if size < 3000 else "undecided", 0.9)
+    )
     assert len(found.outcomes) == 5
     assert "5 sizes" in found.note
 
@@ -138,7 +153,11 @@ def test_the_crossing_of_a_straight_line_is_found_exactly():
 
 
 def test_rates_that_rise_by_chance_are_made_non_increasing_first():
-    outcomes = {100: Outcome("undecided", 0.89), 120: Outcome("undecided", 0.93), 200: Outcome("not memorized", 0.7)}
+    outcomes = {
+        100: Outcome("undecided", 0.89),
+        120: Outcome("undecided", 0.93),
+        200: Outcome("not memorized", 0.7),
+    }
     assert 120 < bracketed(outcomes, 0.9) < 200
 
 

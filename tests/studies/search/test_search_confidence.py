@@ -106,8 +106,7 @@ def test_a_fixed_sample_interval_would_miss_it_more_often_than_it_says():
     totals, counts = run_of_looks(0.9, np.random.default_rng(0), 200)
     missed = sum(
         any(
-            not (one := Rate(int(c), int(n))).low <= 0.9 <= one.high
-            for c, n in zip(row, totals, strict=True)
+            not (one := Rate(int(c), int(n))).low <= 0.9 <= one.high for c, n in zip(row, totals, strict=True)
         )
         for row in counts
     )

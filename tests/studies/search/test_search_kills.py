@@ -112,7 +112,11 @@ def test_a_power_cut_in_the_last_write_changes_nothing(undisturbed, tmp_path):
         except subprocess.TimeoutExpired:
             os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()
-        files = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size and not path.name.startswith(".")]
+        files = [
+            path
+            for path in folder.rglob("*")
+            if path.is_file() and path.stat().st_size and not path.name.startswith(".")
+        ]
         if files:
             newest = max(files, key=lambda path: path.stat().st_mtime_ns)
             newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])

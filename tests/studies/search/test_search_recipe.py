@@ -13,12 +13,14 @@ RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 
 def written(tmp_path, **changes):
     path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump({**TINY, **changes}))
+    path.write_text(yaml.safe_dump({**TINY, **changes}, sort_keys=False))
     return path
 
 
 def test_a_level_is_the_base_with_its_settings(tmp_path):
-    recipe = load_search(written(tmp_path, levels={"wide": {"model.channels": 16, "data.labels": "true"}, "base": None}))
+    recipe = load_search(
+        written(tmp_path, levels={"wide": {"model.channels": 16, "data.labels": "true"}, "base": None})
+    )
     wide, base = recipe.level("wide"), recipe.level("base")
     assert (wide.model.channels, wide.data.labels) == (16, "true")
     assert (base.model.channels, base.data.labels) == (8, "none")
@@ -40,7 +42,10 @@ def test_a_recipe_that_is_written_reads_back_as_the_same():
 
 def test_evaluation_points_do_not_move_with_the_epochs_unless_asked_for():
     without = {key: value for key, value in TINY["training"].items() if key != "evaluations"}
-    assert type(tiny_recipe()).model_validate({**TINY, "training": without}).training.evaluations.schedule == "doubling"
+    assert (
+        type(tiny_recipe()).model_validate({**TINY, "training": without}).training.evaluations.schedule
+        == "doubling"
+    )
     no_training = {key: value for key, value in TINY.items() if key != "training"}
     assert type(tiny_recipe()).model_validate(no_training).training.evaluations.schedule == "doubling"
 

@@ -1,4 +1,5 @@
 import pytest
+from search_builders import carried_out, table, tiny_recipe
 
 from diffmem.errors import DiffmemError, UserError
 from diffmem.files import write_json
@@ -8,7 +9,6 @@ from diffmem.studies.search.levels import Item
 from diffmem.studies.search.study import SearchStudy, open_search
 from diffmem.studies.store.index import RunIndex
 from diffmem.training import Trainer
-from search_builders import carried_out, table, tiny_recipe
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,9 @@ def forbid(monkeypatch, *what):
 
 
 def parts_of(study):
-    return sorted(path for path in study.folder.glob("runs/*/evaluations/*/*/*.npz") if "images" not in path.name)
+    return sorted(
+        path for path in study.folder.glob("runs/*/evaluations/*/*/*.npz") if "images" not in path.name
+    )
 
 
 def test_every_level_gets_its_emm_with_the_decisions_that_led_to_it(finished):
@@ -125,7 +127,9 @@ def test_two_studies_on_one_store_share_their_trainings(tmp_path, monkeypatch):
     carried_out(tmp_path / "one", "levels={'8': {model.channels: 8}}", store=store)
     runs = sorted(path.name for path in (store / "runs").iterdir())
     forbid(monkeypatch, "training", "sampling")
-    second = carried_out(tmp_path / "two", "levels={'eight': {model.channels: 8}}", "title=Other", store=store)
+    second = carried_out(
+        tmp_path / "two", "levels={'eight': {model.channels: 8}}", "title=Other", store=store
+    )
     assert second.result().finished
     assert sorted(path.name for path in (store / "runs").iterdir()) == runs
     assert open_search(tmp_path / "two").store == store.resolve()
@@ -211,7 +215,11 @@ def test_an_unfinished_study_can_be_reported_at_any_moment(tmp_path):
 
 def test_several_seeds_are_searched_each_and_their_variation_is_in_the_interval(tmp_path):
     study = carried_out(
-        tmp_path, "levels={'8': {model.channels: 8}}", "seeds=[0, 1, 2]", "search.most_sizes=2", "search.tolerance=0.45"
+        tmp_path,
+        "levels={'8': {model.channels: 8}}",
+        "seeds=[0, 1, 2]",
+        "search.most_sizes=2",
+        "search.tolerance=0.45",
     )
     (level,) = study.result().levels
     assert set(level.by_seed) == {0, 1, 2}
@@ -254,7 +262,9 @@ def test_a_store_that_was_named_once_is_found_again_and_a_damaged_note_of_it_is_
 
 
 @pytest.mark.parametrize("writes", [0, 3, 8, 20])
-def test_a_full_disk_ends_a_study_with_its_error_and_it_goes_on_later(finished, tmp_path, monkeypatch, writes):
+def test_a_full_disk_ends_a_study_with_its_error_and_it_goes_on_later(
+    finished, tmp_path, monkeypatch, writes
+):
     import errno
     import os
 
