@@ -20,6 +20,7 @@ from diffmem.studies.recipe import (
     settings_table,
     validated,
 )
+from diffmem.studies.search.recipe import SearchRecipe, is_search
 
 SMALLEST = {"data": {"source": "digits"}, "sizes": [16, 32]}
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").rglob("*.yaml"))
@@ -38,7 +39,7 @@ def recipe_with(**values):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_every_recipe_of_the_repository_loads(path):
     kind = StudyRecipe if "data" in path.read_text() or "sizes" in path.read_text() else TrainRecipe
-    load_recipe(kind, path)
+    load_recipe(SearchRecipe if is_search(path) else kind, path)
 
 
 def test_a_recipe_survives_a_round_trip_through_yaml(tmp_path):

@@ -102,12 +102,30 @@ def test_another_number_of_samples_begins_with_the_same_images(copied, monkeypat
 
 @pytest.mark.parametrize(
     "setting",
-    ["seeds=[1]", "model.dropout=0", "training.epochs=20", "data.seed=1", "training.order=shuffled"],
+    ["seeds=[1]", "model.dropout=0", "training.batch_size=4", "data.seed=1", "training.order=shuffled"],
 )
 def test_another_model_training_seed_or_data_has_other_runs(tmp_path, setting):
     runs = {each.run_id for each in Study(tiny_recipe(), tmp_path).runs()}
     others = {each.run_id for each in Study(tiny_recipe(setting), tmp_path).runs()}
     assert not runs & others
+
+
+def test_a_longer_training_or_other_evaluation_points_are_the_same_run(tmp_path):
+    """They change nothing that a step does: what is trained is gone on with."""
+    runs = {each.run_id for each in Study(tiny_recipe(), tmp_path).runs()}
+    for setting in ("training.epochs=80", "training.evaluations.count=5"):
+        assert {each.run_id for each in Study(tiny_recipe(setting), tmp_path).runs()} == runs
+
+
+def test_a_run_that_was_trained_for_longer_keeps_its_configuration(tmp_path):
+    (run, _) = Study(tiny_recipe(), tmp_path).runs()
+    run.write_config()
+    (shorter, _) = Study(tiny_recipe("training.epochs=20"), tmp_path).runs()
+    shorter.write_config()
+    assert "epochs: 40" in (run.folder / "config.yaml").read_text()
+    (longer, _) = Study(tiny_recipe("training.epochs=80"), tmp_path).runs()
+    longer.write_config()
+    assert "epochs: 80" in (run.folder / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize(

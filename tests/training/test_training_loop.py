@@ -329,6 +329,25 @@ def test_measurements_may_use_the_global_generator(tmp_path, undisturbed):
     assert finish(tmp_path, on_snapshot=lambda current: torch.manual_seed(7)) == undisturbed
 
 
+def test_a_measurement_can_end_training_and_a_later_call_goes_on_from_there(tmp_path, undisturbed):
+    one = trainer()
+    train(one, MODEL, tmp_path, "tag", on_snapshot=lambda current: current.seen == POINTS[1])
+    assert one.seen == POINTS[1]
+    assert len(snapshots(tmp_path)) == 2
+    assert finish(tmp_path) == undisturbed
+
+
+def test_a_training_that_a_measurement_ended_ends_again_without_another_step(tmp_path, monkeypatch):
+    def stop(current):
+        return current.seen == POINTS[1]
+
+    train(trainer(), MODEL, tmp_path, "tag", on_snapshot=stop)
+    again = trainer()
+    monkeypatch.setattr(type(again), "step", lambda self: pytest.fail("it had ended"))
+    train(again, MODEL, tmp_path, "tag", on_snapshot=stop)
+    assert again.seen == POINTS[1]
+
+
 def test_two_seeds_train_to_different_weights(tmp_path, undisturbed):
     train(trainer(seed=6), MODEL, tmp_path, "tag")
     assert snapshots(tmp_path).keys() == undisturbed[0].keys()

@@ -232,3 +232,29 @@ def test_logarithmic_points_lie_at_the_same_epochs_for_all_sizes(small, large, b
 
 def test_a_single_logarithmic_point_is_the_end():
     assert log_points(10, 4, 1, 0.02, 6) == ([60], 60)
+
+
+def doubling(epochs, start=50, per_doubling=2, batch=8):
+    evaluations = EvaluationConfig(schedule="doubling", start=start, per_doubling=per_doubling)
+    return evaluation_images(TrainingConfig(epochs=epochs, batch_size=batch, evaluations=evaluations), 16)
+
+
+def test_points_that_double_are_evenly_spaced_in_the_logarithm_and_end_with_the_training():
+    points = doubling(800)
+    assert points == [16 * epoch for epoch in (50, 71, 100, 141.5, 200, 283, 400, 566, 800)]
+
+
+def test_more_epochs_add_points_that_double_and_move_none_but_the_end():
+    for short, long in ((100, 800), (120, 1000), (799, 801)):
+        assert set(doubling(short)[:-1]) <= set(doubling(long))
+        assert doubling(short)[-1] == 16 * short
+
+
+def test_a_training_that_ends_before_the_first_point_is_measured_at_its_end():
+    assert doubling(20) == [320]
+
+
+def test_points_of_tiny_sets_are_whole_batches_without_repetition():
+    points = doubling(100, start=1, batch=64)
+    assert points == sorted(set(points))
+    assert all(point % 64 == 0 for point in points)

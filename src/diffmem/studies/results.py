@@ -107,9 +107,7 @@ class EmmRecord(_Record):
     certainly does not: the bracket spans both, there is no single crossing), 'unfinished' (a search still goes on), 'no runs'.
     """
 
-    status: Literal[
-        "estimated", "above largest", "below smallest", "not monotone", "unfinished", "no runs"
-    ]
+    status: Literal["estimated", "above largest", "below smallest", "not monotone", "unfinished", "no runs"]
     value: float | None = None
     low: float | None = None
     high: float | None = None

@@ -95,9 +95,10 @@ class TrainedRun:
         return np.flatnonzero(groups == np.arange(len(groups)))
 
     def write_config(self) -> None:
-        """Write what the run is into its folder."""
-        if world().is_first:
-            write_text(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+        """Write what the run is into its folder; where it was trained for longer already, that is kept."""
+        path = self.folder / "config.yaml"
+        if world().is_first and _epochs_of(path) <= self.training.epochs:
+            write_text(path, yaml.safe_dump(self.config, sort_keys=False))
 
     @property
     def _time_path(self) -> Path:
@@ -107,7 +108,7 @@ class TrainedRun:
         self,
         *,
         device: torch.device | str = "cpu",
-        on_snapshot: Callable[[Trainer], bool | None] = lambda trainer: None,
+        on_snapshot: Callable[[Trainer], object] = lambda trainer: None,
         progress: Progress = NO_PROGRESS,
         warn: Callable[[str], None] = print,
     ) -> Path:
@@ -116,7 +117,7 @@ class TrainedRun:
         Args:
             device: Where to train.
             on_snapshot: Called at each evaluation point with the averaged denoiser in place; training ends there if it
-                returns true.
+                returns True.
             progress: Told the images seen.
             warn: Told of damaged files that are made anew.
 
@@ -146,7 +147,7 @@ class TrainedRun:
                     write_json(self._time_path, {"training_seconds": seconds})
                 enough = on_snapshot(trainer)
                 elsewhere[0] += time.monotonic() - begin
-                return bool(enough)
+                return enough is True
 
             train(
                 trainer,
@@ -207,6 +208,14 @@ class TrainedRun:
             path.unlink()
             return False
         return True
+
+
+def _epochs_of(path: Path) -> float:
+    """Return the epochs in a run's configuration; 0 if it is missing or damaged."""
+    try:
+        return float(yaml.safe_load(path.read_text())["training"]["epochs"])
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return 0.0
 
 
 def agreed(check: Callable[[], bool]) -> bool:

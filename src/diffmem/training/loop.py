@@ -81,7 +81,7 @@ def train(
     folder: Path,
     tag: str,
     *,
-    on_snapshot: Callable[[Trainer], bool | None] | None = None,
+    on_snapshot: Callable[[Trainer], object] | None = None,
     progress: Progress = NO_PROGRESS,
     warn: Callable[[str], None] = lambda text: None,
 ) -> None:
@@ -99,7 +99,7 @@ def train(
         folder: The run's folder; that of the first process is used.
         tag: Identity of the run; a state with another tag is not used.
         on_snapshot: Called in every process at each evaluation point, after the snapshot is written; must be repeatable,
-            since a run that is killed in it calls it again. If it returns true, in every process, training ends there; a
+            since a run that is killed in it calls it again. If it returns True, in every process, training ends there; a
             later call goes on from this point.
         progress: Told the images seen, of all images.
         warn: Told of a damaged state that is not used.
@@ -134,7 +134,7 @@ def train(
         if on_snapshot is not None:
             stop.honour_together()
             with stop.at_once():
-                return bool(on_snapshot(trainer))
+                return on_snapshot(trainer) is True
         return False
 
     saved = time.monotonic()

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 
 from diffmem.studies.search.cost import grid_of_equal_precision, grid_sizes, image_cost
@@ -6,7 +8,7 @@ from diffmem.studies.search.cost import grid_of_equal_precision, grid_sizes, ima
 def test_neighbours_of_the_grid_are_as_far_apart_as_a_final_bracket():
     sizes = grid_sizes(500, 4000, 0.1)
     assert (sizes[0], sizes[-1]) == (500, 4000)
-    ratios = [large / small for small, large in zip(sizes, sizes[1:], strict=False)]
+    ratios = [large / small for small, large in pairwise(sizes)]
     assert max(ratios) <= 1.1 / 0.9 * 1.002
     assert max(ratios) / min(ratios) < 1.01
 

@@ -21,8 +21,7 @@ def carry_out(one, rates, epochs=EPOCHS, futility=None, counts=None):
     """Sample with exactly the expected number of hits until the verdict is final."""
     counts = counts or [(0, 0)] * len(epochs)
     while (now := stand(one, epochs, counts, futility)).more:
-        hits, total = counts[now.point]
-        total += now.more
+        total = counts[now.point][1] + now.more
         counts = [*counts[: now.point], (round(rates[now.point] * total), total), *counts[now.point + 1 :]]
     return now, counts
 

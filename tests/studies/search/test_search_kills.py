@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -49,11 +50,8 @@ def survive(folder, settings, kills, seed, most_wait):
     begin = time.monotonic()
     while True:
         assert time.monotonic() - begin < 60 + 20 * kills, "the study does not come to its end"
-        try:
-            # Under a heavy kill rate even starting takes longer than the time between kills; progress must still be made.
+        with suppress(subprocess.TimeoutExpired):
             driver.wait(rng.uniform(0.2, most_wait) if left else 120)
-        except subprocess.TimeoutExpired:
-            pass
         if driver.poll() is not None:
             if driver.returncode == 0:
                 return hit, kills - left

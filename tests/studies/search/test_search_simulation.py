@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_a_curve_goes_through_its_points_and_falls_everywhere(name):
     for size, percent in PUBLISHED[name].items():
         assert rate(size) == pytest.approx(min(percent / 100, 0.9995), abs=1e-9)
     values = [rate(size) for size in np.geomspace(smallest / 4, 4 * largest, 200)]
-    assert all(later <= earlier for earlier, later in zip(values, values[1:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(values))
 
 
 def test_the_same_seed_gives_the_same_search():

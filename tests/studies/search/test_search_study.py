@@ -207,7 +207,7 @@ def test_an_unfinished_study_can_be_reported_at_any_moment(tmp_path):
     assert not result.finished
     assert [run.verdict for run in result.levels[0].runs] == ["unfinished"]
     assert result.levels[1].runs == []
-    assert "waits" in [entry.text for entry in result.log if entry.level == "12"][0]
+    assert "waits" in next(entry.text for entry in result.log if entry.level == "12")
     work.work_on_size(study.content(Item("8", 0, 8), "cpu"), lambda *told: None, print)
     result = SearchStudy(tiny_recipe(), tmp_path).result()
     assert result.levels[0].runs[0].verdict != "unfinished" or len(result.levels[0].runs) == 2
@@ -246,7 +246,7 @@ def test_a_failing_training_ends_the_study_with_its_error(tmp_path):
 
 
 def test_a_size_that_the_data_cannot_give_is_told_before_anything_is_trained(tmp_path):
-    with pytest.raises(UserError, match="5000|5,000"):
+    with pytest.raises(UserError, match=r"5000|5,000"):
         SearchStudy(tiny_recipe("sizes=[4, 5000]"), tmp_path)
     assert not any(tmp_path.iterdir())
 

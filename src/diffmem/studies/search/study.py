@@ -284,7 +284,9 @@ def place_of(folder: Path) -> Path:
         return folder
     store = Path(content["store"])
     if not store.is_dir():
-        raise UserError(f"The store {store} of the study {folder} is gone; if it was moved, name it with --store.")
+        raise UserError(
+            f"The store {store} of the study {folder} is gone; if it was moved, name it with --store."
+        )
     return store
 
 
