@@ -16,7 +16,14 @@ from diffmem.studies.search.choice import Outcome, Replay, SizeRule, replay
 from diffmem.studies.search.cost import image_cost
 from diffmem.studies.search.decisions import Counts, FutilityRule, StoppingRule, projected_rate, stand
 
-__all__ = ["PROGRESS_OF_TRAINING", "SimulatedTraining", "curve_through", "search_level", "simulate_training"]
+__all__ = [
+    "PROGRESS_OF_TRAINING",
+    "SimulatedTraining",
+    "curve_through",
+    "published_progress",
+    "search_level",
+    "simulate_training",
+]
 
 PROGRESS_OF_TRAINING: Mapping[float, float] = {
     0.104: 0.011, 0.125: 0.018, 0.167: 0.070, 0.208: 0.147, 0.25: 0.243, 0.292: 0.350, 0.333: 0.440, 0.417: 0.582,
@@ -135,7 +142,7 @@ def search_level(
         The search, and what each size said and cost.
     """
     trainings: dict[int, SimulatedTraining] = {}
-    progress = learning or _published_progress()
+    progress = learning or published_progress()
 
     def outcome(size: int) -> Outcome:
         final = curve(size)
@@ -152,7 +159,8 @@ def search_level(
     return replay(sizes, outcome), trainings
 
 
-def _published_progress() -> Callable[[float], float]:
+def published_progress() -> Callable[[float], float]:
+    """Return share of the epochs -> share of the final R_mem, through `PROGRESS_OF_TRAINING` (PCHIP in the logarithm)."""
     from scipy.interpolate import PchipInterpolator
 
     shares = sorted(PROGRESS_OF_TRAINING)

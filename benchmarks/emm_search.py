@@ -1,0 +1,123 @@
+"""What the search for EMM costs beside a fixed grid, on curves whose EMM is known, and whether its intervals hold it.
+
+    python benchmarks/emm_search.py [--simulations 200]
+
+R_mem against N follows the published points of the paper's Figure 2(c) (DDPM++ on CIFAR-10 at three resolutions), R_mem against
+epochs its Figure 5 (unique labels), stretched at random to end after 40% to 100% of the training. Images are Bernoulli draws. Each
+simulated search begins at a random size of the lowest octave, so that lucky starts average out; the three levels are searched
+apart, without hints.
+
+Baseline: the fixed grid that the study used, every size trained to its end, 10,000 images at each evaluation point. Two grids:
+- "spaced like the bracket": neighbours as far apart as the widest final bracket of the search, (1 + t) / (1 - t);
+- "of equal precision": the widest spacing with which the grid's own bracket of certain sizes, from its own simulated samples at the
+  same confidence, is on average as narrow as the search's. Near EMM a grid has sizes that its samples cannot decide, so that it must
+  be finer than its bracket.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+from scipy.optimize import brentq
+
+from diffmem.studies.search.choice import SizeRule
+from diffmem.studies.search.cost import grid_of_equal_precision, grid_sizes, image_cost
+from diffmem.studies.search.decisions import FutilityRule, StoppingRule
+from diffmem.studies.search.interval import emm_of_seed
+from diffmem.studies.search.simulation import curve_through, published_progress, search_level
+
+PUBLISHED = {
+    "32x32": {500: 99.2, 1000: 92.1, 2000: 61.0, 4000: 17.1},
+    "16x16": {1000: 100.0, 2000: 99.8, 4000: 94.7, 8000: 60.2, 16000: 11},
+    "8x8": {1000: 100.0, 2000: 99.8, 4000: 97.1, 8000: 89.4, 16000: 63.9},
+}
+EPOCHS = [40_000 * 2 ** (-step / 2) for step in range(11, -1, -1)]
+TOLERANCE, CAP, EVALUATIONS, ALPHA, LINE = 0.1, 10_000, 35, 0.05 / 12, 0.9
+
+
+def half_width(low, high):
+    return (high - low) / (high + low)
+
+
+def grid_half_width(curve, smallest, largest, tolerance, simulations):
+    """Return the mean half width of a grid's bracket of certain sizes."""
+    rule = StoppingRule(LINE, ALPHA, len(EPOCHS), CAP, CAP, CAP)
+    sizes, step = (
+        np.array(grid_sizes(smallest, largest, tolerance), dtype=float),
+        np.log((1 + tolerance) / (1 - tolerance)),
+    )
+    widths = []
+    for number in range(simulations):
+        rng = np.random.default_rng(number)
+        moved = sizes * np.exp(rng.uniform(-0.5, 0.5) * step)  # where the grid lies beside EMM is chance
+        counts = [int(rng.binomial(CAP, curve(size))) for size in moved]
+        states = [rule.point((count, CAP), last=True) for count in counts]
+        low = max(size for size, state in zip(moved, states, strict=True) if state == "at least")
+        high = min(size for size, state in zip(moved, states, strict=True) if state == "below")
+        widths.append(half_width(low, high))
+    return float(np.mean(widths))
+
+
+def equal_grid(curve, smallest, largest, wanted, simulations):
+    """Return the tolerance of the coarsest grid whose bracket is on average as narrow as `wanted`."""
+    for tolerance in np.arange(TOLERANCE, 0.01, -0.0025):
+        if grid_half_width(curve, smallest, largest, tolerance, simulations) <= wanted:
+            return float(tolerance)
+    return 0.01
+
+
+def simulate(name, simulations, futility):
+    curve = curve_through({size: percent / 100 for size, percent in PUBLISHED[name].items()})
+    smallest, largest = min(PUBLISHED[name]), max(PUBLISHED[name])
+    truth = brentq(lambda size: curve(size) - LINE, smallest, largest)
+    progress, units, runs, covered, widths = published_progress(), [], [], 0, []
+    for number in range(simulations):
+        rng = np.random.default_rng(number)
+        stretch = rng.uniform(0.4, 1.0)
+        rule = SizeRule(smallest, largest, LINE, TOLERANCE, start=smallest * 2 ** rng.uniform())
+        found, trainings = search_level(
+            curve, rule, epochs=EPOCHS, cap=CAP, evaluations=EVALUATIONS, alpha=ALPHA, share=0.5, rng=rng,
+            learning=lambda share, stretch=stretch: progress(min(1.0, share / stretch)), futility=futility,
+        )  # fmt: skip
+        emm = emm_of_seed(found, rule)
+        covered += emm.low <= truth <= emm.high
+        widths.append(half_width(emm.low, emm.high))
+        runs.append(len(trainings))
+        units.append(
+            sum(
+                one.images_trained + one.images_sampled * image_cost(EVALUATIONS)
+                for one in trainings.values()
+            )
+        )
+    grids = []
+    for tolerance in (TOLERANCE, equal_grid(curve, smallest, largest, np.mean(widths), simulations)):
+        grid = grid_of_equal_precision(smallest, largest, tolerance, 40_000, len(EPOCHS), CAP, EVALUATIONS, 1)
+        grids.append((len(grid.sizes), np.mean(units) / grid.units))
+    (coarse, of_coarse), (fine, of_fine) = grids
+    print(
+        f"{name:>6}  EMM {truth:5.0f}  runs {np.mean(runs):.2f}  half interval {np.mean(widths):6.1%}  covered {covered}/{simulations}"
+        f"  cost {of_coarse:6.1%} of {coarse} sizes spaced like the bracket, {of_fine:6.1%} of {fine} sizes of equal precision"
+    )
+    return of_coarse, of_fine, covered
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--simulations", type=int, default=200)
+    given = parser.parse_args()
+    for words, futility in (
+        ("as published numbers are made", None),
+        ("giving up hopeless trainings", FutilityRule()),
+    ):
+        print(f"Search {words}:")
+        found = [simulate(name, given.simulations, futility) for name in PUBLISHED]
+        coarse, fine, covered = (np.mean([one[i] for one in found]) for i in range(3))
+        print(
+            f"  mean cost: {coarse:.1%} of the grid spaced like the bracket, {fine:.1%} of the grid of equal precision;"
+            f" covered {covered / given.simulations:.1%}"
+        )
+
+
+if __name__ == "__main__":
+    main()
