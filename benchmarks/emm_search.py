@@ -37,6 +37,7 @@ TOLERANCE, CAP, EVALUATIONS, ALPHA, LINE = 0.1, 10_000, 35, 0.05 / 12, 0.9
 
 
 def half_width(low, high):
+    """Return half of a bracket as a share of its middle."""
     return (high - low) / (high + low)
 
 
@@ -68,6 +69,7 @@ def equal_grid(curve, smallest, largest, wanted, simulations):
 
 
 def simulate(name, simulations, futility):
+    """Search one published curve many times, print what came out, and return both costs and the coverage."""
     curve = curve_through({size: percent / 100 for size, percent in PUBLISHED[name].items()})
     smallest, largest = min(PUBLISHED[name]), max(PUBLISHED[name])
     truth = brentq(lambda size: curve(size) - LINE, smallest, largest)
@@ -103,6 +105,7 @@ def simulate(name, simulations, futility):
 
 
 def main():
+    """Print the costs without and with the futility rule."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--simulations", type=int, default=200)
     given = parser.parse_args()

@@ -48,7 +48,10 @@ def carry_out_search_study(
     if processes is not None:
         settings = [*settings, f"executor={{kind: local, processes: {processes}}}"]
     recipe = _with_whole_paths(load_search(path, settings))
-    place = choose_device(device)
+    # On a login node there is no GPU; where the jobs run is what counts.
+    place = device or recipe.executor.device or choose_device(None)
+    if recipe.executor.kind in ("inline", "local"):
+        place = choose_device(device)
     with show_progress("Reading images") as progress:
         study = SearchStudy(recipe, out, store or place_of(out), progress)
     if plan:

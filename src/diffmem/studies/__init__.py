@@ -7,4 +7,7 @@ distances), `run_folder` (a run opened from its folder), `executor`
 `results` (the records), `quickstart`; `optimum_curves` and
 `collapse` (what the optimum of a set knows at each noise level, and where it collapses), `gap`, `gap_run` and `gap_records` (how far
 a model is from its optimum, for denoisers, for a run's folder, and as records), `means` (a mean with its interval).
+
+Packages: `store` (the index beside the runs, leases, locks), `executors` (where the runs of a search are done: this process, this
+machine, a cluster), `search` (EMM found automatically for the levels of a factor).
 """

@@ -37,6 +37,7 @@ from diffmem.studies.frechet import frechet_for
 from diffmem.studies.null import measure_null, read_null
 from diffmem.studies.recipe import MeasureConfig, config_hash
 from diffmem.studies.results import RunRecord
+from diffmem.studies.store.lock import RunLock
 from diffmem.studies.trained import TrainedRun, agreed
 from diffmem.training.loop import snapshot_path
 
@@ -89,10 +90,22 @@ class Run(TrainedRun):
             warn: Told of damaged files that are made anew.
 
         Raises:
-            DiffmemError: Training diverged, features cannot be loaded, or a file cannot be written.
+            DiffmemError: Training diverged, features cannot be loaded, another process works in the folder, or a file cannot be
+                written.
             KeyboardInterrupt: A stop was requested; the state is saved.
         """
-        place, store = torch.device(device), self.evaluation_store(sampling, measure.samples)
+        with RunLock(self.folder):
+            self._execute(sampling, measure, torch.device(device), progress, warn)
+
+    def _execute(
+        self,
+        sampling: SamplerConfig,
+        measure: MeasureConfig,
+        place: torch.device,
+        progress: Progress,
+        warn: Callable[[str], None],
+    ) -> None:
+        store = self.evaluation_store(sampling, measure.samples)
         features = None  # opened before hours of training: it may be missing
         if measure.frechet is not None:
             features = open_features(measure.frechet, place)
