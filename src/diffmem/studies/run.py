@@ -94,6 +94,7 @@ class Run(TrainedRun):
                 written.
             KeyboardInterrupt: A stop was requested; the state is saved.
         """
+        self.check_distinct()  # before anything is written
         with RunLock(self.folder):
             self._execute(sampling, measure, torch.device(device), progress, warn)
 
