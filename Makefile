@@ -42,6 +42,7 @@ bench: .venv/.dev
 	$(BIN)/python benchmarks/neighbour_index.py
 	$(BIN)/python benchmarks/optimum.py
 	$(BIN)/python benchmarks/help_speed.py
+	$(BIN)/python benchmarks/emm_search.py
 
 clean:
 	rm -rf .venv quickstart
