@@ -68,16 +68,28 @@ def carry_out_search(
             " several GPUs a training."
         )
     study.write_place()
-    begin = time.monotonic()
+    clock = _Clock(study)
     try:
         with StopRequest() as stop, stop.at_once(), RunIndex(study.store, warn=warn) as index:
-            driver = _Driver(study, index, device, progress, warn)
+            driver = _Driver(study, index, device, clock, progress, warn)
             with open_pool(
                 study.recipe.executor, device=device, folder=study.folder, told=driver.told
             ) as pool:
                 driver.drive(pool)
     finally:
-        study.add_seconds(time.monotonic() - begin)
+        clock.note()
+
+
+class _Clock:
+    """Adds the time of this session to the study's, now and then, so that a killed driver's is not lost."""
+
+    def __init__(self, study: SearchStudy) -> None:
+        self._study, self._noted = study, time.monotonic()
+
+    def note(self) -> None:
+        now = time.monotonic()
+        self._study.add_seconds(now - self._noted)
+        self._noted = now
 
 
 class _Driver:
@@ -86,10 +98,11 @@ class _Driver:
         study: SearchStudy,
         index: RunIndex,
         device: str,
+        clock: _Clock,
         progress: Progress,
         warn: Callable[[str], None],
     ) -> None:
-        self._study, self._index, self._device = study, index, device
+        self._study, self._index, self._device, self._clock = study, index, device, clock
         self._progress, self._warn = progress, warn
         self._active: dict[str, Item] = {}
         self._losses: dict[str, _Losses] = {}
@@ -189,6 +202,7 @@ class _Driver:
     def _beat(self) -> None:
         if time.monotonic() - self._beaten > _SECONDS_BETWEEN_BEATS:
             self._beaten = time.monotonic()
+            self._clock.note()
             for run_id in self._index.beat():
                 self._warn(
                     f"The lease of run {run_id} was taken over by another study; its lock still keeps both apart."

@@ -320,7 +320,9 @@ def work_on_size(content: dict[str, Any], progress: Progress, warn: Callable[[st
     with RunLock(run.folder), StatusFile(run.folder) as status:
 
         def told(done: float, total: float, note: str = "") -> None:
-            status.tell(done, total, note)
+            status.tell(
+                done, total, "training" if done < total else "sampling"
+            )  # the table beside it has the rest
             progress(done, total, note)
 
         run.execute_until_decided(
