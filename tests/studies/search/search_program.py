@@ -1,4 +1,4 @@
-"""Carry out the tiny search in processes, as a program that can be killed: FOLDER SETTING..."""
+"""Carry out the tiny search in processes, as a program that can be killed: FOLDER STORE SETTING..."""
 
 import sys
 from pathlib import Path
@@ -9,4 +9,4 @@ from diffmem.studies.search.driver import carry_out_search
 from diffmem.studies.search.study import SearchStudy
 
 if __name__ == "__main__":
-    carry_out_search(SearchStudy(tiny_recipe(*sys.argv[2:]), Path(sys.argv[1])), warn=print)
+    carry_out_search(SearchStudy(tiny_recipe(*sys.argv[3:]), Path(sys.argv[1]), Path(sys.argv[2])), warn=print)

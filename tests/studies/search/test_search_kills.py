@@ -19,11 +19,11 @@ PROGRAM = Path(__file__).with_name("search_program.py")
 SETTINGS = ("executor={kind: local, processes: 2}", "training.epochs=150", "search.hints=false")
 
 
-def start(folder, *settings):
+def start(folder, *settings, store=None):
     return subprocess.Popen(
-        [sys.executable, str(PROGRAM), str(folder), *settings],
+        [sys.executable, str(PROGRAM), str(folder), str(store or folder), *settings],
         start_new_session=True,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if store else subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
@@ -81,6 +81,20 @@ def undisturbed(tmp_path_factory):
 def test_three_kills_change_nothing(undisturbed, tmp_path):
     survive(tmp_path, SETTINGS, kills=3, seed=1, most_wait=5)
     assert table(SearchStudy(tiny_recipe(*SETTINGS), tmp_path).result()) == undisturbed
+
+
+def test_two_studies_at_once_on_one_store_train_everything_once(undisturbed, tmp_path):
+    """Who finds a run leased waits for it: its lock is never asked for while somebody holds it."""
+    store = tmp_path / "store"
+    both = [start(tmp_path / name, *SETTINGS, store=store) for name in ("one", "two")]
+    told = [driver.communicate(timeout=240) for driver in both]
+    assert [driver.returncode for driver in both] == [0, 0], told
+    for name in ("one", "two"):
+        result = SearchStudy(tiny_recipe(*SETTINGS), tmp_path / name, store).result()
+        assert table(result) == undisturbed
+        assert not any(run.incidents for level in result.levels for run in level.runs)
+    assert "in use" not in str(told)
+    assert "taken over" not in str(told)
 
 
 @pytest.mark.slow
