@@ -99,17 +99,27 @@ def test_sizes_that_are_never_asked_for_do_not_matter():
     assert replay(SizeRule(16, 512, start=90), outcome).status == "estimated"
 
 
-def test_a_larger_size_that_memorizes_beside_a_smaller_that_does_not_is_not_monotone():
-    """An undecided size between them brings the search there: 30 does not memorize, the sizes above it do."""
+def test_a_size_that_does_not_memorize_below_one_that_may_is_not_monotone():
+    """50 cannot be decided; 30, beside it, certainly has a lower rate, and certainly does not memorize."""
 
     def outcome(size):
-        verdict = "undecided" if 30 < size <= 60 else "memorized" if size > 60 else "not memorized"
-        return Outcome(verdict, 0.9 if verdict == "undecided" else 0.95 if verdict == "memorized" else 0.8)
+        if size > 45:
+            return Outcome("undecided", 0.9, 0.88, 0.92)
+        return Outcome("not memorized", 0.7, 0.6, 0.8)
 
     found = replay(SizeRule(16, 512, start=50), outcome)
     assert found.status == "not monotone"
-    assert found.below is None
-    assert found.above is None
+    assert (found.below, found.above) == (None, None)
+    assert min(found.outcomes) <= 45
+
+
+def test_undecided_sizes_with_about_the_same_rates_contradict_nothing():
+    def outcome(size):
+        return (
+            Outcome("undecided", 0.9, 0.87, 0.93) if size > 45 else Outcome("not memorized", 0.86, 0.82, 0.89)
+        )
+
+    assert replay(SizeRule(16, 512, start=50), outcome).status != "not monotone"
 
 
 def test_a_good_start_needs_two_trainings():

@@ -81,3 +81,15 @@ def test_a_seed_that_still_goes_on_leaves_the_level_unfinished():
     emm = emm_of_seeds({0: estimated(110, 100, 120), 1: EmmRecord(status="unfinished")}, RULE)
     assert emm.status == "unfinished"
     assert emm_of_seeds({}, RULE).status == "no runs"
+
+
+def test_rates_that_certainly_rise_are_told_where_the_crossing_is_still_one():
+    emm = emm_of_seed(
+        replayed(
+            below=100, above=120, n100=Outcome("memorized", 0.95, 0.91, 1.0), n120=Outcome("not memorized", 0.3, 0.2, 0.4),
+            n200=Outcome("not memorized", 0.6, 0.5, 0.7),
+        ),
+        RULE,
+    )  # fmt: skip
+    assert emm.status == "estimated"
+    assert any("N = 200 than at N = 120" in note for note in emm.notes)

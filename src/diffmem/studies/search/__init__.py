@@ -1,8 +1,8 @@
 """EMM found automatically: which sizes are trained, how long, and how many images are sampled, until the interval is narrow.
 
 Modules, each using only those before it:
-    confidence: Whether a rate is above a line, with no error from looking again and again.
     records: What a search found, as typed records.
+    confidence: Whether a rate is above a line, with no error from looking again and again.
     decisions: From the counts at the evaluation points to what one training says.
     choice: From what the trainings say to the next size, or to the end.
     interval: EMM of a level with its interval, from one or several seeds.

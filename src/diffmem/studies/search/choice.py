@@ -8,13 +8,15 @@ the same sizes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from diffmem.studies.search.confidence import anytime_interval
+from diffmem.studies.search.decisions import Counts, Stand, StoppingRule, projected_rate
 from diffmem.studies.search.records import Verdict
 
-__all__ = ["Outcome", "Replay", "SizeRule", "bracketed", "replay"]
+__all__ = ["Outcome", "Replay", "SizeRule", "bracketed", "outcome_of", "replay"]
 
 _SLOPE = 2.0  # logits of R_mem that a doubling of N costs; the published curves fall by 1.8 to 2.6 near their crossing
 _LOWEST = 0.02  # a lower rate says little about where the crossing is
@@ -28,10 +30,34 @@ class Outcome:
     Attributes:
         verdict: Its verdict; never 'unfinished'.
         rate: The highest R_mem over the evaluation points; where training stopped early, the one to expect at its end.
+        low: The highest R_mem is certainly at least this.
+        high: It is certainly at most this; 1 where training stopped early.
     """
 
     verdict: Verdict
     rate: float
+    low: float = 0.0
+    high: float = 1.0
+
+
+def outcome_of(now: Stand, rule: StoppingRule, epochs: Sequence[float], counts: Sequence[Counts]) -> Outcome:
+    """Return what a training says whose verdict is final.
+
+    Args:
+        now: How it stands.
+        rule: When it stopped.
+        epochs: Of all evaluation points.
+        counts: (memorized, all) images at each; (0, 0) where none were sampled.
+    """
+    reached = max((i for i, (_, total) in enumerate(counts) if total), default=0) + 1
+    sampled = [one for one in counts if one[1]]
+    ends = [anytime_interval(*one, 1 - 2 * rule.alpha) for one in sampled]
+    return Outcome(
+        now.verdict,
+        projected_rate(epochs[:reached], counts[:reached], epochs[-1]),
+        low=max(low for low, _ in ends),
+        high=max(high for _, high in ends) if now.stopped == "end" else 1.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -116,10 +142,11 @@ def _next_round(rule: SizeRule, so_far: Replay) -> tuple[list[int], str]:
     spared = [size for size, one in outcomes.items() if one.verdict == "not memorized"]
     below, above = max(memorized, default=None), min(spared, default=None)
     so_far.below, so_far.above = below, above
-    if below is not None and above is not None and above < below:
+    risen = _certainly_rise(outcomes, above)
+    if risen:  # another size beyond the first that does not memorize may: there is no single crossing
         so_far.status = "not monotone"
-        so_far.below = max((size for size in memorized if size < above), default=None)
-        so_far.above = min((size for size in spared if size > below), default=None)
+        so_far.below = max((size for size in memorized if size < (above or 0)), default=None)
+        so_far.above = min((size for size in spared if size > max(risen)), default=None)
         return [], ""
     if below == rule.largest:
         so_far.status = "above largest"
@@ -142,6 +169,18 @@ def _next_round(rule: SizeRule, so_far: Replay) -> tuple[list[int], str]:
     if below is None or above is None:
         return _towards_the_other_side(rule, so_far, guess)
     return _inside(rule, so_far, guess, below, above)
+
+
+def _certainly_rise(outcomes: Mapping[int, Outcome], above: int | None) -> list[int]:
+    """Return the sizes above the first that does not memorize where R_mem is certainly higher again and may reach the line."""
+    if above is None:
+        return []
+    return [
+        size
+        for size, one in outcomes.items()
+        if size > above
+        and (one.verdict == "memorized" or (one.verdict == "undecided" and one.low > outcomes[above].high))
+    ]
 
 
 def _end(so_far: Replay) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from diffmem.studies.results import EmmRecord
-from diffmem.studies.search.choice import Replay, SizeRule, bracketed
+from diffmem.studies.search.choice import Outcome, Replay, SizeRule, bracketed
 
 __all__ = ["emm_of_seed", "emm_of_seeds"]
 
@@ -27,6 +27,12 @@ def emm_of_seed(found: Replay, rule: SizeRule) -> EmmRecord:
     epsilon = round(1 - rule.line, 12)
     method = "bracket of sizes that certainly do and do not memorize"
     notes = [found.note] if found.note else []
+    rise = _clear_rise(found.outcomes)
+    if rise:
+        notes.append(
+            f"R_mem is certainly higher at N = {rise[1]:,} than at N = {rise[0]:,}: it does not fall with the number of"
+            " training images there, as the interval assumes."
+        )
     if found.status in ("searching", "not monotone"):
         status = "unfinished" if found.status == "searching" else "not monotone"
         if status == "not monotone":
@@ -56,6 +62,18 @@ def emm_of_seed(found: Replay, rule: SizeRule) -> EmmRecord:
         status="estimated", value=value, low=low, high=high, bracket=(low, high), epsilon=epsilon,
         method=method, notes=notes,
     )  # fmt: skip
+
+
+def _clear_rise(outcomes: Mapping[int, Outcome]) -> tuple[int, int] | None:
+    """Return two sizes at whose larger one R_mem is certainly higher; none if there are none."""
+    sizes = sorted(outcomes)
+    rises = (
+        (small, large)
+        for i, small in enumerate(sizes)
+        for large in sizes[i + 1 :]
+        if outcomes[large].low > outcomes[small].high
+    )
+    return next(rises, None)
 
 
 def emm_of_seeds(seeds: Mapping[int, EmmRecord], rule: SizeRule, confidence: float = 0.95) -> EmmRecord:

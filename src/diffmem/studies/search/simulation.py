@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffmem.studies.search.choice import Outcome, Replay, SizeRule, replay
+from diffmem.studies.search.choice import Outcome, Replay, SizeRule, outcome_of, replay
 from diffmem.studies.search.cost import image_cost
-from diffmem.studies.search.decisions import Counts, FutilityRule, StoppingRule, projected_rate, stand
+from diffmem.studies.search.decisions import Counts, FutilityRule, StoppingRule, stand
 
 __all__ = [
     "PROGRESS_OF_TRAINING",
@@ -103,10 +103,11 @@ def simulate_training(
         hits, total = counts[now.point]
         counts[now.point] = hits + int(rng.binomial(now.more, rates[now.point])), total + now.more
         reached = max(reached, now.point)
-    rate = projected_rate(epochs[: reached + 1], counts[: reached + 1], epochs[-1])
     sampled = sum(total for _, total in counts)
     trained = round(epochs[reached] * size)
-    return SimulatedTraining(Outcome(now.verdict, rate), trained, sampled, now.stopped == "hopeless")
+    return SimulatedTraining(
+        outcome_of(now, rule, epochs, counts), trained, sampled, now.stopped == "hopeless"
+    )
 
 
 def search_level(

@@ -26,7 +26,7 @@ from diffmem.studies.null import read_null
 from diffmem.studies.recipe import StudyRecipe, config_hash
 from diffmem.studies.results import RateRecord
 from diffmem.studies.run import Run
-from diffmem.studies.search.choice import Outcome
+from diffmem.studies.search.choice import Outcome, outcome_of
 from diffmem.studies.search.confidence import anytime_interval
 from diffmem.studies.search.cost import image_cost
 from diffmem.studies.search.decisions import (
@@ -34,7 +34,6 @@ from diffmem.studies.search.decisions import (
     FutilityRule,
     Stand,
     StoppingRule,
-    projected_rate,
     stand,
 )
 from diffmem.studies.search.parts import Parts
@@ -204,8 +203,7 @@ class SizeRun(Run):
             read_null(self._null_path)
         except DiffmemError:
             return None
-        reached = max((i for i, one in enumerate(counts) if one[1]), default=0) + 1
-        return Outcome(now.verdict, projected_rate(self.epochs[:reached], counts[:reached], self.epochs[-1]))
+        return outcome_of(now, rule, self.epochs, counts)
 
     def size_record(
         self,
