@@ -296,8 +296,8 @@ def draw(grouped: dict[str, Any], concurrent: dict[str, Any], path: Path) -> Non
     left.set_ylim(0, None)
     left.axhline(1, color="grey", lw=0.8, ls=":")
     left.set(
-        ylabel=f"images/s, relative to one process with {concurrent['cores']} threads",
-        title="Quickstart-size runs at once",
+        ylabel=f"images/s against 1 process, {concurrent['cores']} threads",
+        title="Quickstart-size runs at once (median, range)",
     )
     looks = {
         ("quickstart", "groups"): {"fmt": "o-", "color": "#0072B2"},
@@ -306,20 +306,23 @@ def draw(grouped: dict[str, Any], concurrent: dict[str, Any], path: Path) -> Non
         ("cifar8", "vmap"): {"fmt": "s--", "color": "#D55E00", "mfc": "white"},
     }
     words = {"quickstart": "quickstart, batch 32", "cifar8": "CIFAR-10 at 8x8, batch 16"}
+    places: set[int] = set()
     for (model, kind), style in looks.items():
         names = [name for name in grouped[model] if f"processes, {kind} of" in name]
         sizes = [int(name.split()[-1]) for name in names]
+        places.update(sizes)
         label = f"{'grouped' if kind == 'groups' else 'vmap'}, {words[model]}"
         points(right, sizes, [ratios(grouped[model], name) for name in names], label=label, **style)
     right.set_xscale("log", base=2)
-    right.set_xticks(sizes, [str(size) for size in sizes])
+    right.set_xticks(sorted(places), [str(size) for size in sorted(places)])
+    right.minorticks_off()
     right.axhline(1, color="grey", lw=0.8, ls=":")
     right.axhline(BAR, color="grey", lw=0.8, ls="--")
     right.set_ylim(0, None)
     right.set(
         xlabel="networks in each process",
-        ylabel="images/s, relative to a network in each process",
-        title="Several networks in a process (dashes: the bar)",
+        ylabel="images/s against 1 network in each process",
+        title="Several networks in a process (dashed line: bar)",
     )
     right.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
