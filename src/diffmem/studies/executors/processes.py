@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from diffmem.errors import DiffmemError
@@ -83,7 +84,7 @@ def _tell(connection: Connection, kind: str, content: Any = None) -> None:
 def _portable(error: DiffmemError) -> DiffmemError:
     """Return an error that the parent can read: itself, or what can be said of it."""
     try:
-        pickle.loads(pickle.dumps(error))
+        ForkingPickler.loads(ForkingPickler.dumps(error))  # as the pipe does
     except Exception:  # whatever its class does when it is made again
         return error_from_json(error_to_json(error))
     return error
