@@ -55,11 +55,11 @@ def _setup(name: str):
 
 def _members(name: str, count: int):
     from diffmem.models import build_denoiser
-    from diffmem.training.grouped import Member
+    from diffmem.training.trainer import Trainer
 
     model, images, training = _setup(name)
     return [
-        Member(build_denoiser(model, images.shape[1:], seed=k), images, None, training, seed=k)
+        Trainer(build_denoiser(model, images.shape[1:], seed=k), images, None, training, seed=k)
         for k in range(count)
     ]
 

@@ -13,7 +13,8 @@ from diffmem.distributed import World
 from diffmem.errors import DiffmemError, UserError
 from diffmem.models import ModelConfig, build_denoiser
 from diffmem.training import TrainingConfig, grouped
-from diffmem.training.grouped import Member, TrainerGroup
+from diffmem.training.grouped import TrainerGroup
+from diffmem.training.trainer import Trainer
 
 SHAPE = (2, 4, 4)
 IMAGES = np.random.default_rng(1).integers(0, 256, (12, *SHAPE), dtype=np.uint8)
@@ -34,7 +35,7 @@ def member(number, model=MODELS["ddpmpp"], size=6, classes=3, **changes):
     first = number % 6
     labels = np.roll(LABELS, number)[np.arange(size) % 6] if classes else None
     made = build_denoiser(model, SHAPE, classes, seed=number)
-    return Member(made, IMAGES[first : first + size], labels, config, seed=10 + number)
+    return Trainer(made, IMAGES[first : first + size], labels, config, seed=10 + number)
 
 
 def run(one, steps):

@@ -25,14 +25,13 @@ from diffmem.models.layers import Conv, FourierEmbedding, GroupNorm, Linear
 from diffmem.models.preconditioning import Preconditioned
 from diffmem.models.song import SongUNet
 from diffmem.models.unet import UNet
-from diffmem.training.config import TrainingConfig
 from diffmem.training.flat import FlatParameters
 from diffmem.training.loss import draw_noise_levels, loss_weight
 from diffmem.training.randomness import stream_seed
 from diffmem.training.schedule import ema_beta, learning_rate
-from diffmem.training.trainer import Trainer, arithmetic
+from diffmem.training.trainer import Trainer, arithmetic, make_optimizer
 
-__all__ = ["Member", "TrainerGroup"]
+__all__ = ["TrainerGroup"]
 
 # Shapes of the grouped network, of K members: activations (B, K C, H, W) with channels innermost, those of a member side by
 # side; embeddings (B K, E), the members of an image side by side; parameters those of the members one after the other.
@@ -167,32 +166,7 @@ def _group(networks: Sequence[Preconditioned]) -> Preconditioned:
     return made
 
 
-class Member(Trainer):
-    """A `Trainer` that can be trained in a `TrainerGroup`, and alone before and after."""
-
-    @property
-    def layout(self) -> FlatParameters:
-        """How the parameters lie in the vectors of `state`."""
-        return self._flat
-
-    def draw(self, seen: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """Return what `step` would draw after so many images.
-
-        Returns:
-            Images in [-1, 1] (B, C, H, W), uniform and normal numbers of the noise levels (B,), noise like the images, and
-            the labels, int64 (B,), or none.
-        """
-        batch, device = self.config.batch_size, self.device
-        indices = self._order.batch(seen, batch).to(device)
-        images = self._images[indices].to(torch.float32).mul_(1 / 127.5).sub_(1)
-        self._generator.manual_seed(stream_seed(self.seed, "noise", seen))
-        uniform = torch.rand(batch, generator=self._generator, device=device)
-        normal = torch.randn(batch, generator=self._generator, device=device)
-        noise = torch.randn(images.shape, generator=self._generator, device=device)
-        return images, uniform, normal, noise, None if self._labels is None else self._labels[indices]
-
-
-def _check(members: Sequence[Member]) -> None:
+def _check(members: Sequence[Trainer]) -> None:
     if not members:
         raise UserError("A group of trainings needs at least one member.")
     if world().size > 1:
@@ -243,7 +217,7 @@ class TrainerGroup:
         UserError: The trainings do not fit together.
     """
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    def __init__(self, members: Sequence[Trainer]) -> None:
         _check(members)
         _keep_freed_memory()
         first = members[0]
@@ -262,7 +236,7 @@ class TrainerGroup:
 
     def _load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
         self._ema = self._join([state["ema"] for state in states])
-        self._optimizer = _optimizer(self.config, self._flat.vector)
+        self._optimizer = make_optimizer(self.config, self._flat.vector)
         slots = {}
         for key, value in states[0].items():
             if key.startswith("optimizer."):
@@ -317,7 +291,7 @@ class TrainerGroup:
         sigma = draw_noise_levels(preconditioning, uniform, normal, config.p_mean, config.p_std)
         labels = None
         if self._network.num_labels:
-            labels = torch.stack([draw[4] for draw in draws if draw[4] is not None], dim=1).flatten()
+            labels = torch.stack([draw.labels for draw in draws if draw.labels is not None], dim=1).flatten()
         self._set_masks(seen)
         self._flat.zero_gradient()
         level = sigma[:, :, None, None, None]
@@ -388,12 +362,3 @@ class TrainerGroup:
 def _keep_freed_memory() -> None:
     """Make Linux's C library keep a step's memory for the next: it keeps twice the largest block of up to 32 MB ever freed."""
     torch.empty(30 * 2**20, dtype=torch.uint8)
-
-
-def _optimizer(config: TrainingConfig, vector: nn.Parameter) -> torch.optim.Optimizer:
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            [vector], config.learning_rate, config.momentum, weight_decay=config.weight_decay, fused=True
-        )
-    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind([vector], config.learning_rate, config.betas, 1e-8, config.weight_decay, fused=True)

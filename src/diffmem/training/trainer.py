@@ -6,11 +6,12 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
@@ -22,7 +23,7 @@ from diffmem.training.loss import denoising_loss, draw_noise_levels
 from diffmem.training.randomness import DataOrder, stream_seed
 from diffmem.training.schedule import ema_beta, learning_rate, total_images
 
-__all__ = ["Trainer", "arithmetic"]
+__all__ = ["Draw", "Trainer", "arithmetic", "make_optimizer"]
 
 
 @contextmanager
@@ -38,6 +39,34 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def make_optimizer(config: TrainingConfig, vector: nn.Parameter) -> torch.optim.Optimizer:
+    """Return the optimizer of a procedure for parameters that lie in one vector."""
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            [vector], config.learning_rate, config.momentum, weight_decay=config.weight_decay, fused=True
+        )
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return kind([vector], config.learning_rate, config.betas, 1e-8, config.weight_decay, fused=True)
+
+
+class Draw(NamedTuple):
+    """What one step sees: this process's part of the batch, b images.
+
+    Attributes:
+        images: In [-1, 1], (b, C, H, W).
+        uniform: Uniform numbers for the noise levels, (b,).
+        normal: Normal numbers for the noise levels, (b,).
+        noise: Like the images.
+        labels: int64 (b,), or none.
+    """
+
+    images: Tensor
+    uniform: Tensor
+    normal: Tensor
+    noise: Tensor
+    labels: Tensor | None
 
 
 def _check_labels(labels: NDArray[np.int64] | None, count: int, classes: int) -> None:
@@ -119,7 +148,7 @@ class Trainer:
         if denoiser.num_labels and labels is not None:
             self._labels = torch.from_numpy(np.array(labels, dtype=np.int64)).to(self.device)
         self._order = DataOrder(self.size, seed, cyclic=config.order == "cyclic")
-        self._optimizer = self._make_optimizer()
+        self._optimizer = make_optimizer(config, self._flat.vector)
         self._generator = torch.Generator(self.device)
         self._dropouts = [module for module in denoiser.modules() if isinstance(module, Dropout)]
         self._network: Callable[..., Tensor] = torch.compile(denoiser) if config.compile else denoiser
@@ -127,19 +156,14 @@ class Trainer:
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._loss_steps = 0
 
-    def _make_optimizer(self) -> torch.optim.Optimizer:
-        config, vector = self.config, [self._flat.vector]
-        if config.optimizer == "sgd":
-            return torch.optim.SGD(
-                vector, config.learning_rate, config.momentum, weight_decay=config.weight_decay, fused=True
-            )
-        kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-        return kind(vector, config.learning_rate, config.betas, 1e-8, config.weight_decay, fused=True)
+    @property
+    def layout(self) -> FlatParameters:
+        """How the parameters lie in the vectors of `state`."""
+        return self._flat
 
-    def step(self) -> None:
-        """See one batch: of all processes together, `batch_size` images."""
-        config, seen, batch, part = self.config, self.seen, self.config.batch_size, self._part
-        preconditioning = self.denoiser.preconditioning
+    def draw(self, seen: int) -> Draw:
+        """Return what a step sees that follows so many images."""
+        batch, part = self.config.batch_size, self._part
         indices = self._order.batch(seen, batch)[part].to(self.device)
         images = self._images[indices].to(torch.float32).mul_(1 / 127.5).sub_(1)
         labels = None if self._labels is None else self._labels[indices]
@@ -149,6 +173,13 @@ class Trainer:
         normal = torch.randn(batch, generator=self._generator, device=self.device)[part]
         shape = (batch, *images.shape[1:])
         noise = torch.randn(shape, generator=self._generator, device=self.device)[part]
+        return Draw(images, uniform, normal, noise, labels)
+
+    def step(self) -> None:
+        """See one batch: of all processes together, `batch_size` images."""
+        config, seen, batch, part = self.config, self.seen, self.config.batch_size, self._part
+        preconditioning = self.denoiser.preconditioning
+        images, uniform, normal, noise, labels = self.draw(seen)
         sigma = draw_noise_levels(preconditioning, uniform, normal, config.p_mean, config.p_std)
         if self.denoiser.model.style.dropout:
             masks = stream_seed(self.seed, "dropout", seen)
