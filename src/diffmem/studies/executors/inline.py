@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
-from diffmem.studies.executors.pool import Event, Task, carried_out
+from diffmem.studies.executors.pool import Event, Pool, Task, carried_out
 from diffmem.studies.executors.work import perform
 
 __all__ = ["InlinePool"]
 
 
-class InlinePool:
+class InlinePool(Pool):
     """A pool whose `poll` does the next task, however long that takes, and returns what it told.
 
     An interrupt of the work leaves `poll` as KeyboardInterrupt, when the work has saved.
@@ -64,11 +62,3 @@ class InlinePool:
     def stop(self) -> None:
         """Forget the tasks that wait; none runs outside of `poll`."""
         self._waiting.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()

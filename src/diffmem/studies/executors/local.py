@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Self
 
-from diffmem.studies.executors.pool import Event, Task
+from diffmem.studies.executors.pool import Event, Pool, Task
 from diffmem.studies.executors.processes import Processes, available_cores
 from diffmem.studies.executors.work import perform
 
@@ -39,7 +37,7 @@ def share_of_gpus(names: Sequence[str], place: int, processes: int) -> str:
     return ",".join(names[first : first + processes])
 
 
-class LocalPool:
+class LocalPool(Pool):
     """A pool of spawned processes; each does one task at a time, and one that dies is replaced.
 
     Args:
@@ -68,11 +66,3 @@ class LocalPool:
     def stop(self) -> None:
         """End the processes; see `Pool`."""
         self._processes.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()

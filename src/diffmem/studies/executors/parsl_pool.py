@@ -23,8 +23,7 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from parsl import DataFlowKernel
 from parsl.concurrent import ParslPoolExecutor
@@ -36,7 +35,7 @@ from diffmem.studies.executors.child import event_from_json
 from diffmem.studies.executors.config import ExecutorConfig
 from diffmem.studies.executors.lifeline import signals_held
 from diffmem.studies.executors.parsl_presets import capacity, parsl_config
-from diffmem.studies.executors.pool import SECONDS_TO_STOP, Event, Task
+from diffmem.studies.executors.pool import SECONDS_TO_STOP, Event, Pool, Task
 from diffmem.studies.executors.remote import CONTROL, GOES_ON, Place, progress_file, work_remotely
 
 __all__ = ["ParslPool", "open_parsl"]
@@ -80,7 +79,7 @@ class _Running:
     read: int = 0
 
 
-class ParslPool:
+class ParslPool(Pool):
     """A pool of the workers of a Parsl configuration, which is started here and ended by `stop`.
 
     Args:
@@ -198,14 +197,6 @@ class ParslPool:
             self._running.clear()
             self._started.__exit__(None, None, None)
             shutil.rmtree(self._folder, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
 
 @contextmanager

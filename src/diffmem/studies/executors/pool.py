@@ -139,11 +139,13 @@ class Pool(Protocol):
         """Ask all work to save and end, wait for it, and end what has not after a minute; again, it does nothing."""
         ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        self.stop()
 
 
 def carried_out(key: str, call: Callable[[], None]) -> Event:
