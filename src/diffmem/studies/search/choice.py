@@ -197,7 +197,7 @@ def _beside(rule: SizeRule, so_far: Replay, guess: float, undecided: list[int]) 
     most = rule.largest if above is None else above - 1
     # The wider the range that was found undecided, the farther from it the next try; and the more may stay open beside it.
     apart = _APART * math.sqrt(last / first)
-    room = max(_APART**2, ((above or last) / (below or first)) ** 0.25)
+    room = max(_APART**2, ((above or last) / (below or first)) ** 0.125)
     if first > least and (below is None or first / below > room):
         size = min(low, first / apart) if below is None else _clamped(low, below, first, apart)
         return _one(so_far, size, least, first - 1, "below the undecided size")
