@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from multiprocessing.reduction import ForkingPickler
@@ -184,6 +185,8 @@ class Processes:
         values = {"OMP_NUM_THREADS": str(self._threads)}  # read by the child's libraries as they load
         if self._environments:
             values |= self._environments[number % len(self._environments)]
+        # The first start of a process would start it, which lets the signals through again.
+        resource_tracker.ensure_running()
         with _environment(values), signals_held(signal.SIGINT, signal.SIGTERM):
             process.start()
             worker = _Worker(number, process, ours)
