@@ -21,8 +21,9 @@ import argparse
 import numpy as np
 from scipy.optimize import brentq
 
+from diffmem.sampling.config import image_cost
 from diffmem.studies.search.choice import SizeRule
-from diffmem.studies.search.cost import grid_of_equal_precision, grid_sizes, image_cost
+from diffmem.studies.search.cost import grid_of_equal_precision, grid_sizes
 from diffmem.studies.search.decisions import FutilityRule, StoppingRule
 from diffmem.studies.search.interval import emm_of_seed
 from diffmem.studies.search.simulation import curve_through, published_progress, search_level

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from diffmem.cli.common import bytes_in_words
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -98,7 +100,7 @@ def data_build(
     beside = f"; labels and names in {meta_path(out)}" if out.suffix.lower() == ".npy" else ""
     print(
         f"{out}: {set_in_words(images)}, fingerprint {images.fingerprint[:16]}, "
-        f"{_bytes_in_words(out.stat().st_size)}{beside}"
+        f"{bytes_in_words(out.stat().st_size)}{beside}"
     )
 
 
@@ -144,7 +146,7 @@ def data_fetch(name: Literal["cifar10"], *, out: Path | None = None) -> None:
     with show_progress(f"Downloading {download.file}") as progress:
         new = fetch(download, target, progress)
     told = "downloaded" if new else "is there already and whole, nothing was downloaded"
-    print(f"{target}: {told} ({_bytes_in_words(download.size)}, MD5 {download.md5})")
+    print(f"{target}: {told} ({bytes_in_words(download.size)}, MD5 {download.md5})")
 
 
 def check_target(sources: tuple[str | None, ...], out: Path) -> None:
@@ -233,12 +235,3 @@ def set_in_words(images: ImageSet) -> str:
     shape = " x ".join(map(str, images.shape))
     classes = "no labels" if images.labels is None else f"{images.num_classes:,} classes"
     return f"{len(images):,} images of {shape} (C x H x W), {classes}"
-
-
-def _bytes_in_words(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

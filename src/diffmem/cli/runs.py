@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffmem.cli.common import bytes_in_words
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -103,7 +105,7 @@ def _table(entries: list[RunEntry], holders: dict[str, Lease]) -> tuple[Table, l
             trainings[entry.training],
             entry.state,
             f"{100 * share:.0f}%" if entry.state == "trained" else f"{min(99.9, 100 * share):.1f}%",
-            _bytes_words(entry.bytes),
+            bytes_in_words(entry.bytes),
             _holder_words(holders.get(entry.run_id)),
         )
         table.add_row(*(Text(cell) for cell in cells))
@@ -126,13 +128,3 @@ def _holder_words(lease: Lease | None) -> str:
     if lease.alive:
         return who
     return f"nobody; left by {who} {seconds_to_words(time.time() - lease.heartbeat)} ago"
-
-
-def _bytes_words(count: int) -> str:
-    """Return a size as people say it: '512 B', '3.4 MiB'."""
-    size, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if size < 1000:
-            break
-        size, unit = size / 1024, larger
-    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffmem.cli.common import bytes_in_words
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -113,7 +115,7 @@ def _plan(study: SearchStudy, device: str) -> None:
         table.add_row(
             level.name, f"{level.runs:.1f} (to {level.runs_high:.0f})", f"{level.images_trained:,.0f}",
             f"{level.images_sampled:,.0f}", f"{level.hours:.2g} (to {level.hours_high:.2g})", f"{level.grid_hours:.2g}",
-            _bytes(level.disk),
+            bytes_in_words(level.disk),
         )  # fmt: skip
     Console().print(table)
     print(
@@ -121,20 +123,12 @@ def _plan(study: SearchStudy, device: str) -> None:
         f" below {seconds_to_words(3600 * plan.hours_high)}; a grid of equal precision {seconds_to_words(3600 * plan.grid_hours)}."
     )
     print(
-        f"Memory {_bytes(plan.memory)}, disk {_bytes(plan.disk)}. Trainings in the store already: {plan.finished}."
+        f"Memory {bytes_in_words(plan.memory)}, disk {bytes_in_words(plan.disk)}. Trainings in the store already: {plan.finished}."
     )
     print(
         "Hours of one process unless said otherwise, from a measurement of seconds on this machine and simulated searches with EMM"
         " anywhere between the sizes."
     )
-
-
-def _bytes(number: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:,.3g} TB"
 
 
 def is_search_folder(folder: Path) -> bool:
@@ -149,6 +143,7 @@ def report_search(study: SearchStudy, device: str = "cpu") -> None:
     """Write the report of a search as it is now, and print its table."""
     from rich.console import Console
 
+    from diffmem.cli.common import warn
     from diffmem.reports import example_gallery, search_table, write_search_report
     from diffmem.studies.search.levels import Item
 
@@ -163,7 +158,7 @@ def report_search(study: SearchStudy, device: str = "cpu") -> None:
             for run in first[: max(2, _MOST_GALLERIES // len(result.levels))]
         ]
     for item in sorted(shown, key=lambda item: (list(study.levels).index(item.level), item.size, item.seed)):
-        example = study.example(item)
+        example = study.example(item, warn=warn)
         if example is not None:
             seed = f", seed {item.seed}" if len(result.seeds) > 1 else ""
             title = f"{item.level}, N = {item.size:,}{seed}"

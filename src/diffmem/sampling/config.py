@@ -6,11 +6,20 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["DiscretizationName", "SamplerConfig", "ScalingName", "ScheduleName"]
+__all__ = ["DiscretizationName", "SamplerConfig", "ScalingName", "ScheduleName", "image_cost"]
 
 DiscretizationName = Literal["edm", "vp", "ve", "iddpm"]
 ScheduleName = Literal["linear", "vp", "ve"]
 ScalingName = Literal["none", "vp"]
+
+
+def image_cost(evaluations: int) -> float:
+    """Return the cost of generating an image, in images trained: a training step costs about three network evaluations.
+
+    Args:
+        evaluations: Network evaluations for one image.
+    """
+    return evaluations / 3
 
 
 class SamplerConfig(BaseModel):
@@ -94,6 +103,11 @@ class SamplerConfig(BaseModel):
     def evaluations(self) -> int:
         """How often the denoiser is evaluated for one image."""
         return 2 * self.steps - 1 if self.solver == "heun" else self.steps
+
+    @property
+    def image_cost(self) -> float:
+        """Cost of generating an image, in images trained."""
+        return image_cost(self.evaluations)
 
     def describe(self) -> str:
         """Return the sampler in words, for example for a report."""

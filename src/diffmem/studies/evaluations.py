@@ -31,6 +31,7 @@ __all__ = [
     "EvaluationStore",
     "FrechetRecord",
     "StoredEvaluation",
+    "judged",
     "rate_record",
     "rates_by_threshold",
     "summary",
@@ -47,10 +48,14 @@ def rate_record(rate: Rate) -> RateRecord:
     )
 
 
+def judged(neighbours: Neighbours, rule: RatioRule) -> RateRecord:
+    """Return the share of images that a rule flags."""
+    return rate_record(Rate(int(rule(neighbours).sum()), len(neighbours)))
+
+
 def rates_by_threshold(neighbours: Neighbours) -> dict[str, RateRecord]:
     """Return the share of images that the ratio rule flags, at each of `THRESHOLDS`."""
-    counts = {name: int(RatioRule(value)(neighbours).sum()) for name, value in THRESHOLDS.items()}
-    return {name: rate_record(Rate(count, len(neighbours))) for name, count in counts.items()}
+    return {name: judged(neighbours, RatioRule(value)) for name, value in THRESHOLDS.items()}
 
 
 @dataclass(frozen=True, eq=False)

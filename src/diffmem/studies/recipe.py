@@ -28,6 +28,7 @@ __all__ = [
     "merged",
     "override",
     "read_recipe",
+    "set_key",
     "settings_table",
     "validated",
 ]
@@ -253,18 +254,35 @@ def override(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise UserError(f"Setting {setting!r} must read key=value, for example training.epochs=500.")
-        place, parts = result, key.split(".")
-        for part in parts[:-1]:
-            if place.get(part) is None:  # a group that may be left out, and was
-                place[part] = {}
-            place = place[part]
-            if not isinstance(place, dict):
-                raise UserError(f"Setting {setting!r}: {part!r} is not a group of keys.")
         try:
-            place[parts[-1]] = yaml.safe_load(text)
+            value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UserError(f"Setting {setting!r}: the value is not valid YAML.") from error
+        set_key(result, key, value, f"Setting {setting!r}")
     return result
+
+
+def set_key(values: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set a dotted key in groups of keys; groups that may be left out, and were, are made.
+
+    Args:
+        values: The groups, changed in place.
+        key: Like 'training.epochs'.
+        value: Its value.
+        where: Where the key stands, for the message.
+
+    Raises:
+        UserError: The key goes through one that holds no keys.
+    """
+    *groups, last = key.split(".")
+    place = values
+    for group in groups:
+        if place.get(group) is None:
+            place[group] = {}
+        place = place[group]
+        if not isinstance(place, dict):
+            raise UserError(f"{where}: {group!r} is not a group of keys.")
+    place[last] = value
 
 
 def load_recipe(kind: type[_Model], path: Path | None, settings: Sequence[str] = ()) -> _Model:

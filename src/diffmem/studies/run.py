@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError
-from diffmem.memorization import Neighbours, Rate, RatioRule, nearest_neighbours
+from diffmem.memorization import Neighbours, RatioRule, nearest_neighbours
 from diffmem.memorization.features import Features, features_key, open_features
 from diffmem.memorization.frechet import Moments, feature_moments
 from diffmem.models import load_denoiser
@@ -29,7 +29,7 @@ from diffmem.sampling import SamplerConfig, discard_shards, generate, generate_r
 from diffmem.studies.evaluations import (
     EvaluationStore,
     StoredEvaluation,
-    rate_record,
+    judged,
     rates_by_threshold,
     summary,
 )
@@ -194,18 +194,43 @@ class Run(TrainedRun):
         """
         self.check_distinct()
         model = self.denoiser(seen, device) if denoiser is None else denoiser
-        start, store = time.monotonic(), self.evaluation_store(sampling, samples)
-        shards, tag = store.path(seen).with_suffix(".shards"), f"{self.run_id} {seen}"
+        store = self.evaluation_store(sampling, samples)
+        self._evaluate_seeds(model, seen, range(samples), sampling, store, seen, progress)
+
+    def _evaluate_seeds(
+        self,
+        denoiser: Denoiser,
+        seen: int,
+        seeds: range,
+        sampling: SamplerConfig,
+        store: EvaluationStore,
+        name: int,
+        progress: Progress = NO_PROGRESS,
+    ) -> Neighbours:
+        """Generate the images of some seeds, find their neighbours, and keep both.
+
+        Args:
+            denoiser: The snapshot.
+            seen: Images seen at it.
+            seeds: One for each image.
+            sampling: How images are generated.
+            store: Where they are kept,
+            name: and under which number.
+            progress: Told the images generated.
+        """
+        begin, shards = time.monotonic(), store.path(name).with_suffix(".shards")
+        tag = f"{self.run_id} {seen}"
         made = generate_resumable(
-            model, range(samples), sampling, shards, tag, batch_size=_SAMPLING_BATCH, progress=progress
+            denoiser, seeds, sampling, shards, tag, batch_size=_SAMPLING_BATCH, progress=progress
         )
-        seconds = time.monotonic() - start
-        found = nearest_neighbours(made.images, self._references, 2, device=model.device)
+        seconds = time.monotonic() - begin
+        found = nearest_neighbours(made.images, self._references, 2, device=denoiser.device)
+        neighbours = Neighbours(found.distances, self.distinct[found.indices])
         if world().is_first:
-            neighbours = Neighbours(found.distances, self.distinct[found.indices])
-            store.write(seen, made.images, made.labels, neighbours, seconds)
+            store.write(name, made.images, made.labels, neighbours, seconds)
         world().wait()
         discard_shards(shards)
+        return neighbours
 
     def measure_null(
         self, *, device: torch.device | str = "cpu", warn: Callable[[str], None] = print
@@ -270,6 +295,28 @@ class Run(TrainedRun):
         """
         stored = self.evaluation_store(sampling, samples).read(seen)
         wanted = samples if count is None else min(samples, count)
+        return self.images_of(stored, seen, sampling, wanted, device=device, warn=warn)
+
+    def images_of(
+        self,
+        stored: StoredEvaluation,
+        seen: int,
+        sampling: SamplerConfig,
+        wanted: int,
+        *,
+        device: torch.device | str = "cpu",
+        warn: Callable[[str], None] = print,
+    ) -> NDArray[np.uint8]:
+        """Return the first images of a stored evaluation that begins with seed 0; see `images`.
+
+        Args:
+            stored: The evaluation.
+            seen: Images seen at the snapshot.
+            sampling: Its sampler.
+            wanted: How many images, at most as many as it has.
+            device: Where to generate them if they are not there.
+            warn: Told of a missing or damaged file.
+        """
         try:
             return stored.images[:wanted]
         except DiffmemError as error:
@@ -280,7 +327,7 @@ class Run(TrainedRun):
 
     def sampling_units(self, sampling: SamplerConfig, measure: MeasureConfig) -> float:
         """Cost of one evaluation in images trained: a step costs about three evaluations of the network."""
-        return measure.samples * sampling.evaluations / 3
+        return measure.samples * sampling.image_cost
 
     def total_units(self, sampling: SamplerConfig, measure: MeasureConfig) -> float:
         """Cost of the whole run in images trained."""
@@ -340,7 +387,7 @@ class Run(TrainedRun):
             epochs=points[-1] / size,
             folder=str(self.folder.relative_to(root)),
             evaluations=evaluations,
-            null=None if null is None else rate_record(Rate(int(rule(null).sum()), len(null))),
+            null=None if null is None else judged(null, rule),
             null_at_thresholds={} if null is None else rates_by_threshold(null),
             duplicates=size - len(self.distinct),
             training_seconds=self.training_seconds(),

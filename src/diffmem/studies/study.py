@@ -17,7 +17,7 @@ from diffmem.data import ImageSet, duplicate_groups, open_images, write_images
 from diffmem.distributed import world
 from diffmem.errors import UserError
 from diffmem.files import read_number, write_json
-from diffmem.memorization import RatioRule, protocol_id
+from diffmem.memorization import Neighbours, RatioRule, protocol_id
 from diffmem.models import build_denoiser, count_parameters
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.sampling import SamplerConfig
@@ -28,9 +28,9 @@ from diffmem.studies.recipe import MeasureConfig, StudyRecipe
 from diffmem.studies.results import StudyResult
 from diffmem.studies.run import Run
 
-__all__ = ["Example", "Study", "execute_studies", "stored_set"]
+__all__ = ["Example", "Study", "add_seconds", "execute_studies", "seconds_spent", "stored_set"]
 
-_RUNS, _DATA = "runs", "data"
+_RUNS, _DATA, _SECONDS = "runs", "data", "seconds.json"
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,28 @@ class Example:
     nearest: NDArray[np.uint8]
     second: NDArray[np.uint8]
     ratios: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls,
+        title: str,
+        images: NDArray[np.uint8],
+        neighbours: Neighbours,
+        training: NDArray[np.uint8],
+        rule: RatioRule,
+    ) -> Example:
+        """Return generated images with their neighbours.
+
+        Args:
+            title: What is shown.
+            images: The first images of an evaluation.
+            neighbours: Those of all its images.
+            training: The training images.
+            rule: Has the ratios.
+        """
+        shown = neighbours.slice(0, len(images))
+        nearest, second = training[shown.indices[:, 0]], training[shown.indices[:, 1]]
+        return cls(title, images, nearest, second, rule.ratio(shown))
 
 
 @dataclass(frozen=True)
@@ -185,7 +207,7 @@ class Study:
             runs=records,
             emm=estimate_emm(peaks, recipe.measure.epsilon),
             emm_last=estimate_emm(lasts, recipe.measure.epsilon),
-            seconds=_earlier_seconds(self.folder),
+            seconds=seconds_spent(self.folder),
             versions=versions(device),
             notes=[],
         )
@@ -218,8 +240,18 @@ def stored_set(store: Path, images: ImageSet, kind: str) -> Path:
     return path
 
 
-def _earlier_seconds(folder: Path) -> float:
-    return read_number(folder / "seconds.json", "seconds")
+def seconds_spent(folder: Path) -> float:
+    """Return the wall-clock time of the sessions of a study so far."""
+    return read_number(folder / _SECONDS, "seconds")
+
+
+def add_seconds(folder: Path, seconds: float) -> None:
+    """Add the time of a session, or of a part of one, to a study's.
+
+    Raises:
+        DiffmemError: The file cannot be written.
+    """
+    write_json(folder / _SECONDS, {"seconds": seconds_spent(folder) + seconds})
 
 
 def execute_studies(
@@ -247,7 +279,7 @@ def execute_studies(
         DiffmemError: A run failed.
         KeyboardInterrupt: A stop was requested; everything is saved.
     """
-    begin, earlier, here = time.monotonic(), _earlier_seconds(folder), world()
+    begin, here = time.monotonic(), world()
     waiting: dict[Path, tuple[Study, Run]] = {}
     for study in studies:
         for run in study.unfinished():
@@ -266,7 +298,7 @@ def execute_studies(
             run_jobs(jobs, _work, costs, workers=count, progress=progress, warn=warn)
     finally:
         if here.is_first:
-            write_json(folder / "seconds.json", {"seconds": earlier + time.monotonic() - begin})
+            add_seconds(folder, time.monotonic() - begin)
 
 
 def example_of(run: Run, sampling: SamplerConfig, measure: MeasureConfig, count: int) -> Example:
@@ -274,18 +306,10 @@ def example_of(run: Run, sampling: SamplerConfig, measure: MeasureConfig, count:
     rule = RatioRule(measure.threshold)
     stored = max(run.evaluations(sampling, measure.samples), key=lambda each: rule(each.neighbours).mean())
     images = run.images(sampling, measure.samples, stored.seen, count)
-    count = len(images)
-    neighbours = stored.neighbours.slice(0, count)
-    training = run.training_set.images
     size = len(run.training_set)
-    return Example(
-        title=f"{size} training images"
-        + (f", epoch {stored.seen / size:.0f}" if run.model.is_trained else ""),
-        generated=images,
-        nearest=training[neighbours.indices[:, 0]],
-        second=training[neighbours.indices[:, 1]],
-        ratios=rule.ratio(neighbours),
-    )
+    epoch = f", epoch {stored.seen / size:.0f}" if run.model.is_trained else ""
+    title = f"{size} training images{epoch}"
+    return Example.of(title, images, stored.neighbours, run.training_set.images, rule)
 
 
 def versions(device: str) -> dict[str, str]:

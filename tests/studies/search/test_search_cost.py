@@ -2,7 +2,8 @@ from itertools import pairwise
 
 import pytest
 
-from diffmem.studies.search.cost import grid_of_equal_precision, grid_sizes, image_cost
+from diffmem.sampling.config import image_cost
+from diffmem.studies.search.cost import grid_of_equal_precision, grid_sizes
 
 
 def test_neighbours_of_the_grid_are_as_far_apart_as_a_final_bracket():

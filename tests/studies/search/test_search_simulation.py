@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
+from diffmem.sampling.config import image_cost
 from diffmem.studies.search.choice import SizeRule
-from diffmem.studies.search.cost import grid_of_equal_precision, image_cost
+from diffmem.studies.search.cost import grid_of_equal_precision
 from diffmem.studies.search.decisions import FutilityRule
 from diffmem.studies.search.interval import emm_of_seed, emm_of_seeds
 from diffmem.studies.search.simulation import PROGRESS_OF_TRAINING, curve_through, search_level

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 from search_builders import carried_out, table, tiny_recipe
 
 from diffmem.errors import DiffmemError, UserError
 from diffmem.files import write_json
+from diffmem.studies import run as runs
 from diffmem.studies.search import work
 from diffmem.studies.search.driver import carry_out_search
 from diffmem.studies.search.levels import Item
@@ -33,7 +35,7 @@ def forbid(monkeypatch, *what):
     if "training" in what:
         monkeypatch.setattr(Trainer, "step", fail)
     if "sampling" in what:
-        monkeypatch.setattr(work, "generate_resumable", fail)
+        monkeypatch.setattr(runs, "generate_resumable", fail)
 
 
 def parts_of(study):
@@ -180,6 +182,16 @@ def test_a_damaged_file_is_found_and_made_anew_and_the_report_says_so(copied, da
         assert any("anew" in text for text in told)
         (record,) = [one for level in result.levels for one in level.runs if one.run_id == run.run_id]
         assert any("damaged" in text for text in record.incidents)
+
+
+def test_images_of_a_gallery_that_are_damaged_are_generated_again(copied):
+    item, told = Item("8", 0, 8), []
+    whole = copied.example(item)
+    for path in copied.run(item).folder.glob("evaluations/*/*/*.images.npz"):
+        path.write_bytes(path.read_bytes()[:100])
+    again = copied.example(item, warn=told.append)
+    assert np.array_equal(again.generated, whole.generated)
+    assert "generated again" in told[0]
 
 
 def test_a_snapshot_that_is_damaged_before_its_images_are_sampled_is_made_anew(tmp_path):

@@ -9,8 +9,8 @@ MOUNTS = """\
 40 27 0:40 / /home rw,relatime shared:1 master:2 - nfs4 server:/home rw,vers=4.2
 41 40 0:41 / /home/fast rw - xfs /dev/nvme0n1 rw
 42 27 0:42 / /with\\040space rw - lustre ib0:/scratch rw
-43 27 0:43 / /work rw - ext4 /dev/vdb rw
-44 27 0:44 / /work rw - gpfs gpfs0 rw
+43 27 0:43 / /disks rw - ext4 /dev/vdb rw
+44 27 0:44 / /disks rw - gpfs gpfs0 rw
 45 27 0:45 / /odd rw - fuse.sshfs host:/ rw
 46 27 0:46 / /homes rw - tmpfs tmpfs rw
 a line that is none
@@ -31,7 +31,7 @@ def mounts(tmp_path):
         ("/home/me/store", "nfs4", False),
         ("/home/fast/store", "xfs", True),
         ("/with space/store", "lustre", False),
-        ("/work/store", "gpfs", False),  # the later mount hides the earlier one
+        ("/disks/store", "gpfs", False),  # the later mount hides the earlier one
         ("/odd", "fuse.sshfs", False),
         ("/homes/store", "tmpfs", True),  # not below /home
     ],

@@ -5,16 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["GridCost", "grid_of_equal_precision", "grid_sizes", "image_cost"]
+from diffmem.sampling.config import image_cost
 
-
-def image_cost(evaluations: int) -> float:
-    """Return the cost of generating an image in images trained: a training step costs about three network evaluations.
-
-    Args:
-        evaluations: Network evaluations for one image.
-    """
-    return evaluations / 3
+__all__ = ["GridCost", "grid_of_equal_precision", "grid_sizes"]
 
 
 def grid_sizes(smallest: int, largest: int, tolerance: float) -> list[int]:

@@ -16,11 +16,13 @@ from diffmem.errors import DiffmemError, UserError
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.studies.executors.config import open_pool
 from diffmem.studies.executors.pool import Event, Pool, Task
-from diffmem.studies.search.levels import Item, Search
+from diffmem.studies.search.choice import Outcome
+from diffmem.studies.search.levels import Item, Search, follow
 from diffmem.studies.search.study import SearchStudy
 from diffmem.studies.store.folders import read_entry
 from diffmem.studies.store.index import RunIndex
 from diffmem.studies.store.lock import BusyRunError
+from diffmem.studies.study import add_seconds
 from diffmem.training.interrupt import StopRequest
 from diffmem.training.loop import STATE_FILE
 
@@ -87,8 +89,9 @@ class _Clock:
         self._study, self._noted = study, time.monotonic()
 
     def note(self) -> None:
+        """Add the time since it was last noted."""
         now = time.monotonic()
-        self._study.add_seconds(now - self._noted)
+        add_seconds(self._study.folder, now - self._noted)
         self._noted = now
 
 
@@ -116,7 +119,8 @@ class _Driver:
         looked = 0.0
         while True:
             if stale or time.monotonic() - looked > _SECONDS_BETWEEN_LOOKS:
-                self._searches = [one for group in self._study.searches().values() for one in group]
+                found = follow(self._study.recipe, self._outcome)
+                self._searches = [one for group in found.values() for one in group]
                 stale, looked = False, time.monotonic()
             waiting = [item for search in self._searches for item in search.waiting]
             if not waiting and not self._active:
@@ -131,6 +135,10 @@ class _Driver:
                 time.sleep(1.0)  # another study works on all that is waited for
             self._beat()
             self._tell()
+
+    def _outcome(self, item: Item) -> Outcome | None:
+        """Return what a training says; what our workers are at has no outcome yet, and its files need not be read."""
+        return None if item in self._active.values() else self._study.outcome(item)
 
     def _fill(self, pool: Pool, waiting: list[Item]) -> None:
         """Submit what is waited for, as far as there is room and nobody else works on it."""

@@ -11,7 +11,7 @@ from diffmem.studies.search.choice import Outcome, Replay, SizeRule, replay
 from diffmem.studies.search.interval import emm_of_seed, emm_of_seeds
 from diffmem.studies.search.recipe import SearchRecipe
 
-__all__ = ["Item", "Search", "follow", "hint_order"]
+__all__ = ["Item", "Search", "beside", "follow", "hint_order"]
 
 
 @dataclass(frozen=True, order=True)
@@ -146,4 +146,9 @@ def _hint(emm: EmmRecord, recipe: SearchRecipe, otherwise: float | None) -> floa
         return float(smallest)
     if emm.value is None:
         return otherwise
-    return emm.value / math.sqrt(recipe.size_rule(None).ratio)
+    return beside(emm.value, recipe)
+
+
+def beside(emm: float, recipe: SearchRecipe) -> float:
+    """Return a size so far below an EMM that this size and the next bracket it as narrowly as is asked for."""
+    return emm / math.sqrt(recipe.size_rule(None).ratio)

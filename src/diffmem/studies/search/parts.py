@@ -6,19 +6,16 @@ lies behind a gap (a damaged part that was removed) is made again before it coun
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from diffmem.errors import DiffmemError
-from diffmem.memorization import Neighbours, RatioRule
+from diffmem.memorization import RatioRule
 from diffmem.studies.evaluations import EvaluationStore, StoredEvaluation
 from diffmem.studies.search.decisions import Counts
 
-__all__ = ["Parts"]
+__all__ = ["Parts", "counts_of"]
 
 
 @dataclass(frozen=True)
@@ -57,25 +54,9 @@ class Parts:
             start += len(part.neighbours)
         return found
 
-    def counts(self, seen: int, rule: RatioRule, warn: Callable[[str], None] | None = None) -> Counts:
-        """Return (memorized, all) images of a point; the arguments are those of `read`, and the rule is applied now."""
-        parts = self.read(seen, warn)
-        return sum(int(rule(part.neighbours).sum()) for part in parts), sum(
-            len(part.neighbours) for part in parts
-        )
 
-    def append(
-        self,
-        seen: int,
-        start: int,
-        images: NDArray[np.uint8],
-        labels: NDArray[np.int64] | None,
-        neighbours: Neighbours,
-        seconds: float,
-    ) -> None:
-        """Write the part whose first image has the seed `start`; the other arguments are those of `EvaluationStore.write`.
-
-        Raises:
-            DiffmemError: A file cannot be written.
-        """
-        self.store(seen).write(start, images, labels, neighbours, seconds)
+def counts_of(parts: Sequence[StoredEvaluation], rule: RatioRule) -> Counts:
+    """Return (memorized, all) images of the parts of a point; the rule is applied now."""
+    return sum(int(rule(part.neighbours).sum()) for part in parts), sum(
+        len(part.neighbours) for part in parts
+    )

@@ -20,9 +20,8 @@ import torch
 from diffmem.models import build_denoiser, count_parameters
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.sampling import generate
-from diffmem.studies.search.cost import grid_of_equal_precision
 from diffmem.studies.search.interval import emm_of_seed
-from diffmem.studies.search.levels import Item, hint_order
+from diffmem.studies.search.levels import beside, hint_order
 from diffmem.studies.search.simulation import search_level
 from diffmem.studies.search.study import SearchStudy
 from diffmem.training import Trainer
@@ -136,7 +135,7 @@ def measure_speed(study: SearchStudy, level: str, device: str, threads: int, sec
         seconds: How long each is measured.
     """
     recipe = study.levels[level]
-    run = study.run(Item(level, study.recipe.seeds[0], study.recipe.sizes[0]))
+    run = study.smallest_run(level)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     cuda = device.startswith("cuda")
@@ -209,6 +208,7 @@ def _simulate(study: SearchStudy) -> dict[str, list[tuple[int, int, int, int]]]:
     smallest, largest = recipe.sizes
     line = math.log((1 - recipe.measure.epsilon) / recipe.measure.epsilon)
     found: dict[str, list[tuple[int, int, int, int]]] = {name: [] for name in names}
+    epochs = {name: study.smallest_run(name).epochs for name in names}
     for number in range(_SIMULATIONS):
         rng = np.random.default_rng(number)
         places: dict[int, float] = {}
@@ -223,14 +223,11 @@ def _simulate(study: SearchStudy) -> dict[str, list[tuple[int, int, int, int]]]:
             hint = math.exp(places[parent]) if parent is not None and recipe.search.hints else None
             totals = np.zeros(4, dtype=int)
             for _ in recipe.seeds:
-                start = (
-                    recipe.search.start if hint is None else hint / math.sqrt(recipe.size_rule(None).ratio)
-                )
-                epochs = study.run(Item(name, recipe.seeds[0], smallest)).epochs
+                start = recipe.search.start if hint is None else beside(hint, recipe)
                 replayed, trainings = search_level(
                     _curve(line, emm),
                     recipe.size_rule(start),
-                    epochs=epochs,
+                    epochs=epochs[name],
                     cap=recipe.measure.samples,
                     evaluations=level.sampling.evaluations,
                     alpha=recipe.alpha,
@@ -243,7 +240,7 @@ def _simulate(study: SearchStudy) -> dict[str, list[tuple[int, int, int, int]]]:
                     len(done),
                     sum(one.images_trained for one in done),
                     sum(one.images_sampled for one in done),
-                    len(done) * len(epochs),
+                    len(done) * len(epochs[name]),
                 ]
             found[name].append((int(totals[0]), int(totals[1]), int(totals[2]), int(totals[3])))
     return found
@@ -256,16 +253,11 @@ def _curve(line: float, emm: float) -> Callable[[float], float]:
 def _level_plan(
     study: SearchStudy, name: str, speed: Speed, simulated: list[tuple[int, int, int, int]]
 ) -> LevelPlan:
-    recipe, level = study.recipe, study.levels[name]
     table = np.array(simulated, dtype=float)
     runs, trained, sampled, points = table.mean(axis=0)
     hours = (table[:, 1] / speed.trained + table[:, 2] / speed.sampled) / 3600
-    example = study.run(Item(name, recipe.seeds[0], recipe.sizes[0]))
-    grid = grid_of_equal_precision(
-        *recipe.sizes, recipe.search.tolerance, level.training.epochs, len(example.points), recipe.measure.samples,
-        level.sampling.evaluations, len(recipe.seeds),
-    )  # fmt: skip
-    values = int(np.prod(example.training_set.shape))
+    grid = study.grid(name)
+    values = int(np.prod(study.smallest_run(name).training_set.shape))
     # A snapshot holds the weights as float32; the state the weights, their average, and two moments of the optimizer.
     disk = 4 * speed.parameters * (points + 4 * runs) + sampled * (values + 32)
     return LevelPlan(

@@ -19,6 +19,7 @@ from diffmem.studies.recipe import (
     TrainRecipe,
     load_recipe,
     read_recipe,
+    set_key,
     validated,
 )
 from diffmem.studies.search.choice import SizeRule
@@ -155,16 +156,7 @@ class SearchRecipe(TrainRecipe):
                 raise UserError(
                     f"{where}: a level may change data, model, training and sampling, not {key!r}."
                 )
-            place = base
-            *groups, last = key.split(".")
-            for group in groups:
-                inner = place.get(group)
-                if inner is None:  # a group that may be left out, and was
-                    inner = place[group] = {}
-                if not isinstance(inner, dict):
-                    raise UserError(f"{where}: {group!r} in {key!r} is not a group of keys.")
-                place = inner
-            place[last] = value
+            set_key(base, key, value, f"{where}, {key!r}")
         found = validated(StudyRecipe, base, where)
         if not found.model.is_trained:
             raise UserError(
@@ -232,6 +224,7 @@ def load_search(path: Path, settings: list[str] | None = None) -> SearchRecipe:
 def dump_search(recipe: SearchRecipe) -> str:
     """Return the recipe as YAML, defaults included; of the executor what was set, as it refuses what means nothing to it."""
     values = recipe.model_dump(mode="json")
-    chosen = recipe.executor.model_fields_set | {"kind"}
-    values["executor"] = {key: value for key, value in values["executor"].items() if key in chosen}
+    values["executor"] = {"kind": recipe.executor.kind} | recipe.executor.model_dump(
+        mode="json", exclude_unset=True
+    )
     return yaml.safe_dump(values, sort_keys=False)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffmem.sampling.config import image_cost
 from diffmem.studies.search.choice import Outcome, Replay, SizeRule, outcome_of, replay
-from diffmem.studies.search.cost import image_cost
 from diffmem.studies.search.decisions import Counts, FutilityRule, StoppingRule, stand
 
 __all__ = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -9,25 +10,25 @@ from typing import Any
 
 from diffmem.data import ImageSet
 from diffmem.errors import DiffmemError, UserError
-from diffmem.files import read_json, read_number, write_json, write_text
+from diffmem.files import read_json, write_json, write_text
 from diffmem.memorization import RatioRule, protocol_id
 from diffmem.models import build_denoiser, count_parameters
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.studies.distribution import Distribution, open_distribution
 from diffmem.studies.recipe import StudyRecipe
 from diffmem.studies.search.choice import Outcome
-from diffmem.studies.search.cost import grid_of_equal_precision, image_cost
+from diffmem.studies.search.cost import GridCost, grid_of_equal_precision
 from diffmem.studies.search.interval import emm_of_seeds
 from diffmem.studies.search.levels import Item, Search, follow
 from diffmem.studies.search.log import decision_log
 from diffmem.studies.search.recipe import SearchRecipe, dump_search, load_search
 from diffmem.studies.search.records import CostRecord, LevelRecord, SearchResult, SizeRecord
-from diffmem.studies.search.work import SizeRun
-from diffmem.studies.study import Example, stored_set, versions
+from diffmem.studies.search.work import SizeRun, Terms
+from diffmem.studies.study import Example, seconds_spent, stored_set, versions
 
 __all__ = ["RECIPE_FILE", "SearchStudy", "open_search", "place_of"]
 
-RECIPE_FILE, _PLACE_FILE, _SECONDS_FILE = "recipe.yaml", "place.json", "seconds.json"
+RECIPE_FILE, _PLACE_FILE = "recipe.yaml", "place.json"
 _RUNS = "runs"
 
 
@@ -79,14 +80,19 @@ class SearchStudy:
             )
         return self._runs[item]
 
+    def terms(self, item: Item) -> Terms:
+        """Return what a training is asked."""
+        run, level = self.run(item), self.levels[item.level]
+        rule = self.recipe.stopping_rule(len(run.points), float(run.points[-1]), level.sampling.image_cost)
+        return Terms(level.sampling, level.measure.threshold, rule, self.recipe.futility)
+
     def outcome(self, item: Item) -> Outcome | None:
         """Return what a training says; none if it is not done. What is known is read once."""
         if item not in self._outcomes:
-            run, level = self.run(item), self.levels[item.level]
+            run = self.run(item)
             if not run.folder.is_dir():
                 return None
-            rule = run.rule(self.recipe.stopping_rule, level.sampling)
-            found = run.outcome(level.sampling, level.measure.threshold, rule, self.recipe.futility)
+            found = run.outcome(self.terms(item))
             if found is None:
                 return None
             self._outcomes[item] = found
@@ -98,21 +104,20 @@ class SearchStudy:
 
     def content(self, item: Item, device: str) -> dict[str, Any]:
         """Return what a worker process needs to do a training; the images that it needs are written to the store."""
-        run, level = self.run(item), self.levels[item.level]
-        futility = self.recipe.futility
+        run, terms = self.run(item), self.terms(item)
         training_set = stored_set(self.store, run.training_set, "train")
         heldout = (
             None if run.heldout is None else str(stored_set(self.store, run.heldout, "heldout").resolve())
         )
         return {
-            "recipe": level.model_dump(mode="json"),
+            "recipe": self.levels[item.level].model_dump(mode="json"),
             "training_set": str(training_set.resolve()),
             "heldout": heldout,
             "seed": item.seed,
             "store": str(run.store.resolve()),
             "device": device,
-            "rule": asdict(run.rule(self.recipe.stopping_rule, level.sampling)),
-            "futility": None if futility is None else asdict(futility),
+            "rule": asdict(terms.rule),
+            "futility": None if terms.futility is None else asdict(terms.futility),
         }
 
     def write_place(self) -> None:
@@ -121,25 +126,13 @@ class SearchStudy:
         own = self.store.resolve() == self.folder.resolve()  # then the folder can be moved
         write_json(self.folder / _PLACE_FILE, {"store": "." if own else str(self.store.resolve())})
 
-    @property
-    def seconds(self) -> float:
-        """Wall-clock time of the sessions so far."""
-        return read_number(self.folder / _SECONDS_FILE, "seconds")
-
-    def add_seconds(self, seconds: float) -> None:
-        """Add the time of a session."""
-        write_json(self.folder / _SECONDS_FILE, {"seconds": self.seconds + seconds})
-
     def size_record(self, item: Item) -> SizeRecord:
         """Return what a training did and says, finished or not; a final one is read once."""
         if item in self._records:
             return self._records[item]
-        run, level = self.run(item), self.levels[item.level]
-        rule = run.rule(self.recipe.stopping_rule, level.sampling)
-        record = run.size_record(
-            item.level, item.size, level.sampling, level.measure.threshold, rule, self.recipe.futility,
-            self.store, self.recipe.search.confidence,
-        )  # fmt: skip
+        record = self.run(item).size_record(
+            item.level, item.size, self.terms(item), self.store, self.recipe.search.confidence
+        )
         if item in self._outcomes:
             self._records[item] = record
         return record
@@ -168,7 +161,7 @@ class SearchStudy:
             finished=finished,
             log=log,
             cost=_sum_of([level.cost for level in levels]),
-            seconds=self.seconds,
+            seconds=seconds_spent(self.folder),
             versions=versions(device),
             notes=self._notes(),
         )
@@ -214,45 +207,45 @@ class SearchStudy:
             counts[name] = count_parameters(build_denoiser(level.model, smallest.shape, smallest.num_classes))
         return counts
 
-    def _cost(self, name: str, runs: list[SizeRecord]) -> CostRecord:
+    def smallest_run(self, name: str) -> SizeRun:
+        """Return the training of a level's smallest size with the first seed, which is made to be looked at."""
+        return self.run(Item(name, self.recipe.seeds[0], self.recipe.sizes[0]))
+
+    def grid(self, name: str) -> GridCost:
+        """Return the fixed grid that a level is compared with."""
         recipe, level = self.recipe, self.levels[name]
-        trained, sampled = sum(run.images_trained for run in runs), sum(run.images_sampled for run in runs)
-        evaluations = level.sampling.evaluations
-        example = self.run(Item(name, recipe.seeds[0], recipe.sizes[0]))
-        grid = grid_of_equal_precision(
-            *recipe.sizes, recipe.search.tolerance, level.training.epochs, len(example.points),
-            recipe.measure.samples, evaluations, len(recipe.seeds),
+        return grid_of_equal_precision(
+            *recipe.sizes, recipe.search.tolerance, level.training.epochs, len(self.smallest_run(name).points),
+            recipe.measure.samples, level.sampling.evaluations, len(recipe.seeds),
         )  # fmt: skip
+
+    def _cost(self, name: str, runs: list[SizeRecord]) -> CostRecord:
+        level = self.levels[name]
+        trained, sampled = sum(run.images_trained for run in runs), sum(run.images_sampled for run in runs)
+        grid = self.grid(name)
         return CostRecord(
             images_trained=trained,
             images_sampled=sampled,
-            units=trained + sampled * image_cost(evaluations),
+            units=trained + sampled * level.sampling.image_cost,
             runs=len(runs),
             grid_sizes=grid.sizes,
             grid_units=grid.units,
             grid_images_trained=grid.images_trained,
         )
 
-    def example(self, item: Item, count: int = 8) -> Example | None:
+    def example(self, item: Item, count: int = 8, *, warn: Callable[[str], None] = print) -> Example | None:
         """Return the first images of a training's most memorizing point with their neighbours; none before there are any."""
-        run, level = self.run(item), self.levels[item.level]
-        rule, parts = RatioRule(level.measure.threshold), run.parts(level.sampling)
-        counts = run.counts(level.sampling, level.measure.threshold)
+        run, terms = self.run(item), self.terms(item)
+        counts = run.counts(terms)
         sampled = [i for i, (_, total) in enumerate(counts) if total]
         if not sampled:
             return None
         best = max(sampled, key=lambda i: counts[i][0] / counts[i][1])
-        part = parts.read(run.points[best])[0]
-        images = part.images[:count]
-        neighbours = part.neighbours.slice(0, len(images))
-        training = run.training_set.images
-        return Example(
-            title=f"{item.size:,} training images, epoch {run.epochs[best]:,.0f}",
-            generated=images,
-            nearest=training[neighbours.indices[:, 0]],
-            second=training[neighbours.indices[:, 1]],
-            ratios=rule.ratio(neighbours),
-        )
+        seen = run.points[best]
+        part = run.parts(terms.sampling).read(seen)[0]
+        images = run.images_of(part, seen, terms.sampling, min(count, len(part.neighbours)), warn=warn)
+        title = f"{item.size:,} training images, epoch {run.epochs[best]:,.0f}"
+        return Example.of(title, images, part.neighbours, run.training_set.images, terms.memorized)
 
 
 def _sum_of(costs: list[CostRecord]) -> CostRecord:

@@ -6,8 +6,7 @@ the same verdict: every decision is a function of the images that are stored.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,17 @@ import torch
 from diffmem.data import open_images
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError
-from diffmem.memorization import Neighbours, Rate, RatioRule, nearest_neighbours
+from diffmem.memorization import RatioRule
 from diffmem.models.denoiser import Denoiser
 from diffmem.progress import NO_PROGRESS, Progress
-from diffmem.sampling import SamplerConfig, discard_shards, generate_resumable
-from diffmem.studies.evaluations import rate_record
+from diffmem.sampling import SamplerConfig
+from diffmem.studies.evaluations import judged
 from diffmem.studies.null import read_null
 from diffmem.studies.recipe import StudyRecipe, config_hash
 from diffmem.studies.results import RateRecord
 from diffmem.studies.run import Run
 from diffmem.studies.search.choice import Outcome, outcome_of
 from diffmem.studies.search.confidence import anytime_interval
-from diffmem.studies.search.cost import image_cost
 from diffmem.studies.search.decisions import (
     Counts,
     FutilityRule,
@@ -36,16 +34,38 @@ from diffmem.studies.search.decisions import (
     StoppingRule,
     stand,
 )
-from diffmem.studies.search.parts import Parts
+from diffmem.studies.search.parts import Parts, counts_of
 from diffmem.studies.search.records import PointRecord, SizeRecord
 from diffmem.studies.store.incidents import incidents, note_incident
 from diffmem.studies.store.lock import RunLock
 from diffmem.studies.store.status import StatusFile
+from diffmem.studies.trained import agreed
+from diffmem.training import Trainer
 from diffmem.training.loop import snapshot_path
 
-__all__ = ["SizeRun", "work_on_size"]
+__all__ = ["SizeRun", "Terms", "work_on_size"]
 
-_BATCH = 256
+
+@dataclass(frozen=True)
+class Terms:
+    """What a training is asked.
+
+    Attributes:
+        sampling: How images are generated.
+        threshold: Of d1 / d2, below which they are memorized.
+        rule: When sampling and training stop.
+        futility: When the training is given up; none for never.
+    """
+
+    sampling: SamplerConfig
+    threshold: float
+    rule: StoppingRule
+    futility: FutilityRule | None
+
+    @property
+    def memorized(self) -> RatioRule:
+        """The rule by which an image is memorized."""
+        return RatioRule(self.threshold)
 
 
 @dataclass(frozen=True)
@@ -62,36 +82,23 @@ class SizeRun(Run):
         """Epochs at the evaluation points."""
         return [seen / len(self.training_set) for seen in self.points]
 
-    def rule(
-        self, make: Callable[[int, float, float], StoppingRule], sampling: SamplerConfig
-    ) -> StoppingRule:
-        """Return when this training stops.
-
-        Args:
-            make: `SearchRecipe.stopping_rule`.
-            sampling: How images are generated.
-        """
-        return make(len(self.points), float(self.points[-1]), image_cost(sampling.evaluations))
-
-    def counts(
-        self, sampling: SamplerConfig, threshold: float, warn: Callable[[str], None] | None = None
-    ) -> list[Counts]:
+    def counts(self, terms: Terms, warn: Callable[[str], None] | None = None) -> list[Counts]:
         """Return (memorized, all) images at each evaluation point; the threshold is applied to the stored neighbours.
 
         Args:
-            sampling: How images are generated.
-            threshold: Of d1 / d2.
+            terms: How they were generated, and what is memorized.
             warn: Told of damaged parts, which are then removed.
         """
-        parts, rule = self.parts(sampling), RatioRule(threshold)
-        return [parts.counts(seen, rule, warn) for seen in self.points]
+        parts = self.parts(terms.sampling)
+        return [counts_of(parts.read(seen, warn), terms.memorized) for seen in self.points]
+
+    def stand(self, terms: Terms, counts: Sequence[Counts]) -> Stand:
+        """Return how this training stands with these counts."""
+        return stand(terms.rule, self.epochs, counts, terms.futility)
 
     def execute_until_decided(
         self,
-        sampling: SamplerConfig,
-        threshold: float,
-        rule: StoppingRule,
-        futility: FutilityRule | None,
+        terms: Terms,
         *,
         device: torch.device | str = "cpu",
         progress: Progress = NO_PROGRESS,
@@ -100,10 +107,7 @@ class SizeRun(Run):
         """Train and sample until the verdict is final, and measure the null.
 
         Args:
-            sampling: How images are generated.
-            threshold: Of d1 / d2.
-            rule: When to stop.
-            futility: When to give up; none for never.
+            terms: What is asked.
             device: Where to train and sample.
             progress: Told images trained, with the epoch and the newest rate.
             warn: Told of damaged files that are made anew.
@@ -112,10 +116,14 @@ class SizeRun(Run):
             DiffmemError: Training diverged, another process works in this folder, or a file cannot be written.
             KeyboardInterrupt: A stop was requested; the state is saved.
         """
-        counts = self._shared_counts(sampling, threshold, warn)
+        self.check_distinct()
+        counts, parts = self._shared_counts(terms, warn), self.parts(terms.sampling)
 
         def now() -> Stand:
-            return stand(rule, self.epochs, counts, futility)
+            return self.stand(terms, counts)
+
+        def has_snapshot(seen: int) -> bool:
+            return agreed(lambda: self.is_whole_snapshot(seen, warn))
 
         def tell(seen: float) -> None:
             best = max((one for one in counts if one[1]), key=lambda one: one[0] / one[1], default=None)
@@ -123,96 +131,61 @@ class SizeRun(Run):
             note = f"N={len(self.training_set):,}, epoch {seen / len(self.training_set):,.0f}{rate}"
             progress(seen, float(self.points[-1]), note)
 
-        def sample(index: int, denoiser: Denoiser | None, seen: float) -> None:
+        def sample(index: int, denoiser: Denoiser | None = None) -> None:
             """Sample at a point for as long as it is this point's turn."""
+            seen = self.points[index]
             while (turn := now()).more and turn.point == index:
-                denoiser = denoiser or self.denoiser(self.points[index], device)
+                denoiser = denoiser or self.denoiser(seen, device)
                 hits, total = counts[index]
-                more = self._generate_part(
-                    self.points[index], total, turn.more, sampling, threshold, denoiser
-                )
-                counts[index] = hits + more, total + turn.more
+                seeds, store = range(total, total + turn.more), parts.store(seen)
+                neighbours = self._evaluate_seeds(denoiser, seen, seeds, terms.sampling, store, total)
+                counts[index] = hits + int(terms.memorized(neighbours).sum()), total + turn.more
                 tell(seen)
 
-        def at_snapshot(trainer: Any) -> bool:
-            sample(self.points.index(trainer.seen), trainer.ema, trainer.seen)
+        def at_snapshot(trainer: Trainer) -> bool:
+            sample(self.points.index(trainer.seen), trainer.ema)
             return not now().more
 
         while (turn := now()).more:
-            if self._has_snapshot(self.points[turn.point], warn):
-                sample(turn.point, None, float(self.points[turn.point]))
-                continue
             reach = self.points[turn.point]
+            if has_snapshot(reach):
+                sample(turn.point)
+                continue
             self.fit(
                 device=device,
                 on_snapshot=at_snapshot,
                 progress=lambda done, total, note="": tell(done),
                 warn=warn,
             )
-            if now().more and not self._has_snapshot(reach, warn):
+            if now().more and not has_snapshot(reach):
                 raise DiffmemError(f"{self.folder}: the snapshot after {reach} images was not made.")
         self.measure_null(device=device, warn=warn)
 
-    def _shared_counts(
-        self, sampling: SamplerConfig, threshold: float, warn: Callable[[str], None]
-    ) -> list[Counts]:
+    def _shared_counts(self, terms: Terms, warn: Callable[[str], None]) -> list[Counts]:
         """Return the counts that the first process reads, in every process."""
         here = world()
-        counts = here.share(self.counts(sampling, threshold, warn) if here.is_first else None)
+        counts = here.share(self.counts(terms, warn) if here.is_first else None)
         if counts is None:  # what the first process shares is never none
             raise DiffmemError(f"The counts of {self.folder} were not shared.")
         return list(counts)
 
-    def _has_snapshot(self, seen: int, warn: Callable[[str], None]) -> bool:
-        here = world()
-        return bool(here.share(self.is_whole_snapshot(seen, warn) if here.is_first else None))
-
-    def _generate_part(
-        self,
-        seen: int,
-        start: int,
-        count: int,
-        sampling: SamplerConfig,
-        threshold: float,
-        denoiser: Denoiser,
-    ) -> int:
-        """Generate the images of seeds start..start + count - 1, keep them, and return how many are memorized."""
-        self.check_distinct()
-        begin, parts = time.monotonic(), self.parts(sampling)
-        shards = parts.store(seen).path(start).with_suffix(".shards")
-        seeds, tag = range(start, start + count), f"{self.run_id} {seen}"
-        made = generate_resumable(denoiser, seeds, sampling, shards, tag, batch_size=_BATCH)
-        seconds = time.monotonic() - begin
-        found = nearest_neighbours(made.images, self._references, 2, device=denoiser.device)
-        neighbours = Neighbours(found.distances, self.distinct[found.indices])
-        if world().is_first:
-            parts.append(seen, start, made.images, made.labels, neighbours, seconds)
-        world().wait()
-        discard_shards(shards)
-        return int(RatioRule(threshold)(neighbours).sum())
-
-    def outcome(
-        self, sampling: SamplerConfig, threshold: float, rule: StoppingRule, futility: FutilityRule | None
-    ) -> Outcome | None:
+    def outcome(self, terms: Terms) -> Outcome | None:
         """Return what this training says; none while it is not final, or the null is missing or damaged."""
-        counts = self.counts(sampling, threshold)
-        now = stand(rule, self.epochs, counts, futility)
+        counts = self.counts(terms)
+        now = self.stand(terms, counts)
         if now.more:
             return None
         try:
             read_null(self._null_path)
         except DiffmemError:
             return None
-        return outcome_of(now, rule, self.epochs, counts)
+        return outcome_of(now, terms.rule, self.epochs, counts)
 
     def size_record(
         self,
         level: str,
         size: int,
-        sampling: SamplerConfig,
-        threshold: float,
-        rule: StoppingRule,
-        futility: FutilityRule | None,
+        terms: Terms,
         root: Path,
         confidence: float = 0.95,
     ) -> SizeRecord:
@@ -221,27 +194,23 @@ class SizeRun(Run):
         Args:
             level: The level that it belongs to.
             size: The size that was asked for; the training set is larger where images are duplicated.
-            sampling: How images are generated.
-            threshold: Of d1 / d2.
-            rule: When it stops.
-            futility: When it is given up.
+            terms: What it is asked.
             root: Folder that the record's path is relative to.
             confidence: Of the intervals at the points.
         """
-        counts, whole = self.counts(sampling, threshold), len(self.training_set)
-        now = stand(rule, self.epochs, counts, futility)
-        states, points, seconds = rule.states(counts), [], 0.0
-        parts = self.parts(sampling)
-        for index, (seen, (hits, total)) in enumerate(zip(self.points, counts, strict=True)):
+        parts, whole = self.parts(terms.sampling), len(self.training_set)
+        stored = [parts.read(seen) for seen in self.points]
+        counts = [counts_of(found, terms.memorized) for found in stored]
+        now, states, points = self.stand(terms, counts), terms.rule.states(counts), []
+        for seen, (hits, total), state in zip(self.points, counts, states, strict=True):
             if total:
                 low, high = anytime_interval(hits, total, confidence)
                 rate = RateRecord(
                     count=hits, total=total, value=hits / total, low=low, high=high, method="anytime-valid"
                 )
                 points.append(
-                    PointRecord(epoch=seen / whole, images_seen=seen, memorized=rate, verdict=states[index])
+                    PointRecord(epoch=seen / whole, images_seen=seen, memorized=rate, verdict=state)
                 )
-                seconds += sum(part.seconds for part in parts.read(seen))
         trained = max((seen for seen in self.points if snapshot_path(self.folder, seen).exists()), default=0)
         return SizeRecord(
             level=level,
@@ -255,20 +224,20 @@ class SizeRun(Run):
             epochs_trained=trained / whole,
             stopped=now.stopped,
             points=points,
-            null=self._null_record(threshold),
+            null=self._null_record(terms.memorized),
             images_trained=trained,
             images_sampled=sum(total for _, total in counts),
             training_seconds=self.training_seconds(),
-            sampling_seconds=seconds,
+            sampling_seconds=sum(part.seconds for found in stored for part in found),
             incidents=incidents(self.folder),
         )
 
-    def _null_record(self, threshold: float) -> RateRecord | None:
+    def _null_record(self, rule: RatioRule) -> RateRecord | None:
         try:
             null = read_null(self._null_path)
         except DiffmemError:
             return None  # not measured yet, or damaged: measured again when the run is next worked on
-        return None if null is None else rate_record(Rate(int(RatioRule(threshold)(null).sum()), len(null)))
+        return None if null is None else judged(null, rule)
 
 
 def _why(now: Stand, points: list[PointRecord]) -> str:
@@ -310,6 +279,7 @@ def work_on_size(content: dict[str, Any], progress: Progress, warn: Callable[[st
         store=Path(content["store"]),
     )
     futility = None if content["futility"] is None else FutilityRule(**content["futility"])
+    terms = Terms(recipe.sampling, recipe.measure.threshold, StoppingRule(**content["rule"]), futility)
 
     def noted(text: str) -> None:
         note_incident(run.folder, text)
@@ -323,7 +293,4 @@ def work_on_size(content: dict[str, Any], progress: Progress, warn: Callable[[st
             )  # the table beside it has the rest
             progress(done, total, note)
 
-        run.execute_until_decided(
-            recipe.sampling, recipe.measure.threshold, StoppingRule(**content["rule"]), futility,
-            device=content["device"], progress=told, warn=noted,
-        )  # fmt: skip
+        run.execute_until_decided(terms, device=content["device"], progress=told, warn=noted)
