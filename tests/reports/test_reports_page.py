@@ -57,7 +57,8 @@ def page(source):
     return Page(source)
 
 
-def test_the_page_loads_nothing_from_elsewhere(source, page):
+def check_loads_nothing(source, page):
+    """No script, style, font or picture comes from outside the page."""
     for tag, attributes in page.tags:
         assert tag not in ("script", "link", "iframe", "object", "embed", "base", "video", "audio")
         for name in ("src", "href", "srcset", "action", "data", "poster"):
@@ -68,6 +69,10 @@ def test_the_page_loads_nothing_from_elsewhere(source, page):
     assert "url(" not in style
     assert "@import" not in style
     assert not re.search(r"https?://", source)
+
+
+def test_the_page_loads_nothing_from_elsewhere(source, page):
+    check_loads_nothing(source, page)
 
 
 def test_the_embedded_pictures_load_nothing_either(page):

@@ -21,7 +21,7 @@ from diffmem.reports.experiment_words import (
 from diffmem.reports.figures import save_figure
 from diffmem.reports.gallery import Gallery
 from diffmem.reports.html import png_uri, render_page, svg_uri
-from diffmem.reports.words import emm_words, threshold_words, warnings_of
+from diffmem.reports.words import emm_words, line_words, threshold_words, warnings_of
 from diffmem.reports.write import ReportPaths, write_numbers
 from diffmem.studies.results import ExperimentResult
 
@@ -101,7 +101,7 @@ def _page(result: ExperimentResult, galleries: Sequence[Gallery], figure: Figure
         several_seeds=any(row.seeds > 1 for row, _ in rows),
         seeds=seed_count(result),
         threshold=" or ".join(dict.fromkeys(threshold_words(study.threshold) for study in studies)),
-        line=" or ".join(dict.fromkeys(f"{100 * (1 - study.epsilon):.4g}%" for study in studies)),
+        line=" or ".join(dict.fromkeys(line_words(study.epsilon) for study in studies)),
         galleries=[(gallery, png_uri(gallery.figure())) for gallery in galleries],
         method=method_words(result),
         runs=[(level_words(level.name), run) for level, _, runs in level_sizes(result) for run in runs],

@@ -15,6 +15,7 @@ from diffmem.reports.tables import summary_rows
 from diffmem.reports.words import (
     emm_words,
     headline,
+    line_words,
     percent,
     rate_words,
     size_words,
@@ -26,7 +27,7 @@ from diffmem.studies.results import StudyResult
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["png_uri", "render_page", "render_report", "svg_uri"]
+__all__ = ["embedded_png", "png_bytes", "png_uri", "render_page", "render_report", "svg_uri"]
 
 
 def render_report(result: StudyResult, galleries: Sequence[Gallery] = ()) -> str:
@@ -49,7 +50,7 @@ def render_report(result: StudyResult, galleries: Sequence[Gallery] = ()) -> str
         warnings=warnings_of(result),
         rows=summary_rows(result),
         several_seeds=len(set(sizes)) < len(sizes),
-        line=f"{100 * (1 - result.epsilon):.4g}%",
+        line=line_words(result.epsilon),
         threshold=threshold_words(result.threshold),
         methods=sorted({one.memorized.method for run in result.runs for one in run.evaluations}),
         samples=sorted({one.memorized.total for run in result.runs for one in run.evaluations}),
@@ -114,6 +115,16 @@ def svg_uri(figure: Figure) -> str:
 
 def png_uri(figure: Figure) -> str:
     """Return a figure as the address of an embedded PNG picture."""
+    return embedded_png(png_bytes(figure))
+
+
+def png_bytes(figure: Figure, dpi: float = DPI) -> bytes:
+    """Return a figure as the content of a PNG file."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def embedded_png(content: bytes) -> str:
+    """Return the content of a PNG file as the address of an embedded picture."""
+    return "data:image/png;base64," + base64.b64encode(content).decode()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from diffmem.reports.figures import draw_intervals, line_of_epsilon, spread_labels
 from diffmem.reports.search_panels import level_panels, shown_points
-from diffmem.reports.style import COLOURS, SMALL_FONT_SIZE, dress, epoch_axis, percent_axis
+from diffmem.reports.style import COLOURS, SMALL_FONT_SIZE, dress, epoch_axis, legend_below, percent_axis
 from diffmem.reports.words import percent, size_words
 from diffmem.studies.search.records import LevelRecord, SearchResult, SizeRecord
 
@@ -138,11 +138,4 @@ def _keys(figure: Figure, seen: set[str]) -> None:
         for verdict, (colour, marker, line) in _LOOKS.items()
         if verdict in seen
     ]  # fmt: skip
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-        fontsize=SMALL_FONT_SIZE,
-        handlelength=2.2,
-    )
+    legend_below(figure, handles, 2.2)

@@ -11,7 +11,7 @@ from diffmem.reports.experiment_axes import level_axis, plain
 from diffmem.reports.experiment_match import numbers_of
 from diffmem.reports.search_names import short_names
 from diffmem.reports.search_words import level_emm
-from diffmem.reports.style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, dress, new_figure
+from diffmem.reports.style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, dress, new_figure, no_minor_ticks
 from diffmem.reports.words import size_words
 from diffmem.studies.search.records import LevelRecord, SearchResult
 
@@ -178,7 +178,7 @@ def _rows(result: SearchResult) -> Figure:
     left, right, ticks = _axis_of_emm(_limits(result))
     axes.set_xscale("log")
     axes.set_xlim(left, right)
-    axes.xaxis.set_minor_locator(_no_ticks())
+    axes.xaxis.set_minor_locator(no_minor_ticks())
     axes.set_xticks(ticks, [size_words(tick) for tick in ticks])
     axes.set_ylim(max(count, 1) - 0.45, -0.55)
     axes.set_yticks(range(count), names)
@@ -214,7 +214,7 @@ def _over_numbers(result: SearchResult, numbers: Sequence[float]) -> Figure:
     low, high, ticks = _axis_of_emm(_limits(result))
     axes.set_yscale("log")
     axes.set_ylim(low, high)
-    axes.yaxis.set_minor_locator(_no_ticks())
+    axes.yaxis.set_minor_locator(no_minor_ticks())
     axes.set_yticks(ticks, [size_words(tick) for tick in ticks])
     level_axis(axes, numbers, [level.name for level in result.levels], logarithmic=True, width=WIDTH - 1.0)
     known = sorted(
@@ -300,9 +300,3 @@ def _legend(figure: Figure, result: SearchResult) -> None:
     figure.legend(
         handles=handles, loc="outside upper left", ncols=3, frameon=False, fontsize=SMALL_FONT_SIZE, handlelength=2.2,
     )  # fmt: skip
-
-
-def _no_ticks() -> Any:
-    from matplotlib.ticker import NullLocator
-
-    return NullLocator()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +11,7 @@ from diffmem.files import write_bytes, write_text
 from diffmem.reports.experiment_words import sentence
 from diffmem.reports.figures import save_figure
 from diffmem.reports.gallery import Gallery
-from diffmem.reports.html import png_uri, render_page, svg_uri
+from diffmem.reports.html import embedded_png, png_bytes, png_uri, render_page, svg_uri
 from diffmem.reports.search_cost import cost_figure
 from diffmem.reports.search_curves import curves_figure, curves_words
 from diffmem.reports.search_figure import emm_by_level_figure
@@ -27,7 +24,6 @@ from diffmem.reports.search_words import (
     level_answer,
     level_emm,
     level_label,
-    line_words,
     method_words,
     number_words,
     peak_words,
@@ -36,8 +32,8 @@ from diffmem.reports.search_words import (
     share_words,
     stopped_words,
 )
-from diffmem.reports.words import size_words
-from diffmem.reports.write import ReportPaths, write_numbers
+from diffmem.reports.words import line_words, size_words
+from diffmem.reports.write import ReportPaths, gallery_names, write_numbers
 from diffmem.studies.search.records import CostRecord, SearchResult
 
 if TYPE_CHECKING:
@@ -88,7 +84,7 @@ def write_search_report(result: SearchResult, galleries: Sequence[Gallery], out_
     for picture in pictures:
         written.append(out_dir / picture.name)
         save_figure(picture.figure, written[-1])
-    for name, content in zip(_gallery_names(galleries), drawn, strict=True):
+    for name, content in zip(gallery_names(galleries), drawn, strict=True):
         written.append(out_dir / name)
         write_bytes(written[-1], content)
     write_text(paths.html, html)
@@ -107,7 +103,7 @@ def render_search_report(result: SearchResult, galleries: Sequence[Gallery] = ()
 
 def _pictures(result: SearchResult) -> list[_Picture]:
     """Return the figures that the search can fill."""
-    runs, line = search_runs(result), line_words(result)
+    runs, line = search_runs(result), line_words(result.epsilon)
     found = []
     if runs:
         answers = "; ".join(
@@ -195,9 +191,7 @@ def _page(result: SearchResult, pictures: Sequence[_Picture], galleries: list[tu
     }  # fmt: skip
     bare = render_page("search.html", **values, shown=[], folded=[], left_out=0)
     kept = _fitting(galleries, MOST_BYTES - len(bare.encode()))
-    embedded = [
-        (gallery, "data:image/png;base64," + base64.b64encode(content).decode()) for gallery, content in kept
-    ]
+    embedded = [(gallery, embedded_png(content)) for gallery, content in kept]
     return render_page(
         "search.html",
         **values,
@@ -226,18 +220,7 @@ def _log(result: SearchResult) -> list[tuple[str, list[str]]]:
 
 
 def _gallery_png(gallery: Gallery) -> bytes:
-    stream = io.BytesIO()
-    gallery.figure().savefig(stream, format="png", dpi=_GALLERY_DPI, metadata={"Software": None})
-    return stream.getvalue()
-
-
-def _gallery_names(galleries: Sequence[Gallery]) -> list[str]:
-    names: list[str] = []
-    for number, gallery in enumerate(galleries, start=1):
-        slug = re.sub(r"[^a-z0-9]+", "-", gallery.title.lower()).strip("-")[:60] or str(number)
-        name = f"gallery_{slug}.png"
-        names.append(name if name not in names else f"gallery_{slug}-{number}.png")
-    return names
+    return png_bytes(gallery.figure(), _GALLERY_DPI)
 
 
 def _fitting(galleries: list[tuple[Gallery, bytes]], room: int) -> list[tuple[Gallery, bytes]]:

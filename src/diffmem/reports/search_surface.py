@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from diffmem.reports.experiment_axes import CHARACTER
 from diffmem.reports.search_panels import level_panels, shown_points
-from diffmem.reports.search_words import line_words
-from diffmem.reports.style import COLOURS, SMALL_FONT_SIZE, dress, readable_ticks
-from diffmem.reports.words import size_words
+from diffmem.reports.style import (
+    COLOURS,
+    SMALL_FONT_SIZE,
+    dress,
+    legend_below,
+    no_minor_ticks,
+    readable_ticks,
+)
+from diffmem.reports.words import line_words, size_words
 from diffmem.studies.search.records import LevelRecord, SearchResult, SizeRecord
 
 if TYPE_CHECKING:
@@ -138,7 +144,7 @@ def _panel(axes: Axes, level: LevelRecord, ramp: Colormap, line: float, width: f
     axes.set_xlim(-aside, places[-1] + aside)
     shown = readable_ticks(epochs, bounds[0], bounds[-1], room=0.09)
     axes.set_yticks(shown, [size_words(epoch) for epoch in shown])
-    axes.yaxis.set_minor_locator(_no_ticks())
+    axes.yaxis.set_minor_locator(no_minor_ticks())
     for place, run in zip(places, runs, strict=True):
         reached = bounds[0]
         for point in shown_points(run):
@@ -252,23 +258,10 @@ def _keys(figure: Figure, ramp: Colormap, result: SearchResult, panels: list[Axe
             marker="o",
             markersize=3,
             color="black",
-            label=f"certainly at least {line_words(result)}",
+            label=f"certainly at least {line_words(result.epsilon)}",
         ),
         Line2D([], [], linestyle="", marker="$?$", color="black", label="not decided at this epoch"),
         Patch(fill=False, edgecolor="#9A9A9A", linestyle=(0, (2, 2)), label="not trained (so far)"),
         Line2D([], [], color="black", linewidth=1.6, label="EMM"),
     ]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-        fontsize=SMALL_FONT_SIZE,
-        handlelength=1.8,
-    )
-
-
-def _no_ticks() -> Any:
-    from matplotlib.ticker import NullLocator
-
-    return NullLocator()
+    legend_below(figure, handles, 1.8)

@@ -9,11 +9,10 @@ from diffmem.progress import seconds_to_words
 from diffmem.reports.search_words import (
     cost_words,
     level_emm,
-    line_words,
     search_runs,
     share_words,
 )
-from diffmem.reports.words import rate_words, size_words
+from diffmem.reports.words import line_words, rate_words, size_words
 from diffmem.studies.search.records import SearchResult, SizeRecord
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def search_table(result: SearchResult) -> Table:
     """
     from rich.text import Text
 
-    line = f"EMM at {line_words(result)}; {cost_words(result)}"
+    line = f"EMM at {line_words(result.epsilon)}; {cost_words(result)}"
     if not result.finished:
         line += " The search still goes on."
     table = _table(result.title, line)
@@ -63,7 +62,7 @@ def watch_table(result: SearchResult, live: Mapping[str, Mapping[str, object]]) 
 
     table = _table(
         result.title,
-        f"R_mem with its interval at the best evaluation point; the line is {line_words(result)}.",
+        f"R_mem with its interval at the best evaluation point; the line is {line_words(result.epsilon)}.",
     )
     table.add_column(Text(result.factor), max_width=20, min_width=6, overflow="fold")
     for name in ("N", "seed", "epoch", "R_mem so far"):

@@ -11,11 +11,13 @@ from diffmem.reports.words import (
     NULL_RATE_WORTH_A_WARNING,
     count_words,
     emm_words,
+    line_words,
     percent,
     rate_words,
     size_words,
     threshold_words,
 )
+from diffmem.studies.emm import ONE_RUN_PER_SIZE
 from diffmem.studies.search.records import CostRecord, LevelRecord, SearchResult, SizeRecord
 
 __all__ = [
@@ -25,7 +27,6 @@ __all__ = [
     "level_answer",
     "level_emm",
     "level_label",
-    "line_words",
     "method_words",
     "number_words",
     "peak_words",
@@ -34,8 +35,6 @@ __all__ = [
     "share_words",
     "stopped_words",
 ]
-
-ONE_SEED = "One run per size: the interval covers sampling error, not the variation between runs."
 
 _STOPPED = {
     "decided": "memorization was certain",
@@ -57,11 +56,6 @@ _OTHERWISE = {
 def search_runs(result: SearchResult) -> list[SizeRecord]:
     """Return every run of every level, level by level."""
     return [run for level in result.levels for run in level.runs]
-
-
-def line_words(result: SearchResult) -> str:
-    """Return the share that R_mem is held against, 1 - epsilon: '90%'."""
-    return f"{100 * (1 - result.epsilon):.4g}%"
 
 
 def level_label(name: str, result: SearchResult) -> str:
@@ -88,7 +82,7 @@ def level_emm(level: LevelRecord, result: SearchResult) -> str:
 
 def level_answer(level: LevelRecord, result: SearchResult) -> str:
     """Return what was found for a level, and the paper's value if it is known, in one to three sentences."""
-    emm, line = level.emm, line_words(result)
+    emm, line = level.emm, line_words(result.epsilon)
     sizes = [run.size for run in level.runs] or list(result.sizes)
     if emm.status == "estimated" and emm.value is not None:
         found = f"EMM is about {size_words(emm.value)} training images"
@@ -124,7 +118,7 @@ def level_answer(level: LevelRecord, result: SearchResult) -> str:
 
 def lead(result: SearchResult) -> str:
     """Answer the question of the search in a few plain sentences, before the answers of its levels."""
-    line = line_words(result)
+    line = line_words(result.epsilon)
     what = (
         f"EMM is the largest number of training images at which at least {line} of a model's samples are copies"
         " of one of them."
@@ -225,10 +219,10 @@ def search_warnings(result: SearchResult) -> list[str]:
             found.setdefault(note, []).append(level_label(level.name, result))
     answered = [level for level in result.levels if level.emm.status == "estimated"]
     if len(result.seeds) == 1 and answered:
-        found[ONE_SEED] = [level.name for level in result.levels]
+        found[ONE_RUN_PER_SIZE] = [level.name for level in result.levels]
     warnings = list(result.notes)
     for note, names in found.items():
-        everywhere = note == ONE_SEED or len(names) == len(result.levels)
+        everywhere = note == ONE_RUN_PER_SIZE or len(names) == len(result.levels)
         warnings.append(note if everywhere else f"{', '.join(names)}: {note}")
     runs = search_runs(result)
 
@@ -239,7 +233,7 @@ def search_warnings(result: SearchResult) -> list[str]:
     if undecided:
         warnings.append(
             f"{count_words(len(undecided), 'run was', 'runs were')} not decided within the allowed samples, as R_mem"
-            f" is too near {line_words(result)} there: {_named(undecided, result)}."
+            f" is too near {line_words(result.epsilon)} there: {_named(undecided, result)}."
         )
     hopeless = these(lambda run: run.stopped == "hopeless")
     if hopeless:
@@ -289,7 +283,7 @@ def _named(runs: Sequence[SizeRecord], result: SearchResult, letters: int = 160)
 
 def method_words(result: SearchResult) -> list[tuple[str, list[str]]]:
     """Return (heading, paragraphs) of how the search was carried out and of what was studied."""
-    line, seeds = line_words(result), len(result.seeds)
+    line, seeds = line_words(result.epsilon), len(result.seeds)
     methods = sorted({point.memorized.method for run in search_runs(result) for point in run.points})
     found = [
         (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffmem.reports.words import size_words
 
@@ -20,7 +20,9 @@ __all__ = [
     "Colour",
     "dress",
     "epoch_axis",
+    "legend_below",
     "new_figure",
+    "no_minor_ticks",
     "ordered_colours",
     "percent_axis",
     "readable_ticks",
@@ -67,6 +69,31 @@ def dress(axes: Axes, xlabel: str, ylabel: str) -> None:
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(COLOURS["grey"])
+
+
+def no_minor_ticks() -> Any:
+    """Return where an axis has its minor ticks: nowhere."""
+    from matplotlib.ticker import NullLocator
+
+    return NullLocator()
+
+
+def legend_below(figure: Figure, handles: Sequence[Any], length: float) -> None:
+    """Put one legend for all panels under a figure, four entries side by side.
+
+    Args:
+        figure: The figure.
+        handles: What is explained.
+        length: Of the samples of lines, in letters.
+    """
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        fontsize=SMALL_FONT_SIZE,
+        handlelength=length,
+    )
 
 
 def percent_axis(axes: Axes) -> None:

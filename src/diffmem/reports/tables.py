@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diffmem.progress import seconds_to_words
-from diffmem.reports.words import emm_words, percent, rate_words, size_words
+from diffmem.reports.words import emm_words, line_words, percent, rate_words, size_words
 from diffmem.studies.results import RunRecord, StudyResult
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def terminal_table(result: StudyResult) -> Table:
 
     sizes = [run.size for run in result.runs]
     several = len(set(sizes)) < len(sizes)
-    line = f"EMM at {100 * (1 - result.epsilon):.4g}%: {emm_words(result.emm, sizes)}"
+    line = f"EMM at {line_words(result.epsilon)}: {emm_words(result.emm, sizes)}"
     if result.emm_last is not None:
         line += f"; from the ends of training: {emm_words(result.emm_last, sizes)}"
     table = Table(title=Text(result.title), caption=Text(line), caption_justify="left", title_justify="left")

@@ -10,6 +10,7 @@ __all__ = [
     "count_words",
     "emm_words",
     "headline",
+    "line_words",
     "percent",
     "rate_words",
     "size_words",
@@ -51,6 +52,11 @@ def _interval(emm: EmmRecord) -> tuple[float, float] | None:
     return None if emm.low is None or emm.high is None else (emm.low, emm.high)
 
 
+def line_words(epsilon: float) -> str:
+    """Return the share that R_mem is held against, 1 - epsilon: '90%'."""
+    return f"{100 * (1 - epsilon):.4g}%"
+
+
 def emm_words(emm: EmmRecord, sizes: list[int]) -> str:
     """Return EMM in a few words: '47 [41, 55]', 'above 5,000', 'below 500', 'not monotone, 32 to 256',
     'unfinished, 64 to 128 so far' or 'unknown'.
@@ -86,7 +92,7 @@ def _ends_words(emm: EmmRecord) -> str:
 
 def headline(result: StudyResult) -> str:
     """Answer the study's question in one or two plain sentences."""
-    emm, share = result.emm, f"{100 * (1 - result.epsilon):.4g}%"
+    emm, share = result.emm, line_words(result.epsilon)
     if not result.runs or emm.status == "no runs":
         return "No training has finished yet, so nothing can be said about memorization."
     smallest, largest = result.runs[0].size, result.runs[-1].size

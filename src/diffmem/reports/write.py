@@ -16,7 +16,7 @@ from diffmem.reports.gallery import Gallery
 from diffmem.reports.html import render_report
 from diffmem.studies.results import StudyResult
 
-__all__ = ["ReportPaths", "write_numbers", "write_report"]
+__all__ = ["ReportPaths", "gallery_names", "write_numbers", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,16 @@ def write_numbers(result: BaseModel, path: Path) -> None:
         ) from error
 
 
+def gallery_names(galleries: Sequence[Gallery]) -> list[str]:
+    """Return the names of the pictures of galleries, by their titles."""
+    names: list[str] = []
+    for number, gallery in enumerate(galleries, start=1):
+        slug = re.sub(r"[^a-z0-9]+", "-", gallery.title.lower()).strip("-")[:60] or str(number)
+        name = f"gallery_{slug}.png"
+        names.append(name if name not in names else f"gallery_{slug}-{number}.png")
+    return names
+
+
 def write_report(result: StudyResult, galleries: Sequence[Gallery], out_dir: Path) -> ReportPaths:
     """Write a report's folder: `report.html`, `report.json` and the pictures.
 
@@ -71,11 +81,7 @@ def write_report(result: StudyResult, galleries: Sequence[Gallery], out_dir: Pat
         pictures.append(("rmem_vs_size.png", rmem_against_size(result)))
     if any(one.epoch > 0 for run in result.runs for one in run.evaluations):
         pictures.append(("rmem_vs_epochs.png", rmem_against_epochs(result)))
-    names: set[str] = set()
-    for number, gallery in enumerate(galleries, start=1):
-        slug = re.sub(r"[^a-z0-9]+", "-", gallery.title.lower()).strip("-")[:60] or str(number)
-        name = f"gallery_{slug}.png" if slug not in names else f"gallery_{slug}-{number}.png"
-        names.add(slug)
+    for name, gallery in zip(gallery_names(galleries), galleries, strict=True):
         pictures.append((name, gallery.figure()))
     for name, figure in pictures:
         save_figure(figure, out_dir / name)

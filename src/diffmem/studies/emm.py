@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from diffmem.studies.results import EmmRecord
 
-__all__ = ["crossing", "estimate_emm"]
+__all__ = ["ONE_RUN_PER_SIZE", "crossing", "estimate_emm"]
 
 _REPLICATES = 4000
+ONE_RUN_PER_SIZE = "One run per size: the interval covers sampling error, not the variation between runs."
+"""What is said beside every interval of EMM from one run per size."""
 
 
 def _isotonic(rates: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -113,7 +115,7 @@ def estimate_emm(
         high = float(sizes[-1])
         notes.append(f"The interval reaches above the largest size, {sizes[-1]}.")
     if all(len(runs) == 1 for runs in counts.values()):
-        notes.append("One run per size: the interval covers sampling error, not the variation between runs.")
+        notes.append(ONE_RUN_PER_SIZE)
     fit = _isotonic(pooled, weights)
     last = int(np.flatnonzero(fit >= level)[-1])
     return EmmRecord(

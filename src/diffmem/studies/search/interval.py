@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from diffmem.studies.emm import ONE_RUN_PER_SIZE
 from diffmem.studies.results import EmmRecord
 from diffmem.studies.search.choice import Outcome, Replay, SizeRule, bracketed
 
@@ -93,10 +94,9 @@ def emm_of_seeds(seeds: Mapping[int, EmmRecord], rule: SizeRule, confidence: flo
     if not found:
         return EmmRecord(status="no runs", epsilon=round(1 - rule.line, 12))
     if len(found) == 1:
-        note = "One run per size: the interval covers sampling error, not the variation between runs."
         if found[0].status != "estimated":
             return found[0]
-        return found[0].model_copy(update={"notes": [*found[0].notes, note]})
+        return found[0].model_copy(update={"notes": [*found[0].notes, ONE_RUN_PER_SIZE]})
     states = {one.status for one in found}
     notes = list(dict.fromkeys(note for one in found for note in one.notes))
     for state in ("unfinished", "not monotone"):
