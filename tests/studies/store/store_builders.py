@@ -89,3 +89,10 @@ def until(condition, seconds=10):
         if time.monotonic() > deadline:
             pytest.fail("it did not come about")
         time.sleep(0.01)
+
+
+class Told(list):
+    """What was told, in order; it is called to be told."""
+
+    def __call__(self, text):
+        self.append(text)

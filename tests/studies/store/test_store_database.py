@@ -4,23 +4,13 @@ import sqlite3
 import threading
 
 import pytest
-from store_builders import child, wait_for_ever
+from store_builders import Told, child, wait_for_ever
 
 from diffmem.errors import DiffmemError, UserError
 from diffmem.studies.store import database
 from diffmem.studies.store.database import DamagedDatabaseError, Database
 
 SCHEMA = ("CREATE TABLE numbers (n INTEGER, words TEXT)",)
-
-
-class Told(list):
-    def __call__(self, text):
-        self.append(text)
-
-
-@pytest.fixture
-def told():
-    return Told()
 
 
 @pytest.fixture

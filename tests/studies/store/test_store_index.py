@@ -16,16 +16,6 @@ from diffmem.studies.store.folders import read_entry
 from diffmem.studies.store.index import RunIndex
 
 
-class Told(list):
-    def __call__(self, text):
-        self.append(text)
-
-
-@pytest.fixture
-def told():
-    return Told()
-
-
 @pytest.fixture
 def store(tmp_path):
     return tmp_path / "store"
