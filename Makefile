@@ -43,6 +43,8 @@ bench: .venv/.dev
 	$(BIN)/python benchmarks/optimum.py
 	$(BIN)/python benchmarks/help_speed.py
 	$(BIN)/python benchmarks/emm_search.py
+	$(BIN)/python benchmarks/concurrent_runs.py
+	$(BIN)/python benchmarks/grouped_training.py
 
 clean:
 	rm -rf .venv quickstart
