@@ -1,6 +1,6 @@
 """What the search for EMM costs beside a fixed grid, on curves whose EMM is known, and whether its intervals hold it.
 
-    python benchmarks/emm_search.py [--simulations 200]
+    python benchmarks/emm_search.py [--simulations 200] [--study FOLDER]
 
 R_mem against N follows the published points of the paper's Figure 2(c) (DDPM++ on CIFAR-10 at three resolutions), R_mem against
 epochs its Figure 5 (unique labels), stretched at random to end after 40% to 100% of the training. Images are Bernoulli draws. Each
@@ -12,14 +12,18 @@ Baseline: the fixed grid that the study used, every size trained to its end, 10,
 - "of equal precision": the widest spacing with which the grid's own bracket of certain sizes, from its own simulated samples at the
   same confidence, is on average as narrow as the search's. Near EMM a grid has sizes that its samples cannot decide, so that it must
   be finer than its bracket.
+
+With --study, a finished search of real trainings is compared with the same grids; the second is simulated on curves that are fitted
+to its own trainings.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize
 
 from diffmem.sampling.config import image_cost
 from diffmem.studies.search.choice import SizeRule
@@ -27,6 +31,7 @@ from diffmem.studies.search.cost import grid_of_equal_precision, grid_sizes
 from diffmem.studies.search.decisions import FutilityRule, StoppingRule
 from diffmem.studies.search.interval import emm_of_seed
 from diffmem.studies.search.simulation import curve_through, published_progress, search_level
+from diffmem.studies.search.study import open_search
 
 PUBLISHED = {
     "32x32": {500: 99.2, 1000: 92.1, 2000: 61.0, 4000: 17.1},
@@ -42,31 +47,74 @@ def half_width(low, high):
     return (high - low) / (high + low)
 
 
-def grid_half_width(curve, smallest, largest, tolerance, simulations):
+def grid_half_width(curve, smallest, largest, tolerance, cap, points, simulations):
     """Return the mean half width of a grid's bracket of certain sizes."""
-    rule = StoppingRule(LINE, ALPHA, len(EPOCHS), CAP, CAP, CAP)
-    sizes, step = (
-        np.array(grid_sizes(smallest, largest, tolerance), dtype=float),
-        np.log((1 + tolerance) / (1 - tolerance)),
-    )
+    rule = StoppingRule(LINE, ALPHA, points, cap, cap, cap)
+    sizes = np.array(grid_sizes(smallest, largest, tolerance), dtype=float)
+    step = np.log((1 + tolerance) / (1 - tolerance))
     widths = []
     for number in range(simulations):
         rng = np.random.default_rng(number)
         moved = sizes * np.exp(rng.uniform(-0.5, 0.5) * step)  # where the grid lies beside EMM is chance
-        counts = [int(rng.binomial(CAP, curve(size))) for size in moved]
-        states = [rule.point((count, CAP), last=True) for count in counts]
-        low = max(size for size, state in zip(moved, states, strict=True) if state == "at least")
-        high = min(size for size, state in zip(moved, states, strict=True) if state == "below")
+        counts = [int(rng.binomial(cap, curve(size))) for size in moved]
+        states = [rule.point((count, cap), last=True) for count in counts]
+        certain = list(zip(moved, states, strict=True))
+        low = max((size for size, state in certain if state == "at least"), default=smallest)
+        high = min((size for size, state in certain if state == "below"), default=largest)
         widths.append(half_width(low, high))
     return float(np.mean(widths))
 
 
-def equal_grid(curve, smallest, largest, wanted, simulations):
+def equal_grid(curve, smallest, largest, wanted, cap, points, simulations):
     """Return the tolerance of the coarsest grid whose bracket is on average as narrow as `wanted`."""
     for tolerance in np.arange(TOLERANCE, 0.01, -0.0025):
-        if grid_half_width(curve, smallest, largest, tolerance, simulations) <= wanted:
+        if grid_half_width(curve, smallest, largest, tolerance, cap, points, simulations) <= wanted:
             return float(tolerance)
     return 0.01
+
+
+def curve_of(level):
+    """Return R_mem against N by logistic regression on the trainings of a level that went to their end."""
+    ended = [run for run in level.runs if run.epochs_trained >= run.epochs and run.points]
+    places = np.log2([run.size for run in ended])
+    peaks = [run.peak.memorized for run in ended]
+    hits, misses = (
+        np.array(numbers) for numbers in zip(*((p.count, p.total - p.count) for p in peaks), strict=True)
+    )
+
+    def loss(line):
+        logits = line[0] + line[1] * (places - places.mean())
+        return float(hits @ np.logaddexp(0, -logits) + misses @ np.logaddexp(0, logits))
+
+    first, slope = minimize(loss, [2.0, -2.0]).x
+    return lambda size: 1 / (1 + np.exp(-(first + slope * (np.log2(size) - places.mean()))))
+
+
+def compare(folder, simulations):
+    """Print what a finished search of real trainings cost beside both grids, the second simulated on its own fitted curves."""
+    study = open_search(folder)
+    result, spent, coarse, fine = study.result(), 0.0, 0.0, 0.0
+    for level in result.levels:
+        if level.emm.status != "estimated":
+            raise SystemExit(
+                f"{folder}: level {level.name} has no EMM ({level.emm.status}); nothing to compare."
+            )
+        points, settings = len(study.smallest_run(level.name).points), study.levels[level.name]
+        wanted = half_width(level.emm.low, level.emm.high)
+        tolerance = equal_grid(curve_of(level), *result.sizes, wanted, result.samples, points, simulations)
+        grid = grid_of_equal_precision(
+            *result.sizes, tolerance, settings.training.epochs, points, result.samples, settings.sampling.evaluations,
+            len(result.seeds),
+        )  # fmt: skip
+        print(
+            f"{level.name:>6}  EMM {level.emm.value:5.0f}  runs {len(level.runs)}  half interval {wanted:6.1%}"
+            f"  cost {level.cost.share:6.1%} of {len(level.cost.grid_sizes)} sizes spaced as asked for,"
+            f" {level.cost.units / grid.units:6.1%} of {len(grid.sizes)} sizes of equal precision"
+        )
+        spent, coarse, fine = spent + level.cost.units, coarse + level.cost.grid_units, fine + grid.units
+    print(
+        f"  all: {spent / coarse:.1%} of the grid spaced as asked for, {spent / fine:.1%} of the grid of equal precision"
+    )
 
 
 def simulate(name, simulations, futility):
@@ -94,7 +142,10 @@ def simulate(name, simulations, futility):
             )
         )
     grids = []
-    for tolerance in (TOLERANCE, equal_grid(curve, smallest, largest, np.mean(widths), simulations)):
+    for tolerance in (
+        TOLERANCE,
+        equal_grid(curve, smallest, largest, np.mean(widths), CAP, len(EPOCHS), simulations),
+    ):
         grid = grid_of_equal_precision(smallest, largest, tolerance, 40_000, len(EPOCHS), CAP, EVALUATIONS, 1)
         grids.append((len(grid.sizes), np.mean(units) / grid.units))
     (coarse, of_coarse), (fine, of_fine) = grids
@@ -109,7 +160,11 @@ def main():
     """Print the costs without and with the futility rule."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--simulations", type=int, default=200)
+    parser.add_argument("--study", type=Path, help="folder of a finished search, to compare it instead")
     given = parser.parse_args()
+    if given.study is not None:
+        compare(given.study, given.simulations)
+        return
     for words, futility in (
         ("as published numbers are made", None),
         ("giving up hopeless trainings", FutilityRule()),
