@@ -14,6 +14,14 @@ Modules:
     near: `pairs_within`, all pairs of a set within a radius: near-duplicates.
     groups: `near_duplicates`, the groups that such pairs and exact copies join.
     criteria: rules that turn neighbours into "memorized" or not.
+    adaptive: such a rule, by the mean of the 50 nearest training images.
+    absolute: such rules with fixed thresholds, in RMS of values 0 to 1 or in cosine similarity.
+    contents: images by their content: copies, and an order that does not depend on theirs.
+    variants: neighbours of mirrored, shifted and brightened samples, with the null that belongs to them.
+    authenticity: AuthPct, by the training images' own neighbours.
+    cells: parts of image space, by k-means on the training images.
+    ranks: two groups of distances compared by the Mann-Whitney test.
+    copying: the C_T test of data copying, cell by cell.
     rates: a share with its confidence interval; the closed-form null.
     frechet: the Frechet distance of two sets of images, by the moments of their features.
     features: what it can be of: pixels, an Inception network, a TorchScript network.
@@ -22,6 +30,10 @@ Modules:
 
 from __future__ import annotations
 
+from diffmem.memorization.absolute import NormalizedRule, SimilarityRule
+from diffmem.memorization.adaptive import AdaptiveRule
+from diffmem.memorization.authenticity import Authenticity, authenticity
+from diffmem.memorization.copying import CopyingTest, copying_test
 from diffmem.memorization.criteria import AbsoluteRule, Criterion, RatioRule
 from diffmem.memorization.groups import DuplicateGroups, near_duplicates
 from diffmem.memorization.index import NeighbourIndex, index_for
@@ -29,17 +41,27 @@ from diffmem.memorization.measure import Measurement, measure, protocol_id, rate
 from diffmem.memorization.near import NearPairs, pairs_within
 from diffmem.memorization.neighbours import Neighbours, nearest_neighbours
 from diffmem.memorization.rates import Rate, null_rate_uniform
+from diffmem.memorization.variants import Transforms, VariantSearch, variant_neighbours
 
 __all__ = [
     "AbsoluteRule",
+    "AdaptiveRule",
+    "Authenticity",
+    "CopyingTest",
     "Criterion",
     "DuplicateGroups",
     "Measurement",
     "NearPairs",
     "NeighbourIndex",
     "Neighbours",
+    "NormalizedRule",
     "Rate",
     "RatioRule",
+    "SimilarityRule",
+    "Transforms",
+    "VariantSearch",
+    "authenticity",
+    "copying_test",
     "index_for",
     "measure",
     "near_duplicates",
@@ -48,4 +70,5 @@ __all__ = [
     "pairs_within",
     "protocol_id",
     "rates_at_thresholds",
+    "variant_neighbours",
 ]

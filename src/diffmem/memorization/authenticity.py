@@ -1,0 +1,173 @@
+"""AuthPct: the share of samples that are farther from their training image than that image is from its own neighbour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffmem.errors import UserError
+from diffmem.memorization.contents import common_space, content_keys, distinct, taken
+from diffmem.memorization.neighbours import Neighbours, nearest_neighbours
+from diffmem.memorization.rates import Method, Rate
+from diffmem.memorization.rows import Metric
+from diffmem.progress import NO_PROGRESS, Progress
+
+__all__ = ["Authenticity", "authenticity"]
+
+
+@dataclass(frozen=True, eq=False)
+class Authenticity:
+    """Which samples are authentic, in the sense of Alaa et al. (2022, "How Faithful is your Synthetic Data?", section 4).
+
+    With y the training image nearest to a sample x, x is authentic if d(y, its nearest other training image) < d(x, y).
+    AuthPct is 100 times their share. There is no threshold to choose, and no share that proves copying: fresh images are
+    not all authentic either, so read it beside `null`.
+
+    Attributes:
+        neighbours: The nearest distinct training image of each sample, (Q, 1). Indices refer to the training set as
+            given; of identical images the first stands for all.
+        gaps: Distance of that training image to its nearest other, distinct one, float64 (Q,).
+        authentic: Which samples are authentic, bool (Q,).
+        rate: The share of authentic samples; low where images are copied. Its interval takes the samples as independent
+            draws from the model, the training set as given.
+        null: The same share of held-out images; None if there are none.
+        heldout_overlap: How many held-out images are identical to a training image; the null leaves them out.
+        training_images: Training images as given, copies included.
+        duplicates: Training images that were left out as exact copies of an earlier one. Kept, they would make
+            d(y, its nearest other) zero, and every copy of y would be called authentic.
+        name: The way of measuring; only shares with the same name can be compared.
+    """
+
+    neighbours: Neighbours
+    gaps: NDArray[np.float64]
+    authentic: NDArray[np.bool_]
+    rate: Rate
+    null: Rate | None
+    heldout_overlap: int
+    training_images: int
+    duplicates: int
+    name: str
+
+    @property
+    def percent(self) -> float:
+        """AuthPct, 0 to 100."""
+        return 100 * self.rate.value
+
+    @property
+    def copied(self) -> Rate:
+        """The share of samples that are not authentic: high where images are copied."""
+        return _opposite(self.rate)
+
+    @property
+    def copied_null(self) -> Rate | None:
+        """The share of held-out images that are not authentic."""
+        return _opposite(self.null) if self.null else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers, without the arrays, for a JSON file."""
+        return {
+            "protocol": self.name,
+            "authentic": self.rate.to_json(),
+            "null": self.null.to_json() if self.null else None,
+            "heldout_overlap": self.heldout_overlap,
+            "training_images": self.training_images,
+            "duplicates": self.duplicates,
+        }
+
+
+def authenticity(
+    samples: NDArray[Any],
+    training: NDArray[Any],
+    *,
+    heldout: NDArray[Any] | None = None,
+    metric: Metric = "euclidean",
+    space: str | None = None,
+    confidence: float = 0.95,
+    method: Method = "clopper-pearson",
+    device: torch.device | str | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> Authenticity:
+    """Measure which samples are authentic.
+
+    Exact copies within the training set are collapsed first. Near-duplicates blind the measure in the same way; leave
+    them out with `near_duplicates(training, radius).kept` before. Only the training images that some sample has as its
+    nearest are compared with the whole set.
+
+    Args:
+        samples: uint8 images (Q, C, H, W), or features (Q, F) in floating point.
+        training: The whole training set, (N, ...), of the same type and shape.
+        heldout: Images of the same distribution that were not trained on, for the null.
+        metric: As in `nearest_neighbours`.
+        space: Names the space in the protocol id, for features; by default the metric and the type.
+        confidence: Coverage of the intervals.
+        method: How the intervals are computed.
+        device: Where distances are computed.
+        progress: Told the share of the work that is done.
+
+    Raises:
+        UserError: The arrays differ in type or shape, there are no samples, or the training set has fewer than 2
+            distinct images.
+    """
+    named = {"training images": training, "samples": samples}
+    if heldout is not None and len(heldout):
+        named["held-out images"] = heldout
+    where = common_space(named, metric, space)
+    kept = np.sort(distinct(content_keys(training)))
+    if len(kept) < 2:
+        raise UserError(
+            f"The training set has {len(training)} images of which {len(kept)} is distinct; a training image is compared "
+            "with its nearest other one, so at least 2 distinct images are needed."
+        )
+    references = taken(training, kept)
+    queries = [samples] if len(named) == 2 else [samples, named["held-out images"]]
+    total = sum(len(part) for part in queries)
+    found, done = [], 0
+    for part in queries:
+        # The training images' own neighbours come last and are at most as many as the samples.
+        share = _share(progress, done / total / 2, len(part) / total / 2)
+        found.append(nearest_neighbours(part, references, 1, metric=metric, device=device, progress=share))
+        done += len(part)
+    nearest = np.concatenate([part.indices[:, 0] for part in found])
+    asked, back = np.unique(nearest, return_inverse=True)
+    own = nearest_neighbours(
+        taken(references, asked),
+        references,
+        2,
+        metric=metric,
+        device=device,
+        progress=_share(progress, 0.5, 0.5),
+    )
+    gaps = np.where(own.indices[:, 0] == asked, own.distances[:, 1], own.distances[:, 0])[back]
+    distances = np.concatenate([part.distances[:, 0] for part in found])
+    authentic = gaps < distances
+    count = len(samples)
+    fresh = distances[count:] > 0
+    null = None
+    if fresh.any():
+        null = Rate(int(authentic[count:][fresh].sum()), int(fresh.sum()), confidence, method)
+    return Authenticity(
+        neighbours=Neighbours(found[0].distances, kept[found[0].indices]),
+        gaps=gaps[:count],
+        authentic=authentic[:count],
+        rate=Rate(int(authentic[:count].sum()), count, confidence, method),
+        null=null,
+        heldout_overlap=int((~fresh).sum()),
+        training_images=len(training),
+        duplicates=len(training) - len(kept),
+        name=f"{where}/authpct/exact-dups-collapsed/v1",
+    )
+
+
+def _opposite(rate: Rate) -> Rate:
+    return Rate(rate.total - rate.count, rate.total, rate.confidence, rate.method)
+
+
+def _share(progress: Progress, start: float, width: float) -> Progress:
+    def told(done: float, total: float, note: str = "") -> None:
+        progress(start + width * done / max(total, 1), 1.0, note)
+
+    return told
