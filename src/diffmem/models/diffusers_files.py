@@ -73,7 +73,7 @@ def _missing(folder: Path, allow_pickle: bool) -> str:
     if not allow_pickle and any((folder / name).is_file() for name in (_PICKLE, f"{_PICKLE}.index.json")):
         return (
             f"{folder} holds its weights as a pickle only ({_PICKLE}). Save them as safetensors (save_pretrained of diffusers does), or"
-            " allow the pickle (allow_pickle=True)."
+            " allow the pickle (the argument allow_pickle)."
         )
     others = sorted(path.name for path in folder.glob(f"{_STEM}*"))
     if others:
