@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from diffmem import progress
-from diffmem.progress import NO_PROGRESS, seconds_to_words, show_progress
+from diffmem.progress import NO_PROGRESS, part_of, seconds_to_words, show_progress
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,12 @@ def test_a_terminal_gets_a_bar_that_goes_away_with_the_error_that_ended_it(monke
 def test_no_progress_says_nothing(capsys):
     NO_PROGRESS(1, 2, "note")
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_part_tells_its_progress_as_a_share_of_the_whole():
+    told = []
+    part = part_of(lambda done, total, note="": told.append((done, total, note)), 0.5, 0.25)
+    part(1, 4, "halfway there")
+    part(4, 4)
+    part(0, 0)
+    assert told == [(0.5625, 1.0, "halfway there"), (0.75, 1.0, ""), (0.5, 1.0, "")]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["NO_PROGRESS", "Progress", "seconds_to_words", "show_progress"]
+__all__ = ["NO_PROGRESS", "Progress", "part_of", "seconds_to_words", "show_progress"]
 
 
 class Progress(Protocol):
@@ -25,6 +25,21 @@ class Progress(Protocol):
 
 def NO_PROGRESS(done: float, total: float, note: str = "") -> None:  # noqa: N802 - a constant that happens to be a function
     """Report nothing."""
+
+
+def part_of(progress: Progress, start: float, width: float) -> Progress:
+    """Return the progress of one piece of a work, told as shares of the whole.
+
+    Args:
+        progress: Of the whole; told numbers from 0 to 1.
+        start: Share of the whole that is done before.
+        width: Share that the piece is.
+    """
+
+    def told(done: float, total: float, note: str = "") -> None:
+        progress(start + width * done / max(total, 1), 1.0, note)
+
+    return told
 
 
 def seconds_to_words(seconds: float) -> str:

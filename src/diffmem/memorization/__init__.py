@@ -15,6 +15,7 @@ Modules:
     groups: `near_duplicates`, the groups that such pairs and exact copies join.
     criteria: rules that turn neighbours into "memorized" or not.
     adaptive: such a rule, by the mean of the 50 nearest training images.
+    repeats: the ratio rule where the training set holds near-copies.
     absolute: such rules with fixed thresholds, in RMS of values 0 to 1 or in cosine similarity.
     contents: images by their content: copies, and an order that does not depend on theirs.
     variants: neighbours of mirrored, shifted and brightened samples, with the null that belongs to them.
@@ -24,6 +25,7 @@ Modules:
     copying: the C_T test of data copying, cell by cell.
     rates: a share with its confidence interval; the closed-form null.
     frechet: the Frechet distance of two sets of images, by the moments of their features.
+    preparation: how images are prepared for a network of features.
     features: what it can be of: pixels, an Inception network, a TorchScript network.
     measure: `measure`, which joins them into one `Measurement`.
 """
@@ -35,12 +37,14 @@ from diffmem.memorization.adaptive import AdaptiveRule
 from diffmem.memorization.authenticity import Authenticity, authenticity
 from diffmem.memorization.copying import CopyingTest, copying_test
 from diffmem.memorization.criteria import AbsoluteRule, Criterion, RatioRule
+from diffmem.memorization.features import Features, open_features
 from diffmem.memorization.groups import DuplicateGroups, near_duplicates
 from diffmem.memorization.index import NeighbourIndex, index_for
 from diffmem.memorization.measure import Measurement, measure, protocol_id, rates_at_thresholds
 from diffmem.memorization.near import NearPairs, pairs_within
 from diffmem.memorization.neighbours import Neighbours, nearest_neighbours
 from diffmem.memorization.rates import Rate, null_rate_uniform
+from diffmem.memorization.repeats import RepeatAwareRule
 from diffmem.memorization.variants import Transforms, VariantSearch, variant_neighbours
 
 __all__ = [
@@ -50,6 +54,7 @@ __all__ = [
     "CopyingTest",
     "Criterion",
     "DuplicateGroups",
+    "Features",
     "Measurement",
     "NearPairs",
     "NeighbourIndex",
@@ -57,6 +62,7 @@ __all__ = [
     "NormalizedRule",
     "Rate",
     "RatioRule",
+    "RepeatAwareRule",
     "SimilarityRule",
     "Transforms",
     "VariantSearch",
@@ -67,6 +73,7 @@ __all__ = [
     "near_duplicates",
     "nearest_neighbours",
     "null_rate_uniform",
+    "open_features",
     "pairs_within",
     "protocol_id",
     "rates_at_thresholds",

@@ -14,7 +14,7 @@ from diffmem.memorization.contents import common_space, content_keys, distinct, 
 from diffmem.memorization.neighbours import Neighbours, nearest_neighbours
 from diffmem.memorization.rates import Method, Rate
 from diffmem.memorization.rows import Metric
-from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.progress import NO_PROGRESS, Progress, part_of
 
 __all__ = ["Authenticity", "authenticity"]
 
@@ -128,7 +128,7 @@ def authenticity(
     found, done = [], 0
     for part in queries:
         # The training images' own neighbours come last and are at most as many as the samples.
-        share = _share(progress, done / total / 2, len(part) / total / 2)
+        share = part_of(progress, done / total / 2, len(part) / total / 2)
         found.append(nearest_neighbours(part, references, 1, metric=metric, device=device, progress=share))
         done += len(part)
     nearest = np.concatenate([part.indices[:, 0] for part in found])
@@ -139,7 +139,7 @@ def authenticity(
         2,
         metric=metric,
         device=device,
-        progress=_share(progress, 0.5, 0.5),
+        progress=part_of(progress, 0.5, 0.5),
     )
     gaps = np.where(own.indices[:, 0] == asked, own.distances[:, 1], own.distances[:, 0])[back]
     distances = np.concatenate([part.distances[:, 0] for part in found])
@@ -164,10 +164,3 @@ def authenticity(
 
 def _opposite(rate: Rate) -> Rate:
     return Rate(rate.total - rate.count, rate.total, rate.confidence, rate.method)
-
-
-def _share(progress: Progress, start: float, width: float) -> Progress:
-    def told(done: float, total: float, note: str = "") -> None:
-        progress(start + width * done / max(total, 1), 1.0, note)
-
-    return told

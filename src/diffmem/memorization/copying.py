@@ -17,7 +17,7 @@ from diffmem.memorization.cells import Cells
 from diffmem.memorization.contents import common_space, content_keys, distinct, present, taken
 from diffmem.memorization.neighbours import nearest_neighbours
 from diffmem.memorization.ranks import RankComparison, compare_ranks
-from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.progress import NO_PROGRESS, Progress, part_of
 
 __all__ = ["CellResult", "CopyingTest", "copying_test"]
 
@@ -259,7 +259,11 @@ def copying_test(
             sets = (taken(images, group) for images, group in zip(compared.values(), groups, strict=True))
             found = [
                 nearest_neighbours(
-                    some, home_images, 1, device=device, progress=_part(progress, 2 * cell + at, 2 * cells)
+                    some,
+                    home_images,
+                    1,
+                    device=device,
+                    progress=part_of(progress, (2 * cell + at) / (2 * cells), 1 / (2 * cells)),
                 )
                 for at, some in enumerate(sets)
             ]
@@ -283,10 +287,3 @@ def _combined(parts: Sequence[tuple[float, float, float, float]]) -> tuple[float
     below = math.sqrt(sum((weight * (middle - low)) ** 2 for weight, middle, low, _ in parts))
     above = math.sqrt(sum((weight * (high - middle)) ** 2 for weight, middle, _, high in parts))
     return value - below, value + above
-
-
-def _part(progress: Progress, before: int, searches: int) -> Progress:
-    def told(done: float, total: float, note: str = "") -> None:
-        progress((before + done / max(total, 1)) / searches, 1.0, note)
-
-    return told

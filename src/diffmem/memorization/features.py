@@ -1,4 +1,4 @@
-"""What a Frechet distance can be of: averaged pixels, an Inception network, or a TorchScript network given by its file."""
+"""What a Frechet distance or a similarity can be of: averaged pixels, an Inception network, or a TorchScript network given by its file."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from diffmem.errors import UserError, nearest
 from diffmem.files import sha256_file
 from diffmem.memorization.frechet import FeatureFunction
+from diffmem.memorization.preparation import preparation_named
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,24 +59,34 @@ def features_key(name: str) -> str:
     return f"torchscript {path.name} {sha256_file(path)[:12]}"
 
 
-def open_features(name: str, device: torch.device | str = "cpu") -> Features:
-    """Load what a Frechet distance is to be of.
+def open_features(name: str, device: torch.device | str = "cpu", preparation: str = "uint8") -> Features:
+    """Load what a Frechet distance, or a similarity, is to be of.
 
     Args:
         name: 'pixels': see `pixel_features`. 'inception': the 2048 features of the Inception network of the FID, by
             torch-fidelity (the extra diffmem[fid]); grey images are shown to it as RGB. Else the path of a TorchScript
             file, a network that takes uint8 images (B, C, H, W) as they are and returns (B, F).
         device: Where networks run.
+        preparation: How images are prepared for a TorchScript network, see `PREPARATIONS`; 'uint8' for one that takes them as they are.
 
     Raises:
-        UserError: The file, the package or the weights are missing, or the file is not TorchScript.
+        UserError: The file, the package or the weights are missing, the file is not TorchScript, or there is no such preparation.
     """
-    key = features_key(name)
+    key, prepare = features_key(name), preparation_named(preparation)
+    if prepare is not None and name in _NAMES:
+        raise UserError(
+            f"Features {name!r} prepare images by themselves; leave the preparation {preparation!r} out."
+        )
     if name == "pixels":
         return Features(key, pixel_features)
     if name == "inception":
         return Features(key, _batched(_inception(device), device, rgb=True))
-    return Features(key, _batched(_torchscript(Path(name), device), device))
+    network = _torchscript(Path(name), device)
+    if prepare is None:
+        return Features(key, _batched(network, device))
+    return Features(
+        f"{key} prepared as {preparation}", _batched(lambda batch: network(prepare(batch)), device)
+    )
 
 
 def pixel_features(images: NDArray[np.uint8]) -> NDArray[np.float64]:

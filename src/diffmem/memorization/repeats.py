@@ -1,0 +1,98 @@
+"""The ratio rule for training sets with near-copies: the second neighbour is the nearest one that shows another picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmem.errors import UserError
+from diffmem.memorization.neighbours import Neighbours
+
+__all__ = ["RepeatAwareRule"]
+
+_BLOCK_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class RepeatAwareRule:
+    """An image is memorized if d1 < threshold * d(j), where j is the nearest training image that is no near-copy of the first.
+
+    The ratio rule compares the two nearest training images. Where the training set holds an image and a near-copy of it
+    (another frame, another compression), both are near to a generated copy, their ratio is near 1, and the rule misses it.
+    Here a neighbour y is passed over if |y - y1| < threshold * m, where y1 is the nearest training image and m the median of the
+    sample's `count` smallest distances: two training images that are as near to each other, compared with their surroundings, as
+    a sample is to what it copies. There is no constant beside those of the ratio rule, and no unit.
+
+    It flags all that the ratio rule flags. If all known neighbours are near-copies of the first, the farthest of them stands in
+    for the one that is not known, so that at most `count` - 1 near-copies are passed over.
+
+    Attributes:
+        references: The training images among which neighbours were searched, in the order of their indices, uint8 (N, C, H, W).
+        threshold: As of `RatioRule`, in (0, 1].
+        count: Neighbours that are looked at, at least 2.
+    """
+
+    references: NDArray[np.uint8]
+    threshold: float = 1 / 3
+    count: int = 50
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise UserError(f"The ratio threshold {self.threshold} is not in (0, 1]; the usual value is 1/3.")
+        if self.count < 2:
+            raise UserError(f"A ratio of {self.count} neighbour(s) compares nothing; look at 2 or more.")
+
+    @property
+    def name(self) -> str:
+        """The rule with its constants."""
+        return f"ratio<{self.threshold:.4f}/near-copies-passed-over/n={self.count}"
+
+    def __call__(self, neighbours: Neighbours) -> NDArray[np.bool_]:
+        """Return which images are memorized, bool (Q,).
+
+        Raises:
+            UserError: Fewer than `count` neighbours of each image are known.
+        """
+        return neighbours.distances[:, 0] < self.threshold * self._others(neighbours)
+
+    def ratio(self, neighbours: Neighbours) -> NDArray[np.float64]:
+        """Return d1 / d(j) of each image, float64 (Q,), in [0, 1]; 1 where both are zero.
+
+        Raises:
+            UserError: Fewer than `count` neighbours of each image are known.
+        """
+        nearest, other = neighbours.distances[:, 0], self._others(neighbours)
+        return np.divide(nearest, other, out=np.ones_like(nearest), where=other > 0)
+
+    def _others(self, neighbours: Neighbours) -> NDArray[np.float64]:
+        """Return the distance to the nearest training image that is no near-copy of the first, float64 (Q,)."""
+        if neighbours.k < self.count:
+            raise UserError(
+                f"The rule looks at {self.count} neighbours of each image, and {neighbours.k} are known; search with"
+                f" k = {self.count} or more."
+            )
+        distances, indices = neighbours.distances[:, : self.count], neighbours.indices[:, : self.count]
+        reach = self.threshold * np.median(distances, axis=1)
+        found = distances[:, -1].copy()
+        active = np.arange(len(distances))
+        for place in range(1, self.count - 1):
+            if not len(active):
+                break
+            apart = self._apart(indices[active, 0], indices[active, place])
+            is_other = apart >= reach[active]
+            found[active[is_other]] = distances[active[is_other], place]
+            active = active[~is_other]
+        return found
+
+    def _apart(self, ones: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the distances of pairs of references."""
+        result = np.empty(len(ones))
+        size = max(1, _BLOCK_BYTES // (4 * int(np.prod(self.references.shape[1:]))))
+        for start in range(0, len(ones), size):
+            part = slice(start, start + size)
+            gap = self.references[ones[part]].astype(np.int32) - self.references[others[part]]
+            rows = gap.reshape(len(gap), -1)
+            result[part] = np.sqrt(np.einsum("qd,qd->q", rows, rows, dtype=np.float64))
+        return result
