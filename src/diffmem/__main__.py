@@ -25,7 +25,8 @@ _SECONDS_BEFORE_ECHO = 2.0
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
-    Exit codes: 0 done, 1 the program or the machine failed, 2 the user's mistake, 130 interrupted.
+    Exit codes: 0 done, 1 the program or the machine failed, 2 the user's mistake, 130 interrupted; `audit` also answers by
+    3 and 4.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     if under_torchrun():
@@ -56,6 +57,8 @@ def _exit_code(call: Callable[[], None], rank: int = 0) -> int | None:
         return _say(error, 1, rank)
     except DiffmemError as error:
         return _say(error, 1, rank)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)  # a command that answers by its code
     except KeyboardInterrupt:
         if not rank:
             print("\nStopped. What was done is kept: the same command goes on from there.", file=sys.stderr)

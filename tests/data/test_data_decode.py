@@ -81,7 +81,7 @@ def test_float_images_are_refused():
 
 
 def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded():
-    for side, told in [(8001, "8001 x 8001 pixels"), (100_000, "Cannot read i")]:
+    for side, told in [(8001, "8001 x 8001 pixels"), (100_000, "100000 x 100000 pixels")]:
         bomb = bytearray(encode_png(RGB.transpose(2, 0, 1)))
         bomb[16:24] = struct.pack(">II", side, side)
         bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))

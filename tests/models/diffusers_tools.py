@@ -50,6 +50,43 @@ def tiny_unet(**options):
     return unet
 
 
+def tiny_autoencoder(kind="AutoencoderKL", **options):
+    """Of images twice as large as its codes, which have 4 channels (AutoencoderKL) or 3 (VQModel, with a coarse book of 7)."""
+    settings = {
+        "down_block_types": ("DownEncoderBlock2D", "DownEncoderBlock2D"),
+        "up_block_types": ("UpDecoderBlock2D", "UpDecoderBlock2D"),
+        "block_out_channels": (8, 8),
+        "norm_num_groups": 4,
+        **({"num_vq_embeddings": 7} if kind == "VQModel" else {}),
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        network = getattr(diffusers, kind)(**(settings | options)).eval().requires_grad_(False)
+        if kind == "VQModel":
+            network.quantize.embedding.weight.normal_()
+    return network
+
+
+def tiny_transformer(**options):
+    settings = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 4,
+        "in_channels": 4,
+        "out_channels": 8,
+        "num_layers": 2,
+        "sample_size": SIDE,
+        "num_embeds_ada_norm": 5,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = diffusers.DiTTransformer2DModel(**(settings | options)).eval().requires_grad_(False)
+        # As initialized, the network hardly looks at its timestep and classes.
+        for block in network.transformer_blocks:
+            block.norm1.emb.timestep_embedder.linear_2.weight.mul_(20)
+            block.norm1.emb.class_embedder.embedding_table.weight.mul_(20)
+    return network
+
+
 def scheduler_of(name="DDPMScheduler", **options):
     return getattr(diffusers, name)(**({"num_train_timesteps": STEPS} | options))
 
@@ -64,8 +101,34 @@ def saved(folder, unet, scheduler, kind=None):
     return folder
 
 
-def noisy(count=STEPS):
-    return torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+def noisy(count=STEPS, channels=3):
+    return torch.randn(count, channels, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+
+
+def stepped(scheduler, raw, state, t, **options):
+    """The library's step; returns its clean image and its next state."""
+    out = scheduler.step(raw[None], t, state[None], **options)
+    return out.pred_original_sample[0], out.prev_sample[0]
+
+
+def original(predict, scheduler, state, steps, *labels):
+    """What the library itself predicts as clean images at each of these timesteps, for images in its own scaling."""
+    raw = predict(state, steps, *labels)
+    return torch.stack([stepped(scheduler, raw[i], state[i], int(t))[0] for i, t in enumerate(steps)])
+
+
+def in_sigma(scheduler, state, steps):
+    """The same images as y + sigma n, and sigma."""
+    kept = scheduler.alphas_cumprod.double()[steps]
+    return state.double() / kept.sqrt()[:, None, None, None], ((1 - kept) / kept).sqrt()
+
+
+def assert_alike(found, wanted, sigma):
+    """Equal up to float32: predicted noise is multiplied by sigma."""
+    error = (found.double() - wanted.double()).abs().amax((1, 2, 3))
+    allowed = 2e-6 * wanted.double().abs().amax((1, 2, 3)) + 2e-6 * (1 + sigma)
+    worst = int((error / allowed).argmax())
+    assert bool((error <= allowed).all()), (worst, float(error[worst]), float(allowed[worst]))
 
 
 def copy_of(folder, target):

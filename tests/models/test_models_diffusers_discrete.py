@@ -210,6 +210,16 @@ def test_classes_are_handed_on_and_must_be_given():
     assert "unconditional" in refused(lambda: denoiser()(torch.zeros(1, *SHAPE), 1.0, torch.tensor([0])))
 
 
+def test_no_label_is_what_the_network_learnt_it_as():
+    network = Recorder()
+    made = denoiser(network, num_labels=4, null_label=9)
+    for labels, wanted in ((torch.tensor([3, -1]), [3, 9]), (None, [9, 9]), (torch.tensor([-1]), [9, 9])):
+        made(torch.zeros(2, *SHAPE), 1.0, labels)
+        assert network.labels.tolist() == wanted
+        assert network.labels.dtype == torch.int64
+    assert "0..3" in refused(lambda: made(torch.zeros(1, *SHAPE), 1.0, torch.tensor([9])))
+
+
 def test_it_is_differentiable_in_the_image():
     made = denoiser(lambda x, t, labels: x.square())
     x = torch.randn(1, *SHAPE, dtype=torch.float64)

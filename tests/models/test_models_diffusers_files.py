@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from diffmem.errors import UserError
 from diffmem.models.diffusers_files import read_settings, read_weights
 from diffmem.models.diffusers_folder import open_diffusers
-from diffmem.models.diffusers_settings import find_parts, read_levels, read_network, read_scheduler
+from diffmem.models.diffusers_parts import find_parts
+from diffmem.models.diffusers_settings import read_levels, read_network, read_scheduler
 
 STEM = "diffusion_pytorch_model"
 PIPELINE = {
@@ -82,9 +83,20 @@ def test_a_network_without_its_scheduler_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"]}, ["latent", "vqvae", "not supported yet"]),
-        ({"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"]}, ["latent", "vae"]),
-        ({"_class_name": "ScoreSdeVePipeline"}, ["ScoreSdeVePipeline", "DDPMPipeline or DDIMPipeline"]),
+        ({"_class_name": "LDMPipeline"}, ["vae None", "AutoencoderKL or VQModel"]),
+        ({"_class_name": "LDMPipeline", "vqvae": ["diffusers", "AutoencoderTiny"]}, ["vqvae 'AutoencoderTiny'"]),
+        ({"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"]}, ["lacks", "vqvae/config.json"]),
+        ({"vae": ["diffusers", "AutoencoderKL"]}, ["lacks", "vae/config.json"]),
+        ({"_class_name": "DiTPipeline", "vae": ["diffusers", "AutoencoderKL"]}, ["transformer None"]),
+        (
+            {"_class_name": "StableDiffusionPipeline", "text_encoder": ["transformers", "CLIPTextModel"]},
+            ["text", "StableDiffusionPipeline", "samples"],
+        ),
+        (
+            {"_class_name": "LDMTextToImagePipeline", "tokenizer": ["transformers", "BertTokenizer"]},
+            ["text", "LDMTextToImagePipeline", "samples"],
+        ),
+        ({"_class_name": "ScoreSdeVePipeline"}, ["ScoreSdeVePipeline", "LDMPipeline or DiTPipeline", "samples"]),
         ({"_class_name": ["pipeline", "Mine"]}, ["Mine"]),
         ({"_class_name": None}, ["None"]),
         ({"unet": ["my_unet", "UNet2DModel"]}, ["my_unet"]),

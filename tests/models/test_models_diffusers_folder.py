@@ -13,13 +13,17 @@ from diffusers_tools import (
     STEPS,
     WEIGHTS,
     answer,
+    assert_alike,
     copy_of,
     cut_network,
     diffusers,
+    in_sigma,
     noisy,
+    original,
     refused,
     saved,
     scheduler_of,
+    stepped,
     tiny_unet,
 )
 from safetensors.torch import load_file, save_file
@@ -42,30 +46,8 @@ def plain(tmp_path_factory):
     return saved(tmp_path_factory.mktemp("plain"), tiny_unet(), scheduler_of())
 
 
-def stepped(scheduler, raw, state, t, **options):
-    """The library's step; returns its clean image and its next state."""
-    out = scheduler.step(raw[None], t, state[None], **options)
-    return out.pred_original_sample[0], out.prev_sample[0]
-
-
-def original(unet, scheduler, state, steps, labels=None):
-    """What the library itself predicts as clean images at each of these timesteps, for images in its own scaling."""
-    raw = unet(state, steps, labels).sample
-    return torch.stack([stepped(scheduler, raw[i], state[i], int(t))[0] for i, t in enumerate(steps)])
-
-
-def in_sigma(scheduler, state, steps):
-    """The same images as y + sigma n, and sigma."""
-    kept = scheduler.alphas_cumprod.double()[steps]
-    return state.double() / kept.sqrt()[:, None, None, None], ((1 - kept) / kept).sqrt()
-
-
-def assert_alike(found, wanted, sigma):
-    """Equal up to float32: predicted noise is multiplied by sigma."""
-    error = (found.double() - wanted.double()).abs().amax((1, 2, 3))
-    allowed = 2e-6 * wanted.double().abs().amax((1, 2, 3)) + 2e-6 * (1 + sigma)
-    worst = int((error / allowed).argmax())
-    assert bool((error <= allowed).all()), (worst, float(error[worst]), float(allowed[worst]))
+def predictor(unet):
+    return lambda state, steps, labels=None: unet(state, steps, labels).sample
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
@@ -89,7 +71,7 @@ def test_it_agrees_with_the_original_at_every_timestep(tmp_path, prediction, kin
     x, sigma = in_sigma(scheduler, state, steps)
     assert torch.equal(denoiser.levels, sigma)
     found = denoiser(x, sigma, labels)
-    assert_alike(found, original(unet, scheduler, state, steps, labels), sigma)
+    assert_alike(found, original(predictor(unet), scheduler, state, steps, labels), sigma)
     # The comparison can tell timesteps, and classes, apart.
     late = denoiser(x[:-1], sigma[1:], None if labels is None else labels[:-1])
     assert float((late - found[:-1]).abs().amax((1, 2, 3)).min()) > 1e-5
@@ -138,7 +120,7 @@ def test_with_an_infinite_level_the_range_ends_before_it(tmp_path, prediction):
     assert len(denoiser.levels) == STEPS - 1
     assert math.isfinite(denoiser.sigma_max)
     x, sigma = in_sigma(scheduler, state, steps)
-    assert_alike(denoiser(x, denoiser.levels), original(unet, scheduler, state, steps), sigma)
+    assert_alike(denoiser(x, denoiser.levels), original(predictor(unet), scheduler, state, steps), sigma)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +136,7 @@ def test_the_schedulers_clipping_is_done_where_it_is_wanted(tmp_path, options):
     folder = saved(tmp_path, unet, scheduler, "DDPMPipeline")
     steps, state = torch.arange(0, STEPS, 7), noisy(143) * 2
     x, sigma = in_sigma(scheduler, state, steps)
-    wanted = original(unet, scheduler, state, steps)
+    wanted = original(predictor(unet), scheduler, state, steps)
     assert_alike(open_diffusers(folder, clip=True)(x, sigma), wanted, sigma)
     assert float((open_diffusers(folder)(x, sigma) - wanted).abs().max()) > 0.1
 
@@ -206,7 +188,7 @@ def test_a_learned_variance_is_left_out(tmp_path):
     denoiser = open_diffusers(saved(tmp_path, unet, scheduler, "DDPMPipeline"))
     steps, state = torch.arange(0, STEPS, 50), noisy(20)
     x, sigma = in_sigma(scheduler, state, steps)
-    assert_alike(denoiser(x, sigma), original(unet, scheduler, state, steps), sigma)
+    assert_alike(denoiser(x, sigma), original(predictor(unet), scheduler, state, steps), sigma)
 
 
 def test_a_network_with_a_table_of_timesteps_is_asked_whole_ones(tmp_path):
@@ -216,7 +198,7 @@ def test_a_network_with_a_table_of_timesteps_is_asked_whole_ones(tmp_path):
     assert denoiser.timesteps == "nearest"
     steps, state = torch.arange(0, STEPS, 50), noisy(20)
     x, sigma = in_sigma(scheduler, state, steps)
-    assert_alike(denoiser(x, sigma), original(unet, scheduler, state, steps), sigma)
+    assert_alike(denoiser(x, sigma), original(predictor(unet), scheduler, state, steps), sigma)
     assert bool(torch.isfinite(denoiser(x, sigma * 1.01)).all())
 
 
@@ -227,7 +209,7 @@ def test_grey_images_that_are_not_square_and_a_centred_input_agree(tmp_path):
     assert denoiser.image_shape == (1, 4, 8)
     steps, state = torch.arange(0, STEPS, 50), torch.randn(20, 1, 4, 8)
     x, sigma = in_sigma(scheduler, state, steps)
-    assert_alike(denoiser(x, sigma), original(unet, scheduler, state, steps), sigma)
+    assert_alike(denoiser(x, sigma), original(predictor(unet), scheduler, state, steps), sigma)
 
 
 def test_it_is_ready_to_evaluate(plain):

@@ -6,10 +6,12 @@ import io
 import itertools
 import os
 import pickle
+import re
 import struct
 import tracemalloc
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import edm_pickle_builder as builder
 import numpy as np
@@ -381,6 +383,21 @@ def test_a_file_that_is_too_large_is_refused_unread(tmp_path, monkeypatch):
     assert f"the limit is {len(GOOD) - 1:,}" in refused(tmp_path, GOOD)
 
 
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_value_that_is_too_large_is_refused_unread(tmp_path, monkeypatch, protocol):
+    monkeypatch.setattr(edm_pickle, "_MAX_VALUE_BYTES", 1000)
+    words = refused(tmp_path, pickled({"ema": "a" * 2000}, protocol))
+    assert re.search("one of its values has (more than )?[0-9,]+ bytes", words)
+
+
+def test_what_is_no_plain_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "n.pkl")
+    for path in (tmp_path / "n.pkl", tmp_path, Path("a" * 5000), Path("a\0b")):
+        with pytest.raises(UserError, match="There is no file") as caught:
+            open_edm_pickle(path)
+        assert str(caught.value).isprintable()
+
+
 def test_a_set_made_again_and_again_is_refused(tmp_path):
     items = b"](" + b"".join(b"X" + struct.pack("<I", 5) + b"%05d" % i for i in range(2000)) + b"eq\x01"
     body = items + b"c__builtin__\nset\nq\x02" + b"h\x02h\x01\x85R" * 2000
@@ -455,7 +472,9 @@ def test_a_storage_that_claims_to_be_huge_reserves_no_memory(tmp_path):
 def test_a_network_unlike_its_tensors_is_refused_before_it_is_built(tmp_path, arguments, words):
     given_words, memory = spent(tmp_path, pickled(snapshot(STATE, {**SONG, **arguments})))
     assert words in given_words
-    assert memory < 192 * 2**20  # torch loads parts of itself at the first such build; one weight would take 64 TiB
+    assert (
+        memory < 192 * 2**20
+    )  # torch loads parts of itself at the first such build; one weight would take 64 TiB
 
 
 def test_a_missing_tensor_is_named(tmp_path):

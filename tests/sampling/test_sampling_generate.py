@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffmem.errors import DiffmemError, UserError
+from diffmem.models import LatentDenoiser
 from diffmem.sampling.config import SamplerConfig
 from diffmem.sampling.generate import GeneratedImages, generate, iter_generated, parse_seeds, to_uint8
 
@@ -60,6 +61,56 @@ def test_images_are_uint8_with_the_shape_of_the_model():
     assert made.labels is None
     assert len(made) == 5
     assert made.images.std() > 0
+
+
+def in_latents(decode, num_labels=0):
+    """Latents of 4x4 that stand for grey images of 2x8."""
+    return LatentDenoiser(Elementwise(num_labels), decode, lambda x: x, (1, 2, 8))
+
+
+def laid_out(z):
+    return z.mean(1, keepdim=True).reshape(-1, 1, 2, 8)
+
+
+@pytest.mark.parametrize("config", [FAST, STOCHASTIC])
+def test_what_a_denoiser_of_latents_makes_is_decoded(config):
+    seen = []
+
+    def decode(z):
+        seen.append(z)
+        return laid_out(z)
+
+    made = generate(in_latents(decode, 3), range(5), config, batch_size=2)
+    assert made.images.shape == (5, 1, 2, 8)
+    assert made.images.dtype == np.uint8
+    assert [tuple(z.shape) for z in seen] == [(2, 3, 4, 4), (2, 3, 4, 4), (1, 3, 4, 4)]
+    plain = generate(Elementwise(3), range(5), config)
+    assert made.labels.tolist() == plain.labels.tolist()
+    assert np.array_equal(to_uint8(torch.cat(seen)).numpy(), plain.images)
+    assert np.array_equal(to_uint8(laid_out(torch.cat(seen))).numpy(), made.images)
+    assert np.array_equal(
+        made.images, generate(in_latents(laid_out, 3), range(5), config, batch_size=5).images
+    )
+
+
+def test_images_that_are_decoded_to_nan_are_told_with_their_seeds():
+    def decode(z):
+        images = laid_out(z)
+        images[1, 0, 1, 7] = float("inf")
+        return images
+
+    with pytest.raises(DiffmemError, match=r"1 of 3 images \(seeds 21\)"):
+        generate(in_latents(decode), [20, 21, 22], FAST)
+
+
+def test_latents_that_are_nan_are_told_even_if_they_are_decoded_to_numbers():
+    class Broken(Elementwise):
+        def __call__(self, x, sigma, labels=None):
+            return super().__call__(x, sigma, labels) * float("nan")
+
+    model = LatentDenoiser(Broken(), lambda z: laid_out(z).nan_to_num(), lambda x: x, (1, 2, 8))
+    with pytest.raises(DiffmemError, match="2 of 2 images"):
+        generate(model, [20, 21], FAST)
 
 
 def test_batches_come_one_by_one_and_join_to_the_whole():

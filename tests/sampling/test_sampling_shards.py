@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from diffmem.errors import DiffmemError, UserError
+from diffmem.models import LatentDenoiser
 from diffmem.sampling import SamplerConfig, discard_shards, generate, generate_resumable
 
 
@@ -51,6 +52,18 @@ def test_an_interrupted_generation_goes_on_from_its_finished_batches(tmp_path):
     np.testing.assert_array_equal(made.seeds, np.arange(10))
     discard_shards(tmp_path / "s")
     assert not (tmp_path / "s").exists()
+
+
+def test_shards_of_a_denoiser_of_latents_hold_pixels(tmp_path):
+    def latent(inner):
+        return LatentDenoiser(inner, lambda z: z.repeat_interleave(2, 3), lambda x: x[..., ::2], (1, 2, 4))
+
+    made = generate_resumable(latent(Counting()), range(5), CONFIG, tmp_path, "tag", batch_size=4)
+    assert made.images.shape == (5, 1, 2, 4)
+    again = Counting()
+    found = generate_resumable(latent(again), range(5), CONFIG, tmp_path, "tag", batch_size=4)
+    assert again.calls == 0
+    np.testing.assert_array_equal(found.images, made.images)
 
 
 def test_damaged_shards_and_those_of_another_model_are_made_anew(tmp_path):

@@ -10,7 +10,7 @@ from torch import nn
 from diffmem.data import ImageSet
 from diffmem.data.digits import read_digits
 from diffmem.errors import UserError
-from diffmem.models import GaussianDenoiser, ModelConfig, Optimum, build_denoiser
+from diffmem.models import GaussianDenoiser, LatentDenoiser, ModelConfig, Optimum, build_denoiser
 from diffmem.studies.membership import MembershipRecord, class_mix_p_value, membership, without_model
 from diffmem.studies.membership_rates import area_under_curve, images_needed
 from diffmem.studies.membership_scores import loss_scores, pia_scores, secmi_scores
@@ -45,6 +45,37 @@ def test_the_optimum_of_the_members_separates_them_perfectly(attack):
     assert found.fpr.low <= 0.2
     assert found.warnings == found.notes == []
     assert (found.members, found.nonmembers, found.attack) == (40, 200, attack)
+
+
+def in_latents(members):
+    """The optimum of the codes of images, which are every second pixel."""
+    codes = image_set(members.images[:, :, ::2, ::2])
+    return LatentDenoiser(
+        Optimum(codes),
+        lambda z: z.repeat_interleave(2, 2).repeat_interleave(2, 3),
+        lambda x: x[:, :, ::2, ::2],
+        members.shape,
+    )
+
+
+@pytest.mark.parametrize("attack", ["loss", "pia"])
+def test_the_optimum_of_the_latents_of_the_members_separates_them(attack):
+    found = membership(in_latents(MEMBERS), MEMBERS, HELDOUT, attack, fpr=0.2)
+    assert found.auc.value > 0.99
+    assert "of latents" in found.protocol
+    # What tells the images apart without the model is of their pixels.
+    pixels = without_model(MEMBERS, HELDOUT)
+    assert found.without_model["contrast"].value == pixels["contrast"].value
+    other = membership(in_latents(OTHERS), MEMBERS, HELDOUT, attack, fpr=0.2)
+    assert other.auc.low <= 0.5 <= other.auc.high
+    assert "latents" not in membership(Optimum(MEMBERS), MEMBERS, HELDOUT, attack, fpr=0.2).protocol
+
+
+def test_images_of_another_shape_than_the_model_stands_for_are_refused():
+    small = [image_set(images.images[:, :, ::2, ::2]) for images in (MEMBERS, HELDOUT)]
+    for model in (in_latents(MEMBERS), Optimum(MEMBERS)):
+        with pytest.raises(UserError, match=r"shape \(1, 4, 4\), those of the model \(1, 8, 8\)"):
+            membership(model, *small, fpr=0.2)
 
 
 def test_secmi_nearly_separates_the_members_of_an_optimum():
@@ -255,7 +286,7 @@ def test_bad_arguments_are_refused():
     with pytest.raises(UserError, match=r"not of one source"):
         membership(GAUSSIAN, random_images(40), random_images(40, 1, (1, 4, 4)))
     pair = random_images(40, 0, (1, 4, 4)), random_images(40, 1, (1, 4, 4))
-    with pytest.raises(UserError, match="uint8 images"):
+    with pytest.raises(UserError, match=r"shape \(1, 4, 4\), those of the model \(1, 3, 3\)"):
         membership(GAUSSIAN, *pair, fpr=0.2)
     with pytest.raises(UserError, match="false-positive rate must be"):
         membership(GAUSSIAN, random_images(40), random_images(40, 1), fpr=0.7)

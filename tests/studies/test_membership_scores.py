@@ -8,7 +8,7 @@ import torch
 
 from diffmem.data import ImageSet
 from diffmem.errors import UserError
-from diffmem.models import VE, VP, GaussianDenoiser, Optimum
+from diffmem.models import VE, VP, GaussianDenoiser, LatentDenoiser, Optimum
 from diffmem.models.discrete import DiscreteDenoiser, betas_of, levels_of
 from diffmem.studies.membership_scores import (
     loss_levels,
@@ -124,6 +124,50 @@ def test_pia_of_a_gaussian_is_the_noise_seen_twice():
     wanted = np.power(n - (y + 0.6 * n) * seen(0.6), 4).mean((1, 2, 3))
     found = pia_scores(GAUSSIAN, pixels, sigmas=[0.1, 0.6], normalized=True)
     np.testing.assert_allclose(found, -wanted, rtol=1e-10)
+
+
+def in_latents(model):
+    """Every second pixel of images of 8x8 is their code."""
+    return LatentDenoiser(
+        model,
+        lambda z: z.repeat_interleave(2, 2).repeat_interleave(2, 3),
+        lambda x: x[:, :, ::2, ::2],
+        (1, 8, 8),
+    )
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_images_are_scored_as_their_latents(score):
+    pixels = np.random.default_rng(4).integers(0, 256, (70, 1, 8, 8), dtype=np.uint8)
+    # The loss of this one has no noise in it.
+    model = Answering(lambda x, s, c: torch.zeros_like(x)) if score is loss_scores else GAUSSIAN
+    wanted = score(model, pixels[:, :, ::2, ::2])
+    np.testing.assert_allclose(score(in_latents(model), pixels), wanted, rtol=1e-5)
+    assert not np.allclose(
+        score(in_latents(model), pixels[:, :, 1:, 1:].repeat(2, 2)[:, :, :8].repeat(2, 3)[..., :8]), wanted
+    )
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_images_of_the_shape_of_latents_are_refused(score):
+    with pytest.raises(UserError, match=r"\(C, H, W\) = \(1, 8, 8\)"):
+        score(in_latents(GAUSSIAN), images(2))
+
+
+def test_the_noise_on_latents_has_their_shape_and_is_of_each_image():
+    found = []
+
+    def answer(x, sigma, labels):
+        found.append(x / sigma)
+        return x
+
+    pixels = np.full((2, 1, 8, 8), 128, np.uint8)
+    pixels[1, 0, 1, 1] += 1  # not in the code: the latents are the same
+    loss_scores(in_latents(Answering(answer)), pixels, sigmas=[1e6])
+    (noise,) = found
+    assert noise.shape == (2, *SHAPE)
+    assert float((noise[0] - noise[1]).abs().min()) > 0
+    assert float(noise.std()) == pytest.approx(1, abs=0.5)
 
 
 def test_an_image_in_which_no_noise_is_seen_is_not_divided_by_nothing():

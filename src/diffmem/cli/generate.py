@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffmem.cli.common import Settings
-from diffmem.errors import DiffmemError, UserError
+from diffmem.errors import UserError
 
 if TYPE_CHECKING:
     from diffmem.models import Denoiser
@@ -38,8 +38,8 @@ def generate(
     Example: diffmem generate --optimum cifar10-1k.zip samples.npz --seeds 0-49999
 
     Args:
-        paths: MODEL OUT: a run's folder (its last snapshot) or a snapshot, .safetensors; then the file to write, .npz or .zip.
-            With --optimum, OUT alone.
+        paths: MODEL OUT: a run's folder (its last snapshot), a snapshot (.safetensors), an EDM network pickle, or a diffusers
+            folder; then the file to write, .npz or .zip. With --optimum, OUT alone.
         optimum: Image set whose optimal denoiser generates.
         conditional: With --optimum: the optimum of each class, from the labels of the set.
         seeds: Seeds such as 0-9,15,20-29.
@@ -112,16 +112,10 @@ def _model_and_out(paths: tuple[Path, ...], optimum: str | None) -> tuple[Path |
 
 def _trained(model: Path, device: str) -> tuple[Denoiser, str, str, str]:
     """Return a trained denoiser, its source for messages, its identity for shards, its origin for the history."""
-    from diffmem.files import sha256_file
-    from diffmem.models import load_denoiser
+    from diffmem.models import open_model
 
-    path = _snapshot(model)
-    try:
-        denoiser, _, words = load_denoiser(path, device)
-    except DiffmemError as error:
-        raise UserError(str(error)) from error  # whatever is wrong with it, the user named the file
-    origin = f"{path.name} at epoch {words.get('epoch', 'unknown')}"
-    return denoiser, str(path), sha256_file(path), origin
+    opened = open_model(model, device)
+    return opened.denoiser, str(model), opened.digest, opened.name
 
 
 def _tell_evaluations(denoiser: Denoiser) -> None:
@@ -149,14 +143,3 @@ def _optimum(data: str, conditional: bool, device: str, workspace: int) -> tuple
     identity = f"{kind} {images.fingerprint}"
     denoiser = Optimum(images, conditional, device=device, workspace_bytes=workspace * 10**6)
     return denoiser, f"{source} of {data}", identity, source
-
-
-def _snapshot(model: Path) -> Path:
-    if not model.is_dir():
-        return model
-    snapshots = sorted((model / "snapshots").glob("*.safetensors"))
-    if not snapshots:
-        raise UserError(
-            f"{model} is not the folder of a run with snapshots; give one, or a .safetensors file."
-        )
-    return snapshots[-1]

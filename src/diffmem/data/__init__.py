@@ -17,7 +17,7 @@ Modules:
     duplicates: exact copies inside a set.
     sheet: a contact sheet for people.
     storage, names: pixels and names of sets that are larger than memory.
-    decode, png, arrays, guards: encoded images and arrays to pixels and back, and the limits for files that
+    decode, png, markers, arrays, guards: encoded images and arrays to pixels and back, and the limits for files that
         nobody vouches for.
 """
 

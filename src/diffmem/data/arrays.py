@@ -6,21 +6,24 @@ Format: NEP 1, "A Simple File Format for NumPy Arrays", and `numpy.lib.format`.
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 import zipfile
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, cast
+from typing import IO, Any, BinaryIO, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.data.guards import MAX_TOTAL_BYTES, reading
-from diffmem.data.storage import contiguous
+from diffmem.data.guards import MAX_FILE_BYTES, MAX_TOTAL_BYTES, BoundedStream, reading
+from diffmem.data.storage import PART_BYTES, contiguous, new_images
 from diffmem.errors import UserError
 
 __all__ = [
     "Header",
     "Layout",
     "as_nchw",
+    "filled",
     "layout_of",
     "member_array",
     "member_labels",
@@ -33,6 +36,8 @@ __all__ = [
 Layout = Literal["NHW", "NHWC", "NCHW"]
 
 _LABELS = ("labels", "y")
+_MAX_HEADER_BYTES = 2**16
+_MAX_WORDS = 10_000_000
 
 
 class Header(NamedTuple):
@@ -63,13 +68,19 @@ def read_header(stream: IO[bytes], meant: type[np.generic] | None, what: str) ->
         UserError: The header is damaged, holds pickled objects, another type, or an impossible shape.
     """
     with reading(what):
-        version = np.lib.format.read_magic(stream)
-        if version == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-        elif version == (2, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-        else:
-            raise ValueError(f"the array format version {version} is unknown")
+        # NumPy reads a header of any length before it refuses one of more than 10,000 letters.
+        head = cast(
+            IO[bytes], BoundedStream(cast(BinaryIO, stream), _MAX_HEADER_BYTES, f"the header of {what}")
+        )
+        version = np.lib.format.read_magic(head)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about headers that Python 2 wrote
+            if version == (1, 0):
+                shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
+            elif version == (2, 0):
+                shape, fortran, dtype = np.lib.format.read_array_header_2_0(head)
+            else:
+                raise ValueError(f"the array format version {version} is unknown")
         _check_dtype(dtype, meant, what)
         if any(length < 0 for length in shape) or max(shape, default=0) > np.iinfo(np.int64).max:
             raise UserError(f"{what} is refused: no array has the shape {str(shape)[:60]}.")
@@ -91,17 +102,39 @@ def member_array(
     """
     with reading(what), archive.open(info) as stream:
         header = read_header(stream, meant, what)
-        if header.bytes > MAX_TOTAL_BYTES:
+        if header.bytes > (MAX_TOTAL_BYTES if meant is np.uint8 else 4 * MAX_FILE_BYTES):
             raise UserError(f"{what} is refused: an array of shape {str(header.shape)[:60]} is too large.")
         left = info.file_size - stream.tell()
         if header.bytes != left:
             raise EOFError(f"the header tells of {header.bytes:,} bytes but there are {left:,}")
-        content = stream.read()  # to the end: the CRC is checked there
-        if len(content) != header.bytes:
-            raise EOFError(f"{len(content):,} of {header.bytes:,} bytes are there")
-        return np.frombuffer(content, header.dtype).reshape(
-            header.shape, order="F" if header.fortran else "C"
-        )
+        shape = header.shape[::-1] if header.fortran else header.shape
+        if meant is np.uint8:
+            values: NDArray[Any] = filled(stream, shape)
+        else:
+            content = stream.read(header.bytes)
+            values = np.frombuffer(content, header.dtype).reshape(shape)
+        if stream.read(1):  # at the end, where the CRC is checked
+            raise ValueError("there is more than its header tells of")
+        return values.transpose() if header.fortran else values
+
+
+def filled(stream: IO[bytes], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Read the values of a uint8 array from a stream, part by part, into memory or a map (see `new_images`).
+
+    Raises:
+        EOFError: The stream ends before.
+    """
+    values = new_images(shape)
+    flat = values.reshape(-1)
+    place = 0
+    while place < flat.size:
+        content = stream.read(min(PART_BYTES, flat.size - place))
+        if not content:
+            raise EOFError(f"its header tells of {flat.size:,} values but it has {place:,}")
+        flat[place : place + len(content)] = np.frombuffer(content, np.uint8)
+        place += len(content)
+    values.flags.writeable = False
+    return values
 
 
 def member_labels(archive: zipfile.ZipFile, what: str) -> NDArray[Any] | None:
@@ -117,7 +150,16 @@ def member_words(archive: zipfile.ZipFile, key: str, what: str) -> tuple[str, ..
     if info is None:
         return None
     array = member_array(archive, info, f"{what}: {key}", None)
+    if array.size > _MAX_WORDS:
+        raise UserError(
+            f"{what}: {key} is refused: it has {array.size:,} texts; the limit is {_MAX_WORDS:,}."
+        )
     with reading(f"{what}: {key}"):
+        # NumPy makes texts of any numbers, and Python finds out when it looks at the letters.
+        letters = np.ascontiguousarray(array).reshape(-1)
+        letters = letters.view(np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
+        if letters.size and int(letters.max()) > sys.maxunicode:
+            raise ValueError("it holds letters that Unicode does not have")
         return tuple(str(word) for word in np.atleast_1d(array).reshape(-1))
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import gzip
 import tarfile
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, BinaryIO, Self, cast
 
 import numpy as np
 
-from diffmem.data.guards import BoundedStream, check_member_name, check_ratio, reading
+from diffmem.data.arrays import naming
+from diffmem.data.guards import BoundedStream, check_member_name, check_ratio, read_plain, reading
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.unpickle import MAX_PICKLE_BYTES, load_dictionary
 from diffmem.errors import UserError
@@ -23,7 +24,10 @@ __all__ = ["FOLDER", "is_cifar10_folder", "read_cifar10"]
 FOLDER = "cifar-10-batches-py"
 _FILES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
 _META = "batches.meta"
-_MAX_ARCHIVE_BYTES = 2**30
+_MAX_ARCHIVE_BYTES = 512 * 2**20
+_MAX_MEMBERS = 1_000
+_MAX_HEADER_BYTES = 2**16
+_MEMBERS = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
 
 
 def is_cifar10_folder(path: Path) -> bool:
@@ -63,7 +67,8 @@ def read_cifar10(path: Path, split: str) -> ImageSet:
     stack = np.concatenate(images).reshape(-1, 3, 32, 32)
     words = {"train": "training", "test": "test"}[split]
     step = f"CIFAR-10 {words} split from {path.name}: {len(stack)} images"
-    return ImageSet(frozen(stack), frozen(np.concatenate(labels)), tuple(names), class_names, (step,))
+    with naming(path):
+        return ImageSet(frozen(stack), frozen(np.concatenate(labels)), tuple(names), class_names, (step,))
 
 
 def _from_folder(path: Path, wanted: tuple[str, ...]) -> dict[str, bytes]:
@@ -75,9 +80,19 @@ def _from_folder(path: Path, wanted: tuple[str, ...]) -> dict[str, bytes]:
             continue
         if not file.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"{file} is refused: it is a link that leads out of its folder.")
-        with reading(str(file)), file.open("rb") as stream:
-            contents[name] = BoundedStream(stream, MAX_PICKLE_BYTES, str(file)).read()
+        contents[name] = read_plain(file, MAX_PICKLE_BYTES, str(file))
     return contents
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose long name or further attributes, which are read whole, have a believable size."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        info = super().frombuf(buf, encoding, errors)
+        if info.type not in _MEMBERS and info.size > _MAX_HEADER_BYTES:
+            raise ValueError(f"a member of type {info.type!r} has {info.size:,} bytes")
+        return info
 
 
 def _from_archive(path: Path, wanted: tuple[str, ...]) -> dict[str, bytes]:
@@ -88,8 +103,12 @@ def _from_archive(path: Path, wanted: tuple[str, ...]) -> dict[str, bytes]:
         plain = gzip.GzipFile(fileobj=file) if packed else file
         stream = BoundedStream(cast(BinaryIO, plain), _MAX_ARCHIVE_BYTES, str(path))
         # A stream is read forwards once, so that members and headers cannot make the reader jump about.
-        with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|") as archive:
-            for info in archive:
+        with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", tarinfo=_Member) as archive:
+            for number, info in enumerate(archive):
+                if number >= _MAX_MEMBERS:
+                    raise UserError(
+                        f"{path} is refused: it has more than {_MAX_MEMBERS:,} members; CIFAR-10 has nine."
+                    )
                 check_member_name(info.name, str(path))
                 if not info.isdir() and info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
                     raise UserError(

@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from diffmem.data.guards import MAX_PIXELS, check_total, reading
+from diffmem.data.guards import MAX_PIXELS, check_bulk, check_total, reading
 from diffmem.data.images import frozen
+from diffmem.data.markers import GIF_SIGNATURES, JPEG_SIGNATURE, check_gif, check_jpeg
 from diffmem.data.png import PNG_SIGNATURE, check_png
-from diffmem.data.storage import new_images
+from diffmem.data.storage import new_images, parts
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
 
@@ -40,7 +42,8 @@ def decode_image(
     """Decode one image; of an animation, the first frame.
 
     Transparency is composited on white; CMYK, palettes and other colour spaces become RGB; 16-bit grey
-    becomes 8-bit by v / 257, rounded.
+    becomes 8-bit by v / 257, rounded. The pixels are those that are stored: an orientation that a camera noted in the
+    EXIF data turns nothing, as in the loaders that models are trained with.
 
     Args:
         content: The bytes of the file.
@@ -55,25 +58,31 @@ def decode_image(
     """
     with reading(name):
         if content.startswith(PNG_SIGNATURE):
-            check_png(content)  # Pillow skips the CRC of the pixels
+            _check_pixels(*check_png(content), name)  # Pillow skips the CRC of the pixels
+        elif content.startswith(JPEG_SIGNATURE):
+            check_jpeg(content)
+        elif content.startswith(GIF_SIGNATURES):
+            check_gif(content)
         try:
             image = Image.open(io.BytesIO(content), formats=formats)
+            _check_pixels(*image.size, name)
+            return _pixels(image)
         except UnidentifiedImageError:
             raise ValueError(f"it is no image of the formats {', '.join(formats)}") from None
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise UserError(
-                f"{name} is refused: it has {width} x {height} pixels; the limit is {MAX_PIXELS:,}."
-            )
-        return _pixels(image)
+        except Image.DecompressionBombError as error:  # Pillow's own limit, which is higher
+            raise UserError(f"{name} is refused: {error}; the limit is {MAX_PIXELS:,} pixels.") from error
+
+
+def _check_pixels(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise UserError(
+            f"{name} is refused: it has {width} x {height} pixels; the limit is {MAX_PIXELS:,}. Resize it first."
+        )
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode in _GREY_16:
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"its values run from {values.min()} to {values.max()}, outside of 16 bits")
-        return ((values + 128) // 257).astype(np.uint8)
+        return _eight_bits(np.asarray(image))
     if image.mode == "F":
         raise ValueError("its values are floats; save it with 8 bits per channel")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
@@ -87,12 +96,23 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
+def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    result = np.empty(values.shape, np.uint8)
+    for part in parts(len(values), 8 * values.shape[1]):
+        rows = values[part].astype(np.int64)
+        if rows.min() < 0 or rows.max() > 65535:
+            raise ValueError(f"its values run from {rows.min()} to {rows.max()}, outside of 16 bits")
+        result[part] = (rows + 128) // 257
+    return result
+
+
 def stack_images(
     names: Sequence[str],
     read: Callable[[int], bytes],
     what: str,
     formats: tuple[str, ...] = tuple(sorted(set(FORMATS.values()))),
     progress: Progress = NO_PROGRESS,
+    held: int | None = None,
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """Decode many images of one size into one array.
 
@@ -102,13 +122,14 @@ def stack_images(
         what: The folder or archive, for errors.
         formats: See `decode_image`.
         progress: Called now and then with images done and images in all.
+        held: Bytes of all encoded images, where they are known before they are read; see `check_bulk`.
 
     Returns:
         uint8 (N, C, H, W), read-only, and what had to be done to the images, in words, one step per entry. If
         any image is in colour, all are RGB.
 
     Raises:
-        UserError: An image is broken, the sizes differ, or there are none.
+        UserError: An image is broken, the sizes differ, there are none, or all together would fill the memory.
     """
     if not names:
         raise UserError(f"{what} holds no images; images end in {', '.join(FORMATS)}.")
@@ -124,6 +145,8 @@ def stack_images(
             if stack is None:
                 channels = 1 if pixels.ndim == 2 else 3
                 check_total(len(names), (channels, *pixels.shape[:2]), what)
+                if held is not None:
+                    check_bulk(len(names) * pixels.size, held, what)
                 stack = new_images((len(names), channels, *pixels.shape[:2]))
             if pixels.shape[:2] != stack.shape[2:]:
                 raise UserError(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffmem.data.arrays import naming
 from diffmem.data.decode import FORMATS, stack_images
 from diffmem.data.guards import checked_zip, read_member, reading
 from diffmem.data.images import ImageSet, frozen
@@ -25,6 +26,8 @@ __all__ = ["LABEL_FILE", "read_zip"]
 
 LABEL_FILE = "dataset.json"
 _FORMATS = ("PNG", "JPEG")
+_SLACK = 2_000  # images' worth of description beyond the images that are there
+_JSON_BYTES, _JSON_VALUES = 2_000, 64  # most for each image
 
 
 def read_zip(path: Path, progress: Progress = NO_PROGRESS) -> ImageSet:
@@ -42,9 +45,14 @@ def read_zip(path: Path, progress: Progress = NO_PROGRESS) -> ImageSet:
         files = sorted(name for name in members if _is_image(name))
         infos = [members[name] for name in files]
         images, steps = stack_images(
-            files, lambda index: read_member(archive, infos[index]), str(path), _FORMATS, progress
+            files,
+            lambda index: read_member(archive, infos[index]),
+            str(path),
+            _FORMATS,
+            progress,
+            held=sum(info.compress_size for info in infos),
         )
-        described = _description(archive, members.get(LABEL_FILE), f"{path}: {LABEL_FILE}")
+        described = _description(archive, members.get(LABEL_FILE), len(files), f"{path}: {LABEL_FILE}")
     what = f"{path}: {LABEL_FILE}"
     labels = _labels(described.get("labels"), files, what)
     names = _words(described, "names", what) or tuple(files)
@@ -54,7 +62,8 @@ def read_zip(path: Path, progress: Progress = NO_PROGRESS) -> ImageSet:
     history = _words(described, "history", what) or ()
     others = len(members) - len(files) - (LABEL_FILE in members)
     told = f"zip {path.name}: {len(files)} images" + (f"; {others} other files passed over" if others else "")
-    result = ImageSet(images, labels, names, class_names, (*history, told, *steps))
+    with naming(path):
+        result = ImageSet(images, labels, names, class_names, (*history, told, *steps))
     recorded = described.get("fingerprint")
     if recorded is not None and recorded != result.fingerprint:
         changed = f"{LABEL_FILE} records another fingerprint: the zip was changed after it was written"
@@ -68,15 +77,28 @@ def _is_image(name: str) -> bool:
     return not hidden and FORMATS.get(Path(file).suffix.lower()) in _FORMATS
 
 
-def _description(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None, what: str) -> dict[str, Any]:
+def _description(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo | None, images: int, what: str
+) -> dict[str, Any]:
     if info is None:
         return {}
+    _check_size(info.file_size, _JSON_BYTES * (_SLACK + images), "bytes", images, what)
     content = read_member(archive, info)
+    # A value is separated from another or opens a group of its own, and takes some 60 bytes however short it is.
+    values = content.count(b",") + content.count(b"[") + content.count(b"{")
+    _check_size(values, _JSON_VALUES * (_SLACK + images), "values", images, what)
     with reading(what):
         described = json.loads(content)
     if not isinstance(described, dict):
         raise UserError(f'{what} must hold {{"labels": [["image.png", 3], ...]}} or {{"labels": null}}.')
     return described
+
+
+def _check_size(count: int, limit: int, of: str, images: int, what: str) -> None:
+    if count > limit:
+        raise UserError(
+            f"{what} is refused: it has {count:,} {of} for {images:,} images, which take {limit:,} at most."
+        )
 
 
 def _labels(listed: object, files: list[str], what: str) -> NDArray[np.int64] | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from diffmem.data.arrays import naming
 from diffmem.data.decode import FORMATS, stack_images
-from diffmem.data.guards import MAX_FILE_BYTES, BoundedStream, reading
+from diffmem.data.guards import MAX_FILE_BYTES, read_plain, reading
 from diffmem.data.images import ImageSet, frozen
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
@@ -39,11 +42,10 @@ def read_folder(path: Path, progress: Progress = NO_PROGRESS) -> ImageSet:
         )
 
     def read(index: int) -> bytes:
-        what = f"{path}: {names[index]}"
-        with reading(what), files[index].open("rb") as stream:
-            return BoundedStream(stream, MAX_FILE_BYTES, what).read()
+        return read_plain(files[index], MAX_FILE_BYTES, f"{path}: {names[index]}")
 
-    images, steps = stack_images(names, read, str(path), progress=progress)
+    held = sum(file.stat().st_size for file in files)
+    images, steps = stack_images(names, read, str(path), progress=progress, held=held)
     labels, class_names = None, None
     if inside:
         class_names = tuple(sorted({name.partition("/")[0] for name in names}))
@@ -52,33 +54,33 @@ def read_folder(path: Path, progress: Progress = NO_PROGRESS) -> ImageSet:
     told = f"folder {path.resolve().name}: {len(names)} images"
     told += f" in {len(class_names)} classes" if class_names else ""
     told += f"; {others} other files passed over" if others else ""
-    return ImageSet(images, labels, tuple(names), class_names, (told, *steps))
+    with naming(path):
+        return ImageSet(images, labels, tuple(names), class_names, (told, *steps))
 
 
 def _image_files(path: Path) -> tuple[list[Path], int]:
-    root = path.resolve()
+    with reading(str(path)):
+        root = path.resolve()
     files: list[Path] = []
     others = 0
-
-    def fail(error: OSError) -> None:
-        raise UserError(f"Cannot read the folder {error.filename}: {error.strerror}.") from error
-
-    for place, folders, entries in os.walk(path, onerror=fail):
-        folders[:] = [folder for folder in folders if not folder.startswith(".")]
-        for folder in folders:
-            if (Path(place) / folder).is_symlink():
-                raise UserError(
-                    f"{Path(place) / folder} is refused: it is a link to a folder. Put the images there "
-                    "instead."
-                )
+    waiting = [path]
+    while waiting:  # os.walk calls itself for each level of a deep folder
+        place = waiting.pop()
+        with _listing(place):
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
         for entry in entries:
-            file = Path(place) / entry
-            if entry.startswith("."):
+            file = place / entry.name
+            if entry.name.startswith("."):
                 continue
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(file)
+                continue
+            if entry.is_symlink() and _is_folder(file):
+                raise UserError(f"{file} is refused: it is a link to a folder. Put the images there instead.")
             if file.suffix.lower() not in FORMATS:
                 others += 1
                 continue
-            if not file.resolve().is_relative_to(root):
+            if not _stays_inside(file, root):
                 raise UserError(
                     f"{file} is refused: it is a link that leads out of {path}. Copy the image instead."
                 )
@@ -86,3 +88,27 @@ def _image_files(path: Path) -> tuple[list[Path], int]:
                 raise UserError(f"{file} is no plain file; remove it.")
             files.append(file)
     return sorted(files, key=lambda file: file.relative_to(path).as_posix()), others
+
+
+@contextmanager
+def _listing(place: Path) -> Iterator[None]:
+    """Tell in words why a folder cannot be listed."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"Cannot read the folder {place}: {error.strerror}.") from error
+
+
+def _is_folder(link: Path) -> bool:
+    try:
+        return link.is_dir()
+    except OSError:  # it leads nowhere, in a circle, or where this user may not look
+        return False
+
+
+def _stays_inside(file: Path, root: Path) -> bool:
+    """Whether a file, or what it links to, lies in the folder; links in a circle lead nowhere."""
+    try:
+        return file.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):
+        raise UserError(f"{file} is refused: it is a link that leads in a circle; remove it.") from None

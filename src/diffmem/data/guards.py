@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import stat
+import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +17,19 @@ from diffmem.errors import DiffmemError, UserError
 
 __all__ = [
     "MAX_FILE_BYTES",
+    "MAX_IMAGES",
     "MAX_PIXELS",
     "MAX_TOTAL_BYTES",
     "BoundedStream",
+    "check_bulk",
     "check_member_name",
     "check_ratio",
     "check_total",
     "checked_zip",
+    "in_one_line",
+    "is_plain_file",
     "read_member",
+    "read_plain",
     "reading",
 ]
 
@@ -34,6 +42,15 @@ MAX_FILE_BYTES = 256 * 2**20
 MAX_TOTAL_BYTES = 32 * 2**30
 """Most bytes of all decoded images together."""
 
+MAX_IMAGES = 100_000_000
+"""Most images of one set that is read into memory: their labels alone take 8 bytes each."""
+
+_LONGEST_LINE = 1500
+_MAX_DIRECTORY_BYTES = (
+    128 * 2**20
+)  # of a zip: two million members with ordinary names, which take 1.5 GB as objects
+_ZIP_TAIL = 2**16 + 22 + 76  # where a zip's last records lie
+_BULK_APPLIES_ABOVE = 2 * 2**30
 _RATIO = 200
 _RATIO_APPLIES_ABOVE = 16 * 2**20
 
@@ -49,12 +66,46 @@ def reading(what: str) -> Iterator[None]:
         yield
     except DiffmemError:
         raise
+    except MemoryError as error:
+        raise UserError(f"Cannot read {what}: it needs more memory than there is.") from error
+    except PermissionError as error:
+        raise UserError(f"Cannot read {what}: {error.strerror}. Allow this user to read it.") from error
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise UserError(f"Cannot read {what}: it needs more memory than there is.") from error
+        raise _damaged(what, error) from error
     except Exception as error:  # decoders of foreign formats raise nearly every kind on broken bytes
-        told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        reason = " ".join(told.split())[:200].rstrip(".") or type(error).__name__
-        raise UserError(
-            f"Cannot read {what}: {reason}. It is damaged or incomplete; make or download it again."
-        ) from error
+        raise _damaged(what, error) from error
+
+
+def _damaged(what: str, error: Exception) -> UserError:
+    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    reason = " ".join(told.split())[:200].rstrip(".") or type(error).__name__
+    return UserError(f"Cannot read {what}: {reason}. It is damaged or incomplete; make or download it again.")
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Keep the words of an error on one line that a terminal can show: names in foreign files may hold anything.
+
+    Unprintable letters are written as their escapes, and the middle of an endless text is left out. It stands around
+    each function that opens a foreign file, so that the readers may name whatever they find.
+
+    Raises:
+        DiffmemError: What the block raised, with its words changed where they had to be.
+    """
+    try:
+        yield
+    except DiffmemError as error:
+        told = str(error)
+        if len(told) > _LONGEST_LINE:
+            told = f"{told[: _LONGEST_LINE // 2]} ... {told[-_LONGEST_LINE // 2 :]}"
+        shown = "".join(
+            letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in told
+        )
+        if shown != str(error):
+            error.args = (shown,)
+        raise
 
 
 def check_member_name(name: str, archive: str) -> None:
@@ -73,7 +124,7 @@ def check_ratio(unpacked: int, packed: int, what: str) -> None:
 
 
 def check_total(count: int, shape: tuple[int, ...], what: str) -> None:
-    """Refuse a set whose pixels would not fit into `MAX_TOTAL_BYTES`."""
+    """Refuse a set of more than `MAX_IMAGES`, or whose pixels would not fit into `MAX_TOTAL_BYTES`."""
     total = count
     for size in shape:
         total *= size
@@ -82,6 +133,48 @@ def check_total(count: int, shape: tuple[int, ...], what: str) -> None:
             f"{what} is refused: {count:,} images of shape {shape} take {total / 2**30:,.0f} GiB; "
             f"the limit is {MAX_TOTAL_BYTES // 2**30} GiB. Make a smaller set or resize the images first."
         )
+    if count > MAX_IMAGES:
+        raise UserError(f"{what} is refused: it has {count:,} images; the limit is {MAX_IMAGES:,}.")
+
+
+def check_bulk(total: int, held: int, what: str) -> None:
+    """Refuse a set of encoded images that would fill the memory although it is small as it is stored.
+
+    Args:
+        total: Bytes of all pixels.
+        held: Bytes of all encoded images.
+        what: The set's name.
+    """
+    if total > _BULK_APPLIES_ABOVE and total > _RATIO * max(1, held):
+        raise UserError(
+            f"{what} is refused: {held:,} bytes of images decode to {total:,}, more than {_RATIO} times as many; it looks "
+            "like a decompression bomb. Resize the images first if they are genuine."
+        )
+
+
+def is_plain_file(path: Path) -> bool:
+    """Whether there is a plain file, or a link to one; not if the name is one that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def read_plain(path: Path, limit: int, what: str) -> bytes:
+    """Return the bytes of a plain file of at most `limit` bytes; a pipe or a device is never waited for.
+
+    Raises:
+        UserError: It is no plain file, cannot be read, or is too large.
+    """
+    with reading(what):
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(handle, "rb") as stream:
+            facts = os.fstat(handle)
+            if not stat.S_ISREG(facts.st_mode):
+                raise UserError(f"{what} is no plain file; remove it.")
+            if facts.st_size > limit:
+                raise UserError(f"{what} is refused: it has {facts.st_size:,} bytes; the limit is {limit:,}.")
+            return BoundedStream(stream, limit, what).read()
 
 
 @contextmanager
@@ -92,6 +185,7 @@ def checked_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         UserError: The file is no whole zip, or a member is refused.
     """
     with reading(str(path)):
+        _check_directory(path)
         archive = zipfile.ZipFile(path)
     with archive:
         seen: set[str] = set()
@@ -115,6 +209,23 @@ def checked_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         if packed > path.stat().st_size:
             raise UserError(f"{path} is refused: its members overlap; it is damaged or a decompression bomb.")
         yield archive
+
+
+def _check_directory(path: Path) -> None:
+    """Refuse a zip whose directory of members alone would fill the memory."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        stream.seek(max(0, size - _ZIP_TAIL))
+        tail = stream.read(_ZIP_TAIL)
+    for found in re.finditer(rb"PK", tail):
+        place = found.start()
+        claimed = [*struct.unpack_from("<I", tail, place + 12)] if place + 16 <= len(tail) else []
+        if place >= 76 and tail[place - 20 : place - 16] == b"PK":
+            claimed += struct.unpack_from("<Q", tail, place - 36)
+        if any(_MAX_DIRECTORY_BYTES < length <= size for length in claimed):
+            raise UserError(
+                f"{path} is refused: its directory has more than {_MAX_DIRECTORY_BYTES:,} bytes. Make several smaller archives."
+            )
 
 
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:

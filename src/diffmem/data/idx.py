@@ -11,13 +11,15 @@ import math
 import re
 import struct
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffmem.data.arrays import filled, naming
 from diffmem.data.guards import MAX_TOTAL_BYTES, BoundedStream, check_ratio, check_total, reading
-from diffmem.data.images import ImageSet, frozen
+from diffmem.data.images import ImageSet
+from diffmem.data.names import NumberedNames
 from diffmem.errors import UserError
 
 __all__ = ["IMAGE_MAGIC", "idx_image_files", "read_idx"]
@@ -66,8 +68,9 @@ def read_idx(path: Path, split: str) -> ImageSet:
     told = f"IDX file {file.name}: {len(images)} images" + (
         "" if labels is not None else "; no labels beside it"
     )
-    names = tuple(f"{file.name.partition('.')[0]}[{index}]" for index in range(len(images)))
-    return ImageSet(frozen(images[:, None]), labels, names, None, (told,))
+    names = NumberedNames(file.name.partition(".")[0], range(len(images)))
+    with naming(file):
+        return ImageSet(images[:, None], labels, names, None, (told,))
 
 
 def _of_folder(folder: Path, split: str) -> Path:
@@ -125,14 +128,7 @@ def _read(path: Path, dimensions: int) -> NDArray[np.uint8]:
             raise EOFError(
                 f"its header tells of {size:,} values but it has {path.stat().st_size - 4 - 4 * dimensions:,}"
             )
-        content = stream.read(
-            size + 1
-        )  # one more, so that gzip compares its checksum and a longer file is seen
-        while 0 < len(content) < size and (more := stream.read(size + 1 - len(content))):
-            content += more
-        if len(content) != size:
-            raise EOFError(
-                f"its header tells of {size:,} values but it has "
-                f"{'more' if len(content) > size else len(content)}"
-            )
-        return np.frombuffer(content, np.uint8).reshape(shape)
+        values = filled(cast(IO[bytes], stream), shape)
+        if stream.read(1):  # at the end, where gzip compares its checksum
+            raise EOFError(f"its header tells of {size:,} values but it has more")
+        return values

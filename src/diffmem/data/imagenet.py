@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data.decode import FORMATS, decode_image
-from diffmem.data.guards import MAX_FILE_BYTES, BoundedStream, check_total, reading
+from diffmem.data.guards import MAX_FILE_BYTES, BoundedStream, check_total, in_one_line, reading
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.storage import new_images
 from diffmem.data.transforms import centre_square, check_resolution, lanczos
@@ -33,6 +33,7 @@ _LAYOUTS = ("ILSVRC/Data/CLS-LOC/train", "train", ".")
 _MAX_LIST_BYTES = 2**20
 
 
+@in_one_line()
 def read_imagenet(
     root: Path,
     synsets: str | Path,

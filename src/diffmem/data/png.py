@@ -6,6 +6,7 @@ come chunks of length (4 bytes, big-endian), kind (4), content, and the CRC-32 o
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 
@@ -16,17 +17,25 @@ __all__ = ["PNG_SIGNATURE", "check_png", "encode_png"]
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
+_MAX_CHUNKS = 100_000  # of 8 KiB, the usual size, three times as many as the largest file that is read has
 
-def check_png(content: bytes) -> None:
-    """Check that all chunks up to the end are there and that their CRCs are right.
+
+def check_png(content: bytes) -> tuple[int, int]:
+    """Check that all chunks up to the end are there and that their CRCs are right; return the largest size that one tells.
+
+    Returns:
+        Width and height in pixels; Pillow may reserve memory for them before it compares them with a limit of its own.
 
     Raises:
         EOFError: The file is cut short.
-        ValueError: A CRC is wrong.
+        ValueError: A CRC is wrong, or there are more than 100,000 chunks.
     """
     place = len(PNG_SIGNATURE)
-    kind = b""
+    kind, chunks, largest = b"", 0, (0, 0)
     while kind != b"IEND":
+        chunks += 1
+        if chunks > _MAX_CHUNKS:
+            raise ValueError(f"it has more than {_MAX_CHUNKS:,} chunks")
         if place + 12 > len(content):
             raise EOFError("the file is cut short")
         length, kind = struct.unpack_from(">I4s", content, place)
@@ -35,7 +44,10 @@ def check_png(content: bytes) -> None:
             raise EOFError("the file is cut short")
         if zlib.crc32(memoryview(content)[place + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
             raise ValueError(f"the CRC of its {kind.decode('latin-1')!r} chunk is wrong")
+        if kind == b"IHDR" and length >= 8:
+            largest = max(largest, struct.unpack_from(">II", content, place + 8), key=math.prod)
         place = end + 4
+    return largest
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:

@@ -10,7 +10,7 @@ from diffmem.data.cifar10 import is_cifar10_folder, read_cifar10
 from diffmem.data.digits import read_digits
 from diffmem.data.edm_zip import read_zip
 from diffmem.data.folder import read_folder
-from diffmem.data.guards import checked_zip, reading
+from diffmem.data.guards import checked_zip, in_one_line, reading
 from diffmem.data.idx import IMAGE_MAGIC, idx_image_files, read_idx
 from diffmem.data.images import ImageSet
 from diffmem.data.npy import MAGIC, read_npy
@@ -33,6 +33,7 @@ UNDERSTOOD = (
 """What `open_images` reads, in words."""
 
 
+@in_one_line()
 def open_images(source: str | Path, split: Split = "train", progress: Progress = NO_PROGRESS) -> ImageSet:
     """Read images from whatever holds them.
 
@@ -53,8 +54,18 @@ def open_images(source: str | Path, split: Split = "train", progress: Progress =
         raise UserError(f"There is no split {split!r}; choose 'train' or 'test'.")
     if source == "digits":
         return read_digits(split)
-    path = Path(source).expanduser()
-    if not path.exists():
+    try:
+        path = Path(source).expanduser()
+        there = path.exists()
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # a name that no file can have, a user that is not there
+        raise UserError(
+            f"Nothing can be at {str(source)[:200]} ({error}). Images are read from: {UNDERSTOOD}."
+        ) from error
+    if not there:
         raise UserError(f"There is nothing at {source}. Images are read from: {UNDERSTOOD}.")
     with reading(str(path)):
         kind = _kind(path)

@@ -21,7 +21,7 @@ __all__ = ["MAX_PICKLE_BYTES", "load_dictionary"]
 MAX_PICKLE_BYTES = 128 * 2**20
 """Most bytes of one pickle; a CIFAR-10 batch has 31 million."""
 
-_MAX_OPCODES = 5_000_000
+_MAX_OPCODES = 1_000_000  # a batch of 10,000 images has 100,000 at most
 _CODES = frozenset({"u1", "i8"})
 _DIMENSIONS = range(1, 3)
 

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-__all__ = ["Denoiser", "Followable"]
+__all__ = ["Denoiser", "Followable", "Latent", "pixel_shape_of"]
 
 
 @runtime_checkable
@@ -68,3 +68,43 @@ class Followable(Protocol):
     def follow(self) -> Denoiser:
         """Return a denoiser for the calls of one sampler with one batch; it gives the same results."""
         ...
+
+
+@runtime_checkable
+class Latent(Protocol):
+    """A denoiser of latents, the codes of an autoencoder: what it denoises are no pixels, but stand for images.
+
+    Its `image_shape` is that of the latents, and its noise levels are in their units.
+    """
+
+    @property
+    def pixel_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images."""
+        ...
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the images of latents.
+
+        Args:
+            z: Float (B, *image_shape).
+
+        Returns:
+            float32 (B, *pixel_shape) in [-1, 1] units, not clipped.
+        """
+        ...
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the latents of images, without randomness: the mean where the autoencoder has a distribution.
+
+        Args:
+            x: Float (B, *pixel_shape) in [-1, 1] units.
+
+        Returns:
+            float32 (B, *image_shape).
+        """
+        ...
+
+
+def pixel_shape_of(denoiser: Denoiser) -> tuple[int, int, int]:
+    """Return (C, H, W) of the images that a denoiser, `Latent` or not, stands for."""
+    return denoiser.pixel_shape if isinstance(denoiser, Latent) else denoiser.image_shape

@@ -1,43 +1,39 @@
-"""Folders of the diffusers library as denoisers: an unconditional or class-conditional pixel-space `UNet2DModel` with its scheduler.
+"""Folders of the diffusers library as denoisers: a network, unconditional or of classes, with its scheduler and maybe an autoencoder.
 
-The folder is read as data (`diffusers_files`): names and numbers choose the library's own network, which is filled with tensors that fit
-it exactly; the noise levels are computed here (`discrete`). Nothing is downloaded, for no part of the library that could is called, and
-no code in the folder is run. What DDPM and DDIM schedulers share is what the network was trained with; how they step is not used.
+The folder is read as data (`diffusers_files`): names and numbers choose the library's own networks, which are filled with tensors that
+fit them exactly (`diffusers_build`); the noise levels are computed here (`discrete`). Nothing is downloaded, for no part of the library
+that could is called, and no code in the folder is run. What DDPM and DDIM schedulers share is what the network was trained with; how
+they step is not used.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diffmem.data.guards import reading
-from diffmem.errors import UserError, nearest
-from diffmem.models.diffusers_files import read_settings, read_weights
+from diffmem.data.guards import in_one_line, reading
+from diffmem.errors import UserError
+from diffmem.models.diffusers_autoencoder import read_autoencoder, with_autoencoder
+from diffmem.models.diffusers_build import built, words_of
+from diffmem.models.diffusers_parts import Parts, find_parts
 from diffmem.models.diffusers_settings import (
-    NETWORK,
-    NetworkSettings,
-    Parts,
+    TransformerSettings,
     check_fit,
-    find_parts,
     read_levels,
     read_network,
     read_scheduler,
 )
 from diffmem.models.discrete import DiscreteDenoiser, Timesteps
+from diffmem.models.latent import LatentDenoiser
 
 __all__ = ["open_diffusers"]
 
-# Names of attention tensors before diffusers 0.15, which the folders of the first published models keep.
-_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _TRIAL_SIGMA = 1.0
 
 
+@in_one_line()
 def open_diffusers(
     folder: Path | str,
     *,
@@ -45,17 +41,19 @@ def open_diffusers(
     allow_pickle: bool = False,
     clip: bool = False,
     timesteps: Timesteps | None = None,
-) -> DiscreteDenoiser:
+) -> DiscreteDenoiser | LatentDenoiser:
     """Open a folder that `save_pretrained` of diffusers wrote, as a `Denoiser`.
 
-    At the noise level of each timestep (`levels` of the result), it is the network's own prediction of the clean image. Its noise
-    range is that of the timesteps (linear betas: 0.0100 to 157), which samplers keep to; a level outside is refused. With
-    `rescale_betas_zero_snr`, the last timestep has an infinite level, so the range ends one timestep before.
+    At the noise level of each timestep (`levels` of the result, or of its `inner` for latents), it is the network's own prediction of
+    what is clean. Its noise range is that of the timesteps (linear betas: 0.0100 to 157), which samplers keep to; a level outside is
+    refused. With `rescale_betas_zero_snr`, the last timestep has an infinite level, so the range ends one timestep before.
 
     Args:
-        folder: Of a `DDPMPipeline` or `DDIMPipeline` (with `model_index.json`; the parts in subfolders, or all in one as in the first
-            published models), or of a bare `UNet2DModel` (with `config.json`) with its `scheduler_config.json` in it, in its
-            subfolder `scheduler`, or in the folder `scheduler` beside it.
+        folder: Of a pipeline (with `model_index.json`; the parts in subfolders, or, without an autoencoder, all in one as in the first
+            published models): `DDPMPipeline`, `DDIMPipeline`, `LDMPipeline` or `DiTPipeline`. Or of a bare `UNet2DModel` (with
+            `config.json`) with its `scheduler_config.json` in it, in its subfolder `scheduler`, or in the folder `scheduler` beside it.
+            A network denoises latents if there is an autoencoder (`AutoencoderKL` or `VQModel`): in the subfolder `vae` or `vqvae`, or
+            beside a bare network whose folder has a name that begins with `unet`.
         device: Where to compute.
         allow_pickle: Whether weights may be read from a pickle (`.bin`) where there are no safetensors.
         clip: Whether D is clipped or thresholded as the scheduler does it to each prediction (`clip_sample`, `thresholding`). Then a
@@ -64,12 +62,13 @@ def open_diffusers(
             network looks its timesteps up in a table.
 
     Returns:
-        The denoiser: float32, in evaluation mode, weights frozen. A network with classes has `num_class_embeds` of them; if it was
-        trained with a class for "no label" among these, that is one of them.
+        The denoiser: float32, in evaluation mode, weights frozen; a `LatentDenoiser` if there is an autoencoder. A `UNet2DModel` with
+        classes has `num_class_embeds` of them; if it was trained with a class for "no label" among these, that is one of them. The
+        transformer of `DiTPipeline` takes the label -1 for none. Guidance is not applied: D is that of the class alone.
 
     Raises:
-        UserError: diffusers is not installed, or the folder is damaged, incomplete, or of a kind that is not supported, such as a latent
-            one; the message names the first offender.
+        UserError: diffusers is not installed, or the folder is damaged, incomplete, or of a kind that is not supported, such as one that
+            text directs; the message names the first offender.
     """
     home = Path(folder)
     if not home.is_dir():
@@ -79,113 +78,39 @@ def open_diffusers(
     with reading(str(home)):
         parts = find_parts(home)
         scheduler, network = read_scheduler(parts), read_network(parts)
+        autoencoder = read_autoencoder(parts, network)
     levels = read_levels(parts, scheduler)
     check_fit(parts, scheduler, network, len(levels), timesteps)
-    unet = _built(parts, network, allow_pickle).to(device)
+    raw = built(network.kind, parts.network, parts.home, network.layers, allow_pickle).to(device)
+    has_table = not isinstance(network, TransformerSettings) and network.time_embedding_type == "learned"
     denoiser = DiscreteDenoiser(
-        _Raw(unet, network.in_channels),
+        _Raw(raw, network.in_channels),
         levels,
         scheduler.prediction_type,
         (network.in_channels, *network.sides),
-        network.num_class_embeds or 0,
-        timesteps=timesteps or ("nearest" if network.time_embedding_type == "learned" else "interpolated"),
+        network.num_labels,
+        timesteps=timesteps or ("nearest" if has_table else "interpolated"),
+        null_label=network.null_label,
         finish=scheduler.finish() if clip else None,
-        device=next(unet.parameters()).device,
+        device=next(raw.parameters()).device,
     )
     _try(parts, denoiser)
-    return denoiser
+    if autoencoder is None or parts.autoencoder is None:
+        return denoiser
+    latent = with_autoencoder(denoiser, autoencoder, parts.autoencoder, parts.autoencoder_root, allow_pickle)
+    _try_autoencoder(parts.autoencoder.parent, latent)
+    return latent
 
 
 class _Raw:
     """F(x_t, t, labels) of a library network, without the channels of a learned variance."""
 
-    def __init__(self, unet: nn.Module, channels: int) -> None:
-        self._unet, self._channels = unet, channels
+    def __init__(self, network: nn.Module, channels: int) -> None:
+        self._network, self._channels = network, channels
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-        out: Tensor = self._unet(x, t, labels, return_dict=False)[0]
+        out: Tensor = self._network(x, t, class_labels=labels, return_dict=False)[0]
         return out[:, : self._channels]
-
-
-def _library() -> type[nn.Module]:
-    if importlib.util.find_spec("diffusers") is None:
-        raise UserError("Folders of diffusers need that package: pip install 'diffmem[diffusers]'.")
-    try:
-        from diffusers import UNet2DModel
-    except Exception as error:  # its parts fail in many ways where other packages do not fit each other
-        raise UserError(
-            f"diffusers is installed but does not load ({_line(error)}). Often torchvision is of another build than torch: install both"
-            " from one source, or pip uninstall torchvision."
-        ) from error
-    network: type[nn.Module] = UNet2DModel
-    return network
-
-
-def _built(parts: Parts, network: NetworkSettings, allow_pickle: bool) -> nn.Module:
-    """Build the library's network and fill it with the folder's tensors."""
-    library = _library()
-    settings = {
-        key: value
-        for key, value in read_settings(parts.network, parts.home).items()
-        if not key.startswith("_")
-    }
-    known = list(inspect.signature(library).parameters)
-    for key, value in settings.items():
-        if key not in known and value is not None:
-            raise UserError(
-                f"{parts.network}: the installed diffusers knows no {key!r} of {NETWORK}.{nearest(key, known)} If the folder is of a newer"
-                " diffusers, install that: pip install -U diffusers."
-            )
-    arguments = {key: value for key, value in settings.items() if key in known}
-    tensors = read_weights(parts.network.parent, parts.home, allow_pickle)
-    if network.layers_per_block * len(network.block_out_channels) > len(tensors):
-        raise UserError(
-            f"{parts.network}: layers_per_block {network.layers_per_block} does not fit weights of {len(tensors)} tensors."
-        )
-    # Without storage first: whatever sizes the settings name, no more is allocated than the file of weights holds.
-    with torch.device("meta"):
-        _fill(parts, _constructed(parts, library, arguments), dict(tensors), dry=True)
-    with torch.random.fork_rng(devices=[]):
-        unet = _constructed(parts, library, arguments)
-    _fill(parts, unet, tensors, dry=False)
-    return unet.float().eval().requires_grad_(False)
-
-
-def _constructed(parts: Parts, library: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
-    try:
-        return library(**arguments)
-    except Exception as error:  # whatever a network's parts raise on settings that do not fit
-        raise UserError(
-            f"{parts.network} describes no network that diffusers can build: {_line(error)}."
-        ) from error
-
-
-def _fill(parts: Parts, unet: nn.Module, tensors: dict[str, Tensor], dry: bool) -> None:
-    """Copy tensors by name after checking that they are exactly those of the network; only check if `dry`."""
-    wanted, place = unet.state_dict(), parts.network.parent
-    for name in list(tensors):
-        stem, _, last = name.rpartition(".")
-        module, _, old = stem.rpartition(".")
-        new = f"{module}.{_OLD_NAMES.get(old, old)}.{last}"
-        if name not in wanted and new in wanted and new not in tensors:
-            tensors[new] = tensors.pop(name)
-    for name, tensor in tensors.items():
-        if name not in wanted:
-            raise UserError(
-                f"The weights in {place} hold a tensor {name!r} that the network of config.json lacks.{nearest(name, list(wanted))}"
-            )
-        if tensor.shape != wanted[name].shape:
-            raise UserError(
-                f"The weights in {place} do not fit config.json: tensor {name!r} has shape {tuple(tensor.shape)}, not"
-                f" {tuple(wanted[name].shape)}."
-            )
-    missing = [name for name in wanted if name not in tensors]
-    if missing:
-        raise UserError(
-            f"The weights in {place} lack {len(missing)} tensor(s) of the network of config.json, first {missing[0]!r}."
-        )
-    if not dry:
-        unet.load_state_dict(tensors)
 
 
 def _try(parts: Parts, denoiser: DiscreteDenoiser) -> None:
@@ -196,13 +121,21 @@ def _try(parts: Parts, denoiser: DiscreteDenoiser) -> None:
     try:
         with torch.no_grad():
             clean = denoiser(x, sigma, labels)
-    except Exception as error:  # as for the constructor
-        raise UserError(f"The network in {parts.network.parent} does not run: {_line(error)}.") from error
+    except Exception as error:  # whatever a network's parts raise on settings that do not fit
+        raise UserError(f"The network in {parts.network.parent} does not run: {words_of(error)}.") from error
     if clean.shape != x.shape or not bool(torch.isfinite(clean).all()):
         raise UserError(
             f"The network in {parts.network.parent} makes {tuple(clean.shape)} of {tuple(x.shape)}, or values that are not finite."
         )
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+def _try_autoencoder(place: Path, denoiser: LatentDenoiser) -> None:
+    """Encode and decode one image, as above."""
+    x = torch.zeros(1, *denoiser.pixel_shape, device=denoiser.device)
+    try:
+        with torch.no_grad():
+            images = denoiser.decode(denoiser.encode(x))
+    except Exception as error:  # as for the network
+        raise UserError(f"The autoencoder in {place} does not run: {words_of(error)}.") from error
+    if not bool(torch.isfinite(images).all()):
+        raise UserError(f"The autoencoder in {place} makes values that are not finite.")

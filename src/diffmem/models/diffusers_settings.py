@@ -1,12 +1,11 @@
-"""What a diffusers folder says: where its parts are, with what noise its network was trained, and what the network is made for.
+"""What the settings in a diffusers folder mean: with what noise its network was trained, and what the network is made for.
 
-Pipelines, schedulers and networks of other kinds than those of `diffusers_folder` are refused by name.
+Settings that change what a network predicts, and are not known here, are refused by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from diffmem.data.guards import MAX_PIXELS
 from diffmem.errors import UserError
 from diffmem.models.diffusers_files import read_settings
+from diffmem.models.diffusers_parts import SCHEDULERS, Parts
 from diffmem.models.discrete import (
     BetaSchedule,
     Prediction,
@@ -29,24 +29,19 @@ from diffmem.models.discrete import (
 )
 
 __all__ = [
-    "NETWORK",
     "NetworkSettings",
-    "Parts",
     "SchedulerSettings",
+    "TransformerSettings",
+    "UnetSettings",
     "check_fit",
-    "find_parts",
+    "checked_settings",
     "read_levels",
     "read_network",
     "read_scheduler",
 ]
 
-NETWORK = "UNet2DModel"
-"""The class of network that is supported."""
-
-_PIPELINES = ("DDPMPipeline", "DDIMPipeline")
-_SCHEDULERS = ("DDPMScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler")
-_ENCODERS = ("vae", "vqvae", "movq")
 _Settings = TypeVar("_Settings", bound=BaseModel)
+_MAX_TOKENS = 2**16
 
 
 class SchedulerSettings(BaseModel):
@@ -83,13 +78,13 @@ class SchedulerSettings(BaseModel):
         return clipped(self.clip_sample_range) if self.clip_sample else None
 
 
-class NetworkSettings(BaseModel):
+class UnetSettings(BaseModel):
     """The settings of a `UNet2DModel` that are needed here; the library checks the others."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     sample_size: int | tuple[int, int]
-    in_channels: Literal[1, 3] = 3
+    in_channels: int = Field(3, ge=1)
     out_channels: int = 3
     time_embedding_type: Literal["positional", "learned"] = "positional"
     num_train_timesteps: int | None = None
@@ -99,87 +94,83 @@ class NetworkSettings(BaseModel):
     num_class_embeds: int | None = Field(None, ge=1)
 
     @property
+    def kind(self) -> str:
+        """Class of the network in the library."""
+        return "UNet2DModel"
+
+    @property
     def sides(self) -> tuple[int, int]:
-        """(H, W) of the images."""
+        """(H, W) of what is denoised."""
         size = self.sample_size
         return size if isinstance(size, tuple) else (size, size)
 
+    @property
+    def unit(self) -> int:
+        """What the sides are multiples of."""
+        return int(2 ** (len(self.block_out_channels) - 1))
 
-@dataclass(frozen=True)
-class Parts:
-    """Where the parts of a folder are.
+    @property
+    def layers(self) -> int:
+        """How many layers it has at least."""
+        return self.layers_per_block * len(self.block_out_channels)
 
-    Attributes:
-        home: The folder.
-        network: Settings of the network; its weights are beside it.
-        scheduler: Settings of the scheduler.
-        scheduler_root: The folder that these must belong to: home or, for a bare network with a scheduler beside it, the one above.
-        kind: Class of the scheduler where the pipeline says it; else empty.
-    """
+    @property
+    def num_labels(self) -> int:
+        """Number of classes, 0 for none."""
+        return self.num_class_embeds or 0
 
-    home: Path
-    network: Path
-    scheduler: Path
-    scheduler_root: Path
-    kind: str
-
-
-def find_parts(home: Path) -> Parts:
-    """Return where the parts of a folder are.
-
-    Raises:
-        UserError: A part is missing, or the folder is of a pipeline that is not supported.
-    """
-    index = home / "model_index.json"
-    is_pipeline = index.is_file()
-    kind = _check_pipeline(index) if is_pipeline else ""
-    place = home / "unet" if is_pipeline and (home / "unet").is_dir() else home
-    if not (place / "config.json").is_file():
-        raise UserError(
-            f"{place} lacks config.json, the settings of a network. Give a folder that save_pretrained of diffusers wrote."
-        )
-    places = [home / "scheduler", home] + ([] if is_pipeline else [home.resolve().parent / "scheduler"])
-    found = next(
-        (p / "scheduler_config.json" for p in places if (p / "scheduler_config.json").is_file()), None
-    )
-    if found is None:
-        raise UserError(
-            f"{home} lacks scheduler_config.json, which says with what noise the network was trained. Copy it there from the training."
-        )
-    root = home if found.parent in places[:2] else home.resolve().parent
-    return Parts(home, place / "config.json", found, root, kind)
+    @property
+    def null_label(self) -> int | None:
+        """The class that stands for "no label"; not known."""
+        return None
 
 
-def _check_pipeline(index: Path) -> str:
-    """Refuse pipelines of other kinds; return the class of the scheduler."""
-    settings = read_settings(index, index.parent)
-    name = settings.get("_class_name")
-    parts = {
-        key: value for key, value in settings.items() if not key.startswith("_") and isinstance(value, list)
-    }
-    held = {key for key, value in parts.items() if any(value)}
-    encoder = next((key for key in _ENCODERS if key in held), None)
-    if encoder is not None:
-        raise UserError(
-            f"{index.parent} is a latent pipeline ({name}): its network denoises codes of its {encoder}, not pixels. Latent pipelines are"
-            " not supported yet; give generated images instead."
-        )
-    if name not in _PIPELINES:
-        raise UserError(
-            f"{index}: the pipeline {name!r} is not supported: it must be {' or '.join(_PIPELINES)}."
-        )
-    for key in sorted(held | {"unet", "scheduler"}):
-        allowed = {"unet": (NETWORK,), "scheduler": _SCHEDULERS}.get(key)
-        module, kind = [*parts.get(key, []), None, None][:2]
-        if allowed is None:
-            raise UserError(
-                f"{index}: {name} with a part {key!r} is not supported; it has a unet and a scheduler."
-            )
-        if module != "diffusers" or kind not in allowed:
-            raise UserError(
-                f"{index}: {key} {kind!r} of {module!r} is not supported: it must be {' or '.join(allowed)} of 'diffusers'."
-            )
-    return str(parts["scheduler"][1])
+class TransformerSettings(BaseModel):
+    """The settings of a class-conditional `DiTTransformer2DModel` that are needed here; the library checks the others."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    sample_size: int = 32
+    in_channels: int = Field(4, ge=1)
+    out_channels: int | None = None
+    patch_size: int = Field(2, ge=1)
+    num_layers: int = Field(28, ge=1)
+    num_embeds_ada_norm: int = Field(1000, ge=1)
+    norm_type: Literal["ada_norm_zero"] = "ada_norm_zero"
+
+    @property
+    def kind(self) -> str:
+        """Class of the network in the library."""
+        return "DiTTransformer2DModel"
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """(H, W) of what is denoised."""
+        return self.sample_size, self.sample_size
+
+    @property
+    def unit(self) -> int:
+        """What the sides are multiples of."""
+        return self.patch_size
+
+    @property
+    def layers(self) -> int:
+        """How many layers it has at least."""
+        return self.num_layers
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes."""
+        return self.num_embeds_ada_norm
+
+    @property
+    def null_label(self) -> int:
+        """What stands for "no label", with which the network was trained as well: one behind the classes."""
+        return self.num_embeds_ada_norm
+
+
+NetworkSettings = UnetSettings | TransformerSettings
+"""The settings of a network."""
 
 
 def read_scheduler(parts: Parts) -> SchedulerSettings:
@@ -190,12 +181,12 @@ def read_scheduler(parts: Parts) -> SchedulerSettings:
     """
     path = parts.scheduler
     settings = read_settings(path, parts.scheduler_root)
-    name = settings.get("_class_name", parts.kind)
-    if name not in _SCHEDULERS:
+    name = settings.get("_class_name", parts.scheduler_kind)
+    if name not in SCHEDULERS:
         raise UserError(
-            f"{path}: the scheduler {name!r} is not supported: it must be one of {', '.join(_SCHEDULERS)}."
+            f"{path}: the scheduler {name!r} is not supported: it must be one of {', '.join(SCHEDULERS)}."
         )
-    scheduler = _validated(SchedulerSettings, settings, path)
+    scheduler = checked_settings(SchedulerSettings, settings, path)
     if not scheduler.predict_epsilon and "prediction_type" not in settings:
         raise UserError(
             f'{path}: predict_epsilon is an old setting; write "prediction_type": "sample" instead.'
@@ -217,21 +208,29 @@ def read_network(parts: Parts) -> NetworkSettings:
     path = parts.network
     settings = read_settings(path, parts.home)
     name = settings.get("_class_name")
-    if name != NETWORK:
-        raise UserError(f"{path}: the network {name!r} is not supported: it must be {NETWORK}.")
-    if settings.get("sample_size") is None:
-        raise UserError(f"{path} does not say the size of the images; write it as sample_size.")
+    if name not in parts.kinds:
+        raise UserError(
+            f"{path}: the network {name!r} is not supported: it must be {' or '.join(parts.kinds)}."
+        )
     if settings.get("time_embedding_type") == "fourier":
         raise UserError(
             f"{path}: time_embedding_type 'fourier' belongs to score models, which are not supported."
         )
-    network = _validated(NetworkSettings, settings, path)
+    network: NetworkSettings
+    if name == "UNet2DModel":
+        if settings.get("sample_size") is None:
+            raise UserError(f"{path} does not say the size of the images; write it as sample_size.")
+        network = checked_settings(UnetSettings, settings, path)
+    else:
+        network = checked_settings(TransformerSettings, settings, path)
     height, width = network.sides
-    unit = 2 ** (len(network.block_out_channels) - 1)
-    if min(height, width) < 1 or height % unit or width % unit or height * width > MAX_PIXELS:
+    unit, most = network.unit, MAX_PIXELS
+    if isinstance(network, TransformerSettings):
+        most = min(MAX_PIXELS, _MAX_TOKENS * unit * unit)  # it compares all with all
+    if min(height, width) < 1 or height % unit or width % unit or height * width > most:
         raise UserError(
-            f"{path}: sample_size {settings['sample_size']} does not fit: sides must be multiples of {unit} for this network, of at most"
-            f" {MAX_PIXELS:,} pixels."
+            f"{path}: sample_size {settings.get('sample_size')!r:.80} does not fit: sides must be multiples of {unit} for this network, of"
+            f" at most {most:,} pixels."
         )
     return network
 
@@ -252,6 +251,18 @@ def check_fit(
     timesteps: Timesteps | None,
 ) -> None:
     """Refuse a network that does not fit its scheduler, or how it shall be asked."""
+    if parts.autoencoder is None and network.in_channels not in (1, 3):
+        raise UserError(
+            f"{parts.network}: in_channels {network.in_channels} is not supported: images have 1 or 3. If these are latents, put the"
+            f" folder of their autoencoder into {parts.home} as vae."
+        )
+    if isinstance(network, TransformerSettings):
+        if network.out_channels not in (None, network.in_channels, 2 * network.in_channels):
+            raise UserError(
+                f"{parts.network}: out_channels {network.out_channels} does not fit in_channels {network.in_channels}: it must be as many"
+                " or, with a learned variance, twice as many."
+            )
+        return
     if network.time_embedding_type == "learned":
         if timesteps == "interpolated":
             raise UserError(f"{parts.network}: it looks timesteps up in a table; use timesteps='nearest'.")
@@ -269,7 +280,12 @@ def check_fit(
         )
 
 
-def _validated(kind: type[_Settings], settings: Mapping[str, Any], path: Path) -> _Settings:
+def checked_settings(kind: type[_Settings], settings: Mapping[str, Any], path: Path) -> _Settings:
+    """Return settings in the form of `kind`.
+
+    Raises:
+        UserError: One of them is not supported; the message names the first and the file.
+    """
     try:
         return kind.model_validate(settings)
     except ValidationError as error:

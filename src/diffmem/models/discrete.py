@@ -147,8 +147,10 @@ class DiscreteDenoiser:
         levels: Noise level of each timestep, as of `levels_of`.
         prediction: What the network predicts: 'epsilon' (the noise), 'sample' (the clean image) or 'v_prediction' (the velocity).
         image_shape: (C, H, W).
-        num_labels: Number of classes; 0 for an unconditional network. One with classes always needs labels.
+        num_labels: Number of classes; 0 for an unconditional network. One with classes always needs labels, unless there is a
+            `null_label`.
         timesteps: See above.
+        null_label: What the network is given for "no label" (-1, or no labels at all), if it was trained with that.
         finish: Applied to D, for example `clipped(1)`; none to leave D as the network predicts it.
         device: Where the network computes.
 
@@ -172,10 +174,11 @@ class DiscreteDenoiser:
         num_labels: int = 0,
         *,
         timesteps: Timesteps = "interpolated",
+        null_label: int | None = None,
         finish: Callable[[Tensor], Tensor] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self._network, self._finish = network, finish
+        self._network, self._finish, self._null_label = network, finish, null_label
         self.levels, self.prediction, self.timesteps = levels, prediction, timesteps
         self.sigma_min, self.sigma_max = float(levels[0]), float(levels[-1])
         self.image_shape, self.num_labels, self.device = image_shape, num_labels, torch.device(device)
@@ -218,9 +221,12 @@ class DiscreteDenoiser:
         step = self.timestep(level)
         given = checked_labels(labels, len(x), self.num_labels)
         if self.num_labels and bool((given < 0).any()):
-            raise UserError(
-                f"This denoiser needs the class of each image, 0..{self.num_labels - 1}: it was trained without a class for 'no label'."
-            )
+            if self._null_label is None:
+                raise UserError(
+                    f"This denoiser needs the class of each image, 0..{self.num_labels - 1}: it was trained without a class for 'no"
+                    " label'."
+                )
+            given = given.where(given >= 0, self._null_label)
         level = level[:, None, None, None]
         scale = (1 + level.square()).rsqrt()
         state = x.double()

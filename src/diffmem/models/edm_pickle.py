@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 
 import torch
 
-from diffmem.data.guards import checked_zip, read_member, reading
+from diffmem.data.guards import checked_zip, in_one_line, is_plain_file, read_member, reading
 from diffmem.data.pickle_machine import Budget
 from diffmem.errors import UserError
 from diffmem.models.foreign import from_edm_state_dict
@@ -36,6 +36,7 @@ __all__ = ["MAX_FILE_BYTES", "open_edm_pickle"]
 MAX_FILE_BYTES = 4 * 2**30
 """Most bytes of one file; EDM's largest network, for ImageNet at 64x64 pixels, takes 1.2 billion."""
 
+_MAX_VALUE_BYTES = 512 * 2**20  # the largest tensor of EDM's networks has 38 million
 _MAX_OPCODES = 1_000_000
 _MAX_PARTS = 20_000
 _MAX_DEPTH = 20
@@ -52,6 +53,7 @@ _POSITIONS = {
 }
 
 
+@in_one_line()
 def open_edm_pickle(path: Path, which: str = "ema") -> Preconditioned:
     """Rebuild a network out of a snapshot of EDM's training code (`network-snapshot-*.pkl`).
 
@@ -74,7 +76,7 @@ def open_edm_pickle(path: Path, which: str = "ema") -> Preconditioned:
             an argument or a tensor is unknown, missing, impossible, or not finite (named).
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_plain_file(path):
         raise UserError(f"There is no file {path}.")
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
@@ -126,17 +128,26 @@ def _read_zip(path: Path, machine: ModulePickle) -> object:
 
 
 class _Bounded:
-    """A file whose reads never ask for more than is left of it: a claimed length reserves no memory."""
+    """A file whose reads never ask for more than is left of it, nor for more than a value can have.
+
+    So neither a claimed length nor a file that is mostly holes reserves memory.
+    """
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file, self._size = file, size
 
     def read(self, size: int = -1) -> bytes:
         left = max(0, self._size - self._file.tell())
-        return self._file.read(left if size < 0 else min(size, left))
+        wanted = left if size < 0 else min(size, left)
+        if wanted > _MAX_VALUE_BYTES:
+            raise ValueError(f"one of its values has {wanted:,} bytes; the limit is {_MAX_VALUE_BYTES:,}")
+        return self._file.read(wanted)
 
     def readline(self) -> bytes:
-        return self._file.readline()
+        line = self._file.readline(_MAX_VALUE_BYTES + 1)
+        if len(line) > _MAX_VALUE_BYTES:
+            raise ValueError(f"one of its values has more than {_MAX_VALUE_BYTES:,} bytes")
+        return line
 
     def tell(self) -> int:
         return self._file.tell()

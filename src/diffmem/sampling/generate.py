@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffmem.errors import DiffmemError, UserError
-from diffmem.models.denoiser import Denoiser
+from diffmem.models.denoiser import Denoiser, Latent
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.sampling.config import SamplerConfig
 from diffmem.sampling.samplers import sample_latents
@@ -89,7 +89,8 @@ def iter_generated(
     """Generate one image per seed and yield them batch by batch.
 
     So a caller can save each batch and resume later with the seeds that are missing. The image of a seed
-    depends on no other seed. A network may add floating-point noise that depends on the batch size.
+    depends on no other seed. A network may add floating-point noise that depends on the batch size. What a
+    `Latent` denoiser samples is decoded: the images are always pixels.
 
     Args:
         denoiser: The model.
@@ -186,6 +187,10 @@ def _batches(
 
         images = sample_latents(denoiser, latents, labels, config, SeededNoise(generators), on_step)
         bad = ~torch.isfinite(images).flatten(1).all(dim=1).cpu()
+        if isinstance(denoiser, Latent):
+            with torch.no_grad():
+                images = denoiser.decode(images)
+            bad |= ~torch.isfinite(images).flatten(1).all(dim=1).cpu()
         if bad.any():
             names = [seed for seed, is_bad in zip(batch, bad.tolist(), strict=True) if is_bad]
             shown = ", ".join(map(str, names[:8])) + (", ..." if len(names) > 8 else "")

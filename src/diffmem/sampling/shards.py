@@ -15,7 +15,7 @@ import numpy as np
 from diffmem.distributed import world
 from diffmem.errors import UserError
 from diffmem.files import atomic_path
-from diffmem.models.denoiser import Denoiser
+from diffmem.models.denoiser import Denoiser, pixel_shape_of
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.sampling.config import SamplerConfig
 from diffmem.sampling.generate import GeneratedImages, LabelChoice, iter_generated
@@ -92,7 +92,7 @@ def generate_resumable(
             if labels is None or isinstance(labels, int | str)
             else list(labels)[start : start + batch_size]
         )
-        part = _read(path, batch, tag, wanted, denoiser.image_shape)
+        part = _read(path, batch, tag, wanted, pixel_shape_of(denoiser))
         if part is None:
 
             def tell(done: float, total: float, note: str = "", before: int = made) -> None:

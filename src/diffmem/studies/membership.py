@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from diffmem.data import ImageSet, duplicate_groups
 from diffmem.errors import UserError, nearest
-from diffmem.models import Denoiser
+from diffmem.models import Denoiser, Latent, pixel_shape_of
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.studies.evaluations import rate_record
 from diffmem.studies.membership_rates import Area, area_under_curve, check_counts, operating_point
@@ -65,7 +65,9 @@ class MembershipRecord(_Record):
     protocol: str = Field(
         description="Id of the attack with its constants: levels, draws, powers, false-positive rate."
     )
-    sigmas: list[float] = Field(description="Noise levels of the attack, in [-1, 1] units, ascending.")
+    sigmas: list[float] = Field(
+        description="Noise levels of the attack, in units of what the model denoises, ascending."
+    )
     seed: int = Field(description="Seed of the noise and of the halves.")
     members: int = Field(description="Members that were scored, after copies were removed.")
     nonmembers: int = Field(description="Non-members that were scored, after copies were removed.")
@@ -117,7 +119,8 @@ def membership(
     of an attack that works. The images of both sets are copied once in memory.
 
     Args:
-        denoiser: The model, with the weights that are published (averaged ones, where training averages).
+        denoiser: The model, with the weights that are published (averaged ones, where training averages). If it is `Latent`, images
+            are encoded to be scored; copies, statistics and shapes are those of the pixels.
         members: Training images, or a random part of them; labelled if the model has classes.
         nonmembers: Images of the same source that were not trained on, none of them a copy of any training image; labelled likewise.
         attack: 'loss', 'secmi', 'pia' or 'pian'.
@@ -138,6 +141,10 @@ def membership(
     if members.shape != nonmembers.shape:
         raise UserError(
             f"The members have shape {members.shape}, the non-members {nonmembers.shape} (C, H, W): they are not of one source."
+        )
+    if members.shape != pixel_shape_of(denoiser):
+        raise UserError(
+            f"The images have shape {members.shape}, those of the model {pixel_shape_of(denoiser)} (C, H, W)."
         )
     conditional = denoiser.num_labels > 0
     if conditional and (members.labels is None or nonmembers.labels is None):
@@ -209,6 +216,7 @@ def _attack(
         "pia": "pia, power 4",
         "pian": "pian, power 4",
     }[attack]
+    words += " of latents" if isinstance(denoiser, Latent) else ""
     return levels, score, f"{words}, sigma {' '.join(f'{level:.4g}' for level in levels)}"
 
 

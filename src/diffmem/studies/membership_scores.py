@@ -5,6 +5,9 @@ variance-preserving process; a state x_t there is y + sigma n here divided by sq
 sees in x is e(x; sigma) = (x - D(x; sigma)) / sigma. Their timesteps are noise levels here, those of the 1,000 linear steps with
 which all three were published (Ho et al. 2020), counted from 0.
 
+Images are pixels. For a `Latent` denoiser they are encoded first, y being the latents without noise of the encoder; noise and levels
+are then in units of latents.
+
 A score is higher for an image that is more like a member of the training set; this direction is fixed, whatever the data say.
 Noise comes from the pixels of an image and the seed. So a score depends neither on the batch nor on the other images, up to
 rounding of the network, and copies of an image have the same score.
@@ -23,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from diffmem.errors import UserError
-from diffmem.models import Denoiser
+from diffmem.models import Denoiser, Latent, pixel_shape_of
 from diffmem.models.arguments import checked_labels
 from diffmem.models.discrete import betas_of, levels_of
 from diffmem.progress import NO_PROGRESS, Progress
@@ -107,9 +110,9 @@ def loss_scores(
 
     Args:
         denoiser: The model.
-        images: uint8 (N, C, H, W).
+        images: uint8 (N, C, H, W), pixels.
         labels: Class of each image, int64 (N,), or -1 for no label: needed if the model has classes, none otherwise.
-        sigmas: Noise levels in [-1, 1] units; none for `loss_levels`.
+        sigmas: Noise levels, in the units of what the model denoises; none for `loss_levels`.
         seed: Seed of the noise, with the pixels of each image.
         draws: Independent draws of noise at each level.
         progress: Told the images that are done.
@@ -262,10 +265,10 @@ def _scored(
     progress: Progress,
 ) -> NDArray[np.float64]:
     """Return the score of each image, batch by batch."""
-    if images.dtype != np.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != denoiser.image_shape:
+    shape = pixel_shape_of(denoiser)
+    if images.dtype != np.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != shape:
         raise UserError(
-            f"The model scores uint8 images (N, C, H, W) with (C, H, W) = {denoiser.image_shape}, not {images.dtype} of shape"
-            f" {images.shape}."
+            f"The model scores uint8 images (N, C, H, W) with (C, H, W) = {shape}, not {images.dtype} of shape {images.shape}."
         )
     if denoiser.num_labels and labels is None:
         raise UserError(
@@ -284,6 +287,8 @@ def _scored(
         part = slice(start, min(start + _BATCH, len(images)))
         batch = np.ascontiguousarray(images[part])
         y = torch.tensor(batch, dtype=torch.float64).div_(127.5).sub_(1).to(denoiser.device)
+        if isinstance(denoiser, Latent):
+            y = denoiser.encode(y).double()
         noise = SeededNoise([_generator(image, seed) for image in batch])
         found[part] = (
             score(y, None if given is None else given[part].to(denoiser.device), noise).cpu().numpy()

@@ -1,0 +1,132 @@
+"""`open_model`: a trained model from whatever keeps it, recognised by its content."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from diffmem.data.guards import reading
+from diffmem.errors import DiffmemError, UserError
+from diffmem.files import sha256_file
+from diffmem.models.denoiser import Denoiser, Latent
+from diffmem.models.diffusers_folder import open_diffusers
+from diffmem.models.edm_pickle import open_edm_pickle
+from diffmem.models.weights import load_denoiser
+
+__all__ = ["MODELS_UNDERSTOOD", "OpenedModel", "open_model"]
+
+MODELS_UNDERSTOOD = (
+    "a run's folder of diffmem or one of its snapshots (.safetensors); a network pickle of NVIDIA's EDM (.pkl); a folder that"
+    " save_pretrained of diffusers wrote"
+)
+"""What `open_model` reads, in words."""
+
+_OWN = (".json", ".safetensors", ".bin")
+_BESIDE = ("scheduler", "vae", "vqvae")
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedModel:
+    """A model with its origin.
+
+    Attributes:
+        denoiser: The model.
+        kind: How it was kept, for example 'EDM pickle'.
+        name: Of the file that was read, without its folder; with what is known about it.
+        digest: SHA-256 in hexadecimal of what was read.
+        notes: What a reader of its results must know.
+    """
+
+    denoiser: Denoiser
+    kind: str
+    name: str
+    digest: str
+    notes: tuple[str, ...] = ()
+
+
+def open_model(
+    path: Path | str, device: torch.device | str = "cpu", *, allow_pickle: bool = False
+) -> OpenedModel:
+    """Open a trained model; nothing in it is executed.
+
+    Args:
+        path: See `MODELS_UNDERSTOOD`. Of a run's folder, the last snapshot is taken; of an EDM pickle, the averaged weights.
+        device: Where it computes.
+        allow_pickle: Whether the weights of a diffusers folder may be read from a pickle where there are no safetensors.
+
+    Raises:
+        UserError: Nothing is there, it is no model, it is damaged, or of a kind that is not supported.
+    """
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise UserError(f"There is nothing at {path}. Models are read from: {MODELS_UNDERSTOOD}.")
+    try:
+        if place.is_dir():
+            return _folder(place, device, allow_pickle)
+        with reading(str(place)), place.open("rb") as stream:
+            head = stream.read(9)
+        if place.suffix == ".safetensors" or head[8:9] == b"{":
+            return _snapshot(place, device)
+        denoiser = open_edm_pickle(place).to(device)
+        return OpenedModel(
+            denoiser, "EDM pickle", f"{place.name}, averaged weights (ema)", sha256_file(place)
+        )
+    except UserError:
+        raise
+    except DiffmemError as error:
+        raise UserError(str(error)) from error  # whatever is wrong with it, the user named it
+
+
+def _folder(place: Path, device: torch.device | str, allow_pickle: bool) -> OpenedModel:
+    if (place / "snapshots").is_dir():
+        snapshots = sorted((place / "snapshots").glob("*.safetensors"))
+        if not snapshots:
+            raise UserError(f"{place} has no snapshot yet; train on, or name another run.")
+        return _snapshot(snapshots[-1], device)
+    if any((place / name).is_file() for name in ("model_index.json", "config.json")):
+        denoiser = open_diffusers(place, device=device, allow_pickle=allow_pickle)
+        return OpenedModel(
+            denoiser, "diffusers folder", place.resolve().name, _digest(place), _notes(denoiser)
+        )
+    raise UserError(f"{place} is no folder of a model. Models are read from: {MODELS_UNDERSTOOD}.")
+
+
+def _snapshot(path: Path, device: torch.device | str) -> OpenedModel:
+    denoiser, _, words = load_denoiser(path, device)
+    return OpenedModel(
+        denoiser,
+        "diffmem snapshot",
+        f"{path.name} at epoch {words.get('epoch', 'unknown')}",
+        sha256_file(path),
+    )
+
+
+def _digest(place: Path) -> str:
+    """Return the hash of the files that make a model of diffusers; a bare network may have parts beside its folder."""
+    home = place.resolve()
+    roots = (
+        [home] if (home / "model_index.json").is_file() else [home, *(home.parent / part for part in _BESIDE)]
+    )
+    digest = hashlib.sha256()
+    for root in roots:
+        for file in sorted(file for file in root.rglob("*") if file.suffix in _OWN and file.is_file()):
+            digest.update(f"{root.name}/{file.relative_to(root).as_posix()} {sha256_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _notes(denoiser: Denoiser) -> tuple[str, ...]:
+    notes = [
+        "Noise levels between the timesteps of training are interpolated, and images are sampled by diffmem's sampler, not by the"
+        " pipeline's own scheduler."
+    ]
+    if isinstance(denoiser, Latent):
+        notes.append(
+            "The model denoises latents; its samples are decoded by its autoencoder and compared as pixels. What the autoencoder cannot"
+            " draw sharply, no copy has."
+        )
+    if denoiser.num_labels:
+        notes.append("Classes are drawn at random, and no guidance is applied; guided samples may copy more.")
+    return tuple(notes)

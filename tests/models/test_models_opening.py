@@ -1,0 +1,78 @@
+import json
+
+import pytest
+import torch
+from edm_pickle_builder import pickled, snapshot
+
+from diffmem.errors import UserError
+from diffmem.files import sha256_file
+from diffmem.models import ModelConfig, build_denoiser, open_edm_pickle, open_model, save_denoiser
+
+TINY = ModelConfig(architecture="ddpmpp", channels=4, multipliers=(1,), blocks=1, attention=(), dropout=0.0)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    denoiser = build_denoiser(TINY, (1, 8, 8), 0, 0)
+    (tmp_path / "snapshots").mkdir()
+    for seen in ("000000010", "000000020"):
+        save_denoiser(denoiser, TINY, tmp_path / "snapshots" / f"{seen}.safetensors", {"epoch": seen})
+    return tmp_path
+
+
+def test_of_a_runs_folder_the_last_snapshot_is_opened(saved):
+    opened = open_model(saved)
+    assert opened.name == "000000020.safetensors at epoch 000000020"
+    assert opened.kind == "diffmem snapshot"
+    assert opened.digest == sha256_file(saved / "snapshots" / "000000020.safetensors")
+    assert opened.denoiser.image_shape == (1, 8, 8)
+
+
+def test_a_snapshot_is_known_by_its_content_whatever_its_name(saved):
+    path = (saved / "snapshots" / "000000010.safetensors").rename(saved / "model.weights")
+    assert open_model(path).kind == "diffmem snapshot"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: None, "There is nothing at"),
+        (lambda path: path.mkdir(), "no folder of a model"),
+        (lambda path: (path / "snapshots").mkdir(parents=True), "no snapshot yet"),
+        (lambda path: path.write_bytes(b""), "model"),
+        (lambda path: path.write_bytes(b"hello"), "model"),
+        (lambda path: path.write_bytes(b"\x80\x04cos\nsystem\n"), "system"),
+    ],
+)
+def test_what_is_no_model_is_refused_in_one_line(tmp_path, make, words):
+    path = tmp_path / "model"
+    make(path)
+    with pytest.raises(UserError, match=words) as caught:
+        open_model(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_snapshot_is_the_users_to_mend(saved):
+    path = saved / "snapshots" / "000000020.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        open_model(saved)
+
+
+def test_an_edm_pickle_gives_its_averaged_weights(tmp_path):
+    from test_models_edm_pickle import SONG, STATE
+
+    path = tmp_path / "network-snapshot-000010.pkl"
+    path.write_bytes(pickled(snapshot(STATE, SONG)))
+    opened = open_model(path)
+    assert opened.kind == "EDM pickle"
+    x = torch.randn(1, *opened.denoiser.image_shape)
+    assert torch.equal(opened.denoiser(x, 1.0), open_edm_pickle(path)(x, 1.0))
+
+
+def test_a_folder_of_diffusers_is_known_by_its_settings(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
+    with pytest.raises(UserError, match=r"scheduler_config\.json"):
+        open_model(tmp_path)
