@@ -61,6 +61,15 @@ def test_other_choices_are_copied(mapped, chosen):
     np.testing.assert_array_equal(part, np.array(mapped)[chosen])
 
 
+def test_many_images_of_a_map_are_copied_into_another_map_and_of_an_array_into_memory(mapped, monkeypatch):
+    monkeypatch.setattr("diffmem.data.storage._SUBSET_BYTES", 1)
+    chosen = np.array([3, 0])
+    some = gather(mapped, chosen)
+    assert is_mapped(some)
+    np.testing.assert_array_equal(some, mapped[chosen])
+    assert not is_mapped(gather(np.array(mapped), chosen))
+
+
 def test_what_does_not_fit_the_memory_is_mapped_and_equal(small, mapped):
     for made in (gather(mapped, np.array([4, 1, 1])), contiguous(mapped.transpose(0, 2, 3, 1))):
         assert is_mapped(made)

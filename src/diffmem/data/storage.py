@@ -25,6 +25,7 @@ __all__ = ["PART_BYTES", "contiguous", "gather", "in_memory_limit", "is_mapped",
 PART_BYTES = 16 * 2**20
 """Bytes of pixels that are worked on at once."""
 
+_SUBSET_BYTES = 256 * 2**20  # of a mapped array that are kept in memory
 _GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -36,17 +37,21 @@ def in_memory_limit() -> int:
     return total // 4
 
 
-def new_images(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return a writeable uint8 array of any content: in memory, or mapped if it is above `in_memory_limit`.
+def new_images(shape: tuple[int, ...], limit: int | None = None) -> NDArray[np.uint8]:
+    """Return a writeable uint8 array of any content: in memory, or mapped if it is above a limit.
 
     A mapped one lies in a nameless file in the folder for temporary files (the environment variable TMPDIR chooses
     it), which vanishes with the array.
+
+    Args:
+        shape: Of the array.
+        limit: Most bytes that are kept in memory; `in_memory_limit` if none, or if that is less.
 
     Raises:
         DiffmemError: That folder has too little space.
     """
     size = math.prod(shape)
-    if size <= in_memory_limit():
+    if size <= min(in_memory_limit(), size if limit is None else limit):
         return np.empty(shape, np.uint8)
     try:
         with tempfile.TemporaryFile(prefix="diffmem-") as stream:
@@ -86,7 +91,10 @@ def parts(count: int, item_bytes: int, part_bytes: int = PART_BYTES) -> Iterator
 
 
 def gather(images: NDArray[np.uint8], chosen: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-    """Return `images[chosen]`, read-only. Neighbouring images of a mapped array stay where they are.
+    """Return `images[chosen]`, read-only.
+
+    Neighbouring images of a mapped array stay where they are; others are copied into another mapped file if they are many, so that
+    work on a part of a set that is larger than memory needs no more of it than work on the whole.
 
     Args:
         images: uint8 (N, ...), read-only.
@@ -95,7 +103,7 @@ def gather(images: NDArray[np.uint8], chosen: NDArray[np.integer[Any]]) -> NDArr
     first, last = int(chosen[0]), int(chosen[-1])
     if is_mapped(images) and last - first == len(chosen) - 1 and bool((np.diff(chosen) == 1).all()):
         return images[first : last + 1]
-    result = new_images((len(chosen), *images.shape[1:]))
+    result = new_images((len(chosen), *images.shape[1:]), _SUBSET_BYTES if is_mapped(images) else None)
     for part in parts(len(chosen), math.prod(images.shape[1:])):
         # Any mode but "raise" writes without a second copy; the indices are checked.
         np.take(images, chosen[part], axis=0, out=result[part], mode="clip")
