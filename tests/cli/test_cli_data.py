@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from diffmem.cli.data import data_build, data_fetch, data_info
-from diffmem.data import DOWNLOADS, Download, balanced, build, open_images
+from diffmem.data import DOWNLOADS, CanarySet, Download, balanced, build, open_images, plant_canaries
 from diffmem.errors import DiffmemError, UserError
 
 app = cyclopts.App(result_action="return_value")
@@ -35,6 +35,49 @@ def test_build_of_an_npy_tells_where_labels_and_names_are(tmp_path, capsys):
     assert capsys.readouterr().out.endswith(f", 6.5 kB; labels and names in {tmp_path / 'd.meta.npz'}\n")
     app(["build", str(out), str(tmp_path / "e.npy"), "--size", "10", "--gray"])
     assert open_images(tmp_path / "e.npy").names == images.take(range(0, 100, 10), "tenth").names
+
+
+def test_build_plants_canaries_and_says_where_their_file_is(tmp_path, capsys):
+    out = tmp_path / "d.zip"
+    app(["build", "digits", str(out), "--size", "100", "--canaries", "5", "--repeats", "3", "--seed", "4"])
+    made, canaries = plant_canaries(build("digits", size=100, seed=4), 5, 3, 4)
+    images, kept = open_images(out), CanarySet.load(tmp_path / "d.canaries.npz")
+    assert len(images) == 100 - 10 + 15
+    assert images.fingerprint == made.fingerprint == kept.fingerprint
+    assert (kept.control == canaries.control).all()
+    told, warned = capsys.readouterr()
+    told = told.splitlines()
+    assert (len(told), warned) == (2, "")
+    assert told[1].startswith(f"{tmp_path / 'd.canaries.npz'}: 5 canaries that the set holds 3 times each")
+    assert told[1].endswith("keep this file away from training.")
+
+
+def test_build_warns_of_the_canaries_of_an_earlier_set(tmp_path, capsys):
+    out = tmp_path / "d.zip"
+    app(["build", "digits", str(out), "--size", "100", "--canaries", "5", "--repeats", "3"])
+    app(["build", "digits", str(out), "--size", "100"])
+    assert f"{tmp_path / 'd.canaries.npz'} is of an earlier set" in capsys.readouterr().err
+
+
+def test_build_says_that_few_canaries_hardly_show_anything(tmp_path, capsys):
+    app(["build", "digits", str(tmp_path / "d.npy"), "--size", "100", "--canaries", "2", "--repeats", "1"])
+    assert "the smallest p-value of their exposure is 0.17; plant 5 or more." in capsys.readouterr().out
+    assert (tmp_path / "d.canaries.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--canaries", "5"], "need both"),
+        (["--repeats", "5"], "need both"),
+        (["--canaries", "0", "--repeats", "1"], "At least 1 canary"),
+        (["--canaries", "50", "--repeats", "1"], "leaves none of 100"),
+    ],
+)
+def test_build_refuses_impossible_canaries_and_writes_nothing(tmp_path, options, told):
+    with pytest.raises(UserError, match=told):
+        app(["build", "digits", str(tmp_path / "d.zip"), "--size", "100", *options])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_build_passes_every_option_on(tmp_path, capsys):

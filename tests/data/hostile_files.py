@@ -64,6 +64,13 @@ def tiff(width, height):
     return bytes(content)
 
 
+def table_of_tags(tags, size):
+    """A TIFF that is nothing but a table of tags, each of which claims the same bytes."""
+    entries = b"".join(struct.pack("<HHII", number, 1, size, 8) for number in range(1000, 1000 + tags))
+    table = struct.pack("<H", tags) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + size) + bytes(size) + table
+
+
 def jpeg():
     """A good JPEG."""
     return encoded(COLOUR, "JPEG")
@@ -84,6 +91,24 @@ def jpeg_of_scans(count):
     content = encoded(COLOUR, "JPEG", progressive=True)
     scan = content[content.rfind(b"\xff\xda") : -2]
     return content[:-2] + scan * count + content[-2:]
+
+
+def tiff_of_tiles(side):
+    """A deflated TIFF of 4 x 4 pixels in one tile of another size."""
+    place, content = 8 + 2 + 12 * 11 + 4, zlib.compress(bytes(16))
+    tags = [
+        (256, 4), (257, 4), (258, 8), (259, 8), (262, 1), (277, 1), (284, 1),
+        (322, side), (323, side), (324, place), (325, len(content)),
+    ]  # fmt: skip
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + table + bytes(4) + content
+
+
+def bmp_of_runs(width, height, runs):
+    """A run-length encoded BMP."""
+    start = 14 + 40 + 1024
+    sizes = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", start + len(runs), 0, 0, start) + sizes + bytes(1024) + runs
 
 
 def gif_with(blocks):

@@ -69,6 +69,17 @@ def idx_header(*shape):
     return bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
 
 
+def idx_linked(path, kind):
+    """A folder of IDX files of which one lies elsewhere."""
+    make.folder(path)
+    contents = {"images-idx3": idx_bytes(GREY[None]), "labels-idx1": idx_bytes(np.zeros(1, np.uint8))}
+    for name, content in contents.items():
+        place = path if name != kind else path.parent
+        (place / f"train-{name}-ubyte").write_bytes(content)
+    (path / f"train-{kind}-ubyte").symlink_to(path.parent / f"train-{kind}-ubyte")
+    return path
+
+
 HOSTILE = {
     # Images of far too many pixels, of each kind.
     "large png": (image("png", lambda: make.png(MANY, MANY)), TOO_LARGE),
@@ -105,7 +116,12 @@ HOSTILE = {
         image("jpg", lambda: make.jpeg_with(make.jpeg_segment(0xE1, b"Exif\0\0" + bytes(65_000)) * 260)),
         "bytes come before its pixels",
     ),
-    "endless padding": (image("jpg", lambda: b"\xff\xd8" + b"\xff" * (2**24 + 10)), "bytes come before its pixels"),
+    "endless padding": (image("jpg", lambda: b"\xff\xd8\xff\xd9" + b"\xff" * (2**24 + 10)), "bytes come before its pixels"),
+    "tags of a tiff that share their bytes": (
+        image("tif", lambda: make.table_of_tags(40_000, 200_000)), "parts claim the same bytes again and again",
+    ),
+    "a large tile": (image("tif", lambda: make.tiff_of_tiles(46_336)), "a tile is refused: it has 46336 x 46336 pixels"),
+    "long rows": (image("bmp", lambda: make.bmp_of_runs(60_000_000, 1, b"\0\2\xff\xff\0\1")), "rows have 60,000,000 pixels"),
     "an endless comment": (
         image("gif", lambda: make.gif_with(b"\x21\xfe" + (b"\xff" + bytes(255)) * 4200 + b"\0")), "before its first image",
     ),
@@ -115,6 +131,8 @@ HOSTILE = {
     "a link to a device": (lambda path: make.linked(path, "x.png", "/dev/zero"), "leads out"),
     "a link to itself": (lambda path: make.linked(path, "x.png", "x.png"), "leads in a circle"),
     "a link to nothing": (lambda path: make.linked(path, "x.png", "y.png"), "no plain file"),
+    "a link out of a folder of idx files": (lambda path: idx_linked(path, "images-idx3"), "leads out"),
+    "a link of labels out of a folder of idx files": (lambda path: idx_linked(path, "labels-idx1"), "leads out"),
     "a folder in itself": (lambda path: make.linked(path, "sub", "."), "a link to a folder"),
     "a pipe": (lambda path: make.piped(path, "x.png"), "no plain file"),
     "a line break in a name": (lambda path: make.folder(path, **{"a\nb__png": PNG[:50]}), r"a\\nb\.png"),
@@ -235,6 +253,27 @@ def test_a_cameras_note_of_its_orientation_turns_nothing(tmp_path):
     assert np.array_equal(images.images[0], images.images[1])
 
 
+def test_tags_of_a_camera_that_share_their_bytes_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image.Exif, "load", lambda *args: pytest.fail("the tags were read"))
+    table = make.table_of_tags(2500, 30_000)
+    content = make.jpeg_with(make.jpeg_segment(0xE1, b"Exif\0\0" + table)).replace(b"JFIF", b"NONE")
+    images = open_images(make.folder(tmp_path / "source", x__jpg=content, y__jpg=make.jpeg()))
+    assert np.array_equal(images.images[0], images.images[1])
+
+
+def test_a_run_length_encoded_bmp_is_read(tmp_path):
+    content = make.bmp_of_runs(
+        4, 2, b"\4\1\0\0\0\2\2\0\2\3\0\1"
+    )  # a run, the end of its row, a skip, a run, the end
+    assert open_images(make.folder(tmp_path / "source", x__bmp=content)).images.shape == (1, 3, 2, 4)
+
+
+def test_the_orientation_of_a_tiff_is_followed(tmp_path):
+    turned = encoded(COLOUR[:2], "TIFF", tiffinfo={0x0112: 6})
+    images = open_images(make.folder(tmp_path / "source", a__tif=turned))
+    assert np.array_equal(images.images[0], np.rot90(COLOUR[:2], -1).transpose(2, 0, 1))
+
+
 def test_an_image_with_as_many_chunks_as_encoders_make_is_read(tmp_path):
     content = make.png_with(chunk(b"tEXt", b"a\0b") * 5000)
     assert len(open_images(make.folder(tmp_path / "source", x__png=content))) == 1
@@ -300,6 +339,9 @@ WORST = {
         path, x__webp=make.patched(encoded(COLOUR, "WEBP", lossless=True), 21, "<I", 0x0FFFBFFE)
     ),
     "many large webps": lambda path: make.bombs(path, 40),
+    "a tile without end": lambda path: make.folder(path, x__tif=make.tiff_of_tiles(46_336)),
+    "rows that are skipped": lambda path: make.folder(path, x__bmp=make.bmp_of_runs(60_000_000, 1, b"\0\2\xff\xff\0\1")),
+    "tags that share their bytes": lambda path: make.folder(path, x__tif=make.table_of_tags(60_000, 500_000)),
     "an endless header": lambda path: make.sparse(path, b"\x93NUMPY\x02\0\xff\xff\xff\xff", 2**32),
     "an endless header in a zip": lambda path: make.zip_of_zeros(
         path, "images.npy", b"\x93NUMPY\x02\0" + struct.pack("<I", 2**28), 2**28

@@ -228,3 +228,14 @@ def test_build_refuses_what_imagenet_does_not_have(imagenet):
         build(imagenet, synsets=imagenet / "list.txt", classes=["red wolf"])
     with pytest.raises(UserError, match="leave the split out"):
         build(imagenet, synsets=imagenet / "list.txt", split="test")
+
+
+@pytest.mark.parametrize("target", ["n02085620_9.JPEG", "/dev/zero"])
+def test_a_link_in_a_circle_or_to_a_device_is_refused(tmp_path, target):
+    folder = tmp_path / "n02085620"
+    folder.mkdir()
+    (folder / "n02085620_9.JPEG").symlink_to(target)
+    listed = tmp_path / "list.txt"
+    listed.write_text("n02085620 Chihuahua\n")
+    with pytest.raises(UserError, match=r"n02085620_9\.JPEG is refused"):
+        read_imagenet(tmp_path, listed)

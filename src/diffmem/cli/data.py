@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from diffmem.cli.common import bytes_in_words
+from diffmem.cli.common import bytes_in_words, warn
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from diffmem.data.canaries import CanarySet
     from diffmem.data.images import ImageSet
     from diffmem.progress import Progress
 
 __all__ = ["check_target", "data_build", "data_fetch", "data_info", "set_in_words"]
 
 _MOST_CLASSES_SHOWN = 20
+_ENOUGH_CANARIES = 5
 
 
 def data_build(
@@ -38,6 +40,8 @@ def data_build(
     label_classes: int | None = None,
     duplicate: float | None = None,
     copies: int | None = None,
+    canaries: int | None = None,
+    repeats: int | None = None,
 ) -> None:
     """Build a data set: choose images of a source, bring them to one form, write them to one file.
 
@@ -69,12 +73,18 @@ def data_build(
         label_classes: Number of classes of random labels.
         duplicate: Share of the images that are to occur several times, from 0 to 1; needs --copies.
         copies: How often they occur in total.
+        canaries: Take twice as many images out, mark them, and put this many back; the others are their control group.
+            Both are kept in OUT.canaries.npz, for diffmem audit --canaries. Needs --repeats.
+        repeats: How often each of the canaries that are put back occurs.
     """
     from diffmem.data.build import build
+    from diffmem.data.canaries import canaries_path, check_canaries, plant_canaries
     from diffmem.data.write import meta_path, write_images
     from diffmem.progress import show_progress
 
     check_target((source, mix), out)
+    check_canaries(canaries, repeats)
+    planted = None
     with show_progress("Building") as progress:
         images = build(
             source,
@@ -96,12 +106,20 @@ def data_build(
             copies=copies,
             progress=progress,
         )
+        if canaries is not None and repeats is not None:
+            images, planted = plant_canaries(images, canaries, repeats, seed)
+            # First: a set whose canaries nobody knows would be of no use.
+            planted.save(canaries_path(out))
         write_images(images, out, progress)
     beside = f"; labels and names in {meta_path(out)}" if out.suffix.lower() == ".npy" else ""
     print(
         f"{out}: {set_in_words(images)}, fingerprint {images.fingerprint[:16]}, "
         f"{bytes_in_words(out.stat().st_size)}{beside}"
     )
+    if planted is not None:
+        print(_canaries_in_words(planted, canaries_path(out)))
+    elif canaries_path(out).exists():
+        warn(f"{canaries_path(out)} is of an earlier set, whose canaries this one does not hold; delete it.")
 
 
 def data_info(path: str, *, split: Literal["train", "test"] = "train", sheet: Path | None = None) -> None:
@@ -161,6 +179,21 @@ def check_target(sources: tuple[str | None, ...], out: Path) -> None:
         place = Path(str(source)).expanduser()
         if out.exists() and place.exists() and out.samefile(place):
             raise UserError(f"{out} is the source itself; write to another file.")
+
+
+def _canaries_in_words(planted: CanarySet, path: Path) -> str:
+    from diffmem.data.canaries import smallest_p_value
+
+    told = (
+        f"{path}: {len(planted)} canaries that the set holds {planted.repeats} times each and {len(planted)} control images that it must"
+        " not hold; keep this file away from training."
+    )
+    if len(planted) >= _ENOUGH_CANARIES:
+        return told
+    return (
+        f"{told} So few hardly show anything: the smallest p-value of their exposure is {smallest_p_value(len(planted)):.2g}; plant"
+        f" {_ENOUGH_CANARIES} or more."
+    )
 
 
 def _table(path: str, images: ImageSet, progress: Progress) -> Table:

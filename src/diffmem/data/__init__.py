@@ -11,6 +11,7 @@ Modules:
     labels: random labels, and a label for each image.
     mixture: two sources at a given share.
     duplication: copies on purpose, of a given share.
+    canaries: marked images on purpose, with a control group that is left out.
     shares: how many images a share is, and choices that depend on an image's own pixels only.
     build: a set from a source in one call.
     write: a set into one file.
@@ -24,6 +25,7 @@ Modules:
 from __future__ import annotations
 
 from diffmem.data.build import Labels, Selection, build, relabelled, select
+from diffmem.data.canaries import CanarySet, canaries_path, plant_canaries
 from diffmem.data.duplicates import duplicate_groups
 from diffmem.data.duplication import duplicated
 from diffmem.data.fetch import DOWNLOADS, Download, fetch
@@ -42,6 +44,7 @@ __all__ = [
     "DOGS",
     "DOWNLOADS",
     "UNDERSTOOD",
+    "CanarySet",
     "Download",
     "ImageSet",
     "Labels",
@@ -49,6 +52,7 @@ __all__ = [
     "Split",
     "balanced",
     "build",
+    "canaries_path",
     "choose_classes",
     "contact_sheet",
     "count_of_share",
@@ -60,6 +64,7 @@ __all__ = [
     "hold_out",
     "mixture",
     "open_images",
+    "plant_canaries",
     "random_labels",
     "random_subset",
     "read_imagenet",

@@ -14,7 +14,14 @@ from typing import IO, BinaryIO, Self, cast
 import numpy as np
 
 from diffmem.data.arrays import naming
-from diffmem.data.guards import BoundedStream, check_member_name, check_ratio, read_plain, reading
+from diffmem.data.guards import (
+    BoundedStream,
+    check_member_name,
+    check_ratio,
+    read_plain,
+    reading,
+    stays_inside,
+)
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.unpickle import MAX_PICKLE_BYTES, load_dictionary
 from diffmem.errors import UserError
@@ -78,7 +85,7 @@ def _from_folder(path: Path, wanted: tuple[str, ...]) -> dict[str, bytes]:
         file = folder / name
         if not file.is_file():
             continue
-        if not file.resolve().is_relative_to(folder.resolve()):
+        if not stays_inside(file, folder.resolve()):
             raise UserError(f"{file} is refused: it is a link that leads out of its folder.")
         contents[name] = read_plain(file, MAX_PICKLE_BYTES, str(file))
     return contents

@@ -13,7 +13,15 @@ from PIL import Image, UnidentifiedImageError
 
 from diffmem.data.guards import MAX_PIXELS, check_bulk, check_total, reading
 from diffmem.data.images import frozen
-from diffmem.data.markers import GIF_SIGNATURES, JPEG_SIGNATURE, check_gif, check_jpeg
+from diffmem.data.markers import (
+    GIF_SIGNATURES,
+    JPEG_SIGNATURE,
+    TIFF_SIGNATURES,
+    CountedStream,
+    check_gif,
+    check_jpeg,
+    without_exif,
+)
 from diffmem.data.png import PNG_SIGNATURE, check_png
 from diffmem.data.storage import new_images, parts
 from diffmem.errors import UserError
@@ -33,6 +41,8 @@ FORMATS = {
 }
 """Image file endings and the names that Pillow has for their formats."""
 
+_LONGEST_ROW = 65_535
+_TILE_SIDES = (322, 323)  # tags of a TIFF
 _GREY_16 = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -42,8 +52,9 @@ def decode_image(
     """Decode one image; of an animation, the first frame.
 
     Transparency is composited on white; CMYK, palettes and other colour spaces become RGB; 16-bit grey
-    becomes 8-bit by v / 257, rounded. The pixels are those that are stored: an orientation that a camera noted in the
-    EXIF data turns nothing, as in the loaders that models are trained with.
+    becomes 8-bit by v / 257, rounded. The pixels are those that are stored: an orientation that a
+    camera noted in EXIF data turns nothing, as in the loaders that models are trained with (in a TIFF, the orientation
+    is part of the format and is followed).
 
     Args:
         content: The bytes of the file.
@@ -61,11 +72,14 @@ def decode_image(
             _check_pixels(*check_png(content), name)  # Pillow skips the CRC of the pixels
         elif content.startswith(JPEG_SIGNATURE):
             check_jpeg(content)
+            content = without_exif(content)
         elif content.startswith(GIF_SIGNATURES):
             check_gif(content)
+        stream = (CountedStream if content.startswith(TIFF_SIGNATURES) else io.BytesIO)(content)
         try:
-            image = Image.open(io.BytesIO(content), formats=formats)
+            image = Image.open(stream, formats=formats)
             _check_pixels(*image.size, name)
+            _check_layout(image, name)
             return _pixels(image)
         except UnidentifiedImageError:
             raise ValueError(f"it is no image of the formats {', '.join(formats)}") from None
@@ -77,6 +91,19 @@ def _check_pixels(width: int, height: int, name: str) -> None:
     if width * height > MAX_PIXELS:
         raise UserError(
             f"{name} is refused: it has {width} x {height} pixels; the limit is {MAX_PIXELS:,}. Resize it first."
+        )
+
+
+def _check_layout(image: Image.Image, name: str) -> None:
+    """Refuse what takes far more memory than the pixels that an image tells of."""
+    tags = getattr(image, "tag_v2", {})
+    width, height = (tags.get(tag) for tag in _TILE_SIDES)
+    if isinstance(width, int) and isinstance(height, int):
+        _check_pixels(width, height, f"{name}: a tile")
+    # Pillow makes as many as 255 rows of a run-length encoded BMP at a single word of the file.
+    if image.width > _LONGEST_ROW and any(part[0] == "bmp_rle" for part in getattr(image, "tile", ())):
+        raise ValueError(
+            f"its rows have {image.width:,} pixels; of its kind of BMP, {_LONGEST_ROW:,} are read"
         )
 
 

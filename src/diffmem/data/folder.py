@@ -11,7 +11,7 @@ import numpy as np
 
 from diffmem.data.arrays import naming
 from diffmem.data.decode import FORMATS, stack_images
-from diffmem.data.guards import MAX_FILE_BYTES, read_plain, reading
+from diffmem.data.guards import MAX_FILE_BYTES, read_plain, reading, stays_inside
 from diffmem.data.images import ImageSet, frozen
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
@@ -80,7 +80,7 @@ def _image_files(path: Path) -> tuple[list[Path], int]:
             if file.suffix.lower() not in FORMATS:
                 others += 1
                 continue
-            if not _stays_inside(file, root):
+            if not stays_inside(file, root):
                 raise UserError(
                     f"{file} is refused: it is a link that leads out of {path}. Copy the image instead."
                 )
@@ -104,11 +104,3 @@ def _is_folder(link: Path) -> bool:
         return link.is_dir()
     except OSError:  # it leads nowhere, in a circle, or where this user may not look
         return False
-
-
-def _stays_inside(file: Path, root: Path) -> bool:
-    """Whether a file, or what it links to, lies in the folder; links in a circle lead nowhere."""
-    try:
-        return file.resolve().is_relative_to(root)
-    except (OSError, RuntimeError):
-        raise UserError(f"{file} is refused: it is a link that leads in a circle; remove it.") from None

@@ -31,6 +31,7 @@ __all__ = [
     "read_member",
     "read_plain",
     "reading",
+    "stays_inside",
 ]
 
 MAX_PIXELS = 64_000_000
@@ -158,6 +159,18 @@ def is_plain_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def stays_inside(file: Path, root: Path) -> bool:
+    """Whether a file, or what it links to, lies in a folder, whose own links are resolved.
+
+    Raises:
+        UserError: It is a link in a circle.
+    """
+    try:
+        return file.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):
+        raise UserError(f"{file} is refused: it is a link that leads in a circle; remove it.") from None
 
 
 def read_plain(path: Path, limit: int, what: str) -> bytes:

@@ -17,7 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data.arrays import filled, naming
-from diffmem.data.guards import MAX_TOTAL_BYTES, BoundedStream, check_ratio, check_total, reading
+from diffmem.data.guards import (
+    MAX_TOTAL_BYTES,
+    BoundedStream,
+    check_ratio,
+    check_total,
+    reading,
+    stays_inside,
+)
 from diffmem.data.images import ImageSet
 from diffmem.data.names import NumberedNames
 from diffmem.errors import UserError
@@ -54,12 +61,14 @@ def read_idx(path: Path, split: str) -> ImageSet:
         file = next((sibling for sibling in siblings if sibling.is_file()), siblings[0])
         if not file.is_file():
             raise UserError(f"The test split of {path} is missing: there is no {file.name} beside it.")
+    _refuse_links(path, file)
     images = _read(file, 3)
     if 0 in images.shape:
         raise UserError(f"{file} holds no images: its shape is {images.shape}.")
     labels = None
     label_file = _label_file(file)
     if label_file is not None:
+        _refuse_links(path, label_file)
         labels = _read(label_file, 1).astype(np.int64)
         if len(labels) != len(images):
             raise UserError(
@@ -71,6 +80,11 @@ def read_idx(path: Path, split: str) -> ImageSet:
     names = NumberedNames(file.name.partition(".")[0], range(len(images)))
     with naming(file):
         return ImageSet(images[:, None], labels, names, None, (told,))
+
+
+def _refuse_links(given: Path, file: Path) -> None:
+    if given.is_dir() and not stays_inside(file, given.resolve()):
+        raise UserError(f"{file} is refused: it is a link that leads out of {given}. Copy the file instead.")
 
 
 def _of_folder(folder: Path, split: str) -> Path:

@@ -17,7 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data.decode import FORMATS, decode_image
-from diffmem.data.guards import MAX_FILE_BYTES, BoundedStream, check_total, in_one_line, reading
+from diffmem.data.guards import (
+    MAX_FILE_BYTES,
+    BoundedStream,
+    check_total,
+    in_one_line,
+    read_plain,
+    reading,
+    stays_inside,
+)
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.storage import new_images
 from diffmem.data.transforms import centre_square, check_resolution, lanczos
@@ -189,13 +197,11 @@ def _decoded(base: Path, names: list[str], resolution: int | None, progress: Pro
         warnings.simplefilter("ignore")  # Pillow warns about harmless metadata
         for index, name in enumerate(names):
             file = base / name
-            if not file.resolve().is_relative_to(inside) or not file.is_file():
+            if not stays_inside(file, inside) or not file.is_file():
                 raise UserError(
                     f"{file} is refused: it is no plain file, or a link that leads out of {base}."
                 )
-            with reading(str(file)), file.open("rb") as stream:
-                content = BoundedStream(stream, MAX_FILE_BYTES, str(file)).read()
-            pixels = decode_image(content, str(file))
+            pixels = decode_image(read_plain(file, MAX_FILE_BYTES, str(file)), str(file))
             planes = np.repeat(pixels[None], 3, 0) if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
             square = centre_square(planes)
             if resolution is not None and square.shape[-1] != resolution:

@@ -161,7 +161,8 @@ def _described(
         ):
             raise ValueError(f"no network has images of {channels} x {height} x {width} and {labels} classes")
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        told = " ".join(f"{type(error).__name__} {error}".split())[:300]
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
+        told = " ".join(f"{kind}{error}".split())[:300].rstrip(".")
         raise UserError(f"{path} does not describe a network of its {tensors:,} tensors: {told}.") from error
     return config, (channels, height, width), labels
 
