@@ -18,7 +18,12 @@ _CORE = (
     "scikit-learn",
     "pyyaml",
 )
-_EXTRAS = {"tensorboard": "TensorBoard events of training (diffmem train --tensorboard)"}
+_EXTRAS = {
+    "tensorboard": ("tensorboard", "TensorBoard events of training (diffmem train --tensorboard)"),
+    "diffusers": ("diffusers", "models in folders of diffusers (diffmem audit, diffmem generate)"),
+    "torch-fidelity": ("fid", "Frechet distances and similarities of Inception features"),
+    "parsl": ("cluster", "searches for EMM on a cluster"),
+}
 
 
 def doctor() -> None:
@@ -61,11 +66,11 @@ def doctor() -> None:
     table.add_row(
         "C++ compiler", "found" if compiler else "missing: training.compile=true does not work on the CPU"
     )
-    for package, feature in _EXTRAS.items():
+    for package, (extra, feature) in _EXTRAS.items():
         found = installed(package)
         table.add_row(
             package,
-            f"{found}: {feature}" if found else f"missing: {feature}; pip install 'diffmem[{package}]'",
+            f"{found}: {feature}" if found else f"missing: {feature}; pip install 'diffmem[{extra}]'",
         )
     Console().print(table)
 
