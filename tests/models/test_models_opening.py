@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 import torch
@@ -36,7 +37,8 @@ def test_a_snapshot_is_known_by_its_content_whatever_its_name(saved):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda path: None, "There is nothing at"),
+        (lambda path: None, "There is no file or folder"),
+        (lambda path: os.mkfifo(path), "There is no file or folder"),
         (lambda path: path.mkdir(), "no folder of a model"),
         (lambda path: (path / "snapshots").mkdir(parents=True), "no snapshot yet"),
         (lambda path: path.write_bytes(b""), "model"),
@@ -76,3 +78,19 @@ def test_a_folder_of_diffusers_is_known_by_its_settings(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
     with pytest.raises(UserError, match=r"scheduler_config\.json"):
         open_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "~nobody-of-this-name/model", "a\nb"])
+def test_a_name_that_no_file_can_have_is_refused_in_one_line(name):
+    with pytest.raises(UserError) as caught:
+        open_model(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_snapshot_that_claims_an_endless_header_is_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as stream:
+        stream.write((2**32).to_bytes(8, "little"))
+        stream.truncate(2**33)
+    with pytest.raises(UserError, match="the limit is"):
+        open_model(path)

@@ -115,7 +115,7 @@ def _trained(model: Path, device: str) -> tuple[Denoiser, str, str, str]:
     from diffmem.models import open_model
 
     opened = open_model(model, device)
-    return opened.denoiser, str(model), opened.digest, opened.name
+    return opened.denoiser, str(opened.path), opened.digest, opened.name
 
 
 def _tell_evaluations(denoiser: Denoiser) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "check_total",
     "checked_zip",
     "in_one_line",
+    "is_folder",
     "is_plain_file",
     "read_member",
     "read_plain",
@@ -157,6 +158,14 @@ def is_plain_file(path: Path) -> bool:
     """Whether there is a plain file, or a link to one; not if the name is one that no file can have."""
     try:
         return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder, or a link to one; not if the name is one that none can have."""
+    try:
+        return path.is_dir()
     except (OSError, ValueError):
         return False
 

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffmem.data.guards import checked_zip, reading
+from diffmem.data.guards import checked_zip, is_plain_file, reading
 from diffmem.errors import UserError
+from diffmem.models.weights import check_sizes
 
 __all__ = ["read_settings", "read_weights"]
 
@@ -62,15 +63,15 @@ def read_weights(folder: Path, root: Path, allow_pickle: bool) -> dict[str, Tens
     """
     for name in [_SAFE, _PICKLE] if allow_pickle else [_SAFE]:
         index = folder / f"{name}.index.json"
-        if index.is_file():
+        if is_plain_file(index):
             return _sharded(index, root)
-        if (folder / name).is_file():
+        if is_plain_file(folder / name):
             return _tensors(folder / name, root)
     raise UserError(_missing(folder, allow_pickle))
 
 
 def _missing(folder: Path, allow_pickle: bool) -> str:
-    if not allow_pickle and any((folder / name).is_file() for name in (_PICKLE, f"{_PICKLE}.index.json")):
+    if not allow_pickle and any(is_plain_file(folder / name) for name in (_PICKLE, f"{_PICKLE}.index.json")):
         return (
             f"{folder} holds its weights as a pickle only ({_PICKLE}). Save them as safetensors (save_pretrained of diffusers does), or"
             " allow the pickle (the argument allow_pickle)."
@@ -102,7 +103,7 @@ def _sharded(index: Path, root: Path) -> dict[str, Tensor]:
             raise UserError(
                 f"{index} is refused: it names {name[:100]!r}, which is no {ending} file beside it."
             )
-        if not (index.parent / name).is_file():
+        if not is_plain_file(index.parent / name):
             raise UserError(f"{index.parent} lacks {name}, which {index.name} names; copy it there.")
         tensors |= _tensors(index.parent / name, root)
     return tensors
@@ -124,6 +125,7 @@ def _safe(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     with reading(str(path)):
+        check_sizes(path)
         return load_file(path)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from diffmem.data.guards import in_one_line, reading
+from diffmem.data.guards import in_one_line, is_folder, reading
 from diffmem.errors import UserError
 from diffmem.models.diffusers_autoencoder import read_autoencoder, with_autoencoder
 from diffmem.models.diffusers_build import built, words_of
@@ -71,7 +71,7 @@ def open_diffusers(
             text directs; the message names the first offender.
     """
     home = Path(folder)
-    if not home.is_dir():
+    if not is_folder(home):
         raise UserError(
             f"There is no folder {home}. Give the path of a folder that save_pretrained of diffusers wrote; nothing is downloaded."
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from diffmem.data.guards import reading
-from diffmem.errors import DiffmemError, UserError
+from diffmem.data.guards import in_one_line, is_folder, is_plain_file, reading
+from diffmem.errors import UserError
 from diffmem.files import sha256_file
 from diffmem.models.denoiser import Denoiser, Latent
 from diffmem.models.diffusers_folder import open_diffusers
@@ -38,6 +39,7 @@ class OpenedModel:
         name: Of the file that was read, without its folder; with what is known about it.
         digest: SHA-256 in hexadecimal of what was read.
         notes: What a reader of its results must know.
+        path: The file or folder that was read; none for a model of the caller's own.
     """
 
     denoiser: Denoiser
@@ -45,8 +47,10 @@ class OpenedModel:
     name: str
     digest: str
     notes: tuple[str, ...] = ()
+    path: Path | None = None
 
 
+@in_one_line()
 def open_model(
     path: Path | str, device: torch.device | str = "cpu", *, allow_pickle: bool = False
 ) -> OpenedModel:
@@ -60,24 +64,20 @@ def open_model(
     Raises:
         UserError: Nothing is there, it is no model, it is damaged, or of a kind that is not supported.
     """
-    place = Path(path).expanduser()
-    if not place.exists():
-        raise UserError(f"There is nothing at {path}. Models are read from: {MODELS_UNDERSTOOD}.")
-    try:
-        if place.is_dir():
-            return _folder(place, device, allow_pickle)
-        with reading(str(place)), place.open("rb") as stream:
-            head = stream.read(9)
-        if place.suffix == ".safetensors" or head[8:9] == b"{":
-            return _snapshot(place, device)
-        denoiser = open_edm_pickle(place).to(device)
-        return OpenedModel(
-            denoiser, "EDM pickle", f"{place.name}, averaged weights (ema)", sha256_file(place)
-        )
-    except UserError:
-        raise
-    except DiffmemError as error:
-        raise UserError(str(error)) from error  # whatever is wrong with it, the user named it
+    place = Path(path)
+    with suppress(RuntimeError):  # a user who is not known: the name is taken as it is
+        place = place.expanduser()
+    if is_folder(place):
+        return _folder(place, device, allow_pickle)
+    if not is_plain_file(place):
+        raise UserError(f"There is no file or folder {path}. Models are read from: {MODELS_UNDERSTOOD}.")
+    with reading(str(place)), place.open("rb") as stream:
+        head = stream.read(9)
+    if place.suffix == ".safetensors" or head[8:9] == b"{":
+        return _snapshot(place, device)
+    denoiser = open_edm_pickle(place).to(device)
+    name = f"{place.name}, averaged weights (ema)"
+    return OpenedModel(denoiser, "EDM pickle", name, sha256_file(place), path=place)
 
 
 def _folder(place: Path, device: torch.device | str, allow_pickle: bool) -> OpenedModel:
@@ -101,6 +101,7 @@ def _snapshot(path: Path, device: torch.device | str) -> OpenedModel:
         "diffmem snapshot",
         f"{path.name} at epoch {words.get('epoch', 'unknown')}",
         sha256_file(path),
+        path=path,
     )
 
 

@@ -17,7 +17,7 @@ from diffmem.files import atomic_path
 from diffmem.models.config import ModelConfig, build_denoiser
 from diffmem.models.preconditioning import Preconditioned
 
-__all__ = ["load_denoiser", "read_tensors", "save_denoiser", "write_tensors"]
+__all__ = ["check_sizes", "load_denoiser", "read_tensors", "save_denoiser", "write_tensors"]
 
 _MAX_FILE_BYTES = 4 * 2**30
 _MAX_HEADER_BYTES = 8 * 2**20  # a network of a thousand tensors has 0.1
@@ -111,7 +111,7 @@ def load_denoiser(
     if not is_plain_file(path):
         raise UserError(f"There is no file {path}.")
     with reading(str(path)):
-        _check_sizes(path)
+        check_sizes(path)
         try:
             tensors, words = read_tensors(path)
         except DiffmemError as error:
@@ -132,7 +132,12 @@ def load_denoiser(
     return denoiser.eval().requires_grad_(False).to(device), config, words
 
 
-def _check_sizes(path: Path) -> None:
+def check_sizes(path: Path) -> None:
+    """Refuse a safetensors file whose size, or whose header's size, no network of this field has.
+
+    Raises:
+        UserError: It is too large.
+    """
     with path.open("rb") as stream:
         size, header = os.fstat(stream.fileno()).st_size, int.from_bytes(stream.read(8), "little")
     if size > _MAX_FILE_BYTES:
