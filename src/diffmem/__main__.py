@@ -58,7 +58,9 @@ def _exit_code(call: Callable[[], None], rank: int = 0) -> int | None:
     except DiffmemError as error:
         return _say(error, 1, rank)
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)  # a command that answers by its code
+        return (
+            end.code if isinstance(end.code, int) else int(end.code is not None)
+        )  # a command that answers by its code
     except KeyboardInterrupt:
         if not rank:
             print("\nStopped. What was done is kept: the same command goes on from there.", file=sys.stderr)

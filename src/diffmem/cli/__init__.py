@@ -8,6 +8,7 @@ from __future__ import annotations
 from cyclopts import App
 
 from diffmem import __version__
+from diffmem.cli.audit import audit
 from diffmem.cli.data import data_build, data_fetch, data_info
 from diffmem.cli.doctor import doctor
 from diffmem.cli.duplicates import data_duplicates
@@ -47,5 +48,18 @@ studies.command(status)
 studies.command(watch)
 studies.command(report)
 app.command(data)
-for command in (quickstart, train, generate, measure, optimum, gap, studies, report, runs, reproduce, doctor):
+for command in (
+    quickstart,
+    audit,
+    train,
+    generate,
+    measure,
+    optimum,
+    gap,
+    studies,
+    report,
+    runs,
+    reproduce,
+    doctor,
+):
     app.command(command)

@@ -170,8 +170,8 @@ def audit(
     )
     null = null_of(instrument, None if heldout is None else heldout.images, q.seed, part_of(told, 0.05, 0.3))
     found = replicate(
-        instrument, training, aligned.sets["samples"], null, target=q.target, first_seed=q.first_seed, private=q.private,
-        progress=part_of(told, 0.35, 0.4),
+        instrument, training, aligned.sets["samples"], null, target=q.target,
+        first_seed=0 if q.model is None else q.first_seed, private=q.private, progress=part_of(told, 0.35, 0.4),
     )  # fmt: skip
     power = measure_power(instrument, training.images, q.seed, progress=part_of(told, 0.75, 0.15))
     criteria = [one.model_copy(update={"power": power.get(one.key, [])}) for one in found.criteria]

@@ -56,13 +56,11 @@ def verdict_of(
     bound = max(one.bound for one in clean if _sees(one))
     total = clean[0].flagged.total
     flagged = max(clean, key=lambda one: one.flagged.count)
-    sentence = (
-        f"None found: with {total:,} samples, the rate of copies is below {bound:.2%} at 95% confidence."
-    )
+    sentence = f"None found: with {total:,} samples, the rate of copies is below {_percent(bound)}% at 95% confidence."
     if flagged.flagged.count:
         number = f"{flagged.flagged.count} {'is' if flagged.flagged.count == 1 else 'are'}"
         sentence = (
-            f"None found beyond chance: with {total:,} samples, the rate of copies is below {bound:.2%} at 95% confidence; {number}"
+            f"None found beyond chance: with {total:,} samples, the rate of copies is below {_percent(bound)}% at 95% confidence; {number}"
             " flagged, no more than of images that were never copied."
         )
         reasons.append(
@@ -177,7 +175,12 @@ def _in_words(one: CriterionRecord) -> str:
 
 
 def _share(rate: RateRecord) -> str:
-    return f"{rate.value:.2%} [{100 * rate.low:.2f}, {100 * rate.high:.2f}]"
+    return f"{_percent(rate.value)}% [{_percent(rate.low)}, {_percent(rate.high)}]"
+
+
+def _percent(share: float) -> str:
+    # Two digits of the smallest shares: a rare copy is not none.
+    return f"{100 * share:.2f}" if share == 0 or share >= 1e-4 else f"{100 * share:.2g}"
 
 
 def _null_remark(space: SpaceRecord) -> list[str]:

@@ -1,0 +1,194 @@
+"""`diffmem audit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from diffmem.cli.common import Settings
+from diffmem.errors import UserError
+
+__all__ = ["audit"]
+
+
+def audit(
+    *,
+    train: str | None = None,
+    heldout: str | None = None,
+    samples: str | None = None,
+    model: Path | None = None,
+    num: int = 10_000,
+    out: Path | None = None,
+    self_test: bool = False,
+    transforms: str | None = None,
+    features: list[str] | None = None,
+    canaries: Path | None = None,
+    private: bool = False,
+    target: float = 0.01,
+    seed: int = 0,
+    first_seed: int = 0,
+    set_: Settings = None,
+    allow_pickle: bool = False,
+    title: str = "Does this model leak its training data?",
+    batch_size: int = 64,
+    device: str | None = None,
+) -> None:
+    """Say whether a model, or a set of its samples, copies training images: copies found, none found, or cannot tell.
+
+    Exit codes: 0 none found, 3 copies found, 4 cannot tell; 2 bad input, 1 failure. Interrupt with Ctrl-C: the same
+    command goes on where it stopped.
+
+    Example: diffmem audit --train cifar10.zip --heldout cifar10-test.zip --samples generated/ --out audit
+
+    Example: diffmem audit --train cifar10.zip --heldout cifar10-test.zip --model network-snapshot.pkl --out audit
+
+    Example: diffmem audit --self-test
+
+    Args:
+        train: The whole training set: anything that `diffmem data build` reads. Left out, the model alone is looked at.
+        heldout: Images of the same source that were not trained on: they show what chance does, and membership
+            inference needs them. Without, training images are held against each other.
+        samples: Generated images: a folder, .zip or .npz.
+        model: In place of samples: a run's folder or snapshot, an EDM network pickle, or a diffusers folder. Nothing in it
+            is executed.
+        num: Samples to generate from the model.
+        out: Folder for the report: audit.html, audit.json, matches.csv and pictures.
+        self_test: Prove that the instrument works: plant copies in known shares among real images (--train, or the
+            bundled digits) and see what is found.
+        transforms: Also find samples that match after changes, joined by +: flip, shift1 to shiftN, brightnessN; for
+            example flip+shift2.
+        features: Also compare features: inception, or a TorchScript network PATH[:PREPARATION[:THRESHOLD]] with the
+            preparation uint8, sscd, sscd-320 or dcr; may be repeated.
+        canaries: File of canaries that `diffmem data build --canaries` wrote: report their exposure.
+        private: Keep every image and file name out of the report: indices and hashes only.
+        target: Share of copies that a clean audit must exclude at 95% confidence.
+        seed: Of all that is drawn, but the samples.
+        first_seed: Seed of the first sample.
+        set_: Change a setting of the sampler, key=value, for example steps=40; may be repeated.
+        allow_pickle: Read the weights of a diffusers folder from a pickle (.bin) where there are no safetensors.
+        title: Heading of the report.
+        batch_size: Images at a time.
+        device: cpu, cuda or cuda:N; by default a GPU where there is one.
+    """
+    from diffmem.cli.common import choose_device
+
+    place = choose_device(device)
+    if self_test:
+        for name, path in (("--heldout", heldout), ("--samples", samples), ("--model", model)):
+            if path is not None:
+                raise UserError(
+                    f"{name} does not go with --self-test, which plants copies among the images of --train alone."
+                )
+        if _self_test("digits" if train is None else train, transforms, seed, place, out):
+            raise SystemExit(1)
+        return
+    if out is None:
+        raise UserError("Name a folder for the report with --out.")
+    if (samples is None) == (model is None):
+        raise UserError("Give either generated images with --samples, or a model with --model.")
+    if model is None:
+        for name, given in (("--set", set_), ("--first-seed", first_seed), ("--allow-pickle", allow_pickle)):
+            if given:
+                raise UserError(f"{name} is for a model; samples are taken as they are.")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; --out names a folder for the report.")
+    code = _audit(
+        Given(train, heldout, samples, model, canaries), out, num, transforms, features or [], private, target, seed, first_seed,
+        set_ or [], allow_pickle, title, batch_size, place,
+    )  # fmt: skip
+    if code:
+        raise SystemExit(code)
+
+
+class Given(NamedTuple):
+    """Where everything is."""
+
+    train: str | None
+    heldout: str | None
+    samples: str | None
+    model: Path | None
+    canaries: Path | None
+
+
+def _audit(
+    given: Given,
+    out: Path,
+    num: int,
+    transforms: str | None,
+    features: list[str],
+    private: bool,
+    target: float,
+    seed: int,
+    first_seed: int,
+    settings: list[str],
+    allow_pickle: bool,
+    title: str,
+    batch_size: int,
+    device: str,
+) -> int:
+    import sys
+
+    from diffmem.data import CanarySet, open_images
+    from diffmem.distributed import world
+    from diffmem.models import open_model
+    from diffmem.progress import show_progress
+    from diffmem.reports.audit_images import audit_images
+    from diffmem.reports.audit_words import print_audit
+    from diffmem.reports.audit_write import write_audit
+    from diffmem.sampling import SamplerConfig, discard_shards
+    from diffmem.studies.audit import Question, audit, open_feature_space, parse_transforms
+    from diffmem.studies.recipe import load_recipe
+
+    config = load_recipe(SamplerConfig, None, settings)
+    changes = None if transforms is None else parse_transforms(transforms)
+    spaces = [open_feature_space(text, device) for text in features]
+    opened = None if given.model is None else open_model(given.model, device, allow_pickle=allow_pickle)
+    planted = None if given.canaries is None else CanarySet.load(given.canaries)
+    with show_progress("Reading images") as progress:
+        training, heldout, samples = (
+            None if source is None else open_images(source, progress=progress)
+            for source in (given.train, given.heldout, given.samples)
+        )
+    named = {
+        "training": given.train,
+        "heldout": given.heldout,
+        "samples": given.samples,
+        "model": None if given.model is None else str(given.model),
+    }
+    question = Question(
+        training=training, samples=samples, heldout=heldout, model=opened, canaries=planted, number=num, sampler=config,
+        first_seed=first_seed, transforms=changes, features=spaces, target=target, private=private, seed=seed, title=title,
+        sources={role: source for role, source in named.items() if source is not None}, device=device, batch_size=batch_size,
+    )  # fmt: skip
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    shards = out / "samples.shards"
+    with show_progress("Auditing") as progress:
+        found = audit(question, shards, progress, tell)
+    if world().is_first:
+        written = write_audit(found.result, audit_images(found), found.matches, out)
+        print_audit(found.result)
+        print(f"report: {written.html}")
+    world().wait()
+    discard_shards(shards)
+    return found.result.verdict.exit_code
+
+
+def _self_test(source: str, transforms: str | None, seed: int, device: str, out: Path | None) -> int:
+    from diffmem.data import open_images
+    from diffmem.progress import show_progress
+    from diffmem.reports.selftest import print_self_test, write_self_test
+    from diffmem.studies.audit import parse_transforms, self_test
+
+    changes = parse_transforms("flip+shift1" if transforms is None else transforms)
+    with show_progress("Reading images") as progress:
+        images = open_images(source, progress=progress)
+    with show_progress("Testing") as progress:
+        found = self_test(images, seed=seed, transforms=changes, device=device, progress=progress)
+    print_self_test(found)
+    if out is not None:
+        for path in write_self_test(found, out):
+            print(path)
+    return 0 if found.passed else 1
