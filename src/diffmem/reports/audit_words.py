@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from diffmem.reports.words import count_words, threshold_words
+from diffmem.studies.audit.chance import p_words
 from diffmem.studies.audit.records import (
     AuditResult,
     CriterionRecord,
@@ -125,7 +126,7 @@ def chance_words(row: CriterionRecord) -> str:
     """Return what chance does: '1.2 expected, p = 0.31'; a dash without a null."""
     if row.chance is None:
         return "–"
-    return f"{row.chance.expected:.3g} expected, p = {row.chance.p_value:.2g}"
+    return f"{row.chance.expected:.3g} expected, {p_words(row.chance.p_value)}"
 
 
 def criterion_rows(result: AuditResult) -> list[CriterionRow]:

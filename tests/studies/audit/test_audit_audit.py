@@ -6,7 +6,7 @@ import pytest
 import torch
 from audit_tools import digits, image_set, noisy
 
-from diffmem.data import ImageSet
+from diffmem.data import ImageSet, plant_canaries
 from diffmem.errors import UserError
 from diffmem.memorization import Transforms, measure
 from diffmem.models import FunctionDenoiser, GaussianDenoiser, OpenedModel, Optimum
@@ -161,3 +161,44 @@ def test_a_question_that_makes_no_sense_is_refused(settings, words):
 def test_the_schema_in_the_documentation_is_that_of_the_records(request):
     path = request.config.rootpath / "docs" / "reference" / "audit.schema.json"
     assert json.loads(path.read_text()) == AuditResult.model_json_schema()
+
+
+def planted(seed=0, labels=None):
+    return plant_canaries(image_set(TRAINING, labels), 10, 2, seed)
+
+
+def test_canaries_that_samples_reproduce_are_exposed(tmp_path):
+    training, canaries = planted()
+    leaky = ask(tmp_path, training=training, samples=training, canaries=canaries).result
+    assert [one.source for one in leaky.exposure] == ["samples"]
+    assert leaky.exposure[0].finding == "exposed"
+    assert not any("another set" in note for note in leaky.notes)
+    clean = ask(tmp_path, training=training, samples=image_set(FRESH), canaries=canaries).result
+    assert clean.exposure[0].finding == "not shown"
+
+
+def test_canaries_of_another_set_are_told(tmp_path):
+    _, canaries = planted()
+    found = ask(tmp_path, samples=image_set(FRESH), canaries=canaries).result
+    assert any("another set" in note for note in found.notes)
+
+
+def test_a_model_with_canaries_is_asked_for_its_loss_and_its_dimensions(tmp_path):
+    training, canaries = planted()
+    found = ask(
+        tmp_path,
+        training=training,
+        samples=None,
+        model=opened(gaussian(TRAINING)),
+        number=20,
+        canaries=canaries,
+    ).result
+    assert [one.source for one in found.exposure] == ["samples", "model"]
+    assert found.flipd.planted is not None
+
+
+def test_canaries_without_labels_do_not_fit_a_model_with_classes():
+    training, canaries = planted()
+    model = opened(FunctionDenoiser(lambda x, sigma, labels: x, (1, 8, 8), 0.002, 80, num_labels=3))
+    with pytest.raises(UserError, match="no labels"):
+        Question(training=training, model=model, canaries=canaries)

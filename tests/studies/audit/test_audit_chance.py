@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import fisher_exact
 
-from diffmem.studies.audit.chance import chance_of, null_images_needed, upper_bound
+from diffmem.studies.audit.chance import chance_of, null_images_needed, p_words, upper_bound
 
 
 def test_none_of_many_bounds_the_share_by_three_over_their_number():
@@ -41,3 +41,9 @@ def test_the_null_images_that_are_said_to_be_needed_are_enough_and_hardly_fewer_
 def test_more_flagged_samples_need_fewer_null_images():
     numbers = [null_images_needed(flagged, 10_000, 0.002) for flagged in (1, 2, 5, 20, 100)]
     assert numbers == sorted(numbers, reverse=True)
+
+
+def test_a_p_value_that_is_no_number_any_more_is_not_called_zero():
+    assert chance_of(10_000, 10_000, 0, 10_000).p_value == 0
+    assert p_words(0.0) == "p < 1e-300"
+    assert p_words(0.0312) == "p = 0.031"

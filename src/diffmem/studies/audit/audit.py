@@ -105,6 +105,11 @@ class Question:
             raise UserError(
                 f"The share of copies to exclude must lie between 0 and 1, not {self.target:g}; the default is 0.01."
             )
+        classes = 0 if self.model is None or self.canaries is None else self.model.denoiser.num_labels
+        if classes and self.canaries is not None and self.canaries.planted_labels is None:
+            raise UserError(
+                f"The model has {classes} classes and the canaries have no labels; plant them in a labelled set."
+            )
         if self.model is not None and self.number < 1:
             raise UserError(f"At least 1 sample must be generated, not {self.number}.")
 
@@ -190,7 +195,7 @@ def audit(
             "limitations": limitations(
                 found.space, None if q.transforms is None else q.transforms.name, bool(q.features)
             ),
-            "notes": [*aligned.notes, *_source_notes(training, heldout)],
+            "notes": [*aligned.notes, *_source_notes(training, heldout), *_canary_notes(q)],
             **probed,
         }
     )
@@ -329,6 +334,16 @@ def _copying(aligned: Aligned, seed: int, device: str, progress: Progress) -> Co
         conclusion=found.conclusion,
         notes=notes,
     )
+
+
+def _canary_notes(q: Question) -> list[str]:
+    """Return a warning where the canaries were planted in another set."""
+    if q.canaries is None or q.training is None or q.canaries.fingerprint == q.training.fingerprint:
+        return []
+    return [
+        "The canaries were planted in another set than the training images that were given (their fingerprints differ): their exposure is"
+        " about that set."
+    ]
 
 
 def _source_notes(training: ImageSet, heldout: ImageSet | None) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from diffmem.studies.audit.records import ChanceRecord
 
-__all__ = ["chance_of", "null_images_needed", "upper_bound"]
+__all__ = ["chance_of", "null_images_needed", "p_words", "upper_bound"]
 
 _RISK = 0.05
 _MOST_NULL = 100_000_000
@@ -42,6 +42,11 @@ def chance_of(flagged: int, total: int, null_flagged: int, null_total: int) -> C
         expected=total * null_flagged / null_total,
         p_value=_fisher(flagged, total, null_flagged, null_total),
     )
+
+
+def p_words(p_value: float) -> str:
+    """Return a p-value in words: 'p = 0.031', or 'p < 1e-300' where it is too small for a number."""
+    return f"p = {p_value:.2g}" if p_value >= 1e-300 else "p < 1e-300"
 
 
 def null_images_needed(flagged: int, total: int, level: float) -> int | None:

@@ -13,7 +13,7 @@ from diffmem.data import ImageSet
 from diffmem.memorization import Rate
 from diffmem.memorization.contents import taken
 from diffmem.progress import NO_PROGRESS, Progress, part_of
-from diffmem.studies.audit.chance import chance_of, null_images_needed, upper_bound
+from diffmem.studies.audit.chance import chance_of, null_images_needed, p_words, upper_bound
 from diffmem.studies.audit.instrument import Instrument, Kind, Sight
 from diffmem.studies.audit.matches import copies_of, matches_of
 from diffmem.studies.audit.records import (
@@ -244,7 +244,7 @@ def _finding(
         )
         return "cannot tell", [
             f"{rate.count} of {rate.total:,} samples are flagged, {null.count} of {null.total:,} null images; chance may do that"
-            f" (p = {chance.p_value:.2g}, {level:.2g} is needed).{more}"
+            f" ({p_words(chance.p_value)}, {level:.2g} is needed).{more}"
         ]
     if bound > target:
         needed = _samples_needed(target, max(rate.value, 0.0 if null is None else null.value))

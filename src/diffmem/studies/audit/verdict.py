@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from diffmem.studies.audit.chance import p_words
 from diffmem.studies.audit.records import (
     EXIT_CODES,
     CopiesRecord,
@@ -169,7 +170,7 @@ def _sees(one: CriterionRecord) -> bool:
 
 def _in_words(one: CriterionRecord) -> str:
     null = "no null" if one.null is None else f"{_share(one.null)} of {one.null.total:,} null images"
-    p = "" if one.chance is None or not one.flagged.count else f", p = {one.chance.p_value:.2g}"
+    p = "" if one.chance is None or not one.flagged.count else f", {p_words(one.chance.p_value)}"
     usable = "" if one.finding != "not usable" else "; not usable in these data"
     return f"{one.title}: {_share(one.flagged)} of the samples, {null}{p}{usable}."
 
