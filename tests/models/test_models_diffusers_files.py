@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import pickle
 import sys
@@ -11,47 +10,16 @@ import zipfile
 
 import pytest
 import torch
+from diffusers_layouts import NETWORK, PIPELINE, SCHEDULER, bare, refused, refused_folder, write
 from safetensors.torch import save_file
 
-from diffmem.errors import UserError
 from diffmem.models.diffusers_files import read_settings, read_weights
 from diffmem.models.diffusers_folder import open_diffusers
 from diffmem.models.diffusers_parts import find_parts
 from diffmem.models.diffusers_settings import read_levels, read_network, read_scheduler
 
 STEM = "diffusion_pytorch_model"
-PIPELINE = {
-    "_class_name": "DDPMPipeline",
-    "_diffusers_version": "0.42.1",
-    "unet": ["diffusers", "UNet2DModel"],
-    "scheduler": ["diffusers", "DDPMScheduler"],
-}
-NETWORK = {"_class_name": "UNet2DModel", "sample_size": 8, "block_out_channels": [8, 8]}
-SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 100}
 TENSORS = {"a.weight": torch.arange(4.0).reshape(2, 2), "b.weight": torch.ones(3)}
-
-
-def write(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-
-
-def bare(folder, network=None, scheduler=None):
-    write(folder / "config.json", {**NETWORK, **(network or {})})
-    write(folder / "scheduler_config.json", {**SCHEDULER, **(scheduler or {})})
-    return folder
-
-
-def refused(action):
-    with pytest.raises(UserError) as error:
-        action()
-    assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 700
-    return str(error.value)
-
-
-def refused_folder(folder):
-    return refused(lambda: open_diffusers(folder))
 
 
 def test_a_missing_package_is_told_with_its_remedy(tmp_path, monkeypatch):

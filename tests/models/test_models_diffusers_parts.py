@@ -2,46 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
+from diffusers_layouts import PIPELINE, SCHEDULER, bare, refused_folder, write
 
-from diffmem.errors import UserError
-from diffmem.models.diffusers_folder import open_diffusers
 from diffmem.models.diffusers_parts import find_parts
 
-PIPELINE = {
-    "_class_name": "DDPMPipeline",
-    "_diffusers_version": "0.42.1",
-    "unet": ["diffusers", "UNet2DModel"],
-    "scheduler": ["diffusers", "DDPMScheduler"],
-}
-NETWORK = {"_class_name": "UNet2DModel", "sample_size": 8, "block_out_channels": [8, 8]}
-SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 100}
 AUTOENCODER = {"_class_name": "AutoencoderKL", "block_out_channels": [8, 8], "latent_channels": 3}
-
-
-def write(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-
-
-def bare(folder):
-    write(folder / "config.json", NETWORK)
-    write(folder / "scheduler_config.json", SCHEDULER)
-    return folder
-
-
-def refused(action):
-    with pytest.raises(UserError) as error:
-        action()
-    assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 700
-    return str(error.value)
-
-
-def refused_folder(folder):
-    return refused(lambda: open_diffusers(folder))
 
 
 @pytest.mark.parametrize("place", ["vae", "vqvae"])
