@@ -223,9 +223,7 @@ def _project(q: Question, tell: Callable[[str], None]) -> None:
         searches = 1 + (0 if q.transforms is None else len(q.transforms))
         parts["comparing"] = project_comparison(q.training.images, queries, searches, q.device)
     if sum(parts.values()) >= WORTH_TELLING:
-        words = ", ".join(
-            f"{name} at most about {seconds_to_words(seconds)}" for name, seconds in parts.items()
-        )
+        words = ", ".join(f"{name} about {seconds_to_words(seconds)}" for name, seconds in parts.items())
         tell(f"projected time: {words}")
 
 

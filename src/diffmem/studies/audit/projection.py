@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import numpy as np
@@ -19,16 +20,18 @@ __all__ = ["WORTH_TELLING", "project_comparison", "project_sampling"]
 WORTH_TELLING = 30.0
 """Seconds from which on a projection is told."""
 
-_QUERIES = 256
-_REFERENCES = 16_384
-_VALUES = 2**26  # of the trial, at most
+_QUERIES = 1024
+_REFERENCES = 65_536
+_VALUES = 2**28  # of the trial, at most
+_WORK = 2**42  # values that are compared
+_REST = 2.0  # measured: all else that is done with the images takes as long again
 
 
 def project_comparison(training: NDArray[np.uint8], queries: int, searches: int, device: str) -> float:
     """Return about how many seconds it takes to hold images against a training set.
 
-    A part of the set is prepared and searched, and its time is scaled by the number of images and of queries. Large sets take less
-    than that where the index leaves out more of them.
+    A part of the set is prepared and searched. Preparing takes time in proportion to the set. Searching takes less, as neighbours are
+    nearer in a larger set and more is left out: how much less, a second search in a quarter of the part tells.
 
     Args:
         training: The training images, (N, C, H, W).
@@ -37,21 +40,28 @@ def project_comparison(training: NDArray[np.uint8], queries: int, searches: int,
         device: Where distances are computed.
     """
     values = int(np.prod(training.shape[1:]))
+    if queries * searches * len(training) * values < _WORK:
+        return 0.0  # about half a minute, less than is worth a trial
     count = min(len(training), _REFERENCES, max(2 * NEIGHBOURS, _VALUES // values))
     some = np.ascontiguousarray(training[:count])
-    k = min(NEIGHBOURS, count)
     asked = np.ascontiguousarray(training[:: max(1, len(training) // _QUERIES)][:_QUERIES])
-    if count * len(asked) * values < 2**26:
-        return 0.0  # so small that it is done before it is told
+    prepared, searched = _timed(some, asked, device)
+    growth = len(training) / count
+    exponent = 1.0
+    if growth > 1:
+        quarter = _timed(some[: count // 4], asked, device)[1]
+        exponent = min(1.0, max(0.0, math.log(searched / quarter) / math.log(4)))
+    return _REST * (prepared * growth + searched * growth**exponent * searches * queries / len(asked))
+
+
+def _timed(references: NDArray[np.uint8], asked: NDArray[np.uint8], device: str) -> tuple[float, float]:
+    """Return the seconds that it takes to prepare references, and to search for some images."""
     start = time.monotonic()
-    duplicate_groups(some)
-    on_cpu = torch.device(device).type == "cpu"
-    index = NeighbourIndex.build(some) if on_cpu else None
-    prepared = time.monotonic() - start
-    start = time.monotonic()
-    nearest_neighbours(asked, some, k, index=index, device=device)
-    searched = time.monotonic() - start
-    return (prepared + searched * searches * queries / len(asked)) * len(training) / count
+    duplicate_groups(references)
+    index = NeighbourIndex.build(references) if torch.device(device).type == "cpu" else None
+    middle = time.monotonic()
+    nearest_neighbours(asked, references, min(NEIGHBOURS, len(references)), index=index, device=device)
+    return middle - start, time.monotonic() - middle
 
 
 def project_sampling(denoiser: Denoiser, config: SamplerConfig, number: int, batch_size: int) -> float:
