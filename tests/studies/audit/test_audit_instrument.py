@@ -110,3 +110,12 @@ def test_a_small_training_set_has_no_adaptive_criterion():
 def test_fewer_than_three_distinct_images_are_refused():
     with pytest.raises(UserError, match="5 images of which 1 are distinct"):
         Instrument(np.repeat(TRAINING[:1], 5, axis=0), "space")
+
+
+def test_searches_in_parts_find_the_same(instrument, monkeypatch):
+    samples = np.concatenate([noisy(TRAINING[:40], 12), HELDOUT[:40]])
+    whole = instrument.look(samples)
+    monkeypatch.setattr("diffmem.studies.audit.instrument._PAIRS", 7 * len(instrument.kept))
+    parts = instrument.look(samples)
+    np.testing.assert_array_equal(whole.neighbours.indices, parts.neighbours.indices)
+    np.testing.assert_array_equal(whole.neighbours.distances, parts.neighbours.distances)

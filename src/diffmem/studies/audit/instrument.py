@@ -43,6 +43,7 @@ NEAR_RMS = 0.05
 """Cut of the absolute criterion, RMS of values 0 to 1; see `NormalizedRule` on why it decides nothing."""
 
 _IDENTICAL = 0.5
+_PAIRS = 300_000_000  # of images and references in one search: what it keeps of pairs that may be near grows with them
 _INDEX_FROM = 2**28  # values of all references times queries; below, an index takes longer than it saves
 
 Pixels = NDArray[np.uint8]
@@ -262,9 +263,18 @@ class Instrument:
         work = len(images) * self.references.size
         if self._index is None and work >= _INDEX_FROM and torch.device(self.device).type == "cpu":
             self._index = NeighbourIndex.build(self.references)
-        found = nearest_neighbours(
-            images, self.references, self.count + (own is not None), index=self._index, device=self.device, progress=progress
-        )  # fmt: skip
+        k, size, parts = self.count + (own is not None), max(1, _PAIRS // len(self.references)), []
+        for start in range(0, len(images), size):
+            told = part_of(progress, start / len(images), min(size, len(images) - start) / len(images))
+            parts.append(
+                nearest_neighbours(
+                    images[start : start + size], self.references, k, index=self._index, device=self.device, progress=told
+                )
+            )  # fmt: skip
+        found = Neighbours(
+            np.concatenate([part.distances for part in parts]),
+            np.concatenate([part.indices for part in parts]),
+        )
         return found if own is None else _without(found, found.indices == own[:, None])
 
     def _inauthentic(

@@ -51,7 +51,10 @@ def project_comparison(training: NDArray[np.uint8], queries: int, searches: int,
     if growth > 1:
         quarter = _timed(some[: count // 4], asked, device)[1]
         exponent = min(1.0, max(0.0, math.log(searched / quarter) / math.log(4)))
-    return _REST * (prepared * growth + searched * growth**exponent * searches * queries / len(asked))
+    seconds: float = _REST * (
+        prepared * growth + searched * growth**exponent * searches * queries / len(asked)
+    )
+    return seconds
 
 
 def _timed(references: NDArray[np.uint8], asked: NDArray[np.uint8], device: str) -> tuple[float, float]:
