@@ -7,7 +7,15 @@ from edm_pickle_builder import pickled, snapshot
 
 from diffmem.errors import UserError
 from diffmem.files import sha256_file
-from diffmem.models import ModelConfig, build_denoiser, open_edm_pickle, open_model, save_denoiser
+from diffmem.models import (
+    FunctionDenoiser,
+    ModelConfig,
+    OpenedModel,
+    build_denoiser,
+    open_edm_pickle,
+    open_model,
+    save_denoiser,
+)
 
 TINY = ModelConfig(architecture="ddpmpp", channels=4, multipliers=(1,), blocks=1, attention=(), dropout=0.0)
 
@@ -94,3 +102,11 @@ def test_a_snapshot_that_claims_an_endless_header_is_refused(tmp_path):
         stream.truncate(2**33)
     with pytest.raises(UserError, match="the limit is"):
         open_model(path)
+
+
+def test_models_of_the_callers_own_are_told_apart_by_what_they_answer():
+    half, third = (
+        FunctionDenoiser(lambda x, sigma, labels, by=by: x / by, (1, 4, 4), 0.002, 80) for by in (2, 3)
+    )
+    digests = [OpenedModel.of(denoiser, "mine").digest for denoiser in (half, half, third)]
+    assert digests[0] == digests[1] != digests[2]

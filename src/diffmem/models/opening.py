@@ -49,6 +49,27 @@ class OpenedModel:
     notes: tuple[str, ...] = ()
     path: Path | None = None
 
+    @classmethod
+    def of(cls, denoiser: Denoiser, name: str) -> OpenedModel:
+        """Return a model of the caller's own, for example a `FunctionDenoiser`.
+
+        Its digest is that of its answers to fixed noise at three levels, so that models of one name are not taken for each other.
+
+        Args:
+            denoiser: The model.
+            name: For people.
+        """
+        digest = hashlib.sha256(name.encode())
+        low, high = max(denoiser.sigma_min, 0.05), min(denoiser.sigma_max, 10.0)
+        x = torch.randn(1, *denoiser.image_shape, generator=torch.Generator().manual_seed(0)).to(
+            denoiser.device
+        )
+        labels = torch.zeros(1, dtype=torch.int64, device=denoiser.device) if denoiser.num_labels else None
+        with torch.no_grad():
+            for sigma in (low, (low * high) ** 0.5, high):
+                digest.update(denoiser(sigma * x, sigma, labels).float().cpu().numpy().tobytes())
+        return cls(denoiser, "model of the caller's own", name, digest.hexdigest())
+
 
 @in_one_line()
 def open_model(

@@ -1,4 +1,3 @@
-import hashlib
 import json
 
 import numpy as np
@@ -22,8 +21,8 @@ def ask(tmp_path, **settings):
     return audit(question, tmp_path / "shards")
 
 
-def opened(denoiser, name="model"):
-    return OpenedModel(denoiser, "test", name, hashlib.sha256(name.encode()).hexdigest())
+def opened(denoiser):
+    return OpenedModel.of(denoiser, "model")
 
 
 def gaussian(images):
@@ -41,9 +40,7 @@ def test_fresh_samples_are_clean_and_copies_are_found(tmp_path):
 
 
 def test_the_optimum_leaks_and_a_gaussian_does_not(tmp_path):
-    leaky = ask(
-        tmp_path, training=FEW, samples=None, model=opened(Optimum(FEW), "optimum"), number=400
-    ).result
+    leaky = ask(tmp_path, training=FEW, samples=None, model=opened(Optimum(FEW)), number=400).result
     assert leaky.verdict.verdict == "copies found"
     assert leaky.criterion("identical").flagged.value > 0.9
     clean = ask(tmp_path, samples=None, model=opened(gaussian(TRAINING)), number=400).result
@@ -147,10 +144,10 @@ def test_a_model_that_returns_nan_is_refused(tmp_path):
     ("settings", "words"),
     [
         ({}, "samples or a model"),
-        ({"samples": image_set(FRESH), "model": opened(None)}, "not both"),
+        ({"samples": image_set(FRESH), "model": opened(gaussian(TRAINING))}, "not both"),
         ({"training": None, "samples": image_set(FRESH)}, "--train"),
         ({"samples": image_set(FRESH), "target": 0}, "between 0 and 1"),
-        ({"model": opened(None), "number": 0}, "At least 1 sample"),
+        ({"model": opened(gaussian(TRAINING)), "number": 0}, "At least 1 sample"),
     ],
 )
 def test_a_question_that_makes_no_sense_is_refused(settings, words):
