@@ -96,6 +96,13 @@ def test_even_a_blunt_criterion_finds_copies_that_are_many(instrument):
     assert by_key(run(instrument, samples))["adaptive"].finding == "copies"
 
 
+def test_a_blunt_criterion_names_no_copies_where_a_sharp_one_finds_them(instrument):
+    found = run(instrument, np.concatenate([FRESH[:250], noisy(TRAINING[:250], 4)]))
+    assert by_key(found)["adaptive"].flagged.count > 280
+    assert 240 <= found.copies.samples <= 250
+    assert all("adaptive" not in match.criteria for match in found.matches)
+
+
 def test_held_out_images_that_are_training_images_count_as_identical_and_leave_the_null(instrument):
     found = run(instrument, FRESH, np.concatenate([HELDOUT, TRAINING[:7]]))
     assert found.space.heldout_overlap == 7

@@ -66,6 +66,11 @@ def test_copies_by_one_deciding_criterion_are_copies_found_with_exit_code_3():
     assert "3 different training images" in found.sentence
 
 
+def test_the_sentence_is_of_the_criterion_that_finds_most_beyond_chance():
+    found = judge(criterion("copies", count=100), criterion("copies", "adaptive", 300, 120))
+    assert "100 of 1,000 samples" in found.sentence
+
+
 def test_copies_by_a_supporting_criterion_alone_decide_nothing():
     assert (
         judge(criterion("none"), criterion("copies", "near", 40, role="supporting")).verdict == "none found"

@@ -191,7 +191,10 @@ class CopiedRecord(_Record):
 class CopiesRecord(_Record):
     """All matches, in numbers."""
 
-    samples: int = Field(description="Samples that at least one deciding criterion flags.")
+    samples: int = Field(
+        description="Samples that at least one deciding criterion flags. One that flags many images by chance counts only where no"
+        " other finds copies."
+    )
     distinct: int = Field(description="Different training images that they copy.")
     most_copied: list[CopiedRecord] = Field(
         description="The most copied ones, at most 50, most copied first."

@@ -145,7 +145,7 @@ def replicate(
     """
     sight = instrument.look(samples.images, progress=part_of(progress, 0, 1))
     criteria = [_criterion(kind, instrument, sight, null, target) for kind in instrument.kinds]
-    used = [one.key for one in criteria if one.role == "deciding" and one.finding != "not usable"]
+    used = _sharp(criteria, target)
     matches = matches_of(instrument, training, samples, sight, used, first_seed, private)
     return Replication(
         space=SpaceRecord(
@@ -178,6 +178,18 @@ def _samples_needed(target: float, flagged: float) -> int | None:
         if count > _MOST_SAMPLES:
             return None
     return count
+
+
+def _sharp(criteria: list[CriterionRecord], target: float) -> list[str]:
+    """Return the keys of the deciding criteria by which a single sample is called a copy.
+
+    One that flags many images by chance may find that there are copies, but not which. It is used only where no other finds them.
+    """
+    usable = [one for one in criteria if one.role == "deciding" and one.finding != "not usable"]
+    sharp = [one for one in usable if one.null is None or one.null.value <= target]
+    if any(one.finding == "copies" for one in sharp) or not any(one.finding == "copies" for one in usable):
+        return [one.key for one in sharp]
+    return [one.key for one in usable]
 
 
 def _criterion(

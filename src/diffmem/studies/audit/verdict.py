@@ -113,7 +113,8 @@ def limitations(space: SpaceRecord | None, transforms: str | None, features: boo
 
 
 def _found(found: Sequence[CriterionRecord], copies: CopiesRecord, space: SpaceRecord) -> VerdictRecord:
-    first = max(found, key=lambda one: one.flagged.count)
+    # What is beyond chance, not what is flagged: some criteria flag many images that were never copied.
+    first = max(found, key=lambda one: one.flagged.value - (0 if one.null is None else one.null.value))
     images = "training image" if copies.distinct == 1 else "different training images"
     sentence = (
         f"Copies found: {first.flagged.count:,} of {first.flagged.total:,} samples ({_share(first.flagged)}) copy"
