@@ -3,7 +3,7 @@
 PY ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint types check bench clean
+.PHONY: demo test test-slow lint types check bench schema clean
 
 .venv/.run: pyproject.toml constraints.txt
 	$(PY) -m venv .venv
@@ -45,6 +45,11 @@ bench: .venv/.dev
 	$(BIN)/python benchmarks/emm_search.py
 	$(BIN)/python benchmarks/concurrent_runs.py
 	$(BIN)/python benchmarks/grouped_training.py
+	$(BIN)/python benchmarks/audit.py
+
+schema: .venv/.run
+	$(BIN)/python -c 'import json; from diffmem.studies.audit import AuditResult as R; print(json.dumps(R.model_json_schema(), indent=1, ensure_ascii=False))' \
+	    > docs/reference/audit.schema.json
 
 clean:
 	rm -rf .venv quickstart
