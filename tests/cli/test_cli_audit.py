@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from cli_builders import TINY_MODEL, caller, environment
 from PIL import Image
 
@@ -100,6 +101,35 @@ def test_a_folder_of_images_is_taken_as_samples(call, sets, tmp_path):
         Image.fromarray(image[0]).save(tmp_path / "images" / f"{at}.png")
     given = ["--train", sets / "train.npz", "--heldout", sets / "heldout.npz"]
     assert call("audit", *given, "--samples", tmp_path / "images", "--out", tmp_path / "out").code == 3
+
+
+def test_mirrored_copies_are_found_in_a_feature_space_that_knows_no_sides(call, sets, tmp_path):
+    class Sideless(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            x = images.float() - 76.0
+            return torch.maximum(x, x.flip(3)).flatten(1)
+
+    torch.jit.save(torch.jit.script(Sideless()), str(tmp_path / "sideless.pt"))
+    pixels = open_images(sets / "leaky.npz").images.copy()
+    pixels[400:] = pixels[400:, :, :, ::-1]
+    write_images(ImageSet(pixels, None, tuple(map(str, range(440)))), tmp_path / "mirrored.npz")
+    given = [
+        "--train",
+        sets / "train.npz",
+        "--heldout",
+        sets / "heldout.npz",
+        "--samples",
+        tmp_path / "mirrored.npz",
+    ]
+    assert call("audit", *given, "--out", tmp_path / "plain").code == 0
+    told = call(
+        "audit", *given, "--features", f"{tmp_path / 'sideless.pt'}:uint8:0.999", "--out", tmp_path / "out"
+    )
+    assert told.code == 3, told.out + told.err
+    result = AuditResult.model_validate_json((tmp_path / "out" / NUMBERS).read_text())
+    found = next(one for one in result.criteria if one.key.startswith("features"))
+    assert found.flagged.count == 40
+    assert "sideless.pt" in found.protocol
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,24 @@ from diffmem.sampling.config import SamplerConfig
 from diffmem.sampling.samplers import sample_latents
 from diffmem.sampling.seeds import SeededNoise, latents_for_seeds, random_labels
 
-__all__ = ["GeneratedImages", "LabelChoice", "generate", "iter_generated", "parse_seeds", "to_uint8"]
+__all__ = [
+    "BrokenModelError",
+    "GeneratedImages",
+    "LabelChoice",
+    "generate",
+    "iter_generated",
+    "parse_seeds",
+    "to_uint8",
+]
 
 LabelChoice = None | int | Literal["random"] | Sequence[int]
 """None, 'random': drawn from the seed; an integer: that class for all; a sequence: the class of each seed."""
 
 MAX_SEEDS = 10_000_000
+
+
+class BrokenModelError(DiffmemError):
+    """A model produced values that are not finite."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +119,7 @@ def iter_generated(
     Raises:
         UserError: A label does not exist, labels are wanted from an unconditional model, or the batch size is
             below 1.
-        DiffmemError: The model produced values that are not finite.
+        BrokenModelError: The model produced values that are not finite.
     """
     chosen = config or SamplerConfig()
     seeds = [int(seed) for seed in seeds]
@@ -133,7 +145,7 @@ def generate(
 
     Raises:
         UserError: There are no seeds, a label does not exist, or the batch size is below 1.
-        DiffmemError: The model produced values that are not finite.
+        BrokenModelError: The model produced values that are not finite.
     """
     if len(seeds) == 0:
         raise UserError("There are no seeds to generate images for; give at least one, for example 0-63.")
@@ -194,7 +206,7 @@ def _batches(
         if bad.any():
             names = [seed for seed, is_bad in zip(batch, bad.tolist(), strict=True) if is_bad]
             shown = ", ".join(map(str, names[:8])) + (", ..." if len(names) > 8 else "")
-            raise DiffmemError(
+            raise BrokenModelError(
                 f"The model produced values that are not finite for {len(names)} of {len(batch)} images"
                 f" (seeds {shown}); its weights are broken or its training diverged."
             )

@@ -136,7 +136,7 @@ def test_held_out_images_of_another_kind_are_told(tmp_path):
 
 def test_a_model_that_returns_nan_is_refused(tmp_path):
     broken = FunctionDenoiser(lambda x, sigma, labels: x * float("nan"), (1, 8, 8), 0.002, 80)
-    with pytest.raises(Exception, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         ask(tmp_path, samples=None, model=opened(broken), number=8)
 
 

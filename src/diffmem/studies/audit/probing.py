@@ -11,7 +11,7 @@ from diffmem.errors import UserError
 from diffmem.models import Denoiser, OpenedModel
 from diffmem.models.denoiser import pixel_shape_of
 from diffmem.progress import NO_PROGRESS, Progress, part_of
-from diffmem.sampling import SamplerConfig, generate_resumable
+from diffmem.sampling import BrokenModelError, SamplerConfig, generate_resumable
 from diffmem.studies.audit.records import MembershipPart, ModelRecord
 from diffmem.studies.membership import Attack, membership
 from diffmem.studies.membership_rates import images_needed
@@ -46,9 +46,12 @@ def sample(
     """
     seeds = range(first_seed, first_seed + number)
     tag = f"audit {opened.digest} {config.model_dump_json()}"
-    made = generate_resumable(
-        opened.denoiser, seeds, config, shards, tag, batch_size=batch_size, progress=progress
-    )
+    try:
+        made = generate_resumable(
+            opened.denoiser, seeds, config, shards, tag, batch_size=batch_size, progress=progress
+        )
+    except BrokenModelError as error:
+        raise UserError(str(error)) from error  # in an audit, the model is the user's input
     names = tuple(f"seed {seed}" for seed in seeds)
     return ImageSet(made.images, made.labels, names, None, (config.describe(),))
 
