@@ -117,6 +117,16 @@ def test_without_held_out_images_training_images_stand_in(instrument):
     assert by_key(found)["ratio"].finding == "none"
 
 
+def test_of_many_or_large_training_images_a_random_part_stands_in(instrument, monkeypatch):
+    module = "diffmem.studies.audit.replication"
+    monkeypatch.setattr(f"{module}._NULL_BYTES", 64 * 100)
+    monkeypatch.setattr(f"{module}._LEAST_FROM_TRAINING", 50)
+    one, again, other = (null_of(instrument, None, seed).images for seed in (0, 0, 1))
+    assert len(one) == 100
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+
+
 def test_null_rates_of_held_out_and_of_training_images_agree(instrument):
     one, other = by_key(run(instrument, FRESH)), by_key(run(instrument, FRESH, None))
     for key in ("ratio", "repeats", "adaptive", "near", "inauthentic"):

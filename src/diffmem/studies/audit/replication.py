@@ -43,6 +43,8 @@ FALSE_ALARM = 0.01
 NULL_FROM_TRAINING = 10_000
 """Most training images that stand in for held-out ones."""
 
+_LEAST_FROM_TRAINING = 1000
+_NULL_BYTES = 2**30  # of them, unless that is fewer than a thousand
 _DOUBT = 0.05
 _BINS = 50
 _MOST_SAMPLES = 100_000_000
@@ -108,7 +110,8 @@ def null_of(
             total=len(heldout),
         )
     rng = np.random.default_rng([seed, 0x6E756C6C])
-    count = min(NULL_FROM_TRAINING, len(instrument.kept))
+    most = max(_LEAST_FROM_TRAINING, _NULL_BYTES // int(np.prod(instrument.training.shape[1:])))
+    count = min(NULL_FROM_TRAINING, most, len(instrument.kept))
     own = np.sort(rng.choice(len(instrument.kept), count, replace=False))
     images = taken(instrument.references, own)
     return Null(
