@@ -8,7 +8,7 @@ from audit_tools import digits, image_set, noisy
 from diffmem.data import ImageSet, plant_canaries
 from diffmem.errors import UserError
 from diffmem.memorization import Transforms, measure
-from diffmem.models import FunctionDenoiser, GaussianDenoiser, OpenedModel, Optimum
+from diffmem.models import FunctionDenoiser, GaussianDenoiser, LatentDenoiser, OpenedModel, Optimum
 from diffmem.studies.audit import AuditResult, Question, audit
 from diffmem.studies.audit.audit import PROBED
 
@@ -199,3 +199,33 @@ def test_canaries_without_labels_do_not_fit_a_model_with_classes():
     model = opened(FunctionDenoiser(lambda x, sigma, labels: x, (1, 8, 8), 0.002, 80, num_labels=3))
     with pytest.raises(UserError, match="no labels"):
         Question(training=training, model=model, canaries=canaries)
+
+
+def test_a_latent_model_is_compared_in_pixels_and_attacked_in_latents(tmp_path):
+    def large(z):
+        return z.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    small = TRAINING.reshape(500, 1, 4, 2, 4, 2).mean((3, 5)).astype(np.uint8)
+    shrunk, also_shrunk = (
+        np.repeat(np.repeat(images.reshape(-1, 1, 4, 2, 4, 2).mean((3, 5)).astype(np.uint8), 2, 2), 2, 3)
+        for images in digits(800, 800)
+    )
+    model = LatentDenoiser(
+        Optimum(image_set(small[:24])), large, lambda x: torch.nn.functional.avg_pool2d(x, 2), (1, 8, 8)
+    )
+    pixels = np.repeat(np.repeat(small[:24], 2, 2), 2, 3)
+    leaky = ask(
+        tmp_path, training=image_set(pixels), heldout=None, samples=None, model=opened(model), number=200
+    ).result
+    assert leaky.verdict.verdict == "copies found"
+    assert leaky.space.shape == (1, 8, 8)
+    found = ask(
+        tmp_path,
+        training=image_set(shrunk),
+        heldout=image_set(also_shrunk),
+        samples=None,
+        model=opened(model),
+        number=20,
+    ).result.membership
+    assert all("latents" in one.protocol for one in found.attacks)
+    assert len(found.attacks) == 3
