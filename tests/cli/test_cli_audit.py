@@ -51,6 +51,23 @@ def test_a_clean_audit_ends_with_code_0_and_the_verdict_in_the_first_line(call, 
     assert result.verdict.verdict == "none found"
 
 
+def test_a_reader_that_stops_after_the_first_line_gets_the_exit_code_all_the_same(sets, tmp_path):
+    given = [
+        "--train",
+        sets / "train.npz",
+        "--heldout",
+        sets / "heldout.npz",
+        "--samples",
+        sets / "leaky.npz",
+    ]
+    command = [sys.executable, "-m", "diffmem", "audit", *given, "--out", tmp_path / "out"]
+    child = subprocess.Popen(
+        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment()
+    )
+    child.stdout.close()
+    assert child.wait(120) == 3
+
+
 def test_copies_end_with_code_3_and_every_match_stands_in_the_table(call, sets, tmp_path):
     told = audit(call, sets, "leaky", tmp_path / "out")
     assert told.code == 3, told.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -29,6 +30,7 @@ from diffusers_tools import (
 from safetensors.torch import load_file, save_file
 
 from diffmem.errors import UserError
+from diffmem.models import open_model
 from diffmem.models.denoiser import Denoiser
 from diffmem.models.diffusers_folder import open_diffusers
 from diffmem.models.discrete import betas_of, levels_of, zero_terminal
@@ -296,3 +298,13 @@ def test_what_the_levels_are_for_a_thousand_linear_steps(plain):
     assert torch.equal(denoiser.levels, levels_of(betas_of("linear", STEPS)))
     with pytest.raises(UserError, match="outside"):
         denoiser(noisy(1), 0.002)
+
+
+def test_a_folder_is_opened_by_what_opens_any_model_and_known_by_all_that_belongs_to_it(tmp_path, plain):
+    folder = shutil.copytree(plain, tmp_path / "model")
+    opened = open_model(folder)
+    assert (opened.kind, opened.path) == ("diffusers folder", folder)
+    assert torch.equal(answer(opened.denoiser), answer(open_diffusers(plain)))
+    settings = folder / "scheduler_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"beta_end": 0.01}))
+    assert open_model(folder).digest != opened.digest

@@ -110,3 +110,7 @@ def test_models_of_the_callers_own_are_told_apart_by_what_they_answer():
     )
     digests = [OpenedModel.of(denoiser, "mine").digest for denoiser in (half, half, third)]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_what_was_read_is_named(saved):
+    assert open_model(saved).path == saved / "snapshots" / "000000020.safetensors"

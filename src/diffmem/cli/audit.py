@@ -127,6 +127,7 @@ def _audit(
     device: str,
 ) -> int:
     import sys
+    from contextlib import suppress
 
     from diffmem.data import CanarySet, open_images
     from diffmem.distributed import world
@@ -169,8 +170,11 @@ def _audit(
         found = audit(question, shards, progress, tell)
     if world().is_first:
         written = write_audit(found.result, audit_images(found), found.matches, out)
-        print_audit(found.result)
-        print(f"report: {written.html}")
+        with suppress(
+            SystemExit, BrokenPipeError
+        ):  # a reader that had enough of the words still wants the exit code
+            print_audit(found.result)
+            print(f"report: {written.html}", flush=True)
     world().wait()
     discard_shards(shards)
     return found.result.verdict.exit_code

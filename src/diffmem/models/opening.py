@@ -110,7 +110,7 @@ def _folder(place: Path, device: torch.device | str, allow_pickle: bool) -> Open
     if any((place / name).is_file() for name in ("model_index.json", "config.json")):
         denoiser = open_diffusers(place, device=device, allow_pickle=allow_pickle)
         return OpenedModel(
-            denoiser, "diffusers folder", place.resolve().name, _digest(place), _notes(denoiser)
+            denoiser, "diffusers folder", place.resolve().name, _digest(place), _notes(denoiser), place
         )
     raise UserError(f"{place} is no folder of a model. Models are read from: {MODELS_UNDERSTOOD}.")
 

@@ -161,6 +161,8 @@ def test_a_folder_of_diffusers_that_was_trained_as_its_tutorial_does(kind, steps
         optimizer.step()
         schedule.step()
     diffusers.DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(tmp_path / "model")
-    result = judged(kind, tmp_path, model=open_model(tmp_path / "model"))
+    opened = open_model(tmp_path / "model")
+    assert opened.path == tmp_path / "model"
+    result = judged(kind, tmp_path, model=opened)
     assert result.verdict.verdict == VERDICTS[kind]
     assert result.model.kind == "diffusers folder"
