@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from diffmem.data import CanarySet, ImageSet
 from diffmem.data.canaries import smallest_p_value
@@ -25,7 +25,7 @@ from diffmem.studies.evaluations import rate_record
 from diffmem.studies.membership import AreaRecord
 from diffmem.studies.membership_rates import area_under_curve
 from diffmem.studies.membership_scores import loss_levels, loss_scores
-from diffmem.studies.results import RateRecord
+from diffmem.studies.results import RateRecord, Record
 
 __all__ = [
     "ExposureRecord",
@@ -40,11 +40,7 @@ _LEVEL = 0.05
 _EXACT_UP_TO = 64  # canaries of a group: the exact null takes 0.2 s for these, and K^4 numbers
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ReproducedRecord(_Record):
+class ReproducedRecord(Record):
     """Canaries that samples reproduce: that are nearest to a sample, by less than a third of its distance to any other canary."""
 
     planted: RateRecord = Field(
@@ -57,7 +53,7 @@ class ReproducedRecord(_Record):
     )
 
 
-class ExposureRecord(_Record):
+class ExposureRecord(Record):
     """What one kind of score shows of the canaries."""
 
     source: Literal["model", "samples"] = Field(
@@ -113,7 +109,7 @@ def exposure_of_model(
     if denoiser.num_labels and canaries.planted_labels is not None and canaries.control_labels is not None:
         labels = np.concatenate([canaries.planted_labels, canaries.control_labels])
     levels = loss_levels(denoiser)
-    scores = loss_scores(denoiser, images, labels, levels, seed, progress=part_of(progress, 0, 1))
+    scores = loss_scores(denoiser, images, labels, levels, seed, progress=progress)
     protocol = f"exposure/loss/sigma={levels[0]:.4g}..{levels[-1]:.4g} ({len(levels)})/seed={seed}"
     return _record("model", protocol, canaries, scores, None, None)
 

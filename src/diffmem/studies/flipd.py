@@ -8,7 +8,7 @@ from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from diffmem.data import CanarySet, ImageSet
 from diffmem.errors import UserError
@@ -20,7 +20,7 @@ from diffmem.studies.evaluations import rate_record
 from diffmem.studies.exposure import rank_sum_p_value
 from diffmem.studies.membership import AreaRecord
 from diffmem.studies.membership_rates import area_under_curve
-from diffmem.studies.results import RateRecord
+from diffmem.studies.results import RateRecord, Record
 
 __all__ = ["Flipd", "FlipdRecord", "flipd", "flipd_record"]
 
@@ -30,10 +30,8 @@ _POWER = 0.5
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
-class FlipdRecord(BaseModel):
+class FlipdRecord(Record):
     """FLIPD of samples, and of the canaries that calibrate it if there are any. Low values mean memorized."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     protocol: str = Field(description="Id of the measurement: noise level, trace, probes, seed.")
     sigma: float = Field(description="The noise level, in units of what the model denoises.")

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from diffmem.studies.means import MeanRecord
-from diffmem.studies.results import RateRecord
+from diffmem.studies.results import RateRecord, Record
 
 __all__ = ["Correlation", "GapCurve", "GapPoint", "GapResult", "Kind", "RunGap"]
 
@@ -18,11 +18,7 @@ Kind = Literal["training", "heldout", "trajectory"]
 """Where D is compared: on noisy training images, on noisy held-out images, on states of the model's own sampling."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class GapPoint(_Record):
+class GapPoint(Record):
     """The model D, the optimum D* and the Gaussian G of its training set, on the same noisy images of one noise level.
 
     The last four fields are none on the model's own trajectories, where there is no clean image y.
@@ -49,7 +45,7 @@ class GapPoint(_Record):
     )
 
 
-class GapCurve(_Record):
+class GapCurve(Record):
     """The gap over noise levels at one kind of input."""
 
     kind: Kind
@@ -62,7 +58,7 @@ class GapCurve(_Record):
     band: tuple[float, float] | None = Field(description="Lowest and highest noise level of the band.")
 
 
-class RunGap(_Record):
+class RunGap(Record):
     """The gap of one snapshot of one run."""
 
     run_id: str
@@ -82,7 +78,7 @@ class RunGap(_Record):
         return next((curve for curve in self.curves if curve.kind == kind), None)
 
 
-class Correlation(_Record):
+class Correlation(Record):
     """Spearman's rank correlation of the position with R_mem over runs, with its 95% interval."""
 
     kind: Kind
@@ -92,7 +88,7 @@ class Correlation(_Record):
     runs: int
 
 
-class GapResult(_Record):
+class GapResult(Record):
     """The gap of some runs: the content of `gap.json`."""
 
     format: int = Field(default=1, description="Version of this layout.")

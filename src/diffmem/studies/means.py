@@ -6,7 +6,9 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from diffmem.studies.results import Record
 
 __all__ = ["Z95", "MeanRecord", "mean_record"]
 
@@ -14,10 +16,8 @@ Z95 = 1.959964
 """Half the width of a 95% interval in standard errors."""
 
 
-class MeanRecord(BaseModel):
+class MeanRecord(Record):
     """A mean over independent samples; `low` to `high` is its 95% interval, 1.96 standard errors to each side."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: float
     se: float = Field(

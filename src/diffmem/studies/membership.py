@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from diffmem.data import ImageSet, duplicate_groups
 from diffmem.errors import UserError, nearest
@@ -29,7 +29,7 @@ from diffmem.studies.membership_scores import (
     secmi_levels,
     secmi_scores,
 )
-from diffmem.studies.results import RateRecord
+from diffmem.studies.results import RateRecord, Record
 
 __all__ = ["AreaRecord", "Attack", "MembershipRecord", "class_mix_p_value", "membership", "without_model"]
 
@@ -42,11 +42,7 @@ _PERMUTATIONS = 9999
 _BLOCK = 1 << 20  # classes times draws at a time
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class AreaRecord(_Record):
+class AreaRecord(Record):
     """The area under the receiver operating characteristic with its interval: 1 separates, 0.5 is chance."""
 
     value: float
@@ -58,7 +54,7 @@ class AreaRecord(_Record):
     method: str = Field(description="How the interval was computed: 'delong' or 'pairs'.")
 
 
-class MembershipRecord(_Record):
+class MembershipRecord(Record):
     """What one attack found."""
 
     attack: Attack

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from diffmem.data import ImageSet, duplicate_groups
@@ -31,7 +31,7 @@ from diffmem.studies.collapse import (
 )
 from diffmem.studies.evaluations import rate_record
 from diffmem.studies.means import MeanRecord, mean_record
-from diffmem.studies.results import RateRecord
+from diffmem.studies.results import RateRecord, Record
 
 __all__ = ["Collapse", "OptimumCurves", "OptimumPoint", "default_sigmas", "optimum_curves"]
 
@@ -41,11 +41,7 @@ _WORKSPACE = 192 * 2**20
 _OWN, _NEAREST, _ENTROPY, _DIMENSION = range(4)
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class OptimumPoint(_Record):
+class OptimumPoint(Record):
     """The optimum at one noise level: means over noisy training images, with intervals over them."""
 
     sigma: float = Field(description="Noise level, in [-1, 1] units of the images.")
@@ -70,7 +66,7 @@ class OptimumPoint(_Record):
     )
 
 
-class Collapse(_Record):
+class Collapse(Record):
     """Where the mean own weight falls through 1/2, and what two formulas predict; sigma in [-1, 1] units."""
 
     measured: float | None = Field(
@@ -93,7 +89,7 @@ class Collapse(_Record):
     )
 
 
-class OptimumCurves(_Record):
+class OptimumCurves(Record):
     """The optimum of an image set over noise levels: the content of `optimum.json`."""
 
     format: int = Field(default=1, description="Version of this layout.")

@@ -18,16 +18,19 @@ __all__ = [
     "LevelRecord",
     "PublishedCurve",
     "RateRecord",
+    "Record",
     "RunRecord",
     "StudyResult",
 ]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """What was found, as typed values: it does not change, and holds nothing but its fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class RateRecord(_Record):
+class RateRecord(Record):
     """A share with its 95% interval: `count` of `total` in `low` to `high`; all shares are in [0, 1]."""
 
     count: int
@@ -38,7 +41,7 @@ class RateRecord(_Record):
     method: str = Field(description="How the interval was computed, for example 'clopper-pearson'.")
 
 
-class Evaluation(_Record):
+class Evaluation(Record):
     """R_mem of one snapshot of a run."""
 
     epoch: float
@@ -66,7 +69,7 @@ class Evaluation(_Record):
     )
 
 
-class RunRecord(_Record):
+class RunRecord(Record):
     """One training: its configuration's hash, its curve, and its summary."""
 
     run_id: str
@@ -99,7 +102,7 @@ class RunRecord(_Record):
         return self.evaluations[-1]
 
 
-class EmmRecord(_Record):
+class EmmRecord(Record):
     """EMM of one level: the largest N at which R_mem >= 1 - epsilon, or why it cannot be told.
 
     status: 'estimated' (value, low and high are set), 'above largest' (even the largest size memorizes),
@@ -121,7 +124,7 @@ class EmmRecord(_Record):
     )
 
 
-class StudyResult(_Record):
+class StudyResult(Record):
     """The result of a study over training-set sizes."""
 
     title: str
@@ -146,7 +149,7 @@ class StudyResult(_Record):
     notes: list[str] = Field(default_factory=list)
 
 
-class PublishedCurve(_Record):
+class PublishedCurve(Record):
     """What the paper printed for one level, as far as it is known."""
 
     level: str = Field(description="The paper's name of the level, as in `LevelRecord.paper_name`.")
@@ -156,7 +159,7 @@ class PublishedCurve(_Record):
     percent: list[float | None] = Field(description="R_mem in percent at each; none where it is unknown.")
 
 
-class LevelRecord(_Record):
+class LevelRecord(Record):
     """One level of an experiment's factor, with the study that was made of it."""
 
     name: str = Field(description="The level as it was run here, for example '16x16'.")
@@ -164,7 +167,7 @@ class LevelRecord(_Record):
     study: StudyResult
 
 
-class ClaimRecord(_Record):
+class ClaimRecord(Record):
     """Something that the paper found, and whether the runs here show it."""
 
     claim: str = Field(description="The finding in words, for example 'lower resolution, more memorization'.")
@@ -174,7 +177,7 @@ class ClaimRecord(_Record):
     )
 
 
-class ExperimentResult(_Record):
+class ExperimentResult(Record):
     """One figure or table of the paper, run here at some scale, with the paper's numbers beside."""
 
     name: str = Field(description="Name of the experiment on the command line, for example 'fig2_dim'.")

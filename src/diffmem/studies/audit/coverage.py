@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from diffmem.memorization import Rate
 from diffmem.memorization.rates import Method
+from diffmem.studies.results import Record
 
 __all__ = ["CoverageRecord", "coverage_of_rates"]
 
 _GRID = 2001
 
 
-class CoverageRecord(BaseModel):
+class CoverageRecord(Record):
     """How often intervals cover the true share, for a number of independent trials."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     trials: int
     method: str

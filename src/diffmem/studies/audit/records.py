@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from diffmem.studies.exposure import ExposureRecord
 from diffmem.studies.flipd import FlipdRecord
 from diffmem.studies.membership import MembershipRecord
-from diffmem.studies.results import RateRecord
+from diffmem.studies.results import RateRecord, Record
 
 __all__ = [
     "EXIT_CODES",
@@ -48,11 +48,7 @@ Role = Literal["training", "heldout", "samples"]
 Finding = Literal["copies", "none", "cannot tell", "not usable"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class InputRecord(_Record):
+class InputRecord(Record):
     """One of the sets that were compared."""
 
     role: Role
@@ -65,7 +61,7 @@ class InputRecord(_Record):
     )
 
 
-class ModelRecord(_Record):
+class ModelRecord(Record):
     """The model that was audited, and how samples came out of it."""
 
     source: str | None = Field(description="Its path; none in a private report.")
@@ -76,7 +72,7 @@ class ModelRecord(_Record):
     notes: list[str] = Field(default_factory=list, description="What a reader must know about the opening.")
 
 
-class SpaceRecord(_Record):
+class SpaceRecord(Record):
     """The space in which images are compared."""
 
     protocol: str = Field(
@@ -96,7 +92,7 @@ class SpaceRecord(_Record):
     )
 
 
-class ChanceRecord(_Record):
+class ChanceRecord(Record):
     """What chance does: flagged samples against flagged null images, by Fisher's exact test."""
 
     expected: float = Field(description="How many samples would be flagged at the null rate.")
@@ -105,7 +101,7 @@ class ChanceRecord(_Record):
     )
 
 
-class PowerRecord(_Record):
+class PowerRecord(Record):
     """How many planted copies of one kind a criterion finds in these data."""
 
     key: str = Field(description="Kind of planted copy, for example 'exact'.")
@@ -118,7 +114,7 @@ class PowerRecord(_Record):
     )
 
 
-class CriterionRecord(_Record):
+class CriterionRecord(Record):
     """One criterion on the samples, its null, and what follows."""
 
     key: str = Field(description="Short name, for example 'ratio'.")
@@ -141,7 +137,7 @@ class CriterionRecord(_Record):
     )
 
 
-class CopyingRecord(_Record):
+class CopyingRecord(Record):
     """The C_T test: whether samples are nearer to the training images than held-out images are; supporting."""
 
     protocol: str
@@ -159,7 +155,7 @@ class CopyingRecord(_Record):
     notes: list[str] = Field(default_factory=list)
 
 
-class MatchRecord(_Record):
+class MatchRecord(Record):
     """A sample that a deciding criterion flags, with the training image that it copies."""
 
     sample: int = Field(description="Index among the samples, from 0; of generated ones, the seed.")
@@ -178,7 +174,7 @@ class MatchRecord(_Record):
     criteria: list[str] = Field(description="Keys of the deciding criteria that flag it.")
 
 
-class CopiedRecord(_Record):
+class CopiedRecord(Record):
     """A training image that samples copy."""
 
     training: int
@@ -188,7 +184,7 @@ class CopiedRecord(_Record):
     occurrences: int = Field(description="How often the training set holds it, exact copies.")
 
 
-class CopiesRecord(_Record):
+class CopiesRecord(Record):
     """All matches, in numbers."""
 
     samples: int = Field(
@@ -204,7 +200,7 @@ class CopiesRecord(_Record):
     )
 
 
-class DistanceRecord(_Record):
+class DistanceRecord(Record):
     """Histogram of ratios or distances, samples beside the null."""
 
     quantity: Literal["ratio", "rms"] = Field(
@@ -215,14 +211,14 @@ class DistanceRecord(_Record):
     null: list[int] = Field(description="Counts of the null images; empty if there are none.")
 
 
-class MembershipPart(_Record):
+class MembershipPart(Record):
     """Membership inference, or why there is none."""
 
     attacks: list[MembershipRecord] = Field(default_factory=list)
     refused: str | None = Field(default=None, description="Why nothing was measured, with what is missing.")
 
 
-class VerdictRecord(_Record):
+class VerdictRecord(Record):
     """What the audit concludes."""
 
     verdict: Verdict
@@ -232,7 +228,7 @@ class VerdictRecord(_Record):
     missing: list[str] = Field(description="What would be needed to tell more, a sentence each.")
 
 
-class AuditResult(_Record):
+class AuditResult(Record):
     """An audit: the content of `audit.json`."""
 
     schema_version: Literal["diffmem-audit/1"] = "diffmem-audit/1"

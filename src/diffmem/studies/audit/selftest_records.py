@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from diffmem.studies.audit.coverage import CoverageRecord
 from diffmem.studies.audit.records import PowerRecord, Verdict
-from diffmem.studies.results import RateRecord
+from diffmem.studies.results import RateRecord, Record
 
 __all__ = [
     "DUPLICATIONS",
@@ -29,11 +29,7 @@ MIXED = "every kind"
 """Key of a set of samples with planted copies of every kind, in equal parts."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SelfTestCriterion(_Record):
+class SelfTestCriterion(Record):
     """What one criterion makes of planted copies and of fresh images."""
 
     key: str
@@ -45,7 +41,7 @@ class SelfTestCriterion(_Record):
     power: list[PowerRecord] = Field(description="Planted copies, kind by kind.")
 
 
-class SelfTestShare(_Record):
+class SelfTestShare(Record):
     """One set of samples: planted copies in a known share, the rest fresh images."""
 
     kind: str = Field(description="Key of the planted copies; 'every kind' for all of them in equal parts.")
@@ -57,7 +53,7 @@ class SelfTestShare(_Record):
     verdict: Verdict | None = Field(description="Of the whole audit; for exact copies and for every kind.")
 
 
-class SelfTestPart(_Record):
+class SelfTestPart(Record):
     """All of it with one kind of training set."""
 
     duplication: Duplication
@@ -78,7 +74,7 @@ class SelfTestPart(_Record):
         return next(one for one in self.criteria if one.key == key)
 
 
-class SelfTestResult(_Record):
+class SelfTestResult(Record):
     """A self-test."""
 
     seed: int

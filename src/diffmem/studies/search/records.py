@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from diffmem.studies.results import EmmRecord, RateRecord
+from diffmem.studies.results import EmmRecord, RateRecord, Record
 
 __all__ = ["CostRecord", "LevelRecord", "LogEntry", "PointRecord", "SearchResult", "SizeRecord", "Verdict"]
 
@@ -15,11 +15,7 @@ Verdict = Literal["memorized", "not memorized", "undecided", "unfinished"]
 tell; or it still goes on."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PointRecord(_Record):
+class PointRecord(Record):
     """R_mem at one evaluation point; `memorized` has the anytime-valid 95% interval (see `confidence`)."""
 
     epoch: float
@@ -30,7 +26,7 @@ class PointRecord(_Record):
     )
 
 
-class SizeRecord(_Record):
+class SizeRecord(Record):
     """One training of a search: a level, a size, a seed."""
 
     level: str
@@ -65,14 +61,14 @@ class SizeRecord(_Record):
         return max(self.points, key=lambda point: point.memorized.value) if self.points else None
 
 
-class LogEntry(_Record):
+class LogEntry(Record):
     """One line of the decision log."""
 
     level: str
     text: str = Field(description="What was seen and what follows, as a sentence.")
 
 
-class CostRecord(_Record):
+class CostRecord(Record):
     """What was spent; a unit is the cost of training on one image once (generating is counted by network evaluations)."""
 
     images_trained: int
@@ -93,7 +89,7 @@ class CostRecord(_Record):
         return self.units / self.grid_units if self.grid_units else 0.0
 
 
-class LevelRecord(_Record):
+class LevelRecord(Record):
     """One level of the factor."""
 
     name: str
@@ -111,7 +107,7 @@ class LevelRecord(_Record):
     cost: CostRecord
 
 
-class SearchResult(_Record):
+class SearchResult(Record):
     """EMM of every level of a factor."""
 
     title: str
