@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from diffmem.errors import UserError
 from diffmem.memorization.contents import common_space, content_keys, distinct, taken
+from diffmem.memorization.index import NeighbourIndex
 from diffmem.memorization.neighbours import Neighbours, nearest_neighbours
 from diffmem.memorization.rates import Method, Rate
 from diffmem.memorization.rows import Metric
 from diffmem.progress import NO_PROGRESS, Progress, part_of
 
-__all__ = ["Authenticity", "authenticity"]
+__all__ = ["Authenticity", "authenticity", "gaps_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,16 +133,7 @@ def authenticity(
         found.append(nearest_neighbours(part, references, 1, metric=metric, device=device, progress=share))
         done += len(part)
     nearest = np.concatenate([part.indices[:, 0] for part in found])
-    asked, back = np.unique(nearest, return_inverse=True)
-    own = nearest_neighbours(
-        taken(references, asked),
-        references,
-        2,
-        metric=metric,
-        device=device,
-        progress=part_of(progress, 0.5, 0.5),
-    )
-    gaps = np.where(own.indices[:, 0] == asked, own.distances[:, 1], own.distances[:, 0])[back]
+    gaps = gaps_of(references, nearest, metric=metric, device=device, progress=part_of(progress, 0.5, 0.5))
     distances = np.concatenate([part.distances[:, 0] for part in found])
     authentic = gaps < distances
     count = len(samples)
@@ -160,6 +152,38 @@ def authenticity(
         duplicates=len(training) - len(kept),
         name=f"{where}/authpct/exact-dups-collapsed/v1",
     )
+
+
+def gaps_of(
+    references: NDArray[Any],
+    chosen: NDArray[np.int64],
+    *,
+    own: NDArray[np.int64] | None = None,
+    metric: Metric = "euclidean",
+    index: NeighbourIndex | None = None,
+    device: torch.device | str | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> NDArray[np.float64]:
+    """Return the distance of training images to their nearest other one, float64 (n,).
+
+    Args:
+        references: The distinct training images, (N, ...); at least 2, with `own` at least 3.
+        chosen: Which of them, int64 (n,), repeats allowed.
+        own: For each, one that does not count as another either, int64 (n,).
+        metric: As in `nearest_neighbours`.
+        index: Of the references.
+        device: Where distances are computed.
+        progress: Told the number of compared pairs.
+    """
+    asked, back = np.unique(chosen, return_inverse=True)
+    around = nearest_neighbours(
+        taken(references, asked), references, 2 + (own is not None), metric=metric, index=index, device=device, progress=progress
+    )  # fmt: skip
+    indices, distances = around.indices[back], around.distances[back]
+    passed = indices == chosen[:, None]
+    if own is not None:
+        passed |= indices == own[:, None]
+    return np.take_along_axis(distances, np.argmin(passed, axis=1)[:, None], 1)[:, 0]
 
 
 def _opposite(rate: Rate) -> Rate:

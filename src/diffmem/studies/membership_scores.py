@@ -32,7 +32,15 @@ from diffmem.models.discrete import betas_of, levels_of
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.sampling import SeededNoise
 
-__all__ = ["loss_levels", "loss_scores", "pia_levels", "pia_scores", "secmi_levels", "secmi_scores"]
+__all__ = [
+    "NotFiniteError",
+    "loss_levels",
+    "loss_scores",
+    "pia_levels",
+    "pia_scores",
+    "secmi_levels",
+    "secmi_scores",
+]
 
 _SWEEP = range(10, 301, 10)
 _LADDER = range(0, 101, 10)
@@ -41,6 +49,10 @@ _PIA_POWER = 4
 _BATCH = 64
 
 _Score = Callable[[Tensor, "Tensor | None", SeededNoise], Tensor]
+
+
+class NotFiniteError(UserError):
+    """A model returned values that are not finite."""
 
 
 def loss_levels(denoiser: Denoiser) -> list[float]:
@@ -295,7 +307,7 @@ def _scored(
         )
         wrong = np.flatnonzero(~np.isfinite(found[part]))
         if len(wrong):
-            raise UserError(
+            raise NotFiniteError(
                 f"The model returned values that are not finite for image {start + wrong[0]}: its weights are broken or its training"
                 " diverged."
             )

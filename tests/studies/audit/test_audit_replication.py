@@ -121,7 +121,7 @@ def test_of_many_or_large_training_images_a_random_part_stands_in(instrument, mo
     module = "diffmem.studies.audit.replication"
     monkeypatch.setattr(f"{module}._NULL_BYTES", 64 * 100)
     monkeypatch.setattr(f"{module}._LEAST_FROM_TRAINING", 50)
-    one, again, other = (null_of(instrument, None, seed).images for seed in (0, 0, 1))
+    one, again, other = (null_of(instrument, None, seed).sight.neighbours.indices for seed in (0, 0, 1))
     assert len(one) == 100
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()

@@ -101,7 +101,7 @@ def test_fresh_images_are_taken_for_copies_no_more_often_than_promised(result):
 
 
 def test_shuffles_find_copies_as_often_as_the_test_of_chance_lets_them(images, monkeypatch):
-    monkeypatch.setattr(module, "FALSE_ALARM", 0.4)  # 0.1 for each of four
+    monkeypatch.setattr("diffmem.studies.audit.replication.FALSE_ALARM", 0.4)  # 0.1 for each of four
     (part,) = self_test(images, samples=299, shares=(1,), duplicated=("none",)).parts
     flagged = {one.key: one.false_alarms.count + one.null.count for one in part.criteria if one.deciding}
     assert [key for key, count in flagged.items() if count] == ["adaptive"]

@@ -17,7 +17,8 @@ from diffmem.models import OpenedModel
 from diffmem.progress import NO_PROGRESS, Progress, part_of, seconds_to_words
 from diffmem.sampling import SamplerConfig
 from diffmem.studies.audit.instrument import Instrument
-from diffmem.studies.audit.power import measure_power
+from diffmem.studies.audit.planting import PLANTED
+from diffmem.studies.audit.power import COUNT, measure_power
 from diffmem.studies.audit.probing import infer_membership, model_record, sample
 from diffmem.studies.audit.projection import WORTH_TELLING, project_comparison, project_sampling
 from diffmem.studies.audit.records import (
@@ -27,7 +28,6 @@ from diffmem.studies.audit.records import (
     MatchRecord,
     ModelRecord,
     Role,
-    VerdictRecord,
 )
 from diffmem.studies.audit.replication import NULL_FROM_TRAINING, null_of, replicate
 from diffmem.studies.audit.spaces import Aligned, FeatureSpace, align
@@ -44,8 +44,6 @@ PROBED = 128
 
 C_T_FROM = 100_000
 """Training images that the C_T test looks at; of a larger set so many are drawn."""
-
-PLANTED_ABOUT = 4000
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +89,11 @@ class Question:
     sources: dict[str, str] = field(default_factory=dict)
     device: str = "cpu"
     batch_size: int = 64
+
+    @property
+    def drawn(self) -> int:
+        """Samples that are generated: without training images, as many as are asked about their dimension."""
+        return self.number if self.training is not None else min(self.number, PROBED)
 
     def __post_init__(self) -> None:
         if self.samples is None and self.model is None:
@@ -156,18 +159,20 @@ def audit(
     q, model_share = question, 0.8 if question.model is not None else 0.0
     samples, record = q.samples, None
     if q.model is not None:
-        number = q.number if q.training is not None else min(q.number, PROBED)
         samples = sample(
-            q.model, number, q.sampler, q.first_seed, shards, batch_size=q.batch_size,
+            q.model, q.drawn, q.sampler, q.first_seed, shards, batch_size=q.batch_size,
             progress=part_of(progress, 0, 0.75 * model_share),
         )  # fmt: skip
-        record = model_record(q.model, q.sources.get("model"), q.sampler, q.first_seed, number, q.private)
+        record = model_record(q.model, q.sources.get("model"), q.sampler, q.first_seed, q.drawn, q.private)
     assert samples is not None
     given: dict[Role, ImageSet | None] = {"training": q.training, "heldout": q.heldout, "samples": samples}
     sets: dict[Role, ImageSet] = {role: images for role, images in given.items() if images is not None}
-    told = part_of(progress, model_share, 1 - model_share)
+    probed = _probed(q, samples, part_of(progress, 0.75 * model_share, 0.25 * model_share))
     if q.training is None:
-        return Audited(_without_training(q, sets, record, samples, told), [])
+        reasons = ["What the model itself shows, without its training images, is below; none of it is proof."]
+        verdict, lines = verdict_without_training(reasons), limitations(None, None, False)
+        return Audited(_result(q, sets, None, record, verdict=verdict, limitations=lines, **probed), [])
+    told = part_of(progress, model_share, 1 - model_share)
     aligned = align(sets, part_of(told, 0, 0.05))
     training, heldout = aligned.sets["training"], aligned.sets.get("heldout")
     instrument = Instrument(
@@ -183,21 +188,21 @@ def audit(
     copying = None
     if heldout is not None:
         copying = _copying(aligned, q.seed, q.device, part_of(told, 0.9, 0.1))
-    probed = _probed(q, sets["samples"], part_of(progress, 0.75 * model_share, 0.25 * model_share))
-    verdict = verdict_of(criteria, found.copies, found.space, copying, q.target)
-    result = _result(q, sets, aligned, record, verdict).model_copy(
-        update={
-            "space": found.space,
-            "criteria": criteria,
-            "copying": copying,
-            "copies": found.copies,
-            "distances": found.distances,
-            "limitations": limitations(
-                found.space, None if q.transforms is None else q.transforms.name, bool(q.features)
-            ),
-            "notes": [*aligned.notes, *_source_notes(training, heldout), *_canary_notes(q)],
-            **probed,
-        }
+    ways = None if q.transforms is None else q.transforms.name
+    result = _result(
+        q,
+        sets,
+        aligned,
+        record,
+        verdict=verdict_of(criteria, found.copies, found.space, copying, q.target),
+        space=found.space,
+        criteria=criteria,
+        copying=copying,
+        copies=found.copies,
+        distances=found.distances,
+        limitations=limitations(found.space, ways, bool(q.features)),
+        notes=[*aligned.notes, *_source_notes(training, heldout), *_canary_notes(q)],
+        **probed,
     )
     nearest = found.sight.neighbours
     return Audited(
@@ -214,12 +219,11 @@ def _project(q: Question, tell: Callable[[str], None]) -> None:
     """Say how long a long audit will take."""
     parts = {}
     if q.model is not None:
-        parts["sampling"] = project_sampling(q.model.denoiser, q.sampler, q.number, q.batch_size)
+        parts["sampling"] = project_sampling(q.model.denoiser, q.sampler, q.drawn, q.batch_size)
     if q.training is not None:
         nulls = NULL_FROM_TRAINING if q.heldout is None else len(q.heldout)
-        queries = (
-            (q.number if q.samples is None else len(q.samples)) + min(nulls, len(q.training)) + PLANTED_ABOUT
-        )
+        samples = q.number if q.samples is None else len(q.samples)
+        queries = samples + min(nulls, len(q.training)) + COUNT * len(PLANTED)
         searches = 1 + (0 if q.transforms is None else len(q.transforms))
         parts["comparing"] = project_comparison(q.training.images, queries, searches, q.device)
     if sum(parts.values()) >= WORTH_TELLING:
@@ -227,26 +231,22 @@ def _project(q: Question, tell: Callable[[str], None]) -> None:
         tell(f"projected time: {words}")
 
 
-def _without_training(
-    q: Question,
-    sets: dict[Role, ImageSet],
-    record: ModelRecord | None,
-    samples: ImageSet,
-    progress: Progress,
-) -> AuditResult:
-    probed = _probed(q, samples, progress)
-    reasons = ["What the model itself shows, without its training images, is below; none of it is proof."]
-    result = _result(q, sets, None, record, verdict_without_training(reasons))
-    return result.model_copy(update={"limitations": limitations(None, None, False), **probed})
-
-
 def _result(
     q: Question,
     sets: dict[Role, ImageSet],
     aligned: Aligned | None,
     record: ModelRecord | None,
-    verdict: VerdictRecord,
+    **found: Any,
 ) -> AuditResult:
+    """Return the record of what was found; without training images much of it is missing."""
+    missing: dict[str, Any] = {
+        "space": None,
+        "criteria": [],
+        "copying": None,
+        "copies": None,
+        "distances": [],
+        "membership": None,
+    }
     inputs = [
         InputRecord(
             role=role,
@@ -263,17 +263,10 @@ def _result(
         private=q.private,
         seed=q.seed,
         target=q.target,
-        verdict=verdict,
         inputs=inputs,
         model=record,
-        space=None,
-        criteria=[],
-        copying=None,
-        copies=None,
-        distances=[],
-        membership=None,
-        limitations=[],
         versions=versions(q.device),
+        **{**missing, **found},
     )
 
 

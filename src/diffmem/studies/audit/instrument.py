@@ -27,6 +27,7 @@ from diffmem.memorization import (
     nearest_neighbours,
     variant_neighbours,
 )
+from diffmem.memorization.authenticity import gaps_of
 from diffmem.memorization.contents import taken
 from diffmem.progress import NO_PROGRESS, Progress, part_of
 from diffmem.studies.audit.spaces import FeatureSpace
@@ -284,16 +285,9 @@ class Instrument:
 
         An image that is a training image itself is no other one.
         """
-        asked, back = np.unique(found.indices[:, 0], return_inverse=True)
-        k = min(3, len(self.kept))
-        around = nearest_neighbours(
-            taken(self.references, asked), self.references, k, index=self._index, device=self.device, progress=progress
+        gaps = gaps_of(
+            self.references, found.indices[:, 0], own=own, index=self._index, device=self.device, progress=progress
         )  # fmt: skip
-        indices, distances = around.indices[back], around.distances[back]
-        passed = indices == asked[back][:, None]
-        if own is not None:
-            passed |= indices == own[:, None]
-        gaps = np.take_along_axis(distances, np.argmin(passed, axis=1)[:, None], 1)[:, 0]
         return found.distances[:, 0] <= gaps
 
     def _variants(
@@ -319,9 +313,8 @@ class Instrument:
             self._feature_rows[space.key] = space.rows(self.references, part_of(progress, 0, 0.5))
         rows = space.rows(images, part_of(progress, 0.5, 0.4))
         known = self._feature_rows[space.key]
-        k = 2 if own is None else 3
         found = nearest_neighbours(
-            rows, known, min(k, len(known)), metric="cosine", device=self.device, progress=part_of(progress, 0.9, 0.1)
+            rows, known, 1 + (own is not None), metric="cosine", device=self.device, progress=part_of(progress, 0.9, 0.1)
         )  # fmt: skip
         return found if own is None else _without(found, found.indices == own[:, None])
 

@@ -17,9 +17,12 @@ from diffmem.studies.audit.planting import PLANTED, Planting, partners, plant, p
 from diffmem.studies.audit.records import PowerRecord
 from diffmem.studies.evaluations import rate_record
 
-__all__ = ["Planted", "look_at_planted", "measure_power", "power_records"]
+__all__ = ["COUNT", "Planted", "look_at_planted", "measure_power", "power_records"]
 
 Pixels = NDArray[np.uint8]
+
+COUNT = 200
+"""Training images of which copies are planted, of each kind."""
 
 _STREAM = 0x706F776572
 _MOST_BYTES = 128 << 20
@@ -50,7 +53,7 @@ def measure_power(
     instrument: Instrument,
     training: Pixels,
     seed: int,
-    count: int = 200,
+    count: int = COUNT,
     keys: Sequence[str] | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> dict[str, list[PowerRecord]]:

@@ -15,6 +15,7 @@ from diffmem.sampling import BrokenModelError, SamplerConfig, generate_resumable
 from diffmem.studies.audit.records import MembershipPart, ModelRecord
 from diffmem.studies.membership import Attack, membership
 from diffmem.studies.membership_rates import images_needed
+from diffmem.studies.membership_scores import NotFiniteError
 
 __all__ = ["FALSE_POSITIVES", "as_the_model_sees", "infer_membership", "model_record", "sample"]
 
@@ -147,8 +148,8 @@ def infer_membership(
                     denoiser, drawn[0], drawn[1], attack, fpr=FALSE_POSITIVES, seed=seed, progress=told_
                 )
             )
+        except NotFiniteError:
+            raise
         except UserError as error:
-            if "not finite" in str(error):
-                raise
             return MembershipPart(attacks=attacks, refused=f"{attack}: {error}")
     return MembershipPart(attacks=attacks)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data import ImageSet
-from diffmem.memorization import Rate
+from diffmem.memorization import Rate, RatioRule
 from diffmem.memorization.contents import taken
-from diffmem.progress import NO_PROGRESS, Progress, part_of
+from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.studies.audit.chance import chance_of, null_images_needed, p_words, upper_bound
 from diffmem.studies.audit.instrument import Instrument, Kind, Sight
 from diffmem.studies.audit.matches import copies_of, matches_of
@@ -32,6 +32,7 @@ __all__ = [
     "NULL_FROM_TRAINING",
     "Null",
     "Replication",
+    "level_of",
     "null_of",
     "replicate",
     "samples_needed",
@@ -57,14 +58,12 @@ class Null:
     Attributes:
         source: Held-out images, or training images, each against all others.
         sight: What the instrument sees of those that are no training image (or of the chosen ones); none if there are none.
-        images: The pixels that were looked at, uint8 (n, C, H, W).
         identical: How many of the images are identical to a training image (or to another one), of `total`.
         total: All images of the source.
     """
 
     source: Literal["heldout", "training, leave one out"]
     sight: Sight | None
-    images: NDArray[np.uint8]
     identical: int
     total: int
 
@@ -90,6 +89,11 @@ class Replication:
     sight: Sight
 
 
+def level_of(instrument: Instrument) -> float:
+    """Return the largest p-value at which one criterion of an instrument finds copies: its share of `FALSE_ALARM`."""
+    return FALSE_ALARM / sum(kind.deciding for kind in instrument.kinds)
+
+
 def null_of(
     instrument: Instrument, heldout: NDArray[np.uint8] | None, seed: int, progress: Progress = NO_PROGRESS
 ) -> Null:
@@ -105,7 +109,6 @@ def null_of(
         return Null(
             source="heldout",
             sight=sight.take(fresh) if len(fresh) else None,
-            images=taken(heldout, fresh),
             identical=overlap,
             total=len(heldout),
         )
@@ -117,7 +120,6 @@ def null_of(
     return Null(
         source="training, leave one out",
         sight=instrument.look(images, own=own, progress=progress),
-        images=images,
         identical=int((instrument.occurrences > 1).sum()),
         total=len(instrument.kept),
     )
@@ -146,7 +148,7 @@ def replicate(
         private: Whether names are left out.
         progress: Told the share of the work that is done.
     """
-    sight = instrument.look(samples.images, progress=part_of(progress, 0, 1))
+    sight = instrument.look(samples.images, progress=progress)
     criteria = [_criterion(kind, instrument, sight, null, target) for kind in instrument.kinds]
     used = _sharp(criteria, target)
     matches = matches_of(instrument, training, samples, sight, used, first_seed, private)
@@ -208,9 +210,10 @@ def _criterion(
     chance = (
         None if null_rate is None else chance_of(rate.count, rate.total, null_rate.count, null_rate.total)
     )
-    level = FALSE_ALARM / sum(one.deciding for one in instrument.kinds)
     bound = upper_bound(rate.count, rate.total)
-    finding, notes = _finding(rate, null_rate, chance, bound, target, level, strict=kind.key == "identical")
+    finding, notes = _finding(
+        rate, null_rate, chance, bound, target, level_of(instrument), strict=kind.key == "identical"
+    )
     return CriterionRecord(
         key=kind.key,
         title=kind.title,
@@ -274,7 +277,7 @@ def _distances(sight: Sight, null: Sight | None, values: int) -> list[DistanceRe
     scale = 1 / math.sqrt(values)
     both = [one for one in (sight, null) if one is not None]
     rms = [one.neighbours.distances[:, 0] * scale for one in both]
-    ratio = [_ratios(one) for one in both]
+    ratio = [RatioRule().ratio(one.neighbours) for one in both]
     top = max(1.0, math.ceil(max(float(part.max()) for part in rms)))
     found = []
     for quantity, parts, end in (("ratio", ratio, 1.0), ("rms", rms, top)):
@@ -289,8 +292,3 @@ def _distances(sight: Sight, null: Sight | None, values: int) -> list[DistanceRe
             )
         )
     return found
-
-
-def _ratios(sight: Sight) -> NDArray[np.float64]:
-    nearest, second = sight.neighbours.distances[:, 0], sight.neighbours.distances[:, 1]
-    return np.divide(nearest, second, out=np.ones_like(nearest), where=second > 0)

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.data import ImageSet, count_of_share, hold_out
+from diffmem.data import ImageSet, count_of_share, duplicate_groups, hold_out
 from diffmem.errors import UserError
 from diffmem.memorization import Rate, Transforms
 from diffmem.progress import NO_PROGRESS, Progress, part_of
@@ -19,7 +19,7 @@ from diffmem.studies.audit.instrument import Instrument, Sight
 from diffmem.studies.audit.planting import NEAR_COPIES, PLANTED, near_copies
 from diffmem.studies.audit.power import Planted, look_at_planted, power_records
 from diffmem.studies.audit.records import PowerRecord, Verdict
-from diffmem.studies.audit.replication import FALSE_ALARM, Null, null_of, replicate, samples_needed
+from diffmem.studies.audit.replication import Null, level_of, null_of, replicate, samples_needed
 from diffmem.studies.audit.selftest_checks import checked
 from diffmem.studies.audit.selftest_records import (
     DUPLICATIONS,
@@ -121,8 +121,6 @@ def self_test(
 
 
 def _split(images: ImageSet, seed: int, samples: int | None) -> tuple[ImageSet, ImageSet, ImageSet]:
-    from diffmem.data import duplicate_groups
-
     first = duplicate_groups(images.images)
     kept = np.flatnonzero(first == np.arange(len(first)))
     least = samples_needed(_TARGET)
@@ -284,7 +282,7 @@ def _found_from(trial: _Trial, rows: Sequence[SelfTestShare]) -> float | None:
 def _beyond_chance(trial: _Trial, flagged: dict[str, int], total: int) -> bool:
     assert trial.null.sight is not None
     deciding = [kind.key for kind in trial.instrument.kinds if kind.deciding]
-    level = FALSE_ALARM / len(deciding)
+    level = level_of(trial.instrument)
     nulls = {key: int(trial.null.sight.flags[key].sum()) for key in deciding}
     return any(
         flagged[key] and _p_value(flagged[key], total, nulls[key], len(trial.null.sight)) <= level
@@ -296,7 +294,7 @@ def _false_verdicts(trial: _Trial, seed: int) -> Rate:
     """Shuffle fresh and held-out images, and count how often copies are found."""
     assert trial.null.sight is not None
     deciding = [kind.key for kind in trial.instrument.kinds if kind.deciding]
-    level = FALSE_ALARM / len(deciding)
+    level = level_of(trial.instrument)
     both = np.stack(
         [np.concatenate([trial.alarms.flags[key], trial.null.sight.flags[key]]) for key in deciding]
     )
