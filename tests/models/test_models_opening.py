@@ -4,6 +4,7 @@ import os
 import pytest
 import torch
 from edm_pickle_builder import pickled, snapshot
+from edm_pickle_tools import SONG, STATE
 
 from diffmem.errors import UserError
 from diffmem.files import sha256_file
@@ -72,8 +73,6 @@ def test_a_damaged_snapshot_is_the_users_to_mend(saved):
 
 
 def test_an_edm_pickle_gives_its_averaged_weights(tmp_path):
-    from test_models_edm_pickle import SONG, STATE
-
     path = tmp_path / "network-snapshot-000010.pkl"
     path.write_bytes(pickled(snapshot(STATE, SONG)))
     opened = open_model(path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 
 import pytest
-from audit_builders import AUDITS, blobs, copies_found, make_images, none_found, three_found
+from audit_builders import blobs, make_images
+from audit_examples import AUDITS, copies_found, none_found, three_found
 
 from diffmem.errors import UserError
 from diffmem.reports.audit_figures import (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from audit_builders import blobs, make_audit, make_match, make_model, private_found, without_training
+from audit_builders import blobs, make_audit, make_match, make_model
+from audit_examples import private_found, without_training
 
 from diffmem.reports.audit_images import audit_images
 from diffmem.studies.audit.audit import Audited

@@ -5,18 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from audit_builders import (
-    AUDITS,
-    cannot_tell,
-    copies_found,
-    copies_of,
-    full_audit,
-    make_criterion,
-    make_images,
-    make_match,
-    none_found,
-    private_found,
-)
+from audit_builders import copies_of, make_criterion, make_images, make_match
+from audit_examples import AUDITS, cannot_tell, copies_found, full_audit, none_found, private_found
 from test_reports_page import Page, check_loads_nothing
 
 from diffmem.reports.audit_page import render_audit

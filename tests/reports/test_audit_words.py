@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 
 import pytest
-from audit_builders import AUDITS, copies_found, full_audit, make_audit, rate, three_found
+from audit_builders import make_audit, rate
+from audit_examples import AUDITS, copies_found, full_audit, three_found
 from rich.console import Console
 
 from diffmem.reports.audit_words import (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 
 import pytest
-from audit_builders import copies_found, make_images, make_match, make_matches, none_found, private_found
+from audit_builders import make_images, make_match, make_matches
+from audit_examples import copies_found, none_found, private_found
 
 from diffmem.errors import DiffmemError
 from diffmem.reports.audit_write import COLUMNS, matches_csv, write_audit
