@@ -48,7 +48,7 @@ bench: .venv/.dev
 	$(BIN)/python benchmarks/audit.py
 
 schema: .venv/.run
-	$(BIN)/python -c 'import json; from diffmem.studies.audit import AuditResult as R; print(json.dumps(R.model_json_schema(), indent=1, ensure_ascii=False))' \
+	$(BIN)/python -c 'import json; from diffmem.auditing import AuditResult as R; print(json.dumps(R.model_json_schema(), indent=1, ensure_ascii=False))' \
 	    > docs/reference/audit.schema.json
 
 clean:

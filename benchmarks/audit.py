@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
+from diffmem.auditing import Question, audit
 from diffmem.data import ImageSet, open_images
 from diffmem.memorization import measure
-from diffmem.studies.audit import Question, audit
 from neighbours import images
 
 SECONDS_BAR, MEGABYTES_BAR = 60.0, 1500.0

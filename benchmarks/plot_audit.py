@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from diffmem.auditing.positive_controls import PLANTED, plant
+from diffmem.auditing.report.figures import PowerColumn, power_panels
+from diffmem.auditing.selftest.records import SelfTestPart, SelfTestResult
 from diffmem.data import open_images
-from diffmem.reports.audit_figures import PowerColumn, power_panels
 from diffmem.reports.figures import save_figure
 from diffmem.reports.style import SMALL_FONT_SIZE, new_figure
-from diffmem.studies.audit.planting import PLANTED, plant
-from diffmem.studies.audit.selftest_records import SelfTestPart, SelfTestResult
 
 SHOWN = 7  # the digit that is changed
 

@@ -8,8 +8,19 @@ import pytest
 
 import diffmem
 
-ROOMS = ["data", "models", "training", "sampling", "memorization", "studies", "reports", "cli"]
-GROUND_FLOOR = {"__init__", "distributed", "errors", "files", "progress"}
+ROOMS = [
+    "data",
+    "models",
+    "training",
+    "sampling",
+    "memorization",
+    "attacks",
+    "studies",
+    "reports",
+    "auditing",
+    "cli",
+]
+GROUND_FLOOR = {"__init__", "distributed", "environment", "errors", "files", "progress"}
 PACKAGE = Path(diffmem.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -12,8 +12,8 @@ import torch
 from cli_builders import TINY_MODEL, caller, environment
 from PIL import Image
 
+from diffmem.auditing import AuditResult
 from diffmem.data import ImageSet, open_images, write_images
-from diffmem.studies.audit import AuditResult
 
 PAGE, NUMBERS, MATCHES = "audit.html", "audit.json", "matches.csv"
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from diffmem.data import ImageSet
 from diffmem.memorization import Rate
-from diffmem.studies.evaluations import rate_record
+from diffmem.memorization.records import rate_record
 from diffmem.studies.gap import Errors, correlations, curve_of
 from diffmem.studies.gap_records import GapResult, RunGap
 from diffmem.studies.optimum_curves import optimum_curves

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from diffmem.studies.results import EmmRecord, RateRecord
+from diffmem.memorization.records import RateRecord
+from diffmem.studies.results import EmmRecord
 from diffmem.studies.search.records import (
     CostRecord,
     LevelRecord,

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
+from diffmem.memorization.records import RateRecord
 from diffmem.reports.gallery import Gallery
-from diffmem.studies.results import EmmRecord, Evaluation, RateRecord, RunRecord, StudyResult
+from diffmem.studies.results import EmmRecord, Evaluation, RunRecord, StudyResult
 
 SAMPLES = 1000
 

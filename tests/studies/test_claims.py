@@ -1,8 +1,8 @@
 import pytest
 
 from diffmem.memorization import Rate
+from diffmem.memorization.records import rate_record
 from diffmem.studies.claims import judge
-from diffmem.studies.evaluations import rate_record
 from diffmem.studies.experiment import ClaimRule
 from diffmem.studies.results import EmmRecord, Evaluation, LevelRecord, RunRecord, StudyResult
 

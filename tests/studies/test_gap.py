@@ -10,9 +10,9 @@ import torch
 from diffmem.data import ImageSet
 from diffmem.errors import DiffmemError, UserError
 from diffmem.memorization import Rate
+from diffmem.memorization.records import rate_record
 from diffmem.models import EDM, GaussianDenoiser, Optimum
 from diffmem.sampling import SamplerConfig, generate, noise_levels
-from diffmem.studies.evaluations import rate_record
 from diffmem.studies.gap import Errors, correlations, curve_of, gap_errors, spearman
 from diffmem.studies.gap_records import GapCurve, Kind, RunGap
 from diffmem.studies.means import mean_record

@@ -129,15 +129,15 @@ def _audit(
     import sys
     from contextlib import suppress
 
+    from diffmem.auditing import Question, audit, open_feature_space, parse_transforms
+    from diffmem.auditing.report.images import audit_images
+    from diffmem.auditing.report.text import print_audit
+    from diffmem.auditing.report.write import write_audit
     from diffmem.data import CanarySet, open_images
     from diffmem.distributed import world
     from diffmem.models import open_model
     from diffmem.progress import show_progress
-    from diffmem.reports.audit_images import audit_images
-    from diffmem.reports.audit_words import print_audit
-    from diffmem.reports.audit_write import write_audit
     from diffmem.sampling import SamplerConfig, discard_shards
-    from diffmem.studies.audit import Question, audit, open_feature_space, parse_transforms
     from diffmem.studies.recipe import load_recipe
 
     config = load_recipe(SamplerConfig, None, settings)
@@ -181,10 +181,10 @@ def _audit(
 
 
 def _self_test(source: str, transforms: str | None, seed: int, device: str, out: Path | None) -> int:
+    from diffmem.auditing import parse_transforms, self_test
+    from diffmem.auditing.report.selftest import print_self_test, write_self_test
     from diffmem.data import open_images
     from diffmem.progress import show_progress
-    from diffmem.reports.selftest import print_self_test, write_self_test
-    from diffmem.studies.audit import parse_transforms, self_test
 
     changes = parse_transforms("flip+shift1" if transforms is None else transforms)
     with show_progress("Reading images") as progress:

@@ -32,21 +32,12 @@ Modules:
     search_tables: A search on the terminal: its answers, and its runs as they go on.
     search_page: The page of a search and its folder.
     results_page: All experiments as one Markdown page.
-    audit_words: What an audit found, in words and as tables.
-    audit_figures: Distances beside the null, what is found of planted copies, the most copied images.
-    audit_gallery: Matches and near misses side by side.
-    audit_images: The images that these show, taken from an audit.
-    audit_page: The page of an audit.
-    audit_write: Its folder.
-    selftest: A self-test of the audit in words, as a table, a picture and a file.
 
 Matplotlib and jinja2 are loaded when something is drawn, not when this package is imported.
 """
 
 from __future__ import annotations
 
-from diffmem.reports.audit_images import audit_images
-from diffmem.reports.audit_write import AuditPaths, write_audit
 from diffmem.reports.duplicates import duplicates_tables, write_duplicates
 from diffmem.reports.duplicates_gallery import ShownGroup, duplicates_figure
 from diffmem.reports.experiment_figure import experiment_figure
@@ -71,13 +62,11 @@ from diffmem.reports.words import emm_words, headline, warnings_of
 from diffmem.reports.write import ReportPaths, write_report
 
 __all__ = [
-    "AuditPaths",
     "ExperimentRow",
     "Gallery",
     "ReportPaths",
     "ShownGroup",
     "SummaryRow",
-    "audit_images",
     "cost_figure",
     "curves_figure",
     "duplicates_figure",
@@ -111,7 +100,6 @@ __all__ = [
     "terminal_table",
     "warnings_of",
     "watch_table",
-    "write_audit",
     "write_duplicates",
     "write_experiment",
     "write_gap",

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from diffmem.memorization.records import RateRecord
 from diffmem.reports.experiment_series import Series, means
 from diffmem.reports.figures import draw_intervals
 from diffmem.reports.style import COLOURS
-from diffmem.studies.results import RateRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from diffmem.memorization.records import RateRecord
 from diffmem.reports.experiment_match import (
     Slot,
     experiment_runs,
@@ -18,7 +19,7 @@ from diffmem.reports.experiment_match import (
 )
 from diffmem.reports.style import COLOURS, Colour, ordered_colours
 from diffmem.reports.words import size_words
-from diffmem.studies.results import ExperimentResult, LevelRecord, RateRecord, RunRecord
+from diffmem.studies.results import ExperimentResult, LevelRecord, RunRecord
 
 __all__ = ["Look", "Series", "looks", "means", "null_points", "places_of", "series_of"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from diffmem.memorization.records import RateRecord
 from diffmem.reports.experiment_match import (
     experiment_runs,
     mask_of,
@@ -11,7 +12,7 @@ from diffmem.reports.experiment_match import (
     published_at,
 )
 from diffmem.reports.words import percent, rate_words, size_words
-from diffmem.studies.results import ClaimRecord, ExperimentResult, LevelRecord, RateRecord, StudyResult
+from diffmem.studies.results import ClaimRecord, ExperimentResult, LevelRecord, StudyResult
 
 __all__ = [
     "SCALE_WORDS",

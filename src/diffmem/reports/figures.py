@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from diffmem.errors import UserError
 from diffmem.files import atomic_path
+from diffmem.memorization.records import RateRecord
 from diffmem.reports.style import (
     COLOURS,
     FONT_SIZE,
@@ -25,7 +26,7 @@ from diffmem.reports.style import (
     size_axis,
 )
 from diffmem.reports.words import emm_words, size_words
-from diffmem.studies.results import RateRecord, RunRecord, StudyResult
+from diffmem.studies.results import RunRecord, StudyResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

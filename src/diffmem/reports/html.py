@@ -90,14 +90,22 @@ def _figures(result: StudyResult) -> list[tuple[str, str, str]]:
     return found
 
 
-def render_page(name: str, **values: Any) -> str:
-    """Return one of the package's page templates, filled; every value is escaped."""
+def render_page(name: str, *, package: str = __package__, **values: Any) -> str:
+    """Return a page template, filled; every value is escaped.
+
+    Args:
+        name: Of the file, in the folder `templates` of `package` or of this package, whose parts any page may include.
+        package: Which package's templates come first.
+        values: What the template shows.
+    """
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+    def template(part: str) -> str:
+        own = files(package) / "templates" / part
+        return (own if own.is_file() else files(__package__) / "templates" / part).read_text("utf-8")
+
     environment = Environment(
-        loader=FunctionLoader(
-            lambda part: (files("diffmem.reports") / "templates" / part).read_text("utf-8")
-        ),
+        loader=FunctionLoader(template),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffmem.files import write_bytes, write_text
 from diffmem.reports.experiment_words import sentence
@@ -166,7 +166,7 @@ def _published(result: SearchResult) -> bool:
 
 def _page(result: SearchResult, pictures: Sequence[_Picture], galleries: list[tuple[Gallery, bytes]]) -> str:
     runs = search_runs(result)
-    values = {
+    values: dict[str, Any] = {
         "result": result,
         "lead": lead(result),
         "answers": [(level_label(level.name, result), level_answer(level, result)) for level in result.levels],

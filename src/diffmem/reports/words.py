@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from diffmem.studies.results import EmmRecord, RateRecord, StudyResult
+from diffmem.memorization.records import RateRecord
+from diffmem.studies.results import EmmRecord, StudyResult
 
 __all__ = [
     "count_words",

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from diffmem.memorization import Rate
+from diffmem.memorization.records import RateRecord
 from diffmem.studies.experiment import ClaimRule
-from diffmem.studies.results import ClaimRecord, LevelRecord, RateRecord, RunRecord
+from diffmem.studies.results import ClaimRecord, LevelRecord, RunRecord
 
 __all__ = ["judge"]
 

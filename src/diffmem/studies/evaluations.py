@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from diffmem.errors import DiffmemError
 from diffmem.files import atomic_path, read_json, write_json
 from diffmem.memorization import Neighbours, Rate, RatioRule
-from diffmem.studies.results import Evaluation, RateRecord
+from diffmem.memorization.records import RateRecord, rate_record
+from diffmem.studies.results import Evaluation
 
 __all__ = [
     "THRESHOLDS",
@@ -32,20 +33,12 @@ __all__ = [
     "FrechetRecord",
     "StoredEvaluation",
     "judged",
-    "rate_record",
     "rates_by_threshold",
     "summary",
 ]
 
 THRESHOLDS = {"0.2": 0.2, "0.25": 0.25, "0.333": 1 / 3, "0.4": 0.4, "0.5": 0.5}
 """The thresholds of d1 / d2 at which every evaluation is answered, by their names in results."""
-
-
-def rate_record(rate: Rate) -> RateRecord:
-    """Turn a rate into its record."""
-    return RateRecord(
-        count=rate.count, total=rate.total, value=rate.value, low=rate.low, high=rate.high, method=rate.method
-    )
 
 
 def judged(neighbours: Neighbours, rule: RatioRule) -> RateRecord:

@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from diffmem.memorization.records import RateRecord, Record
 from diffmem.studies.means import MeanRecord
-from diffmem.studies.results import RateRecord, Record
 
 __all__ = ["Correlation", "GapCurve", "GapPoint", "GapResult", "Kind", "RunGap"]
 

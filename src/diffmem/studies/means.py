@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import Field
 
-from diffmem.studies.results import Record
+from diffmem.memorization.records import Record
 
 __all__ = ["Z95", "MeanRecord", "mean_record"]
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from diffmem.data import ImageSet, duplicate_groups
 from diffmem.errors import UserError
 from diffmem.memorization import Rate
+from diffmem.memorization.records import RateRecord, Record, rate_record
 from diffmem.models.references import covariance_spectrum
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.studies.collapse import (
@@ -29,9 +30,7 @@ from diffmem.studies.collapse import (
     crossing,
     isotropic_moments,
 )
-from diffmem.studies.evaluations import rate_record
 from diffmem.studies.means import MeanRecord, mean_record
-from diffmem.studies.results import RateRecord, Record
 
 __all__ = ["Collapse", "OptimumCurves", "OptimumPoint", "default_sigmas", "optimum_curves"]
 

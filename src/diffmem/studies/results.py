@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from diffmem.memorization.records import RateRecord, Record
 
 __all__ = [
     "ClaimRecord",
@@ -17,28 +19,9 @@ __all__ = [
     "ExperimentResult",
     "LevelRecord",
     "PublishedCurve",
-    "RateRecord",
-    "Record",
     "RunRecord",
     "StudyResult",
 ]
-
-
-class Record(BaseModel):
-    """What was found, as typed values: it does not change, and holds nothing but its fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RateRecord(Record):
-    """A share with its 95% interval: `count` of `total` in `low` to `high`; all shares are in [0, 1]."""
-
-    count: int
-    total: int
-    value: float
-    low: float
-    high: float
-    method: str = Field(description="How the interval was computed, for example 'clopper-pearson'.")
 
 
 class Evaluation(Record):

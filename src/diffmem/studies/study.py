@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-import diffmem
 from diffmem.data import ImageSet, duplicate_groups, open_images, write_images
 from diffmem.distributed import world
+from diffmem.environment import versions
 from diffmem.errors import UserError
 from diffmem.files import read_number, write_json
 from diffmem.memorization import Neighbours, RatioRule, protocol_id
@@ -310,15 +308,3 @@ def example_of(run: Run, sampling: SamplerConfig, measure: MeasureConfig, count:
     epoch = f", epoch {stored.seen / size:.0f}" if run.model.is_trained else ""
     title = f"{size} training images{epoch}"
     return Example.of(title, images, stored.neighbours, run.training_set.images, rule)
-
-
-def versions(device: str) -> dict[str, str]:
-    """Return what the numbers were made with."""
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{platform.machine()} CPU"
-    return {
-        "diffmem": diffmem.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "device": name,
-    }

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from diffmem.studies.results import EmmRecord, RateRecord, Record
+from diffmem.memorization.records import RateRecord, Record
+from diffmem.studies.results import EmmRecord
 
 __all__ = ["CostRecord", "LevelRecord", "LogEntry", "PointRecord", "SearchResult", "SizeRecord", "Verdict"]
 

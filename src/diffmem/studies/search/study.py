@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffmem.data import ImageSet
+from diffmem.environment import versions
 from diffmem.errors import DiffmemError, UserError
 from diffmem.files import read_json, write_json, write_text
 from diffmem.memorization import RatioRule, protocol_id
@@ -24,7 +25,7 @@ from diffmem.studies.search.log import decision_log
 from diffmem.studies.search.recipe import SearchRecipe, dump_search, load_search
 from diffmem.studies.search.records import CostRecord, LevelRecord, SearchResult, SizeRecord
 from diffmem.studies.search.work import SizeRun, Terms
-from diffmem.studies.study import Example, seconds_spent, stored_set, versions
+from diffmem.studies.study import Example, seconds_spent, stored_set
 
 __all__ = ["RECIPE_FILE", "SearchStudy", "open_search", "place_of"]
 

@@ -17,13 +17,13 @@ from diffmem.data import open_images
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError
 from diffmem.memorization import RatioRule
+from diffmem.memorization.records import RateRecord
 from diffmem.models.denoiser import Denoiser
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.sampling import SamplerConfig
 from diffmem.studies.evaluations import judged
 from diffmem.studies.null import read_null
 from diffmem.studies.recipe import StudyRecipe, config_hash
-from diffmem.studies.results import RateRecord
 from diffmem.studies.run import Run
 from diffmem.studies.search.choice import Outcome, outcome_of
 from diffmem.studies.search.confidence import anytime_interval

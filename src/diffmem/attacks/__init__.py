@@ -1,0 +1,1 @@
+"""What a model gives away: membership inference, exposure of canaries, FLIPD."""

@@ -1,0 +1,347 @@
+"""Membership inference: whether scores of a denoiser tell its training images from others of the same source.
+
+The answer is about membership only if nothing else tells the two sets apart: they must be random draws from one source, so that
+only chance decided which images were trained on. Training images against those of another collection, another year or another
+converter measure the difference of the collections. What can be checked is: whether plain statistics of the images, without the
+model, or the mix of classes separate the sets. Passing is no proof that the source is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from diffmem.attacks.roc import Area, area_under_curve, check_counts, operating_point
+from diffmem.attacks.scores import (
+    loss_levels,
+    loss_scores,
+    pia_levels,
+    pia_scores,
+    secmi_levels,
+    secmi_scores,
+)
+from diffmem.data import ImageSet, duplicate_groups
+from diffmem.errors import UserError, nearest
+from diffmem.memorization.records import RateRecord, Record, rate_record
+from diffmem.models import Denoiser, Latent, pixel_shape_of
+from diffmem.progress import NO_PROGRESS, Progress
+
+__all__ = ["AreaRecord", "Attack", "MembershipRecord", "class_mix_p_value", "membership", "without_model"]
+
+Attack = Literal["loss", "secmi", "pia", "pian"]
+"""How images are scored, see `membership_scores`; 'pian' is PIA with normalized noise."""
+
+# Chance that sets of one source are reported as separable: of all statistics together, and of the mix of classes.
+_FALSE_ALARM = 0.01
+_PERMUTATIONS = 9999
+_BLOCK = 1 << 20  # classes times draws at a time
+
+
+class AreaRecord(Record):
+    """The area under the receiver operating characteristic with its interval: 1 separates, 0.5 is chance."""
+
+    value: float
+    low: float
+    high: float
+    members: int
+    nonmembers: int
+    confidence: float
+    method: str = Field(description="How the interval was computed: 'delong' or 'pairs'.")
+
+
+class MembershipRecord(Record):
+    """What one attack found."""
+
+    attack: Attack
+    protocol: str = Field(
+        description="Id of the attack with its constants: levels, draws, powers, false-positive rate."
+    )
+    sigmas: list[float] = Field(
+        description="Noise levels of the attack, in units of what the model denoises, ascending."
+    )
+    seed: int = Field(description="Seed of the noise and of the halves.")
+    members: int = Field(description="Members that were scored, after copies were removed.")
+    nonmembers: int = Field(description="Non-members that were scored, after copies were removed.")
+    shared: int = Field(
+        description="Distinct images that were in both sets; they were removed from both, as nothing can tell them apart."
+    )
+    member_copies: int = Field(
+        description="Members removed as exact copies of an earlier one (shared ones not counted)."
+    )
+    nonmember_copies: int = Field(
+        description="Non-members removed as exact copies of an earlier one (shared ones not counted)."
+    )
+    auc: AreaRecord = Field(description="Of all images. Higher scores mean members; below 0.5 stays so.")
+    target_fpr: float = Field(description="The false-positive rate for which the threshold was chosen.")
+    threshold: float = Field(description="Chosen on one half of the non-members; members are above it.")
+    tpr: RateRecord = Field(
+        description="Share of the other half's members above the threshold: the true-positive rate."
+    )
+    fpr: RateRecord = Field(
+        description="Share of the other half's non-members above the threshold: the rate that the true-positive rate is at."
+    )
+    without_model: dict[str, AreaRecord] = Field(
+        description="The area that a plain statistic of the images gives, larger counting as members; 0.5 for sets of one source."
+    )
+    class_mix_p: float | None = Field(
+        description="Chance of so different shares of classes if members were drawn at random; none without labels."
+    )
+    warnings: list[str] = Field(
+        default_factory=list, description="Why the numbers may not be about membership."
+    )
+    notes: list[str] = Field(default_factory=list, description="What was removed, in words.")
+
+
+def membership(
+    denoiser: Denoiser,
+    members: ImageSet,
+    nonmembers: ImageSet,
+    attack: Attack = "loss",
+    *,
+    sigmas: Sequence[float] | None = None,
+    fpr: float = 0.01,
+    seed: int = 0,
+    progress: Progress = NO_PROGRESS,
+) -> MembershipRecord:
+    """Attack a model with images that it was trained on and images that it was not.
+
+    Both sets must be random draws from one source (see the module). Exact copies are removed: images in both sets from both,
+    repeated images but for the first. Near copies are not: a non-member that is nearly a training image counts as a false positive
+    of an attack that works. The images of both sets are copied once in memory.
+
+    Args:
+        denoiser: The model, with the weights that are published (averaged ones, where training averages). If it is `Latent`, images
+            are encoded to be scored; copies, statistics and shapes are those of the pixels.
+        members: Training images, or a random part of them; labelled if the model has classes.
+        nonmembers: Images of the same source that were not trained on, none of them a copy of any training image; labelled likewise.
+        attack: 'loss', 'secmi', 'pia' or 'pian'.
+        sigmas: Noise levels of the attack; none for the published ones.
+        fpr: False-positive rate at which the true-positive rate is reported, in (0, 0.5].
+        seed: Seed of the noise and of the halves.
+        progress: Told the images that are scored.
+
+    Raises:
+        UserError: There are fewer members or non-members than `membership_rates.images_needed`, the sets do not fit each other or
+            the model, or the model returns values that are not finite.
+    """
+    if attack not in get_args(Attack):
+        choices = list(get_args(Attack))
+        raise UserError(
+            f"Unknown attack {attack!r}; choose one of {', '.join(choices)}.{nearest(str(attack), choices)}"
+        )
+    if members.shape != nonmembers.shape:
+        raise UserError(
+            f"The members have shape {members.shape}, the non-members {nonmembers.shape} (C, H, W): they are not of one source."
+        )
+    if members.shape != pixel_shape_of(denoiser):
+        raise UserError(
+            f"The images have shape {members.shape}, those of the model {pixel_shape_of(denoiser)} (C, H, W)."
+        )
+    conditional = denoiser.num_labels > 0
+    if conditional and (members.labels is None or nonmembers.labels is None):
+        raise UserError(
+            f"The model has {denoiser.num_labels} classes, so members and non-members need labels: membership shows less without them."
+        )
+    kept, counts = _distinct(members, nonmembers)
+    notes = _removed(counts)
+    check_counts(len(kept[0]), len(kept[1]), fpr, " ".join(notes))
+    levels, score, protocol = _attack(denoiser, attack, sigmas)
+    total = len(kept[0]) + len(kept[1])
+    scores = []
+    for images, before in zip(kept, (0, len(kept[0])), strict=True):
+        classes = images.labels if conditional else None
+        scores.append(score(images.images, classes, levels, seed, _shifted(progress, before, total)))
+    point = operating_point(scores[0], scores[1], fpr, seed)
+    plain = without_model(*kept)
+    mix = class_mix_p_value(*kept, seed=seed)
+    return MembershipRecord(
+        attack=attack,
+        protocol=f"{protocol}, fpr {fpr:g}",
+        sigmas=levels,
+        seed=seed,
+        members=len(kept[0]),
+        nonmembers=len(kept[1]),
+        shared=counts[0],
+        member_copies=counts[1],
+        nonmember_copies=counts[2],
+        auc=_area_record(area_under_curve(scores[0], scores[1])),
+        target_fpr=fpr,
+        threshold=point.threshold,
+        tpr=rate_record(point.found),
+        fpr=rate_record(point.false),
+        without_model={name: _area_record(area) for name, area in plain.items()},
+        class_mix_p=mix,
+        warnings=_warnings(plain, mix),
+        notes=notes,
+    )
+
+
+_Scores = Callable[
+    [NDArray[np.uint8], "NDArray[np.int64] | None", Sequence[float], int, Progress], NDArray[np.float64]
+]
+
+
+def _attack(
+    denoiser: Denoiser, attack: Attack, sigmas: Sequence[float] | None
+) -> tuple[list[float], _Scores, str]:
+    """Return the levels of an attack, what scores images by it, and its id."""
+    own = {"loss": loss_levels, "secmi": secmi_levels, "pia": pia_levels, "pian": pia_levels}[attack]
+    levels = own(denoiser) if sigmas is None else [float(sigma) for sigma in sigmas]
+
+    def score(
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64] | None,
+        sigmas: Sequence[float],
+        seed: int,
+        told: Progress,
+    ) -> NDArray[np.float64]:
+        if attack == "loss":
+            return loss_scores(denoiser, images, labels, sigmas, seed, progress=told)
+        if attack == "secmi":
+            return secmi_scores(denoiser, images, labels, sigmas, seed, progress=told)
+        return pia_scores(denoiser, images, labels, sigmas, seed, normalized=attack == "pian", progress=told)
+
+    words = {
+        "loss": "loss of the noise, 1 draw",
+        "secmi": "secmi-stat",
+        "pia": "pia, power 4",
+        "pian": "pian, power 4",
+    }[attack]
+    words += " of latents" if isinstance(denoiser, Latent) else ""
+    return levels, score, f"{words}, sigma {' '.join(f'{level:.4g}' for level in levels)}"
+
+
+def _distinct(
+    members: ImageSet, nonmembers: ImageSet
+) -> tuple[tuple[ImageSet, ImageSet], tuple[int, int, int]]:
+    """Return both sets without copies; and how many distinct images were shared, and how many others were copies in each."""
+    count = len(members)
+    groups = duplicate_groups(np.concatenate([members.images, nonmembers.images]))
+    sides = groups[:count], groups[count:]
+    shared = np.intersect1d(*sides)
+    kept, copies = [], []
+    for images, side, name in zip((members, nonmembers), sides, ("members", "non-members"), strict=True):
+        first = np.unique(side, return_index=True)[1]
+        alone = ~np.isin(side, shared)
+        chosen = np.sort(first[alone[first]])
+        if not len(chosen):
+            raise UserError(
+                f"All {len(images)} {name} are copies of images in the other set; nothing is left."
+            )
+        copies.append(int(alone.sum()) - len(chosen))
+        kept.append(images.take(chosen, f"without copies, {len(chosen)} {name}"))
+    return (kept[0], kept[1]), (len(shared), copies[0], copies[1])
+
+
+def _removed(counts: tuple[int, int, int]) -> list[str]:
+    shared, member_copies, nonmember_copies = counts
+    notes = []
+    if shared:
+        notes.append(f"Images that are members and non-members alike, removed from both: {shared}.")
+    for copies, name in ((member_copies, "members"), (nonmember_copies, "non-members")):
+        if copies:
+            notes.append(f"Exact copies of other {name}, removed: {copies}.")
+    return notes
+
+
+def _shifted(progress: Progress, before: int, both: int) -> Progress:
+    """Return the progress of one set as that of both."""
+
+    def told(done: float, total: float, note: str = "") -> None:
+        progress(before + done, both, note)
+
+    return told
+
+
+def without_model(
+    members: ImageSet, nonmembers: ImageSet, false_alarm: float = _FALSE_ALARM
+) -> dict[str, Area]:
+    """Return the area that statistics of the images give without the model, which is 0.5 for draws from one source.
+
+    They are 'brightness' (the mean of an image), 'contrast' (its standard deviation) and 'roughness' (the mean absolute difference
+    of neighbouring pixels).
+
+    Args:
+        members: One set.
+        nonmembers: The other.
+        false_alarm: Chance that, for sets of one source, any of the intervals excludes 0.5: each covers with 1 - false_alarm / 3.
+    """
+    sides = [_statistics(images.images) for images in (members, nonmembers)]
+    return {
+        name: area_under_curve(sides[0][name], sides[1][name], 1 - false_alarm / len(sides[0]))
+        for name in sides[0]
+    }
+
+
+def _statistics(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+    found = np.empty((3, len(images)))
+    for start in range(0, len(images), 1024):
+        block = images[start : start + 1024].astype(np.float64)
+        steps = [np.abs(np.diff(block, axis=axis)).reshape(len(block), -1) for axis in (2, 3)]
+        both = np.concatenate(steps, axis=1)
+        rough = both.mean(1) if both.shape[1] else np.zeros(len(block))  # images of a single pixel
+        found[:, start : start + 1024] = block.mean((1, 2, 3)), block.std((1, 2, 3)), rough
+    return {"brightness": found[0], "contrast": found[1], "roughness": found[2]}
+
+
+def class_mix_p_value(members: ImageSet, nonmembers: ImageSet, seed: int = 0) -> float | None:
+    """Return how likely classes differ as much between the sets if chance divided the images; none if a set has no labels.
+
+    A permutation test of the chi-square statistic: (1 + draws as extreme) / (1 + draws), 9,999 draws.
+
+    Args:
+        members: One set.
+        nonmembers: The other.
+        seed: Seed of the draws.
+    """
+    if members.labels is None or nonmembers.labels is None:
+        return None
+    end = int(max(members.labels.max(), nonmembers.labels.max())) + 1
+    counts = np.bincount(members.labels, minlength=end)
+    totals = counts + np.bincount(nonmembers.labels, minlength=end)
+    counts, totals = counts[totals > 0], totals[totals > 0]
+    wanted = len(members) * totals / totals.sum()
+
+    def statistic(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = (np.square(drawn - wanted) / totals).sum(-1)
+        return found
+
+    rng = np.random.default_rng([seed, 0x6D6978])
+    wide, extreme, left = max(1, _BLOCK // len(totals)), 0, _PERMUTATIONS
+    while left:
+        size = min(wide, left)
+        drawn = rng.multivariate_hypergeometric(totals, len(members), size=size, method="marginals")
+        extreme += int((statistic(drawn) >= statistic(counts) - 1e-9).sum())
+        left -= size
+    return (1 + extreme) / (1 + _PERMUTATIONS)
+
+
+def _warnings(plain: dict[str, Area], mix: float | None) -> list[str]:
+    found = [
+        f"Separable without the model: {name} alone has an AUC of {area.value:.3f} [{area.low:.3f}, {area.high:.3f}]. The sets are"
+        " not draws from one source, so the attack may measure their difference and not membership."
+        for name, area in plain.items()
+        if not area.low <= 0.5 <= area.high
+    ]
+    if mix is not None and mix <= _FALSE_ALARM:
+        found.append(
+            f"Members and non-members have different shares of classes (p = {mix:.2g}), which alone changes scores. Draw both with"
+            " the same shares."
+        )
+    return found
+
+
+def _area_record(area: Area) -> AreaRecord:
+    return AreaRecord(
+        value=area.value,
+        low=area.low,
+        high=area.high,
+        members=area.members,
+        nonmembers=area.nonmembers,
+        confidence=area.confidence,
+        method=area.method,
+    )

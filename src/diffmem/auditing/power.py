@@ -1,0 +1,188 @@
+"""Power: how many copies, planted among the user's own training images, each criterion finds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmem.auditing.detector import Instrument, Sight
+from diffmem.auditing.positive_controls import PLANTED, Planting, partners, plant, planting
+from diffmem.auditing.records import PowerRecord
+from diffmem.errors import UserError
+from diffmem.memorization import Rate
+from diffmem.memorization.contents import taken
+from diffmem.memorization.records import rate_record
+from diffmem.progress import NO_PROGRESS, Progress, part_of
+
+__all__ = ["COUNT", "Planted", "look_at_planted", "measure_power", "power_records"]
+
+Pixels = NDArray[np.uint8]
+
+COUNT = 200
+"""Training images of which copies are planted, of each kind."""
+
+_STREAM = 0x706F776572
+_MOST_BYTES = 128 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Planted:
+    """Planted copies of one kind, and what the instrument sees of them.
+
+    Attributes:
+        kind: Of copies.
+        sources: Which training image each shows, int64 (n,); of blends, that with the larger share.
+        partners: The other one of a blend in equal parts; else the same as `sources`.
+        images: uint8 (n, C, H, W).
+        flags: Which of them each criterion flags, bool (n,), by key.
+        copied: The training image that each criterion compares with, int64 (n,), by key.
+    """
+
+    kind: Planting
+    sources: NDArray[np.int64]
+    partners: NDArray[np.int64]
+    images: Pixels
+    flags: dict[str, NDArray[np.bool_]]
+    copied: dict[str, NDArray[np.int64]]
+
+
+def measure_power(
+    instrument: Instrument,
+    training: Pixels,
+    seed: int,
+    count: int = COUNT,
+    keys: Sequence[str] | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> dict[str, list[PowerRecord]]:
+    """Plant copies of random training images, and count what each criterion finds.
+
+    Args:
+        instrument: Of the training images.
+        training: The same images, uint8 (N, C, H, W), also memory-mapped.
+        seed: Chooses the images and their changes; 0 or more.
+        count: Distinct training images of which copies are planted, of each kind; all of a smaller set.
+        keys: Kinds of copies; all but those that need near-copies in the training set if none are named.
+        progress: Told the share of the work that is done.
+
+    Returns:
+        For each criterion, by its key, one record for each kind, in the order of the kinds.
+
+    Raises:
+        UserError: A kind is not known, or the count is below 1.
+    """
+    if count < 1:
+        raise UserError(f"At least 1 copy of each kind must be planted, not {count}.")
+    kinds = (
+        [kind for kind in PLANTED if not kind.near_copies]
+        if keys is None
+        else [planting(key) for key in keys]
+    )
+    if not kinds:
+        return {one.key: [] for one in instrument.kinds}
+    rng = np.random.default_rng([seed, _STREAM])
+    chosen = rng.choice(len(instrument.kept), min(count, len(instrument.kept)), replace=False)
+    sources = instrument.kept[np.sort(chosen)]
+    found = look_at_planted(instrument, training, sources, kinds, seed, progress)
+    return power_records(instrument, training, found)
+
+
+def look_at_planted(
+    instrument: Instrument,
+    training: Pixels,
+    sources: NDArray[np.int64],
+    kinds: Sequence[Planting],
+    seed: int,
+    progress: Progress = NO_PROGRESS,
+) -> list[Planted]:
+    """Plant copies of chosen training images and hold all of them against the training set, at once where memory allows.
+
+    Args:
+        instrument: Of the training images.
+        training: uint8 (N, C, H, W).
+        sources: Which of them are copied, int64 (n,), n at least 1.
+        kinds: Of copies, at least one.
+        seed: Of their changes.
+        progress: Told the share of the work that is done.
+
+    Returns:
+        In the order of the kinds.
+    """
+    originals = taken(training, sources)
+    size = max(1, originals.nbytes)
+    at_once = max(1, _MOST_BYTES // size)
+    found: list[Planted] = []
+    for start in range(0, len(kinds), at_once):
+        here = kinds[start : start + at_once]
+        images = [plant(originals, kind.key, seed, training) for kind in here]
+        told = part_of(progress, start / len(kinds), len(here) / len(kinds))
+        sight = instrument.look(np.concatenate(images), progress=told)
+        for at, kind in enumerate(here):
+            other = partners(originals, seed, training) if kind.key == "blend50" else sources
+            found.append(_planted(kind, sources, other, images[at], sight, at * len(sources)))
+    return found
+
+
+def power_records(
+    instrument: Instrument, training: Pixels, found: Sequence[Planted], names: NDArray[np.int64] | None = None
+) -> dict[str, list[PowerRecord]]:
+    """Count the planted copies that each criterion finds.
+
+    Args:
+        instrument: That looked at them.
+        training: uint8 (N, C, H, W).
+        found: What it saw.
+        names: Which picture each training image shows, int64 (N,), where some show the same one; by default, images of the same
+            pixels do.
+
+    Returns:
+        For each criterion, by its key, one record for each kind.
+    """
+    records: dict[str, list[PowerRecord]] = {}
+    for kind in instrument.kinds:
+        records[kind.key] = []
+        for one in found:
+            copied, flags = one.copied[kind.key], one.flags[kind.key]
+            right = _same(training, copied, one.sources, names) | _same(training, copied, one.partners, names)
+            records[kind.key].append(
+                PowerRecord(
+                    key=one.kind.key,
+                    kind=one.kind.words,
+                    detected=rate_record(Rate(int(flags.sum()), len(flags))),
+                    traced=rate_record(Rate(int(right.sum()), len(right))),
+                )
+            )
+    return records
+
+
+def _planted(
+    kind: Planting,
+    sources: NDArray[np.int64],
+    other: NDArray[np.int64],
+    images: Pixels,
+    sight: Sight,
+    start: int,
+) -> Planted:
+    part = slice(start, start + len(sources))
+    return Planted(
+        kind,
+        sources,
+        other,
+        images,
+        {key: flags[part] for key, flags in sight.flags.items()},
+        {key: copied[part] for key, copied in sight.copied.items()},
+    )
+
+
+def _same(
+    training: Pixels, ones: NDArray[np.int64], others: NDArray[np.int64], names: NDArray[np.int64] | None
+) -> NDArray[np.bool_]:
+    """Return which pairs of training images show the same picture."""
+    if names is not None:
+        return np.asarray(names[ones] == names[others])
+    same = np.asarray(ones == others)
+    for at in np.flatnonzero(~same):
+        same[at] = np.array_equal(training[ones[at]], training[others[at]])
+    return same

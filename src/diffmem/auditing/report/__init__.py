@@ -1,0 +1,8 @@
+"""The report of an audit: its page, record, table of matches and pictures; nothing here decides."""
+
+from __future__ import annotations
+
+from diffmem.auditing.report.images import audit_images
+from diffmem.auditing.report.write import AuditPaths, write_audit
+
+__all__ = ["AuditPaths", "audit_images", "write_audit"]

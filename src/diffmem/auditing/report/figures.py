@@ -1,0 +1,340 @@
+"""The figures of an audit: distances of samples beside the null, what is found of planted copies, the most copied images."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from diffmem.auditing.records import AuditResult, DistanceRecord, MatchRecord, PowerRecord
+from diffmem.auditing.report.text import fine_percent, ratio_threshold
+from diffmem.memorization.records import RateRecord
+from diffmem.reports.style import (
+    COLOURS,
+    FONT_SIZE,
+    SMALL_FONT_SIZE,
+    TITLE_FONT_SIZE,
+    dress,
+    legend_below,
+    new_figure,
+    no_minor_ticks,
+)
+from diffmem.reports.words import count_words, threshold_words
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "FALSE_ALARMS",
+    "PowerColumn",
+    "copied_figure",
+    "copied_words",
+    "distance_figure",
+    "distance_words",
+    "kinds_of_power",
+    "power_figure",
+    "power_of",
+    "power_panels",
+    "power_words",
+]
+
+FALSE_ALARMS = "never copied (false alarms)"
+"""Heading of the row of images that were not planted."""
+
+MOST_BARS = 20
+_QUANTITIES = {
+    "ratio": "Distance to the nearest over that to the second nearest",
+    "rms": "Distance to the nearest training image (RMS grey levels)",
+}
+_SAMPLES, _NULL = COLOURS["vermillion"], COLOURS["blue"]
+
+
+def distance_figure(result: AuditResult) -> Figure:
+    """Draw how near samples and images that were never copied come to training images, a panel for each quantity.
+
+    Shares are on a logarithmic axis, so that one sample among all is seen; the matches of the record are marked below.
+
+    Args:
+        result: With at least one histogram.
+    """
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    panels = result.distances
+    worst = [] if result.copies is None else result.copies.worst
+    figure = new_figure(5.4 * len(panels), 4.3)
+    for axes, record in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+        _histogram(axes, record, worst)
+        if record.quantity == "ratio":
+            _threshold(axes, ratio_threshold(result))
+    handles: list[Any] = [Patch(facecolor=_SAMPLES, alpha=0.45, edgecolor=_SAMPLES, label="samples")]
+    if any(record.null for record in panels):
+        handles.append(
+            Line2D([], [], color=_NULL, linestyle="--", linewidth=1.6, label="never copied (null)")
+        )
+    if worst:
+        label = "flagged samples" + (f", the {len(worst)} nearest" if _cut(result) else "")
+        handles.append(
+            Line2D([], [], marker="^", linestyle="", color=_SAMPLES, markeredgecolor="black", label=label)
+        )
+    legend_below(figure, handles, 1.8)
+    return figure
+
+
+def _cut(result: AuditResult) -> bool:
+    return result.copies is not None and len(result.copies.worst) < result.copies.samples
+
+
+def _histogram(axes: Axes, record: DistanceRecord, worst: list[MatchRecord]) -> None:
+    from matplotlib.ticker import FixedFormatter, FixedLocator
+
+    dress(axes, _QUANTITIES[record.quantity], "Share of the images (log scale)")
+    edges, counts = np.array(record.edges), [np.array(record.samples)]
+    if record.null:
+        counts.append(np.array(record.null))
+    totals = [max(int(one.sum()), 1) for one in counts]
+    least = 1 / max(totals)
+    floor = least / 8
+    shares = [np.maximum(one / total, floor) for one, total in zip(counts, totals, strict=True)]
+    axes.set_yscale("log")
+    axes.stairs(shares[0], edges, baseline=floor, fill=True, color=_SAMPLES, alpha=0.35)
+    axes.stairs(shares[0], edges, baseline=floor, color=_SAMPLES, linewidth=1.2)
+    if record.null:
+        axes.stairs(shares[1], edges, baseline=floor, color=_NULL, linestyle="--", linewidth=1.6)
+    places = [match.ratio if record.quantity == "ratio" else match.rms for match in worst]
+    if places:
+        axes.plot(
+            places,
+            [0.03] * len(places),
+            transform=axes.get_xaxis_transform(),
+            linestyle="",
+            marker="^",
+            markersize=6,
+            color=_SAMPLES,
+            markeredgecolor="black",
+            markeredgewidth=0.5,
+            label="flagged",
+            clip_on=False,
+            zorder=6,
+        )
+    filled = np.flatnonzero(sum(counts))
+    last = edges[filled[-1] + 1] if len(filled) and record.quantity == "rms" else edges[-1]
+    axes.set_xlim(edges[0], max([last, *places]) * 1.02)
+    axes.set_ylim(floor, 1.6)
+    powers = [10.0**power for power in range(math.floor(math.log10(least)), 1)]
+    axes.yaxis.set_major_locator(FixedLocator(powers))
+    axes.yaxis.set_major_formatter(
+        FixedFormatter([f"{100 * power:.10f}".rstrip("0").rstrip(".") + "%" for power in powers])
+    )
+    axes.yaxis.set_minor_locator(no_minor_ticks())
+
+
+def _threshold(axes: Axes, threshold: float | None) -> None:
+    if threshold is None:
+        return
+    axes.axvline(threshold, color=COLOURS["black"], linestyle=":", linewidth=1.3)
+    axes.annotate(
+        f"copy below {threshold_words(threshold)}",
+        (threshold, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(-5, -4),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        fontsize=SMALL_FONT_SIZE,
+    )
+
+
+def distance_words(result: AuditResult) -> str:
+    """Return the histograms in words: where samples and null images lie, and how many samples are below the threshold."""
+    lines = []
+    for record in result.distances:
+        name = "Ratio of distances" if record.quantity == "ratio" else "Distance in RMS grey levels"
+        parts = [f"half of the samples below {_middle(record.edges, record.samples):.3g}"]
+        if record.null:
+            parts.append(
+                f"half of the images that were never copied below {_middle(record.edges, record.null):.3g}"
+            )
+        lines.append(f"{name}: {', '.join(parts)}.")
+    copies = result.copies
+    if copies is not None:
+        lines.append(f"{count_words(copies.samples, 'sample is', 'samples are')} flagged.")
+    return " ".join(lines)
+
+
+def _middle(edges: list[float], counts: list[int]) -> float:
+    """Return the upper edge of the bin that holds the median."""
+    total = np.cumsum(counts)
+    return edges[int(np.searchsorted(total, total[-1] / 2)) + 1] if total[-1] else math.nan
+
+
+def kinds_of_power(result: AuditResult) -> list[tuple[str, str]]:
+    """Return (key, words) of every kind of planted copy, in the order of the record."""
+    found: dict[str, str] = {}
+    for one in result.criteria:
+        found.update({power.key: power.kind for power in one.power if power.key not in found})
+    return list(found.items())
+
+
+def power_of(result: AuditResult, criterion: str, kind: str) -> PowerRecord | None:
+    """Return what a criterion finds of planted copies of a kind; none if it was not measured."""
+    one = result.criterion(criterion)
+    return None if one is None else next((power for power in one.power if power.key == kind), None)
+
+
+@dataclass(frozen=True)
+class PowerColumn:
+    """One criterion as the figure of power shows it.
+
+    Attributes:
+        key: Of the criterion.
+        title: Heading of its column.
+        power: What it finds of planted copies, one record for each kind.
+        false_alarms: What it flags of images that were never copied; none if it is not known.
+    """
+
+    key: str
+    title: str
+    power: Sequence[PowerRecord]
+    false_alarms: RateRecord | None
+
+
+def power_figure(result: AuditResult) -> Figure:
+    """Draw which share of planted copies each criterion of an audit finds; see `power_panels`.
+
+    Args:
+        result: With power for at least one criterion.
+    """
+    columns = [PowerColumn(one.key, one.title, one.power, one.null) for one in result.criteria if one.power]
+    return power_panels([("Share that each criterion finds", columns)])
+
+
+def power_panels(panels: Sequence[tuple[str, Sequence[PowerColumn]]]) -> Figure:
+    """Draw which share of planted copies each criterion finds, panels side by side: a row for each kind, a column for each
+    criterion, the share in every cell. The last row has the false alarms.
+
+    Args:
+        panels: Heading and columns of each; at least one panel with at least one column that has power.
+    """
+    kinds: dict[str, str] = {}
+    for _, columns in panels:
+        for column in columns:
+            kinds.update({power.key: power.kind for power in column.power if power.key not in kinds})
+    across = 1.15 * sum(len(columns) for _, columns in panels) + 0.2 * (len(panels) - 1)
+    figure = new_figure(3.4 + across, 1.9 + 0.33 * (len(kinds) + 1))
+    widths = [len(columns) for _, columns in panels]
+    drawn = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
+    for at, (axes, (heading, columns)) in enumerate(zip(drawn, panels, strict=True)):
+        _power_panel(axes, heading, columns, kinds, named=at == 0)
+    return figure
+
+
+def _power_panel(
+    axes: Axes, heading: str, columns: Sequence[PowerColumn], kinds: dict[str, str], *, named: bool
+) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.patches import Rectangle
+
+    blues = LinearSegmentedColormap.from_list("found", ["#FFFFFF", "#A6CCE6", "#0072B2", "#003A5C"])
+    reds = LinearSegmentedColormap.from_list("alarms", ["#FFFFFF", "#F3BE93", "#D55E00"])
+
+    def cell(x: int, y: float, rate: RateRecord | None, colours: Any) -> None:
+        face = "#EEEEEE" if rate is None else colours(rate.value)
+        axes.add_patch(Rectangle((x, y), 1, 1, facecolor=face, edgecolor="#BBBBBB", linewidth=0.6))
+        dark = rate is not None and colours is blues and rate.value > 0.62
+        axes.text(
+            x + 0.5,
+            y + 0.5,
+            "–" if rate is None else _cell_words(rate.value),
+            ha="center",
+            va="center",
+            fontsize=SMALL_FONT_SIZE,
+            color="white" if dark else "black",
+        )
+
+    gap = len(kinds) + 0.35
+    for x, column in enumerate(columns):
+        found = {power.key: power.detected for power in column.power}
+        for y, key in enumerate(kinds):
+            cell(x, y, found.get(key), blues)
+        cell(x, gap, column.false_alarms, reds)
+    axes.set_xlim(0, len(columns))
+    axes.set_ylim(gap + 1, 0)
+    names = ["\n".join(textwrap.wrap(one.title, 15, max_lines=5, placeholder=" …")) for one in columns]
+    axes.set_xticks([x + 0.5 for x in range(len(columns))], [_safe(name) for name in names])
+    axes.xaxis.tick_top()
+    rows = [(y + 0.5, textwrap.shorten(words, 60)) for y, words in enumerate(kinds.values())]
+    rows.append((gap + 0.5, FALSE_ALARMS))
+    axes.set_yticks([y for y, _ in rows], [_safe(words) if named else "" for _, words in rows])
+    axes.tick_params(length=0, labelsize=SMALL_FONT_SIZE)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    if named:
+        axes.set_ylabel("Planted copy", fontsize=FONT_SIZE)
+    axes.set_title(_safe(heading), fontsize=TITLE_FONT_SIZE, loc="left", pad=12, fontweight="bold")
+
+
+def _cell_words(share: float) -> str:
+    """Return a share in as few letters as tell it from none and from all."""
+    if share in (0, 1) or 0.1 <= share <= 0.99:
+        return f"{100 * share:.0f}%"
+    return fine_percent(share) if share < 0.01 else f"{math.floor(1000 * share) / 10:.1f}%"
+
+
+def power_words(result: AuditResult) -> str:
+    """Return the shares in words, criterion by criterion."""
+    parts = []
+    for one in result.criteria:
+        if one.power:
+            found = ", ".join(f"{power.kind} {fine_percent(power.detected.value)}" for power in one.power)
+            alarms = "" if one.null is None else f"; false alarms {fine_percent(one.null.value)}"
+            parts.append(f"{one.title}: {found}{alarms}")
+    return f"Share of planted copies that each criterion finds. {'. '.join(parts)}."
+
+
+def copied_figure(result: AuditResult) -> Figure:
+    """Draw how many samples copy each of the most copied training images, at most 20 of them.
+
+    Args:
+        result: With at least one match.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    assert result.copies is not None
+    shown = result.copies.most_copied[:MOST_BARS]
+    figure = new_figure(7.0, 1.2 + 0.27 * len(shown))
+    axes = figure.subplots()
+    dress(axes, "Samples that copy it", "Training image")
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", color="#E4E4E4", linewidth=0.7)
+    axes.barh(range(len(shown)), [one.times for one in shown], color=COLOURS["blue"], height=0.7)
+    axes.set_yticks(range(len(shown)), [f"{one.training}" for one in shown])
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    longest = max(one.times for one in shown)
+    axes.set_xlim(0, longest * 1.35)
+    for place, one in enumerate(shown):
+        held = "" if one.occurrences <= 1 else f"  held {one.occurrences:,} times"
+        axes.text(
+            one.times + longest * 0.012, place, f"{one.times:,}{held}", va="center", fontsize=SMALL_FONT_SIZE
+        )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def copied_words(result: AuditResult) -> str:
+    """Return the most copied training images in words."""
+    assert result.copies is not None
+    told = ", ".join(
+        f"number {one.training} by {count_words(one.times, 'sample', 'samples')}"
+        for one in result.copies.most_copied[:MOST_BARS]
+    )
+    return f"The most copied training images: {told}."
+
+
+def _safe(words: str) -> str:
+    return words.replace("$", r"\$")

@@ -1,0 +1,257 @@
+"""The page of an audit: the answer on top, what it rests on below, every number somewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from diffmem.auditing.records import AuditResult
+from diffmem.auditing.report.figures import (
+    FALSE_ALARMS,
+    copied_figure,
+    copied_words,
+    distance_figure,
+    distance_words,
+    kinds_of_power,
+    power_figure,
+    power_of,
+    power_words,
+)
+from diffmem.auditing.report.gallery import (
+    AuditImages,
+    display_words,
+    near_figure,
+    near_words,
+    worst_figure,
+    worst_words,
+)
+from diffmem.auditing.report.text import (
+    VERDICT_WORDS,
+    area_words,
+    criterion_rows,
+    fine_percent,
+    fine_rate,
+    input_words,
+    key_numbers,
+    record_rows,
+    space_words,
+)
+from diffmem.reports.html import embedded_png, png_bytes, render_page
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["AuditPicture", "audit_pictures", "page_of", "render_audit"]
+
+_GALLERY_DPI = 100
+_ROLES = {"training": "Training images", "heldout": "Held-out images", "samples": "Samples"}
+_EXPOSURE = {
+    "model": "By the model's own loss",
+    "samples": "By the distance of the samples",
+}
+
+
+@dataclass(frozen=True)
+class AuditPicture:
+    """A picture of the page, and the file of the folder that holds it as well.
+
+    Attributes:
+        name: Of the file.
+        png: Its content.
+        alt: What it shows, with its numbers.
+        caption: Stands below it.
+    """
+
+    name: str
+    png: bytes
+    alt: str
+    caption: str
+
+    @property
+    def uri(self) -> str:
+        """Its address inside the page."""
+        return embedded_png(self.png)
+
+
+def render_audit(result: AuditResult, images: AuditImages | None = None) -> str:
+    """Return an audit as one self-contained HTML page; everything that comes from the record is escaped.
+
+    Args:
+        result: The audit.
+        images: Of its matches; none shows none. A private audit shows none whatever is given.
+    """
+    return page_of(result, audit_pictures(result, images))
+
+
+def audit_pictures(result: AuditResult, images: AuditImages | None) -> list[AuditPicture]:
+    """Return the pictures that an audit can fill."""
+    found = []
+    if result.distances:
+        found.append(
+            _picture(
+                "audit_distances.png", distance_figure(result), distance_words(result),
+                "How near samples come to training images, beside images that were never copied. Shares are on a logarithmic axis:"
+                " a single sample is seen. Samples that lie apart on the left are copies; where both outlines agree, samples are"
+                " as far from the training images as fresh images are.",
+            )
+        )  # fmt: skip
+    if images is not None and not result.private:
+        found += _galleries(result, images)
+    if result.copies is not None and any(one.times > 1 for one in result.copies.most_copied):
+        found.append(
+            _picture(
+                "audit_copied.png", copied_figure(result), copied_words(result),
+                "How many of the flagged samples copy each training image. 'Held 3 times': the training set holds that many exact"
+                " copies of it.",
+            )
+        )  # fmt: skip
+    if any(one.power for one in result.criteria):
+        found.append(
+            _picture(
+                "audit_power.png", power_figure(result), power_words(result),
+                "Copies of these very training images were planted, and counted where each criterion found them. A dark cell: the"
+                " criterion sees such copies. A light one: it would miss them, and a clean audit does not exclude them. Intervals"
+                " are in the table below.",
+            )
+        )  # fmt: skip
+    return found
+
+
+def _galleries(result: AuditResult, images: AuditImages) -> list[AuditPicture]:
+    found = []
+    size = display_words(images.samples.shape)
+    if result.copies is not None and result.copies.worst:
+        found.append(
+            _picture(
+                "audit_worst.png", worst_figure(result.copies.worst, images), worst_words(result),
+                "Above each column: number of the sample → number of the training image. Below: distance to the nearest over that to the"
+                f" second nearest training image, and distance in RMS grey levels. {size}",
+            )
+        )  # fmt: skip
+    if images.near is not None:
+        found.append(
+            _picture(
+                "audit_near.png", near_figure(images.near), near_words(images.near),
+                "The samples with the smallest ratios that no deciding criterion flags, not selected otherwise: this is what"
+                f" images that are no copies look like here. Where they look like copies, the audit has missed some. {size}",
+            )
+        )  # fmt: skip
+    return found
+
+
+def _picture(name: str, figure: Figure, alt: str, caption: str) -> AuditPicture:
+    dpi = _GALLERY_DPI if name in ("audit_worst.png", "audit_near.png") else 160
+    return AuditPicture(name, png_bytes(figure, dpi), alt, caption)
+
+
+def page_of(result: AuditResult, pictures: Sequence[AuditPicture]) -> str:
+    """Return the page with pictures that are drawn already."""
+    copies = result.copies
+    return render_page(
+        "audit.html",
+        package=__package__,
+        result=result,
+        word=VERDICT_WORDS[result.verdict.verdict],
+        mark=result.verdict.verdict.replace(" ", "-"),
+        keys=key_numbers(result),
+        warnings=result.notes,
+        rows=criterion_rows(result),
+        criterion_notes=[(one.title, note) for one in result.criteria for note in one.notes],
+        pictures={one.name.removeprefix("audit_").removesuffix(".png"): one for one in pictures},
+        matches=[] if copies is None else copies.worst,
+        copied=[] if copies is None else copies.most_copied,
+        bins=_bins(result),
+        power=_power(result),
+        power_columns=[one for one in result.criteria if one.power],
+        attacks=_attacks(result),
+        flipd=_flipd(result),
+        exposure=[(_EXPOSURE[one.source], one, list(record_rows(one, without=("sentence",)))) for one in result.exposure],
+        copying=None if result.copying is None else list(record_rows(result.copying)),
+        inputs=[(_ROLES[one.role], input_words(one)) for one in result.inputs],
+        asked=f"The audit was to exclude a share of copies of {fine_percent(result.target)}; seed {result.seed}.",
+        space=[] if result.space is None else space_words(result.space, result),
+    )  # fmt: skip
+
+
+def _bins(result: AuditResult) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Return each histogram as rows of (bin, samples, null), without bins that are empty in both."""
+    found = []
+    for record in result.distances:
+        null: Sequence[int | None] = record.null or [None] * len(record.samples)
+        rows = [
+            (f"{low:.6g} to {high:.6g}", f"{count:,}", "–" if other is None else f"{other:,}")
+            for low, high, count, other in zip(
+                record.edges[:-1], record.edges[1:], record.samples, null, strict=True
+            )
+            if count or other
+        ]
+        name = "Ratio of distances" if record.quantity == "ratio" else "Distance, RMS grey levels"
+        found.append((name, rows))
+    return found
+
+
+def _power(result: AuditResult) -> list[tuple[str, list[str]]]:
+    """Return rows of (kind, cells): what each criterion finds with intervals, and the false alarms last."""
+    columns = [one for one in result.criteria if one.power]
+    rows = []
+    for key, words in kinds_of_power(result):
+        cells = []
+        for one in columns:
+            power = power_of(result, one.key, key)
+            cell = "–"
+            if power is not None:
+                cell = f"{fine_rate(power.detected)}, {power.detected.count:,} of {power.detected.total:,}"
+                if power.traced is not None:
+                    cell += f"; traced {fine_rate(power.traced)}, {power.traced.count:,} of {power.traced.total:,}"
+            cells.append(cell)
+        rows.append((words, cells))
+    if rows:
+        rows.append((FALSE_ALARMS, ["–" if one.null is None else fine_rate(one.null) for one in columns]))
+    return rows
+
+
+@dataclass(frozen=True)
+class _Attack:
+    name: str
+    auc: str
+    tpr: str
+    fpr: str
+    warnings: list[str]
+    rows: list[tuple[str, str, str]]
+
+
+def _attacks(result: AuditResult) -> list[_Attack]:
+    attacks = [] if result.membership is None else result.membership.attacks
+    return [
+        _Attack(
+            name=one.attack,
+            auc=area_words(one.auc),
+            tpr=fine_rate(one.tpr),
+            fpr=f"{fine_percent(one.target_fpr)} aimed at, {fine_rate(one.fpr)} found",
+            warnings=one.warnings,
+            rows=list(record_rows(one, without=("attack", "warnings"))),
+        )
+        for one in attacks
+    ]
+
+
+_GROUPS = ("samples", "planted", "control", "unmarked")
+
+
+def _flipd(result: AuditResult) -> dict[str, object] | None:
+    """Return FLIPD as the quantiles of each group and all other fields."""
+    record = result.flipd
+    if record is None:
+        return None
+    groups: list[tuple[str, dict[str, float]]] = [
+        (name, values) for name in _GROUPS if (values := getattr(record, name)) is not None
+    ]
+    shares = list(groups[0][1])
+    return {
+        "sentence": record.sentence,
+        "notes": record.notes,
+        "shares": [f"{100 * float(share):g}%" for share in shares],
+        "groups": [(name, [f"{values[share]:.4g}" for share in shares]) for name, values in groups],
+        "rows": list(record_rows(record, without=("sentence", "notes", *_GROUPS))),
+    }

@@ -1,0 +1,344 @@
+"""An audit in words: the verdict, its table, and every number as people read it; on the terminal and in the page."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from diffmem.attacks.membership import AreaRecord
+from diffmem.auditing.records import (
+    AuditResult,
+    CriterionRecord,
+    InputRecord,
+    MatchRecord,
+    SpaceRecord,
+    Verdict,
+)
+from diffmem.auditing.significance import p_words
+from diffmem.memorization.records import RateRecord
+from diffmem.reports.words import count_words, threshold_words
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = [
+    "FINDING_WORDS",
+    "VERDICT_WORDS",
+    "CriterionRow",
+    "area_words",
+    "audit_table",
+    "chance_words",
+    "criterion_rows",
+    "fine_percent",
+    "fine_rate",
+    "input_words",
+    "key_numbers",
+    "match_words",
+    "number_words",
+    "print_audit",
+    "ratio_threshold",
+    "record_rows",
+    "space_words",
+]
+
+VERDICT_WORDS: dict[Verdict, str] = {
+    "copies found": "Copies found",
+    "none found": "None found",
+    "cannot tell": "Cannot tell",
+}
+
+FINDING_WORDS = {
+    "copies": "▲ copies",
+    "none": "✓ none",
+    "cannot tell": "? cannot tell",
+    "not usable": "– not usable",
+}
+"""What a criterion finds, as a sign and a word: colour is never all that tells them apart."""
+
+_STYLES = {"copies": "bold red", "none": "green", "cannot tell": "yellow", "not usable": "dim"}
+_VERDICT_STYLES = {"copies found": "bold red", "none found": "bold green", "cannot tell": "bold yellow"}
+
+
+@dataclass(frozen=True)
+class CriterionRow:
+    """One criterion as the table shows it, every cell in words.
+
+    Attributes:
+        record: What is shown.
+        flagged: '3 of 10,000'.
+        rate: '0.03% [0.01, 0.09]'.
+        null: The same of images that were never copied, with its counts; 'no null' without any.
+        chance: What chance would flag, and the p-value.
+        bound: 'below 0.09%'.
+        finding: Sign and word.
+        role: 'deciding' or 'supporting'.
+    """
+
+    record: CriterionRecord
+    flagged: str
+    rate: str
+    null: str
+    chance: str
+    bound: str
+    finding: str
+    role: str
+
+
+def fine_percent(share: float) -> str:
+    """Return a share as a percentage that is never rounded to none or to all: '0.03%', '0.0003%', '99.97%', 'above 99.99%'."""
+    if share < 0.99995:
+        return f"{_points(share)}%"
+    return "100%" if share == 1 else "above 99.99%"
+
+
+def _points(share: float) -> str:
+    """Return percentage points without the sign."""
+    points = 100 * share
+    if points in (0, 100):
+        return f"{points:.0f}"
+    return f"{points:.2f}" if points >= 0.01 else _plain(points)
+
+
+def _plain(number: float) -> str:
+    """Return a small number with two digits, without an exponent as long as that can be read."""
+    if number < 1e-6:
+        return f"{number:.2g}"
+    return f"{number:.{1 - math.floor(math.log10(number))}f}".rstrip("0")
+
+
+def fine_rate(rate: RateRecord) -> str:
+    """Return a rate with its 95% interval: '0.03% [0.01, 0.09]'."""
+    return f"{fine_percent(rate.value)} [{_points(rate.low)}, {_points(rate.high)}]"
+
+
+def area_words(area: AreaRecord) -> str:
+    """Return an area under a curve with its interval: '0.512 [0.487, 0.537]'."""
+    return f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]"
+
+
+def chance_words(row: CriterionRecord) -> str:
+    """Return what chance does: '1.2 expected, p = 0.31'; a dash without a null."""
+    if row.chance is None:
+        return "–"
+    return f"{row.chance.expected:.3g} expected, {p_words(row.chance.p_value)}"
+
+
+def criterion_rows(result: AuditResult) -> list[CriterionRow]:
+    """Return the rows of the table of criteria, those that decide first, else in the order of the record."""
+    ordered = sorted(result.criteria, key=lambda one: one.role != "deciding")
+    return [
+        CriterionRow(
+            record=one,
+            flagged=f"{one.flagged.count:,} of {one.flagged.total:,}",
+            rate=fine_rate(one.flagged),
+            null="no null"
+            if one.null is None
+            else f"{fine_rate(one.null)}, {one.null.count:,} of {one.null.total:,}",
+            chance=chance_words(one),
+            bound=f"below {fine_percent(one.bound)}",
+            finding=FINDING_WORDS[one.finding],
+            role=one.role,
+        )
+        for one in ordered
+    ]
+
+
+def ratio_threshold(result: AuditResult) -> float | None:
+    """Return the threshold of the ratio rule, which its protocol id holds; none if the rule was not applied."""
+    rule = result.criterion("ratio")
+    found = None if rule is None else re.search(r"ratio<(\d*\.\d+)", rule.protocol)
+    return None if found is None else float(found.group(1))
+
+
+def key_numbers(result: AuditResult) -> list[tuple[str, str]]:
+    """Return the numbers to know first, each with what it counts."""
+    found = []
+    samples = next((one for one in result.inputs if one.role == "samples"), None)
+    if samples is not None:
+        found.append((f"{samples.images:,}", "samples looked at"))
+    if result.copies is not None:
+        copies = result.copies
+        found += [
+            (
+                f"{copies.samples:,}",
+                f"{_many(copies.samples, 'sample', 'samples')} flagged by a deciding criterion",
+            ),
+            (
+                f"{copies.distinct:,}",
+                f"different training {_many(copies.distinct, 'image', 'images')} among them",
+            ),
+        ]
+    if result.space is not None:
+        found += [
+            (f"{result.space.training_images:,}", "training images"),
+            (f"{result.space.null_images:,}", "images that were never copied, to show chance"),
+        ]
+    return found
+
+
+def _many(number: int, one: str, many: str) -> str:
+    return one if number == 1 else many
+
+
+def match_words(match: MatchRecord) -> str:
+    """Return a match in one line: 'sample 12 copies training image 7: ratio 0.05, 3.1 grey levels apart'."""
+    changed = "" if match.variant == "as is" else f", {match.variant}"
+    return (
+        f"sample {match.sample} copies training image {match.training}{changed}: ratio {match.ratio:.3f},"
+        f" {match.rms:.2f} grey levels apart"
+    )
+
+
+def space_words(space: SpaceRecord, result: AuditResult) -> list[str]:
+    """Return the space of the comparison in sentences."""
+    channels, height, width = space.shape
+    colour = "grey" if channels == 1 else "colour"
+    threshold = ratio_threshold(result)
+    lines = [
+        f"Compared as {colour} images of {height} x {width} pixels; protocol {space.protocol}.",
+        f"{space.training_images:,} training images, {space.distinct_images:,} of them distinct: exact copies count as one image.",
+    ]
+    if space.null_source == "none":
+        lines.append("There are no images that were never copied: what chance does is not known.")
+    else:
+        source = (
+            "held-out images"
+            if space.null_source == "heldout"
+            else "training images, each against all others,"
+        )
+        lines.append(f"The null: {space.null_images:,} {source} stand for images that were never copied.")
+    if space.heldout_overlap:
+        lines.append(
+            f"{count_words(space.heldout_overlap, 'held-out image is', 'held-out images are')} identical to a training image; the"
+            " null leaves them out."
+        )
+    if threshold is not None:
+        lines.append(
+            f"The ratio rules call a sample a copy below {threshold_words(threshold)} of the distance to the second nearest."
+        )
+    return lines
+
+
+def input_words(record: InputRecord) -> list[str]:
+    """Return an input in sentences: source, size, fingerprint, and what was done to it."""
+    channels, height, width = record.shape
+    lines = [
+        f"{count_words(record.images, 'image', 'images')} of {height} x {width} pixels, {count_words(channels, 'channel', 'channels')}"
+        + ("" if record.source is None else f", from {record.source}"),
+        f"SHA-256 {record.fingerprint}",
+    ]
+    return lines + [f"Then: {step}." for step in (step.rstrip(".") for step in record.steps)]
+
+
+def number_words(value: Any) -> str:
+    """Return any value of a record in words: rates with intervals, lists joined, numbers with at most six digits."""
+    if isinstance(value, RateRecord):
+        return f"{fine_rate(value)}, {value.count:,} of {value.total:,} ({value.method})"
+    if isinstance(value, AreaRecord):
+        return f"{area_words(value)}, {value.members:,} against {value.nonmembers:,} ({value.confidence:.0%}, {value.method})"
+    if isinstance(value, BaseModel):
+        return "; ".join(f"{name}: {words}" for name, _, words in record_rows(value))
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {number_words(one)}" for key, one in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(number_words(one) for one in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "none" if value is None else str(value)
+
+
+def record_rows(record: BaseModel, *, without: tuple[str, ...] = ()) -> Iterator[tuple[str, str, str]]:
+    """Yield (name, meaning, value in words) of each field of a record but those that are shown elsewhere."""
+    for name, field in type(record).model_fields.items():
+        if name not in without:
+            yield name.replace("_", " "), field.description or "", number_words(getattr(record, name))
+
+
+def audit_table(result: AuditResult) -> Table:
+    """Return the criteria as a table for a terminal of 80 columns."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        caption=Text("Brackets are 95% intervals. (s): supporting, decides nothing."), caption_justify="left"
+    )
+    table.box, table.pad_edge, table.collapse_padding = SIMPLE_HEAD, False, True
+    table.add_column("criterion", min_width=16, overflow="fold", vertical="top")
+    table.add_column("samples flagged", justify="right")
+    table.add_column("null images flagged", justify="right")
+    table.add_column("finding", no_wrap=True)
+    for row in criterion_rows(result):
+        one = row.record
+        null = (
+            "no null"
+            if one.null is None
+            else f"{fine_rate(one.null)}\n{one.null.count:,} of {one.null.total:,}"
+        )
+        table.add_row(
+            Text(one.title + (" (s)" if one.role == "supporting" else "")),
+            Text(f"{row.rate}\n{row.flagged}"),
+            Text(null),
+            Text(row.finding, style=_STYLES[one.finding]),
+        )
+    return table
+
+
+def print_audit(result: AuditResult, console: Console | None = None) -> None:
+    """Print an audit on the terminal; its first line is the verdict, whole, so that a program can read it.
+
+    Args:
+        result: The audit.
+        console: Where to; by default the standard output.
+    """
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    to = Console() if console is None else console
+    verdict = result.verdict
+    to.print(Text(_one_line(verdict.sentence), style=_VERDICT_STYLES[verdict.verdict]), soft_wrap=True)
+    if result.criteria:
+        to.print(audit_table(result))
+    for heading, lines in _parts(result):
+        to.print(Text(f"{heading}:", style="bold"))
+        for line in lines:
+            to.print(Padding(Text(f"- {_one_line(line)}"), (0, 0, 0, 2)))
+
+
+def _parts(result: AuditResult) -> list[tuple[str, list[str]]]:
+    """Return what stands below the table, by heading."""
+    parts = [("Missing", result.verdict.missing), ("Before you use these numbers", result.notes)]
+    if not result.criteria:
+        parts.insert(0, ("Why", result.verdict.reasons))
+    if result.copies is not None and result.copies.worst:
+        parts.insert(0, ("Nearest", [match_words(one) for one in result.copies.worst[:3]]))
+    if result.membership is not None:
+        lines = [
+            f"{one.attack}: AUC {area_words(one.auc)}, true positives {fine_rate(one.tpr)} at {fine_percent(one.fpr.value)} false ones"
+            for one in result.membership.attacks
+        ]
+        warnings = [warning for one in result.membership.attacks for warning in one.warnings]
+        refused = [] if result.membership.refused is None else [result.membership.refused]
+        parts.append(("Membership", [*lines, *dict.fromkeys(warnings), *refused]))
+    if result.exposure:
+        parts.append(("Canaries", [f"{one.source}: {one.sentence}" for one in result.exposure]))
+    if result.flipd is not None:
+        parts.append(("FLIPD", [result.flipd.sentence]))
+    if result.verdict.verdict != "copies found":
+        parts.append(("What this does not prove", result.limitations))
+    return [(heading, lines) for heading, lines in parts if lines]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,107 @@
+"""What a self-test must have found, for the instrument to count as working."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diffmem.auditing.records import Verdict
+from diffmem.auditing.replication import FALSE_ALARM
+from diffmem.auditing.selftest.coverage import CoverageRecord
+from diffmem.auditing.selftest.records import SelfTestCriterion, SelfTestPart, SelfTestShare
+from diffmem.auditing.verdict import EXACT
+
+__all__ = ["LEAST_DETECTED", "SURELY", "checked"]
+
+LEAST_DETECTED = 0.95
+"""Share of planted exact copies that must be detected."""
+
+SURELY = 0.5
+"""Share of planted copies from which on the verdict must be that copies are found."""
+
+_IDENTICAL = "identical"
+_ROUNDING = 1e-9
+
+
+def checked(
+    parts: Sequence[SelfTestPart], coverage: Sequence[CoverageRecord], target: float
+) -> tuple[list[str], list[str]]:
+    """Return what is wrong, and what is worth knowing, a sentence each.
+
+    Args:
+        parts: One for each training set.
+        coverage: Of the intervals.
+        target: Most images that were never copied and that a usable criterion may flag.
+    """
+    failures: list[str] = []
+    notes: list[str] = []
+    for part in parts:
+        where = "Training set " + (
+            "without copies" if part.duplication == "none" else f"with {part.duplication}"
+        )
+        used = [one for one in part.criteria if one.deciding and one.usable]
+        failures += [f"{where}: {line}" for line in _criteria(part, used, target)]
+        for row in part.shares:
+            told = f"{where}, {row.planted} of {row.samples} samples planted ({row.kind}): "
+            failed, noted = _verdict(row, used)
+            failures += [told + line for line in failed]
+            notes += [told + line for line in noted]
+        unusable = [one for one in part.criteria if one.deciding and not one.usable]
+        notes += [
+            f"{where}: {one.title!r} flags {one.null.value:.1%} of the held-out images, more than {target:.0%}; the verdict does without"
+            " it where it finds no more than that."
+            for one in unusable
+        ]
+    failures += [
+        f"Intervals of {one.trials} trials cover a true share of {one.at:.3g} with {one.smallest:.2%} only."
+        for one in coverage
+        if one.smallest < one.confidence - _ROUNDING
+    ]
+    return failures, notes
+
+
+def _criteria(part: SelfTestPart, used: Sequence[SelfTestCriterion], target: float) -> list[str]:
+    found = []
+    by_distance = [one for one in used if one.key != _IDENTICAL]
+    best = max((_exact(one) for one in by_distance), default=0.0)
+    if best < LEAST_DETECTED:
+        found.append(
+            f"no usable deciding criterion, beside identity, finds {LEAST_DETECTED:.0%} of exact copies; the best finds {best:.1%}."
+        )
+    found += [
+        f"{one.title!r} flags {one.false_alarms.value:.2%} of fresh images, surely more than {target:.0%}, and"
+        f" {one.null.value:.2%} of held-out ones."
+        for one in used
+        if one.false_alarms.low > target
+    ]
+    if part.false_verdicts.low > FALSE_ALARM:
+        found.append(
+            f"copies are found among fresh images in {part.false_verdicts.value:.2%} of shuffles, more than {FALSE_ALARM:.0%}."
+        )
+    return found
+
+
+def _verdict(row: SelfTestShare, used: Sequence[SelfTestCriterion]) -> tuple[list[str], list[str]]:
+    failures: list[str] = []
+    notes: list[str] = []
+    sure = [one.key for one in used if _exact(one) == 1]
+    if row.kind == EXACT and not any(row.covers[key] for key in sure):
+        failures.append("no criterion's interval holds the planted share.")
+    expected: Verdict | None = None
+    if not row.planted:
+        expected = "none found"
+    elif row.planted >= SURELY * row.samples:
+        expected = "copies found"
+    if row.verdict in (None, expected) or expected is None:
+        return failures, notes
+    alarms = [f"{one.title!r} {row.measured[one.key].count}" for one in used if row.measured[one.key].count]
+    if expected == "none found" and row.verdict == "cannot tell" and alarms:
+        notes.append(
+            f"the verdict is 'cannot tell'. Fresh images are flagged by chance: {', '.join(alarms)}."
+        )
+    else:
+        failures.append(f"the verdict is {row.verdict!r} and must be {expected!r}.")
+    return failures, notes
+
+
+def _exact(one: SelfTestCriterion) -> float:
+    return next(power.detected.value for power in one.power if power.key == EXACT)

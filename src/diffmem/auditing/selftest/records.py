@@ -1,0 +1,95 @@
+"""What a self-test found, as typed records."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from diffmem.auditing.records import PowerRecord, Verdict
+from diffmem.auditing.selftest.coverage import CoverageRecord
+from diffmem.memorization.records import RateRecord, Record
+
+__all__ = [
+    "DUPLICATIONS",
+    "MIXED",
+    "Duplication",
+    "SelfTestCriterion",
+    "SelfTestPart",
+    "SelfTestResult",
+    "SelfTestShare",
+]
+
+Duplication = Literal["none", "exact copies", "near-copies"]
+"""What the training set holds beside each image that is planted: nothing, two exact copies, or two near-copies."""
+
+DUPLICATIONS: tuple[Duplication, ...] = ("none", "exact copies", "near-copies")
+
+MIXED = "every kind"
+"""Key of a set of samples with planted copies of every kind, in equal parts."""
+
+
+class SelfTestCriterion(Record):
+    """What one criterion makes of planted copies and of fresh images."""
+
+    key: str
+    title: str
+    deciding: bool = Field(description="Whether the verdict rests on it.")
+    usable: bool = Field(description="Whether it flags few enough images that were never copied.")
+    false_alarms: RateRecord = Field(description="Share of the fresh images that it flags.")
+    null: RateRecord = Field(description="Share of the held-out images that it flags.")
+    power: list[PowerRecord] = Field(description="Planted copies, kind by kind.")
+
+
+class SelfTestShare(Record):
+    """One set of samples: planted copies in a known share, the rest fresh images."""
+
+    kind: str = Field(description="Key of the planted copies; 'every kind' for all of them in equal parts.")
+    share: float = Field(description="Of planted copies, as asked for.")
+    planted: int = Field(description="The same as a number: the share of the samples, rounded.")
+    samples: int
+    measured: dict[str, RateRecord] = Field(description="Share that each criterion flags, by its key.")
+    covers: dict[str, bool] = Field(description="Whether the interval of that share holds the planted one.")
+    verdict: Verdict | None = Field(description="Of the whole audit; for exact copies and for every kind.")
+
+
+class SelfTestPart(Record):
+    """All of it with one kind of training set."""
+
+    duplication: Duplication
+    training_images: int
+    distinct_images: int
+    criteria: list[SelfTestCriterion]
+    shares: list[SelfTestShare]
+    found_from: dict[str, float | None] = Field(
+        description="Smallest share from which on copies are found, by kind; none if they are not."
+    )
+    false_verdicts: RateRecord = Field(
+        description="How often a deciding criterion finds copies among fresh images: fresh and held-out images are shuffled again and"
+        " again. The shuffles share their images, so the interval is that of these images."
+    )
+
+    def criterion(self, key: str) -> SelfTestCriterion:
+        """Return the criterion with a key."""
+        return next(one for one in self.criteria if one.key == key)
+
+
+class SelfTestResult(Record):
+    """A self-test."""
+
+    seed: int
+    shape: tuple[int, int, int] = Field(description="(C, H, W) of the images.")
+    heldout: int
+    fresh: int
+    transforms: str | None
+    parts: list[SelfTestPart]
+    coverage: list[CoverageRecord] = Field(
+        description="Of the intervals, for the numbers of images that occur."
+    )
+    failures: list[str] = Field(description="What went wrong, a sentence each; empty if the test is passed.")
+    notes: list[str] = Field(description="What is as it must be and still worth knowing, a sentence each.")
+
+    @property
+    def passed(self) -> bool:
+        """Whether the instrument works on these images."""
+        return not self.failures

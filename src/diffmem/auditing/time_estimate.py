@@ -1,0 +1,81 @@
+"""How long an audit will take, from small pieces of its own work, told before it starts."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffmem.auditing.detector import NEIGHBOURS
+from diffmem.data import duplicate_groups
+from diffmem.memorization import NeighbourIndex, nearest_neighbours
+from diffmem.models import Denoiser
+from diffmem.sampling import SamplerConfig
+
+__all__ = ["WORTH_TELLING", "project_comparison", "project_sampling"]
+
+WORTH_TELLING = 30.0
+"""Seconds from which on a projection is told."""
+
+_QUERIES = 1024
+_REFERENCES = 65_536
+_VALUES = 2**28  # of the trial, at most
+_WORK = 2**42  # values that are compared
+_REST = 2.0  # measured: all else that is done with the images takes as long again
+
+
+def project_comparison(training: NDArray[np.uint8], queries: int, searches: int, device: str) -> float:
+    """Return about how many seconds it takes to hold images against a training set.
+
+    A part of the set is prepared and searched. Preparing takes time in proportion to the set. Searching takes less, as neighbours are
+    nearer in a larger set and more is left out: how much less, a second search in a quarter of the part tells.
+
+    Args:
+        training: The training images, (N, C, H, W).
+        queries: Samples, null images and planted copies together.
+        searches: How often each is searched for: once, and once more for each transformation.
+        device: Where distances are computed.
+    """
+    values = int(np.prod(training.shape[1:]))
+    if queries * searches * len(training) * values < _WORK:
+        return 0.0  # about half a minute, less than is worth a trial
+    count = min(len(training), _REFERENCES, max(2 * NEIGHBOURS, _VALUES // values))
+    some = np.ascontiguousarray(training[:count])
+    asked = np.ascontiguousarray(training[:: max(1, len(training) // _QUERIES)][:_QUERIES])
+    prepared, searched = _timed(some, asked, device)
+    growth = len(training) / count
+    exponent = 1.0
+    if growth > 1:
+        quarter = _timed(some[: count // 4], asked, device)[1]
+        exponent = min(1.0, max(0.0, math.log(searched / quarter) / math.log(4)))
+    seconds: float = _REST * (
+        prepared * growth + searched * growth**exponent * searches * queries / len(asked)
+    )
+    return seconds
+
+
+def _timed(references: NDArray[np.uint8], asked: NDArray[np.uint8], device: str) -> tuple[float, float]:
+    """Return the seconds that it takes to prepare references, and to search for some images."""
+    start = time.monotonic()
+    duplicate_groups(references)
+    index = NeighbourIndex.build(references) if torch.device(device).type == "cpu" else None
+    middle = time.monotonic()
+    nearest_neighbours(asked, references, min(NEIGHBOURS, len(references)), index=index, device=device)
+    return middle - start, time.monotonic() - middle
+
+
+def project_sampling(denoiser: Denoiser, config: SamplerConfig, number: int, batch_size: int) -> float:
+    """Return about how many seconds it takes to generate images, from two calls of the model."""
+    size = min(number, batch_size)
+    x = torch.zeros(size, *denoiser.image_shape, device=denoiser.device)
+    sigma = min(max(1.0, denoiser.sigma_min), denoiser.sigma_max)
+    labels = torch.zeros(size, dtype=torch.int64, device=denoiser.device) if denoiser.num_labels else None
+    with torch.no_grad():
+        denoiser(x, sigma, labels).sum().item()  # the first call prepares much
+        start = time.monotonic()
+        denoiser(x, sigma, labels).sum().item()
+        one = time.monotonic() - start
+    return one * config.evaluations * number / size

@@ -1,0 +1,398 @@
+"""Audits as records, of every verdict, with images where they have some."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from diffmem.attacks.exposure import ExposureRecord, ReproducedRecord
+from diffmem.attacks.flipd_record import FlipdRecord
+from diffmem.attacks.membership import AreaRecord, MembershipRecord
+from diffmem.auditing.positive_controls import PLANTED
+from diffmem.auditing.records import (
+    AuditResult,
+    CopiedRecord,
+    CopiesRecord,
+    CopyingRecord,
+    CriterionRecord,
+    DistanceRecord,
+    InputRecord,
+    MatchRecord,
+    ModelRecord,
+    PowerRecord,
+    SpaceRecord,
+)
+from diffmem.auditing.report.gallery import AuditImages, NearMisses
+from diffmem.auditing.significance import chance_of, upper_bound
+from diffmem.auditing.verdict import limitations, verdict_of
+from diffmem.memorization import Rate
+from diffmem.memorization.records import rate_record
+
+SPACE = "pixel-l2/uint8"
+CRITERIA = (
+    ("identical", "Identical pixels", f"{SPACE}/identical/v1", "deciding"),
+    (
+        "ratio",
+        "Ratio of the two nearest (R_mem)",
+        f"{SPACE}/ratio<0.3333/exact-dups-collapsed/v1",
+        "deciding",
+    ),
+    (
+        "repeats",
+        "Ratio, near-copies in the training set passed over",
+        f"{SPACE}/ratio<0.3333/near-copies-passed-over/n=50/v1",
+        "deciding",
+    ),
+    ("adaptive", "Nearest against the mean of 50", f"{SPACE}/adaptive/v1", "deciding"),
+    ("near", "Near in absolute terms", f"{SPACE}/near/v1", "supporting"),
+    (
+        "inauthentic",
+        "Nearer than the training image's own neighbour (AuthPct)",
+        f"{SPACE}/authpct/v1",
+        "supporting",
+    ),
+)
+
+
+def rate(count, total):
+    return rate_record(Rate(count, total))
+
+
+def name_of(kind, number):
+    return f"{kind}-{number:05d}.png"
+
+
+def hashed(text):
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def make_match(at, private=False, training=None, variant="as is", **changes):
+    training = (at * 37 % 11) * 401 + 12 if training is None else training
+    sample = at * 173 + 7
+    return MatchRecord(
+        **{
+            "sample": sample,
+            "sample_hash": hashed(f"s{sample}"),
+            "sample_name": None if private else name_of("made", sample),
+            "training": training,
+            "training_hash": hashed(f"t{training}"),
+            "training_name": None if private else name_of("person", training),
+            "rms": 0.8 + 0.11 * at,
+            "ratio": 0.02 + 0.005 * at,
+            "variant": variant,
+            "criteria": ["ratio", "adaptive"],
+        }
+        | changes
+    )
+
+
+def make_matches(count, private=False):
+    return [
+        make_match(at, private, variant="mirrored, 1 px down" if at % 7 == 3 else "as is")
+        for at in range(count)
+    ]
+
+
+def copies_of(matches):
+    times = {}
+    for match in matches:
+        times.setdefault(match.training, []).append(match)
+    order = sorted(times.items(), key=lambda item: (-len(item[1]), item[0]))
+    return CopiesRecord(
+        samples=len(matches),
+        distinct=len(times),
+        most_copied=[
+            CopiedRecord(
+                training=index,
+                training_hash=found[0].training_hash,
+                training_name=found[0].training_name,
+                times=len(found),
+                occurrences=1 + 3 * (place == 0),
+            )
+            for place, (index, found) in enumerate(order[:50])
+        ],
+        worst=matches[:50],
+    )
+
+
+def power_of(key, at):
+    """Made-up shares that fall from kind to kind."""
+    kinds = [kind for kind in PLANTED if not kind.near_copies]
+    found = []
+    for place, kind in enumerate(kinds):
+        share = 1.0 if key == "identical" and place == 0 else max(0.0, 1.02 - 0.06 * place - 0.02 * at)
+        share = 0.0 if key == "identical" and place else min(share, 1.0)
+        found.append(
+            PowerRecord(
+                key=kind.key,
+                kind=kind.words,
+                detected=rate(round(200 * share), 200),
+                traced=rate(200 - place, 200) if key != "identical" else None,
+            )
+        )
+    return found
+
+
+def make_criterion(
+    key, title, protocol, role, at, *, flagged, samples, null_flagged, nulls, finding, distinct, notes=()
+):
+    null = None if nulls == 0 else rate(null_flagged, nulls)
+    return CriterionRecord(
+        key=key,
+        title=title,
+        protocol=protocol,
+        role=role,
+        flagged=rate(flagged, samples),
+        null=null,
+        chance=None if null is None else chance_of(flagged, samples, null_flagged, nulls),
+        bound=upper_bound(flagged, samples),
+        distinct=distinct,
+        finding=finding,
+        notes=list(notes),
+        power=power_of(key, at),
+    )
+
+
+def make_distances(samples, nulls, matches):
+    """Bell-shaped histograms of 50 bins, the matches on the left."""
+    found = []
+    for quantity, end, middle, width in (("ratio", 1.0, 0.86, 0.06), ("rms", 61.0, 33.0, 5.0)):
+        edges = np.linspace(0, end, 51)
+        centres = (edges[1:] + edges[:-1]) / 2
+        bell = np.exp(-0.5 * ((centres - middle) / width) ** 2)
+        bell /= bell.sum()
+        own = np.floor(bell * max(samples - len(matches), 0)).astype(int)
+        places = [match.ratio if quantity == "ratio" else match.rms for match in matches]
+        own += np.histogram(places, edges)[0]
+        found.append(
+            DistanceRecord(
+                quantity=quantity,
+                edges=edges.tolist(),
+                samples=own.tolist(),
+                null=np.floor(bell * nulls).astype(int).tolist() if nulls else [],
+            )
+        )
+    return found
+
+
+def make_area(value, half=0.02, members=1280, nonmembers=1275):
+    return AreaRecord(
+        value=value,
+        low=value - half,
+        high=value + half,
+        members=members,
+        nonmembers=nonmembers,
+        confidence=0.95,
+        method="delong",
+    )
+
+
+def make_attack(attack="loss", auc=0.713, warnings=()):
+    return MembershipRecord(
+        attack=attack,
+        protocol=f"{attack}/v1/levels=10",
+        sigmas=[0.05, 0.2113, 0.8],
+        seed=17,
+        members=1280,
+        nonmembers=1275,
+        shared=2,
+        member_copies=3,
+        nonmember_copies=4,
+        auc=make_area(auc),
+        target_fpr=0.01,
+        threshold=-0.03217,
+        tpr=rate(87, 640),
+        fpr=rate(9, 637),
+        without_model={"brightness": make_area(0.503), "size": make_area(0.497)},
+        class_mix_p=0.4179,
+        warnings=list(warnings),
+        notes=["2 images were in both sets and were removed from both."],
+    )
+
+
+def make_exposure(source="model"):
+    reproduced = ReproducedRecord(
+        planted=rate(5, 8), control=rate(0, 8), samples=rate(23, 10_000), threshold=1 / 3
+    )
+    return ExposureRecord(
+        source=source,
+        protocol=f"exposure/{source}",
+        canaries=8,
+        repeats=64,
+        training_fingerprint="f" * 64,
+        samples=None if source == "model" else 10_000,
+        exposures=[3.17, 3.17, 2.1699, 3.17, 1.585, 3.17, 0.847, 3.17],
+        mean=2.5566,
+        by_chance=0.9373,
+        greatest=3.1699,
+        p_value=0.00132,
+        smallest_p=7.77e-05,
+        auc=make_area(0.931, 0.06, 8, 8),
+        reproduced=None if source == "model" else reproduced,
+        planted_scores=[-0.0123, -0.0217, -0.0131, -0.0112, -0.0541, -0.0192, -0.0913, -0.0144],
+        control_scores=[-0.1123, -0.1217, -0.1131, -0.1112, -0.1541, -0.1192, -0.1913, -0.0544],
+        finding="exposed",
+        sentence=f"The planted canaries have a mean exposure of 2.56 bits by the {source}.",
+    )
+
+
+def make_flipd():
+    def quantiles(low):
+        return {
+            share: low + 7.77 * at
+            for at, share in enumerate(("0", "0.05", "0.25", "0.5", "0.75", "0.95", "1"))
+        }
+
+    return FlipdRecord(
+        protocol="flipd/clean/sigma=0.05/hutchinson 16/seed=3/autograd",
+        sigma=0.0523,
+        dimension=3072,
+        trace="hutchinson",
+        probes=16,
+        derivative="autograd",
+        standard_error=4.1317,
+        images=128,
+        samples=quantiles(211.3),
+        planted=quantiles(12.41),
+        control=quantiles(401.9),
+        unmarked=quantiles(233.7),
+        auc=make_area(0.953, 0.03, 8, 8),
+        p_value=0.0021,
+        threshold=233.7,
+        false_alarm=1 / 9,
+        planted_below=rate(6, 8),
+        samples_below=rate(4, 128),
+        sentence="Half of the samples have fewer than 235 local dimensions.",
+        notes=["The model has classes and the samples images have no labels: it was asked without."],
+    )
+
+
+def make_model(private=False):
+    return ModelRecord(
+        source=None if private else "secret-models/network-snapshot.pkl",
+        kind="EDM pickle",
+        digest="d" * 64,
+        sampling="Heun, 18 steps, sigma 0.002 to 80, rho 7",
+        seeds=(0, 9_999),
+        notes=["Classes are drawn at random, and no guidance is applied."],
+    )
+
+
+def make_copying():
+    return CopyingRecord(
+        protocol=f"{SPACE}/c_t/v1",
+        c_t=-6.417,
+        interval=(-8.213, -4.617),
+        z=-6.991,
+        nearer=0.6123,
+        nearer_interval=(0.5871, 0.6372),
+        detectable_share=0.0813,
+        conclusion="copying",
+        notes=["Of 100,000 of the training images, drawn at random."],
+    )
+
+
+def make_audit(
+    *,
+    matches=(),
+    samples=10_000,
+    nulls=2_000,
+    training=50_000,
+    chance_flags=0,
+    finding=None,
+    notes_of=(),
+    private=False,
+    shape=(3, 32, 32),
+    source="heldout",
+    **changes,
+):
+    """An audit whose deciding criteria but 'identical' flag as many samples as there are matches."""
+    matches = list(matches)
+    count = len(matches) or chance_flags
+    result = finding or ("copies" if count else "none")
+    copies = copies_of(matches)
+    criteria = []
+    for at, one in enumerate(CRITERIA):
+        own = one[0] not in ("identical", "repeats")
+        criteria.append(
+            make_criterion(
+                *one, at, flagged=count if own else 0, samples=samples, null_flagged=13 if one[0] == "near" else 0,
+                nulls=nulls, finding=result if own else ("none" if result == "copies" else result),
+                distinct=copies.distinct if own else 0, notes=notes_of if one[0] == "ratio" else (),
+            )
+        )  # fmt: skip
+    space = SpaceRecord(
+        protocol=SPACE,
+        shape=shape,
+        training_images=training,
+        distinct_images=training - 13,
+        null_source=source if nulls else "none",
+        null_images=nulls,
+        heldout_overlap=3 if source == "heldout" and nulls else 0,
+    )
+    counted = {"training": training, "heldout": nulls + 3, "samples": samples}
+    fields = {
+        "title": "Does this model leak its training data?",
+        "private": private,
+        "seed": 23,
+        "target": 0.01,
+        "verdict": verdict_of(criteria, copies, space, None, 0.01),
+        "inputs": [
+            InputRecord(
+                role=role,
+                source=None if private else f"secret-{role}.zip",
+                images=number,
+                shape=shape,
+                fingerprint=hashlib.sha256(role.encode()).hexdigest(),
+                steps=["resized to 32 x 32 with LANCZOS"] if role == "samples" else [],
+            )
+            for role, number in counted.items()
+            if number > 3
+        ],
+        "model": None,
+        "space": space,
+        "criteria": criteria,
+        "copying": make_copying() if nulls else None,
+        "copies": copies,
+        "distances": make_distances(samples, nulls, matches),
+        "membership": None,
+        "limitations": limitations(space, None, False),
+        "versions": {"diffmem": "0.6.0", "python": "3.11.9", "torch": "2.6.0", "numpy": "2.1.0", "device": "x86_64 CPU"},
+    }  # fmt: skip
+    return AuditResult(**(fields | changes))
+
+
+def blobs(count, shape, seed):
+    """Smooth coloured images that a PNG can make small."""
+    channels, height, width = shape
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    images = np.zeros((count, channels, height, width))
+    for _ in range(4):
+        centre, spread = random.random((2, count, 1, 1, 1)), 0.05 + 0.3 * random.random((count, 1, 1, 1))
+        hill = np.exp(-((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / spread**2)
+        images += random.uniform(-160, 220, (count, channels, 1, 1)) * hill
+    return np.clip(images + 60, 0, 255).astype(np.uint8)
+
+
+def make_images(result, shape=(3, 32, 32), near=10):
+    """Images of the worst matches, with noise on the training image, and of near misses."""
+    count = 0 if result.copies is None else len(result.copies.worst)
+    nearest = blobs(count, shape, 1)
+    noise = np.random.default_rng(2).normal(0, 6, nearest.shape)
+    return AuditImages(
+        samples=np.clip(nearest + noise, 0, 255).astype(np.uint8),
+        nearest=nearest,
+        second=blobs(count, shape, 3),
+        near=None
+        if not near
+        else NearMisses(
+            samples=blobs(near, shape, 4),
+            nearest=blobs(near, shape, 5),
+            second=blobs(near, shape, 6),
+            numbers=[31 + 97 * at for at in range(near)],
+            ratios=[0.412 + 0.01 * at for at in range(near)],
+            rms=[14.27 + at for at in range(near)],
+        ),
+    )

@@ -1,0 +1,238 @@
+import numpy as np
+import pytest
+from scipy.stats import hypergeom
+
+from diffmem.auditing.detector import Instrument
+from diffmem.auditing.selftest import run as module
+from diffmem.auditing.selftest.records import MIXED, SelfTestResult
+from diffmem.auditing.selftest.run import self_test
+from diffmem.data import open_images, random_subset
+from diffmem.errors import UserError
+from diffmem.memorization import Transforms
+
+SHARES = (0.0, 0.01, 0.1, 1.0)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return random_subset(open_images("digits"), 898, 0)
+
+
+@pytest.fixture(scope="module")
+def result(images):
+    return self_test(images, seed=0, samples=299, shares=SHARES)
+
+
+def row(part, kind, share):
+    return next(one for one in part.shares if one.kind == kind and one.share == share)
+
+
+def test_the_instrument_passes_on_real_images(result):
+    assert result.failures == []
+    assert result.passed
+    assert [part.duplication for part in result.parts] == ["none", "exact copies", "near-copies"]
+    assert (result.heldout, result.fresh, result.shape) == (299, 299, (1, 8, 8))
+
+
+def test_training_sets_hold_two_copies_of_every_planted_image(result):
+    assert [part.training_images for part in result.parts] == [300, 600, 600]
+    assert [part.distinct_images for part in result.parts] == [300, 300, 600]
+
+
+def test_exact_copies_are_found_with_and_without_duplicates(result):
+    for part in result.parts:
+        for key in ("identical", "ratio", "repeats"):
+            exact = part.criterion(key).power[0]
+            assert (exact.key, exact.detected.count, exact.detected.total) == ("exact", 150, 150)
+
+
+def test_near_copies_in_the_training_set_hide_all_but_exact_copies_from_the_ratio(result):
+    plain, _, near = result.parts
+    for key in ("noise4", "averaged"):
+        found = {
+            one.key: next((power for power in one.power if power.key == key), None) for one in near.criteria
+        }
+        assert found["ratio"].detected.count == 0
+        assert found["repeats"].detected.value > 0.95
+        assert found["ratio"].traced.value > 0.95
+    assert next(power for power in near.criterion("ratio").power if power.key == "noise12").traced.value == 1
+    assert plain.criterion("ratio").power[1].detected.value > 0.95
+    assert "averaged" not in {power.key for power in plain.criterion("ratio").power}
+
+
+def test_the_verdict_follows_what_was_planted(result):
+    for part in result.parts:
+        for kind in ("exact", MIXED):
+            assert row(part, kind, 0.0).verdict == "none found"
+            assert row(part, kind, 0.01).verdict == "cannot tell"
+            assert row(part, kind, 0.1).verdict == "copies found"
+            assert row(part, kind, 1.0).verdict == "copies found"
+        assert row(part, "noise4", 1.0).verdict is None
+
+
+def test_intervals_hold_the_planted_share_where_all_copies_are_found(result):
+    for part in result.parts:
+        for share, count in zip(SHARES, (0, 3, 30, 299), strict=True):
+            exact = row(part, "exact", share)
+            assert (exact.planted, exact.samples) == (count, 299)
+            assert exact.measured["identical"].count == count
+            assert exact.covers["identical"]
+        shifted = row(part, "shift2", 1.0)
+        assert shifted.measured["identical"].count == 0
+        assert not shifted.covers["identical"]
+
+
+def test_copies_are_found_from_the_smallest_share_that_is_found_with_all_above_it(result):
+    for part in result.parts:
+        assert part.found_from["exact"] == part.found_from[MIXED] == 0.1
+        assert part.found_from["shift2"] is None
+        assert part.found_from["noise12"] == 0.1
+
+
+def test_fresh_images_are_taken_for_copies_no_more_often_than_promised(result):
+    for part in result.parts:
+        assert part.false_verdicts.value < 0.01
+        assert part.false_verdicts.total == 2000
+        for one in part.criteria:
+            assert one.usable == (one.null.value <= 0.01)
+            assert (one.false_alarms.total, one.null.total) == (299, 299)
+        assert part.criterion("ratio").usable
+        assert part.criterion("adaptive").null.count != part.criterion("adaptive").false_alarms.count
+
+
+def test_shuffles_find_copies_as_often_as_the_test_of_chance_lets_them(images, monkeypatch):
+    monkeypatch.setattr("diffmem.auditing.replication.FALSE_ALARM", 0.4)  # 0.1 for each of four
+    (part,) = self_test(images, samples=299, shares=(1,), duplicated=("none",)).parts
+    flagged = {one.key: one.false_alarms.count + one.null.count for one in part.criteria if one.deciding}
+    assert [key for key, count in flagged.items() if count] == ["adaptive"]
+    fresh = hypergeom(598, flagged["adaptive"], 299)
+    counts = np.arange(flagged["adaptive"] + 1)
+    expected = fresh.pmf(counts)[[bool(fresh.sf(count - 1) <= 0.1) for count in counts]].sum()
+    assert expected > 0.05
+    assert part.false_verdicts.low <= expected <= part.false_verdicts.high
+
+
+def test_exact_copies_among_the_images_are_taken_for_one(images):
+    doubled = images.take(np.repeat(np.arange(898), 2), "doubled")
+    (part,) = self_test(doubled, samples=299, shares=(0,), duplicated=("none",)).parts
+    assert (part.training_images, part.distinct_images) == (300, 300)
+
+
+def test_a_criterion_that_is_not_usable_is_named(result):
+    unusable = [one.title for one in result.parts[0].criteria if one.deciding and not one.usable]
+    assert unusable == ["Nearest against the mean of 50"]
+    assert any(unusable[0] in note and "without copies" in note for note in result.notes)
+
+
+def test_coverage_is_stated_for_all_numbers_of_images(result):
+    assert [one.trials for one in result.coverage] == [150, 299, 2000]
+    assert all(one.smallest >= 0.95 for one in result.coverage)
+
+
+def test_the_same_seed_gives_the_same_result_to_the_byte(images):
+    def text(seed):
+        return self_test(
+            images, seed=seed, samples=299, shares=(0.1,), duplicated=("none",)
+        ).model_dump_json()
+
+    first = text(3)
+    assert text(3) == first
+    assert text(4) != first
+    assert SelfTestResult.model_validate_json(first).model_dump_json() == first
+
+
+def test_another_judge_is_asked_and_found_out(images):
+    asked = []
+
+    def judge(samples, training, heldout):
+        asked.append((len(samples), len(training), len(heldout)))
+        assert len(np.unique(samples.images, axis=0)) == 299
+        return "copies found"
+
+    found = self_test(images, samples=299, shares=(0, 0.5), duplicated=("exact copies",), judge=judge)
+    assert asked == [(299, 600, 299)] * 4
+    assert [one for one in found.failures if "must be 'none found'" in one]
+    assert all("0 of 299 samples planted" in one for one in found.failures)
+    assert not found.passed
+
+
+def test_a_judge_that_sees_nothing_fails(images):
+    found = self_test(
+        images, samples=299, shares=(0, 0.5), duplicated=("none",), judge=lambda *sets: "none found"
+    )
+    assert found.failures == [
+        f"Training set without copies, 150 of 299 samples planted ({kind}): the verdict is 'none found' and must be 'copies found'."
+        for kind in ("exact", MIXED)
+    ]
+
+
+def test_a_judge_that_cannot_tell_without_reason_fails(images):
+    found = self_test(
+        images, samples=299, shares=(0,), duplicated=("none",), judge=lambda *sets: "cannot tell"
+    )
+    assert len(found.failures) == 2
+
+
+def test_an_instrument_that_counts_duplicates_as_neighbours_fails(images, monkeypatch):
+    class Naive(Instrument):
+        def look(self, images, *, own=None, progress=None):
+            sight = super().look(images, own=own)
+            twice = self.occurrences[sight.neighbours.indices[:, 0]] > 1
+            for key in ("ratio", "repeats", "adaptive"):
+                sight.flags[key] &= ~twice
+            return sight
+
+    monkeypatch.setattr(module, "Instrument", Naive)
+    found = self_test(images, samples=299, shares=(0,), duplicated=("none", "exact copies"))
+    blind = "no usable deciding criterion, beside identity, finds 95% of exact copies; the best finds 0.0%."
+    assert f"Training set with exact copies: {blind}" in found.failures
+    assert not any("Training set with none" in failure for failure in found.failures)
+
+
+def test_an_instrument_that_flags_everything_finds_no_copies(images, monkeypatch):
+    class Eager(Instrument):
+        def look(self, images, *, own=None, progress=None):
+            sight = super().look(images, own=own)
+            for key in ("ratio", "repeats", "adaptive"):
+                sight.flags[key][:] = True
+            return sight
+
+    monkeypatch.setattr(module, "Instrument", Eager)
+    found = self_test(images, samples=299, shares=(0.5,), duplicated=("none",))
+    assert found.failures == [
+        "Training set without copies: no usable deciding criterion, beside identity, finds 95% of exact copies; the best finds 0.0%."
+    ]
+
+
+def test_changed_copies_are_found_where_changes_are_looked_for(images):
+    found = self_test(
+        images, samples=299, shares=(0, 0.5), duplicated=("none",), transforms=Transforms(True, 1)
+    )
+    assert found.passed
+    assert found.transforms == "flip+shift1"
+    assert found.parts[0].found_from["mirrored"] == found.parts[0].found_from["shift1"] == 0.5
+    assert found.parts[0].found_from["shift2"] is None
+
+
+def test_bad_numbers_are_refused(images):
+    few = random_subset(images, 300, 0)
+    with pytest.raises(UserError, match="it needs 299, so 897 different images or more"):
+        self_test(few)
+    with pytest.raises(UserError, match="leave 98 of 898 to train on; leave at least 200"):
+        self_test(images, samples=400)
+    with pytest.raises(UserError, match="share must lie between 0 and 1, not 2"):
+        self_test(images, shares=(2,))
+    with pytest.raises(UserError, match="at least one kind of training set"):
+        self_test(images, duplicated=())
+    with pytest.raises(UserError, match="seed must be 0 or more"):
+        self_test(images, seed=-1)
+
+
+def test_progress_goes_from_the_beginning_to_the_end(images):
+    told = []
+    self_test(
+        images, samples=299, shares=(0, 1), duplicated=("none",), progress=lambda done, total, note="": told.append(done / total)
+    )  # fmt: skip
+    assert told == sorted(told)
+    assert told[0] < 0.2
+    assert 0.9 < told[-1] <= 1

@@ -1,0 +1,231 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from audit_tools import digits, image_set, noisy
+
+from diffmem.auditing import AuditResult, Question, audit
+from diffmem.auditing.audit import PROBED
+from diffmem.data import ImageSet, plant_canaries
+from diffmem.errors import UserError
+from diffmem.memorization import Transforms, measure
+from diffmem.models import FunctionDenoiser, GaussianDenoiser, LatentDenoiser, OpenedModel, Optimum
+
+TRAINING, HELDOUT, FRESH = digits(500, 600, 600)
+FEW = image_set(TRAINING[:24])
+
+
+def ask(tmp_path, **settings):
+    question = Question(**{"training": image_set(TRAINING), "heldout": image_set(HELDOUT), **settings})
+    return audit(question, tmp_path / "shards")
+
+
+def opened(denoiser):
+    return OpenedModel.of(denoiser, "model")
+
+
+def gaussian(images):
+    """The best denoiser that knows the mean and covariance of images and no image."""
+    y = torch.from_numpy(images).double() / 127.5 - 1
+    return GaussianDenoiser(y.mean(0), torch.cov(y.flatten(1).T) + 1e-4 * torch.eye(64, dtype=torch.float64))
+
+
+def test_fresh_samples_are_clean_and_copies_are_found(tmp_path):
+    clean = ask(tmp_path, samples=image_set(FRESH)).result
+    assert (clean.verdict.verdict, clean.verdict.exit_code) == ("none found", 0)
+    leaky = ask(tmp_path, samples=image_set(np.concatenate([FRESH, noisy(TRAINING[:60], 6)]))).result
+    assert (leaky.verdict.verdict, leaky.verdict.exit_code) == ("copies found", 3)
+    assert leaky.copies.distinct == 60
+
+
+def test_the_optimum_leaks_and_a_gaussian_does_not(tmp_path):
+    leaky = ask(tmp_path, training=FEW, samples=None, model=opened(Optimum(FEW)), number=400).result
+    assert leaky.verdict.verdict == "copies found"
+    assert leaky.criterion("identical").flagged.value > 0.9
+    clean = ask(tmp_path, samples=None, model=opened(gaussian(TRAINING)), number=400).result
+    assert clean.verdict.verdict == "none found"
+    assert clean.model.seeds == (0, 399)
+
+
+def test_r_mem_and_its_null_are_those_of_measure(tmp_path):
+    samples = np.concatenate([FRESH[:300], noisy(TRAINING[:50], 10)])
+    found = ask(tmp_path, samples=image_set(samples)).result.criterion("ratio")
+    known = measure(samples, TRAINING, heldout=HELDOUT)
+    assert (found.flagged.count, found.null.count) == (known.rate.count, known.null.count)
+    assert found.protocol == known.protocol
+
+
+def test_the_same_question_gives_the_same_bytes(tmp_path):
+    settings = {
+        "samples": None,
+        "model": opened(gaussian(TRAINING)),
+        "number": 100,
+        "transforms": Transforms(True, 1),
+    }
+    one, other = (ask(tmp_path / name, **settings).result.model_dump_json() for name in "ab")
+    assert one == other
+
+
+def test_another_seed_draws_other_planted_copies_and_other_members(tmp_path):
+    one, other = (ask(tmp_path, samples=image_set(FRESH), seed=seed).result for seed in (0, 1))
+    assert one.criteria[0].flagged == other.criteria[0].flagged
+    assert one != other
+
+
+def test_a_record_survives_json(tmp_path):
+    result = ask(tmp_path, samples=image_set(TRAINING[:300])).result
+    assert AuditResult.model_validate_json(result.model_dump_json()) == result
+
+
+def test_membership_is_inferred_where_there_are_images_enough_and_refused_with_the_number_elsewhere(tmp_path):
+    model = opened(gaussian(TRAINING))
+    refused = ask(tmp_path, samples=None, model=model, number=50).result.membership
+    assert "needs 736 of each" in refused.refused
+    assert not refused.attacks
+
+
+def test_the_area_of_a_model_of_other_images_is_near_a_half(tmp_path):
+    members, others, trained_on = digits(800, 800, 197)
+    found = ask(
+        tmp_path,
+        training=image_set(members),
+        heldout=image_set(others),
+        samples=None,
+        model=opened(gaussian(trained_on)),
+        number=50,
+    ).result.membership
+    assert [one.attack for one in found.attacks] == ["loss", "secmi", "pia"]
+    for one in found.attacks:
+        assert abs(one.auc.value - 0.5) < 0.06
+
+
+def test_without_training_images_the_model_alone_is_looked_at(tmp_path):
+    found = ask(
+        tmp_path, training=None, heldout=None, samples=None, model=opened(gaussian(TRAINING)), number=20
+    ).result
+    assert (found.verdict.verdict, found.verdict.exit_code) == ("cannot tell", 4)
+    assert found.space is None
+    assert found.flipd is not None
+    assert PROBED >= 20
+
+
+def test_a_private_audit_holds_no_name(tmp_path):
+    sets = {
+        role: ImageSet(images, None, tuple(f"secret-{role}-{at}" for at in range(len(images))))
+        for role, images in (("training", TRAINING), ("heldout", HELDOUT), ("samples", TRAINING[:50]))
+    }
+    result = ask(tmp_path, **sets, private=True, sources={role: f"/secret/{role}" for role in sets}).result
+    assert "secret" not in result.model_dump_json()
+    assert result.copies.samples == 50
+
+
+def test_sets_of_different_sizes_and_colours_are_compared_and_it_is_said(tmp_path):
+    big = np.repeat(np.repeat(np.repeat(TRAINING[:80], 2, axis=2), 2, axis=3), 3, axis=1)
+    result = ask(tmp_path, samples=image_set(big)).result
+    assert result.space.protocol == "pixel-l2/uint8/lanczos8/grey"
+    assert result.verdict.verdict == "copies found"
+    assert len(result.notes) >= 2
+    assert [one.steps == [] for one in result.inputs] == [True, True, False]
+
+
+def test_held_out_images_of_another_kind_are_told(tmp_path):
+    result = ask(tmp_path, heldout=image_set(255 - HELDOUT), samples=image_set(FRESH)).result
+    assert any("Held-out and training images differ" in note for note in result.notes)
+
+
+def test_a_model_that_returns_nan_is_refused(tmp_path):
+    broken = FunctionDenoiser(lambda x, sigma, labels: x * float("nan"), (1, 8, 8), 0.002, 80)
+    with pytest.raises(UserError, match="not finite"):
+        ask(tmp_path, samples=None, model=opened(broken), number=8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "samples or a model"),
+        ({"samples": image_set(FRESH), "model": opened(gaussian(TRAINING))}, "not both"),
+        ({"training": None, "samples": image_set(FRESH)}, "--train"),
+        ({"samples": image_set(FRESH), "target": 0}, "between 0 and 1"),
+        ({"model": opened(gaussian(TRAINING)), "number": 0}, "At least 1 sample"),
+    ],
+)
+def test_a_question_that_makes_no_sense_is_refused(settings, words):
+    with pytest.raises(UserError, match=words):
+        Question(**{"training": image_set(TRAINING), **settings})
+
+
+def test_the_schema_in_the_documentation_is_that_of_the_records(request):
+    path = request.config.rootpath / "docs" / "reference" / "audit.schema.json"
+    assert json.loads(path.read_text()) == AuditResult.model_json_schema()
+
+
+def planted(seed=0, labels=None):
+    return plant_canaries(image_set(TRAINING, labels), 10, 2, seed)
+
+
+def test_canaries_that_samples_reproduce_are_exposed(tmp_path):
+    training, canaries = planted()
+    leaky = ask(tmp_path, training=training, samples=training, canaries=canaries).result
+    assert [one.source for one in leaky.exposure] == ["samples"]
+    assert leaky.exposure[0].finding == "exposed"
+    assert not any("another set" in note for note in leaky.notes)
+    clean = ask(tmp_path, training=training, samples=image_set(FRESH), canaries=canaries).result
+    assert clean.exposure[0].finding == "not shown"
+
+
+def test_canaries_of_another_set_are_told(tmp_path):
+    _, canaries = planted()
+    found = ask(tmp_path, samples=image_set(FRESH), canaries=canaries).result
+    assert any("another set" in note for note in found.notes)
+
+
+def test_a_model_with_canaries_is_asked_for_its_loss_and_its_dimensions(tmp_path):
+    training, canaries = planted()
+    found = ask(
+        tmp_path,
+        training=training,
+        samples=None,
+        model=opened(gaussian(TRAINING)),
+        number=20,
+        canaries=canaries,
+    ).result
+    assert [one.source for one in found.exposure] == ["samples", "model"]
+    assert found.flipd.planted is not None
+
+
+def test_canaries_without_labels_do_not_fit_a_model_with_classes():
+    training, canaries = planted()
+    model = opened(FunctionDenoiser(lambda x, sigma, labels: x, (1, 8, 8), 0.002, 80, num_labels=3))
+    with pytest.raises(UserError, match="no labels"):
+        Question(training=training, model=model, canaries=canaries)
+
+
+def test_a_latent_model_is_compared_in_pixels_and_attacked_in_latents(tmp_path):
+    def large(z):
+        return z.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    small = TRAINING.reshape(500, 1, 4, 2, 4, 2).mean((3, 5)).astype(np.uint8)
+    shrunk, also_shrunk = (
+        np.repeat(np.repeat(images.reshape(-1, 1, 4, 2, 4, 2).mean((3, 5)).astype(np.uint8), 2, 2), 2, 3)
+        for images in digits(800, 800)
+    )
+    model = LatentDenoiser(
+        Optimum(image_set(small[:24])), large, lambda x: torch.nn.functional.avg_pool2d(x, 2), (1, 8, 8)
+    )
+    pixels = np.repeat(np.repeat(small[:24], 2, 2), 2, 3)
+    leaky = ask(
+        tmp_path, training=image_set(pixels), heldout=None, samples=None, model=opened(model), number=200
+    ).result
+    assert leaky.verdict.verdict == "copies found"
+    assert leaky.space.shape == (1, 8, 8)
+    found = ask(
+        tmp_path,
+        training=image_set(shrunk),
+        heldout=image_set(also_shrunk),
+        samples=None,
+        model=opened(model),
+        number=20,
+    ).result.membership
+    assert all("latents" in one.protocol for one in found.attacks)
+    assert len(found.attacks) == 3
