@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.auditing.detector import Instrument, Sight
+from diffmem.auditing.criteria.changed import CHANGED
+from diffmem.auditing.criteria.base import PIXELS
+from diffmem.auditing.detector import CopyDetector, Detections
 from diffmem.auditing.records import CopiedRecord, CopiesRecord, MatchRecord
 from diffmem.data import ImageSet
 
@@ -19,44 +22,48 @@ _SHOWN = 50
 
 
 def matches_of(
-    instrument: Instrument,
+    detector: CopyDetector,
     training: ImageSet,
     samples: ImageSet,
-    sight: Sight,
-    used: list[str],
+    found: Detections,
+    used: Mapping[str, int],
+    times: NDArray[np.int64],
     first_seed: int,
     private: bool,
 ) -> list[MatchRecord]:
     """Return every sample that one of some criteria flags, nearest first.
 
     Args:
-        instrument: Of the training images.
+        detector: Of the training images.
         training: For their names.
         samples: For theirs.
-        sight: Of the samples.
-        used: Keys of the criteria that count, in the order in which they name the training image.
+        found: What the criteria make of the samples.
+        used: How strict each criterion that counts is, by key: its step of strictness.
+        times: How often the samples hold each image, at its first place, int64 (Q,); 0 for those that are no trials.
         first_seed: Number of the first sample.
         private: Whether names are left out.
     """
-    flagged: list[int] = []
-    if used:
-        flagged = np.flatnonzero(np.any([sight.flags[key] for key in used], axis=0)).tolist()
+    flags = {
+        one.key: found.flags(one, used[one.key]) & (times > 0) for one in detector.criteria if one.key in used
+    }
+    flagged = np.flatnonzero(np.any(list(flags.values()), axis=0)).tolist() if flags else []
+    pixels, changed = found.batch.neighbours[PIXELS], found.batch.neighbours.get(CHANGED)
     names = not private
-    found = []
+    matches = []
     for at in flagged:
-        keys = [key for key in used if sight.flags[key][at]]
-        copied = int(sight.copied[keys[0]][at])
-        near, variant = sight.neighbours.slice(at, at + 1), "as is"
-        rms = float(near.distances[0, 0]) / math.sqrt(math.prod(samples.shape))
-        if keys[0] == "transforms" and sight.changed is not None and instrument.transforms is not None:
-            near, variant = sight.changed.slice(at, at + 1), sight.variants[at]
-            window = instrument.transforms.window(samples.images[:1]).size
-            rms = float(near.distances[0, 0]) / math.sqrt(window)
-        elif copied != near.indices[0, 0]:
+        keys = [key for key, flags_ in flags.items() if flags_[at]]
+        first = next(one for one in detector.criteria if one.key == keys[0])
+        copied = int(detector.kept[found.scores[keys[0]].copied[at]])
+        near, variant = pixels, "as is"
+        if first.space == CHANGED and changed is not None:
+            near, variant = changed, found.batch.variants[at]
+        if first.values is not None:
+            rms = float(near.distances[at, 0]) / math.sqrt(first.values)
+        else:
             gap = samples.images[at].astype(np.float64) - training.images[copied]
             rms = float(np.sqrt(np.square(gap).mean()))
-        second = float(near.distances[0, 1])
-        found.append(
+        second = float(near.distances[at, 1]) if near.k > 1 else 0.0
+        matches.append(
             MatchRecord(
                 sample=first_seed + at,
                 sample_hash=digest(samples.images[at]),
@@ -65,22 +72,25 @@ def matches_of(
                 training_hash=digest(training.images[copied]),
                 training_name=training.names[copied] if names else None,
                 rms=rms,
-                ratio=float(near.distances[0, 0]) / second if second else 1.0,
+                ratio=float(near.distances[at, 0]) / second if second else 1.0,
                 variant=variant,
                 criteria=keys,
+                times=int(times[at]),
             )
         )
-    return sorted(found, key=lambda one: (one.rms, one.sample))
+    return sorted(matches, key=lambda one: (one.rms, one.sample))
 
 
 def copies_of(
-    instrument: Instrument, training: ImageSet, matches: list[MatchRecord], private: bool
+    detector: CopyDetector, training: ImageSet, matches: list[MatchRecord], private: bool
 ) -> CopiesRecord:
     """Return all matches in numbers; the arguments are those of `matches_of`."""
-    times = Counter(match.training for match in matches)
+    times: Counter[int] = Counter()
+    for match in matches:
+        times[match.training] += match.times
     order = sorted(times.items(), key=lambda item: (-item[1], item[0]))
     return CopiesRecord(
-        samples=len(matches),
+        samples=sum(match.times for match in matches),
         distinct=len(times),
         most_copied=[
             CopiedRecord(
@@ -88,7 +98,7 @@ def copies_of(
                 training_hash=digest(training.images[index]),
                 training_name=None if private else training.names[index],
                 times=count,
-                occurrences=int(instrument.occurrences[index]),
+                occurrences=int(detector.occurrences[index]),
             )
             for index, count in order[:_SHOWN]
         ],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.auditing.detector import Instrument, Sight
+from diffmem.auditing.detector import CopyDetector, Detections
 from diffmem.auditing.positive_controls import PLANTED, Planting, partners, plant, planting
 from diffmem.auditing.records import PowerRecord
 from diffmem.errors import UserError
@@ -17,7 +17,7 @@ from diffmem.memorization.contents import taken
 from diffmem.memorization.records import rate_record
 from diffmem.progress import NO_PROGRESS, Progress, part_of
 
-__all__ = ["COUNT", "Planted", "look_at_planted", "measure_power", "power_records"]
+__all__ = ["COUNT", "Planted", "detect_planted", "measure_power", "power_records"]
 
 Pixels = NDArray[np.uint8]
 
@@ -30,41 +30,41 @@ _MOST_BYTES = 128 << 20
 
 @dataclass(frozen=True, eq=False)
 class Planted:
-    """Planted copies of one kind, and what the instrument sees of them.
+    """Planted copies of one kind, and what the criteria make of them.
 
     Attributes:
         kind: Of copies.
         sources: Which training image each shows, int64 (n,); of blends, that with the larger share.
         partners: The other one of a blend in equal parts; else the same as `sources`.
         images: uint8 (n, C, H, W).
-        flags: Which of them each criterion flags, bool (n,), by key.
-        copied: The training image that each criterion compares with, int64 (n,), by key.
+        found: What the criteria make of them.
     """
 
     kind: Planting
     sources: NDArray[np.int64]
     partners: NDArray[np.int64]
     images: Pixels
-    flags: dict[str, NDArray[np.bool_]]
-    copied: dict[str, NDArray[np.int64]]
+    found: Detections
 
 
 def measure_power(
-    instrument: Instrument,
+    detector: CopyDetector,
     training: Pixels,
     seed: int,
     count: int = COUNT,
     keys: Sequence[str] | None = None,
+    rungs: Mapping[str, int] | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> dict[str, list[PowerRecord]]:
     """Plant copies of random training images, and count what each criterion finds.
 
     Args:
-        instrument: Of the training images.
+        detector: Of the training images.
         training: The same images, uint8 (N, C, H, W), also memory-mapped.
         seed: Chooses the images and their changes; 0 or more.
         count: Distinct training images of which copies are planted, of each kind; all of a smaller set.
         keys: Kinds of copies; all but those that need near-copies in the training set if none are named.
+        rungs: How strict each criterion is, by key: its step of strictness; the loosest where it is left out.
         progress: Told the share of the work that is done.
 
     Returns:
@@ -81,26 +81,28 @@ def measure_power(
         else [planting(key) for key in keys]
     )
     if not kinds:
-        return {one.key: [] for one in instrument.kinds}
+        return {one.key: [] for one in detector.criteria}
+    if len(detector.kept) < 2:
+        kinds = [kind for kind in kinds if not kind.key.startswith("blend")]  # of two different images
     rng = np.random.default_rng([seed, _STREAM])
-    chosen = rng.choice(len(instrument.kept), min(count, len(instrument.kept)), replace=False)
-    sources = instrument.kept[np.sort(chosen)]
-    found = look_at_planted(instrument, training, sources, kinds, seed, progress)
-    return power_records(instrument, training, found)
+    chosen = rng.choice(len(detector.kept), min(count, len(detector.kept)), replace=False)
+    sources = detector.kept[np.sort(chosen)]
+    found = detect_planted(detector, training, sources, kinds, seed, progress)
+    return power_records(detector, training, found, rungs=rungs)
 
 
-def look_at_planted(
-    instrument: Instrument,
+def detect_planted(
+    detector: CopyDetector,
     training: Pixels,
     sources: NDArray[np.int64],
     kinds: Sequence[Planting],
     seed: int,
     progress: Progress = NO_PROGRESS,
 ) -> list[Planted]:
-    """Plant copies of chosen training images and hold all of them against the training set, at once where memory allows.
+    """Plant copies of chosen training images and compare all of them with the training set, at once where memory allows.
 
     Args:
-        instrument: Of the training images.
+        detector: Of the training images.
         training: uint8 (N, C, H, W).
         sources: Which of them are copied, int64 (n,), n at least 1.
         kinds: Of copies, at least one.
@@ -118,35 +120,43 @@ def look_at_planted(
         here = kinds[start : start + at_once]
         images = [plant(originals, kind.key, seed, training) for kind in here]
         told = part_of(progress, start / len(kinds), len(here) / len(kinds))
-        sight = instrument.look(np.concatenate(images), progress=told)
+        seen = detector.detect(np.concatenate(images), told)
         for at, kind in enumerate(here):
             other = partners(originals, seed, training) if kind.key == "blend50" else sources
-            found.append(_planted(kind, sources, other, images[at], sight, at * len(sources)))
+            part = np.arange(at * len(sources), (at + 1) * len(sources))
+            found.append(Planted(kind, sources, other, images[at], seen.take(part)))
     return found
 
 
 def power_records(
-    instrument: Instrument, training: Pixels, found: Sequence[Planted], names: NDArray[np.int64] | None = None
+    detector: CopyDetector,
+    training: Pixels,
+    found: Sequence[Planted],
+    names: NDArray[np.int64] | None = None,
+    rungs: Mapping[str, int] | None = None,
 ) -> dict[str, list[PowerRecord]]:
     """Count the planted copies that each criterion finds.
 
     Args:
-        instrument: That looked at them.
+        detector: That looked at them.
         training: uint8 (N, C, H, W).
-        found: What it saw.
+        found: What it made of them.
         names: Which picture each training image shows, int64 (N,), where some show the same one; by default, images of the same
             pixels do.
+        rungs: How strict each criterion is, as for `measure_power`.
 
     Returns:
         For each criterion, by its key, one record for each kind.
     """
     records: dict[str, list[PowerRecord]] = {}
-    for kind in instrument.kinds:
-        records[kind.key] = []
+    strict = {} if rungs is None else rungs
+    for criterion in detector.criteria:
+        records[criterion.key] = []
         for one in found:
-            copied, flags = one.copied[kind.key], one.flags[kind.key]
+            flags = one.found.flags(criterion, strict.get(criterion.key, 0))
+            copied = detector.kept[one.found.scores[criterion.key].copied]
             right = _same(training, copied, one.sources, names) | _same(training, copied, one.partners, names)
-            records[kind.key].append(
+            records[criterion.key].append(
                 PowerRecord(
                     key=one.kind.key,
                     kind=one.kind.words,
@@ -155,25 +165,6 @@ def power_records(
                 )
             )
     return records
-
-
-def _planted(
-    kind: Planting,
-    sources: NDArray[np.int64],
-    other: NDArray[np.int64],
-    images: Pixels,
-    sight: Sight,
-    start: int,
-) -> Planted:
-    part = slice(start, start + len(sources))
-    return Planted(
-        kind,
-        sources,
-        other,
-        images,
-        {key: flags[part] for key, flags in sight.flags.items()},
-        {key: copied[part] for key, copied in sight.copied.items()},
-    )
 
 
 def _same(

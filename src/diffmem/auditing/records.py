@@ -18,7 +18,7 @@ __all__ = [
     "EXIT_CODES",
     "SCHEMA",
     "AuditResult",
-    "ChanceRecord",
+    "ChanceTest",
     "CopiedRecord",
     "CopiesRecord",
     "CopyingRecord",
@@ -36,7 +36,7 @@ __all__ = [
     "VerdictRecord",
 ]
 
-SCHEMA = "diffmem-audit/1"
+SCHEMA = "diffmem-audit/2"
 """Version of the records; raised when a field changes its meaning."""
 
 Verdict = Literal["copies found", "none found", "cannot tell"]
@@ -73,7 +73,7 @@ class ModelRecord(Record):
 
 
 class SpaceRecord(Record):
-    """The space in which images are compared."""
+    """The space in which images are compared, and the images that were never copied."""
 
     protocol: str = Field(
         description="Id of space, preprocessing and constants; part of each criterion's id."
@@ -83,22 +83,49 @@ class SpaceRecord(Record):
     distinct_images: int = Field(
         description="Training images without exact copies of earlier ones: what is searched."
     )
-    null_source: Literal["heldout", "training, leave one out", "none"] = Field(
-        description="Which images were never copied: held-out ones, or training images against the rest."
+    null_heldout: int = Field(description="Held-out images that are no training images.")
+    null_training: int = Field(
+        description="Training images that were compared with all others; 0 where they are no null."
     )
-    null_images: int
+    deduplicated: bool = Field(
+        description="Whether near-copies were removed from the training set, by its history or by word: then its images say nothing of"
+        " how often fresh ones come near, and only held-out images do."
+    )
+    disagree: list[str] = Field(
+        description="Criteria, by key, by which held-out images are nearer to the training images than these are to each other; there"
+        " the held-out images alone are the null."
+    )
     heldout_overlap: int = Field(
         description="Held-out images that are identical to a training image; the null leaves them out."
     )
-
-
-class ChanceRecord(Record):
-    """What chance does: flagged samples against flagged null images, by Fisher's exact test."""
-
-    expected: float = Field(description="How many samples would be flagged at the null rate.")
-    p_value: float = Field(
-        description="Chance of so many more flagged samples than null images without any copying, one-sided."
+    heldout_near: float | None = Field(
+        description="Largest share of the held-out images that a criterion of near-copies flags; none without any."
     )
+    heldout_copied: int = Field(
+        description="Samples that are all but identical to a held-out image, and to no training image."
+    )
+
+    @property
+    def null_images(self) -> int:
+        """All images that were never copied."""
+        return self.null_heldout + self.null_training
+
+
+class ChanceTest(Record):
+    """One test of one criterion at one strictness: events of samples beside others. An event is a group of near-copies, counted once."""
+
+    test: Literal["fresh", "split", "groups"] = Field(
+        description="'fresh': samples beside training images, against held-out and training images beside training images. 'split':"
+        " distinct training images that samples copy, against held-out images that they copy. 'groups': how many samples lie beside"
+        " the same training images."
+    )
+    strictness: float = Field(description="Threshold of the criterion's score; an image below it is flagged.")
+    flagged: int = Field(description="Samples that are flagged.")
+    events: int = Field(description="Events of samples; of 'groups', the samples in them.")
+    others: int = Field(description="Events of images that were never copied; of 'groups', those images.")
+    share: float = Field(description="Probability that an event without any copying is one of samples.")
+    p_value: float = Field(description="Chance of so many events of samples without any copying.")
+    level: float = Field(description="Copies are found up to this p-value: this test's part of the error of 1%.")
 
 
 class PowerRecord(Record):
@@ -125,16 +152,40 @@ class CriterionRecord(Record):
     role: Literal["deciding", "supporting"] = Field(
         description="Whether the verdict rests on it. Supporting ones can be misled by blur or by the choice of data."
     )
-    flagged: RateRecord = Field(description="Share of the samples that it calls copies.")
-    null: RateRecord | None = Field(description="The same share of images that were never copied.")
-    chance: ChanceRecord | None = Field(description="None without a null.")
+    exact_only: bool = Field(description="Whether it sees exact copies alone.")
+    threshold: float = Field(description="An image is flagged if its score is below this.")
+    strictness: float | None = Field(
+        description="The loosest threshold at which few images are flagged by chance: below it a sample is a match, and the bound is for"
+        " it. None where there is none: the criterion is not usable in these data."
+    )
+    matches: int = Field(description="Samples whose score is below that.")
+    flagged: RateRecord = Field(description="Share of the samples that could be judged which it flags.")
+    null: RateRecord | None = Field(
+        description="The same share of images that were never copied: held-out ones, and training images each against all others"
+        " where those are a null; one that training images flag each other for counts twice. None without any."
+    )
+    null_heldout: RateRecord | None = Field(description="Of the held-out images alone.")
+    null_training: RateRecord | None = Field(
+        description="Of the training images alone, each against all others."
+    )
+    tests: list[ChanceTest] = Field(description="The loosest strictness first; none of a supporting criterion.")
     bound: float = Field(description="The share of such copies is below this at 95% confidence, one-sided.")
-    distinct: int = Field(description="Different training images that the flagged samples copy.")
+    distinct: int = Field(description="Different training images that the matches copy.")
     finding: Finding
     notes: list[str] = Field(default_factory=list)
     power: list[PowerRecord] = Field(
         default_factory=list, description="Of planted copies of these training images; empty if not measured."
     )
+
+    @property
+    def expected(self) -> float | None:
+        """Samples that would be flagged at the null rate; none without a null."""
+        return None if self.null is None else self.null.value * self.flagged.total
+
+    @property
+    def strongest(self) -> ChanceTest | None:
+        """The test that finds copies most clearly, or comes nearest to it; none of a supporting criterion."""
+        return min(self.tests, key=lambda test: test.p_value / test.level, default=None)
 
 
 class CopyingRecord(Record):
@@ -172,6 +223,7 @@ class MatchRecord(Record):
         description="How the sample was changed to match, for example 'flipped'; 'as is' if not."
     )
     criteria: list[str] = Field(description="Keys of the deciding criteria that flag it.")
+    times: int = Field(default=1, description="How many samples are this very image, pixel for pixel.")
 
 
 class CopiedRecord(Record):
@@ -231,7 +283,7 @@ class VerdictRecord(Record):
 class AuditResult(Record):
     """An audit: the content of `audit.json`."""
 
-    schema_version: Literal["diffmem-audit/1"] = "diffmem-audit/1"
+    schema_version: Literal["diffmem-audit/2"] = "diffmem-audit/2"
     title: str
     private: bool = Field(description="Whether images and names were kept out of the report.")
     seed: int

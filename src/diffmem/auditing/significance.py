@@ -1,19 +1,26 @@
-"""Whether chance explains the samples that a criterion flags: they are compared with null images, which were never copied.
+"""Whether chance explains copies: how many events are of samples, beside those of images that were never copied.
 
-Only counts decide. The scores of null images would allow to extrapolate (within a small ball, data of d dimensions have a share of about
-(c / u)^d of the points below u also below c), and with 1,000 null images that would promise to tell 3 copies among 10,000 samples from
-chance. On photographs it does not hold: natural near-copies, a fraction of a per mille of all images, lie where the bulk of the scores
-says that there is nothing. docs/explanation/audit-criteria.md has the numbers.
+An *event* is a group of near-copies that some criterion sees at some strictness, counted once however many images it holds, and
+of the kind of its nearest pair: a sample beside a training image, a held-out image beside a training image, or two training images
+beside each other. Without copying, the samples, the held-out and the training images are draws of one distribution, so which of the
+images of a group are samples is a matter of the draw: of two images at least one of which is a training image, one is a sample with the
+probability of `share_of_samples`. That is all that is assumed; how many groups there are, and how large they are, is left open.
+
+docs/explanation/audit-criteria.md derives the shares and has the simulations.
 """
 
 from __future__ import annotations
 
-from diffmem.auditing.records import ChanceRecord
+import math
+from functools import lru_cache
 
-__all__ = ["chance_of", "null_images_needed", "p_words", "upper_bound"]
+import numpy as np
+
+__all__ = ["event_p_value", "format_p", "heldout_needed", "others_allowed", "share_of_samples", "upper_bound"]
 
 _RISK = 0.05
-_MOST_NULL = 100_000_000
+_CONDITIONAL_FROM = 150  # events; above, the bound over all rates of events gains nothing
+_MOST = 100_000_000
 
 
 def upper_bound(count: int, total: int, risk: float = _RISK) -> float:
@@ -29,47 +36,109 @@ def upper_bound(count: int, total: int, risk: float = _RISK) -> float:
     return float(betaincinv(count + 1, total - count, 1 - risk)) if count < total else 1.0
 
 
-def chance_of(flagged: int, total: int, null_flagged: int, null_total: int) -> ChanceRecord:
-    """Compare flagged samples with flagged null images by Fisher's exact test, one-sided.
+def share_of_samples(samples: int, heldout: int, training: int = 0, drawn: int = 0) -> float:
+    """Return the largest probability that an event without copying is one of samples, in (0, 1].
+
+    With shares s, h and t of all images, the nearest pair of a group that holds a training image is one of a sample with probability
+    2st, of a held-out image with 2ht, of two training images with t^2. If only a share f of the training images are compared with the
+    others, the last is seen with probability 1 - (1 - f)^2 = f (2 - f). In a group of three images and more, a nearer pair without
+    any training image, probability (1 - t)^2, may hide it; the group is then taken to be one of samples. Held-out images alone need
+    nothing of this: s / (s + h) is exact. The smaller of both bounds is returned; it depends on the sizes alone.
 
     Args:
-        flagged: Samples that the criterion flags.
-        total: Samples.
-        null_flagged: Null images that it flags.
-        null_total: Null images, at least 1.
+        samples: Samples, at least 1.
+        heldout: Held-out images.
+        training: Distinct training images.
+        drawn: How many of these are compared with all others; 0 for a test that does without.
     """
-    return ChanceRecord(
-        expected=total * null_flagged / null_total,
-        p_value=_fisher(flagged, total, null_flagged, null_total),
-    )
+    alone = samples / (samples + heldout)
+    if not drawn or not training:
+        return alone
+    total = samples + heldout + training
+    s, h, t, f = samples / total, heldout / total, training / total, drawn / training
+    seen = 2 * s * t + 2 * h * t + t * t * f * (2 - f)
+    hidden = (1 - t) ** 2 / ((1 - t) ** 2 + seen)
+    return min(alone, hidden + (1 - hidden) * 2 * s * t / seen)
 
 
-def p_words(p_value: float) -> str:
-    """Return a p-value in words: 'p = 0.031', or 'p < 1e-300' where it is too small for a number."""
-    return f"p = {p_value:.2g}" if p_value >= 1e-300 else "p < 1e-300"
+@lru_cache(maxsize=4096)
+def event_p_value(events: int, others: int, share: float) -> float:
+    """Return the chance of so many events of samples, or of a rarer outcome, where nothing is copied.
 
-
-def null_images_needed(flagged: int, total: int, level: float) -> int | None:
-    """Return how many null images, none of them flagged, would make the flagged samples significant; none if no number does.
+    Events of samples and others are independent Poisson numbers with means in the ratio share : 1 - share, of unknown size (events are
+    rare and independent). Outcomes are ordered by the binomial tail, in which n other events count as n + sqrt(n): a fixed rule, chosen
+    because a strictness at which no other image is ever flagged tells most. The chance is the largest over all means (Barnard 1945), so
+    it holds whatever the rate of natural near-copies. From 150 events on it is the binomial tail itself, which holds for every number
+    of events.
 
     Args:
-        flagged: Samples that are flagged, at least 1.
-        total: Samples.
+        events: Of samples, 0 or more.
+        others: Of held-out and training images, 0 or more.
+        share: Probability that an event is one of samples, in (0, 1].
+    """
+    from scipy.special import bdtrc, betainc
+    from scipy.stats import poisson
+
+    if not events or share >= 1:
+        return 1.0
+    if events + others >= _CONDITIONAL_FROM:
+        return float(bdtrc(events - 1, events + others, share))
+    # No mean beyond four times the events that were seen has a larger chance: the square root outweighs more and more.
+    means = np.geomspace(0.02, 4.0 * (events + others) + 60, 400)
+    number = np.arange(int(means[-1] + 8 * math.sqrt(means[-1])))
+    weight = number + np.sqrt(number)
+    observed = float(betainc(events, others + math.sqrt(others) + 1, share)) * (1 + 1e-9)
+    # For each number of others, the fewest events of samples that are at least as rare as what was seen: it grows with their number.
+    fewest = np.zeros(len(number), np.int64)
+    at = 1
+    for place, heavy in enumerate(weight):
+        while betainc(at, heavy + 1, share) > observed:
+            at += 1
+        fewest[place] = at
+    chance = poisson.sf(fewest[None] - 1, means[:, None] * share) * poisson.pmf(
+        number[None], means[:, None] * (1 - share)
+    )
+    return float(min(1.0, chance.sum(1).max()))
+
+
+def others_allowed(events: int, share: float, level: float) -> int | None:
+    """Return how many other events may be seen at most for the events of samples to count; none if even 0 are too many."""
+    if event_p_value(events, 0, share) > level:
+        return None
+    allowed = 0
+    while event_p_value(events, allowed + 1, share) <= level:
+        allowed += 1
+    return allowed
+
+
+def heldout_needed(
+    events: int, samples: int, heldout: int, training: int, drawn: int, level: float
+) -> int | None:
+    """Return how many held-out images, none of them flagged, would make events of samples significant; none if no number does.
+
+    Args:
+        events: Of samples, at least 1, with no others.
+        samples: Samples.
+        heldout: Held-out images that there are.
+        training: Distinct training images.
+        drawn: How many of them are compared with the others.
         level: Largest p-value that counts.
     """
-    low, high = 1, 2
-    while _fisher(flagged, total, 0, high) > level:
+
+    def enough(number: int) -> bool:
+        return event_p_value(events, 0, share_of_samples(samples, number, training, drawn)) <= level
+
+    low, high = heldout, max(1, 2 * heldout)
+    while not enough(high):
         low, high = high, high * 2
-        if high > _MOST_NULL:
+        if high > _MOST:
             return None
     while high - low > max(1, high // 100):  # to two digits
         middle = (low + high) // 2
-        low, high = (middle, high) if _fisher(flagged, total, 0, middle) > level else (low, middle)
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return high
 
 
-def _fisher(flagged: int, total: int, null_flagged: int, null_total: int) -> float:
-    from scipy.stats import hypergeom
-
-    p_value = hypergeom.sf(flagged - 1, total + null_total, flagged + null_flagged, total)
-    return min(1.0, float(p_value))
+def format_p(p_value: float) -> str:
+    """Return a p-value as text: 'p = 0.031', or 'p < 1e-300' where it is too small for a number."""
+    return f"p = {p_value:.2g}" if p_value >= 1e-300 else "p < 1e-300"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from diffmem.auditing.records import (
     EXIT_CODES,
@@ -10,69 +11,103 @@ from diffmem.auditing.records import (
     CopyingRecord,
     CriterionRecord,
     SpaceRecord,
+    ChanceTest,
     Verdict,
     VerdictRecord,
 )
-from diffmem.auditing.significance import p_words
+from diffmem.auditing.significance import format_p
 from diffmem.memorization.records import RateRecord
 
-__all__ = ["limitations", "verdict_of", "verdict_without_training"]
+__all__ = ["Circumstances", "limitations", "format_test", "verdict_of", "verdict_without_training"]
 
 EXACT = "exact"
-"""Key of the planted copies that an instrument must find before it may say that there are none."""
+"""Key of the planted copies that a detector must find before it may say that there are none."""
 
 LEAST_POWER = 0.9
+
+_WORTH_SAYING = 0.001  # of a null's rate beside the headline
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What else bears on the verdict.
+
+    Attributes:
+        problems: Why these samples or these held-out images cannot be judged, the gravest first: each is a reason not to clear them.
+        same_pictures: Samples that are all but identical to a training image where no null image is.
+        heldout_needed: Held-out images, none of them as near, that would decide what those are; none if no number does.
+        elsewhere: Copies that are found under another reading of the images, a sentence each.
+        said: What stands beside the verdict whatever it is.
+        copying: The C_T test, for a remark.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    same_pictures: int = 0
+    heldout_needed: int | None = None
+    elsewhere: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    copying: CopyingRecord | None = None
 
 
 def verdict_of(
     criteria: Sequence[CriterionRecord],
     copies: CopiesRecord,
     space: SpaceRecord,
-    copying: CopyingRecord | None,
     target: float,
+    around: Circumstances | None = None,
 ) -> VerdictRecord:
     """Join what the deciding criteria found into one answer.
 
-    Copies are found if any of them finds some beyond chance. None are found if every deciding criterion that is usable in these data
-    says so, at least one of them is, and one of those finds exact copies that were planted. Otherwise the audit cannot tell.
+    Copies are found if a test of any deciding criterion finds them, here or under another reading of the images; that outranks every
+    reason not to judge. Else the audit cannot tell if the samples or the held-out images are not what they should be, if samples are
+    all but identical to training images and too few to be counted as found, if a criterion is in doubt, or if none of them would see
+    even exact copies. None are found otherwise, and the bound is that of the samples that could be judged.
 
     Args:
-        criteria: All criteria, with power where it was measured.
+        criteria: All criteria, with power where it was measured; none if no sample can be judged.
         copies: The matches.
         space: The space and the null.
-        copying: The C_T test, for a remark.
         target: The share of copies to be excluded.
+        around: What else bears on it.
     """
+    there = Circumstances() if around is None else around
     deciding = [one for one in criteria if one.role == "deciding"]
     found = [one for one in deciding if one.finding == "copies"]
     open_ = [one for one in deciding if one.finding == "cannot tell"]
     clean = [one for one in deciding if one.finding == "none"]
     if found:
-        return _found(found, copies, space)
-    reasons = [_in_words(one) for one in deciding]
+        return _found(found, space, there)
+    reasons = [_criterion_text(one) for one in deciding]
+    if there.elsewhere:
+        return _record("copies found", f"Copies found: {there.elsewhere[0]}", [*there.elsewhere[1:], *reasons], there.said)
+    if there.problems:
+        return _record("cannot tell", f"Cannot tell: {there.problems[0]}", reasons, [*there.problems[1:], *there.said])
+    if there.same_pictures:
+        return _same(there, copies, reasons)
     # Identity finds exact copies whatever the data; what the others see is the question.
-    blind = clean and not any(_sees(one) for one in clean if one.key != "identical")
+    sharp = [one for one in clean if not one.exact_only]
+    blind = bool(clean) and not any(_sees(one) for one in sharp)
     if open_ or not clean or blind:
-        return _open(open_, clean, bool(blind), reasons, target)
-    bound = max(one.bound for one in clean if _sees(one))
+        return _open(open_, clean, blind, reasons, there.said, target)
+    bound = max(one.bound for one in sharp if _sees(one))
     total = clean[0].flagged.total
-    flagged = max(clean, key=lambda one: one.flagged.count)
+    flagged = max(clean, key=lambda one: one.matches)
     sentence = f"None found: with {total:,} samples, the rate of copies is below {_percent(bound)}% at 95% confidence."
-    if flagged.flagged.count:
-        number = f"{flagged.flagged.count} {'is' if flagged.flagged.count == 1 else 'are'}"
+    if flagged.matches:
+        number = f"{flagged.matches} {'is' if flagged.matches == 1 else 'are'}"
         sentence = (
             f"None found beyond chance: with {total:,} samples, the rate of copies is below {_percent(bound)}% at 95% confidence; {number}"
-            " flagged, no more than of images that were never copied."
+            f" flagged, no more than of images that were never copied{_beside(flagged)}."
         )
         reasons.append(
             "Look at the flagged samples all the same: counts say that chance makes so many, not that each of them is chance."
         )
-    if copying is not None and copying.conclusion == "copying":
+    if there.copying is not None and there.copying.conclusion == "copying":
         reasons.append(
             "The C_T test says that samples lie nearer to the training images than held-out images do. No single sample is a copy by"
             " the criteria; blurred samples lie so, and so do those of a model that begins to memorize."
         )
-    return _record("none found", sentence, reasons, _null_remark(space))
+    return _record("none found", sentence, reasons, [*there.said, *_null_remark(space)])
 
 
 def verdict_without_training(reasons: Sequence[str]) -> VerdictRecord:
@@ -104,23 +139,61 @@ def limitations(space: SpaceRecord | None, transforms: str | None, features: boo
         lines.append(
             "Copies were looked for in pixels only; a copy-detection network, given with --features, sees through stronger changes."
         )
-    if space is not None and space.null_source == "training, leave one out":
+    if space is not None and space.null_training:
         lines.append(
-            "There were no held-out images. Training images, each against all others, stand in for them; if near-copies were removed from"
-            " the training set, they show chance as smaller than it is."
+            f"{space.null_training:,} training images, each against all others, show how often fresh images come near to training images. That"
+            " holds if near-copies were not removed from the training set; if they were, say so (--deduplicated)."
         )
     return lines
 
 
-def _found(found: Sequence[CriterionRecord], copies: CopiesRecord, space: SpaceRecord) -> VerdictRecord:
-    # What is beyond chance, not what is flagged: some criteria flag many images that were never copied.
-    first = max(found, key=lambda one: one.flagged.value - (0 if one.null is None else one.null.value))
-    images = "training image" if copies.distinct == 1 else "different training images"
+def _found(found: Sequence[CriterionRecord], space: SpaceRecord, around: Circumstances) -> VerdictRecord:
+    # The criterion and the strictness that find most beyond chance: some flag many images that were never copied.
+    pairs = [(one, test) for one in found for test in one.tests if test.p_value <= test.level]
+    first, test = max(pairs, key=lambda pair: (pair[1].flagged * (1 - _chance(*pair)), -pair[1].strictness))
+    total = first.flagged.total
+    images = test.events if test.test != "groups" else first.distinct
+    many = "training image" if images == 1 else "different training images"
+    count = RateRecord.of(test.flagged, total)
     sentence = (
-        f"Copies found: {first.flagged.count:,} of {first.flagged.total:,} samples ({_share(first.flagged)}) copy"
-        f" {first.distinct:,} {'training image' if first.distinct == 1 else images} by the criterion {first.title!r}."
+        f"Copies found: {test.flagged:,} of {total:,} samples ({_share(count)}) copy {images:,} {many} by the criterion {first.title!r}"
+        f"{_beside(first)}."
     )
-    return _record("copies found", sentence, [_in_words(one) for one in found], _null_remark(space))
+    return _record(
+        "copies found", sentence, [_criterion_text(one) for one in found], [*around.said, *around.problems, *_null_remark(space)]
+    )
+
+
+def _chance(one: CriterionRecord, test: ChanceTest) -> float:
+    """Return about the part of the flagged samples that chance flags."""
+    others = test.others * test.share / max(1e-12, 1 - test.share)
+    return min(1.0, others / max(1, test.events))
+
+
+def _beside(one: CriterionRecord) -> str:
+    """Return the null's rate where it is worth a place beside a rate."""
+    if one.null is None or one.null.value < _WORTH_SAYING:
+        return ""
+    return f"; of images that were never copied, {_share(one.null)} are flagged"
+
+
+def _same(around: Circumstances, copies: CopiesRecord, reasons: list[str]) -> VerdictRecord:
+    number = around.same_pictures
+    sentence = (
+        f"Cannot tell: {number:,} {'sample is' if number == 1 else 'samples are'} all but identical to"
+        f" {'a training image' if number == 1 else 'training images'}, as no image that was never copied is; so few may still be chance."
+    )
+    needed = around.heldout_needed
+    missing = [
+        "Look at the first pictures: if they show the same picture, and it is none that many people have, the model has copied it.",
+        "More samples decide it: the same rate among more of them would be found."
+        + (
+            ""
+            if needed is None
+            else f" So would {needed:,} held-out images, none of them as near to the training images as these samples are."
+        ),
+    ]
+    return _record("cannot tell", sentence, reasons, [*missing, *around.said])
 
 
 def _open(
@@ -128,14 +201,15 @@ def _open(
     clean: Sequence[CriterionRecord],
     blind: bool,
     reasons: list[str],
+    said: list[str],
     target: float,
 ) -> VerdictRecord:
     missing = list(dict.fromkeys(note for one in open_ for note in one.notes))
     if open_:
-        worst = max(open_, key=lambda one: one.flagged.count)
+        worst = max(open_, key=lambda one: one.matches)
         sentence = (
-            f"Cannot tell: {worst.flagged.count} of {worst.flagged.total:,} samples look like copies, which chance may explain."
-            if worst.flagged.count
+            f"Cannot tell: {worst.matches} of {worst.flagged.total:,} samples look like copies, which chance may explain{_beside(worst)}."
+            if worst.matches
             else f"Cannot tell: {worst.flagged.total:,} samples are too few to exclude a share of copies of {target:.2%}."
         )
     elif blind:
@@ -150,7 +224,7 @@ def _open(
         missing.append(
             f"Give a feature space (--features) that parts these images, or accept a larger share than {target:.2%} (--target)."
         )
-    return _record("cannot tell", sentence, reasons, missing)
+    return _record("cannot tell", sentence, reasons, [*missing, *said])
 
 
 def _record(verdict: Verdict, sentence: str, reasons: list[str], missing: list[str]) -> VerdictRecord:
@@ -169,11 +243,17 @@ def _sees(one: CriterionRecord) -> bool:
     return exact is None or exact.detected.value >= LEAST_POWER
 
 
-def _in_words(one: CriterionRecord) -> str:
+def format_test(test: ChanceTest) -> str:
+    """Return a test in a few words: '13 events beside 0, p = 3e-08'."""
+    return f"{test.events:,} {'event' if test.events == 1 else 'events'} beside {test.others:,}, {format_p(test.p_value)}"
+
+
+def _criterion_text(one: CriterionRecord) -> str:
     null = "no null" if one.null is None else f"{_share(one.null)} of {one.null.total:,} null images"
-    p = "" if one.chance is None or not one.flagged.count else f", {p_words(one.chance.p_value)}"
+    test = one.strongest
+    chance = "" if test is None or not test.events else f"; below {test.strictness:.3g}, {format_test(test)}"
     usable = "" if one.finding != "not usable" else "; not usable in these data"
-    return f"{one.title}: {_share(one.flagged)} of the samples, {null}{p}{usable}."
+    return f"{one.title}: {_share(one.flagged)} of the samples, {null}{chance}{usable}."
 
 
 def _share(rate: RateRecord) -> str:
@@ -186,7 +266,7 @@ def _percent(share: float) -> str:
 
 
 def _null_remark(space: SpaceRecord) -> list[str]:
-    if space.null_source == "heldout":
+    if space.null_heldout:
         return []
     return [
         "Held-out images of the same source (--heldout) would show better what chance does than training images against each other."

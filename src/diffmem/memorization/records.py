@@ -25,6 +25,11 @@ class RateRecord(Record):
     high: float
     method: str = Field(description="How the interval was computed, for example 'clopper-pearson'.")
 
+    @classmethod
+    def of(cls, count: int, total: int) -> RateRecord:
+        """Return the record of `count` of `total`, 1 or more."""
+        return rate_record(Rate(count, total))
+
 
 def rate_record(rate: Rate) -> RateRecord:
     """Turn a rate into its record."""

@@ -1,0 +1,137 @@
+"""What a criterion of an audit is: scores of images from their neighbours, and how strict one may be with them."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmem.memorization import Neighbours
+
+__all__ = ["PIXELS", "Batch", "Criterion", "CriterionRole", "Scores"]
+
+Pixels = NDArray[np.uint8]
+CriterionRole = Literal["deciding", "supporting"]
+
+PIXELS = "pixels"
+"""Name of the space in which every image is compared."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Q images and what lies near them among the references.
+
+    Attributes:
+        images: uint8 (Q, C, H, W).
+        neighbours: The nearest references by space, nearest first; indices are into the references.
+        variants: How each image was changed to match best under transformations, Q texts; empty without any.
+        own: Where the images are references themselves, which, int64 (Q,): they are no neighbours of their own.
+    """
+
+    images: Pixels
+    neighbours: dict[str, Neighbours]
+    variants: tuple[str, ...] = ()
+    own: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, chosen: NDArray[np.int64]) -> Batch:
+        """Return some of the images, with what lies near them."""
+        return Batch(
+            self.images[chosen],
+            {
+                space: Neighbours(found.distances[chosen], found.indices[chosen])
+                for space, found in self.neighbours.items()
+            },
+            tuple(self.variants[at] for at in chosen.tolist()) if self.variants else (),
+            None if self.own is None else self.own[chosen],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a criterion makes of Q images.
+
+    Attributes:
+        score: Smaller is more like a copy, float64 (Q,).
+        copied: The reference that each image is compared with, int64 (Q,).
+        distance: To that reference, in the units of the criterion's space, float64 (Q,).
+    """
+
+    score: NDArray[np.float64]
+    copied: NDArray[np.int64]
+    distance: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def take(self, chosen: NDArray[np.int64] | NDArray[np.bool_]) -> Scores:
+        """Return the scores of some of the images."""
+        return Scores(self.score[chosen], self.copied[chosen], self.distance[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class Criterion(ABC):
+    """A criterion: a batch with its neighbours -> scores. A new one is a file of this folder and its test.
+
+    Attributes:
+        references: The images that neighbours are indices of, uint8 (N, C, H, W).
+        strictness: Thresholds of the score, loosest first. An image is flagged if its score is below the first; the others show how
+            surely. Fixed in advance.
+    """
+
+    references: Pixels
+    strictness: tuple[float, ...] = field(init=False, default=())
+
+    key: ClassVar[str]
+    """Short name; unique in a detector."""
+    weight: ClassVar[float] = 1.0
+    """Its part of the error that all deciding criteria share, relative to the others'."""
+    role: ClassVar[CriterionRole] = "deciding"
+    """Whether the verdict rests on it."""
+    space: ClassVar[str] = PIXELS
+    """Where its neighbours lie."""
+    exact_only: ClassVar[bool] = False
+    """Whether it sees exact copies alone, whatever the data: that it finds those says nothing of the data."""
+
+    @property
+    def all_but_identical(self) -> float | None:
+        """Score below which an image that is near in grey levels, too, is taken for the same picture; none if it cannot say so."""
+        return None
+
+    @property
+    def values(self) -> int | None:
+        """How many grey levels its distances run over; none where they are of other things."""
+        return math.prod(self.references.shape[1:])
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """Name for people."""
+
+    @property
+    @abstractmethod
+    def rule(self) -> str:
+        """The rule with its constants, as it stands in a protocol id."""
+
+    @property
+    def neighbours_needed(self) -> int:
+        """How many neighbours it looks at."""
+        return 1
+
+    @abstractmethod
+    def __call__(self, batch: Batch) -> Scores:
+        """Score the images of a batch."""
+
+    def flags(self, scores: Scores, rung: int = 0) -> NDArray[np.bool_]:
+        """Return which images are flagged at a strictness, bool (Q,)."""
+        return scores.score < self.strictness[rung]
+
+    def _nearest(self, batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        found = batch.neighbours[self.space]
+        return found.indices[:, 0], found.distances[:, 0]

@@ -1,0 +1,52 @@
+"""Nearer to a training image than that one's own neighbour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmem.auditing.criteria.base import Batch, Criterion, CriterionRole, Scores
+
+__all__ = ["Gaps", "Inauthentic"]
+
+Gaps = Callable[[NDArray[np.int64], NDArray[np.int64] | None], NDArray[np.float64]]
+"""References, and for each one that does not count -> the distance of each to its nearest other one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inauthentic(Criterion):
+    """The distance to the nearest training image over that image's distance to its own nearest one (Alaa et al. 2022, AuthPct).
+
+    Attributes:
+        gaps: Gives the latter.
+    """
+
+    gaps: Gaps | None = None
+
+    key: ClassVar[str] = "inauthentic"
+    role: ClassVar[CriterionRole] = "supporting"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "strictness", (1.0 + 2**-52,))  # no farther, so up to 1 and with it
+
+    @property
+    def title(self) -> str:
+        """Name for people."""
+        return "Nearer than the training image's own neighbour (AuthPct)"
+
+    @property
+    def rule(self) -> str:
+        """The rule with its constants."""
+        return "authpct/exact-dups-collapsed/v1"
+
+    def __call__(self, batch: Batch) -> Scores:
+        """Score the images of a batch."""
+        assert self.gaps is not None
+        copied, distance = self._nearest(batch)
+        gap = self.gaps(copied, batch.own)
+        score = np.divide(distance, gap, out=np.zeros_like(distance), where=gap > 0)
+        return Scores(np.where((gap == 0) & (distance > 0), np.inf, score), copied, distance)

@@ -1,0 +1,233 @@
+"""What every criterion finds at every strictness, and whether chance explains it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmem.auditing.criteria import Criterion
+from diffmem.auditing.detector import CopyDetector, Detections
+from diffmem.auditing.events import Events, Links, count_events, group_p_value, groups_of
+from diffmem.auditing.levels import level_of
+from diffmem.auditing.nulls import Null
+from diffmem.auditing.records import ChanceTest
+from diffmem.auditing.significance import event_p_value, share_of_samples
+
+__all__ = ["SAME_PICTURE_RMS", "Evidence", "Split", "same_pictures", "weigh"]
+
+SAME_PICTURE_RMS = 0.015
+"""RMS difference of values 0 to 1 within which two images can be the same picture: 3.8 grey levels."""
+
+_AGREE = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Samples among the training and the held-out images together, with criteria that do not know which is which.
+
+    Attributes:
+        criteria: With both as their references, the distinct training images first.
+        detections: Of the samples.
+        training: Number of distinct training images.
+        heldout: Number of held-out images that are no training images.
+        near: Pairs of references that are near-copies of each other, int64 (n, 2).
+    """
+
+    criteria: Sequence[Criterion]
+    detections: Detections
+    training: int
+    heldout: int
+    near: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """All tests of an audit.
+
+    Attributes:
+        tests: By key of the criterion, the loosest strictness first.
+        same: Samples that are all but identical to a training image, where no null image is as near, int64 (n,).
+        disagree: Keys of the criteria by which held-out images are nearer to the training images than these are to each other.
+    """
+
+    tests: dict[str, list[ChanceTest]]
+    same: NDArray[np.int64]
+    disagree: list[str]
+
+    def found(self) -> list[ChanceTest]:
+        """Return the tests that find copies."""
+        return [test for tests in self.tests.values() for test in tests if test.p_value <= test.level]
+
+
+def weigh(
+    detector: CopyDetector | Sequence[Criterion],
+    samples: Detections,
+    null: Null,
+    *,
+    judged: NDArray[np.bool_] | None = None,
+    times: NDArray[np.int64] | None = None,
+    split: Split | None = None,
+) -> Evidence:
+    """Test every deciding criterion at every strictness.
+
+    Args:
+        detector: Of the training images, or its criteria.
+        samples: What the criteria make of the samples.
+        null: What they make of images that were never copied.
+        judged: Which samples are trials, bool (Q,); all if left out.
+        times: How often the samples hold each image that is a trial, int64 (Q,); once if left out.
+        split: Samples among training and held-out images together; none to do without that test.
+    """
+    criteria = detector.criteria if isinstance(detector, CopyDetector) else detector
+    trials = np.ones(len(samples), bool) if judged is None else judged
+    amount = np.ones(len(samples), np.int64) if times is None else times
+    groups = groups_of(len(criteria[0].references), *_near_copies(criteria, null))
+    both = None
+    if split is not None:
+        near = split.near
+        both = groups_of(len(split.criteria[0].references), near[:, 0], near[:, 1])
+    tests: dict[str, list[ChanceTest]] = {}
+    disagree: list[str] = []
+    for criterion in criteria:
+        if criterion.role != "deciding" or not trials.any():
+            continue
+        agrees = _agrees(criterion, null, groups)
+        if not agrees:
+            disagree.append(criterion.key)
+        found: list[ChanceTest] = []
+        for rung in range(len(criterion.strictness)):
+            found += _fresh(criteria, criterion, rung, samples, null, trials, amount, groups, agrees)
+            if split is not None and both is not None:
+                found.append(_split(criteria, criterion, rung, split, trials, both))
+        tests[criterion.key] = found
+    return Evidence(tests, _unexplained(criteria, samples, null, trials), disagree)
+
+
+def _near_copies(
+    criteria: Sequence[Criterion], null: Null
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return pairs of training images that any deciding criterion flags beside each other: near-copies are counted as one."""
+    ones: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    others: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    for criterion in criteria:
+        found = null.training.get(criterion.space)
+        if criterion.all_but_identical is None or found is None or found.batch.own is None:
+            continue
+        flags = found.flags(criterion)
+        ones.append(found.batch.own[flags])
+        others.append(found.scores[criterion.key].copied[flags])
+    return np.concatenate(ones), np.concatenate(others)
+
+
+def _links(criterion: Criterion, found: Detections | None, rung: int, among: NDArray[np.bool_] | None = None) -> Links:
+    if found is None:
+        return Links.none()
+    scores, flags = found.scores[criterion.key], found.flags(criterion, rung)
+    if among is not None:
+        flags = flags & among
+    own = found.batch.own
+    return Links(scores.copied[flags], scores.score[flags], None if own is None else own[flags])
+
+
+def _counted(criterion: Criterion, null: Null, rung: int, groups: NDArray[np.int64], samples: Links,
+             weight: NDArray[np.int64] | None = None) -> Events:  # fmt: skip
+    training = _links(criterion, null.training.get(criterion.space), rung)
+    return count_events(groups, samples, _links(criterion, null.heldout, rung), training, weight)
+
+
+def _agrees(criterion: Criterion, null: Null, groups: NDArray[np.int64]) -> bool:
+    """Return whether held-out images are no nearer to training images than those are to each other, but for chance.
+
+    The other way round, training images are the larger null, and nothing is claimed by mistake.
+    """
+    compared = null.training.get(criterion.space)
+    if null.heldout is None or compared is None:
+        return True
+    events = _counted(criterion, null, 0, groups, Links.none())
+    share = share_of_samples(len(null.heldout), 0, null.distinct, len(compared))
+    return event_p_value(events.heldout, events.training, share) > _AGREE
+
+
+def _fresh(
+    criteria: Sequence[Criterion],
+    criterion: Criterion,
+    rung: int,
+    samples: Detections,
+    null: Null,
+    trials: NDArray[np.bool_],
+    amount: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    agrees: bool,
+) -> list[ChanceTest]:
+    compared = null.training.get(criterion.space) if agrees else None
+    drawn = 0 if compared is None else len(compared)
+    links = _links(criterion, samples, rung, trials)
+    weight = amount[trials & samples.flags(criterion, rung)]
+    heldout = _links(criterion, null.heldout, rung)
+    events = count_events(groups, links, heldout, _links(criterion, compared, rung), weight)
+    number = int(trials.sum())
+    fresh = 0 if null.heldout is None else len(null.heldout)
+    share = share_of_samples(number, fresh, null.distinct, drawn)
+    in_groups = group_p_value(events.members, int(amount[trials].sum()), fresh, drawn)
+    return [
+        ChanceTest(
+            test="fresh", strictness=criterion.strictness[rung], flagged=len(links.copied), events=events.samples,
+            others=events.others, share=share, p_value=event_p_value(events.samples, events.others, share),
+            level=level_of(criteria, criterion, rung, "fresh"),
+        ),
+        ChanceTest(
+            test="groups", strictness=criterion.strictness[rung], flagged=len(links.copied), events=int(events.members[:, 0].sum()),
+            others=int(events.members[:, 1:].sum()), share=share, p_value=in_groups,
+            level=level_of(criteria, criterion, rung, "groups"),
+        ),
+    ]  # fmt: skip
+
+
+def _split(
+    criteria: Sequence[Criterion],
+    criterion: Criterion,
+    rung: int,
+    split: Split,
+    trials: NDArray[np.bool_],
+    groups: NDArray[np.int64],
+) -> ChanceTest:
+    """Count the distinct images that samples copy on each side: a group of near-copies is on the side of the nearest match."""
+    blind = next((one for one in split.criteria if one.key == criterion.key), None)
+    links = Links.none() if blind is None else _links(blind, split.detections, rung, trials)
+    inside = links.copied < split.training
+    mine, theirs = (Links(links.copied[part], links.score[part]) for part in (inside, ~inside))
+    events = count_events(groups, mine, theirs, Links.none())
+    share = split.training / (split.training + split.heldout)
+    return ChanceTest(
+        test="split", strictness=criterion.strictness[rung], flagged=len(links.copied), events=events.samples, others=events.heldout,
+        share=share, p_value=event_p_value(events.samples, events.heldout, share), level=level_of(criteria, criterion, rung, "split"),
+    )  # fmt: skip
+
+
+def same_pictures(criterion: Criterion, found: Detections) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Return which images are all but identical to a reference, bool (Q,), and their RMS differences from it (0 to 1), float64 (Q,)."""
+    scores = found.scores[criterion.key]
+    if criterion.all_but_identical is None or criterion.values is None:
+        return np.zeros(len(scores), bool), np.zeros(len(scores))
+    rms = scores.distance / (255 * math.sqrt(criterion.values))
+    return (scores.score < criterion.all_but_identical) & (rms <= SAME_PICTURE_RMS), rms
+
+
+def _unexplained(
+    criteria: Sequence[Criterion], samples: Detections, null: Null, trials: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Return the samples that are all but identical to a training image where no null image is as near to one."""
+    left = np.zeros(len(samples), bool)
+    for criterion in criteria:
+        same, rms = same_pictures(criterion, samples)
+        same &= trials
+        for other in (null.heldout, null.training.get(criterion.space)):
+            if other is not None and criterion.key in other.scores:
+                known, gaps = same_pictures(criterion, other)
+                same &= rms < gaps[known].min(initial=np.inf)
+        left |= same
+    return np.flatnonzero(left)

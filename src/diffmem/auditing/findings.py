@@ -1,0 +1,167 @@
+"""What each criterion finds among the samples: its rate beside the null, its tests, and what follows from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmem.auditing.criteria import Criterion
+from diffmem.auditing.detector import Detections
+from diffmem.auditing.evidence import Evidence
+from diffmem.auditing.levels import DOUBT
+from diffmem.auditing.nulls import Null
+from diffmem.auditing.records import CriterionRecord, Finding, ChanceTest
+from diffmem.auditing.significance import format_p, upper_bound
+from diffmem.memorization import Rate
+from diffmem.memorization.records import rate_record
+
+__all__ = ["BY_CHANCE", "criterion_records", "samples_needed", "sharp_rungs"]
+
+BY_CHANCE = 0.25
+"""Part of the target that null images may take up: at a strictness where they take more, a flagged sample names no copy."""
+
+_RISK = 0.05
+_MOST_SAMPLES = 100_000_000
+
+
+def samples_needed(target: float) -> int:
+    """Return the number of samples of which none is flagged that excludes a share of copies at 95%: 299 for 1%."""
+    return math.ceil(math.log(_RISK) / math.log1p(-target))
+
+
+def criterion_records(
+    criteria: Sequence[Criterion],
+    protocols: Sequence[str],
+    samples: Detections,
+    judged: NDArray[np.bool_],
+    null: Null,
+    evidence: Evidence,
+    target: float,
+) -> list[CriterionRecord]:
+    """Return the record of each criterion, in the order of the criteria; without power.
+
+    Args:
+        criteria: That were applied.
+        protocols: Their ids.
+        samples: What they make of the samples.
+        judged: Which samples are trials, bool (Q,), at least one.
+        null: What they make of images that were never copied.
+        evidence: Their tests.
+        target: Share of copies that the audit is to exclude: a criterion that flags more null images says nothing of rare copies.
+    """
+    rungs = sharp_rungs(criteria, null, target)
+    return [
+        _record(criterion, protocol, samples, judged, null, evidence, target, rungs.get(criterion.key))
+        for criterion, protocol in zip(criteria, protocols, strict=True)
+    ]
+
+
+def sharp_rungs(criteria: Sequence[Criterion], null: Null, target: float) -> dict[str, int]:
+    """Return, for each criterion, the loosest strictness at which it flags few images by chance; none where it always flags more.
+
+    There a flagged sample is a match, and a bound on flagged samples is one on copies.
+
+    Args:
+        criteria: That were applied.
+        null: What they make of images that were never copied.
+        target: The share of copies to be excluded; a quarter of it may be flagged by chance.
+    """
+    found = {}
+    for criterion in criteria:
+        for rung in range(len(criterion.strictness)):
+            flags = _null_flags(criterion, null, rung)
+            if not len(flags) or flags.mean() <= BY_CHANCE * target:
+                found[criterion.key] = rung
+                break
+    return found
+
+
+def _null_flags(criterion: Criterion, null: Null, rung: int = 0) -> NDArray[np.bool_]:
+    return np.concatenate([null.of_heldout(criterion, rung), null.of_training(criterion, rung)])
+
+
+def _rate(flags: NDArray[np.bool_]) -> Rate | None:
+    return Rate(int(flags.sum()), len(flags)) if len(flags) else None
+
+
+def _record(
+    criterion: Criterion,
+    protocol: str,
+    samples: Detections,
+    judged: NDArray[np.bool_],
+    null: Null,
+    evidence: Evidence,
+    target: float,
+    rung: int | None,
+) -> CriterionRecord:
+    flags = samples.flags(criterion) & judged
+    rate = Rate(int(flags.sum()), int(judged.sum()))
+    heldout, training = _rate(null.of_heldout(criterion)), _rate(null.of_training(criterion))
+    pooled = heldout if criterion.key in evidence.disagree else _rate(_null_flags(criterion, null))
+    tests = evidence.tests.get(criterion.key, [])
+    sharp = flags if rung is None else samples.flags(criterion, rung) & judged
+    bound = upper_bound(int(sharp.sum()), rate.total)
+    finding, notes = _finding(Rate(int(sharp.sum()), rate.total), pooled, tests, bound, target, rung is not None)
+    copied = samples.scores[criterion.key].copied[sharp]
+    return CriterionRecord(
+        key=criterion.key,
+        title=criterion.title,
+        protocol=protocol,
+        role=criterion.role,
+        exact_only=criterion.exact_only,
+        threshold=criterion.strictness[0],
+        strictness=None if rung is None else criterion.strictness[rung],
+        matches=int(sharp.sum()),
+        flagged=rate_record(rate),
+        null=None if pooled is None else rate_record(pooled),
+        null_heldout=None if heldout is None else rate_record(heldout),
+        null_training=None if training is None else rate_record(training),
+        tests=tests,
+        bound=bound,
+        distinct=len(np.unique(copied)),
+        finding=finding,
+        notes=notes,
+    )
+
+
+def _finding(
+    rate: Rate, null: Rate | None, tests: Sequence[ChanceTest], bound: float, target: float, usable: bool
+) -> tuple[Finding, list[str]]:
+    """Return what follows from the counts, and why."""
+    first = min(tests, key=lambda test: test.p_value / test.level, default=None)
+    if first is not None and first.p_value <= first.level:
+        return "copies", []
+    if null is None:
+        if rate.count:
+            return "cannot tell", ["There is no null: no image is known that was never copied."]
+    elif not usable:
+        return "not usable", [
+            f"It flags {null} of images that were never copied, and more than {BY_CHANCE * target:.2%} of them at every strictness: in these"
+            f" data it says nothing of a share of copies of {target:.2%}."
+        ]
+    elif first is not None and first.events and first.p_value <= DOUBT * first.level:
+        return "cannot tell", [
+            f"{first.events} events of samples below {first.strictness:.3g}, {first.others} of images that were never copied; chance may do"
+            f" that ({format_p(first.p_value)}, {first.level:.2g} is needed)."
+        ]
+    if bound > target:
+        needed = _samples_needed(target, min(rate.value, BY_CHANCE * target))
+        more = "more are needed" if needed is None else f"about {needed:,} are needed"
+        return "cannot tell", [
+            f"{rate.total:,} samples that can be judged, {rate.count} of them flagged, exclude a share of {bound:.2%} only; {more} for"
+            f" {target:.2%}."
+        ]
+    return "none", []
+
+
+def _samples_needed(target: float, flagged: float) -> int | None:
+    """Return about the number of samples that excludes a share where some are flagged by chance; none if no number does."""
+    count = samples_needed(target)
+    while upper_bound(round(flagged * count), count) > target:
+        count = math.ceil(1.05 * count)
+        if count > _MOST_SAMPLES:
+            return None
+    return count

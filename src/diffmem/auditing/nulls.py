@@ -1,0 +1,108 @@
+"""Images that were never copied: held-out ones, and training images against each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmem.auditing.criteria import PIXELS, Criterion
+from diffmem.auditing.detector import CopyDetector, Detections
+from diffmem.memorization.contents import taken
+from diffmem.progress import NO_PROGRESS, Progress, part_of
+
+__all__ = ["SLOW_SPACES_MOST", "Null", "null_images"]
+
+SEARCHES = 5
+"""Training images that are compared with all others, for each sample: the search takes at most so many times that of the samples."""
+
+SLOW_SPACES_MOST = 5_000
+"""Most training images that are compared with all others under transformations and in features."""
+
+_LEAST = 1_000
+_MOST_BYTES = 2**30  # of them, unless that is fewer than a thousand
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Null:
+    """What the criteria make of images that were never copied.
+
+    Attributes:
+        heldout: Held-out images that are no training images; none if there are none.
+        heldout_images: Held-out images, all of them.
+        overlap: Which of these are identical to a training image, bool (M,); empty without any.
+        training: Training images, each against all others, by space; empty where they are no null.
+        distinct: Distinct training images.
+        exchangeable: Whether training images are a null: not where near-copies were removed from the training set.
+    """
+
+    heldout: Detections | None
+    heldout_images: int
+    overlap: NDArray[np.bool_]
+    training: dict[str, Detections]
+    distinct: int
+    exchangeable: bool
+
+    def of_heldout(self, criterion: Criterion, rung: int = 0) -> NDArray[np.bool_]:
+        """Return which held-out images a criterion flags; empty without any."""
+        return np.zeros(0, bool) if self.heldout is None else self.heldout.flags(criterion, rung)
+
+    def of_training(self, criterion: Criterion, rung: int = 0) -> NDArray[np.bool_]:
+        """Return which training images a criterion flags beside the others; empty where they are no null."""
+        found = self.training.get(criterion.space)
+        return np.zeros(0, bool) if found is None else found.flags(criterion, rung)
+
+
+def null_images(
+    detector: CopyDetector,
+    heldout: Pixels | None,
+    samples: int,
+    *,
+    deduplicated: bool = False,
+    seed: int = 0,
+    progress: Progress = NO_PROGRESS,
+) -> Null:
+    """Compare held-out images, and training images with all others, with the training set.
+
+    Of training images, at most five for each sample are compared with the others, and at most 5,000 where that is slow (under
+    transformations, in features); they are drawn by the seed.
+
+    Args:
+        detector: Of the training images.
+        heldout: Images of the same source that were not trained on; none if there are none.
+        samples: How many samples there are.
+        deduplicated: Whether near-copies were removed from the training set, so that its images say nothing of fresh ones.
+        seed: Which training images are drawn.
+        progress: Told the share of the work that is done.
+    """
+    distinct = len(detector.kept)
+    found: dict[str, Detections] = {}
+    if not deduplicated and distinct > 1:
+        rng = np.random.default_rng([seed, 0x6E756C6C])
+        order = rng.permutation(distinct)
+        size = max(_LEAST, _MOST_BYTES // int(np.prod(detector.training.shape[1:])))
+        most = min(distinct, size, max(_LEAST, SEARCHES * samples))
+        for space in detector.spaces:
+            count = most if space == PIXELS else min(most, SLOW_SPACES_MOST)
+            own = np.sort(order[:count])
+            told = part_of(progress, 0, 0.8) if space == PIXELS else NO_PROGRESS
+            batch = detector.search(taken(detector.references, own), own=own, spaces=[space], progress=told)
+            found[space] = detector.judge(batch)
+    seen, overlap = None, np.zeros(0, bool)
+    if heldout is not None:
+        seen = detector.detect(heldout, part_of(progress, 0.8, 0.2))
+        identical = next(one for one in detector.criteria if one.exact_only)
+        overlap = seen.flags(identical)
+        fresh = np.flatnonzero(~overlap)
+        seen = seen.take(fresh) if len(fresh) else None
+    return Null(
+        heldout=seen,
+        heldout_images=0 if heldout is None else len(heldout),
+        overlap=overlap,
+        training=found,
+        distinct=distinct,
+        exchangeable=not deduplicated,
+    )
