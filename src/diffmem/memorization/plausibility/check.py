@@ -1,0 +1,240 @@
+"""Are these samples of a model of this training set at all?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmem.errors import UserError
+from diffmem.memorization.plausibility.noise import NoiseGauge
+from diffmem.memorization.plausibility.records import SampleCheckRecord, SampleKind, SetStatisticsRecord
+from diffmem.memorization.plausibility.repeats import (
+    clusters,
+    constant_images,
+    near_constant,
+    repeats,
+)
+from diffmem.memorization.plausibility.statistics import conform, draw, set_statistics
+from diffmem.memorization.plausibility.tiles import find_lattice
+from diffmem.memorization.plausibility.value_range import best_reading
+
+__all__ = ["SampleCheck", "check_samples"]
+
+_MOST = 0.5
+_COMPARED = 400
+_FEWEST = 20
+_COLLAPSED = 0.05
+_FLAT = 0.03
+
+
+@dataclass(frozen=True, eq=False)
+class SampleCheck:
+    """Whether samples can be judged, and which of them are trials.
+
+    Attributes:
+        record: What was found.
+        judged: Samples that are trials, bool (Q,): neither constant nor an exact repeat of an earlier sample.
+        reinterpreted: The samples under `record.reading`, uint8 (Q, C, H, W); None if there is no such reading.
+    """
+
+    record: SampleCheckRecord
+    judged: NDArray[np.bool_]
+    reinterpreted: NDArray[np.uint8] | None
+
+
+def check_samples(
+    samples: NDArray[np.uint8],
+    training: NDArray[np.uint8],
+    heldout: NDArray[np.uint8] | None = None,
+    *,
+    seed: int = 0,
+) -> SampleCheck:
+    """Compare samples with the training images, and with each other, by plain statistics; no neighbours are searched.
+
+    Constant images and repeats are found among all samples, everything else in a seeded draw of at most 2,000 of each set.
+
+    Args:
+        samples: Generated images, uint8 (Q, C, H, W).
+        training: The training images, uint8 (N, C, H, W); size and channels may differ from the samples'.
+        heldout: Fresh images of the same kind, uint8 (M, C, H, W), which say how far fresh images are from the training images.
+        seed: Of the draws.
+
+    Raises:
+        UserError: An array is not uint8 (N, C, H, W), or there are no samples or training images.
+    """
+    for name, images in (("samples", samples), ("training images", training), ("held-out images", heldout)):
+        if images is not None and (images.dtype != np.uint8 or images.ndim != 4):
+            raise UserError(f"The {name} are {images.dtype} of shape {images.shape}; give uint8 (N, C, H, W).")
+    if len(samples) == 0 or len(training) == 0:
+        raise UserError("Samples are compared with training images; give at least one of each.")
+    return _Check(samples, training, heldout if heldout is not None and len(heldout) else None, seed).run()
+
+
+class _Check:
+    """The check under way: what is drawn once and what has been found so far."""
+
+    def __init__(
+        self,
+        samples: NDArray[np.uint8],
+        training: NDArray[np.uint8],
+        heldout: NDArray[np.uint8] | None,
+        seed: int,
+    ) -> None:
+        self.samples, self.seed = samples, seed
+        self.count = len(samples)
+        self.training = draw(training, seed)
+        self.heldout = None if heldout is None else draw(heldout, seed)
+        self.constant = constant_images(samples)
+        again = repeats(samples, ~self.constant)
+        self.repeated, self.most = again.repeated, again.most
+        self.notes: list[str] = []
+        self.reading: str | None = None
+        self.reinterpreted: NDArray[np.uint8] | None = None
+        self.statistics: dict[str, SetStatisticsRecord] = {
+            "training": set_statistics(training, self.training),
+            "samples": set_statistics(samples, draw(samples, seed)),
+        }
+        if heldout is not None and self.heldout is not None:
+            self.statistics["heldout"] = set_statistics(heldout, self.heldout)
+
+    def run(self) -> SampleCheck:
+        kind, problem = self._all_constant() or self._judged() or ("plausible", None)
+        judged = ~self.constant & ~self.repeated
+        constant, repeated = int(self.constant.sum()), int(self.repeated.sum())
+        notes = []
+        if constant and kind != "constant":
+            notes.append(f"{constant} of {self.count} samples are constant and were left out.")
+        if repeated and kind != "repeated":
+            most = f"; the most frequent occurs {self.most} times" if self.most > 2 else ""
+            notes.append(
+                f"{repeated} of {self.count} samples are exact repeats of earlier ones{most}; each image counts once."
+            )
+        record = SampleCheckRecord(
+            samples=self.count,
+            judged=int(judged.sum()),
+            constant=constant,
+            repeats=repeated,
+            most_repeated=self.most,
+            kind=kind,
+            problem=problem,
+            notes=[*notes, *self.notes],
+            statistics=self.statistics,
+            reading=self.reading,
+        )
+        return SampleCheck(record, judged, self.reinterpreted)
+
+    def _all_constant(self) -> tuple[SampleKind, str] | None:
+        number = int(self.constant.sum())
+        usual = float(constant_images(self.training).mean())
+        # A training set may hold blank images: samples of its own share of them are no failure.
+        if number < self.count and (number < _MOST * self.count or number < 1.5 * usual * self.count):
+            return None
+        blank = self.samples[self.constant, :, 0, 0]
+        colours = np.unique(blank, axis=0)
+        if len(colours) == 1:
+            which = f"one and the same constant image ({_colour(colours[0])})"
+            why = "; the sampler may have returned NaN" if not colours[0].any() else ""
+        else:
+            which, why = f"constant images of {len(colours)} colours", ""
+        return "constant", f"{number} of {self.count} samples are {which}{why}."
+
+    def _judged(self) -> tuple[SampleKind, str] | None:
+        """What samples that are not constant are, if they cannot be judged."""
+        distinct = np.flatnonzero(~self.constant & ~self.repeated)
+        drawn = draw(self.samples, self.seed, distinct)
+        shape = self.training.shape[1:]
+        same = drawn.shape[1:] == shape
+        alike = conform(drawn, shape)
+        fit = best_reading(alike, self.training, self.heldout if same else None, layouts=same)
+        if fit.reading is None:
+            found = self._near_constant(drawn, len(distinct)) or self._near_repeats()
+            if found:
+                return found
+        elif (found := self._near_repeats()) is not None:
+            return found
+        if fit.reading is not None:
+            self.reading = fit.reading.title
+            self.reinterpreted = fit.reading.mend(np.asarray(self.samples))
+            return "value range", (
+                f"The samples' values do not fit the training images'; with {fit.reading.title} they do, {fit.ratio:.0f} times"
+                f" better: {fit.reading.mistake}?"
+            )
+        lattice = find_lattice(drawn, conform(self.training, drawn.shape[1:]))
+        if lattice is not None:
+            height, width = drawn.shape[2:]
+            return "tiles", (
+                f"The samples, {height} x {width} pixels, are sheets of {lattice.rows} x {lattice.columns} images, not single"
+                f" images: cut them into images of {shape[1]} x {shape[2]}."
+            )
+        return self._noise(alike)
+
+    def _near_constant(self, drawn: NDArray[np.uint8], distinct: int) -> tuple[SampleKind, str] | None:
+        training = self.statistics["training"]
+        blank = int(self.constant.sum())
+        if training.contrast > 8:
+            share = float(near_constant(drawn).mean())
+            usual = float(near_constant(self.training).mean())
+            total = (share * distinct + blank) / (distinct + blank)
+            if total >= _MOST and total >= 1.5 * usual:
+                return "constant", (
+                    f"{100 * total:.0f}% of the samples have one colour but for one grey level or a border; the sampler failed."
+                )
+            if share > 0.02 and share > 2 * usual:
+                self.notes.append(
+                    f"About {100 * share:.0f}% of the samples have one colour but for a grey level or a border."
+                )
+        contrast = set_statistics(drawn, drawn).contrast
+        if contrast < _FLAT * training.contrast:
+            return "other", (
+                f"The samples have next to no contrast: {contrast:.1f} grey levels beside {training.contrast:.0f} of the"
+                f" training images."
+            )
+        return None
+
+    def _near_repeats(self) -> tuple[SampleKind, str] | None:
+        drawn = draw(self.samples, self.seed, np.flatnonzero(~self.constant), _COMPARED)
+        if len(drawn) < _FEWEST:
+            return None
+        known = draw(self.training, self.seed, largest=_COMPARED)
+        found, usual = clusters(drawn), clusters(known)
+        if found.largest_share >= _MOST and found.largest_share > 2 * usual.largest_share:
+            return "repeated", (
+                f"{_share(found.largest, found.images, self.count)} samples show one and the same image, but for a grey level"
+                f" or so; a sampler that makes one image says nothing of the others."
+            )
+        few = found.distinct_share <= _COLLAPSED and 4 * found.distinct <= usual.distinct
+        if few:
+            return "repeated", (
+                f"{_share(found.images, found.images, self.count)} samples show only {found.distinct} different images, but"
+                f" for a grey level or so: the model has collapsed to them."
+            )
+        return None
+
+    def _noise(self, alike: NDArray[np.uint8]) -> tuple[SampleKind, str] | None:
+        gauge = NoiseGauge.fit(self.training)
+        noisy = float(gauge.noisy(alike).mean())
+        if noisy >= _MOST:
+            share = float(np.median(gauge.shares(alike)))
+            return "noise", (
+                f"{100 * noisy:.0f}% of the samples are noise: {100 * min(share, 1):.0f}% of their variance, by the median, lies"
+                f" where the training images have next to none; the model is untrained, or sampling stopped early."
+            )
+        if noisy >= 0.05:
+            self.notes.append(f"About {100 * noisy:.0f}% of the samples are mostly noise.")
+        return None
+
+
+def _share(number: int, drawn: int, count: int) -> str:
+    return f"{number} of {count}" if drawn == count else f"{number} of {drawn} drawn"
+
+
+def _colour(values: NDArray[np.uint8]) -> str:
+    if (values == 0).all():
+        return "black"
+    if (values == 255).all():
+        return "white"
+    return (
+        f"grey {values[0]}" if (values == values[0]).all() else "colour " + "/".join(map(str, values.tolist()))
+    )

@@ -1,0 +1,108 @@
+"""Sheets of tiles among samples: a regular lattice across which pixels have nothing to do with each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Lattice", "find_lattice"]
+
+_MOST_TILES = 16
+_LEAST_SIDE = 4
+_LARGEST = 300
+_ACROSS = 64
+_WITHIN = 0.35
+_BOUND = 0.5
+_STRICT = 0.35
+_DIFFERENCE = 0.25
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """How many tiles a sheet has: `rows` x `columns`, one of them may be 1."""
+
+    rows: int
+    columns: int
+
+
+def find_lattice(samples: NDArray[np.uint8], training: NDArray[np.uint8]) -> Lattice | None:
+    """Return the lattice of the samples if they are sheets of tiles.
+
+    Within an image, pixels on two sides of a line are correlated, whichever line it is. In sheets they are not at regular
+    lines, with or without padding between the tiles; resizing the sheet leaves that as it is. Blocks of JPEG do not.
+
+    Args:
+        samples: uint8 (n, C, H, W).
+        training: uint8 (m, C, H, W), images that are no sheets, brought to the size of the samples: a line that they have
+            too is none of a lattice.
+    """
+    if len(samples) == 0 or len(training) == 0:
+        return None
+    sets = [_centred(images[:_LARGEST]) for images in (samples, training)]
+    rows = _tiles(*sets)
+    columns = _tiles(*(images.swapaxes(2, 3) for images in sets))
+    if rows is None and columns is None:
+        return None
+    if rows is not None and columns is not None:
+        return Lattice(rows[0], columns[0])
+    # Along one side only, as in a strip: the evidence is half, so it must be stronger.
+    found = rows or columns
+    assert found is not None
+    if found[1] > _STRICT:
+        return None
+    return Lattice(rows[0] if rows else 1, columns[0] if columns else 1)
+
+
+def _centred(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    pixels = images.astype(np.float32)
+    # What all images share at a place says nothing of whether two places belong together.
+    return pixels - (pixels.mean(axis=0) if len(images) >= 8 else pixels.mean(axis=(2, 3), keepdims=True))
+
+
+def _tiles(samples: NDArray[np.float32], training: NDArray[np.float32]) -> tuple[int, float] | None:
+    """Return the number of tiles along the rows' axis and how correlated pixels across their lines are, relative to others."""
+    side = samples.shape[2]
+    if side < 2 * _LEAST_SIDE:
+        return None
+    joined = [[_correlations(images, gap) for gap in (0, 1)] for images in (samples, training)]
+    best = None
+    for count in range(2, min(_MOST_TILES, side // _LEAST_SIDE) + 1):
+        tile = side / count
+        gap = 0 if tile < 8 else 1
+        window = 0 if tile < 6 and side % count == 0 else 1 if tile < 12 else 2
+        here, there = joined[0][gap], joined[1][gap]
+        lines = [round(k * tile) for k in range(1, count)]
+        spans = [slice(max(line - window, 1), min(line + window, side - 1) + 1) for line in lines]
+        others = np.ones(side, bool)
+        others[: gap + 1] = others[side - gap :] = False
+        for span in spans:
+            others[span] = False
+        if not others.any():
+            continue
+        within = float(np.nanmedian(here[others])) if np.isfinite(here[others]).any() else 0.0
+        across = np.array([np.nanmin(here[span]) for span in spans])
+        usual = np.array([np.nanmin(there[span]) for span in spans])
+        if within >= _WITHIN and across.max() <= _BOUND * within and (usual - across).mean() >= _DIFFERENCE:
+            best = count, float(across.mean() / within)
+    return best
+
+
+def _correlations(pixels: NDArray[np.float32], gap: int) -> NDArray[np.float64]:
+    """Return for each line between rows i - 1 and i the correlation of the rows `gap` beyond on its two sides, (H,).
+
+    Lines too near to the edge have none (nan); rows without variance, as padding has, are correlated with nothing (0).
+    """
+    side = pixels.shape[2]
+    step = max(1, pixels.shape[3] // _ACROSS)
+    rows = np.ascontiguousarray(pixels[..., ::step].transpose(2, 0, 1, 3)).reshape(side, -1)
+    power = np.einsum("rd,rd->r", rows, rows)
+    found = np.full(side, np.nan)
+    least = 1e-3 * float(power.mean())
+    for line in range(1 + gap, side - gap):
+        above, below = line - 1 - gap, line + gap
+        scale = np.sqrt(power[above] * power[below])
+        flat = power[above] <= least or power[below] <= least
+        found[line] = 0.0 if flat else float(rows[above] @ rows[below]) / scale
+    return found

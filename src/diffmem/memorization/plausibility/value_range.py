@@ -1,0 +1,130 @@
+"""Whether another reading of the samples' values fits the training images clearly better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmem.memorization.plausibility.readings import Reading, readings
+
+__all__ = ["Fit", "best_reading"]
+
+_LEVELS = np.linspace(0.0, 1.0, 21)
+_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_LARGEST = 400
+_CHANGED = 0.15
+CLEARLY = 3.0
+_PIXELS = 1000
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A reading of the samples beside the plain one; distances are in standard deviations of the training images.
+
+    Attributes:
+        reading: The reading that fits best, if it is clearly better than the plain one; else None.
+        plain: Distance of the samples as they are.
+        best: Distance of the samples under the best of the readings.
+        ratio: How many times nearer the samples are under it, in the features that it changes.
+        chance: Distance of fresh images.
+    """
+
+    reading: Reading | None
+    plain: float
+    best: float
+    ratio: float
+    chance: float
+
+
+def features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return what is compared of each image, float32 (n, features): quantiles of its values, means of its quarters, colour."""
+    count, channels = images.shape[:2]
+    pixels = images.astype(np.float32)
+    flat = images.reshape(count, -1)
+    ordered = np.sort(flat[:, :: max(1, flat.shape[1] // _PIXELS)], axis=1).astype(np.float32)
+    places = np.rint(np.array(_QUANTILES) * (ordered.shape[1] - 1)).astype(np.int64)
+    halves = [np.array_split(pixels, 2, axis=2)[side] for side in (0, 1)]
+    quarters = [
+        np.array_split(half, 2, axis=3)[side].mean(axis=(2, 3))
+        for half in halves
+        for side in (0, 1)
+        if half.size and np.array_split(half, 2, axis=3)[side].size
+    ]
+    means = np.stack(quarters, axis=2)
+    parts = [ordered[:, places], means.reshape(count, -1)]
+    if channels > 1:
+        parts.append(np.diff(means, axis=1).reshape(count, -1))
+    steps = [np.abs(np.diff(pixels, axis=axis)).mean(axis=(1, 2, 3)) for axis in (2, 3) if pixels.shape[axis] > 1]
+    if steps:
+        parts.append(np.stack(steps, axis=1))
+    return np.concatenate(parts, axis=1)
+
+
+def best_reading(
+    samples: NDArray[np.uint8],
+    training: NDArray[np.uint8],
+    heldout: NDArray[np.uint8] | None = None,
+    layouts: bool = True,
+) -> Fit:
+    """Look for a reading of the samples under which they fit the training images clearly better.
+
+    Args:
+        samples: uint8 (n, C, H, W).
+        training: uint8 (m, C, H, W), of the same shape.
+        heldout: uint8 (l, C, H, W), fresh images, for the distance that is chance; what theory expects if None.
+        layouts: Whether readings that take bytes for other pixels are tried: no if the samples were resized.
+
+    Returns:
+        The fit. `reading` is None unless the plain distance is far beyond chance and the reading's a third of it or less.
+    """
+    samples, training = samples[:_LARGEST], training[:_LARGEST]
+    known = features(training)
+    spread = float(training.std())
+    floor = max(0.1 * spread, 0.25)
+    scale = np.maximum(known.std(axis=0), floor)
+    seen, count = features(samples), len(samples)
+    fresh = None if heldout is None else features(heldout[:_LARGEST])
+    apart = _distances(seen, known, scale)
+    usual = _chance(known, fresh, scale, count)
+    plain, chance = float(apart.mean()), float(usual.mean())
+    best: tuple[float, float, float, Reading] | None = None
+    if plain > 1.5 * chance:
+        for reading in readings(samples.shape[1], layouts):
+            # Compared as written, not as mended: what a mistake destroys is destroyed in both.
+            written = reading.spoil(training)
+            expected = features(written)
+            least = max(0.1 * float(written.std()), 0.25)
+            found = _distances(seen, expected, np.maximum(expected.std(axis=0), least))
+            # A mistake that leaves most features as they are is judged by those that it changes.
+            changed = _distances(expected, known, scale) > np.maximum(_CHANGED, usual)
+            if changed.any() and (best is None or found.mean() < best[0]):
+                close = np.maximum(found[changed].mean(), usual[changed].mean() / 2)
+                ratio = float(apart[changed].mean() / close)
+                best = float(found.mean()), ratio, float(apart[changed].mean() / usual[changed].mean()), reading
+    if best is None:
+        return Fit(None, plain, plain, 1.0, chance)
+    distance_left, ratio, beyond, reading = best
+    clear = ratio >= CLEARLY and beyond >= CLEARLY and distance_left <= plain / 1.5
+    return Fit(reading if clear else None, plain, distance_left, ratio, chance)
+
+
+def _chance(
+    known: NDArray[np.float32], fresh: NDArray[np.float32] | None, scale: NDArray[np.float32], count: int
+) -> NDArray[np.float64]:
+    """Return the distance of each feature that fresh images have, of as many as there are samples."""
+    # The expected distance of two draws of one distribution, in its standard deviations.
+    expected = np.full(known.shape[1], 0.6 * np.sqrt(1 / max(len(known), 1) + 1 / max(count, 1)))
+    if fresh is not None and len(fresh) > 1:
+        return np.maximum(_distances(fresh, known, scale), expected)
+    return expected
+
+
+def _distances(
+    left: NDArray[np.float32], right: NDArray[np.float32], scale: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Return for each feature the distance of two distributions (Wasserstein), in units of `scale`."""
+    one, two = (np.quantile(side, _LEVELS, axis=0) for side in (left, right))
+    gaps: NDArray[np.float64] = np.abs(one - two).mean(axis=0) / scale
+    return gaps
