@@ -117,6 +117,8 @@ def data_build(
         f"{out}: {set_in_words(images)}, fingerprint {images.fingerprint[:16]}, "
         f"{bytes_in_words(out.stat().st_size)}{beside}"
     )
+    for conversion in images.conversions:
+        print(f"  {conversion.sentence}")
     if planted is not None:
         print(_canaries_in_words(planted, canaries_path(out)))
     elif canaries_path(out).exists():

@@ -97,7 +97,9 @@ def decode_pages(
         check_size(header.width, header.height, header.frames, name)
         if kind == "PPM" and (place := deep_pnm(content)) is not None:
             check_size(place[1], place[2], 1, name)
-            return [eight_bits(pnm_values(content, *place), reading.white, _GROUNDS[reading.alpha], tally)]
+            return [
+                eight_bits(pnm_values(content, *place), name, reading.white, _GROUNDS[reading.alpha], tally)
+            ]
         try:
             with quiet() if kind == "TIFF" else contextlib.nullcontext():  # libtiff prints
                 return _decoded(content, kind, header, name, reading, tally)
@@ -144,7 +146,7 @@ def _decoded(
                 image.seek(page)
                 check_size(*image.size, 1, name)
             _check_layout(image, name)
-            pixels = _pixels(image, content, kind, page, reading, tally)
+            pixels = _pixels(image, content, kind, page, name, reading, tally)
             pages.append(upright(pixels, turn) if reading.exif == "apply" else pixels)
     if every:
         tally.pages += len(pages)
@@ -216,13 +218,13 @@ def _check_layout(image: Image.Image, name: str) -> None:
 
 
 def _pixels(
-    image: Image.Image, content: bytes, kind: str, page: int, reading: Reading, tally: Tally
+    image: Image.Image, content: bytes, kind: str, page: int, name: str, reading: Reading, tally: Tally
 ) -> NDArray[np.uint8]:
     if image.mode == "F":
-        raise ValueError("its values are floats; save it with 8 bits per channel")
+        raise UserError(f"Cannot read {name}: its values are floats; save it with 8 bits per channel.")
     deep = deep_values(image, content, kind, page)
     if deep is not None:
-        return eight_bits(deep, reading.white, _GROUNDS[reading.alpha], tally)
+        return eight_bits(deep, name, reading.white, _GROUNDS[reading.alpha], tally)
     if image.mode in _COLOURS:
         tally.colours[_COLOURS[image.mode]] += 1
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
@@ -236,8 +238,7 @@ def _on_ground(image: Image.Image, reading: Reading, tally: Tally) -> NDArray[np
     grey = image.mode in ("1", "L", "LA", "La")
     front = image.convert("RGBA")
     tally.alpha += 1
-    lowest, _ = front.getchannel("A").getextrema()
-    if lowest < 255:
+    if front.getchannel("A").getextrema() != (255, 255):
         tally.transparent += 1
         if reading.alpha != "drop":
             back = Image.new("RGBA", image.size, reading.alpha)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffmem.data.conversions import Tally
+from diffmem.errors import UserError
 
 __all__ = ["Deep", "deep_pnm", "deep_values", "eight_bits", "pnm_values"]
 
@@ -51,9 +52,6 @@ def deep_values(image: Image.Image, content: bytes, kind: str, page: int) -> Dee
         content: Its file.
         kind: The format.
         page: Which page is meant.
-
-    Raises:
-        ValueError: A value is outside of 16 bits.
     """
     if image.mode in _GREY:
         declared = getattr(image, "tag_v2", {}).get(_BITS)
@@ -94,7 +92,8 @@ def _read_as(content: bytes, kind: str, page: int, mode: str, rawmode: str) -> N
 
 
 def _joined(high: NDArray[np.uint8], low: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    return high.astype(np.uint16) << 8 | low
+    joined: NDArray[np.uint16] = np.left_shift(high, 8, dtype=np.uint16) | low
+    return joined
 
 
 def _with_key(deep: Deep, image: Image.Image) -> Deep:
@@ -130,11 +129,14 @@ def pnm_values(content: bytes, start: int, width: int, height: int, channels: in
     return Deep(values[..., 0] if channels == 1 else values, None, None if declared == _HIGHEST else declared)
 
 
-def eight_bits(deep: Deep, white: int | None, ground: int | None, tally: Tally) -> NDArray[np.uint8]:
+def eight_bits(
+    deep: Deep, name: str, white: int | None, ground: int | None, tally: Tally
+) -> NDArray[np.uint8]:
     """Return values of 16 bits as 8 bits, rounded: 255 v / white, and 255 for what lies above.
 
     Args:
         deep: The values.
+        name: What to call the image in errors.
         white: The value that becomes 255; if none, the declared one, else 65,535.
         ground: Grey level, 0 or 255, on which transparent pixels are laid; none drops the transparency.
         tally: Where to count it.
@@ -143,11 +145,13 @@ def eight_bits(deep: Deep, white: int | None, ground: int | None, tally: Tally) 
         uint8 (H, W) or (H, W, 3).
 
     Raises:
-        ValueError: A value is outside of 16 bits.
+        UserError: A value is outside of 16 bits.
     """
     lowest, largest = int(deep.values.min()), int(deep.values.max())
     if lowest < 0 or largest > _HIGHEST:
-        raise ValueError(f"its values run from {lowest} to {largest}, outside of 16 bits")
+        raise UserError(
+            f"Cannot read {name}: its values run from {lowest} to {largest}, outside of 16 bits; bring them to 0 to {_HIGHEST}."
+        )
     level = white or deep.white or _HIGHEST
     tally.deep += 1
     tally.whites[level] += 1
@@ -157,7 +161,7 @@ def eight_bits(deep: Deep, white: int | None, ground: int | None, tally: Tally) 
     if white is None and deep.white is None and bool((deep.values % 257).any()):
         tally.undeclared += 1
         tally.undeclared_largest = max(tally.undeclared_largest, largest)
-    result = _table(level)[deep.values]
+    result: NDArray[np.uint8] = _table(level)[deep.values]
     if deep.alpha is None:
         return result
     tally.alpha += 1
@@ -168,7 +172,10 @@ def eight_bits(deep: Deep, white: int | None, ground: int | None, tally: Tally) 
         return result
     alpha = deep.alpha.astype(np.int64)
     alpha = alpha[..., None] if result.ndim == 3 else alpha
-    return ((result * alpha + ground * (_HIGHEST - alpha) + _HIGHEST // 2) // _HIGHEST).astype(np.uint8)
+    laid: NDArray[np.uint8] = (
+        (result * alpha + ground * (_HIGHEST - alpha) + _HIGHEST // 2) // _HIGHEST
+    ).astype(np.uint8)
+    return laid
 
 
 @lru_cache(maxsize=4)

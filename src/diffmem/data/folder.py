@@ -53,7 +53,8 @@ def read_folder(
     division = divide(names, split, str(path))
     classes = names
     if division is not None:
-        files, names = ([one[index] for index in division.kept] for one in (files, names))
+        files = [files[index] for index in division.kept]
+        names = [names[index] for index in division.kept]
         classes, conversions = division.classes, (division.conversion, *conversions)
     direct = [name for name, place in zip(names, classes, strict=True) if "/" not in place]
     inside = [name for name, place in zip(names, classes, strict=True) if "/" in place]
