@@ -96,7 +96,6 @@ def decode_pages(
         header = read_header_of(content, kind)
         check_size(header.width, header.height, header.frames, name)
         if kind == "PPM" and (place := deep_pnm(content)) is not None:
-            check_size(place[1], place[2], 1, name)
             return [
                 eight_bits(pnm_values(content, *place), name, reading.white, _GROUNDS[reading.alpha], tally)
             ]

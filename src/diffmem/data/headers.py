@@ -1,18 +1,19 @@
 """What encoded images tell of their size and their frames before anything is decoded, and the limits for it.
 
-Formats: WebP container (Google, "WebP Container Specification"), ISO/IEC 14496-12 (boxes of AVIF), TIFF 6.0 and BigTIFF.
+Formats: WebP (Google, "WebP Container Specification"), TIFF 6.0 and BigTIFF; others in modules of their own.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import NamedTuple
 
+from diffmem.data.av1 import read_avif
 from diffmem.data.exif import orientation_of
 from diffmem.data.guards import MAX_PIXELS
 from diffmem.data.markers import check_gif, check_jpeg, exif_of_jpeg
 from diffmem.data.png import check_png
+from diffmem.data.signatures import HEAD_BYTES, pnm_size
 from diffmem.errors import UserError
 
 __all__ = ["MAX_FRAME_PIXELS", "MAX_SIDE", "Header", "check_size", "read_header_of"]
@@ -24,7 +25,6 @@ MAX_FRAME_PIXELS = 1_000_000_000
 """Most pixels of all frames or pages of one file."""
 
 _MAX_PARTS = 100_000  # chunks, boxes or pages of one file
-_GROUPS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"iprp", b"ipco")  # boxes that hold boxes
 
 
 class Header(NamedTuple):
@@ -88,7 +88,10 @@ def read_header_of(content: bytes, kind: str) -> Header:
     if kind == "WEBP":
         return _webp(content)
     if kind == "AVIF":
-        return _avif(content)
+        avif = read_avif(content)
+        return Header(avif.width, avif.height, avif.frames, hidden=tuple(avif.exif))
+    if kind == "PPM":
+        return Header(*pnm_size(content[:HEAD_BYTES]))
     return _tiff(content) if kind == "TIFF" else Header()
 
 
@@ -120,53 +123,6 @@ def _webp(content: bytes) -> Header:
 
 def _three_bytes(part: bytes, place: int) -> int:
     return int.from_bytes(part[place : place + 3], "little") + 1
-
-
-def _boxes(content: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, start and end of each box of an AVIF, also of those in other boxes."""
-    waiting = [(0, len(content))]
-    for _ in range(_MAX_PARTS):
-        while waiting and waiting[-1][0] + 8 > waiting[-1][1]:
-            waiting.pop()
-        if not waiting:
-            return
-        place, end = waiting.pop()
-        length, kind = struct.unpack_from(">I4s", content, place)
-        start = place + 8
-        if length == 1 and start + 8 <= end:
-            (length,) = struct.unpack_from(">Q", content, start)
-            start += 8
-        stop = end if length == 0 else min(end, place + length)
-        if stop < start:
-            raise ValueError(f"its box {kind.decode('latin-1')!r} is shorter than its header")
-        waiting.append((stop, end))
-        if kind in _GROUPS:
-            waiting.append((start, stop))
-        elif kind == b"meta":
-            waiting.append((start + 4, stop))
-        elif kind == b"iinf":
-            waiting.append((start + (6 if content[start : start + 1] == b"\0" else 8), stop))
-        else:
-            yield kind, start, stop
-    raise ValueError(f"it has more than {_MAX_PARTS:,} boxes")
-
-
-def _avif(content: bytes) -> Header:
-    width = height = 0
-    frames = 1
-    hidden: list[int] = []
-    for kind, start, stop in _boxes(content):
-        size = (0, 0)
-        if kind == b"ispe" and stop - start >= 12:
-            size = struct.unpack_from(">II", content, start + 4)
-        elif kind == b"stsz" and stop - start >= 12:
-            frames = max(frames, struct.unpack_from(">I", content, start + 8)[0])
-        elif kind == b"stsd" and stop - start >= 44:
-            size = struct.unpack_from(">HH", content, start + 40)
-        elif kind == b"infe" and content[start + 8 : start + 12] == b"Exif":
-            hidden.append(start + 8)
-        width, height = max(width, size[0]), max(height, size[1])
-    return Header(width, height, frames, hidden=tuple(hidden))
 
 
 def _tiff(content: bytes) -> Header:

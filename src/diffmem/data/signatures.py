@@ -10,7 +10,7 @@ from functools import cache
 
 from diffmem.errors import UserError
 
-__all__ = ["HEAD_BYTES", "KINDS", "LIKELY", "not_an_image", "readable_format", "unread_kind"]
+__all__ = ["HEAD_BYTES", "KINDS", "LIKELY", "not_an_image", "pnm_size", "readable_format", "unread_kind"]
 
 HEAD_BYTES = 512
 """How many first bytes of a file are enough to tell what it is."""
@@ -25,7 +25,7 @@ LIKELY = frozenset(
 """Endings of files that are meant as images of these formats, so that one that is none is an error."""
 
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
-_PNM = re.compile(rb"P[1-6](?:\s|#[^\n\r]*[\n\r])+\d+(?:\s|#[^\n\r]*[\n\r])+\d+\s")
+_PNM = re.compile(rb"P[1-6](?:\s|#[^\n\r]*[\n\r])+(\d{1,9})(?:\s|#[^\n\r]*[\n\r])+(\d{1,9})\s")
 _MARKUP = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*(?:(?:<\?xml[^>]*>|<!--.*?-->|<!doctype\s+svg[^>]*>)\s*)*"
     rb"<(?:!doctype\s+)?(html|head|body|svg|title|script|meta)\b",
@@ -97,6 +97,12 @@ def readable_format(head: bytes) -> str | None:
     if head[4:8] == b"ftyp" and _brand(head) == "AVIF" and _reads_avif():
         return "AVIF"
     return "PPM" if _PNM.match(head) else None
+
+
+def pnm_size(head: bytes) -> tuple[int, int]:
+    """Return width and height of a PBM, PGM or PPM."""
+    found = _PNM.match(head)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def unread_kind(head: bytes) -> str | None:
