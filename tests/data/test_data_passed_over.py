@@ -48,6 +48,12 @@ def test_a_zip_that_holds_an_array_beside_its_images_is_one_of_images(tmp_path):
     assert images.history[1] == "1 other file passed over (features.npy)"
 
 
+def test_names_in_the_history_are_short_and_send_nothing_to_a_terminal(tmp_path):
+    names = {"a.png": encoded(PHOTO), "b\x1b[2J\nx": b"x", "c" * 200: b"x"}
+    (told,) = open_images(put(tmp_path / "set", names)).history[1:]
+    assert told == rf"2 other files passed over (b\x1b[2J\nx, {'c' * 40}...{'c' * 40})"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [

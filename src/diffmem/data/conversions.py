@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from diffmem.data.reading import Reading
 
-__all__ = ["Conversion", "Tally", "count_text"]
+__all__ = ["Conversion", "Tally", "count_text", "name_text"]
+
+_LONGEST_NAME = 80
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,18 @@ class Conversion:
 def count_text(count: int, one: str, many: str | None = None) -> str:
     """Return a number with its noun: '1 file', '2,000 files'."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def name_text(name: str) -> str:
+    """Return a name that a foreign file chose, short and as letters that a terminal can show."""
+    letters = (
+        name
+        if len(name) <= _LONGEST_NAME
+        else f"{name[: _LONGEST_NAME // 2]}...{name[-_LONGEST_NAME // 2 :]}"
+    )
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in letters
+    )
 
 
 @dataclass

@@ -15,7 +15,7 @@ from diffmem.data.arrays import (
     members_of,
     naming,
 )
-from diffmem.data.conversions import Conversion, count_text
+from diffmem.data.conversions import Conversion, count_text, name_text
 from diffmem.data.guards import checked_zip
 from diffmem.data.images import ImageSet
 from diffmem.data.names import NumberedNames
@@ -74,7 +74,7 @@ def _passed_over(keys: list[str], total: int, unlabelled: bool) -> tuple[Convers
     """Return what is said of arrays that are not read."""
     if not keys:
         return ()
-    told = f"{count_text(len(keys), 'other array')} passed over ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+    told = f"{count_text(len(keys), 'other array')} passed over ({', '.join(map(name_text, keys[:3]))}{', ...' if len(keys) > 3 else ''})"
     if _UNNAMED_LABELS in keys and unlabelled:
         told += f": if {_UNNAMED_LABELS} holds labels, save them as 'labels'"
         return (Conversion("labels", "none", len(keys), total, told, False),)

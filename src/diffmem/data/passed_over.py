@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
-from diffmem.data.conversions import Conversion, count_text
+from diffmem.data.conversions import Conversion, count_text, name_text
 from diffmem.data.signatures import LIKELY, readable_format, unread_kind
 
 __all__ = ["PassedOver"]
@@ -71,4 +71,6 @@ class PassedOver:
 
 
 def _named(names: list[str]) -> str:
-    return ", ".join(sorted(names)[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+    return ", ".join(map(name_text, sorted(names)[:_MOST_NAMED])) + (
+        ", ..." if len(names) > _MOST_NAMED else ""
+    )

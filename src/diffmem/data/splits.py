@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from diffmem.data.conversions import Conversion, count_text
+from diffmem.data.conversions import Conversion, count_text, name_text
 from diffmem.errors import UserError
 
 __all__ = ["Division", "divide"]
@@ -68,8 +68,10 @@ def divide(paths: Sequence[str], wanted: str | None, what: str, in_archive: bool
     kept = [index for index, place in enumerate(folders) if place[level] == chosen]
     first = next(at for at in range(level + 1) if at == level or not _same(folders, at + 1))
     classes = ["/".join([*folders[index][first:level], *folders[index][level + 1 :], "x"]) for index in kept]
-    others = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()) if name != chosen)
-    told = f"split {chosen}: {len(kept):,} of {count_text(len(paths), 'image file')}"
+    others = ", ".join(
+        f"{name_text(name)} {count:,}" for name, count in sorted(counts.items()) if name != chosen
+    )
+    told = f"split {name_text(chosen)}: {len(kept):,} of {count_text(len(paths), 'image file')}"
     told += f" (not read: {others})" if others else " (there is no other)"
     return Division(kept, classes, Conversion("split", chosen, len(kept), len(paths), told, bool(others)))
 
