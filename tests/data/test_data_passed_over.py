@@ -48,6 +48,27 @@ def test_a_zip_that_holds_an_array_beside_its_images_is_one_of_images(tmp_path):
     assert images.history[1] == "1 other file passed over (features.npy)"
 
 
+def test_raw_files_of_cameras_and_kinds_without_a_signature_are_no_images_that_are_read(tmp_path):
+    contents = {"a.png": encoded(PHOTO), "b.NEF": encoded(PHOTO, "TIFF"), "c.tga": encoded(PHOTO, "TGA")}
+    images = open_images(put(tmp_path / "set", contents))
+    assert images.names == ("a.png",)
+    assert (
+        "2 of 3 files not read: images of kinds that are not understood, camera raw 1, Targa (TGA) 1"
+        in images.history[1]
+    )
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_a_source_of_nothing_but_other_kinds_says_which(tmp_path, archive):
+    contents = {"a.heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "b.txt": b"a cat"}
+    place = write_zip(tmp_path / "s.zip", contents) if archive else put(tmp_path / "s", contents)
+    with pytest.raises(
+        UserError,
+        match=r"holds no images; .* 1 of 2 files not read: .* HEIC 1 \(a\.heic\); 1 other file passed over \(b\.txt\)\.",
+    ):
+        open_images(place)
+
+
 def test_names_in_the_history_are_short_and_send_nothing_to_a_terminal(tmp_path):
     names = {"a.png": encoded(PHOTO), "b\x1b[2J\nx": b"x", "c" * 200: b"x"}
     (told,) = open_images(put(tmp_path / "set", names)).history[1:]

@@ -26,7 +26,7 @@ BOTH = ["train/cat/1.png", "train/cat/2.png", "train/dog/3.png", "test/cat/4.png
 @pytest.mark.parametrize("archive", [False, True])
 def test_train_and_test_are_splits_and_no_classes(tmp_path, archive):
     place = put(tmp_path, *BOTH, archive=archive)
-    remedy = r"Give --split train\." if archive else r"Name .*set/train, or give --split train\."
+    remedy = r"Give --split train \(" if archive else r"Name .*set/train, or give --split train \("
     with pytest.raises(
         UserError, match=rf"holds splits, not classes: test \(2 images\), train \(3 images\)\. {remedy}"
     ):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterator
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from diffmem.data.guards import reading as in_words
 from diffmem.data.headers import Header, check_size, read_header_of
 from diffmem.data.markers import CountedStream, without_exif
 from diffmem.data.quiet import quiet
-from diffmem.data.reading import AS_USUAL, Reading
+from diffmem.data.reading import AS_USUAL, OPTIONS, Reading
 from diffmem.data.signatures import HEAD_BYTES, KINDS, not_an_image, readable_format
 from diffmem.errors import UserError
 
@@ -100,7 +99,9 @@ def decode_pages(
                 eight_bits(pnm_values(content, *place), name, reading.white, _GROUNDS[reading.alpha], tally)
             ]
         try:
-            with quiet() if kind == "TIFF" else contextlib.nullcontext():  # libtiff prints
+            if kind != "TIFF":
+                return _decoded(content, kind, header, name, reading, tally)
+            with quiet():  # libtiff prints
                 return _decoded(content, kind, header, name, reading, tally)
         except UnidentifiedImageError:
             raise ValueError(f"it begins like a {kind} but is none") from None
@@ -130,16 +131,20 @@ def _decoded(
             changed[place : place + 4] = b"EXIF"
         content = bytes(changed)
     every = _every_page(header.frames, kind, name, reading, tally)
-    with _stream(content, kind, every) as stream, Image.open(stream, formats=(kind,)) as image:
+    pages = []
+    with _stream(content, kind, every) as stream:
+        image = Image.open(stream, formats=(kind,))
         check_size(*image.size, 1, name)
+        turn = header.orientation
+        if kind == "TIFF":  # whose orientation Pillow follows
+            tally.tiff_turned += turn > 1
+            turn = 0
+        elif image.info:
+            turn = turn or _noted_elsewhere(image)
+        tally.turned += turn > 1
         tally.mpo += image.format == "MPO"
         if "icc_profile" in image.info:
             tally.profiles += not _is_srgb(image.info["icc_profile"])
-        if kind == "TIFF":
-            tally.tiff_turned += header.orientation > 1
-        turn = 0 if kind == "TIFF" else header.orientation or _noted_elsewhere(image)
-        tally.turned += turn > 1
-        pages = []
         for page in range(getattr(image, "n_frames", 1) if every else 1):
             if page:
                 image.seek(page)
@@ -160,26 +165,24 @@ def _every_page(frames: int, kind: str, name: str, reading: Reading, tally: Tall
         word = "pages" if kind == "TIFF" else "frames"
         raise UserError(
             f"{name} holds {frames:,} {word}: --pages first reads the first of each file, --pages all reads every one as an"
-            " image of its own."
+            f" image of its own ({OPTIONS})."
         )
     tally.several += 1
     tally.others += 0 if reading.pages == "all" else frames - 1
     return reading.pages == "all"
 
 
-@contextlib.contextmanager
-def _stream(content: bytes, kind: str, every: bool) -> Iterator[BinaryIO]:
+def _stream(content: bytes, kind: str, every: bool) -> IO[bytes]:
     """Open the bytes of a file as Pillow is to read them."""
     if kind != "TIFF":
-        yield io.BytesIO(content)
-    elif every:
-        # Of a file in memory, libtiff is given a copy of the whole for each page.
-        with tempfile.TemporaryFile(prefix="diffmem-") as file:
-            file.write(content)
-            file.seek(0)
-            yield file
-    else:
-        yield CountedStream(content)
+        return io.BytesIO(content)
+    if not every:
+        return CountedStream(content)
+    # Of a file in memory, libtiff is given a copy of the whole for each page.
+    file = tempfile.TemporaryFile(prefix="diffmem-")  # noqa: SIM115 - closed by who asked for it
+    file.write(content)
+    file.seek(0)
+    return file
 
 
 def _noted_elsewhere(image: Image.Image) -> int:

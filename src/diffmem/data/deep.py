@@ -59,6 +59,8 @@ def deep_values(image: Image.Image, content: bytes, kind: str, page: int) -> Dee
     if kind not in ("PNG", "TIFF"):
         return None
     rawmode = _rawmode(image)
+    if ";16" not in rawmode:
+        return None
     if rawmode == "LA;16B":
         four = _read_as(content, kind, page, "RGBA", "RGBA")
         return Deep(_joined(four[..., 0], four[..., 1]), _joined(four[..., 2], four[..., 3]))

@@ -59,6 +59,8 @@ def read_zip(
     with checked_zip(path) as archive:
         members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
         every = sorted(name for name in members if _is_image(archive, members[name], passed_over))
+        if not every:
+            raise passed_over.nothing(str(path))
         conversions = passed_over.conversions(len(every))
         division = divide([_path(name) for name in every], split, str(path), in_archive=True)
         kept = list(range(len(every))) if division is None else division.kept

@@ -16,7 +16,7 @@ from diffmem.data.guards import reading as reading_words
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.passed_over import PassedOver
 from diffmem.data.reading import AS_USUAL, Reading
-from diffmem.data.signatures import HEAD_BYTES, LIKELY
+from diffmem.data.signatures import HEAD_BYTES, LIKELY, ending_of
 from diffmem.data.splits import divide
 from diffmem.data.stack import stack_images
 from diffmem.errors import UserError
@@ -49,6 +49,8 @@ def read_folder(
     files = _image_files(path, passed_over)
     # A name that is not valid UTF-8 is shown with question marks; the file itself is still found.
     names = [os.fsencode(file.relative_to(path).as_posix()).decode("utf-8", "replace") for file, _ in files]
+    if not names:
+        raise passed_over.nothing(str(path))
     conversions = passed_over.conversions(len(names))
     division = divide(names, split, str(path))
     classes = names
@@ -123,13 +125,14 @@ def _image_files(path: Path, passed_over: PassedOver) -> list[tuple[Path, int]]:
 
 
 def _is_image(file: Path, entry: os.DirEntry[str], root: Path, path: Path, passed_over: PassedOver) -> bool:
+    if ending_of(entry.name) in LIKELY:
+        return True
     name = os.fsencode(file.relative_to(path).as_posix()).decode("utf-8", "replace")
-    likely = file.suffix.lower() in LIKELY
     # Only a file of the folder itself is opened to see what it is: a pipe would be waited for, a link may lead anywhere.
-    if not likely and (not entry.is_file() or (entry.is_symlink() and not stays_inside(file, root))):
+    if not entry.is_file() or (entry.is_symlink() and not stays_inside(file, root)):
         passed_over.add(name)
         return False
-    return likely or passed_over.is_read(name, lambda: _head(file, f"{path}: {name}"))
+    return passed_over.is_read(name, lambda: _head(file, f"{path}: {name}"))
 
 
 def _head(file: Path, what: str) -> bytes:

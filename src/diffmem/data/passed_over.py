@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from pathlib import PurePosixPath
 
 from diffmem.data.conversions import Conversion, count_text, name_text
-from diffmem.data.signatures import LIKELY, readable_format, unread_kind
+from diffmem.data.signatures import KINDS, LIKELY, ending_of, kind_by_ending, readable_format, unread_kind
+from diffmem.errors import UserError
 
 __all__ = ["PassedOver"]
 
@@ -32,12 +32,14 @@ class PassedOver:
             name: Its path.
             head: Gives its first bytes, at least `HEAD_BYTES` or all.
         """
-        if PurePosixPath(name).suffix.lower() in LIKELY:
+        if ending_of(name) in LIKELY:
             return True
-        content = head()
-        if readable_format(content) is not None:
-            return True
-        kind = unread_kind(content)
+        kind = kind_by_ending(name)
+        if kind is None:
+            content = head()
+            if readable_format(content) is not None:
+                return True
+            kind = unread_kind(content)
         if kind is None:
             self._others.append(name)
         else:
@@ -48,6 +50,11 @@ class PassedOver:
     def add(self, name: str) -> None:
         """Count a file that is not looked at."""
         self._others.append(name)
+
+    def nothing(self, what: str) -> UserError:
+        """Return the error about a source of which nothing is read."""
+        told = "".join(f"; {one.sentence}" for one in self.conversions(0))
+        return UserError(f"{what} holds no images; the formats {', '.join(KINDS)} are read{told}.")
 
     def conversions(self, files: int) -> tuple[Conversion, ...]:
         """Return what was passed over.

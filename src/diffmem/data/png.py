@@ -62,7 +62,7 @@ def check_png(content: bytes) -> PngHeader:
             raise EOFError("the file is cut short")
         if zlib.crc32(memoryview(content)[place + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
             raise ValueError(f"the CRC of its {kind.decode('latin-1')!r} chunk is wrong")
-        if kind != b"IDAT":
+        if kind in (b"IHDR", b"acTL", b"eXIf"):
             header = _with_chunk(header, kind, content[place + 8 : end])
         place = end + 4
     return header

@@ -9,12 +9,15 @@ from typing import Any, Literal, get_args
 from diffmem.data.transforms import check_resolution
 from diffmem.errors import UserError, nearest
 
-__all__ = ["AS_USUAL", "Alpha", "Exif", "Fit", "Pages", "Reading", "parse_reading"]
+__all__ = ["AS_USUAL", "OPTIONS", "Alpha", "Exif", "Fit", "Pages", "Reading", "parse_reading"]
 
 Alpha = Literal["white", "black", "drop"]
 Exif = Literal["ignore", "apply"]
 Pages = Literal["first", "all", "refuse"]
 Fit = Literal["crop", "stretch", "pad"]
+
+OPTIONS = "options of diffmem data build; of diffmem audit as --train-read KEY=VALUE"
+"""Where the choices are made, for messages."""
 
 _WORDS: dict[str, tuple[str, ...]] = {
     "alpha": get_args(Alpha),

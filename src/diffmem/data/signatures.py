@@ -10,7 +10,16 @@ from functools import cache
 
 from diffmem.errors import UserError
 
-__all__ = ["HEAD_BYTES", "KINDS", "LIKELY", "not_an_image", "pnm_size", "readable_format", "unread_kind"]
+__all__ = [
+    "HEAD_BYTES",
+    "KINDS",
+    "LIKELY",
+    "ending_of",
+    "not_an_image",
+    "pnm_size",
+    "readable_format",
+    "unread_kind",
+]
 
 HEAD_BYTES = 512
 """How many first bytes of a file are enough to tell what it is."""
@@ -66,6 +75,19 @@ _BRANDS = {
     b"avif": "AVIF",
     b"avis": "AVIF",
 }  # fmt: skip
+_RAW = (
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw",
+    ".orf", ".pef", ".raf", ".rw2", ".sr2", ".srf", ".srw", ".x3f",
+)  # fmt: skip
+_BY_ENDING = {
+    **dict.fromkeys((".tga", ".targa", ".icb", ".vda", ".vst"), "Targa (TGA)"),
+    ".pcx": "PCX",
+    ".xbm": "XBM",
+    ".xpm": "XPM",
+    **dict.fromkeys((".wmf", ".emf"), "Windows metafile"),
+    **dict.fromkeys((".mpg", ".mpeg", ".wmv", ".flv", ".mov", ".m4v"), "video"),
+    **dict.fromkeys(_RAW, "camera raw"),
+}  # fmt: skip
 _ICONS = {1: "ICO", 2: "CUR"}
 _OTHERS = (
     (b"PK\x03\x04", "a zip archive"),
@@ -74,6 +96,16 @@ _OTHERS = (
     (b"\x1f\x8b", "a gzip file"),
     (b"version https://git-lfs", "a pointer of Git LFS (git lfs pull fetches the file)"),
 )
+
+
+def ending_of(name: str) -> str:
+    """Return how a file's name ends, in small letters and with the dot: '.png'; nothing for '.png' itself.
+
+    Args:
+        name: Its name or path, with / between folders.
+    """
+    stem, dot, ending = name[name.rfind("/") + 1 :].rpartition(".")
+    return f".{ending.lower()}" if stem and dot else ""
 
 
 def readable_format(head: bytes) -> str | None:
@@ -130,6 +162,14 @@ def unread_kind(head: bytes) -> str | None:
         return _ICONS[head[2]]
     found = _MARKUP.match(head)
     return "SVG" if found and found[1].lower() == b"svg" else None
+
+
+def kind_by_ending(name: str) -> str | None:
+    """Return the image format that is not read and has no signature of its own, by a file's name; none for others.
+
+    Raw files of cameras are TIFFs by their first bytes, of which a decoder finds a preview alone.
+    """
+    return _BY_ENDING.get(ending_of(name))
 
 
 def not_an_image(head: bytes, name: str) -> UserError:

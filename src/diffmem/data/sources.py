@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal, cast
 
 from diffmem.data.cifar10 import is_cifar10_folder, read_cifar10
@@ -18,7 +18,7 @@ from diffmem.data.images import ImageSet
 from diffmem.data.npy import MAGIC, read_npy
 from diffmem.data.npz import read_npz
 from diffmem.data.reading import AS_USUAL, Reading
-from diffmem.data.signatures import LIKELY
+from diffmem.data.signatures import LIKELY, ending_of
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
 
@@ -145,7 +145,7 @@ def _kind(path: Path) -> str:
             head = gzip.GzipFile(fileobj=cast("gzip._ReadableFileobj", stream)).read(512)
     if head.startswith(b"PK"):
         with checked_zip(path) as archive:
-            endings = {PurePosixPath(name).suffix.lower() for name in archive.namelist()}
+            endings = set(map(ending_of, archive.namelist()))
             return "npz" if ".npy" in endings and not endings & LIKELY else "zip"
     if head.startswith(MAGIC):
         return "npy"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from diffmem.data.conversions import Conversion, count_text, name_text
+from diffmem.data.reading import OPTIONS
 from diffmem.errors import UserError
 
 __all__ = ["Division", "divide"]
@@ -103,10 +104,8 @@ def _chosen(counts: Counter[str], wanted: str | None, what: str, above: str | No
         if len(counts) == 1:
             return next(iter(counts))
         first = next((name for name in sorted(counts) if name.lower() in _TRAIN), min(counts))
-        remedy = (
-            f"Give --split {first}." if above is None else f"Name {above}/{first}, or give --split {first}."
-        )
-        raise UserError(f"{what} holds splits, not classes: {told}. {remedy}")
+        remedy = "Give" if above is None else f"Name {above}/{first}, or give"
+        raise UserError(f"{what} holds splits, not classes: {told}. {remedy} --split {first} ({OPTIONS}).")
     exact = [name for name in counts if name == wanted] or [
         name for name in counts if name.lower() == wanted.lower()
     ]

@@ -15,7 +15,7 @@ from diffmem.data.exif import quarter_turned
 from diffmem.data.fit import fitted
 from diffmem.data.guards import check_bulk, check_total
 from diffmem.data.images import frozen
-from diffmem.data.reading import AS_USUAL, Reading
+from diffmem.data.reading import AS_USUAL, OPTIONS, Reading
 from diffmem.data.signatures import KINDS
 from diffmem.data.storage import new_images
 from diffmem.errors import UserError
@@ -158,7 +158,7 @@ def check_white(tally: Tally, what: str) -> None:
     raise UserError(
         f"{what}: the largest value of its {count_text(tally.undeclared, '16-bit file')} is {largest:,}, which is {bits} bits;"
         f" divided by 257, as values up to 65,535 are, that leaves {(largest + 128) // 257 + 1} grey levels. Say which value"
-        f" is white: --white {2**bits - 1} (or --white 65535 if the images are that dark)."
+        f" is white: --white {2**bits - 1} or, if the images are that dark, --white 65535 ({OPTIONS})."
     )
 
 
@@ -181,5 +181,6 @@ def _unequal(
         of = f"{turned:,} of {count_text(len(looked_at), 'file')}"
         told += f" {of} carry an EXIF orientation that turns them: --exif apply turns them."
     return UserError(
-        f"{told} {'Or bring' if turned else 'Bring'} all to one size: --fit crop (or stretch, or pad) with --resolution."
+        f"{told} {'Or bring' if turned else 'Bring'} all to one size: --fit crop (or stretch, or pad) with"
+        f" --resolution ({OPTIONS})."
     )
