@@ -44,6 +44,7 @@ def test_every_understood_ending_is_read(tmp_path):
         "webp": "WEBP",
         "tif": "TIFF",
         "tiff": "TIFF",
+        "ppm": "PPM",
     }
     for ending, kind in kinds.items():
         (tmp_path / f"{ending}.{ending}").write_bytes(encoded(PIXELS[0], kind))
@@ -55,7 +56,7 @@ def test_hidden_and_other_files_are_passed_over(tmp_path):
     (tmp_path / "labels.csv").write_text("x")
     images = open_images(tmp_path)
     assert images.names == ("a.png",)
-    assert images.history[0].endswith("1 images; 1 other files passed over")
+    assert images.history == (f"folder {tmp_path.name}: 1 images", "1 other file passed over (labels.csv)")
 
 
 def test_images_beside_and_inside_of_sub_folders_are_refused(tmp_path):

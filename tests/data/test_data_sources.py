@@ -2,7 +2,7 @@ import gzip
 
 import numpy as np
 import pytest
-from data_builders import opens_or_explains
+from data_builders import encoded, opens_or_explains
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,6 +53,8 @@ def test_a_source_without_a_test_split_says_so(tmp_path, kind):
     if kind == "npz":
         path = tmp_path / "a.npz"
         np.savez(path, images=np.zeros((2, 3, 3), np.uint8))
+    else:
+        (path / "a.png").write_bytes(encoded(np.zeros((3, 3), np.uint8)))
     with pytest.raises(UserError, match="no test split"):
         open_images(path, "test")
 

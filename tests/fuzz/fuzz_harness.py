@@ -26,7 +26,7 @@ import numpy as np
 from data_builders import cifar_parts, encoded, idx_bytes, python2_pickle, write_cifar
 from PIL import Image
 
-from diffmem.data import open_images
+from diffmem.data import Reading, open_images
 from diffmem.data.guards import in_one_line
 from diffmem.data.unpickle import load_dictionary
 from diffmem.errors import UserError
@@ -168,6 +168,11 @@ def _open_test(path: Path) -> object:
     return open_images(path, "test")
 
 
+def _open_otherwise(path: Path) -> object:
+    reading = Reading(alpha="black", exif="apply", white=4095, pages="all", fit="pad", resolution=4)
+    return open_images(path, reading=reading)
+
+
 def _load_dictionary(path: Path) -> object:
     with in_one_line():
         return load_dictionary(path.read_bytes(), path.name)
@@ -279,8 +284,7 @@ HARNESSES: dict[str, Harness] = {
     "tiff": Harness(
         (
             *(encoded(COLOUR, "TIFF", compression=kind) for kind in (None, "tiff_lzw", "tiff_deflate", "jpeg")),
-            encoded(GREY.astype(np.uint16), "TIFF"),
-            _animated("TIFF"),
+            encoded(GREY.astype(np.uint16) * 257, "TIFF"),
         ),
         _in_folder("x.tif"),
         open_images,
@@ -288,6 +292,30 @@ HARNESSES: dict[str, Harness] = {
     "webp": Harness(
         (encoded(COLOUR, "WEBP"), encoded(COLOUR, "WEBP", lossless=True), _animated("WEBP")), _in_folder("x.webp"), open_images
     ),
+    "avif": Harness(
+        (encoded(COLOUR, "AVIF"), _animated("AVIF"), encoded(np.dstack([COLOUR, GREY]), "AVIF", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0")),
+        _in_folder("x.avif"),
+        open_images,
+    ),
+    "pnm": Harness(
+        (
+            encoded(COLOUR, "PPM"),
+            encoded(GREY, "PPM"),
+            b"P3\n1 2\n255\n1 2 3 4 5 6\n",
+            b"P5\n5 4\n4095\n" + GREY.astype(">u2").tobytes(),
+        ),
+        _in_folder("x.ppm"),
+        open_images,
+    ),
+    "pages": Harness(
+        (
+            *(_animated(kind) for kind in ("TIFF", "GIF", "PNG", "WEBP", "AVIF")),
+            encoded(COLOUR, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0"),
+        ),
+        _in_folder("x.tif"),
+        _open_otherwise,
+    ),
+    "nameless": Harness((encoded(COLOUR), encoded(COLOUR, "JPEG"), encoded(COLOUR, "BMP")), _in_folder("x"), open_images),
     "tar": Harness((_tar(),), _file("cifar-10-python.tar"), open_images),
     "batch": Harness(
         (pickle.dumps(CIFAR["test_batch"], 2), b"\x80\x02" + python2_pickle(CIFAR["test_batch"]) + b"."),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from diffmem.cli.common import bytes_in_words, warn
+from diffmem.cli.reading import AS_USUAL, ReadingOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,7 +31,7 @@ def data_build(
     classes: list[str] | None = None,
     selection: Literal["balanced", "first", "random"] | None = None,
     seed: int = 0,
-    split: Literal["train", "test"] = "train",
+    reading: ReadingOptions = AS_USUAL,
     synsets: str | None = None,
     mix: str | None = None,
     share: float | None = None,
@@ -62,7 +63,6 @@ def data_build(
         selection: How images are chosen: balanced (the first of each class), first, or random. If left out:
             balanced where there are labels, else first.
         seed: Seed of random selections, random labels, duplicates, and the choice of ImageNet's images.
-        split: Which split of the source to read.
         synsets: Classes of ImageNet to read: dogs (the 123 of the study), or a text file of WordNet ids.
         mix: A second source, to be mixed in; needs --size and --share.
         share: Share of the images that come from the second source, from 0 to 1.
@@ -82,6 +82,7 @@ def data_build(
     from diffmem.data.write import meta_path, write_images
     from diffmem.progress import show_progress
 
+    how = reading.reading(resolution)
     check_target((source, mix), out)
     check_canaries(canaries, repeats)
     planted = None
@@ -94,7 +95,7 @@ def data_build(
             classes=classes,
             selection=selection,
             seed=seed,
-            split=split,
+            reading=how,
             synsets=synsets,
             mix=mix,
             share=share,
@@ -116,30 +117,42 @@ def data_build(
         f"{out}: {set_in_words(images)}, fingerprint {images.fingerprint[:16]}, "
         f"{bytes_in_words(out.stat().st_size)}{beside}"
     )
+    for conversion in images.conversions:
+        print(f"  {conversion.sentence}")
     if planted is not None:
         print(_canaries_in_words(planted, canaries_path(out)))
     elif canaries_path(out).exists():
         warn(f"{canaries_path(out)} is of an earlier set, whose canaries this one does not hold; delete it.")
 
 
-def data_info(path: str, *, split: Literal["train", "test"] = "train", sheet: Path | None = None) -> None:
+def data_info(
+    path: str,
+    *,
+    reading: ReadingOptions = AS_USUAL,
+    resolution: int | None = None,
+    sheet: Path | None = None,
+) -> None:
     """Show what a data set holds: images, classes, exact duplicates, fingerprint, history.
 
     Example: diffmem data info datasets/cifar10-1k.zip --sheet cifar10-1k.png
 
     Args:
         path: The data set: anything that `data build` reads, for example its output.
-        split: Which split of it to read.
+        resolution: Side in pixels that --fit brings all images to.
         sheet: Also write a contact sheet, a .png with a row of images for each class.
     """
     from rich.console import Console
 
     from diffmem.data.sheet import contact_sheet
     from diffmem.data.sources import open_images
+    from diffmem.errors import UserError
     from diffmem.progress import show_progress
 
+    how = reading.reading(resolution)
+    if resolution is not None and reading.fit is None:
+        raise UserError("--resolution shows images of another size only with --fit; data build writes them.")
     with show_progress("Reading") as progress:
-        images = open_images(path, split, progress)
+        images = open_images(path, progress=progress, reading=how)
         table = _table(path, images, progress)
     Console().print(table)
     if sheet is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 __all__ = ["data_duplicates"]
 
@@ -12,7 +11,7 @@ def data_duplicates(
     data: str,
     *,
     radius: float = 1.0,
-    split: Literal["train", "test"] = "train",
+    split: str | None = None,
     out: Path | None = None,
     dedup: Path | None = None,
 ) -> None:

@@ -18,14 +18,19 @@ Modules:
     duplicates: exact copies inside a set.
     sheet: a contact sheet for people.
     storage, names: pixels and names of sets that are larger than memory.
-    decode, png, markers, arrays, guards: encoded images and arrays to pixels and back, and the limits for files that
-        nobody vouches for.
+    reading: the choices for which loaders have different rules; other_readings, the same source by the other rules.
+    conversions: what was done to the images of a source, or passed over, counted and in words.
+    splits: folders called train and test, which are no classes.
+    signatures, passed_over, headers, decode, deep, exif, fit, stack: encoded images, known by their content and judged by
+        their header, to pixels of one shape.
+    png, markers, arrays, guards, quiet: formats in detail, and the limits for files that nobody vouches for.
 """
 
 from __future__ import annotations
 
 from diffmem.data.build import Labels, Selection, build, relabelled, select
 from diffmem.data.canaries import CanarySet, canaries_path, plant_canaries
+from diffmem.data.conversions import Conversion
 from diffmem.data.duplicates import duplicate_groups
 from diffmem.data.duplication import duplicated
 from diffmem.data.fetch import DOWNLOADS, Download, fetch
@@ -33,6 +38,8 @@ from diffmem.data.imagenet import DOGS, read_imagenet, read_synsets
 from diffmem.data.images import ImageSet
 from diffmem.data.labels import random_labels, unique_labels
 from diffmem.data.mixture import mixture
+from diffmem.data.other_readings import OtherReading, other_readings
+from diffmem.data.reading import Reading, parse_reading
 from diffmem.data.shares import count_of_share
 from diffmem.data.sheet import contact_sheet
 from diffmem.data.sources import UNDERSTOOD, Split, open_images
@@ -45,9 +52,12 @@ __all__ = [
     "DOWNLOADS",
     "UNDERSTOOD",
     "CanarySet",
+    "Conversion",
     "Download",
     "ImageSet",
     "Labels",
+    "OtherReading",
+    "Reading",
     "Selection",
     "Split",
     "balanced",
@@ -64,6 +74,8 @@ __all__ = [
     "hold_out",
     "mixture",
     "open_images",
+    "other_readings",
+    "parse_reading",
     "plant_canaries",
     "random_labels",
     "random_subset",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +12,9 @@ from diffmem.data.imagenet import read_imagenet
 from diffmem.data.images import ImageSet
 from diffmem.data.labels import random_labels, unique_labels
 from diffmem.data.mixture import mixture
+from diffmem.data.reading import AS_USUAL, Reading
 from diffmem.data.shares import check_share, count_of_share
-from diffmem.data.sources import Split, open_images
+from diffmem.data.sources import open_images
 from diffmem.data.subsets import balanced, choose_classes, first, random_subset
 from diffmem.data.transforms import grayscale, resize
 from diffmem.errors import UserError
@@ -33,7 +35,8 @@ def build(
     classes: Sequence[str | int] | None = None,
     selection: Selection | None = None,
     seed: int = 0,
-    split: Split = "train",
+    split: str | None = None,
+    reading: Reading = AS_USUAL,
     synsets: str | Path | None = None,
     mix: str | Path | None = None,
     share: float | None = None,
@@ -61,7 +64,8 @@ def build(
             says; of ImageNet, its own order, which goes round the synsets. A mixture takes the first images
             of each source, or random ones.
         seed: Of all that is random here.
-        split: 'train' or 'test', of `source` and of `mix`.
+        split: Which split of `source` and of `mix`; see `open_images`.
+        reading: How encoded images of `source` and of `mix` become pixels.
         synsets: Which synsets of ImageNet are read: 'dogs' or a text file; see `read_imagenet`.
         mix: A second source, as `source`; see `mixture`.
         share: Share of `mix` in the mixture, from 0 to 1.
@@ -83,9 +87,11 @@ def build(
     def part(place: str | Path | ImageSet, kept: Sequence[str | int] | None, folders: str | Path | None,
              count: int | None, chosen_by: Selection | None) -> ImageSet:  # fmt: skip
         if folders is not None and not isinstance(place, ImageSet):
-            images = _from_imagenet(place, folders, count, resolution, chosen_by, seed, split, progress)
+            images = _from_imagenet(
+                place, folders, count, resolution, chosen_by, seed, split, reading, progress
+            )
         else:
-            images = place if isinstance(place, ImageSet) else open_images(place, split, progress)
+            images = place if isinstance(place, ImageSet) else open_images(place, split, progress, reading)
             if kept is not None:
                 images = choose_classes(images, list(kept))
             if count is not None:
@@ -115,15 +121,22 @@ def _from_imagenet(
     resolution: int | None,
     selection: Selection | None,
     seed: int,
-    split: Split,
+    split: str | None,
+    reading: Reading,
     progress: Progress,
 ) -> ImageSet:
-    if split != "train":
+    if split not in (None, "train") or reading.split not in (None, "train"):
         raise UserError("ImageNet is read from its training folders; leave the split out.")
     # Random images of all are drawn after they are read; every other selection is of the reader's first ones.
     read = None if selection == "random" else count
     images = read_imagenet(
-        Path(place).expanduser(), synsets, size=read, resolution=resolution, seed=seed, progress=progress
+        Path(place).expanduser(),
+        synsets,
+        size=read,
+        resolution=resolution,
+        seed=seed,
+        progress=progress,
+        reading=reading,
     )
     if count is None or selection in (None, "first"):
         return images
@@ -223,7 +236,5 @@ def select(images: ImageSet, size: int, selection: Selection | None, seed: int) 
     chosen = first(images, size)
     if selection is None:
         note = f"{chosen.history[-1]} (no labels to balance)"
-        return ImageSet(
-            chosen.images, chosen.labels, chosen.names, chosen.class_names, (*images.history, note)
-        )
+        return replace(chosen, history=(*images.history, note))
     return chosen

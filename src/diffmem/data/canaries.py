@@ -270,7 +270,8 @@ def plant_canaries(images: ImageSet, count: int, repeats: int, seed: int) -> tup
         f" {after} images in all"
     )
     labels = None if images.labels is None else images.labels[order]
-    made = ImageSet(frozen(pixels), labels, tuple(names), images.class_names, (*images.history, step))
+    history = (*images.history, step)
+    made = ImageSet(frozen(pixels), labels, tuple(names), images.class_names, history, images.conversions)
     of_groups = [None if images.labels is None else images.labels[chosen[group]] for group in groups]
     planted, control = (canaries[group] for group in groups)
     return made, CanarySet(

@@ -58,4 +58,5 @@ def duplicated(images: ImageSet, share: float, copies: int, seed: int) -> ImageS
         tuple(names),
         images.class_names,
         (*images.history, step),
+        images.conversions,
     )

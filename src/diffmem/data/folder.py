@@ -3,38 +3,63 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffmem.data.arrays import naming
-from diffmem.data.decode import FORMATS, stack_images
-from diffmem.data.guards import MAX_FILE_BYTES, read_plain, reading, stays_inside
+from diffmem.data.guards import MAX_FILE_BYTES, read_plain, stays_inside
+from diffmem.data.guards import reading as reading_words
 from diffmem.data.images import ImageSet, frozen
+from diffmem.data.passed_over import PassedOver
+from diffmem.data.reading import AS_USUAL, Reading
+from diffmem.data.signatures import HEAD_BYTES, LIKELY, ending_of
+from diffmem.data.splits import divide
+from diffmem.data.stack import stack_images
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
 
-__all__ = ["read_folder"]
+__all__ = ["labels_of", "read_folder"]
 
 
-def read_folder(path: Path, progress: Progress = NO_PROGRESS) -> ImageSet:
+def read_folder(
+    path: Path, progress: Progress = NO_PROGRESS, reading: Reading = AS_USUAL, split: str | None = None
+) -> ImageSet:
     """Read the images of a folder, sorted by their path.
 
-    Images right in the folder have no labels. Images in sub-folders have the sub-folder (of the first level)
-    as their class; classes are numbered in sorted order. Hidden files and files of other kinds are passed
-    over.
+    Files are known by their content, whatever they are called. Images right in the folder have no labels. Images in
+    sub-folders have the sub-folder (of the first level) as their class; classes are numbered in sorted order. If the
+    sub-folders are splits, as train and test, one of them is read, see `divide`. Hidden files are passed over; so are
+    files of other kinds, which the history then tells.
+
+    Args:
+        path: The folder.
+        progress: Called now and then while images are decoded.
+        reading: How images are decoded.
+        split: Which split is read, if the folder holds splits.
 
     Raises:
-        UserError: No image, a broken one, unequal sizes, images both beside and inside of sub-folders, or a
-            link that leads out of the folder.
+        UserError: No image, a broken one, unequal sizes, images both beside and inside of sub-folders, several splits, or
+            a link that leads out of the folder.
     """
-    files, others = _image_files(path)
+    passed_over = PassedOver()
+    files = _image_files(path, passed_over)
     # A name that is not valid UTF-8 is shown with question marks; the file itself is still found.
-    names = [os.fsencode(file.relative_to(path).as_posix()).decode("utf-8", "replace") for file in files]
-    direct = [name for name in names if "/" not in name]
-    inside = [name for name in names if "/" in name]
+    names = [os.fsencode(file.relative_to(path).as_posix()).decode("utf-8", "replace") for file, _ in files]
+    if not names:
+        raise passed_over.nothing(str(path))
+    conversions = passed_over.conversions(len(names))
+    division = divide(names, split, str(path))
+    classes = names
+    if division is not None:
+        files = [files[index] for index in division.kept]
+        names = [names[index] for index in division.kept]
+        classes, conversions = division.classes, (division.conversion, *conversions)
+    direct = [name for name, place in zip(names, classes, strict=True) if "/" not in place]
+    inside = [name for name, place in zip(names, classes, strict=True) if "/" in place]
     if direct and inside:
         raise UserError(
             f"{path} has images beside its sub-folders ({direct[0]}) and inside of them ({inside[0]}): the "
@@ -42,27 +67,37 @@ def read_folder(path: Path, progress: Progress = NO_PROGRESS) -> ImageSet:
         )
 
     def read(index: int) -> bytes:
-        return read_plain(files[index], MAX_FILE_BYTES, f"{path}: {names[index]}")
+        return read_plain(files[index][0], MAX_FILE_BYTES, f"{path}: {names[index]}")
 
-    held = sum(file.stat().st_size for file in files)
-    images, steps = stack_images(names, read, str(path), progress=progress, held=held)
-    labels, class_names = None, None
-    if inside:
-        class_names = tuple(sorted({name.partition("/")[0] for name in names}))
-        number = {name: label for label, name in enumerate(class_names)}
-        labels = frozen(np.array([number[name.partition("/")[0]] for name in names], np.int64))
-    told = f"folder {path.resolve().name}: {len(names)} images"
+    held = sum(size for _, size in files)
+    stacked = stack_images(names, read, str(path), reading, progress, held)
+    labels, class_names = labels_of(classes, stacked.files) if inside else (None, None)
+    told = f"folder {path.resolve().name}: {len(stacked.images)} images"
     told += f" in {len(class_names)} classes" if class_names else ""
-    told += f"; {others} other files passed over" if others else ""
+    conversions = (*conversions, *stacked.conversions)
+    history = (told, *(one.sentence for one in conversions))
     with naming(path):
-        return ImageSet(images, labels, tuple(names), class_names, (told, *steps))
+        return ImageSet(stacked.images, labels, stacked.names, class_names, history, conversions)
 
 
-def _image_files(path: Path) -> tuple[list[Path], int]:
-    with reading(str(path)):
+def labels_of(paths: Sequence[str], files: NDArray[np.int64]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return the label of each image and the names of the classes: the first folder of its path.
+
+    Args:
+        paths: Of each file, with / between folders.
+        files: Which file each image is of.
+    """
+    class_names = tuple(sorted({path.partition("/")[0] for path in paths}))
+    number = {name: label for label, name in enumerate(class_names)}
+    labels = np.array([number[path.partition("/")[0]] for path in paths], np.int64)
+    return frozen(labels[files]), class_names
+
+
+def _image_files(path: Path, passed_over: PassedOver) -> list[tuple[Path, int]]:
+    """Return the image files of a folder, sorted, with their sizes in bytes."""
+    with reading_words(str(path)):
         root = path.resolve()
-    files: list[Path] = []
-    others = 0
+    files: list[tuple[Path, int]] = []
     waiting = [path]
     while waiting:  # os.walk calls itself for each level of a deep folder
         place = waiting.pop()
@@ -70,24 +105,39 @@ def _image_files(path: Path) -> tuple[list[Path], int]:
             entries = sorted(os.scandir(place), key=lambda entry: entry.name)
         for entry in entries:
             file = place / entry.name
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(file)
                 continue
             if entry.is_symlink() and _is_folder(file):
                 raise UserError(f"{file} is refused: it is a link to a folder. Put the images there instead.")
-            if file.suffix.lower() not in FORMATS:
-                others += 1
+            if not _is_image(file, entry, root, path, passed_over):
                 continue
-            if not stays_inside(file, root):
+            if entry.is_symlink() and not stays_inside(file, root):
                 raise UserError(
                     f"{file} is refused: it is a link that leads out of {path}. Copy the image instead."
                 )
-            if not file.is_file():
+            if not entry.is_file():
                 raise UserError(f"{file} is no plain file; remove it.")
-            files.append(file)
-    return sorted(files, key=lambda file: file.relative_to(path).as_posix()), others
+            files.append((file, entry.stat().st_size))
+    return sorted(files, key=lambda one: one[0].relative_to(path).as_posix())
+
+
+def _is_image(file: Path, entry: os.DirEntry[str], root: Path, path: Path, passed_over: PassedOver) -> bool:
+    if ending_of(entry.name) in LIKELY:
+        return True
+    name = os.fsencode(file.relative_to(path).as_posix()).decode("utf-8", "replace")
+    # Only a file of the folder itself is opened to see what it is: a pipe would be waited for, a link may lead anywhere.
+    if not entry.is_file() or (entry.is_symlink() and not stays_inside(file, root)):
+        passed_over.add(name)
+        return False
+    return passed_over.is_read(name, lambda: _head(file, f"{path}: {name}"))
+
+
+def _head(file: Path, what: str) -> bytes:
+    with reading_words(what), file.open("rb") as stream:
+        return stream.read(HEAD_BYTES)
 
 
 @contextmanager

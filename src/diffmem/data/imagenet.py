@@ -16,17 +16,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.data.decode import FORMATS, decode_image
+from diffmem.data.conversions import Conversion, Tally
+from diffmem.data.decode import decode_pages
+from diffmem.data.fit import fitted
 from diffmem.data.guards import (
     MAX_FILE_BYTES,
     BoundedStream,
     check_total,
     in_one_line,
     read_plain,
-    reading,
     stays_inside,
 )
+from diffmem.data.guards import reading as in_words
 from diffmem.data.images import ImageSet, frozen
+from diffmem.data.reading import AS_USUAL, Fit, Reading
+from diffmem.data.signatures import KINDS, LIKELY
+from diffmem.data.stack import check_white
 from diffmem.data.storage import new_images
 from diffmem.data.transforms import centre_square, check_resolution, lanczos
 from diffmem.errors import UserError
@@ -50,6 +55,7 @@ def read_imagenet(
     resolution: int | None = None,
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
+    reading: Reading = AS_USUAL,
 ) -> ImageSet:
     """Read images of some synsets of ImageNet, spread evenly over the synsets.
 
@@ -67,6 +73,8 @@ def read_imagenet(
             if all have one size.
         seed: 0 or more.
         progress: Called now and then while images are decoded.
+        reading: How they are decoded. Of several pages or frames, the first alone is read. Its `fit` and `resolution`, if
+            given, take the place of the crop.
 
     Returns:
         RGB images (grey, CMYK and transparent ones are converted), cropped to the square in their middle. The
@@ -85,16 +93,22 @@ def read_imagenet(
     base = _base(root, listed)
     chosen = _chosen(base, listed, size, seed)
     names = [f"{synset}/{file}" for _, synset, file in chosen]
-    images = _decoded(base, names, resolution, progress)
+    if reading.pages == "all":
+        raise UserError("Of ImageNet, one image is read of each file: pages all does not go with synsets.")
+    if reading.fit is not None:
+        resolution = reading.resolution
+    images, conversions = _decoded(base, names, resolution, progress, reading)
     told = f"{resolution} x {resolution} (LANCZOS)" if resolution else "their own resolution"
+    shape = {"stretch": "stretched", "pad": "padded with black"}.get(reading.fit or "", "centre crop")
     step = (
         f"ImageNet {root.resolve().name}: {len(names)} images of {len(listed)} synsets ({_list_name(synsets)}), "
-        f"seed {seed}, centre crop, RGB, {told}"
+        f"seed {seed}, {shape}, RGB, {told}"
     )
     labels = np.array([label for label, _, _ in chosen], np.int64)
     # A name that is not valid UTF-8 is shown with question marks.
     shown = tuple(os.fsencode(name).decode("utf-8", "replace") for name in names)
-    return ImageSet(images, frozen(labels), shown, tuple(listed.values()), (step,))
+    history = (step, *(one.sentence for one in conversions))
+    return ImageSet(images, frozen(labels), shown, tuple(listed.values()), history, conversions)
 
 
 def _list_name(synsets: str | Path) -> str:
@@ -123,7 +137,7 @@ def read_synsets(synsets: str | Path) -> dict[str, str]:
                 f"There is no list of synsets at {path}: give the word 'dogs' or a text file with a WordNet id, "
                 "such as n02085620, on each line."
             )
-        with reading(what), path.open("rb") as stream:
+        with in_words(what), path.open("rb") as stream:
             text = BoundedStream(stream, _MAX_LIST_BYTES, what).read().decode("utf-8")
     listed: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -164,10 +178,10 @@ def _chosen(base: Path, listed: dict[str, str], size: int | None, seed: int) -> 
     """Return (label, synset, file name) of the images in their order."""
     turns: list[tuple[int, int, str, str]] = []
     for label, synset in enumerate(listed):
-        with reading(str(base / synset)):
+        with in_words(str(base / synset)):
             entries = [
                 entry for entry in os.listdir(base / synset)
-                if Path(entry).suffix.lower() in FORMATS and not entry.startswith(".")
+                if Path(entry).suffix.lower() in LIKELY and not entry.startswith(".")
             ]  # fmt: skip
         entries.sort(key=lambda entry: _key(seed, synset, entry))
         if size is not None:
@@ -180,7 +194,9 @@ def _chosen(base: Path, listed: dict[str, str], size: int | None, seed: int) -> 
             entries = entries[:need]
         turns.extend((turn, label, synset, entry) for turn, entry in enumerate(entries))
     if not turns:
-        raise UserError(f"The synset folders in {base} hold no images; images end in {', '.join(FORMATS)}.")
+        raise UserError(
+            f"The synset folders in {base} hold no images; the formats {', '.join(KINDS)} are read."
+        )
     turns.sort()
     return [(label, synset, entry) for _, label, synset, entry in turns]
 
@@ -190,9 +206,12 @@ def _key(seed: int, synset: str, file: str) -> tuple[bytes, str]:
     return hashlib.blake2b(content, digest_size=16, person=b"imagenet order").digest(), file
 
 
-def _decoded(base: Path, names: list[str], resolution: int | None, progress: Progress) -> NDArray[np.uint8]:
+def _decoded(
+    base: Path, names: list[str], resolution: int | None, progress: Progress, reading: Reading
+) -> tuple[NDArray[np.uint8], tuple[Conversion, ...]]:
     stack: NDArray[np.uint8] | None = None
     inside = base.resolve()
+    tally = Tally()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about harmless metadata
         for index, name in enumerate(names):
@@ -201,11 +220,10 @@ def _decoded(base: Path, names: list[str], resolution: int | None, progress: Pro
                 raise UserError(
                     f"{file} is refused: it is no plain file, or a link that leads out of {base}."
                 )
-            pixels = decode_image(read_plain(file, MAX_FILE_BYTES, str(file)), str(file))
-            planes = np.repeat(pixels[None], 3, 0) if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-            square = centre_square(planes)
-            if resolution is not None and square.shape[-1] != resolution:
-                square = lanczos(square, resolution)
+            pixels = decode_pages(read_plain(file, MAX_FILE_BYTES, str(file)), str(file), reading, tally)[0]
+            tally.images += 1
+            square = _square(pixels, resolution, reading.fit)
+            tally.fitted += reading.fit is not None and pixels.shape[:2] != square.shape[1:]
             if stack is None:
                 check_total(len(names), square.shape, str(base))
                 stack = new_images((len(names), *square.shape))
@@ -218,4 +236,16 @@ def _decoded(base: Path, names: list[str], resolution: int | None, progress: Pro
             if index % 64 == 63:
                 progress(index + 1, len(names), "decoding images")
     assert stack is not None
-    return frozen(stack)
+    check_white(tally, str(base))
+    return frozen(stack), tally.conversions(reading)
+
+
+def _square(pixels: NDArray[np.uint8], resolution: int | None, fit: Fit | None) -> NDArray[np.uint8]:
+    """Return an image, (H, W) or (H, W, 3), as an RGB square (3, S, S)."""
+    if fit is not None and resolution is not None:
+        pixels = fitted(pixels, fit, resolution)
+    planes = np.repeat(pixels[None], 3, 0) if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    square = centre_square(planes)
+    if resolution is not None and square.shape[-1] != resolution:
+        square = lanczos(square, resolution)
+    return square

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from diffmem.data.conversions import Conversion
 from diffmem.data.names import LazyNames
 from diffmem.data.storage import contiguous, gather, parts
 from diffmem.errors import UserError
@@ -35,6 +36,8 @@ class ImageSet:
         class_names: Name of each class, by label; or none. Needs labels, and an entry for the largest one at
             least. More entries are classes that have no images in this set.
         history: How the set was made, in words, one step per entry.
+        conversions: What reading did to the images of its source; its sentences are in the history, too. Sets made of
+            this one keep it; files that are written keep the history alone.
 
     Raises:
         UserError: An array has the wrong type or shape, or the parts do not fit together.
@@ -45,6 +48,7 @@ class ImageSet:
     names: Sequence[str]
     class_names: tuple[str, ...] | None = None
     history: tuple[str, ...] = ()
+    conversions: tuple[Conversion, ...] = ()
 
     def __post_init__(self) -> None:
         images = _checked_images(self.images)
@@ -137,7 +141,10 @@ class ImageSet:
             if isinstance(self.names, LazyNames)
             else tuple(self.names[index] for index in chosen)
         )
-        return ImageSet(gather(self.images, chosen), labels, names, self.class_names, (*self.history, step))
+        history = (*self.history, step)
+        return ImageSet(
+            gather(self.images, chosen), labels, names, self.class_names, history, self.conversions
+        )
 
     def with_labels(self, labels: ArrayLike | None, class_names: Sequence[str] | None, step: str) -> ImageSet:
         """Return the same images with other labels.
@@ -152,7 +159,7 @@ class ImageSet:
         """
         new = None if labels is None else np.asarray(labels)
         names = None if class_names is None else tuple(class_names)
-        return ImageSet(self.images, new, self.names, names, (*self.history, step))
+        return ImageSet(self.images, new, self.names, names, (*self.history, step), self.conversions)
 
     def with_images(self, images: NDArray[np.uint8], step: str) -> ImageSet:
         """Return a set with other pixels, (N, C', H', W'), and the same labels and names.
@@ -160,7 +167,8 @@ class ImageSet:
         Raises:
             UserError: The number of images differs, or they are not uint8 of 1 or 3 channels.
         """
-        return ImageSet(images, self.labels, self.names, self.class_names, (*self.history, step))
+        history = (*self.history, step)
+        return ImageSet(images, self.labels, self.names, self.class_names, history, self.conversions)
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:

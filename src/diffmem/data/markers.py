@@ -11,18 +11,14 @@ import re
 import struct
 
 __all__ = [
-    "GIF_SIGNATURES",
-    "JPEG_SIGNATURE",
-    "TIFF_SIGNATURES",
     "CountedStream",
     "check_gif",
     "check_jpeg",
+    "exif_of_jpeg",
     "without_exif",
 ]
 
-JPEG_SIGNATURE = b"\xff\xd8"
-GIF_SIGNATURES = (b"GIF87a", b"GIF89a")
-TIFF_SIGNATURES = (b"II", b"MM")
+_SIGNATURE = b"\xff\xd8"
 
 _MAX_JPEG_SCANS = 100  # encoders make about ten; each takes as long as the whole image
 _MAX_JPEG_SEGMENTS = 10_000
@@ -33,6 +29,7 @@ _MAX_GIF_HEADER = 2**20  # a reader joins the parts of a comment one by one
 # Any marker but bytes 255 of pixels and the restart markers between them.
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _START_OF_SCAN, _END, _START = 0xDA, 0xD9, 0xD8
+_GIF_END, _GIF_FRAME, _GIF_EXTENSION = b";,!"
 _SCAN = bytes([255, _START_OF_SCAN])
 _EXIF, _HIDDEN = b"Exif\0\0", b"EXIF\0\0"
 
@@ -69,7 +66,7 @@ def check_jpeg(content: bytes) -> None:
     """
     if len(content) < _SMALL and content.count(_SCAN) <= _MAX_JPEG_SCANS:
         return  # it cannot have too many of anything
-    place, segments, scans = len(JPEG_SIGNATURE), 0, 0
+    place, segments, scans = len(_SIGNATURE), 0, 0
     while found := _MARKER.search(content, place):
         place = found.end()
         marker = content[place - 1]
@@ -98,24 +95,53 @@ def without_exif(content: bytes) -> bytes:
     return content.replace(_EXIF, _HIDDEN)
 
 
-def check_gif(content: bytes) -> None:
-    """Check that a GIF has a believable number of bytes before its first image.
+def check_gif(content: bytes) -> tuple[int, int, int]:
+    """Check that a GIF has a believable number of bytes before its first image, and count its frames.
+
+    Returns:
+        Width and height of its canvas, of the size that its screen and its frames need, and the number of frames.
 
     Raises:
-        ValueError: It has too many. Whether the file is whole is left to its decoder.
+        ValueError: It has too many bytes. Whether the file is whole is left to its decoder.
     """
     size = len(content)
-    start = 13 + (3 * 2 ** ((content[10] & 7) + 1) if size > 10 and content[10] & 0x80 else 0)
-    place = start
-    while place < size and place - start <= _MAX_GIF_HEADER:
-        if content[place] in b",;":  # the first image, or the end
-            return
-        if content[place] != 0x21:  # readers pass over what is no block
+    if size < 13:
+        return 0, 0, 1
+    width, height, flags = struct.unpack_from("<HHB", content, 6)
+    place = start = 13 + _colours(flags)
+    frames = 0
+    while place < size:
+        if not frames and place - start > _MAX_GIF_HEADER:
+            raise ValueError(f"more than {_MAX_GIF_HEADER:,} bytes come before its first image")
+        block = content[place]
+        if block == _GIF_END:
+            break
+        if block == _GIF_FRAME and place + 10 <= size:
+            left, top, wide, high, flags = struct.unpack_from("<HHHHB", content, place + 1)
+            width, height, frames = max(width, left + wide), max(height, top + high), frames + 1
+            place += 10 + _colours(flags) + 1  # behind the colours, the size of a code
+        elif block == _GIF_EXTENSION:
+            place += 2
+        else:  # readers pass over what is no block
             place += 1
             continue
-        place += 2
         while place < size and content[place]:
             place += 1 + content[place]
         place += 1
-    if place - start > _MAX_GIF_HEADER:
+    if not frames and place - start > _MAX_GIF_HEADER:
         raise ValueError(f"more than {_MAX_GIF_HEADER:,} bytes come before its first image")
+    return width, height, max(1, frames)
+
+
+def _colours(flags: int) -> int:
+    """Return the bytes of the table of colours that the flags tell of."""
+    return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def exif_of_jpeg(content: bytes) -> bytes:
+    """Return the EXIF data of a JPEG, or nothing."""
+    place = content.find(_EXIF)
+    if place < 4 or content[place - 4 : place - 2] != b"\xff\xe1":
+        return b""
+    length: int = struct.unpack_from(">H", content, place - 2)[0]
+    return content[place + len(_EXIF) : place - 2 + length]

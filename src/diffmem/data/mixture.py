@@ -67,6 +67,7 @@ def mixture(first: ImageSet, second: ImageSet, n: int, share: float, seed: int |
         tuple(name for part in parts for name in part.names),
         ("first", "second"),
         story,
+        (*first.conversions, *second.conversions),
     )
 
 

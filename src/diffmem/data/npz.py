@@ -15,6 +15,7 @@ from diffmem.data.arrays import (
     members_of,
     naming,
 )
+from diffmem.data.conversions import Conversion, count_text, name_text
 from diffmem.data.guards import checked_zip
 from diffmem.data.images import ImageSet
 from diffmem.data.names import NumberedNames
@@ -23,6 +24,8 @@ from diffmem.errors import UserError
 __all__ = ["read_npz"]
 
 _IMAGES = ("images", "x", "data", "arr_0")
+_USED = ("labels", "y", "names", "class_names", "history", "layout")
+_UNNAMED_LABELS = "arr_1"
 
 
 def read_npz(path: Path) -> ImageSet:
@@ -50,14 +53,29 @@ def read_npz(path: Path) -> ImageSet:
         layout = layout_of(stored.shape, told[0] if told else None, f"{path}: {key}", "beside it")
         images = as_nchw(stored, layout)
         labels = member_labels(archive, what)
+        dropped = sorted(members.keys() - {key, *_USED})
         names = member_words(archive, "names", what)
         class_names = member_words(archive, "class_names", what)
         history = member_words(archive, "history", what) or ()
+    conversions = _passed_over(dropped, len(members), labels is None)
+    told_of = (f"npz {path.name}: {len(images)} images", *(one.sentence for one in conversions))
     with naming(path):
         return ImageSet(
             images,
             labels,
             names if names is not None else NumberedNames(path.name, range(len(images))),
             class_names if labels is not None else None,
-            (*history, f"npz {path.name}: {len(images)} images"),
+            (*history, *told_of),
+            conversions,
         )
+
+
+def _passed_over(keys: list[str], total: int, unlabelled: bool) -> tuple[Conversion, ...]:
+    """Return what is said of arrays that are not read."""
+    if not keys:
+        return ()
+    told = f"{count_text(len(keys), 'other array')} passed over ({', '.join(map(name_text, keys[:3]))}{', ...' if len(keys) > 3 else ''})"
+    if _UNNAMED_LABELS in keys and unlabelled:
+        told += f": if {_UNNAMED_LABELS} holds labels, save them as 'labels'"
+        return (Conversion("labels", "none", len(keys), total, told, False),)
+    return (Conversion("passed-over", "none", len(keys), total, told, False),)

@@ -6,32 +6,50 @@ come chunks of length (4 bytes, big-endian), kind (4), content, and the CRC-32 o
 
 from __future__ import annotations
 
-import math
 import struct
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PNG_SIGNATURE", "check_png", "encode_png"]
+__all__ = ["PNG_SIGNATURE", "PngHeader", "check_png", "encode_png"]
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _MAX_CHUNKS = 100_000  # of 8 KiB, the usual size, three times as many as the largest file that is read has
 
 
-def check_png(content: bytes) -> tuple[int, int]:
-    """Check that all chunks up to the end are there and that their CRCs are right; return the largest size that one tells.
+class PngHeader(NamedTuple):
+    """What a PNG tells of itself.
 
-    Returns:
-        Width and height in pixels; Pillow may reserve memory for them before it compares them with a limit of its own.
+    Attributes:
+        width: In pixels, the largest if it tells several.
+        height: In pixels.
+        depth: Bits of a value.
+        frames: Of an animation, else 1.
+        exif: Its EXIF data, or nothing.
+    """
+
+    width: int = 0
+    height: int = 0
+    depth: int = 8
+    frames: int = 1
+    exif: bytes = b""
+
+
+def check_png(content: bytes) -> PngHeader:
+    """Check that all chunks up to the end are there and that their CRCs are right; return what the file tells of itself.
+
+    The size is the largest that any header tells: Pillow may reserve memory for it before it compares it with a limit of
+    its own.
 
     Raises:
         EOFError: The file is cut short.
         ValueError: A CRC is wrong, or there are more than 100,000 chunks.
     """
     place = len(PNG_SIGNATURE)
-    kind, chunks, largest = b"", 0, (0, 0)
+    kind, chunks, header = b"", 0, PngHeader()
     while kind != b"IEND":
         chunks += 1
         if chunks > _MAX_CHUNKS:
@@ -44,10 +62,22 @@ def check_png(content: bytes) -> tuple[int, int]:
             raise EOFError("the file is cut short")
         if zlib.crc32(memoryview(content)[place + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
             raise ValueError(f"the CRC of its {kind.decode('latin-1')!r} chunk is wrong")
-        if kind == b"IHDR" and length >= 8:
-            largest = max(largest, struct.unpack_from(">II", content, place + 8), key=math.prod)
+        if kind in (b"IHDR", b"acTL", b"eXIf"):
+            header = _with_chunk(header, kind, content[place + 8 : end])
         place = end + 4
-    return largest
+    return header
+
+
+def _with_chunk(header: PngHeader, kind: bytes, content: bytes) -> PngHeader:
+    if kind == b"IHDR" and len(content) >= 9:
+        width, height, depth = struct.unpack_from(">IIB", content)
+        if width * height > header.width * header.height:
+            return header._replace(width=width, height=height, depth=depth)
+    elif kind == b"acTL" and len(content) >= 4:
+        return header._replace(frames=max(1, struct.unpack_from(">I", content)[0]))
+    elif kind == b"eXIf":
+        return header._replace(exif=content)
+    return header
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:

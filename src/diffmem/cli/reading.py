@@ -1,0 +1,91 @@
+"""How images are read: the options that several commands have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from diffmem.data.reading import Reading
+
+__all__ = ["AS_USUAL", "ReadingOptions", "ReadingPairs"]
+
+ReadingPairs = Annotated[list[str] | None, Parameter(negative="")]
+"""An option such as `--train-read alpha=black`, which may be repeated; `diffmem.data.parse_reading` makes a `Reading` of it."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How encoded images become pixels; see `diffmem.data.Reading`, whose fields these are but for the resolution."""
+
+    alpha: Annotated[
+        Literal["white", "black", "drop"],
+        Parameter(
+            help="Transparent pixels: laid on white or black, or the stored colours without the transparency."
+        ),
+    ] = "white"
+    exif: Annotated[
+        Literal["ignore", "apply"],
+        Parameter(
+            help="The orientation that a camera noted: ignore it (as torchvision) or apply it (as HF datasets)."
+        ),
+    ] = "ignore"
+    white: Annotated[
+        int | None,
+        Parameter(
+            help="The stored value of 16-bit images that becomes 255; 65535 if left out and the range is used."
+        ),
+    ] = None
+    pages: Annotated[
+        Literal["first", "all", "refuse"] | None,
+        Parameter(
+            help="Pages of a TIFF, frames of an animation: read the first, all as images of their own, or refuse such files."
+            " If left out, such TIFFs are refused and animations give their first frame."
+        ),
+    ] = None
+    fit: Annotated[
+        Literal["crop", "stretch", "pad"] | None,
+        Parameter(
+            help="How images of unequal shapes become squares of --resolution. If left out, they are refused."
+        ),
+    ] = None
+    split: Annotated[
+        str | None,
+        Parameter(
+            help="Which split: a folder's name where a folder or zip holds train, val, test and the like; train or test of"
+            " CIFAR-10 and IDX files (train if left out)."
+        ),
+    ] = None
+
+    def reading(self, resolution: int | None) -> Reading:
+        """Return what is chosen.
+
+        Args:
+            resolution: Of --resolution; it is of the reading where --fit is given.
+
+        Raises:
+            UserError: See `Reading`.
+        """
+        from diffmem.data.reading import Reading
+        from diffmem.errors import UserError
+
+        if self.fit is not None and resolution is None:
+            raise UserError(
+                f"--fit {self.fit} needs --resolution, the side in pixels that all images are brought to."
+            )
+        return Reading(
+            alpha=self.alpha,
+            exif=self.exif,
+            white=self.white,
+            pages=self.pages,
+            fit=self.fit,
+            resolution=None if self.fit is None else resolution,
+            split=self.split,
+        )
+
+
+AS_USUAL = ReadingOptions()
+"""The options where none is given."""

@@ -1,0 +1,125 @@
+"""`Reading`: the choices that are made when encoded images become pixels, for which loaders have different rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from diffmem.data.transforms import check_resolution
+from diffmem.errors import UserError, nearest
+
+__all__ = ["AS_USUAL", "OPTIONS", "Alpha", "Exif", "Fit", "Pages", "Reading", "parse_reading"]
+
+Alpha = Literal["white", "black", "drop"]
+Exif = Literal["ignore", "apply"]
+Pages = Literal["first", "all", "refuse"]
+Fit = Literal["crop", "stretch", "pad"]
+
+OPTIONS = "options of diffmem data build; of diffmem audit as --train-read KEY=VALUE"
+"""Where the choices are made, for messages."""
+
+_WORDS: dict[str, tuple[str, ...]] = {
+    "alpha": get_args(Alpha),
+    "exif": get_args(Exif),
+    "pages": get_args(Pages),
+    "fit": get_args(Fit),
+}
+_NUMBERS = ("white", "resolution")
+_MAX_WHITE = 65_535
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How encoded images (in folders, zips and ImageNet) become pixels. What was done is said in a set's history.
+
+    Attributes:
+        alpha: What transparent pixels become: 'white' and 'black' lay the image on that ground, 'drop' takes the colours
+            that are stored and forgets the transparency, as Pillow's `convert("RGB")` does.
+        exif: Whether the orientation that a camera noted turns an image: 'ignore' (as torchvision's ImageFolder) or
+            'apply' (as the imagefolder of Hugging Face datasets). The orientation of a TIFF is part of its format and
+            always followed.
+        white: The stored value of 16-bit images that becomes 255; larger ones become 255, too. If none, what the format
+            tells, else 65,535, which is refused where the largest value of all 16-bit files is below a quarter of it.
+        pages: Of files that hold several images (pages of a TIFF; frames of a GIF, WebP, AVIF or animated PNG): 'first',
+            'all', each as an image of its own, or 'refuse'. If none, such TIFFs are refused and animations give their
+            first frame.
+        fit: How images become squares of `resolution` pixels: 'crop' to the square in the middle, 'stretch', or 'pad' with
+            black; then resampled by LANCZOS. If none, images of unequal shapes are refused.
+        resolution: Side in pixels, from 1 to 4096; goes with `fit`.
+        split: Which split is read of a folder or zip of splits, or of CIFAR-10 and IDX files ('train' or 'test').
+
+    Raises:
+        UserError: A value is none of these, or `fit` and `resolution` are not given together.
+    """
+
+    alpha: Alpha = "white"
+    exif: Exif = "ignore"
+    white: int | None = None
+    pages: Pages | None = None
+    fit: Fit | None = None
+    resolution: int | None = None
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        for key, permitted in _WORDS.items():
+            value = getattr(self, key)
+            if value not in permitted and not (value is None and key in ("pages", "fit")):
+                raise UserError(
+                    f"{key} {value!r} is unknown; choose {', '.join(permitted[:-1])} or {permitted[-1]}."
+                )
+        if self.white is not None and not 1 <= self.white <= _MAX_WHITE:
+            raise UserError(
+                f"white is the stored value that becomes 255, from 1 to {_MAX_WHITE:,}, not {self.white}."
+            )
+        if self.fit is not None and self.resolution is None:
+            raise UserError(
+                f"fit {self.fit} needs a resolution: the side in pixels that all images are brought to."
+            )
+        if self.resolution is not None:
+            check_resolution(self.resolution)
+            if self.fit is None:
+                raise UserError(
+                    f"resolution {self.resolution} needs a fit: crop, stretch or pad, for images that are not square."
+                )
+
+    def choices(self) -> dict[str, str]:
+        """Return what differs from the usual, by key: {'alpha': 'black'}."""
+        return {
+            field.name: str(getattr(self, field.name))
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
+        }
+
+
+AS_USUAL = Reading()
+"""The reading where nothing was chosen."""
+
+
+def parse_reading(pairs: Sequence[str]) -> Reading:
+    """Return the reading of texts such as 'alpha=black' and 'white=4095'.
+
+    Args:
+        pairs: Each key=value; the keys are the fields of `Reading`.
+
+    Raises:
+        UserError: A text is no pair, a key is unknown or there twice, or a value is none of those that are permitted.
+    """
+    keys = [field.name for field in fields(Reading)]
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals or not value:
+            raise UserError(f"{pair!r} is no key=value; write for example alpha=black or white=4095.")
+        if key not in keys:
+            raise UserError(f"There is no {key!r} to choose.{nearest(key, keys)} Keys are {', '.join(keys)}.")
+        if key in values:
+            raise UserError(f"{key} is chosen twice: {values[key]} and {value}.")
+        values[key] = _number(key, value) if key in _NUMBERS else value
+    return Reading(**values)
+
+
+def _number(key: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise UserError(f"{key} must be a whole number, not {text!r}.")
+    return int(text)

@@ -1,0 +1,116 @@
+"""Folders that are splits of a data set, as train and test, and no classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from diffmem.data.conversions import Conversion, count_text, name_text
+from diffmem.data.reading import OPTIONS
+from diffmem.errors import UserError
+
+__all__ = ["Division", "divide"]
+
+_GROUPS = (
+    frozenset({"train", "training", "trainset", "train_set"}),
+    frozenset({"val", "valid", "validation", "dev", "eval", "evaluation"}),
+    frozenset({"test", "testing", "testset", "test_set", "holdout", "heldout"}),
+    frozenset({"unlabeled", "unlabelled", "extra"}),
+)
+_NAMES = frozenset().union(*_GROUPS)
+_TRAIN = _GROUPS[0]
+_MOST_SHOWN = 8
+
+
+class Division(NamedTuple):
+    """The files of one split.
+
+    Attributes:
+        kept: Which of the files they are.
+        classes: Their paths without the folder of the split and those that hold all: folders in them are classes.
+        conversion: What was chosen.
+    """
+
+    kept: list[int]
+    classes: list[str]
+    conversion: Conversion
+
+
+def divide(paths: Sequence[str], wanted: str | None, what: str, in_archive: bool = False) -> Division | None:
+    """Return the files of a split, where the folders of a data set are splits; none where they are not.
+
+    They are if, at the first level at which there are several or which has such a name, all are called train, val,
+    valid, validation, test and the like, in any case of letters; or if those for training and those for testing lie among
+    others. Splits inside of each class are found, too.
+
+    Args:
+        paths: Of all images, with / between folders.
+        wanted: The split to read. One set that has no splits counts as 'train'.
+        what: The source, for errors.
+        in_archive: Whether it is an archive, of which no part can be named by its path.
+
+    Raises:
+        UserError: There are several splits and none is chosen, or there is none of that name.
+    """
+    folders = [path.split("/")[:-1] for path in paths]
+    level = _level(folders)
+    if level is None:
+        if wanted in (None, "train"):
+            return None
+        raise UserError(
+            f"{what} has no {wanted} split: it is one set. Leave the split out, or name the folder or file of those images."
+        )
+    counts = Counter(place[level] for place in folders)
+    by_path = not in_archive and _same(folders, level)
+    chosen = _chosen(
+        counts, wanted, what, "/".join([what.rstrip("/"), *folders[0][:level]]) if by_path else None
+    )
+    kept = [index for index, place in enumerate(folders) if place[level] == chosen]
+    first = next(at for at in range(level + 1) if at == level or not _same(folders, at + 1))
+    classes = ["/".join([*folders[index][first:level], *folders[index][level + 1 :], "x"]) for index in kept]
+    others = ", ".join(
+        f"{name_text(name)} {count:,}" for name, count in sorted(counts.items()) if name != chosen
+    )
+    told = f"split {name_text(chosen)}: {len(kept):,} of {count_text(len(paths), 'image file')}"
+    told += f" (not read: {others})" if others else " (there is no other)"
+    return Division(kept, classes, Conversion("split", chosen, len(kept), len(paths), told, bool(others)))
+
+
+def _level(folders: Sequence[Sequence[str]]) -> int | None:
+    """Return at which level of the folders the splits are."""
+    for level in range(min((len(place) for place in folders), default=0)):
+        names = {place[level] for place in folders}
+        known = {name for name in names if name.lower() in _NAMES}
+        groups = {number for name in known for number, group in enumerate(_GROUPS) if name.lower() in group}
+        if known == names and (len(names) > 1 or _same(folders, level)) and groups & {0, 1, 2}:
+            return level
+        if _same(folders, level) and 0 in groups and groups & {1, 2}:
+            return level
+    return None
+
+
+def _same(folders: Sequence[Sequence[str]], level: int) -> bool:
+    """Whether all files have the same folders before a level."""
+    return all(place[:level] == folders[0][:level] for place in folders)
+
+
+def _chosen(counts: Counter[str], wanted: str | None, what: str, above: str | None) -> str:
+    listed = [
+        f"{name} ({count_text(count, 'image')})" for name, count in sorted(counts.items())[:_MOST_SHOWN]
+    ]
+    told = ", ".join(listed) + (", ..." if len(counts) > _MOST_SHOWN else "")
+    if wanted is None:
+        if len(counts) == 1:
+            return next(iter(counts))
+        first = next((name for name in sorted(counts) if name.lower() in _TRAIN), min(counts))
+        remedy = "Give" if above is None else f"Name {above}/{first}, or give"
+        raise UserError(f"{what} holds splits, not classes: {told}. {remedy} --split {first} ({OPTIONS}).")
+    exact = [name for name in counts if name == wanted] or [
+        name for name in counts if name.lower() == wanted.lower()
+    ]
+    group = next((group for group in _GROUPS if wanted.lower() in group), frozenset())
+    found = exact or [name for name in counts if name.lower() in group]
+    if len(found) != 1:
+        raise UserError(f"{what} has no split {wanted!r}; its splits are {told}.")
+    return found[0]

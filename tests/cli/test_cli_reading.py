@@ -1,0 +1,88 @@
+"""The options that say how images are read, of `data build` and `data info`."""
+
+import cyclopts
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffmem.cli.data import data_build, data_info
+from diffmem.cli.duplicates import data_duplicates
+from diffmem.cli.reading import ReadingOptions
+from diffmem.data import Reading, open_images
+from diffmem.errors import UserError
+
+app = cyclopts.App(result_action="return_value")
+app.command(data_build, name="build")
+app.command(data_info, name="info")
+app.command(data_duplicates, name="duplicates")
+RNG = np.random.default_rng(2)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Splits of an image that is see-through and one that is stored turned, both 8 x 6."""
+    for split in ("train", "val"):
+        (tmp_path / "set" / split).mkdir(parents=True)
+        Image.fromarray(RNG.integers(0, 256, (6, 8, 4), dtype=np.uint8)).save(
+            tmp_path / "set" / split / "a.png"
+        )
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        Image.fromarray(RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)).save(
+            tmp_path / "set" / split / "b.jpg", exif=exif
+        )
+    return tmp_path / "set"
+
+
+def test_every_option_reaches_the_reader_and_is_told(photos, tmp_path, capsys):
+    out = tmp_path / "out.npz"
+    app(
+        f"build {photos} {out} --split val --alpha black --exif apply --white 4095 --pages all --fit pad --resolution 16"
+    )
+    reading = Reading("black", "apply", 4095, "all", "pad", 16, "val")
+    assert open_images(out).fingerprint == open_images(photos, reading=reading).fingerprint
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith(f"{out}: 2 images of 3 x 16 x 16")
+    assert told[1:] == [f"  {line}" for line in open_images(photos, reading=reading).history[1:]]
+    assert "transparent pixels laid on black in 1 of 2 files" in told[2]
+
+
+def test_info_shows_each_line_of_the_history(photos, capsys):
+    app(["info", str(photos), "--split", "train", "--alpha", "drop", "--fit", "stretch", "--resolution", "4"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "2. split train: 2 of 4 image files (not read: val 2)" in told
+    assert "3. transparency dropped, the stored colours kept in 1 of 2 files" in told
+    assert "4. EXIF orientation ignored: 1 of 2 files are stored turned" in told
+    assert "5. brought to 4 x 4 in 2 of 2 images: stretched" in told
+
+
+def test_duplicates_takes_a_split(photos, capsys):
+    app(["duplicates", str(photos), "--split", "val"])
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--fit", "crop"], "--fit crop needs --resolution"),
+        (["--resolution", "8"], "--resolution shows images of another size only with --fit"),
+        (["--white", "0"], "from 1 to 65,535, not 0"),
+        ([], "holds splits, not classes"),
+        (["--split", "test"], "no split 'test'; its splits are train"),
+    ],
+)
+def test_options_that_do_not_go_together_are_told(photos, options, told):
+    with pytest.raises(UserError, match=told):
+        app(["info", str(photos), *options])
+
+
+def test_unknown_values_are_refused_by_the_parser(photos):
+    with pytest.raises(cyclopts.CycloptsError):
+        app(["info", str(photos), "--alpha", "blue"], exit_on_error=False, print_error=False)
+
+
+def test_build_resizes_by_its_resolution_alone_as_before(photos, tmp_path):
+    out = tmp_path / "out.npz"
+    app(["build", str(photos / "train"), str(out), "--resolution", "4"])
+    assert open_images(out).shape == (3, 4, 4)
+    assert ReadingOptions().reading(4) == Reading()
