@@ -20,7 +20,16 @@ ROOMS = [
     "auditing",
     "cli",
 ]
-GROUND_FLOOR = {"__init__", "distributed", "environment", "errors", "files", "progress"}
+GROUND_FLOOR = {
+    "__init__",
+    "console",
+    "distributed",
+    "environment",
+    "errors",
+    "files",
+    "folder_lock",
+    "progress",
+}
 PACKAGE = Path(diffmem.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -132,8 +132,7 @@ def data_info(path: str, *, split: Literal["train", "test"] = "train", sheet: Pa
         split: Which split of it to read.
         sheet: Also write a contact sheet, a .png with a row of images for each class.
     """
-    from rich.console import Console
-
+    from diffmem.console import console
     from diffmem.data.sheet import contact_sheet
     from diffmem.data.sources import open_images
     from diffmem.progress import show_progress
@@ -141,7 +140,7 @@ def data_info(path: str, *, split: Literal["train", "test"] = "train", sheet: Pa
     with show_progress("Reading") as progress:
         images = open_images(path, split, progress)
         table = _table(path, images, progress)
-    Console().print(table)
+    console().print(table)
     if sheet is not None:
         contact_sheet(images, sheet)
         print(f"contact sheet: {sheet}")

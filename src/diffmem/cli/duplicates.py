@@ -31,9 +31,8 @@ def data_duplicates(
         out: Folder for duplicates.json and duplicates.csv (all groups) and duplicates.png (the largest).
         dedup: Also write the set with the first image of each group alone: .zip, .npz or .npy.
     """
-    from rich.console import Console
-
     from diffmem.cli.data import check_target, set_in_words
+    from diffmem.console import console
     from diffmem.data import open_images, write_images
     from diffmem.errors import UserError
     from diffmem.memorization.groups import near_duplicates
@@ -51,9 +50,9 @@ def data_duplicates(
     with show_progress("Comparing") as progress:
         images = open_images(data, split, progress)
         groups = near_duplicates(images.images, radius, progress=progress)
-    console = Console()
+    to = console()
     for table in duplicates_tables(data, images, groups):
-        console.print(table)
+        to.print(table)
     if out is not None:
         for path in write_duplicates(data, images, groups, out):
             print(f"written: {path}")

@@ -43,10 +43,9 @@ def gap(
         seed: Seed of images and noise.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
     """
-    from rich.console import Console
-
     from diffmem.cli.common import choose_device
     from diffmem.cli.optimum import parse_sigmas
+    from diffmem.console import console
     from diffmem.data import open_images
     from diffmem.distributed import world
     from diffmem.progress import show_progress
@@ -93,7 +92,7 @@ def gap(
     )
     if not world().is_first:
         return
-    Console(soft_wrap=True).print(gap_table(result))
+    console(soft_wrap=True).print(gap_table(result))
     for line in gap_notes(result):
         print(line)
     for path in write_gap(result, out):

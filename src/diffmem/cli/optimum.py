@@ -38,9 +38,8 @@ def optimum(
         seed: Seed of the noise.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
     """
-    from rich.console import Console
-
     from diffmem.cli.common import choose_device
+    from diffmem.console import console
     from diffmem.data import open_images
     from diffmem.distributed import world
     from diffmem.progress import show_progress
@@ -58,7 +57,7 @@ def optimum(
         )  # fmt: skip
     if not world().is_first:
         return
-    Console(soft_wrap=True).print(optimum_table(result))
+    console(soft_wrap=True).print(optimum_table(result))
     print(collapse_words(result.collapse))
     for path in write_optimum(result, out):
         print(path)

@@ -100,9 +100,9 @@ def self_test_figure(result: SelfTestResult) -> Figure:
 
 def print_self_test(result: SelfTestResult, console: Console | None = None) -> None:
     """Print the outcome, a table for each kind of training set, and what belongs below."""
-    from rich.console import Console
+    from diffmem.console import console as new_console
 
-    console = console or Console()
+    console = console or new_console()
     head, lines = self_test_lines(result)
     console.print(head, markup=False, highlight=False, soft_wrap=True)
     for part in result.parts:
