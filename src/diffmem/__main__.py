@@ -86,13 +86,19 @@ def _exit_code(call: Callable[[], None], words: list[str], rank: int = 0) -> int
 
 
 def _goes_on(words: list[str]) -> bool:
-    """Whether the command, called again, goes on from where it was stopped."""
-    command, rest = " ".join(words[:2]), {word.partition("=")[0] for word in words}
-    if command.startswith(("audit", "measure")):
-        return bool(rest & {"--model", "--expdir"})
-    return command == "data fetch" or words[:1] in (
-        [name] for name in ("quickstart", "train", "generate", "gap", "study", "reproduce")
+    """Whether the command, called again, goes on from where it was stopped, or has nothing that it could go on from."""
+    if words[:1] in (["audit"], ["measure"]):
+        return any(word.partition("=")[0] in ("--model", "--expdir") for word in words)
+    anew = (
+        ["data", "build"],
+        ["data", "info"],
+        ["data", "duplicates"],
+        ["doctor"],
+        ["optimum"],
+        ["report"],
+        ["runs"],
     )
+    return not any(words[: len(one)] == one for one in anew)
 
 
 def _run_joined(words: list[str], out: Output) -> NoReturn:

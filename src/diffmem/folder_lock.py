@@ -105,6 +105,7 @@ def _holder(path: Path) -> str:
     """Return who holds a lock, as it said itself."""
     try:
         found = json.loads(path.read_text("utf-8"))
-        return f"process {int(found['pid'])} on {found['host']}"
+        host = "".join(filter(str.isprintable, str(found["host"])))
+        return f"process {int(found['pid'])} on {host}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

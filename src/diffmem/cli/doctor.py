@@ -13,6 +13,7 @@ _CORE = (
     "pydantic",
     "cyclopts",
     "rich",
+    "filelock",
     "matplotlib",
     "jinja2",
     "scikit-learn",

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from diffmem.auditing.report.figures import PowerColumn, power_panels
 from diffmem.auditing.report.text import fine_rate
 from diffmem.auditing.selftest.records import SelfTestPart, SelfTestResult
-from diffmem.reports.figures import save_figure
-from diffmem.reports.write import write_numbers
+from diffmem.files import write_folder
+from diffmem.reports.html import png_bytes
+from diffmem.reports.write import numbers_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -117,7 +118,9 @@ def write_self_test(result: SelfTestResult, folder: Path) -> list[Path]:
     Raises:
         DiffmemError: A file cannot be written.
     """
-    paths = [folder / "selftest.json", folder / "selftest_power.png"]
-    write_numbers(result, paths[0])
-    save_figure(self_test_figure(result), paths[1])
-    return paths
+    contents = {
+        "selftest_power.png": png_bytes(self_test_figure(result)),
+        "selftest.json": numbers_bytes(result),
+    }
+    picture, numbers = write_folder(folder, contents)
+    return [numbers, picture]
