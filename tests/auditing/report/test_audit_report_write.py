@@ -114,7 +114,9 @@ def test_a_disk_that_fills_up_at_any_file_leaves_the_earlier_audit_whole(tmp_pat
     monkeypatch.setattr(Path, "write_bytes", full)
     for left in range(3):
         room[0] = left
-        with pytest.raises(DiffmemError, match="No space left on device. The folder is as it was. Free some"):
+        with pytest.raises(
+            DiffmemError, match=r"No space left on device\. The folder is as it was\. Free some"
+        ):
             write_audit(none_found(), None, [], tmp_path)
         assert contents(tmp_path) == before
 
