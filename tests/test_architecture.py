@@ -20,7 +20,16 @@ ROOMS = [
     "auditing",
     "cli",
 ]
-GROUND_FLOOR = {"__init__", "distributed", "environment", "errors", "files", "progress"}
+GROUND_FLOOR = {
+    "__init__",
+    "console",
+    "distributed",
+    "environment",
+    "errors",
+    "files",
+    "folder_lock",
+    "progress",
+}
 PACKAGE = Path(diffmem.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -102,3 +111,28 @@ def test_importing_the_command_line_is_light(module):
     loaded = set(json.loads(done.stdout))
     assert module in loaded
     assert not loaded & {"torch", "numpy", "scipy", "matplotlib", "sklearn", "PIL", "pydantic"}
+
+
+def builds_a_console(source):
+    """Whether a module makes a console of rich's, or prints with rich, past the one place that does."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("Console", "from_markup"):
+            return True
+        if isinstance(node, ast.ImportFrom) and node.module == "rich":
+            return True
+        if isinstance(node, ast.ImportFrom) and node.module in ("rich.prompt", "rich.markup"):
+            return True
+    return False
+
+
+def test_a_module_that_builds_a_console_would_be_noticed():
+    assert builds_a_console("from rich.console import Console\nConsole().print('x')")
+    assert builds_a_console("import rich.console as c\nc.Console()")
+    assert builds_a_console("from rich import print")
+    assert not builds_a_console("from rich.table import Table\nTable()")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_one_module_builds_consoles_so_that_text_is_never_markup(path):
+    if name_of(path) != "console":
+        assert not builds_a_console(path.read_text())

@@ -2,13 +2,22 @@ import errno
 import hashlib
 import os
 import stat
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diffmem.errors import DiffmemError
-from diffmem.files import atomic_path, read_json, sha256_file, write_bytes, write_json, write_text
+from diffmem.files import (
+    atomic_path,
+    read_json,
+    sha256_file,
+    write_bytes,
+    write_folder,
+    write_json,
+    write_text,
+)
 
 
 def interrupted_write(path, error):
@@ -122,3 +131,132 @@ def test_the_checksum_is_that_of_the_bytes(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("sum") / "a.bin"
     path.write_bytes(content)
     assert sha256_file(path) == hashlib.sha256(content).hexdigest()
+
+
+def held(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+OLD = {"page.html": b"old page", "old.png": b"old picture", "record.json": b"old record"}
+NEW = {"page.html": b"new page", "new.png": b"new picture", "record.json": b"new record"}
+
+
+@pytest.fixture
+def report(tmp_path):
+    """A folder with an earlier report and a file of the user's."""
+    write_folder(tmp_path / "r", OLD)
+    (tmp_path / "r" / "mine.txt").write_bytes(b"mine")
+    return tmp_path / "r"
+
+
+def test_the_files_of_a_folder_are_written_and_other_ones_left_alone(report):
+    paths = write_folder(report, NEW, ["old.png", "never.png", "new.png"])
+    assert held(report) == {**NEW, "mine.txt": b"mine"}
+    assert [path.name for path in paths] == list(NEW)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_disk_that_fills_up_leaves_the_earlier_report_whole(report, monkeypatch, number):
+    write, calls = Path.write_bytes, []
+
+    def full(path, content):
+        calls.append(path)
+        if len(calls) > number:
+            write(path, content[:2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, content)
+
+    before = held(report)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(
+        DiffmemError, match=rf"{list(NEW)[number]}: No space .*The folder is as it was\. Free some"
+    ):
+        write_folder(report, NEW, ["old.png"])
+    assert held(report) == before
+
+
+def test_a_new_folder_is_gone_again_if_its_report_cannot_be_written(tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DiffmemError, match="Nothing was written"):
+        write_folder(tmp_path / "a" / "b", NEW)
+    assert names(tmp_path) == []
+
+
+def refuse_to_rename(monkeypatch, *targets):
+    replace = Path.replace
+
+    def stubborn(path, target):
+        if Path(target).name in targets:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", stubborn)
+
+
+def test_a_file_that_cannot_be_replaced_first_leaves_the_folder_as_it_was(report, monkeypatch):
+    before = held(report)
+    refuse_to_rename(monkeypatch, "page.html")
+    with pytest.raises(DiffmemError, match=r"page\.html: Permission denied\. The folder is as it was"):
+        write_folder(report, NEW, ["old.png"])
+    assert held(report) == before
+
+
+def test_a_report_that_is_half_in_place_has_no_record_and_the_message_says_what_is_missing(
+    report, monkeypatch
+):
+    refuse_to_rename(monkeypatch, "new.png")
+    with pytest.raises(DiffmemError) as caught:
+        write_folder(report, NEW, ["old.png"])
+    told = str(caught.value)
+    assert "it has no record.json now" in told
+    assert "Not written: new.png, record.json." in told
+    assert "Of an earlier report there is still: old.png." in told
+    assert held(report) == {"page.html": b"new page", "old.png": b"old picture", "mine.txt": b"mine"}
+
+
+def test_the_record_stands_only_after_all_the_rest(report, monkeypatch):
+    replace, seen = Path.replace, []
+
+    def watched(path, target):
+        seen.append((Path(target).name, set(held(report)) & {"record.json", "old.png"}))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    write_folder(report, NEW, ["old.png"])
+    assert [name for name, _ in seen[1:]] == ["page.html", "new.png", "record.json"]
+    assert [left for _, left in seen[1:]] == [{"old.png"}, {"old.png"}, set()]
+
+
+def test_a_folder_in_place_of_a_file_is_noticed_before_anything_is_changed(report):
+    (report / "new.png").mkdir()
+    before = {path.name for path in report.iterdir()}
+    with pytest.raises(DiffmemError, match=r"new\.png: Is a directory\. The folder is as it was"):
+        write_folder(report, NEW)
+    assert {path.name for path in report.iterdir()} == before
+    assert (report / "record.json").read_bytes() == b"old record"
+
+
+def test_files_of_a_folder_have_the_rights_of_other_files(report, tmp_path):
+    (tmp_path / "plain").write_text("")
+    for name in OLD:
+        assert stat.S_IMODE((report / name).stat().st_mode) == stat.S_IMODE(
+            (tmp_path / "plain").stat().st_mode
+        )
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.ENOSPC, "Free some space"), (errno.EACCES, "Choose another")]
+)
+def test_the_remedy_fits_the_cause(tmp_path, number, words):
+    with pytest.raises(DiffmemError, match=words), atomic_path(tmp_path / "a.txt"):
+        raise OSError(number, os.strerror(number))
+
+
+def test_the_message_says_whether_an_earlier_file_is_kept(tmp_path):
+    for words in ("No file was made", "The file that was there is kept"):
+        with pytest.raises(DiffmemError, match=words), atomic_path(tmp_path / "a.txt"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        (tmp_path / "a.txt").write_text("old")

@@ -14,6 +14,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from itertools import pairwise
 from typing import NoReturn
 
+from diffmem.console import Output, speaking
 from diffmem.distributed import LostProcessError, joined, under_torchrun
 from diffmem.errors import DiffmemError, UserError
 
@@ -26,12 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
     Exit codes: 0 done, 1 the program or the machine failed, 2 the user's mistake, 130 interrupted; `audit` also answers by
-    3 and 4.
+    3 and 4. They do not depend on what the console can show; a standard output that is full is a failure of the machine, one
+    whose reader had enough is none.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    if under_torchrun():
-        _run_joined(words)
-    code = _exit_code(lambda: _call(words))
+    with speaking() as (out, _):
+        if under_torchrun():
+            _run_joined(words, out)
+        code = _told_whole(_exit_code(lambda: _call(words), words), out)
     if code is not None:
         raise SystemExit(code)
 
@@ -43,7 +46,20 @@ def _call(words: list[str]) -> None:
     app(words, exit_on_error=False, print_error=False, result_action="return_value")
 
 
-def _exit_code(call: Callable[[], None], rank: int = 0) -> int | None:
+def _told_whole(code: int | None, out: Output) -> int | None:
+    """Return the exit code, after a word about a standard output that could not be written to the end."""
+    out.flush()
+    failure = out.failure
+    if failure is None or isinstance(failure, BrokenPipeError) or code in (1, 2, 130):
+        return code
+    _tell(
+        f"error: Cannot write to standard output: {failure.strerror or failure}. The work itself is done"
+        f"{f', and ended with code {code}' if code else ''}; what was printed is incomplete.\n"
+    )
+    return 1
+
+
+def _exit_code(call: Callable[[], None], words: list[str], rank: int = 0) -> int | None:
     """Call, tell an error, and return the exit code, none if all went well."""
     from cyclopts import CycloptsError
 
@@ -63,14 +79,29 @@ def _exit_code(call: Callable[[], None], rank: int = 0) -> int | None:
         )  # a command that answers by its code
     except KeyboardInterrupt:
         if not rank:
-            print("\nStopped. What was done is kept: the same command goes on from there.", file=sys.stderr)
+            kept = " What was done is kept: the same command goes on from there." if _goes_on(words) else ""
+            print(f"\nStopped.{kept}", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 0  # the reader of our output had enough
     return None
 
 
-def _run_joined(words: list[str]) -> NoReturn:
+def _goes_on(words: list[str]) -> bool:
+    """Whether the command, called again, goes on from where it was stopped, or has nothing that it could go on from."""
+    if words[:1] in (["audit"], ["measure"]):
+        return any(word.partition("=")[0] in ("--model", "--expdir") for word in words)
+    anew = (
+        ["data", "build"],
+        ["data", "info"],
+        ["data", "duplicates"],
+        ["doctor"],
+        ["optimum"],
+        ["report"],
+        ["runs"],
+    )
+    return not any(words[: len(one)] == one for one in anew)
+
+
+def _run_joined(words: list[str], out: Output) -> NoReturn:
     """Run the command together with the other processes, and end this process."""
     rank, speech = int(os.environ["RANK"]), sys.stderr
 
@@ -79,15 +110,18 @@ def _run_joined(words: list[str]) -> NoReturn:
             if not rank:
                 _call(words)
                 return
-            with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+            with (
+                open(os.devnull, "w", encoding="utf-8", errors="replace") as nothing,
+                redirect_stdout(nothing),
+                redirect_stderr(nothing),
+            ):
                 _call(words)
 
     try:
-        code = _exit_code(call, rank)
+        code = _told_whole(_exit_code(call, words, rank), out)
     except Exception:
         _tell("".join(f"rank {rank}: {line}\n" for line in traceback.format_exc().splitlines()))
         code = 1
-    sys.stdout.flush()
     speech.flush()
     if code:
         # The usual end would run the destructors of the connections, which can wait for others for ever.

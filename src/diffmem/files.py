@@ -1,16 +1,18 @@
 """Files that are either whole or absent: write to a temporary name beside the target, then rename.
 
-A process that is killed, or a disk that fills up, leaves the old file (or none), never half of the new one.
+A process that is killed, or a disk that fills up, leaves the old file (or none), never half of the new one. `write_folder` does
+the same for the files of a report, which belong together.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ from diffmem.errors import DiffmemError
 
 __all__ = [
     "atomic_path",
+    "json_bytes",
     "read_json",
     "read_number",
     "sha256_file",
     "write_bytes",
+    "write_folder",
     "write_json",
     "write_text",
 ]
@@ -39,25 +43,133 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-        os.close(handle)
+        temporary = _new_file(target)
     except OSError as error:
-        raise DiffmemError(f"Cannot write {target}: {error.strerror or error}.") from error
-    temporary = Path(name)
+        raise DiffmemError(f"Cannot write {target}: {error.strerror or error}. {_remedy(error)}") from error
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp makes private files; results are for sharing
+        _settle(temporary)
         temporary.replace(target)
     except OSError as error:
+        left = "The file that was there is kept" if target.exists() else "No file was made"
         raise DiffmemError(
-            f"Cannot write {target}: {error.strerror or error}. Nothing was changed; free some space or choose another folder."
+            f"Cannot write {target}: {error.strerror or error}. {left}. {_remedy(error)}"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _new_file(target: Path) -> Path:
+    """Make an empty file beside `target`, to be renamed to it."""
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    os.close(handle)
+    return Path(name)
+
+
+def _settle(temporary: Path) -> None:
+    """Bring a file that was written to the disk, and give it the rights of a result."""
+    with temporary.open("rb") as written:
+        os.fsync(written.fileno())
+    mask = os.umask(0)
+    os.umask(mask)
+    temporary.chmod(0o666 & ~mask)  # mkstemp makes private files; results are for sharing
+
+
+def _remedy(error: OSError) -> str:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "Free some space or choose another folder." if full else "Choose another folder."
+
+
+def write_folder(folder: Path, contents: Mapping[str, bytes], stale: Iterable[str] = ()) -> list[Path]:
+    """Write files that belong together, so that what is in the folder is one whole report, old or new.
+
+    All are written under temporary names first: until then the folder is as it was, and a disk that fills up leaves it so. Then
+    the last of them, the record, is taken away, the others are renamed, the stale ones removed, and the new record put there. So
+    a folder with a record is whole, also if the process is killed; other files are left alone.
+
+    Args:
+        folder: Made if it is missing.
+        contents: Name in the folder -> content, at least one; the record last.
+        stale: Names of an earlier report's files, which are removed if this one does not write them.
+
+    Returns:
+        The files, in the order of `contents`.
+
+    Raises:
+        DiffmemError: A file cannot be written, renamed or removed. The message says whether the folder is as it was, and
+            otherwise what is missing in it.
+    """
+    targets = {folder / name: content for name, content in contents.items()}
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    waiting: dict[Path, Path] = {}
+    try:
+        target = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for target, content in targets.items():
+                if target.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+                waiting[target] = _new_file(target)
+                waiting[target].write_bytes(content)
+                _settle(waiting[target])
+        except OSError as error:
+            left = "Nothing was written" if made else "The folder is as it was"
+            raise DiffmemError(
+                f"Cannot write {target}: {error.strerror or error}. {left}. {_remedy(error)}"
+            ) from error
+        old = [folder / name for name in stale if name not in contents]
+        _put_in_place(waiting, [path for path in old if os.path.lexists(path)])
+    finally:
+        for temporary in waiting.values():
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        for one in made:
+            with suppress(OSError):  # holds something: this report
+                one.rmdir()
+    return list(targets)
+
+
+def _put_in_place(waiting: Mapping[Path, Path], stale: list[Path]) -> None:
+    """Rename what was written, remove what is stale, the record first gone and last put there."""
+    *others, record = waiting
+    done: list[Path] = []
+    target = record
+    before = waiting[record].with_name(waiting[record].name + ".before")
+    try:
+        with suppress(FileNotFoundError):
+            record.replace(before)
+        for target in others:
+            waiting[target].replace(target)
+            done.append(target)
+        for target in stale:
+            target.unlink(missing_ok=True)
+            done.append(target)
+        target = record
+        waiting[record].replace(record)
+    except OSError as error:
+        reason = f"Cannot replace {target}: {error.strerror or error}."
+        if not done and _moved_back(before, record):
+            raise DiffmemError(f"{reason} The folder is as it was. {_remedy(error)}") from error
+        missing = [path.name for path in waiting if path not in done]
+        kept = [path.name for path in stale if path not in done]
+        left = f" Of an earlier report there is still: {', '.join(kept)}." if kept else ""
+        raise DiffmemError(
+            f"{reason} The report is not whole, so it has no {record.name} now. Not written: {', '.join(missing)}.{left}"
+            " Call the command again."
+        ) from error
+    finally:
+        with suppress(OSError):
+            before.unlink(missing_ok=True)
+
+
+def _moved_back(before: Path, record: Path) -> bool:
+    """Put the earlier record back, if there was one; return whether all is as it was."""
+    try:
+        if before.exists():
+            before.replace(record)
+    except OSError:
+        return False
+    return True
 
 
 def write_bytes(target: Path, content: bytes) -> None:
@@ -73,7 +185,16 @@ def write_text(target: Path, content: str) -> None:
 
 def write_json(target: Path, content: Any) -> None:
     """Write `content` to `target` atomically, as indented JSON. NaN and infinities are refused: they are not JSON."""
-    write_text(target, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_bytes(target, json_bytes(content))
+
+
+def json_bytes(content: Any) -> bytes:
+    """Return `content` as indented JSON.
+
+    Raises:
+        ValueError: It holds a NaN or an infinity.
+    """
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
 def read_json(source: Path) -> Any:

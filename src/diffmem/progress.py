@@ -71,9 +71,10 @@ def show_progress(title: str, every: float = 10.0) -> Iterator[Progress]:
         return seconds_to_words((time.monotonic() - start) * (total - done) / gained) + " left"
 
     if sys.stderr.isatty():
-        from rich.console import Console
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
+
+        from diffmem.console import console
 
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -81,7 +82,9 @@ def show_progress(title: str, every: float = 10.0) -> Iterator[Progress]:
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("{task.fields[note]}", markup=False),
         )
-        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        # What is printed meanwhile passes by the bar, but not where it goes to a file.
+        redirect = sys.stdout.isatty()
+        with Bar(*columns, console=console(stderr=True), transient=True, redirect_stdout=redirect) as bar:
             task = bar.add_task(title, total=1.0, note="")
 
             def on_bar(done: float, total: float, note: str = "") -> None:

@@ -255,7 +255,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np.lib.format, "write_array", full)
-    with pytest.raises(Exception, match="Nothing was changed"):
+    with pytest.raises(Exception, match="The file that was there is kept"):
         canaries.save(path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]

@@ -71,6 +71,7 @@ def audit(
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
     """
     from diffmem.cli.common import choose_device
+    from diffmem.folder_lock import locked_folder
 
     place = choose_device(device)
     if self_test:
@@ -79,7 +80,9 @@ def audit(
                 raise UserError(
                     f"{name} does not go with --self-test, which plants copies among the images of --train alone."
                 )
-        if _self_test("digits" if train is None else train, transforms, seed, place, out):
+        with locked_folder(out):
+            failed = _self_test("digits" if train is None else train, transforms, seed, place, out)
+        if failed:
             raise SystemExit(1)
         return
     if out is None:
@@ -92,10 +95,11 @@ def audit(
                 raise UserError(f"{name} is for a model; samples are taken as they are.")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out names a folder for the report.")
-    code = _audit(
-        Given(train, heldout, samples, model, canaries), out, num, transforms, features or [], private, target, seed, first_seed,
-        set_ or [], allow_pickle, title, batch_size, place,
-    )  # fmt: skip
+    with locked_folder(out):
+        code = _audit(
+            Given(train, heldout, samples, model, canaries), out, num, transforms, features or [], private, target, seed, first_seed,
+            set_ or [], allow_pickle, title, batch_size, place,
+        )  # fmt: skip
     if code:
         raise SystemExit(code)
 

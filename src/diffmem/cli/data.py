@@ -141,8 +141,7 @@ def data_info(
         resolution: Side in pixels that --fit brings all images to.
         sheet: Also write a contact sheet, a .png with a row of images for each class.
     """
-    from rich.console import Console
-
+    from diffmem.console import console
     from diffmem.data.sheet import contact_sheet
     from diffmem.data.sources import open_images
     from diffmem.errors import UserError
@@ -154,7 +153,7 @@ def data_info(
     with show_progress("Reading") as progress:
         images = open_images(path, progress=progress, reading=how)
         table = _table(path, images, progress)
-    Console().print(table)
+    console().print(table)
     if sheet is not None:
         contact_sheet(images, sheet)
         print(f"contact sheet: {sheet}")

@@ -13,6 +13,7 @@ _CORE = (
     "pydantic",
     "cyclopts",
     "rich",
+    "filelock",
     "matplotlib",
     "jinja2",
     "scikit-learn",
@@ -37,10 +38,10 @@ def doctor() -> None:
     from importlib.metadata import PackageNotFoundError, version
 
     import torch
-    from rich.console import Console
     from rich.table import Table
 
     import diffmem
+    from diffmem.console import console
 
     def installed(package: str) -> str | None:
         try:
@@ -72,7 +73,7 @@ def doctor() -> None:
             package,
             f"{found}: {feature}" if found else f"missing: {feature}; pip install 'diffmem[{extra}]'",
         )
-    Console().print(table)
+    console().print(table)
 
 
 def _memory() -> str:

@@ -30,11 +30,11 @@ def data_duplicates(
         out: Folder for duplicates.json and duplicates.csv (all groups) and duplicates.png (the largest).
         dedup: Also write the set with the first image of each group alone: .zip, .npz or .npy.
     """
-    from rich.console import Console
-
     from diffmem.cli.data import check_target, set_in_words
+    from diffmem.console import console
     from diffmem.data import open_images, write_images
     from diffmem.errors import UserError
+    from diffmem.folder_lock import locked_folder
     from diffmem.memorization.groups import near_duplicates
     from diffmem.progress import show_progress
     from diffmem.reports.duplicates import duplicates_tables, radius_words, write_duplicates
@@ -47,21 +47,22 @@ def data_duplicates(
         check_target((data,), dedup)
     if out is not None and out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder.")
-    with show_progress("Comparing") as progress:
-        images = open_images(data, split, progress)
-        groups = near_duplicates(images.images, radius, progress=progress)
-    console = Console()
-    for table in duplicates_tables(data, images, groups):
-        console.print(table)
-    if out is not None:
-        for path in write_duplicates(data, images, groups, out):
-            print(f"written: {path}")
-    if dedup is not None:
-        told = (
-            f"{count_words(groups.removed, 'image', 'images')} removed that repeat an earlier one within "
-            f"{radius_words(radius)}, directly or through others ({count_words(len(groups), 'group', 'groups')})"
-        )
-        clean = images.take(groups.kept, told)
-        with show_progress("Writing") as progress:
-            write_images(clean, dedup, progress)
-        print(f"{dedup}: {set_in_words(clean)}, fingerprint {clean.fingerprint[:16]}")
+    with locked_folder(out):
+        with show_progress("Comparing") as progress:
+            images = open_images(data, split, progress)
+            groups = near_duplicates(images.images, radius, progress=progress)
+        to = console()
+        for table in duplicates_tables(data, images, groups):
+            to.print(table)
+        if out is not None:
+            for path in write_duplicates(data, images, groups, out):
+                print(f"written: {path}")
+        if dedup is not None:
+            told = (
+                f"{count_words(groups.removed, 'image', 'images')} removed that repeat an earlier one within "
+                f"{radius_words(radius)}, directly or through others ({count_words(len(groups), 'group', 'groups')})"
+            )
+            clean = images.take(groups.kept, told)
+            with show_progress("Writing") as progress:
+                write_images(clean, dedup, progress)
+            print(f"{dedup}: {set_in_words(clean)}, fingerprint {clean.fingerprint[:16]}")

@@ -43,12 +43,12 @@ def gap(
         seed: Seed of images and noise.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
     """
-    from rich.console import Console
-
     from diffmem.cli.common import choose_device
     from diffmem.cli.optimum import parse_sigmas
+    from diffmem.console import console
     from diffmem.data import open_images
     from diffmem.distributed import world
+    from diffmem.folder_lock import locked_folder
     from diffmem.progress import show_progress
     from diffmem.reports.gap_write import gap_notes, gap_table, write_gap
     from diffmem.sampling import SamplerConfig
@@ -70,31 +70,42 @@ def gap(
     sampling = load_recipe(SamplerConfig, None, set_ or [])
     settings = GapSettings(None if levels is None else tuple(levels), samples, sampling, seed)
     place = choose_device(device)
-    fresh = None
-    if heldout is not None:
-        with show_progress("Reading images") as progress:
-            fresh = open_images(heldout, progress=progress)
-    found = []
-    with show_progress("Comparing") as progress:
-        for index, folder in enumerate(runs):
+    with locked_folder(out):
+        fresh = None
+        if heldout is not None:
+            with show_progress("Reading images") as progress:
+                fresh = open_images(heldout, progress=progress)
+        found = []
+        with show_progress("Comparing") as progress:
+            for index, folder in enumerate(runs):
 
-            def tell(done: float, total: float, note: str = "", index: int = index) -> None:
-                progress(index + done / total, len(runs), f"run {index + 1} of {len(runs)}")
+                def tell(done: float, total: float, note: str = "", index: int = index) -> None:
+                    progress(index + done / total, len(runs), f"run {index + 1} of {len(runs)}")
 
-            one = measure_gap(
-                folder, settings, train=train, heldout=fresh, cache=out / "runs", device=place, progress=tell
-            )
-            if train is not None:
-                remember_data(folder, train)
-            found.append(one)
-            progress(index + 1, len(runs))
-    result = GapResult(
-        samples=samples, seed=seed, sampling=sampling.describe(), runs=found, correlations=correlations(found)
-    )
-    if not world().is_first:
-        return
-    Console(soft_wrap=True).print(gap_table(result))
-    for line in gap_notes(result):
-        print(line)
-    for path in write_gap(result, out):
-        print(path)
+                one = measure_gap(
+                    folder,
+                    settings,
+                    train=train,
+                    heldout=fresh,
+                    cache=out / "runs",
+                    device=place,
+                    progress=tell,
+                )
+                if train is not None:
+                    remember_data(folder, train)
+                found.append(one)
+                progress(index + 1, len(runs))
+        result = GapResult(
+            samples=samples,
+            seed=seed,
+            sampling=sampling.describe(),
+            runs=found,
+            correlations=correlations(found),
+        )
+        if not world().is_first:
+            return
+        console(soft_wrap=True).print(gap_table(result))
+        for line in gap_notes(result):
+            print(line)
+        for path in write_gap(result, out):
+            print(path)

@@ -144,8 +144,9 @@ def _measure_samples(
 
 
 def _print(found: Measurement) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from diffmem.console import console
 
     table = Table(box=None, show_header=False)
     table.add_row("R_mem", str(found.rate))
@@ -159,7 +160,7 @@ def _print(found: Measurement) -> None:
     )
     table.add_row("mean distance to the nearest", f"{found.mean_nearest_rms:.2f} grey levels RMS")
     table.add_row("protocol", found.protocol)
-    console = Console()
-    console.print(table)
+    to = console()
+    to.print(table)
     for warning in found.warnings:
-        console.print(f"note: {warning}", markup=False)
+        to.print(f"note: {warning}")

@@ -84,9 +84,9 @@ def measure_run(
 
 
 def _print(record: RunRecord, threshold: float) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from diffmem.console import console
     from diffmem.reports.words import rate_words
 
     first = record.evaluations[0]
@@ -106,8 +106,7 @@ def _print(record: RunRecord, threshold: float) -> None:
         if first.frechet_of is not None:
             cells.append("-" if each.frechet is None else f"{each.frechet:.4g}")
         table.add_row(*cells)
-    console = Console(width=None, soft_wrap=True)
-    console.print(table)
+    console(soft_wrap=True).print(table)
     print(f"maximum {_line(record.peak)}; last {_line(record.last)}")
     total = first.memorized.total
     print(

@@ -38,30 +38,31 @@ def optimum(
         seed: Seed of the noise.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
     """
-    from rich.console import Console
-
     from diffmem.cli.common import choose_device
+    from diffmem.console import console
     from diffmem.data import open_images
     from diffmem.distributed import world
+    from diffmem.folder_lock import locked_folder
     from diffmem.progress import show_progress
     from diffmem.reports.optimum_figure import collapse_words, optimum_table, write_optimum
     from diffmem.studies.optimum_curves import optimum_curves
 
     levels = parse_sigmas(sigmas)
     place = choose_device(device)
-    with show_progress("Reading images") as progress:
-        images = open_images(data, progress=progress)
-    with show_progress("Weighing images") as progress:
-        result = optimum_curves(
-            images, sigmas=levels, queries=queries, conditional=conditional, seed=seed, data=data, device=place,
-            progress=progress,
-        )  # fmt: skip
-    if not world().is_first:
-        return
-    Console(soft_wrap=True).print(optimum_table(result))
-    print(collapse_words(result.collapse))
-    for path in write_optimum(result, out):
-        print(path)
+    with locked_folder(out):
+        with show_progress("Reading images") as progress:
+            images = open_images(data, progress=progress)
+        with show_progress("Weighing images") as progress:
+            result = optimum_curves(
+                images, sigmas=levels, queries=queries, conditional=conditional, seed=seed, data=data, device=place,
+                progress=progress,
+            )  # fmt: skip
+        if not world().is_first:
+            return
+        console(soft_wrap=True).print(optimum_table(result))
+        print(collapse_words(result.collapse))
+        for path in write_optimum(result, out):
+            print(path)
 
 
 def parse_sigmas(text: str | None) -> list[float] | None:

@@ -115,9 +115,9 @@ def _scale(wanted: str | None, device: str) -> Literal["paper", "cpu", "smoke"]:
 
 def _carry_out(planned: list[Reproduction], device: str, workers: int | None, page: Path | None) -> None:
     import yaml
-    from rich.console import Console
 
     from diffmem.cli.common import warn
+    from diffmem.console import console
     from diffmem.distributed import world
     from diffmem.files import write_text
     from diffmem.progress import show_progress
@@ -137,7 +137,7 @@ def _carry_out(planned: list[Reproduction], device: str, workers: int | None, pa
                 yaml.safe_dump(study.recipe.model_dump(mode="json"), sort_keys=False),
             )
         paths = _write(one, result, studies)
-        Console().print(experiment_table(result))
+        console().print(experiment_table(result))
         print(f"{paths.html}\n{paths.json}")
         results.append(result)
         if page is not None:  # after each, so that hours of work can be read as they come
@@ -173,9 +173,9 @@ def _add_to_page(page: Path, results: list[ExperimentResult], newest: ReportPath
 
 
 def _print_experiments() -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from diffmem.console import console
     from diffmem.studies.experiment import experiment_names, load_experiment
 
     table = Table(
@@ -186,4 +186,4 @@ def _print_experiments() -> None:
         labels = [one.label_of(level) for level in one.levels]
         shown = ", ".join(labels[:9]) + (f", ... ({len(labels)})" if len(labels) > 9 else "")
         table.add_row(name, one.factor, shown, ", ".join(("size", *one.parameters)), one.finding)
-    Console().print(table)
+    console().print(table)

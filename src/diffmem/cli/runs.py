@@ -28,9 +28,8 @@ def runs(store: Path, *, rebuild: bool = False, json: bool = False) -> None:
     import json as json_format
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from diffmem.cli.common import warn
+    from diffmem.console import console
     from diffmem.errors import UserError
     from diffmem.progress import show_progress
     from diffmem.studies.store.folders import RUNS
@@ -64,10 +63,10 @@ def runs(store: Path, *, rebuild: bool = False, json: bool = False) -> None:
         print(f"{store} holds no runs yet.")
     else:
         table, legend = _table(entries, holders)
-        console = Console()
-        console.print(table)
+        to = console()
+        to.print(table)
         for line in legend:
-            console.print(line, markup=False, highlight=False)
+            to.print(line)
 
 
 def _fresh(store: Path, entry: RunEntry) -> RunEntry:

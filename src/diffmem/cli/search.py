@@ -89,9 +89,9 @@ def _with_whole_paths(recipe: SearchRecipe) -> SearchRecipe:
 
 
 def _plan(study: SearchStudy, device: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from diffmem.console import console
     from diffmem.progress import seconds_to_words, show_progress
     from diffmem.studies.executors.config import open_pool
     from diffmem.studies.executors.processes import available_cores
@@ -117,7 +117,7 @@ def _plan(study: SearchStudy, device: str) -> None:
             f"{level.images_sampled:,.0f}", f"{level.hours:.2g} (to {level.hours_high:.2g})", f"{level.grid_hours:.2g}",
             bytes_in_words(level.disk),
         )  # fmt: skip
-    Console().print(table)
+    console().print(table)
     print(
         f"{plan.runs:.0f} trainings, {plan.slots} at a time: {seconds_to_words(3600 * plan.hours)} in the mean, nine of ten"
         f" below {seconds_to_words(3600 * plan.hours_high)}; a grid of equal precision {seconds_to_words(3600 * plan.grid_hours)}."
@@ -141,9 +141,8 @@ def is_search_folder(folder: Path) -> bool:
 
 def report_search(study: SearchStudy, device: str = "cpu") -> None:
     """Write the report of a search as it is now, and print its table."""
-    from rich.console import Console
-
     from diffmem.cli.common import warn
+    from diffmem.console import console
     from diffmem.reports import example_gallery, search_table, write_search_report
     from diffmem.studies.search.levels import Item
 
@@ -164,7 +163,7 @@ def report_search(study: SearchStudy, device: str = "cpu") -> None:
             title = f"{item.level}, N = {item.size:,}{seed}"
             galleries.append(example_gallery(title, example, result.threshold))
     paths = write_search_report(result, galleries, study.folder)
-    Console().print(search_table(result))
+    console().print(search_table(result))
     print(f"{paths.html}\n{paths.json}")
 
 
@@ -176,14 +175,13 @@ def status(folder: Path) -> None:
     Args:
         folder: Folder of the study.
     """
-    from rich.console import Console
-
+    from diffmem.console import console
     from diffmem.reports import search_table, watch_table
 
     study = _open(folder)
     result = study.result()
-    Console().print(search_table(result))
-    Console().print(watch_table(result, _live(study)))
+    console().print(search_table(result))
+    console().print(watch_table(result, _live(study)))
 
 
 def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
@@ -196,16 +194,16 @@ def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
         every: Seconds between two looks.
         once: Show it once and end.
     """
-    from rich.console import Console
     from rich.live import Live
 
+    from diffmem.console import console
     from diffmem.errors import UserError
     from diffmem.reports import watch_table
 
     if not every > 0:
         raise UserError(f"--every {every} must be a positive number of seconds, for example 2.")
     study = _open(folder)
-    with Live(console=Console(), auto_refresh=False) as shown:
+    with Live(console=console(), auto_refresh=False) as shown:
         while True:
             result = study.result()
             shown.update(watch_table(result, _live(study)), refresh=True)

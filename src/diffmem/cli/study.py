@@ -120,8 +120,7 @@ def report(folder: Path) -> None:
 
 
 def _report(work: Study, device: str) -> None:
-    from rich.console import Console
-
+    from diffmem.console import console
     from diffmem.distributed import world
     from diffmem.reports import example_gallery, terminal_table, write_report
 
@@ -135,5 +134,5 @@ def _report(work: Study, device: str) -> None:
         if len(result.runs) == 1:
             break
     paths = write_report(result, galleries, work.folder)
-    Console().print(terminal_table(result))
+    console().print(terminal_table(result))
     print(f"{paths.html}\n{paths.json}")

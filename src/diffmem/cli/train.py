@@ -88,10 +88,11 @@ def train(
 
 
 def _print_settings(rows: list[tuple[str, str, str]]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from diffmem.console import console
 
     table = Table("setting", "default", "meaning", box=None)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console().print(table)

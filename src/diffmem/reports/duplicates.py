@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffmem.data import ImageSet
-from diffmem.files import write_json, write_text
+from diffmem.files import json_bytes, write_folder
 from diffmem.memorization.groups import DuplicateGroups
 from diffmem.reports.duplicates_gallery import ShownGroup, duplicates_figure
-from diffmem.reports.figures import save_figure
+from diffmem.reports.html import png_bytes
 from diffmem.reports.words import count_words
 
 if TYPE_CHECKING:
@@ -115,15 +115,13 @@ def write_duplicates(source: str, images: ImageSet, groups: DuplicateGroups, fol
             writer.writerow(
                 (number, image["index"], image["name"], shown, name, image["gap"], int(place == 0))
             )
-    paths = [folder / "duplicates.json", folder / "duplicates.csv", folder / "duplicates.png"]
-    write_json(paths[0], record)
-    write_text(paths[1], table.getvalue())
-    if not len(groups):
-        paths.pop().unlink(missing_ok=True)
-        return paths
-    title, shown_groups, caption = duplicates_gallery(source, images, groups)
-    save_figure(duplicates_figure(title, shown_groups, caption), paths[2])
-    return paths
+    contents = {"duplicates.csv": table.getvalue().encode()}
+    if len(groups):
+        title, shown_groups, caption = duplicates_gallery(source, images, groups)
+        contents["duplicates.png"] = png_bytes(duplicates_figure(title, shown_groups, caption))
+    contents["duplicates.json"] = json_bytes(record)
+    *others, numbers = write_folder(folder, contents, stale=["duplicates.png"])
+    return [numbers, *others]
 
 
 def duplicates_gallery(

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmem.files import write_text
 from diffmem.reports.experiment_figure import experiment_figure, figure_words
 from diffmem.reports.experiment_match import experiment_runs, level_sizes
 from diffmem.reports.experiment_tables import ExperimentRow, experiment_rows
@@ -18,11 +17,10 @@ from diffmem.reports.experiment_words import (
     seed_count,
     verdict_words,
 )
-from diffmem.reports.figures import save_figure
 from diffmem.reports.gallery import Gallery
-from diffmem.reports.html import png_uri, render_page, svg_uri
+from diffmem.reports.html import png_bytes, png_uri, render_page, svg_uri
 from diffmem.reports.words import emm_words, line_words, threshold_words, warnings_of
-from diffmem.reports.write import ReportPaths, write_numbers
+from diffmem.reports.write import ReportPaths, numbers_bytes, write_pages
 from diffmem.studies.results import ExperimentResult
 
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ __all__ = ["experiment_warnings", "render_experiment", "write_experiment"]
 def write_experiment(result: ExperimentResult, galleries: Sequence[Gallery], folder: Path) -> ReportPaths:
     """Write an experiment's folder: `report.html`, `figure.png` and `result.json`.
 
-    Each file is whole or absent; the page is written last. Without any evaluated run there is no figure.
+    The record comes last, after all else is whole (see `write_folder`). Without any evaluated run there is no figure.
 
     Args:
         result: The experiment; `ExperimentResult.model_validate_json` reads `result.json` back.
@@ -44,15 +42,10 @@ def write_experiment(result: ExperimentResult, galleries: Sequence[Gallery], fol
     Raises:
         DiffmemError: A file cannot be written, or the result holds a number that JSON cannot (NaN, infinity).
     """
-    paths = ReportPaths(folder / "report.html", folder / "result.json", (folder / "figure.png",))
-    write_numbers(result, paths.json)
+    numbers = numbers_bytes(result)
     figure = experiment_figure(result) if _drawable(result) else None
-    if figure is None:
-        paths = ReportPaths(paths.html, paths.json, ())
-    else:
-        save_figure(figure, paths.figures[0])
-    write_text(paths.html, _page(result, galleries, figure))
-    return paths
+    pictures = {} if figure is None else {"figure.png": png_bytes(figure)}
+    return write_pages(folder, pictures, _page(result, galleries, figure), "result.json", numbers)
 
 
 def render_experiment(result: ExperimentResult, galleries: Sequence[Gallery] = ()) -> str:

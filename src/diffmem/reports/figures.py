@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +44,7 @@ __all__ = [
     "rmem_against_size",
     "save_figure",
     "spread_labels",
+    "without_font_warnings",
 ]
 
 DPI = 160
@@ -307,8 +310,16 @@ def save_figure(figure: Figure, path: Path) -> None:
     Raises:
         DiffmemError: The file cannot be written.
     """
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, without_font_warnings():
         figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+
+
+@contextmanager
+def without_font_warnings() -> Iterator[None]:
+    """Draw without a warning for each letter of a name that the font lacks: it becomes a box, which shows it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 def figure_svg(figure: Figure) -> str:
@@ -319,7 +330,7 @@ def figure_svg(figure: Figure) -> str:
     import matplotlib as mpl
 
     stream = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "diffmem", "svg.fonttype": "path"}):
+    with mpl.rc_context({"svg.hashsalt": "diffmem", "svg.fonttype": "path"}), without_font_warnings():
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmem.files import write_text
-from diffmem.reports.figures import figure_svg, save_figure
+from diffmem.files import write_folder
+from diffmem.reports.figures import figure_svg
 from diffmem.reports.gap_figure import KIND_WORDS, gap_figure, loss_figure, side_by_side
 from diffmem.reports.gap_scatter import correlation_words, position_figure, scatter_figure
+from diffmem.reports.html import png_bytes
 from diffmem.reports.words import rate_words, size_words
-from diffmem.reports.write import write_numbers
+from diffmem.reports.write import numbers_bytes
 from diffmem.studies.gap_records import GapResult
 
 if TYPE_CHECKING:
@@ -74,15 +75,13 @@ def gap_notes(result: GapResult) -> list[str]:
 
 
 def write_gap(result: GapResult, folder: Path) -> list[Path]:
-    """Write `gap.json` and its pictures as PNG and SVG, each whole or not at all; return their paths.
+    """Write `gap.json` and its pictures as PNG and SVG, the numbers last (see `write_folder`); return their paths, theirs first.
 
     Pictures: `gap_side_by_side`, `gap_losses`, `gap_position`, and `gap_vs_rmem` where five runs or more have R_mem.
 
     Raises:
         DiffmemError: A file cannot be written.
     """
-    numbers = folder / "gap.json"
-    write_numbers(result, numbers)
     chosen = side_by_side(result.runs)
     pictures = {
         "gap_side_by_side": gap_figure(chosen),
@@ -91,9 +90,9 @@ def write_gap(result: GapResult, folder: Path) -> list[Path]:
     }
     if result.correlations:
         pictures["gap_vs_rmem"] = scatter_figure(result.runs, result.correlations)
-    written = [numbers]
+    contents = {}
     for name, figure in pictures.items():
-        save_figure(figure, folder / f"{name}.png")
-        write_text(folder / f"{name}.svg", figure_svg(figure))
-        written += [folder / f"{name}.png", folder / f"{name}.svg"]
-    return written
+        contents[f"{name}.png"] = png_bytes(figure)
+        contents[f"{name}.svg"] = figure_svg(figure).encode()
+    *drawn, numbers = write_folder(folder, {**contents, "gap.json": numbers_bytes(result)})
+    return [numbers, *drawn]

@@ -9,7 +9,13 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from diffmem.progress import seconds_to_words
-from diffmem.reports.figures import DPI, figure_svg, rmem_against_epochs, rmem_against_size
+from diffmem.reports.figures import (
+    DPI,
+    figure_svg,
+    rmem_against_epochs,
+    rmem_against_size,
+    without_font_warnings,
+)
 from diffmem.reports.gallery import Gallery
 from diffmem.reports.tables import summary_rows
 from diffmem.reports.words import (
@@ -129,7 +135,8 @@ def png_uri(figure: Figure) -> str:
 def png_bytes(figure: Figure, dpi: float = DPI) -> bytes:
     """Return a figure as the content of a PNG file."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
+    with without_font_warnings():
+        figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
     return stream.getvalue()
 
 

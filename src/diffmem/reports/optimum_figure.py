@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmem.files import write_text
-from diffmem.reports.figures import draw_intervals, figure_svg, save_figure
+from diffmem.files import write_folder
+from diffmem.reports.figures import draw_intervals, figure_svg
+from diffmem.reports.html import png_bytes
 from diffmem.reports.style import COLOURS, SMALL_FONT_SIZE, dress, epoch_axis, new_figure, percent_axis
 from diffmem.reports.words import count_words, percent, rate_words, size_words
-from diffmem.reports.write import write_numbers
+from diffmem.reports.write import numbers_bytes
 from diffmem.studies.means import MeanRecord
 
 if TYPE_CHECKING:
@@ -224,14 +225,16 @@ def optimum_table(result: OptimumCurves, rows: int = 20) -> Table:
 
 
 def write_optimum(result: OptimumCurves, folder: Path) -> list[Path]:
-    """Write `optimum.json`, `optimum.png` and `optimum.svg`, each whole or not at all; return their paths.
+    """Write `optimum.json`, `optimum.png` and `optimum.svg`, the numbers last (see `write_folder`); return their paths.
 
     Raises:
         DiffmemError: A file cannot be written.
     """
-    numbers, picture, drawing = (folder / f"optimum.{ending}" for ending in ("json", "png", "svg"))
-    write_numbers(result, numbers)
     figure = optimum_figure(result)
-    save_figure(figure, picture)
-    write_text(drawing, figure_svg(figure))
-    return [numbers, picture, drawing]
+    contents = {
+        "optimum.png": png_bytes(figure),
+        "optimum.svg": figure_svg(figure).encode(),
+        "optimum.json": numbers_bytes(result),
+    }
+    *drawn, numbers = write_folder(folder, contents)
+    return [numbers, *drawn]

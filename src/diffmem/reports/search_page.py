@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffmem.files import write_bytes, write_text
 from diffmem.reports.experiment_words import sentence
-from diffmem.reports.figures import save_figure
 from diffmem.reports.gallery import Gallery
 from diffmem.reports.html import embedded_png, png_bytes, png_uri, render_page, svg_uri
 from diffmem.reports.search_cost import cost_figure
@@ -33,7 +31,7 @@ from diffmem.reports.search_words import (
     stopped_words,
 )
 from diffmem.reports.words import line_words, size_words
-from diffmem.reports.write import ReportPaths, gallery_names, write_numbers
+from diffmem.reports.write import ReportPaths, gallery_names, numbers_bytes, write_pages
 from diffmem.studies.search.records import CostRecord, SearchResult
 
 if TYPE_CHECKING:
@@ -64,8 +62,8 @@ class _Picture:
 def write_search_report(result: SearchResult, galleries: Sequence[Gallery], out_dir: Path) -> ReportPaths:
     """Write the folder of a search: `report.html`, `report.json` and the pictures.
 
-    The pictures are `emm.png`, `rmem_surface.png`, `learning_curves.png`, `cost.png` and a `gallery_*.png` per gallery. Each file
-    is whole or absent; the page is written last. A figure that the search cannot fill yet is not written.
+    The pictures are `emm.png`, `rmem_surface.png`, `learning_curves.png`, `cost.png` and a `gallery_*.png` per gallery. The
+    record comes last, after all else is whole (see `write_folder`). A figure that the search cannot fill yet is not written.
 
     Args:
         result: The search, finished or not; `SearchResult.model_validate_json` reads `report.json` back.
@@ -75,20 +73,13 @@ def write_search_report(result: SearchResult, galleries: Sequence[Gallery], out_
     Raises:
         DiffmemError: A file cannot be written, or the result holds a number that JSON cannot (NaN, infinity).
     """
-    paths = ReportPaths(out_dir / "report.html", out_dir / "report.json", ())
-    write_numbers(result, paths.json)
+    numbers = numbers_bytes(result)
     pictures, drawn = _pictures(result), [_gallery_png(gallery) for gallery in galleries]
     # Before the pictures are saved: drawing a figure again moves its layout by a hair, and the page must not depend on it.
     html = _page(result, pictures, list(zip(galleries, drawn, strict=True)))
-    written = []
-    for picture in pictures:
-        written.append(out_dir / picture.name)
-        save_figure(picture.figure, written[-1])
-    for name, content in zip(gallery_names(galleries), drawn, strict=True):
-        written.append(out_dir / name)
-        write_bytes(written[-1], content)
-    write_text(paths.html, html)
-    return ReportPaths(paths.html, paths.json, tuple(written))
+    shown = {picture.name: png_bytes(picture.figure) for picture in pictures}
+    shown |= dict(zip(gallery_names(galleries), drawn, strict=True))
+    return write_pages(out_dir, shown, html, "report.json", numbers)
 
 
 def render_search_report(result: SearchResult, galleries: Sequence[Gallery] = ()) -> str:

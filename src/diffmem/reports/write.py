@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from diffmem.errors import DiffmemError
-from diffmem.files import write_json, write_text
-from diffmem.reports.figures import rmem_against_epochs, rmem_against_size, save_figure
+from diffmem.files import json_bytes, write_folder
+from diffmem.reports.figures import rmem_against_epochs, rmem_against_size
 from diffmem.reports.gallery import Gallery
-from diffmem.reports.html import render_report
+from diffmem.reports.html import png_bytes, render_report
 from diffmem.studies.results import StudyResult
 
-__all__ = ["ReportPaths", "gallery_names", "write_numbers", "write_report"]
+__all__ = ["ReportPaths", "gallery_names", "numbers_bytes", "write_pages", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,16 @@ class ReportPaths:
     figures: tuple[Path, ...]
 
 
-def write_numbers(result: BaseModel, path: Path) -> None:
-    """Write a result as JSON that reads back as the same result.
+def numbers_bytes(result: BaseModel) -> bytes:
+    """Return a result as JSON that reads back as the same result.
 
     Raises:
-        DiffmemError: The file cannot be written, or the result holds a number that JSON cannot (NaN, infinity).
+        DiffmemError: The result holds a number that JSON cannot (NaN, infinity).
     """
     try:
-        write_json(path, result.model_dump(mode="json"))
+        return json_bytes(result.model_dump(mode="json"))
     except ValueError as error:
-        raise DiffmemError(
-            f"Cannot write {path}: the result holds a NaN or an infinity ({error})."
-        ) from error
+        raise DiffmemError(f"Cannot write the result: it holds a NaN or an infinity ({error}).") from error
 
 
 def gallery_names(galleries: Sequence[Gallery]) -> list[str]:
@@ -63,8 +61,8 @@ def write_report(result: StudyResult, galleries: Sequence[Gallery], out_dir: Pat
 
     The pictures are `rmem_vs_size.png`, `rmem_vs_epochs.png` and a `gallery_*.png` per gallery.
 
-    Each file is whole or absent; the page is written last. A figure that the study cannot fill is not
-    written.
+    The record `report.json` comes last, after all else is whole (see `write_folder`). A figure that the study cannot fill is
+    not written.
 
     Args:
         result: The study.
@@ -74,8 +72,7 @@ def write_report(result: StudyResult, galleries: Sequence[Gallery], out_dir: Pat
     Raises:
         DiffmemError: A file cannot be written, or the result holds a number that JSON cannot (NaN, infinity).
     """
-    json_path, html_path = out_dir / "report.json", out_dir / "report.html"
-    write_numbers(result, json_path)
+    numbers = numbers_bytes(result)
     pictures = []
     if result.runs:
         pictures.append(("rmem_vs_size.png", rmem_against_size(result)))
@@ -83,7 +80,30 @@ def write_report(result: StudyResult, galleries: Sequence[Gallery], out_dir: Pat
         pictures.append(("rmem_vs_epochs.png", rmem_against_epochs(result)))
     for name, gallery in zip(gallery_names(galleries), galleries, strict=True):
         pictures.append((name, gallery.figure()))
-    for name, figure in pictures:
-        save_figure(figure, out_dir / name)
-    write_text(html_path, render_report(result, galleries))
-    return ReportPaths(html_path, json_path, tuple(out_dir / name for name, _ in pictures))
+    return write_pages(
+        out_dir,
+        {name: png_bytes(figure) for name, figure in pictures},
+        render_report(result, galleries),
+        "report.json",
+        numbers,
+    )
+
+
+def write_pages(
+    folder: Path, pictures: Mapping[str, bytes], html: str, record: str, numbers: bytes
+) -> ReportPaths:
+    """Write pictures, `report.html` and, last, a record: all of them, or none (see `write_folder`).
+
+    Args:
+        folder: Made if it is missing.
+        pictures: Name -> content.
+        html: The page.
+        record: Name of the record.
+        numbers: Its content.
+
+    Raises:
+        DiffmemError: A file cannot be written.
+    """
+    contents = {**pictures, "report.html": html.encode(), record: numbers}
+    *drawn, page, last = write_folder(folder, contents)
+    return ReportPaths(page, last, tuple(drawn))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
+from pathlib import Path
 
 import pytest
 from audit_builders import make_images, make_match, make_matches
@@ -86,13 +89,43 @@ def test_a_private_audit_with_an_image_or_a_name_is_refused_and_nothing_is_writt
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_without_a_page_is_what_an_interrupted_write_leaves(tmp_path):
+def test_an_audit_that_cannot_be_written_leaves_the_earlier_one_whole(tmp_path):
     result = none_found()
     write_audit(result, None, [], tmp_path)
+    before = contents(tmp_path)
     nan = result.model_copy(update={"target": float("nan")})
     with pytest.raises(DiffmemError, match="NaN"):
         write_audit(nan, None, [], tmp_path)
-    assert not (tmp_path / "audit.html").exists()
+    assert contents(tmp_path) == before
+
+
+def test_a_disk_that_fills_up_at_any_file_leaves_the_earlier_audit_whole(tmp_path, monkeypatch):
+    result = copies_found()
+    write_audit(result, make_images(result), make_matches(60), tmp_path)
+    before, write, room = contents(tmp_path), Path.write_bytes, [0]
+
+    def full(path, content):
+        if room[0] == 0:
+            write(path, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        room[0] -= 1
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    for left in range(3):
+        room[0] = left
+        with pytest.raises(
+            DiffmemError, match=r"No space left on device\. The folder is as it was\. Free some"
+        ):
+            write_audit(none_found(), None, [], tmp_path)
+        assert contents(tmp_path) == before
+
+
+def test_a_private_audit_removes_what_a_killed_one_left_unfinished(tmp_path):
+    (tmp_path / ".audit_worst.png.abc.tmp").write_bytes(b"secret")
+    (tmp_path / ".audit.json.abc.tmp.before").write_bytes(b"secret")
+    write_audit(private_found(), None, make_matches(60, private=True), tmp_path)
+    assert not [name for name in contents(tmp_path) if name.startswith(".")]
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@cmd", "\t=1"])

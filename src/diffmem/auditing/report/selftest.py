@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from diffmem.auditing.report.figures import PowerColumn, power_panels
 from diffmem.auditing.report.text import fine_rate
 from diffmem.auditing.selftest.records import SelfTestPart, SelfTestResult
-from diffmem.reports.figures import save_figure
-from diffmem.reports.write import write_numbers
+from diffmem.files import write_folder
+from diffmem.reports.html import png_bytes
+from diffmem.reports.write import numbers_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,9 +101,9 @@ def self_test_figure(result: SelfTestResult) -> Figure:
 
 def print_self_test(result: SelfTestResult, console: Console | None = None) -> None:
     """Print the outcome, a table for each kind of training set, and what belongs below."""
-    from rich.console import Console
+    from diffmem.console import console as new_console
 
-    console = console or Console()
+    console = console or new_console()
     head, lines = self_test_lines(result)
     console.print(head, markup=False, highlight=False, soft_wrap=True)
     for part in result.parts:
@@ -117,7 +118,9 @@ def write_self_test(result: SelfTestResult, folder: Path) -> list[Path]:
     Raises:
         DiffmemError: A file cannot be written.
     """
-    paths = [folder / "selftest.json", folder / "selftest_power.png"]
-    write_numbers(result, paths[0])
-    save_figure(self_test_figure(result), paths[1])
-    return paths
+    contents = {
+        "selftest_power.png": png_bytes(self_test_figure(result)),
+        "selftest.json": numbers_bytes(result),
+    }
+    picture, numbers = write_folder(folder, contents)
+    return [numbers, picture]

@@ -301,11 +301,12 @@ def print_audit(result: AuditResult, console: Console | None = None) -> None:
         result: The audit.
         console: Where to; by default the standard output.
     """
-    from rich.console import Console
     from rich.padding import Padding
     from rich.text import Text
 
-    to = Console() if console is None else console
+    from diffmem.console import console as new_console
+
+    to = new_console() if console is None else console
     verdict = result.verdict
     to.print(Text(_one_line(verdict.sentence), style=_VERDICT_STYLES[verdict.verdict]), soft_wrap=True)
     if result.criteria:

@@ -12,8 +12,8 @@ from diffmem.auditing.records import AuditResult, MatchRecord
 from diffmem.auditing.report.gallery import AuditImages
 from diffmem.auditing.report.page import audit_pictures, page_of
 from diffmem.errors import DiffmemError
-from diffmem.files import write_bytes, write_text
-from diffmem.reports.write import write_numbers
+from diffmem.files import write_folder
+from diffmem.reports.write import numbers_bytes
 
 __all__ = ["COLUMNS", "PICTURES", "AuditPaths", "matches_csv", "write_audit"]
 
@@ -61,11 +61,11 @@ class AuditPaths:
 def write_audit(
     result: AuditResult, images: AuditImages | None, matches: Sequence[MatchRecord], folder: Path
 ) -> AuditPaths:
-    """Write `audit.json`, `matches.csv`, the pictures that the audit can fill, and at last `audit.html`.
+    """Write `audit.html`, `matches.csv`, the pictures that the audit can fill, and at last `audit.json`.
 
-    The same audit gives the same bytes. Each file is whole or absent. An earlier page goes first and the new one comes last, so
-    that a folder with a page is one audit; pictures of an earlier audit that this one does not write are removed, so that
-    nothing that is private now stays behind.
+    The same audit gives the same bytes. All is written under temporary names first, so that an earlier audit stands whole if
+    the disk fills up; a folder with a record is one whole audit (see `write_folder`). Pictures of an earlier audit that this one
+    does not write are gone before the record stands, so that nothing that is private now stays behind. Other files are left.
 
     Args:
         result: The audit.
@@ -74,24 +74,27 @@ def write_audit(
         folder: Made if it is missing.
 
     Raises:
-        DiffmemError: A file cannot be written or removed, the record holds a number that JSON cannot (NaN, infinity), or it is
-            private and comes with an image or a name.
+        DiffmemError: A file cannot be written or removed, and the message says what is missing; the record holds a number that
+            JSON cannot (NaN, infinity), or it is private and comes with an image or a name.
     """
     if result.private:
         _check_private(result, images, matches)
-    paths = AuditPaths(folder / "audit.html", folder / "audit.json", folder / "matches.csv", ())
+    numbers = numbers_bytes(result)
     pictures = audit_pictures(result, images)
-    html = page_of(result, pictures)
-    written = tuple(folder / one.name for one in pictures)
-    for stale in (paths.html, *(folder / name for name in PICTURES)):
-        if stale not in written:
-            _remove(stale)
-    write_numbers(result, paths.json)
-    write_text(paths.csv, matches_csv(matches, private=result.private))
-    for one, path in zip(pictures, written, strict=True):
-        write_bytes(path, one.png)
-    write_text(paths.html, html)
-    return AuditPaths(paths.html, paths.json, paths.csv, written)
+    contents = {
+        "audit.html": page_of(result, pictures).encode(),
+        "matches.csv": matches_csv(matches, private=result.private).encode(),
+        **{one.name: one.png for one in pictures},
+        "audit.json": numbers,
+    }
+    written = write_folder(folder, contents, [*PICTURES, *_left_behind(folder)])
+    page, table, *drawn, record = written
+    return AuditPaths(page, record, table, tuple(drawn))
+
+
+def _left_behind(folder: Path) -> list[str]:
+    """Return the temporary files of an audit that was killed while it wrote; they can hold what is private now."""
+    return [path.name for name in ("audit", "matches") for path in folder.glob(f".{name}*.tmp*")]
 
 
 def matches_csv(matches: Sequence[MatchRecord], *, private: bool) -> str:
@@ -133,10 +136,3 @@ def _check_private(result: AuditResult, images: AuditImages | None, matches: Seq
         raise DiffmemError(
             "The audit is private but comes with an image or a name; nothing was written. Leave them out of its record."
         )
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise DiffmemError(f"Cannot remove {path}: {error.strerror or error}.") from error
