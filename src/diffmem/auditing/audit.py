@@ -2,119 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.attacks.exposure import exposure_of_model, exposure_of_samples
-from diffmem.attacks.flipd_record import flipd_record
-from diffmem.attacks.membership import without_model
-from diffmem.auditing.detector import Instrument
+from diffmem.attacks.exposure import ExposureRecord, exposure_of_model, exposure_of_samples
+from diffmem.attacks.flipd_record import FlipdRecord, flipd_record
+from diffmem.auditing.again import Reread, look_again
+from diffmem.auditing.compare import Comparison, compare
+from diffmem.auditing.copying import copying_record
+from diffmem.auditing.detector import CopyDetector
+from diffmem.auditing.distances import distance_records
 from diffmem.auditing.model import infer_membership, model_record, sample
+from diffmem.auditing.notes import notes_of, reading_lines, reading_problems
 from diffmem.auditing.positive_controls import PLANTED
-from diffmem.auditing.power import COUNT, measure_power
+from diffmem.auditing.power import COUNT
 from diffmem.auditing.records import (
     AuditResult,
     CopyingRecord,
     InputRecord,
     MatchRecord,
+    MembershipPart,
     ModelRecord,
+    ReadingRecord,
     Role,
 )
-from diffmem.auditing.replication import NULL_FROM_TRAINING, null_of, replicate
-from diffmem.auditing.spaces import Aligned, FeatureSpace, align
-from diffmem.auditing.time_estimate import WORTH_TELLING, project_comparison, project_sampling
-from diffmem.auditing.verdict import limitations, verdict_of, verdict_without_training
-from diffmem.data import CanarySet, ImageSet
+from diffmem.auditing.request import PROBED, AuditRequest
+from diffmem.auditing.spaces import Aligned, align
+from diffmem.auditing.time_estimate import WORTH_TELLING, estimate_comparison, estimate_sampling
+from diffmem.auditing.verdict import Circumstances, limitations, verdict_of, verdict_without_training
+from diffmem.data import ImageSet, duplicate_groups, fit_images
 from diffmem.environment import versions
-from diffmem.errors import UserError
-from diffmem.memorization import RatioRule, Transforms, copying_test
-from diffmem.models import OpenedModel
+from diffmem.memorization import RatioRule
+from diffmem.memorization.plausibility import SampleCheck, check_samples
 from diffmem.progress import NO_PROGRESS, Progress, part_of, seconds_to_words
-from diffmem.sampling import SamplerConfig
 
-__all__ = ["PROBED", "Audited", "Question", "audit"]
-
-PROBED = 128
-"""Most samples that are asked about their dimension."""
-
-C_T_FROM = 100_000
-"""Training images that the C_T test looks at; of a larger set so many are drawn."""
-
-
-@dataclass(frozen=True, eq=False)
-class Question:
-    """What is to be audited, and how.
-
-    Attributes:
-        training: The training images; none to look at the model alone.
-        samples: Generated images; none to generate them from the model.
-        heldout: Images of the same source that were not trained on.
-        model: The model; none if samples were given.
-        canaries: Marked images that the training set holds, and their control group.
-        number: Samples to generate.
-        sampler: How they are generated.
-        first_seed: Seed of the first.
-        transforms: Changes under which a sample still counts as a copy.
-        features: Feature spaces in which copies are looked for, too.
-        threshold: Of the ratio rules.
-        target: Share of copies that is to be excluded, in (0, 1).
-        private: Whether names and images stay out of the report.
-        seed: Of everything random but the samples.
-        title: Heading of the report.
-        sources: Where each set, and the model, was read from, by role.
-        device: Where to compute.
-        batch_size: Images at a time.
-    """
-
-    training: ImageSet | None = None
-    samples: ImageSet | None = None
-    heldout: ImageSet | None = None
-    model: OpenedModel | None = None
-    canaries: CanarySet | None = None
-    number: int = 10_000
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    first_seed: int = 0
-    transforms: Transforms | None = None
-    features: Sequence[FeatureSpace] = ()
-    threshold: float = 1 / 3
-    target: float = 0.01
-    private: bool = False
-    seed: int = 0
-    title: str = "Does this model leak its training data?"
-    sources: dict[str, str] = field(default_factory=dict)
-    device: str = "cpu"
-    batch_size: int = 64
-
-    @property
-    def drawn(self) -> int:
-        """Samples that are generated: without training images, as many as are asked about their dimension."""
-        return self.number if self.training is not None else min(self.number, PROBED)
-
-    def __post_init__(self) -> None:
-        if self.samples is None and self.model is None:
-            raise UserError("Give samples or a model: an audit needs something to look at.")
-        if self.samples is not None and self.model is not None:
-            raise UserError("Give either samples or a model, not both: samples are generated from the model.")
-        if self.training is None and self.model is None:
-            raise UserError(
-                "Name the training images with --train: samples alone say nothing about what they copy."
-            )
-        if not 0 < self.target < 1:
-            raise UserError(
-                f"The share of copies to exclude must lie between 0 and 1, not {self.target:g}; the default is 0.01."
-            )
-        classes = 0 if self.model is None or self.canaries is None else self.model.denoiser.num_labels
-        if classes and self.canaries is not None and self.canaries.planted_labels is None:
-            raise UserError(
-                f"The model has {classes} classes and the canaries have no labels; plant them in a labelled set."
-            )
-        if self.model is not None and self.number < 1:
-            raise UserError(f"At least 1 sample must be generated, not {self.number}.")
+__all__ = ["Audited", "audit"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,11 +49,12 @@ class Audited:
 
     Attributes:
         result: The record.
-        matches: Every flagged sample, nearest first.
+        matches: Every match, nearest first.
         samples: The samples in the common space, uint8 (Q, C, H, W); none without training images.
         training: The training images in the common space.
-        nearest: Indices of the two nearest training images of each sample, int64 (Q, 2).
+        nearest: Indices of the two nearest training images of each sample, int64 (Q, 2); twice the same where there is one.
         ratio: Their ratio of distances, float64 (Q,).
+        judged: Which samples are trials, bool (Q,).
     """
 
     result: AuditResult
@@ -136,217 +63,289 @@ class Audited:
     training: NDArray[np.uint8] | None = None
     nearest: NDArray[np.int64] | None = None
     ratio: NDArray[np.float64] | None = None
+    judged: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Probes:
+    """What a model and canaries give away."""
+
+    exposure: list[ExposureRecord] = field(default_factory=list)
+    membership: MembershipPart | None = None
+    flipd: FlipdRecord | None = None
 
 
 def audit(
-    question: Question,
+    request: AuditRequest,
     shards: Path,
     progress: Progress = NO_PROGRESS,
-    tell: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Audited:
     """Do an audit.
 
     Args:
-        question: What is asked.
+        request: What is asked.
         shards: Folder that keeps generated samples, so that an interrupted audit goes on where it stopped.
         progress: Told the share of the work that is done.
-        tell: Told how long the work will take, before it starts, where that is long.
+        report: Told how long the work will take, before it starts, where that is long.
 
     Raises:
         UserError: The inputs do not fit together, or the model returns values that are not finite.
     """
-    _project(question, tell)
-    q, model_share = question, 0.8 if question.model is not None else 0.0
-    samples, record = q.samples, None
-    if q.model is not None:
+    _estimate(request, report)
+    part = 0.8 if request.model is not None else 0.0
+    samples, record = request.samples, None
+    if request.model is not None:
         samples = sample(
-            q.model, q.drawn, q.sampler, q.first_seed, shards, batch_size=q.batch_size,
-            progress=part_of(progress, 0, 0.75 * model_share),
+            request.model, request.drawn, request.sampler, request.first_seed, shards, batch_size=request.batch_size,
+            progress=part_of(progress, 0, 0.75 * part),
         )  # fmt: skip
-        record = model_record(q.model, q.sources.get("model"), q.sampler, q.first_seed, q.drawn, q.private)
+        record = model_record(
+            request.model,
+            request.sources.get("model"),
+            request.sampler,
+            request.first_seed,
+            request.drawn,
+            request.private,
+        )
     assert samples is not None
-    given: dict[Role, ImageSet | None] = {"training": q.training, "heldout": q.heldout, "samples": samples}
-    sets: dict[Role, ImageSet] = {role: images for role, images in given.items() if images is not None}
-    probed = _probed(q, samples, part_of(progress, 0.75 * model_share, 0.25 * model_share))
-    if q.training is None:
-        reasons = ["What the model itself shows, without its training images, is below; none of it is proof."]
-        verdict, lines = verdict_without_training(reasons), limitations(None, None, False)
-        return Audited(_result(q, sets, None, record, verdict=verdict, limitations=lines, **probed), [])
-    told = part_of(progress, model_share, 1 - model_share)
-    aligned = align(sets, part_of(told, 0, 0.05))
-    training, heldout = aligned.sets["training"], aligned.sets.get("heldout")
-    instrument = Instrument(
-        training.images, aligned.protocol, q.threshold, q.transforms, q.features, device=q.device
+    probes = _probe(request, samples, part_of(progress, 0.75 * part, 0.25 * part))
+    if request.training is None:
+        return Audited(_without_training(request, samples, record, probes), [])
+    return _with_training(
+        request, request.training, samples, record, probes, part_of(progress, part, 1 - part)
     )
-    null = null_of(instrument, None if heldout is None else heldout.images, q.seed, part_of(told, 0.05, 0.3))
-    found = replicate(
-        instrument, training, aligned.sets["samples"], null, target=q.target,
-        first_seed=0 if q.model is None else q.first_seed, private=q.private, progress=part_of(told, 0.35, 0.4),
+
+
+def _without_training(
+    request: AuditRequest, samples: ImageSet, record: ModelRecord | None, probes: _Probes
+) -> AuditResult:
+    reasons = ["What the model itself shows, without its training images, is below; none of it is proof."]
+    given: dict[Role, ImageSet | None] = {"heldout": request.heldout, "samples": samples}
+    return AuditResult(
+        title=request.title,
+        private=request.private,
+        seed=request.seed,
+        target=request.target,
+        verdict=verdict_without_training(reasons),
+        inputs=_inputs(request, {role: images for role, images in given.items() if images is not None}, None),
+        model=record,
+        space=None,
+        criteria=[],
+        copying=None,
+        copies=None,
+        distances=[],
+        membership=probes.membership,
+        flipd=probes.flipd,
+        exposure=probes.exposure,
+        limitations=limitations(None, None, False),
+        versions=versions(request.device),
+    )
+
+
+def _with_training(
+    request: AuditRequest,
+    training: ImageSet,
+    samples: ImageSet,
+    record: ModelRecord | None,
+    probes: _Probes,
+    progress: Progress,
+) -> Audited:
+    given: dict[Role, ImageSet | None] = {
+        "training": training,
+        "heldout": request.heldout,
+        "samples": samples,
+    }
+    sets: dict[Role, ImageSet] = {role: images for role, images in given.items() if images is not None}
+    check = check_samples(
+        samples.images,
+        training.images,
+        None if request.heldout is None else request.heldout.images,
+        seed=request.seed,
+    )
+    times = _times(samples, check)
+    aligned = align(sets, part_of(progress, 0, 0.05))
+    detector = CopyDetector(
+        aligned.sets["training"].images, aligned.protocol, request.threshold, request.transforms, request.features, request.device
     )  # fmt: skip
-    power = measure_power(instrument, training.images, q.seed, progress=part_of(told, 0.75, 0.15))
-    criteria = [one.model_copy(update={"power": power.get(one.key, [])}) for one in found.criteria]
+    heldout = aligned.sets.get("heldout")
+    found = compare(
+        detector, aligned.sets["training"], aligned.sets["samples"], heldout, times=times,
+        deduplicated=request.near_copies_removed, target=request.target,
+        first_seed=0 if request.model is None else request.first_seed, private=request.private, seed=request.seed,
+        progress=part_of(progress, 0.05, 0.75),
+    )  # fmt: skip
+    rereads = _rereads(request, training, samples, check, times, part_of(progress, 0.8, 0.02))
+    readings = [
+        look_again(
+            one, found.found, deduplicated=request.near_copies_removed, threshold=request.threshold, seed=request.seed,
+            device=request.device, progress=part_of(progress, 0.82 + 0.1 * at / len(rereads), 0.1 / len(rereads)),
+        )
+        for at, one in enumerate(rereads)
+    ]  # fmt: skip
     copying = None
     if heldout is not None:
-        copying = _copying(aligned, q.seed, q.device, part_of(told, 0.9, 0.1))
-    ways = None if q.transforms is None else q.transforms.name
-    result = _result(
-        q,
-        sets,
-        aligned,
-        record,
-        verdict=verdict_of(criteria, found.copies, found.space, copying, q.target),
-        space=found.space,
-        criteria=criteria,
-        copying=copying,
-        copies=found.copies,
-        distances=found.distances,
-        limitations=limitations(found.space, ways, bool(q.features)),
-        notes=[*aligned.notes, *_source_notes(training, heldout), *_canary_notes(q)],
-        **probed,
-    )
-    nearest = found.sight.neighbours
+        copying = copying_record(aligned, request.seed, request.device, part_of(progress, 0.92, 0.08))
+    result = _result(request, sets, aligned, record, probes, check, found, readings, copying)
+    nearest = found.found.batch.neighbours["pixels"]
+    two = nearest.indices[:, [0, min(1, nearest.k - 1)]]
     return Audited(
         result=result,
         matches=found.matches,
         samples=aligned.sets["samples"].images,
-        training=training.images,
-        nearest=nearest.indices[:, :2],
-        ratio=RatioRule().ratio(nearest),
+        training=aligned.sets["training"].images,
+        nearest=detector.kept[two],
+        ratio=RatioRule().ratio(nearest) if nearest.k > 1 else np.ones(len(nearest)),
+        judged=times > 0,
     )
 
 
-def _project(q: Question, tell: Callable[[str], None]) -> None:
-    """Say how long a long audit will take."""
-    parts = {}
-    if q.model is not None:
-        parts["sampling"] = project_sampling(q.model.denoiser, q.sampler, q.drawn, q.batch_size)
-    if q.training is not None:
-        nulls = NULL_FROM_TRAINING if q.heldout is None else len(q.heldout)
-        samples = q.number if q.samples is None else len(q.samples)
-        queries = samples + min(nulls, len(q.training)) + COUNT * len(PLANTED)
-        searches = 1 + (0 if q.transforms is None else len(q.transforms))
-        parts["comparing"] = project_comparison(q.training.images, queries, searches, q.device)
-    if sum(parts.values()) >= WORTH_TELLING:
-        words = ", ".join(f"{name} about {seconds_to_words(seconds)}" for name, seconds in parts.items())
-        tell(f"projected time: {words}")
-
-
 def _result(
-    q: Question,
+    request: AuditRequest,
     sets: dict[Role, ImageSet],
-    aligned: Aligned | None,
+    aligned: Aligned,
     record: ModelRecord | None,
-    **found: Any,
+    probes: _Probes,
+    check: SampleCheck,
+    found: Comparison,
+    readings: list[ReadingRecord],
+    copying: CopyingRecord | None,
 ) -> AuditResult:
-    """Return the record of what was found; without training images much of it is missing."""
-    missing: dict[str, Any] = {
-        "space": None,
-        "criteria": [],
-        "copying": None,
-        "copies": None,
-        "distances": [],
-        "membership": None,
-    }
-    inputs = [
+    elsewhere, problems = reading_problems(readings)
+    around = Circumstances(
+        problems=[*([check.record.problem] if check.record.problem else []), *problems, *found.problems],
+        same_pictures=len(found.evidence.same),
+        heldout_needed=found.heldout_needed,
+        elsewhere=elsewhere,
+        said=found.said,
+        copying=copying,
+        given=None if check.record.judged == check.record.samples else check.record.samples,
+    )
+    transforms = None if request.transforms is None else request.transforms.name
+    return AuditResult(
+        title=request.title,
+        private=request.private,
+        seed=request.seed,
+        target=request.target,
+        verdict=verdict_of(found.criteria, found.copies, found.space, request.target, around),
+        inputs=_inputs(request, sets, aligned),
+        model=record,
+        space=found.space,
+        sample_check=check.record,
+        readings=readings,
+        criteria=found.criteria,
+        copying=copying,
+        copies=found.copies,
+        distances=distance_records(found),
+        membership=probes.membership,
+        flipd=probes.flipd,
+        exposure=probes.exposure,
+        notes=notes_of(request, aligned, check.record),
+        limitations=limitations(found.space, transforms, bool(request.features)),
+        versions=versions(request.device),
+    )
+
+
+def _inputs(request: AuditRequest, sets: dict[Role, ImageSet], aligned: Aligned | None) -> list[InputRecord]:
+    return [
         InputRecord(
             role=role,
-            source=None if q.private else q.sources.get(role),
+            source=None if request.private else request.sources.get(role),
             images=len(images),
             shape=images.shape,
             fingerprint=images.fingerprint,
+            read=reading_lines(images, request.private),
             steps=[] if aligned is None else aligned.steps[role],
         )
         for role, images in sets.items()
     ]
-    return AuditResult(
-        title=q.title,
-        private=q.private,
-        seed=q.seed,
-        target=q.target,
-        inputs=inputs,
-        model=record,
-        versions=versions(q.device),
-        **{**missing, **found},
-    )
 
 
-def _probed(q: Question, samples: ImageSet, progress: Progress) -> dict[str, Any]:
-    """Return the fields of the record that a model and canaries give."""
-    found: dict[str, Any] = {"exposure": []}
-    if q.canaries is not None:
-        found["exposure"].append(exposure_of_samples(samples, q.canaries))
-    if q.model is None:
-        return found
-    denoiser = q.model.denoiser
-    if q.training is not None:
-        found["membership"] = infer_membership(
-            denoiser, q.training, q.heldout, q.seed, progress=part_of(progress, 0, 0.6)
+def _times(samples: ImageSet, check: SampleCheck) -> NDArray[np.int64]:
+    """Return how often the samples hold each image that is a trial, at its first place; 0 elsewhere."""
+    first = duplicate_groups(samples.images)
+    return np.where(check.judged, np.bincount(first, minlength=len(first)), 0).astype(np.int64)
+
+
+def _rereads(
+    request: AuditRequest,
+    training: ImageSet,
+    samples: ImageSet,
+    check: SampleCheck,
+    times: NDArray[np.int64],
+    progress: Progress,
+) -> list[Reread]:
+    """Return the other readings of values, of files and of unequal shapes under which the samples are to be looked at, too."""
+    found = []
+    if check.reinterpreted is not None and check.record.reading is not None:
+        values = ImageSet(check.reinterpreted, samples.labels, samples.names)
+        found.append(
+            Reread(
+                f"samples with their {check.record.reading}",
+                "Write the samples in the range 0 to 255",
+                training,
+                values,
+                times,
+            )
         )
-    if q.canaries is not None:
-        found["exposure"].append(exposure_of_model(denoiser, q.canaries, q.seed, part_of(progress, 0.6, 0.1)))
-    if q.canaries is not None or q.training is None:
-        found["flipd"] = flipd_record(
-            denoiser, samples, q.canaries, q.seed, PROBED, progress=part_of(progress, 0.7, 0.3)
-        )
+    for other in request.other_training:
+        found.append(Reread(other.text, other.remedy, other.open(progress), samples, times))
+    _, height, width = training.shape
+    if height != width and samples.shape[1] == samples.shape[2]:
+        side = samples.shape[1]
+        for fit in ("stretch", "pad"):
+            said = f"{'stretched' if fit == 'stretch' else 'padded'} to {side} x {side} pixels"
+            found.append(
+                Reread(
+                    f"training images {said}", f"--train-read fit={fit} --train-read resolution={side}",
+                    fit_images(training, fit, side, progress), samples, times,
+                )
+            )  # fmt: skip
     return found
 
 
-def _copying(aligned: Aligned, seed: int, device: str, progress: Progress) -> CopyingRecord | None:
-    """Return the C_T test, or none where there are too few images for it."""
-    sets = aligned.sets
-    notes: list[str] = []
-    training = sets["training"]
-    if len(training) > C_T_FROM:
-        chosen = np.sort(
-            np.random.default_rng([seed, 0x635F74]).choice(len(training), C_T_FROM, replace=False)
+def _probe(request: AuditRequest, samples: ImageSet, progress: Progress) -> _Probes:
+    """Return what a model and canaries give away."""
+    exposure: list[ExposureRecord] = []
+    if request.canaries is not None:
+        exposure.append(exposure_of_samples(samples, request.canaries))
+    if request.model is None:
+        return _Probes(exposure)
+    denoiser, membership, flipd = request.model.denoiser, None, None
+    if request.training is not None:
+        membership = infer_membership(
+            denoiser, request.training, request.heldout, request.seed, progress=part_of(progress, 0, 0.6)
         )
-        training = training.take(chosen, "drawn for the C_T test")
-        notes.append(f"Of {C_T_FROM:,} of the training images, drawn at random.")
-    try:
-        found = copying_test(
-            sets["samples"].images, training.images, sets["heldout"].images, seed=seed, device=device,
-            progress=progress,
-        )  # fmt: skip
-    except UserError as error:
-        # Too few images; whatever else is wrong with them was found by the criteria before.
-        notes.append(str(error))
-        return CopyingRecord(
-            protocol=f"{aligned.protocol}/c_t", c_t=None, interval=None, z=None, nearer=None, nearer_interval=None,
-            detectable_share=None, conclusion="cannot tell", notes=notes,
-        )  # fmt: skip
-    return CopyingRecord(
-        protocol=found.name.replace("pixel-l2/uint8", aligned.protocol, 1),
-        c_t=found.value,
-        interval=found.interval,
-        z=found.z,
-        nearer=found.nearer,
-        nearer_interval=found.nearer_interval,
-        detectable_share=found.detectable_share,
-        conclusion=found.conclusion,
-        notes=notes,
-    )
+    if request.canaries is not None:
+        exposure.append(
+            exposure_of_model(denoiser, request.canaries, request.seed, part_of(progress, 0.6, 0.1))
+        )
+    if request.canaries is not None or request.training is None:
+        flipd = flipd_record(
+            denoiser, samples, request.canaries, request.seed, PROBED, progress=part_of(progress, 0.7, 0.3)
+        )
+    return _Probes(exposure, membership, flipd)
 
 
-def _canary_notes(q: Question) -> list[str]:
-    """Return a warning where the canaries were planted in another set."""
-    if q.canaries is None or q.training is None or q.canaries.fingerprint == q.training.fingerprint:
-        return []
-    return [
-        "The canaries were planted in another set than the training images that were given (their fingerprints differ): their exposure is"
-        " about that set."
-    ]
-
-
-def _source_notes(training: ImageSet, heldout: ImageSet | None) -> list[str]:
-    """Return a warning where plain statistics tell held-out from training images: the null is then of other images."""
-    if heldout is None or min(len(training), len(heldout)) < 2:
-        return []
-    part = training.take(
-        np.random.default_rng(0).permutation(len(training))[: 4 * len(heldout)], "drawn to compare sources"
-    )
-    return [
-        f"Held-out and training images differ in {name} (area under the curve {area.value:.3f} [{area.low:.3f}, {area.high:.3f}], 0.5"
-        " for one source): the null may be of another kind of images than the training set."
-        for name, area in without_model(part, heldout).items()
-        if not area.low <= 0.5 <= area.high
-    ]
+def _estimate(request: AuditRequest, report: Callable[[str], None]) -> None:
+    """Say how long a long audit will take."""
+    parts = {}
+    if request.model is not None:
+        parts["sampling"] = estimate_sampling(
+            request.model.denoiser, request.sampler, request.drawn, request.batch_size
+        )
+    if request.training is not None:
+        samples = request.number if request.samples is None else len(request.samples)
+        parts["comparing"] = estimate_comparison(
+            request.training.images,
+            samples,
+            0 if request.heldout is None else len(request.heldout),
+            COUNT * len(PLANTED),
+            leave_one_out=not request.near_copies_removed,
+            changes=0 if request.transforms is None else len(request.transforms),
+            readings=len(request.other_training),
+            device=request.device,
+        )
+    if sum(parts.values()) >= WORTH_TELLING:
+        texts = ", ".join(f"{name} about {seconds_to_words(seconds)}" for name, seconds in parts.items())
+        report(f"projected time: {texts}")

@@ -61,7 +61,6 @@ def judge(
     null: Null,
     *,
     times: NDArray[np.int64],
-    heldout: NDArray[np.uint8] | None = None,
     target: float = 0.01,
     first_seed: int = 0,
     private: bool = False,
@@ -75,7 +74,6 @@ def judge(
         samples: In the same space.
         null: Images that were never copied.
         times: How often the samples hold each image, at its first place, int64 (Q,); 0 for those that are no trials.
-        heldout: The held-out images, in which samples are looked for, too; none without.
         target: Share of copies that the audit is to exclude.
         first_seed: Number of the first sample.
         private: Whether names are left out.
@@ -83,9 +81,7 @@ def judge(
     """
     judged = times > 0
     found = detector.detect(samples.images, part_of(progress, 0, 0.8))
-    check = HeldoutCheck(0, 0, False, None)
-    if heldout is not None:
-        check = check_heldout(detector, found, heldout, null, times, part_of(progress, 0.8, 0.2))
+    check = check_heldout(detector, found, null, times, part_of(progress, 0.8, 0.2))
     evidence = weigh(detector, found, null, judged=judged, times=times, split=check.split)
     protocols = [detector.protocol(one) for one in detector.criteria]
     records: list[CriterionRecord] = []
@@ -95,7 +91,9 @@ def judge(
     matches = matches_of(detector, training, samples, found, used, times, first_seed, private)
     near, near_training = near_share(null, detector.criteria)
     compared = null.training.get(PIXELS)
-    problems, said = _about_heldout(check, null, near, near_training, samples, any(one.finding == "copies" for one in records))
+    problems, said = _about_heldout(
+        check, null, near, near_training, samples, any(one.finding == "copies" for one in records)
+    )
     return Comparison(
         space=SpaceRecord(
             protocol=detector.space,
@@ -153,15 +151,20 @@ def compare(
     """
     fresh = None if heldout is None else heldout.images
     null = null_images(
-        detector, fresh, len(samples), deduplicated=deduplicated, seed=seed, progress=part_of(progress, 0, 0.5)
+        detector,
+        fresh,
+        len(samples),
+        deduplicated=deduplicated,
+        seed=seed,
+        progress=part_of(progress, 0, 0.5),
     )
     found = judge(
-        detector, training, samples, null, times=times, heldout=fresh, target=target, first_seed=first_seed, private=private,
+        detector, training, samples, null, times=times, target=target, first_seed=first_seed, private=private,
         progress=part_of(progress, 0.5, 0.3),
     )  # fmt: skip
     power = measure_power(
-        detector, training.images, seed, rungs=sharp_rungs(detector.criteria, null, target),
-        progress=part_of(progress, 0.8, 0.2),
+        detector, training.images, seed,
+        rungs=sharp_rungs(detector.criteria, null, target, found.evidence.disagree), progress=part_of(progress, 0.8, 0.2),
     )  # fmt: skip
     criteria = [one.model_copy(update={"power": power.get(one.key, [])}) for one in found.criteria]
     return Comparison(
@@ -171,14 +174,22 @@ def compare(
 
 
 def _used(
-    criteria: Sequence[Criterion], null: Null, evidence: Evidence, records: Sequence[CriterionRecord], target: float
+    criteria: Sequence[Criterion],
+    null: Null,
+    evidence: Evidence,
+    records: Sequence[CriterionRecord],
+    target: float,
 ) -> dict[str, int]:
     """Return how strict each criterion is that names single copies, by key.
 
     One that flags many images by chance may find that there are copies, but not which. It is used only where no other finds them.
     """
     deciding = {one.key for one in criteria if one.role == "deciding"}
-    sharp = {key: rung for key, rung in sharp_rungs(criteria, null, target).items() if key in deciding}
+    sharp = {
+        key: rung
+        for key, rung in sharp_rungs(criteria, null, target, evidence.disagree).items()
+        if key in deciding
+    }
     found = {one.key for one in records if one.finding == "copies"}
     if not found or found & sharp.keys():
         return sharp
@@ -190,7 +201,12 @@ def _used(
 
 
 def _about_heldout(
-    check: HeldoutCheck, null: Null, near: float | None, near_training: float | None, samples: ImageSet, copies: bool
+    check: HeldoutCheck,
+    null: Null,
+    near: float | None,
+    near_training: float | None,
+    samples: ImageSet,
+    copies: bool,
 ) -> tuple[list[str], list[str]]:
     """Return why the held-out images are no null, and what to say of them beside the verdict, a sentence each."""
     problems: list[str] = []
@@ -202,7 +218,9 @@ def _about_heldout(
         sentence = f"{images} {kind} to held-out images and to no training image"
         if check.seen:
             swapped = (
-                " Were --train and --heldout swapped?" if not copies and 2 * check.copied >= len(samples) else ""
+                " Were --train and --heldout swapped?"
+                if not copies and 2 * check.copied >= len(samples)
+                else ""
             )
             problems.append(
                 f"{sentence}: the model has seen them, so they are no held-out images.{swapped} Add them to the training images, and give"
@@ -222,7 +240,9 @@ def _about_heldout(
         )
     if overlap:
         part = f"All {overlap:,}" if overlap == len(null.overlap) else f"{overlap:,} of {len(null.overlap):,}"
-        sentence = f"{part} held-out images are identical to training images; they are no null and were left out."
+        sentence = (
+            f"{part} held-out images are identical to training images; they are no null and were left out."
+        )
         (problems if near is None and overlap == len(null.overlap) else said).append(
             sentence + (" Name the two sets apart." if overlap == len(null.overlap) else "")
         )
@@ -247,5 +267,3 @@ def _needed(criteria: Sequence[Criterion], evidence: Evidence, null: Null, sampl
         if needed is not None:
             found.append(needed)
     return min(found, default=None)
-
-

@@ -58,6 +58,14 @@ class Detections:
             self.batch.take(chosen), {key: scores.take(chosen) for key, scores in self.scores.items()}
         )
 
+    @staticmethod
+    def of(parts: Sequence[Detections]) -> Detections:
+        """Return what was found of several batches in one."""
+        return Detections(
+            Batch.of([one.batch for one in parts]),
+            {key: Scores.of([one.scores[key] for one in parts]) for key in parts[0].scores},
+        )
+
     def flags(self, criterion: Criterion, rung: int = 0) -> NDArray[np.bool_]:
         """Return which images a criterion flags at a strictness, bool (Q,)."""
         return criterion.flags(self.scores[criterion.key], rung)
@@ -122,7 +130,9 @@ class CopyDetector:
 
     def judge(self, batch: Batch) -> Detections:
         """Apply every criterion whose space was searched."""
-        return Detections(batch, {one.key: one(batch) for one in self.criteria if one.space in batch.neighbours})
+        return Detections(
+            batch, {one.key: one(batch) for one in self.criteria if one.space in batch.neighbours}
+        )
 
     def search(
         self,

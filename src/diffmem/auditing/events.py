@@ -70,7 +70,11 @@ def groups_of(references: int, ones: NDArray[np.int64], others: NDArray[np.int64
 
 
 def count_events(
-    groups: NDArray[np.int64], samples: Links, heldout: Links, training: Links, weight: NDArray[np.int64] | None = None
+    groups: NDArray[np.int64],
+    samples: Links,
+    heldout: Links,
+    training: Links,
+    weight: NDArray[np.int64] | None = None,
 ) -> Events:
     """Count events.
 
@@ -98,7 +102,9 @@ def count_events(
     np.add.at(members, (place, kind), np.where(kind == _TRAINING, 0, amount))
     own = np.zeros(0, np.int64) if training.own is None else training.own
     images = np.concatenate([*(one.copied for one in links), own])
-    pairs = np.unique(np.stack([np.concatenate([event, groups[training.copied]])[: len(images)], images]), axis=1)
+    pairs = np.unique(
+        np.stack([np.concatenate([event, groups[training.copied]])[: len(images)], images]), axis=1
+    )
     np.add.at(members[:, _TRAINING], np.searchsorted(held, pairs[0]), 1)
     return Events(int(kinds[_SAMPLES]), int(kinds[_HELDOUT]), int(kinds[_TRAINING]), members)
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import hypergeom
 
 from diffmem.auditing.criteria import Criterion
 from diffmem.auditing.detector import CopyDetector, Detections
-from diffmem.auditing.events import Events, Links, count_events, group_p_value, groups_of
+from diffmem.auditing.events import Links, count_events, group_p_value, groups_of
 from diffmem.auditing.levels import level_of
 from diffmem.auditing.nulls import Null
 from diffmem.auditing.records import ChanceTest
@@ -22,7 +23,8 @@ __all__ = ["SAME_PICTURE_RMS", "Evidence", "Split", "same_pictures", "weigh"]
 SAME_PICTURE_RMS = 0.015
 """RMS difference of values 0 to 1 within which two images can be the same picture: 3.8 grey levels."""
 
-_AGREE = 0.01
+_LIKELY = 0.01
+_SURELY = 0.001
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +53,8 @@ class Evidence:
     Attributes:
         tests: By key of the criterion, the loosest strictness first.
         same: Samples that are all but identical to a training image, where no null image is as near, int64 (n,).
-        disagree: Keys of the criteria by which held-out images are nearer to the training images than these are to each other.
+        disagree: Keys of the criteria by which held-out images come near to training images more often, or less often, than these to
+            each other; the held-out images alone are then the null.
     """
 
     tests: dict[str, list[ChanceTest]]
@@ -107,9 +110,7 @@ def weigh(
     return Evidence(tests, _unexplained(criteria, samples, null, trials), disagree)
 
 
-def _near_copies(
-    criteria: Sequence[Criterion], null: Null
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _near_copies(criteria: Sequence[Criterion], null: Null) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return pairs of training images that any deciding criterion flags beside each other: near-copies are counted as one."""
     ones: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     others: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
@@ -123,7 +124,9 @@ def _near_copies(
     return np.concatenate(ones), np.concatenate(others)
 
 
-def _links(criterion: Criterion, found: Detections | None, rung: int, among: NDArray[np.bool_] | None = None) -> Links:
+def _links(
+    criterion: Criterion, found: Detections | None, rung: int, among: NDArray[np.bool_] | None = None
+) -> Links:
     if found is None:
         return Links.none()
     scores, flags = found.scores[criterion.key], found.flags(criterion, rung)
@@ -133,23 +136,23 @@ def _links(criterion: Criterion, found: Detections | None, rung: int, among: NDA
     return Links(scores.copied[flags], scores.score[flags], None if own is None else own[flags])
 
 
-def _counted(criterion: Criterion, null: Null, rung: int, groups: NDArray[np.int64], samples: Links,
-             weight: NDArray[np.int64] | None = None) -> Events:  # fmt: skip
-    training = _links(criterion, null.training.get(criterion.space), rung)
-    return count_events(groups, samples, _links(criterion, null.heldout, rung), training, weight)
-
-
 def _agrees(criterion: Criterion, null: Null, groups: NDArray[np.int64]) -> bool:
-    """Return whether held-out images are no nearer to training images than those are to each other, but for chance.
+    """Return whether held-out images come near to training images as often as these to each other, but for chance.
 
-    The other way round, training images are the larger null, and nothing is claimed by mistake.
+    More often, and near-copies were removed from the training set; less often, and it holds many near-copies of its own, such as
+    frames of one clip. In both cases training images say nothing of fresh ones.
     """
     compared = null.training.get(criterion.space)
     if null.heldout is None or compared is None:
         return True
-    events = _counted(criterion, null, 0, groups, Links.none())
-    share = share_of_samples(len(null.heldout), 0, null.distinct, len(compared))
-    return event_p_value(events.heldout, events.training, share) > _AGREE
+    fresh, own = null.heldout.flags(criterion), compared.flags(criterion)
+    less = hypergeom.sf(own.sum() - 1, len(fresh) + len(own), fresh.sum() + own.sum(), len(own))
+    if less <= _SURELY:
+        return False
+    heldout, training = _links(criterion, null.heldout, 0), _links(criterion, compared, 0)
+    events = count_events(groups, Links.none(), heldout, training)
+    share = share_of_samples(len(fresh), 0, null.distinct, len(own))
+    return event_p_value(events.heldout, events.training, share) > _LIKELY
 
 
 def _fresh(

@@ -13,7 +13,7 @@ from diffmem.auditing.detector import Detections
 from diffmem.auditing.evidence import Evidence
 from diffmem.auditing.levels import DOUBT
 from diffmem.auditing.nulls import Null
-from diffmem.auditing.records import CriterionRecord, Finding, ChanceTest
+from diffmem.auditing.records import ChanceTest, CriterionRecord, Finding
 from diffmem.auditing.significance import format_p, upper_bound
 from diffmem.memorization import Rate
 from diffmem.memorization.records import rate_record
@@ -52,14 +52,16 @@ def criterion_records(
         evidence: Their tests.
         target: Share of copies that the audit is to exclude: a criterion that flags more null images says nothing of rare copies.
     """
-    rungs = sharp_rungs(criteria, null, target)
+    rungs = sharp_rungs(criteria, null, target, evidence.disagree)
     return [
         _record(criterion, protocol, samples, judged, null, evidence, target, rungs.get(criterion.key))
         for criterion, protocol in zip(criteria, protocols, strict=True)
     ]
 
 
-def sharp_rungs(criteria: Sequence[Criterion], null: Null, target: float) -> dict[str, int]:
+def sharp_rungs(
+    criteria: Sequence[Criterion], null: Null, target: float, disagree: Sequence[str] = ()
+) -> dict[str, int]:
     """Return, for each criterion, the loosest strictness at which it flags few images by chance; none where it always flags more.
 
     There a flagged sample is a match, and a bound on flagged samples is one on copies.
@@ -68,18 +70,21 @@ def sharp_rungs(criteria: Sequence[Criterion], null: Null, target: float) -> dic
         criteria: That were applied.
         null: What they make of images that were never copied.
         target: The share of copies to be excluded; a quarter of it may be flagged by chance.
+        disagree: Keys of the criteria for which held-out images alone are the null.
     """
     found = {}
     for criterion in criteria:
         for rung in range(len(criterion.strictness)):
-            flags = _null_flags(criterion, null, rung)
+            flags = _null_flags(criterion, null, rung, criterion.key in disagree)
             if not len(flags) or flags.mean() <= BY_CHANCE * target:
                 found[criterion.key] = rung
                 break
     return found
 
 
-def _null_flags(criterion: Criterion, null: Null, rung: int = 0) -> NDArray[np.bool_]:
+def _null_flags(criterion: Criterion, null: Null, rung: int, alone: bool) -> NDArray[np.bool_]:
+    if alone:
+        return null.of_heldout(criterion, rung)
     return np.concatenate([null.of_heldout(criterion, rung), null.of_training(criterion, rung)])
 
 
@@ -100,11 +105,13 @@ def _record(
     flags = samples.flags(criterion) & judged
     rate = Rate(int(flags.sum()), int(judged.sum()))
     heldout, training = _rate(null.of_heldout(criterion)), _rate(null.of_training(criterion))
-    pooled = heldout if criterion.key in evidence.disagree else _rate(_null_flags(criterion, null))
+    pooled = _rate(_null_flags(criterion, null, 0, criterion.key in evidence.disagree))
     tests = evidence.tests.get(criterion.key, [])
     sharp = flags if rung is None else samples.flags(criterion, rung) & judged
     bound = upper_bound(int(sharp.sum()), rate.total)
-    finding, notes = _finding(Rate(int(sharp.sum()), rate.total), pooled, tests, bound, target, rung is not None)
+    finding, notes = _finding(
+        Rate(int(sharp.sum()), rate.total), pooled, tests, bound, target, rung is not None
+    )
     copied = samples.scores[criterion.key].copied[sharp]
     return CriterionRecord(
         key=criterion.key,
@@ -139,8 +146,8 @@ def _finding(
             return "cannot tell", ["There is no null: no image is known that was never copied."]
     elif not usable:
         return "not usable", [
-            f"It flags {null} of images that were never copied, and more than {BY_CHANCE * target:.2%} of them at every strictness: in these"
-            f" data it says nothing of a share of copies of {target:.2%}."
+            f"It flags {null} of images that were never copied, and more than {BY_CHANCE * target:.2%} of them at every strictness: in"
+            f" these data it says nothing of a share of copies of {target:.2%}."
         ]
     elif first is not None and first.events and first.p_value <= DOUBT * first.level:
         return "cannot tell", [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +13,17 @@ from diffmem.auditing.criteria import NEIGHBOURS, PIXELS, Criterion, choose_crit
 from diffmem.auditing.detector import CopyDetector, Detections, joined
 from diffmem.auditing.evidence import Split, same_pictures
 from diffmem.auditing.nulls import Null
-from diffmem.memorization.contents import taken
 from diffmem.progress import NO_PROGRESS, Progress
 
-__all__ = ["MOST_NEAR", "HeldoutCheck", "check_heldout", "near_share"]
+__all__ = ["MOST_NEAR", "BothSides", "HeldoutCheck", "check_heldout", "near_share"]
 
 MOST_NEAR = 0.2
 """Share of images that may have a near-copy in the training set; with more, the sets were split within clips, patients or bursts."""
 
 _SURELY = 0.001
-_MOST_BYTES = 2**30  # of training images; both sets together are held in memory, and of more the test says next to nothing
+_MOST_BYTES = (
+    2**30
+)  # of training images; both sets together are held in memory, and of more the test says next to nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,6 @@ class HeldoutCheck:
 def check_heldout(
     detector: CopyDetector,
     samples: Detections,
-    heldout: NDArray[np.uint8],
     null: Null,
     times: NDArray[np.int64],
     progress: Progress = NO_PROGRESS,
@@ -54,29 +55,99 @@ def check_heldout(
     Args:
         detector: Of the training images.
         samples: What its criteria make of the samples.
-        heldout: Held-out images, uint8 (M, C, H, W).
-        null: What the criteria make of them, and of training images.
+        null: What the criteria make of held-out and of training images.
         times: How often the samples hold each image, at its first place, int64 (Q,); 0 for those that are no trials.
         progress: Told the share of the work that is done.
     """
-    fresh = np.flatnonzero(~null.overlap)
-    if not len(fresh):
+    if null.heldout is None:
         return HeldoutCheck(0, 0, False, None)
-    other = CopyDetector(
-        taken(heldout, fresh), detector.space, detector.threshold, detector.transforms, detector.features, detector.device
-    )  # fmt: skip
-    beside = other.detect(samples.batch.images, progress)
-    same, exact = _same(other.criteria, beside)
+    both = BothSides(detector, null)
+    beside = both.heldout.detect(samples.batch.images, progress)
+    same, exact = _same(both.heldout.criteria, beside)
     same &= ~_same(detector.criteria, samples)[0]
     count, identical = int(times[same].sum()), int(times[same & exact].sum())
     return HeldoutCheck(
         copied=count,
         identical=identical,
-        seen=bool(identical) or _beyond(int((times[same] > 0).sum()), len(samples), len(other.kept), detector, null),
-        split=None
-        if detector.references.nbytes > _MOST_BYTES
-        else _joined(detector, other, samples, beside, null, fresh),
+        seen=bool(identical)
+        or _beyond(int((times[same] > 0).sum()), len(samples), len(both.heldout.kept), detector, null),
+        split=both.split(samples, beside),
     )
+
+
+@dataclass(eq=False)
+class BothSides:
+    """Training and held-out images together, as what samples might copy.
+
+    Args:
+        detector: Of the training images.
+        null: With held-out images.
+
+    Attributes:
+        heldout: A detector of the held-out images that are no training images.
+    """
+
+    detector: CopyDetector
+    null: Null
+
+    def __post_init__(self) -> None:
+        assert self.null.heldout is not None
+        self.heldout = CopyDetector(
+            self.null.heldout.batch.images, self.detector.space, self.detector.threshold, self.detector.transforms,
+            self.detector.features, self.detector.device,
+        )  # fmt: skip
+
+    def split(self, samples: Detections, beside: Detections) -> Split | None:
+        """Return the samples among both; none where the training images take more than a gigabyte.
+
+        Args:
+            samples: What the criteria make of them beside training images.
+            beside: The same beside held-out images.
+        """
+        training = len(self.detector.kept)
+        if self.detector.references.nbytes > _MOST_BYTES:
+            return None
+        batch = joined(samples.batch, beside.batch, training)
+        known = [
+            one
+            for one in self._criteria(min(NEIGHBOURS, batch.neighbours[PIXELS].k))
+            if one.space in batch.neighbours
+        ]
+        found = {
+            one.key: one(batch) for one in known if batch.neighbours[one.space].k >= one.neighbours_needed
+        }
+        return Split(known, Detections(batch, found), training, len(self.heldout.kept), self._near)
+
+    @cached_property
+    def _references(self) -> NDArray[np.uint8]:
+        return np.concatenate([self.detector.references, self.heldout.references])
+
+    def _criteria(self, count: int) -> tuple[Criterion, ...]:
+
+        def no_gaps(chosen: NDArray[np.int64], own: NDArray[np.int64] | None) -> NDArray[np.float64]:
+            return np.zeros(len(chosen))  # of a supporting criterion, which is not asked
+
+        d = self.detector
+        found = choose_criteria(self._references, no_gaps, d.threshold, d.transforms, d.features, count)
+        return tuple(one for one in found if one.role == "deciding")
+
+    @cached_property
+    def _near(self) -> NDArray[np.int64]:
+        """Pairs of images that are near-copies of each other."""
+        assert self.null.heldout is not None
+        place = np.full(len(self.heldout.training), -1)
+        place[self.heldout.kept] = len(self.detector.kept) + np.arange(len(self.heldout.kept))
+        pairs = [np.zeros((0, 2), np.int64)]
+        for one in self.detector.criteria:
+            if one.all_but_identical is None:
+                continue
+            found = self.null.training.get(one.space)
+            if found is not None and found.batch.own is not None:
+                flags = found.flags(one)
+                pairs.append(np.stack([found.batch.own[flags], found.scores[one.key].copied[flags]], axis=1))
+            flags = self.null.heldout.flags(one) & (place >= 0)
+            pairs.append(np.stack([place[flags], self.null.heldout.scores[one.key].copied[flags]], axis=1))
+        return np.concatenate(pairs)
 
 
 def near_share(null: Null, criteria: Sequence[Criterion]) -> tuple[float | None, float | None]:
@@ -88,9 +159,7 @@ def near_share(null: Null, criteria: Sequence[Criterion]) -> tuple[float | None,
     return shares[0], shares[1]
 
 
-def _same(
-    criteria: Sequence[Criterion], found: Detections
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _same(criteria: Sequence[Criterion], found: Detections) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which images are all but identical to a reference, and which are so pixel for pixel."""
     same, exact = np.zeros(len(found), bool), np.zeros(len(found), bool)
     for one in criteria:
@@ -113,42 +182,3 @@ def _beyond(count: int, samples: int, heldout: int, detector: CopyDetector, null
         return False
     expected = (near + 1) / pairs * samples * heldout
     return bool(poisson.sf(count - 1, expected) < _SURELY)
-
-
-def _joined(
-    detector: CopyDetector,
-    other: CopyDetector,
-    samples: Detections,
-    beside: Detections,
-    null: Null,
-    fresh: NDArray[np.int64],
-) -> Split:
-    training, heldout = len(detector.kept), len(other.kept)
-    references = np.concatenate([detector.references, other.references])
-
-    def no_gaps(chosen: NDArray[np.int64], own: NDArray[np.int64] | None) -> NDArray[np.float64]:
-        return np.zeros(len(chosen))  # a supporting criterion, which is not asked
-
-    batch = joined(samples.batch, beside.batch, training)
-    count = min(NEIGHBOURS, batch.neighbours[PIXELS].k)
-    chosen = choose_criteria(references, no_gaps, detector.threshold, detector.transforms, detector.features, count)
-    known = [
-        one
-        for one in chosen
-        if one.role == "deciding" and batch.neighbours[one.space].k >= one.neighbours_needed
-    ]
-    scores = Detections(batch, {one.key: one(batch) for one in known})
-    near = [np.zeros((0, 2), np.int64)]
-    place = np.full(len(null.overlap), -1)
-    place[fresh[other.kept]] = training + np.arange(heldout)
-    for one in detector.criteria:
-        if one.all_but_identical is None:
-            continue
-        found = null.training.get(one.space)
-        if found is not None and found.batch.own is not None:
-            flags = found.flags(one)
-            near.append(np.stack([found.batch.own[flags], found.scores[one.key].copied[flags]], axis=1))
-        if null.heldout is not None:
-            flags = null.heldout.flags(one) & (place[fresh] >= 0)
-            near.append(np.stack([place[fresh][flags], null.heldout.scores[one.key].copied[flags]], axis=1))
-    return Split(tuple(known), scores, training, heldout, np.concatenate(near))

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.auditing.criteria.changed import CHANGED
 from diffmem.auditing.criteria.base import PIXELS
+from diffmem.auditing.criteria.changed import CHANGED
 from diffmem.auditing.detector import CopyDetector, Detections
 from diffmem.auditing.records import CopiedRecord, CopiesRecord, MatchRecord
 from diffmem.data import ImageSet

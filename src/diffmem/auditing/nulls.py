@@ -61,19 +61,21 @@ def null_images(
     heldout: Pixels | None,
     samples: int,
     *,
+    searches: int = SEARCHES,
     deduplicated: bool = False,
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> Null:
     """Compare held-out images, and training images with all others, with the training set.
 
-    Of training images, at most five for each sample are compared with the others, and at most 5,000 where that is slow (under
+    Of training images, some for each sample are compared with the others, and at most 5,000 where that is slow (under
     transformations, in features); they are drawn by the seed.
 
     Args:
         detector: Of the training images.
         heldout: Images of the same source that were not trained on; none if there are none.
         samples: How many samples there are.
+        searches: Most training images that are compared with the others, for each sample.
         deduplicated: Whether near-copies were removed from the training set, so that its images say nothing of fresh ones.
         seed: Which training images are drawn.
         progress: Told the share of the work that is done.
@@ -84,7 +86,7 @@ def null_images(
         rng = np.random.default_rng([seed, 0x6E756C6C])
         order = rng.permutation(distinct)
         size = max(_LEAST, _MOST_BYTES // int(np.prod(detector.training.shape[1:])))
-        most = min(distinct, size, max(_LEAST, SEARCHES * samples))
+        most = min(distinct, size, max(_LEAST, searches * samples))
         for space in detector.spaces:
             count = most if space == PIXELS else min(most, SLOW_SPACES_MOST)
             own = np.sort(order[:count])

@@ -12,6 +12,7 @@ from pydantic import Field
 from diffmem.attacks.exposure import ExposureRecord
 from diffmem.attacks.flipd_record import FlipdRecord
 from diffmem.attacks.membership import MembershipRecord
+from diffmem.memorization.plausibility import SampleCheckRecord
 from diffmem.memorization.records import RateRecord, Record
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "MembershipPart",
     "ModelRecord",
     "PowerRecord",
+    "ReadingRecord",
     "Role",
     "SpaceRecord",
     "Verdict",
@@ -56,6 +58,9 @@ class InputRecord(Record):
     images: int
     shape: tuple[int, int, int] = Field(description="(C, H, W) as given.")
     fingerprint: str = Field(description="SHA-256 of pixels and labels, as given.")
+    read: list[str] = Field(
+        description="What reading did to the images, and what it passed over, a sentence each; empty if nothing."
+    )
     steps: list[str] = Field(
         description="What was done to bring it into the common space, in order; empty if nothing."
     )
@@ -92,8 +97,8 @@ class SpaceRecord(Record):
         " how often fresh ones come near, and only held-out images do."
     )
     disagree: list[str] = Field(
-        description="Criteria, by key, by which held-out images are nearer to the training images than these are to each other; there"
-        " the held-out images alone are the null."
+        description="Criteria, by key, by which held-out images come near to training images more often, or less often, than these to"
+        " each other; there the held-out images alone are the null."
     )
     heldout_overlap: int = Field(
         description="Held-out images that are identical to a training image; the null leaves them out."
@@ -125,7 +130,9 @@ class ChanceTest(Record):
     others: int = Field(description="Events of images that were never copied; of 'groups', those images.")
     share: float = Field(description="Probability that an event without any copying is one of samples.")
     p_value: float = Field(description="Chance of so many events of samples without any copying.")
-    level: float = Field(description="Copies are found up to this p-value: this test's part of the error of 1%.")
+    level: float = Field(
+        description="Copies are found up to this p-value: this test's part of the error of 1%."
+    )
 
 
 class PowerRecord(Record):
@@ -168,7 +175,9 @@ class CriterionRecord(Record):
     null_training: RateRecord | None = Field(
         description="Of the training images alone, each against all others."
     )
-    tests: list[ChanceTest] = Field(description="The loosest strictness first; none of a supporting criterion.")
+    tests: list[ChanceTest] = Field(
+        description="The loosest strictness first; none of a supporting criterion."
+    )
     bound: float = Field(description="The share of such copies is below this at 95% confidence, one-sided.")
     distinct: int = Field(description="Different training images that the matches copy.")
     finding: Finding
@@ -270,6 +279,24 @@ class MembershipPart(Record):
     refused: str | None = Field(default=None, description="Why nothing was measured, with what is missing.")
 
 
+class ReadingRecord(Record):
+    """The samples under another reading of images or values."""
+
+    text: str = Field(description="The reading, for example 'EXIF orientation applied'.")
+    remedy: str = Field(description="How to choose it.")
+    copies: int = Field(description="Samples that are copies under it beyond chance; 0 if none are found.")
+    samples: int = Field(description="Samples that could be judged.")
+    criterion: str | None = Field(description="Key of the criterion that finds them.")
+    same_pictures: int = Field(
+        description="Samples that are all but identical to a training image under it, where no training image is to another."
+    )
+    median_distance: float = Field(
+        description="Median distance of the samples to the nearest training image under it, RMS grey levels."
+    )
+    usual_distance: float = Field(description="The same as the images were read.")
+    fits_better: bool = Field(description="Whether the first is below four fifths of the second.")
+
+
 class VerdictRecord(Record):
     """What the audit concludes."""
 
@@ -292,7 +319,15 @@ class AuditResult(Record):
     inputs: list[InputRecord]
     model: ModelRecord | None = Field(description="None if samples were given.")
     space: SpaceRecord | None = Field(description="None without training images.")
-    criteria: list[CriterionRecord]
+    sample_check: SampleCheckRecord | None = Field(
+        default=None,
+        description="Whether these can be samples of a model of this training set; none without training images.",
+    )
+    readings: list[ReadingRecord] = Field(
+        default_factory=list,
+        description="The samples under other readings of images or values, where there was a choice.",
+    )
+    criteria: list[CriterionRecord] = Field(description="Empty if no sample can be judged.")
     copying: CopyingRecord | None = Field(description="None without held-out images.")
     copies: CopiesRecord | None = Field(description="None without training images.")
     distances: list[DistanceRecord]

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffmem.auditing.detector import NEIGHBOURS
+from diffmem.auditing.criteria import NEIGHBOURS
+from diffmem.auditing.nulls import SEARCHES, SLOW_SPACES_MOST
 from diffmem.data import duplicate_groups
 from diffmem.memorization import NeighbourIndex, nearest_neighbours
 from diffmem.models import Denoiser
 from diffmem.sampling import SamplerConfig
 
-__all__ = ["WORTH_TELLING", "project_comparison", "project_sampling"]
+__all__ = ["WORTH_TELLING", "estimate_comparison", "estimate_sampling"]
 
 WORTH_TELLING = 30.0
 """Seconds from which on a projection is told."""
@@ -27,20 +28,37 @@ _WORK = 2**42  # values that are compared
 _REST = 2.0  # measured: all else that is done with the images takes as long again
 
 
-def project_comparison(training: NDArray[np.uint8], queries: int, searches: int, device: str) -> float:
-    """Return about how many seconds it takes to hold images against a training set.
+def estimate_comparison(
+    training: NDArray[np.uint8],
+    samples: int,
+    heldout: int,
+    planted: int,
+    *,
+    leave_one_out: bool = True,
+    changes: int = 0,
+    readings: int = 0,
+    device: str = "cpu",
+) -> float:
+    """Return about how many seconds it takes to compare images with a training set.
 
     A part of the set is prepared and searched. Preparing takes time in proportion to the set. Searching takes less, as neighbours are
     nearer in a larger set and more is left out: how much less, a second search in a quarter of the part tells.
 
     Args:
         training: The training images, (N, C, H, W).
-        queries: Samples, null images and planted copies together.
-        searches: How often each is searched for: once, and once more for each transformation.
+        samples: Samples.
+        heldout: Held-out images.
+        planted: Copies that are planted.
+        leave_one_out: Whether training images are compared with each other, too: at most five for each sample.
+        changes: Transformations, each of which takes a search of its own.
+        readings: Other readings of the training images, under which samples are compared again.
         device: Where distances are computed.
     """
+    own = min(len(training), SEARCHES * samples) if leave_one_out else 0
+    once = samples + heldout + planted
+    queries = once + own + changes * (once + min(own, SLOW_SPACES_MOST)) + readings * 2 * samples
     values = int(np.prod(training.shape[1:]))
-    if queries * searches * len(training) * values < _WORK:
+    if queries * len(training) * values < _WORK:
         return 0.0  # about half a minute, less than is worth a trial
     count = min(len(training), _REFERENCES, max(2 * NEIGHBOURS, _VALUES // values))
     some = np.ascontiguousarray(training[:count])
@@ -51,9 +69,7 @@ def project_comparison(training: NDArray[np.uint8], queries: int, searches: int,
     if growth > 1:
         quarter = _timed(some[: count // 4], asked, device)[1]
         exponent = min(1.0, max(0.0, math.log(searched / quarter) / math.log(4)))
-    seconds: float = _REST * (
-        prepared * growth + searched * growth**exponent * searches * queries / len(asked)
-    )
+    seconds: float = _REST * (prepared * growth + searched * growth**exponent * queries / len(asked))
     return seconds
 
 
@@ -67,7 +83,7 @@ def _timed(references: NDArray[np.uint8], asked: NDArray[np.uint8], device: str)
     return middle - start, time.monotonic() - middle
 
 
-def project_sampling(denoiser: Denoiser, config: SamplerConfig, number: int, batch_size: int) -> float:
+def estimate_sampling(denoiser: Denoiser, config: SamplerConfig, number: int, batch_size: int) -> float:
     """Return about how many seconds it takes to generate images, from two calls of the model."""
     size = min(number, batch_size)
     x = torch.zeros(size, *denoiser.image_shape, device=denoiser.device)

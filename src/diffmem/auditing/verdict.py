@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 
 from diffmem.auditing.records import (
     EXIT_CODES,
+    ChanceTest,
     CopiesRecord,
     CopyingRecord,
     CriterionRecord,
     SpaceRecord,
-    ChanceTest,
     Verdict,
     VerdictRecord,
 )
 from diffmem.auditing.significance import format_p
 from diffmem.memorization.records import RateRecord
 
-__all__ = ["Circumstances", "limitations", "format_test", "verdict_of", "verdict_without_training"]
+__all__ = ["Circumstances", "format_test", "limitations", "verdict_of", "verdict_without_training"]
 
 EXACT = "exact"
 """Key of the planted copies that a detector must find before it may say that there are none."""
@@ -39,6 +39,7 @@ class Circumstances:
         elsewhere: Copies that are found under another reading of the images, a sentence each.
         said: What stands beside the verdict whatever it is.
         copying: The C_T test, for a remark.
+        given: All samples, where some could not be judged; else none.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -47,6 +48,15 @@ class Circumstances:
     elsewhere: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     copying: CopyingRecord | None = None
+    given: int | None = None
+
+    def samples_text(self, judged: int) -> str:
+        """Return the number of samples that could be judged, and of all, in words: '20 different samples (of 400 given)'."""
+        return (
+            f"{judged:,} samples"
+            if self.given is None
+            else f"{judged:,} different samples (of {self.given:,} given)"
+        )
 
 
 def verdict_of(
@@ -79,9 +89,16 @@ def verdict_of(
         return _found(found, space, there)
     reasons = [_criterion_text(one) for one in deciding]
     if there.elsewhere:
-        return _record("copies found", f"Copies found: {there.elsewhere[0]}", [*there.elsewhere[1:], *reasons], there.said)
+        return _record(
+            "copies found",
+            f"Copies found: {there.elsewhere[0]}",
+            [*there.elsewhere[1:], *reasons],
+            there.said,
+        )
     if there.problems:
-        return _record("cannot tell", f"Cannot tell: {there.problems[0]}", reasons, [*there.problems[1:], *there.said])
+        return _record(
+            "cannot tell", f"Cannot tell: {there.problems[0]}", reasons, [*there.problems[1:], *there.said]
+        )
     if there.same_pictures:
         return _same(there, copies, reasons)
     # Identity finds exact copies whatever the data; what the others see is the question.
@@ -92,11 +109,11 @@ def verdict_of(
     bound = max(one.bound for one in sharp if _sees(one))
     total = clean[0].flagged.total
     flagged = max(clean, key=lambda one: one.matches)
-    sentence = f"None found: with {total:,} samples, the rate of copies is below {_percent(bound)}% at 95% confidence."
+    sentence = f"None found: with {there.samples_text(total)}, the rate of copies is below {_percent(bound)}% at 95% confidence."
     if flagged.matches:
         number = f"{flagged.matches} {'is' if flagged.matches == 1 else 'are'}"
         sentence = (
-            f"None found beyond chance: with {total:,} samples, the rate of copies is below {_percent(bound)}% at 95% confidence; {number}"
+            f"None found beyond chance: with {there.samples_text(total)}, the rate of copies is below {_percent(bound)}% at 95% confidence; {number}"
             f" flagged, no more than of images that were never copied{_beside(flagged)}."
         )
         reasons.append(
@@ -141,8 +158,8 @@ def limitations(space: SpaceRecord | None, transforms: str | None, features: boo
         )
     if space is not None and space.null_training:
         lines.append(
-            f"{space.null_training:,} training images, each against all others, show how often fresh images come near to training images. That"
-            " holds if near-copies were not removed from the training set; if they were, say so (--deduplicated)."
+            f"{space.null_training:,} training images, each against all others, show how often fresh images come near to them."
+            " That holds if near-copies were not removed from the training set; if they were, say so (--deduplicated)."
         )
     return lines
 
@@ -151,16 +168,19 @@ def _found(found: Sequence[CriterionRecord], space: SpaceRecord, around: Circums
     # The criterion and the strictness that find most beyond chance: some flag many images that were never copied.
     pairs = [(one, test) for one in found for test in one.tests if test.p_value <= test.level]
     first, test = max(pairs, key=lambda pair: (pair[1].flagged * (1 - _chance(*pair)), -pair[1].strictness))
-    total = first.flagged.total
+    total, flagged = around.samples_text(first.flagged.total), test.flagged
     images = test.events if test.test != "groups" else first.distinct
     many = "training image" if images == 1 else "different training images"
-    count = RateRecord.of(test.flagged, total)
+    count = RateRecord.of(flagged, first.flagged.total)
     sentence = (
-        f"Copies found: {test.flagged:,} of {total:,} samples ({_share(count)}) copy {images:,} {many} by the criterion {first.title!r}"
+        f"Copies found: {flagged:,} of {total} ({_share(count)}) copy {images:,} {many} by the criterion {first.title!r}"
         f"{_beside(first)}."
     )
     return _record(
-        "copies found", sentence, [_criterion_text(one) for one in found], [*around.said, *around.problems, *_null_remark(space)]
+        "copies found",
+        sentence,
+        [_criterion_text(one) for one in found],
+        [*around.said, *around.problems, *_null_remark(space)],
     )
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 from diffmem.cli.common import Settings
+from diffmem.cli.reading import ReadingPairs
 from diffmem.errors import UserError
+
+if TYPE_CHECKING:
+    from diffmem.auditing import AuditRequest, OtherTraining
+    from diffmem.data import ImageSet, Reading
 
 __all__ = ["audit"]
 
@@ -23,6 +28,10 @@ def audit(
     transforms: str | None = None,
     features: list[str] | None = None,
     canaries: Path | None = None,
+    deduplicated: bool | None = None,
+    train_read: ReadingPairs = None,
+    heldout_read: ReadingPairs = None,
+    samples_read: ReadingPairs = None,
     private: bool = False,
     target: float = 0.01,
     seed: int = 0,
@@ -60,6 +69,12 @@ def audit(
         features: Also compare features: inception, or a TorchScript network PATH[:PREPARATION[:THRESHOLD]] with the
             preparation uint8, sscd, sscd-320 or dcr; may be repeated.
         canaries: File of canaries that `diffmem data build --canaries` wrote: report their exposure.
+        deduplicated: Near-copies were removed from the training set: then its images do not show how often fresh ones come
+            near to them, and only held-out images do. Told by itself where diffmem removed them.
+        train_read: How the files of --train become pixels, key=value: alpha=white|black|drop, exif=ignore|apply,
+            white=LEVEL, pages=first|all|refuse, fit=crop|stretch|pad with resolution=SIDE, split=FOLDER; may be repeated.
+        heldout_read: The same for --heldout.
+        samples_read: The same for --samples.
         private: Keep every image and file name out of the report: indices and hashes only.
         target: Share of copies that a clean audit must exclude at 95% confidence.
         seed: Of all that is drawn, but the samples.
@@ -96,82 +111,104 @@ def audit(
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out names a folder for the report.")
     with locked_folder(out):
-        code = _audit(
-            Given(train, heldout, samples, model, canaries), out, num, transforms, features or [], private, target, seed, first_seed,
-            set_ or [], allow_pickle, title, batch_size, place,
+        from diffmem.auditing import AuditRequest, open_feature_space, parse_transforms
+        from diffmem.data import CanarySet
+        from diffmem.models import open_model
+        from diffmem.sampling import SamplerConfig
+        from diffmem.studies.recipe import load_recipe
+
+        sources = {
+            "training": train,
+            "heldout": heldout,
+            "samples": samples,
+            "model": None if model is None else str(model),
+        }
+        config = load_recipe(SamplerConfig, None, set_ or [])
+        changes = None if transforms is None else parse_transforms(transforms)
+        spaces = [open_feature_space(text, place) for text in features or []]
+        opened = None if model is None else open_model(model, place, allow_pickle=allow_pickle)
+        planted = None if canaries is None else CanarySet.load(canaries)
+        sets = _Sets((train, train_read), (heldout, heldout_read), (samples, samples_read))
+        request = AuditRequest(
+            training=sets.training, samples=sets.samples, heldout=sets.heldout, model=opened, canaries=planted,
+            other_training=sets.other_training, deduplicated=deduplicated, number=num, sampler=config, first_seed=first_seed,
+            transforms=changes, features=spaces, target=target, private=private, seed=seed, title=title,
+            sources={role: source for role, source in sources.items() if source is not None}, device=place, batch_size=batch_size,
         )  # fmt: skip
+        code = _audit(request, out)
     if code:
         raise SystemExit(code)
 
 
-class Given(NamedTuple):
-    """Where everything is."""
+class _Sets:
+    """The sets of an audit, read: each as (source, how to read it), or none where no source is named."""
 
-    train: str | None
-    heldout: str | None
-    samples: str | None
-    model: Path | None
-    canaries: Path | None
+    def __init__(
+        self,
+        training: tuple[str | None, list[str] | None],
+        heldout: tuple[str | None, list[str] | None],
+        samples: tuple[str | None, list[str] | None],
+    ) -> None:
+        from diffmem.data import parse_reading
+
+        self._readings = [parse_reading(pairs or []) for _, pairs in (training, heldout, samples)]
+        for name, (source, pairs) in (("train", training), ("heldout", heldout), ("samples", samples)):
+            if pairs and source is None:
+                raise UserError(f"--{name}-read says how the files of --{name} are read; name them.")
+        self.training, self.heldout, self.samples = (
+            _read(source, reading)
+            for (source, _), reading in zip((training, heldout, samples), self._readings, strict=True)
+        )
+        self._source = training[0]
+
+    @property
+    def other_training(self) -> list[OtherTraining]:
+        """The other readings of the training images, where reading them was a choice."""
+        from diffmem.auditing import OtherTraining
+        from diffmem.data import other_readings
+
+        if self.training is None or self._source is None:
+            return []
+        usual = self._readings[0].choices()
+        return [
+            OtherTraining(one.text, _remedy(one.reading.choices(), usual), one.open)
+            for one in other_readings(self.training, self._source, self._readings[0])
+        ]
 
 
-def _audit(
-    given: Given,
-    out: Path,
-    num: int,
-    transforms: str | None,
-    features: list[str],
-    private: bool,
-    target: float,
-    seed: int,
-    first_seed: int,
-    settings: list[str],
-    allow_pickle: bool,
-    title: str,
-    batch_size: int,
-    device: str,
-) -> int:
+def _remedy(choices: dict[str, str], usual: dict[str, str]) -> str:
+    """Return the options that choose a reading instead of the usual one."""
+    changed = {key: value for key, value in choices.items() if usual.get(key) != value}
+    return " ".join(f"--train-read {key}={value}" for key, value in (changed or choices).items())
+
+
+def _read(source: str | None, reading: Reading) -> ImageSet | None:
+    from diffmem.data import open_images
+    from diffmem.progress import show_progress
+
+    if source is None:
+        return None
+    with show_progress("Reading images") as progress:
+        return open_images(source, progress=progress, reading=reading)
+
+
+def _audit(request: AuditRequest, out: Path) -> int:
     import sys
     from contextlib import suppress
 
-    from diffmem.auditing import Question, audit, open_feature_space, parse_transforms
-    from diffmem.auditing.report.images import audit_images
+    from diffmem.auditing import audit
+    from diffmem.auditing.report import audit_images, write_audit
     from diffmem.auditing.report.text import print_audit
-    from diffmem.auditing.report.write import write_audit
-    from diffmem.data import CanarySet, open_images
     from diffmem.distributed import world
-    from diffmem.models import open_model
     from diffmem.progress import show_progress
-    from diffmem.sampling import SamplerConfig, discard_shards
-    from diffmem.studies.recipe import load_recipe
+    from diffmem.sampling import discard_shards
 
-    config = load_recipe(SamplerConfig, None, settings)
-    changes = None if transforms is None else parse_transforms(transforms)
-    spaces = [open_feature_space(text, device) for text in features]
-    opened = None if given.model is None else open_model(given.model, device, allow_pickle=allow_pickle)
-    planted = None if given.canaries is None else CanarySet.load(given.canaries)
-    with show_progress("Reading images") as progress:
-        training, heldout, samples = (
-            None if source is None else open_images(source, progress=progress)
-            for source in (given.train, given.heldout, given.samples)
-        )
-    named = {
-        "training": given.train,
-        "heldout": given.heldout,
-        "samples": given.samples,
-        "model": None if given.model is None else str(given.model),
-    }
-    question = Question(
-        training=training, samples=samples, heldout=heldout, model=opened, canaries=planted, number=num, sampler=config,
-        first_seed=first_seed, transforms=changes, features=spaces, target=target, private=private, seed=seed, title=title,
-        sources={role: source for role, source in named.items() if source is not None}, device=device, batch_size=batch_size,
-    )  # fmt: skip
-
-    def tell(line: str) -> None:
+    def report(line: str) -> None:
         print(line, file=sys.stderr)
 
     shards = out / "samples.shards"
     with show_progress("Auditing") as progress:
-        found = audit(question, shards, progress, tell)
+        found = audit(request, shards, progress, report)
     if world().is_first:
         written = write_audit(found.result, audit_images(found), found.matches, out)
         with suppress(

@@ -34,6 +34,7 @@ from diffmem.data.conversions import Conversion
 from diffmem.data.duplicates import duplicate_groups
 from diffmem.data.duplication import duplicated
 from diffmem.data.fetch import DOWNLOADS, Download, fetch
+from diffmem.data.fit import fit_images
 from diffmem.data.imagenet import DOGS, read_imagenet, read_synsets
 from diffmem.data.images import ImageSet
 from diffmem.data.labels import random_labels, unique_labels
@@ -70,6 +71,7 @@ __all__ = [
     "duplicated",
     "fetch",
     "first",
+    "fit_images",
     "grayscale",
     "hold_out",
     "mixture",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -52,6 +53,19 @@ class Batch:
             None if self.own is None else self.own[chosen],
         )
 
+    @staticmethod
+    def of(parts: Sequence[Batch]) -> Batch:
+        """Return the images of several batches in one; they were searched in the same spaces, and none is of references."""
+        found = {
+            space: Neighbours(
+                np.concatenate([one.neighbours[space].distances for one in parts]),
+                np.concatenate([one.neighbours[space].indices for one in parts]),
+            )
+            for space in parts[0].neighbours
+        }
+        variants = tuple(text for one in parts for text in one.variants)
+        return Batch(np.concatenate([one.images for one in parts]), found, variants)
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -73,6 +87,15 @@ class Scores:
     def take(self, chosen: NDArray[np.int64] | NDArray[np.bool_]) -> Scores:
         """Return the scores of some of the images."""
         return Scores(self.score[chosen], self.copied[chosen], self.distance[chosen])
+
+    @staticmethod
+    def of(parts: Sequence[Scores]) -> Scores:
+        """Return the scores of several batches in one."""
+        return Scores(
+            np.concatenate([one.score for one in parts]),
+            np.concatenate([one.copied for one in parts]),
+            np.concatenate([one.distance for one in parts]),
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
@@ -31,7 +31,7 @@ class Changed(Criterion):
         count: Neighbours that are looked at, at least 2.
     """
 
-    transforms: Transforms = Transforms(True)
+    transforms: Transforms = field(default_factory=lambda: Transforms(True))
     threshold: float = 1 / 3
     count: int = CHANGED_NEIGHBOURS
 

@@ -42,10 +42,14 @@ def audit_images(audited: Audited) -> AuditImages | None:
         samples=taken(a.samples, rows),
         nearest=taken(a.training, copied),
         second=taken(a.training, other),
-        near=_near(
-            a.samples, a.training, a.nearest, a.ratio, {match.sample - first for match in a.matches}, first
-        ),
+        near=_near(a.samples, a.training, a.nearest, a.ratio, _shown_elsewhere(a, first), first),
     )
+
+
+def _shown_elsewhere(audited: Audited, first: int) -> set[int]:
+    """Return the samples that are matches, and those that are no trials: constant images, and repeats of others."""
+    unjudged = [] if audited.judged is None else np.flatnonzero(~audited.judged).tolist()
+    return {match.sample - first for match in audited.matches} | set(unjudged)
 
 
 def _near(

@@ -157,6 +157,8 @@ def page_of(result: AuditResult, pictures: Sequence[AuditPicture]) -> str:
         keys=key_numbers(result),
         warnings=result.notes,
         rows=criterion_rows(result),
+        tests=_tests(result),
+        readings=_readings(result),
         criterion_notes=[(one.title, note) for one in result.criteria for note in one.notes],
         pictures={one.name.removeprefix("audit_").removesuffix(".png"): one for one in pictures},
         matches=[] if copies is None else copies.worst,
@@ -172,6 +174,35 @@ def page_of(result: AuditResult, pictures: Sequence[AuditPicture]) -> str:
         asked=f"The audit was to exclude a share of copies of {fine_percent(result.target)}; seed {result.seed}.",
         space=[] if result.space is None else space_words(result.space, result),
     )  # fmt: skip
+
+
+def _tests(result: AuditResult) -> list[tuple[str, list[str]]]:
+    """Return every test as a row."""
+    return [
+        (
+            f"{one.key}, {test.test}",
+            [
+                f"{test.strictness:.3g}", f"{test.flagged:,}", f"{test.events:,}", f"{test.others:,}", f"{test.share:.3f}",
+                f"{test.p_value:.2g}", f"{test.level:.2g}",
+            ],
+        )
+        for one in result.criteria
+        for test in one.tests
+    ]  # fmt: skip
+
+
+def _readings(result: AuditResult) -> list[tuple[str, list[str]]]:
+    """Return every other reading as a row."""
+    return [
+        (
+            one.text,
+            [
+                f"{one.copies:,} of {one.samples:,}", f"{one.same_pictures:,}", f"{one.median_distance:.2f}",
+                f"{one.usual_distance:.2f}", one.remedy,
+            ],
+        )
+        for one in result.readings
+    ]  # fmt: skip
 
 
 def _bins(result: AuditResult) -> list[tuple[str, list[tuple[str, str, str]]]]:

@@ -46,7 +46,8 @@ def self_test_lines(result: SelfTestResult) -> tuple[str, list[str]]:
         alarms = part.false_verdicts
         lines.append(
             f"With {_DUPLICATION[part.duplication]}: copies are found among fresh images in {fine_rate(alarms)} of"
-            f" {alarms.total:,} shuffles; unchanged copies are found from a share of {_from(part)} on."
+            f" {alarms.total:,} shuffles; unchanged the smallest number of unchanged copies that is found"
+            f" among {result.fresh:,} samples is {_from(part)}."
         )
     least = min(one.smallest for one in result.coverage if one.method == "clopper-pearson")
     lines.append(
@@ -62,8 +63,8 @@ def self_test_lines(result: SelfTestResult) -> tuple[str, list[str]]:
 
 
 def _from(part: SelfTestPart) -> str:
-    share = part.found_from.get("exact")
-    return "(never)" if share is None else f"{share:.2%}"
+    number = part.found_from.get("exact")
+    return "(none is found)" if number is None else f"{number:,}"
 
 
 def self_test_table(part: SelfTestPart) -> Table:

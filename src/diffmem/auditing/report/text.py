@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from diffmem.auditing.records import (
     SpaceRecord,
     Verdict,
 )
-from diffmem.auditing.significance import p_words
+from diffmem.auditing.verdict import format_test
 from diffmem.memorization.records import RateRecord
 from diffmem.reports.words import count_words, threshold_words
 
@@ -123,10 +122,12 @@ def area_words(area: AreaRecord) -> str:
 
 
 def chance_words(row: CriterionRecord) -> str:
-    """Return what chance does: '1.2 expected, p = 0.31'; a dash without a null."""
-    if row.chance is None:
-        return "–"
-    return f"{row.chance.expected:.3g} expected, {p_words(row.chance.p_value)}"
+    """Return what chance does: '1.2 expected; below 0.1: 13 events beside 0, p = 3e-08'; a dash without a null."""
+    expected = "–" if row.expected is None else f"{row.expected:.3g} expected"
+    test = row.strongest
+    if test is None or not test.events:
+        return expected
+    return f"{expected}; below {test.strictness:.3g}: {format_test(test)}"
 
 
 def criterion_rows(result: AuditResult) -> list[CriterionRow]:
@@ -150,10 +151,9 @@ def criterion_rows(result: AuditResult) -> list[CriterionRow]:
 
 
 def ratio_threshold(result: AuditResult) -> float | None:
-    """Return the threshold of the ratio rule, which its protocol id holds; none if the rule was not applied."""
+    """Return the threshold of the ratio rule; none if the rule was not applied."""
     rule = result.criterion("ratio")
-    found = None if rule is None else re.search(r"ratio<(\d*\.\d+)", rule.protocol)
-    return None if found is None else float(found.group(1))
+    return None if rule is None else rule.threshold
 
 
 def key_numbers(result: AuditResult) -> list[tuple[str, str]]:
@@ -162,6 +162,8 @@ def key_numbers(result: AuditResult) -> list[tuple[str, str]]:
     samples = next((one for one in result.inputs if one.role == "samples"), None)
     if samples is not None:
         found.append((f"{samples.images:,}", "samples looked at"))
+    if result.sample_check is not None and result.sample_check.judged != result.sample_check.samples:
+        found.append((f"{result.sample_check.judged:,}", "of them different images that can be judged"))
     if result.copies is not None:
         copies = result.copies
         found += [
@@ -204,15 +206,33 @@ def space_words(space: SpaceRecord, result: AuditResult) -> list[str]:
         f"Compared as {colour} images of {height} x {width} pixels; protocol {space.protocol}.",
         f"{space.training_images:,} training images, {space.distinct_images:,} of them distinct: exact copies count as one image.",
     ]
-    if space.null_source == "none":
-        lines.append("There are no images that were never copied: what chance does is not known.")
+    parts = []
+    if space.null_heldout:
+        parts.append(count_words(space.null_heldout, "held-out image", "held-out images"))
+    if space.null_training:
+        parts.append(f"{space.null_training:,} training images, each against all others")
+    if parts:
+        lines.append(f"The null: {' and '.join(parts)} stand for images that were never copied.")
     else:
-        source = (
-            "held-out images"
-            if space.null_source == "heldout"
-            else "training images, each against all others,"
+        lines.append("There are no images that were never copied: what chance does is not known.")
+    if space.null_training:
+        lines.append(
+            "That training images are a null assumes that they were drawn as fresh images are: that no near-copies were removed from them."
         )
-        lines.append(f"The null: {space.null_images:,} {source} stand for images that were never copied.")
+    elif space.deduplicated:
+        lines.append(
+            "Near-copies were removed from the training set, so its images say nothing of how near fresh ones come."
+        )
+    if space.null_heldout:
+        lines.append(
+            "Samples were also looked for among training and held-out images together: a model that has not seen the split lies as readily"
+            " beside the ones as beside the others."
+        )
+    if space.disagree:
+        lines.append(
+            f"By {', '.join(space.disagree)}, held-out images and training images come near to training images unequally often; there the"
+            " held-out images alone are the null."
+        )
     if space.heldout_overlap:
         lines.append(
             f"{count_words(space.heldout_overlap, 'held-out image is', 'held-out images are')} identical to a training image; the"

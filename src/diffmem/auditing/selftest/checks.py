@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from diffmem.auditing.levels import FALSE_ALARM
 from diffmem.auditing.records import Verdict
-from diffmem.auditing.replication import FALSE_ALARM
 from diffmem.auditing.selftest.coverage import CoverageRecord
 from diffmem.auditing.selftest.records import SelfTestCriterion, SelfTestPart, SelfTestShare
 from diffmem.auditing.verdict import EXACT
@@ -18,7 +18,6 @@ LEAST_DETECTED = 0.95
 SURELY = 0.5
 """Share of planted copies from which on the verdict must be that copies are found."""
 
-_IDENTICAL = "identical"
 _ROUNDING = 1e-9
 
 
@@ -61,7 +60,7 @@ def checked(
 
 def _criteria(part: SelfTestPart, used: Sequence[SelfTestCriterion], target: float) -> list[str]:
     found = []
-    by_distance = [one for one in used if one.key != _IDENTICAL]
+    by_distance = [one for one in used if not one.exact_only]
     best = max((_exact(one) for one in by_distance), default=0.0)
     if best < LEAST_DETECTED:
         found.append(

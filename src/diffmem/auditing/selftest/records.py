@@ -35,7 +35,11 @@ class SelfTestCriterion(Record):
     key: str
     title: str
     deciding: bool = Field(description="Whether the verdict rests on it.")
-    usable: bool = Field(description="Whether it flags few enough images that were never copied.")
+    usable: bool = Field(
+        description="Whether it flags few enough images that were never copied, at some strictness."
+    )
+    exact_only: bool = Field(description="Whether it sees exact copies alone.")
+    strictness: float = Field(description="Threshold at which all below is meant: the loosest usable one.")
     false_alarms: RateRecord = Field(description="Share of the fresh images that it flags.")
     null: RateRecord = Field(description="Share of the held-out images that it flags.")
     power: list[PowerRecord] = Field(description="Planted copies, kind by kind.")
@@ -61,8 +65,9 @@ class SelfTestPart(Record):
     distinct_images: int
     criteria: list[SelfTestCriterion]
     shares: list[SelfTestShare]
-    found_from: dict[str, float | None] = Field(
-        description="Smallest share from which on copies are found, by kind; none if they are not."
+    found_from: dict[str, int | None] = Field(
+        description="Smallest number of copies of different training images, among as many samples as there are fresh images, that is"
+        " found, by kind; none if not even half of the samples are."
     )
     false_verdicts: RateRecord = Field(
         description="How often a deciding criterion finds copies among fresh images: fresh and held-out images are shuffled again and"

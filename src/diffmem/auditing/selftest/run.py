@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.auditing.detector import Instrument, Sight
+from diffmem.auditing.compare import judge
+from diffmem.auditing.criteria import Criterion
+from diffmem.auditing.detector import CopyDetector, Detections
+from diffmem.auditing.evidence import Split, weigh
+from diffmem.auditing.findings import samples_needed, sharp_rungs
+from diffmem.auditing.heldout import BothSides
+from diffmem.auditing.nulls import Null, null_images
 from diffmem.auditing.positive_controls import NEAR_COPIES, PLANTED, near_copies
-from diffmem.auditing.power import Planted, look_at_planted, power_records
+from diffmem.auditing.power import Planted, detect_planted, power_records
 from diffmem.auditing.records import PowerRecord, Verdict
-from diffmem.auditing.replication import Null, level_of, null_of, replicate, samples_needed
 from diffmem.auditing.selftest.checks import checked
 from diffmem.auditing.selftest.coverage import coverage_of_rates
 from diffmem.auditing.selftest.records import (
@@ -25,8 +29,7 @@ from diffmem.auditing.selftest.records import (
     SelfTestResult,
     SelfTestShare,
 )
-from diffmem.auditing.significance import chance_of
-from diffmem.auditing.verdict import EXACT, verdict_of
+from diffmem.auditing.verdict import EXACT, Circumstances, verdict_of
 from diffmem.data import ImageSet, count_of_share, duplicate_groups, hold_out
 from diffmem.errors import UserError
 from diffmem.memorization import Rate, Transforms
@@ -35,7 +38,7 @@ from diffmem.progress import NO_PROGRESS, Progress, part_of
 
 __all__ = ["SHARES", "Judge", "SelfTestResult", "self_test"]
 
-SHARES = (0.0, 0.001, 0.01, 0.1, 0.5, 1.0)
+SHARES = (0.0, 0.0005, 0.001, 0.005, 0.01, 0.1, 0.5, 1.0)
 
 Judge = Callable[[ImageSet, ImageSet, ImageSet], Verdict]
 """Samples, training and held-out images -> the verdict of an audit."""
@@ -43,22 +46,27 @@ Judge = Callable[[ImageSet, ImageSet, ImageSet], Verdict]
 _TARGET = 0.01
 _PLANTED = 200
 _LEAST_TRAINING = 200
-_DRAWS = 2000
+_DRAWS = 500
 _MOST_SAMPLES = 2000
 _SPLIT = 0x73706C69
 
 
 @dataclass(frozen=True, eq=False)
 class _Trial:
-    """A training set with what is held against it."""
+    """A training set with what is compared with it."""
 
-    instrument: Instrument
+    detector: CopyDetector
     training: ImageSet
     heldout: ImageSet
     fresh: ImageSet
     null: Null
-    alarms: Sight
+    both: BothSides
+    alarms: Detections
     planted: list[Planted]
+    beside: dict[
+        str, Detections
+    ]  # what lies near held-out images: of planted copies by kind, of fresh images by ''
+    rungs: dict[str, int]
     power: dict[str, list[PowerRecord]]
 
 
@@ -163,18 +171,27 @@ def _try(
     pixels = np.concatenate([training.images, *copies])
     names = np.concatenate([np.arange(len(training)), *[sources] * len(copies)]).astype(np.int64)
     made = ImageSet(pixels, None, tuple(training.names[one] for one in names.tolist()))
-    instrument = Instrument(pixels, "pixel-l2/uint8", transforms=transforms, device=device)
+    detector = CopyDetector(pixels, "pixel-l2/uint8", transforms=transforms, device=device)
     kinds = [kind for kind in PLANTED if duplication == "near-copies" or not kind.near_copies]
-    found = look_at_planted(instrument, pixels, sources, kinds, seed, part_of(progress, 0, 0.6))
+    found = detect_planted(detector, pixels, sources, kinds, seed, part_of(progress, 0, 0.5))
+    null = null_images(detector, heldout.images, len(fresh), seed=seed, progress=part_of(progress, 0.5, 0.3))
+    alarms = detector.detect(fresh.images, part_of(progress, 0.8, 0.1))
+    both = BothSides(detector, null)
+    beside = {"": both.heldout.detect(fresh.images)}
+    beside |= {one.kind.key: both.heldout.detect(one.images) for one in found}
+    rungs = sharp_rungs(detector.criteria, null, _TARGET, weigh(detector, alarms, null).disagree)
     return _Trial(
-        instrument=instrument,
+        detector=detector,
         training=made,
         heldout=heldout,
         fresh=fresh,
-        null=null_of(instrument, heldout.images, seed, part_of(progress, 0.6, 0.2)),
-        alarms=instrument.look(fresh.images, progress=part_of(progress, 0.8, 0.2)),
+        null=null,
+        both=both,
+        alarms=alarms,
         planted=found,
-        power=power_records(instrument, pixels, found, names),
+        beside=beside,
+        rungs=rungs,
+        power=power_records(detector, pixels, found, names, rungs),
     )
 
 
@@ -191,39 +208,55 @@ def _part(
     rows: list[SelfTestShare] = []
     for at, kind in enumerate(judged):
         for step, share in enumerate(shares):
+            if not _counts(trial, share):
+                continue
             told = part_of(progress, (at + step / len(shares)) / len(judged), 1 / len(judged) / len(shares))
             rows.append(_share(trial, kind, share, judge, told))
     for kind in kinds[len(judged) :]:
-        rows += [_share(trial, kind, share, None, None) for share in shares]
+        rows += [_share(trial, kind, share, None, None) for share in shares if _counts(trial, share)]
     return SelfTestPart(
         duplication=duplication,
         training_images=len(trial.training),
-        distinct_images=len(trial.instrument.kept),
+        distinct_images=len(trial.detector.kept),
         criteria=_criteria(trial),
         shares=rows,
-        found_from={kind: _found_from(trial, [one for one in rows if one.kind == kind]) for kind in kinds},
+        found_from={kind: _found_from(trial, kind) for kind in kinds},
         false_verdicts=rate_record(_false_verdicts(trial, seed)),
     )
 
 
+def _counts(trial: _Trial, share: float) -> bool:
+    """Return whether a share is none, or of one copy at least."""
+    return not share or count_of_share(len(trial.fresh), share) > 0
+
+
 def _criteria(trial: _Trial) -> list[SelfTestCriterion]:
-    assert trial.null.sight is not None  # the parts are disjoint
+    assert trial.null.heldout is not None  # the parts are disjoint
     found = []
-    for kind in trial.instrument.kinds:
-        null, alarms = trial.null.sight.flags[kind.key], trial.alarms.flags[kind.key]
-        null_rate = Rate(int(null.sum()), len(null))
+    for one in trial.detector.criteria:
+        rung = trial.rungs.get(one.key, 0)
+        null, alarms = trial.null.of_heldout(one, rung), trial.alarms.flags(one, rung)
         found.append(
             SelfTestCriterion(
-                key=kind.key,
-                title=kind.title,
-                deciding=kind.deciding,
-                usable=null_rate.value <= _TARGET,
+                key=one.key,
+                title=one.title,
+                deciding=one.role == "deciding",
+                usable=one.key in trial.rungs,
+                exact_only=one.exact_only,
+                strictness=one.strictness[rung],
                 false_alarms=rate_record(Rate(int(alarms.sum()), len(alarms))),
-                null=rate_record(null_rate),
-                power=trial.power[kind.key],
+                null=rate_record(Rate(int(null.sum()), len(null))),
+                power=trial.power[one.key],
             )
         )
     return found
+
+
+def _places(trial: _Trial, kind: str, count: int) -> list[tuple[Planted, int]]:
+    """Return the planted copies of a set of samples: kinds in turn, each image as seldom as can be."""
+    chosen = [one for one in trial.planted if kind in (one.kind.key, MIXED)]
+    number = len(trial.planted[0].sources)
+    return [(chosen[at % len(chosen)], at // len(chosen) % number) for at in range(count)]
 
 
 def _share(
@@ -232,17 +265,17 @@ def _share(
     """Measure one set of samples; the verdict is asked for where there is somebody to be told of the progress."""
     total = len(trial.fresh)
     count = count_of_share(total, share)
-    chosen = [one for one in trial.planted if kind in (one.kind.key, MIXED)]
-    number = len(trial.planted[0].sources)
-    places = [(at % len(chosen), at // len(chosen) % number) for at in range(count)]
+    places = _places(trial, kind, count)
     measured: dict[str, RateRecord] = {}
-    for criterion in trial.instrument.kinds:
-        copies = sum(bool(chosen[of].flags[criterion.key][at]) for of, at in places)
-        alarms = int(trial.alarms.flags[criterion.key][: total - count].sum())
+    for criterion in trial.detector.criteria:
+        rung = trial.rungs.get(criterion.key, 0)
+        flags = {id(one): one.found.flags(criterion, rung) for one in trial.planted}
+        copies = sum(bool(flags[id(one)][at]) for one, at in places)
+        alarms = int(trial.alarms.flags(criterion, rung)[: total - count].sum())
         measured[criterion.key] = rate_record(Rate(copies + alarms, total))
     verdict = None
     if progress is not None:
-        pixels = [*(chosen[of].images[at] for of, at in places), *trial.fresh.images[: total - count]]
+        pixels = [*(one.images[at] for one, at in places), *trial.fresh.images[: total - count]]
         samples = ImageSet(np.stack(pixels), None, tuple(f"sample {at}" for at in range(total)))
         if judge is None:
             verdict = _audited(trial, samples, progress)
@@ -260,57 +293,69 @@ def _share(
 
 
 def _audited(trial: _Trial, samples: ImageSet, progress: Progress) -> Verdict:
-    found = replicate(
-        trial.instrument, trial.training, samples, trial.null, target=_TARGET, progress=progress
+    first = duplicate_groups(samples.images)
+    times = np.bincount(first, minlength=len(first)).astype(np.int64)
+    found = judge(
+        trial.detector, trial.training, samples, trial.null, times=times, target=_TARGET, progress=progress
     )
     criteria = [one.model_copy(update={"power": trial.power[one.key]}) for one in found.criteria]
-    return verdict_of(criteria, found.copies, found.space, None, _TARGET).verdict
+    around = Circumstances(same_pictures=len(found.evidence.same))
+    return verdict_of(criteria, found.copies, found.space, _TARGET, around).verdict
 
 
-def _found_from(trial: _Trial, rows: Sequence[SelfTestShare]) -> float | None:
-    """Return the smallest share from which on, at all larger ones too, a deciding criterion finds copies beyond chance."""
-    smallest = None
-    for row in sorted(rows, key=lambda one: -one.planted):
-        flagged = {key: rate.count for key, rate in row.measured.items()}
-        if not _beyond_chance(trial, flagged, row.samples):
-            break
-        smallest = row.share
-    return smallest
+def _found_from(trial: _Trial, kind: str) -> int | None:
+    """Return the smallest number of copies among as many samples as there are fresh images that is found; none if not even half are.
+
+    Numbers are doubled until copies are found, and halved in between.
+    """
+    most = len(trial.fresh) // 2
+    low, high = 0, 1
+    while not _finds(trial, kind, high):
+        low, high = high, 2 * high
+        if high > most:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _finds(trial, kind, middle) else (middle, high)
+    return high
 
 
-def _beyond_chance(trial: _Trial, flagged: dict[str, int], total: int) -> bool:
-    assert trial.null.sight is not None
-    deciding = [kind.key for kind in trial.instrument.kinds if kind.deciding]
-    level = level_of(trial.instrument)
-    nulls = {key: int(trial.null.sight.flags[key].sum()) for key in deciding}
-    return any(
-        flagged[key] and _p_value(flagged[key], total, nulls[key], len(trial.null.sight)) <= level
-        for key in deciding
+def _finds(trial: _Trial, kind: str, count: int) -> bool:
+    """Return whether a test finds so many copies among fresh images; copies of one image count once."""
+    places = _places(trial, kind, count)
+    left = np.arange(len(trial.fresh) - count)
+    by_kind: dict[str, list[int]] = {}
+    for one, at in places:
+        by_kind.setdefault(one.kind.key, []).append(at)
+    chosen = [one for one in trial.planted if one.kind.key in by_kind]
+    parts = {one.kind.key: np.array(by_kind[one.kind.key], np.int64) for one in chosen}
+    samples = Detections.of(
+        [*(one.found.take(parts[one.kind.key]) for one in chosen), trial.alarms.take(left)]
     )
+    beside = Detections.of(
+        [*(trial.beside[key].take(part) for key, part in parts.items()), trial.beside[""].take(left)]
+    )
+    first = duplicate_groups(samples.batch.images)
+    judged = first == np.arange(len(first))
+    times = np.bincount(first, minlength=len(first)).astype(np.int64)
+    split: Split | None = trial.both.split(samples, beside)
+    return bool(weigh(trial.detector, samples, trial.null, judged=judged, times=times, split=split).found())
 
 
 def _false_verdicts(trial: _Trial, seed: int) -> Rate:
-    """Shuffle fresh and held-out images, and count how often copies are found."""
-    assert trial.null.sight is not None
-    deciding = [kind.key for kind in trial.instrument.kinds if kind.deciding]
-    level = level_of(trial.instrument)
-    both = np.stack(
-        [np.concatenate([trial.alarms.flags[key], trial.null.sight.flags[key]]) for key in deciding]
-    )
-    total, count = both.shape[1], len(trial.alarms)
+    """Shuffle fresh and held-out images, and count how often the tests of fresh images find copies."""
+    assert trial.null.heldout is not None
+    both = Detections.of([_without_own(trial.alarms), _without_own(trial.null.heldout)])
+    count = len(trial.alarms)
     rng = np.random.default_rng([seed, _SPLIT, 1])
+    deciding: list[Criterion] = [one for one in trial.detector.criteria if one.role == "deciding"]
     alarms = 0
     for _ in range(_DRAWS):
-        chosen = rng.permutation(total)[:count]
-        flagged = both[:, chosen].sum(1)
-        left = both.sum(1) - flagged
-        alarms += any(
-            bool(one) and _p_value(int(one), count, int(other), total - count) <= level
-            for one, other in zip(flagged, left, strict=True)
-        )
+        order = rng.permutation(len(both))
+        null = replace(trial.null, heldout=both.take(order[count:]))
+        alarms += bool(weigh(deciding, both.take(order[:count]), null).found())
     return Rate(alarms, _DRAWS)
 
 
-@lru_cache(maxsize=4096)
-def _p_value(flagged: int, total: int, null_flagged: int, null_total: int) -> float:
-    return chance_of(flagged, total, null_flagged, null_total).p_value
+def _without_own(found: Detections) -> Detections:
+    return Detections(replace(found.batch, own=None), found.scores)

@@ -66,7 +66,9 @@ def check_samples(
     """
     for name, images in (("samples", samples), ("training images", training), ("held-out images", heldout)):
         if images is not None and (images.dtype != np.uint8 or images.ndim != 4):
-            raise UserError(f"The {name} are {images.dtype} of shape {images.shape}; give uint8 (N, C, H, W).")
+            raise UserError(
+                f"The {name} are {images.dtype} of shape {images.shape}; give uint8 (N, C, H, W)."
+            )
     if len(samples) == 0 or len(training) == 0:
         raise UserError("Samples are compared with training images; give at least one of each.")
     return _Check(samples, training, heldout if heldout is not None and len(heldout) else None, seed).run()
@@ -236,5 +238,7 @@ def _colour(values: NDArray[np.uint8]) -> str:
     if (values == 255).all():
         return "white"
     return (
-        f"grey {values[0]}" if (values == values[0]).all() else "colour " + "/".join(map(str, values.tolist()))
+        f"grey {values[0]}"
+        if (values == values[0]).all()
+        else "colour " + "/".join(map(str, values.tolist()))
     )

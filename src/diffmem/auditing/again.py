@@ -1,0 +1,108 @@
+"""Samples held against the training images once more, under another reading: copies must not hide behind a loader's convention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmem.auditing.compare import judge
+from diffmem.auditing.criteria import PIXELS
+from diffmem.auditing.detector import CopyDetector, Detections
+from diffmem.auditing.nulls import null_images
+from diffmem.auditing.records import ReadingRecord
+from diffmem.auditing.spaces import align
+from diffmem.data import ImageSet
+from diffmem.progress import NO_PROGRESS, Progress, part_of
+
+__all__ = ["Reread", "look_again"]
+
+CLEARLY_NEARER = 0.8
+"""Part of the median distance to the nearest training image below which another reading fits clearly better."""
+
+_STRICTER = 10.0  # an audit looks under several readings; each finds copies at a tenth of the usual levels
+
+
+@dataclass(frozen=True, eq=False)
+class Reread:
+    """Samples and training images under another reading.
+
+    Attributes:
+        text: The reading, for people.
+        remedy: How to choose it.
+        training: The training images so read.
+        samples: The samples so read.
+        times: As for `diffmem.auditing.compare.judge`.
+    """
+
+    text: str
+    remedy: str
+    training: ImageSet
+    samples: ImageSet
+    times: NDArray[np.int64]
+
+
+def look_again(
+    reread: Reread,
+    usual: Detections,
+    *,
+    deduplicated: bool = False,
+    threshold: float = 1 / 3,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress = NO_PROGRESS,
+) -> ReadingRecord:
+    """Look for copies under another reading, and say whether it fits the samples better than the usual one.
+
+    The null is that of training images, each against all others, one for each sample at most; where they are none, only a better fit
+    can be told.
+
+    Args:
+        reread: What to compare.
+        usual: What the criteria make of the samples under the usual reading.
+        deduplicated: Whether near-copies were removed from the training set.
+        threshold: Of the ratio rules.
+        seed: Of all that is drawn.
+        device: Where distances are computed.
+        progress: Told the share of the work that is done.
+    """
+    aligned = align({"training": reread.training, "samples": reread.samples})
+    training, samples = aligned.sets["training"], aligned.sets["samples"]
+    detector = CopyDetector(training.images, aligned.protocol, threshold, device=device)
+    null = null_images(
+        detector,
+        None,
+        len(samples),
+        searches=1,
+        deduplicated=deduplicated,
+        seed=seed,
+        progress=part_of(progress, 0, 0.5),
+    )
+    found = judge(detector, training, samples, null, times=reread.times, progress=part_of(progress, 0.5, 0.5))
+    surely = [
+        (test, key)
+        for key, tests in found.evidence.tests.items()
+        for test in tests
+        if test.p_value <= test.level / _STRICTER
+    ]
+    best = max(surely, key=lambda pair: pair[0].flagged, default=None)
+    judged = reread.times > 0
+    distances = [
+        float(np.median(one.batch.neighbours[PIXELS].distances[judged, 0]))
+        / np.sqrt(np.prod(one.batch.images.shape[1:]))
+        if judged.any()
+        else 0.0
+        for one in (found.found, usual)
+    ]
+    return ReadingRecord(
+        text=reread.text,
+        remedy=reread.remedy,
+        copies=0 if best is None else best[0].flagged,
+        samples=int(judged.sum()),
+        criterion=None if best is None else best[1],
+        same_pictures=len(found.evidence.same),
+        median_distance=distances[0],
+        usual_distance=distances[1],
+        fits_better=distances[0] < CLEARLY_NEARER * distances[1],
+    )
