@@ -31,6 +31,14 @@ def test_lossless_and_lossy_webp_tell_their_size():
         assert (header.width, header.height) == (9, 6)
 
 
+def test_an_avif_of_more_than_8_bits_is_told():
+    content = encoded(PHOTO, "AVIF").replace(b"pixi\0\0\0\0\3\x08\x08\x08", b"pixi\0\0\0\0\3\x0a\x0a\x0a")
+    assert (read_header_of(encoded(PHOTO, "AVIF"), "AVIF").bits, read_header_of(content, "AVIF").bits) == (
+        8,
+        10,
+    )
+
+
 @pytest.mark.parametrize("size", [(1, 1), (33, 17), (4000, 3)])
 @pytest.mark.parametrize("animated", [False, True])
 def test_the_stream_of_an_avif_tells_its_size_whatever_its_boxes_say(size, animated):

@@ -135,6 +135,8 @@ def _decoded(
     with _stream(content, kind, every) as stream:
         image = Image.open(stream, formats=(kind,))
         check_size(*image.size, 1, name)
+        if header.bits > 8:
+            tally.colours[f"{header.bits} bits of an AVIF to 8"] += 1
         turn = header.orientation
         if kind == "TIFF":  # whose orientation Pillow follows
             tally.tiff_turned += turn > 1
@@ -224,7 +226,7 @@ def _pixels(
 ) -> NDArray[np.uint8]:
     if image.mode == "F":
         raise UserError(f"Cannot read {name}: its values are floats; save it with 8 bits per channel.")
-    deep = deep_values(image, content, kind, page)
+    deep = deep_values(image, content, kind, page, name, tally)
     if deep is not None:
         return eight_bits(deep, name, reading.white, _GROUNDS[reading.alpha], tally)
     if image.mode in _COLOURS:

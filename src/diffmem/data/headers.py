@@ -35,7 +35,7 @@ class Header(NamedTuple):
         height: In pixels, likewise.
         frames: Frames or pages.
         orientation: Of EXIF data, 0 to 8; see `orientation_of`. Of a TIFF, that of its first page.
-        deep: Whether it is a PNG of 16 bits.
+        bits: Of a value, where that is an AVIF's.
         hidden: Places of the EXIF items of an AVIF, which Pillow is not to read.
     """
 
@@ -43,7 +43,7 @@ class Header(NamedTuple):
     height: int = 0
     frames: int = 1
     orientation: int = 0
-    deep: bool = False
+    bits: int = 8
     hidden: tuple[int, ...] = ()
 
 
@@ -79,7 +79,7 @@ def read_header_of(content: bytes, kind: str) -> Header:
     """
     if kind == "PNG":
         png = check_png(content)  # Pillow skips the CRC of the pixels
-        return Header(png.width, png.height, png.frames, orientation_of(png.exif), png.depth == 16)
+        return Header(png.width, png.height, png.frames, orientation_of(png.exif))
     if kind == "JPEG":
         check_jpeg(content)
         return Header(orientation=orientation_of(exif_of_jpeg(content)))
@@ -89,7 +89,7 @@ def read_header_of(content: bytes, kind: str) -> Header:
         return _webp(content)
     if kind == "AVIF":
         avif = read_avif(content)
-        return Header(avif.width, avif.height, avif.frames, hidden=tuple(avif.exif))
+        return Header(avif.width, avif.height, avif.frames, bits=avif.bits, hidden=tuple(avif.exif))
     if kind == "PPM":
         return Header(*pnm_size(content[:HEAD_BYTES]))
     return _tiff(content) if kind == "TIFF" else Header()
