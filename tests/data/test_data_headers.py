@@ -130,6 +130,11 @@ def test_pages_that_share_their_entries_are_refused():
         read_header_of(bytes(content), "TIFF")
 
 
+def test_tags_that_share_their_bytes_are_refused_before_they_are_read():
+    with pytest.raises(ValueError, match="claim the same bytes again and again"):
+        read_header_of(make.table_of_tags(40_000, 200_000), "TIFF")
+
+
 def test_endless_chunks_and_boxes_are_refused():
     with pytest.raises(ValueError, match="more than 100,000 chunks"):
         read_header_of(riff(*[(b"abcd", b"")] * 100_001), "WEBP")

@@ -131,7 +131,8 @@ def _decoded(
             changed[place : place + 4] = b"EXIF"
         content = bytes(changed)
     every = _every_page(header.frames, kind, name, reading, tally)
-    pages = []
+    pages: list[NDArray[np.uint8]] = []
+    of_file = Tally() if every else tally
     with _stream(content, kind, every) as stream:
         image = Image.open(stream, formats=(kind,))
         check_size(*image.size, 1, name)
@@ -152,10 +153,11 @@ def _decoded(
                 image.seek(page)
                 check_size(*image.size, 1, name)
             _check_layout(image, name)
-            pixels = _pixels(image, content, kind, page, name, reading, tally)
+            pixels = _pixels(image, content, kind, page, name, reading, of_file)
             pages.append(upright(pixels, turn) if reading.exif == "apply" else pixels)
     if every:
         tally.pages += len(pages)
+        tally.add_pages(of_file)
     return pages
 
 

@@ -23,10 +23,8 @@ __all__ = ["Deep", "deep_pnm", "deep_values", "eight_bits", "pnm_values"]
 
 _GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _HIGHEST = 65_535
-_BITS, _PLANES = (
-    258,
-    284,
-)  # tags of a TIFF: bits of each value, and whether colours are stored one after the other
+# Tags of a TIFF: bits of each value, and whether colours are stored one after the other.
+_BITS, _PLANES = 258, 284
 _SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 _PNM = re.compile(
     rb"P([56])(?:\s|#[^\n\r]*[\n\r])+(\d+)(?:\s|#[^\n\r]*[\n\r])+(\d+)(?:\s|#[^\n\r]*[\n\r])+(\d+)\s"
