@@ -127,6 +127,15 @@ def test_pages_of_packed_tiffs_and_more_of_them_than_files_are_all_read(tmp_path
     np.testing.assert_array_equal(images.images[40], np.repeat(PHOTO[None, ..., 0], 3, 0))
 
 
+def test_what_was_done_to_the_pages_of_a_file_was_done_to_one_file(tmp_path):
+    pages = frames(3, (6, 9, 4))
+    images = open_images(
+        put(tmp_path, a__png=several("PNG", pages), b__png=PNG), reading=Reading(pages="all")
+    )
+    told = {one.key: one for one in images.conversions}
+    assert (told["alpha"].count, told["alpha"].total, len(images)) == (1, 2, 4)
+
+
 def test_labels_go_with_every_page(tmp_path):
     for name, count in (("cat", 3), ("dog", 1)):
         (tmp_path / "set" / name).mkdir(parents=True)

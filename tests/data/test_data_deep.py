@@ -89,6 +89,16 @@ def test_a_pnm_declares_its_own_white_level(magic, channels):
         read(content[:-1])
 
 
+def test_a_layout_that_pillow_misreads_is_refused():
+    content = bytearray(tiff16(CT[..., :3]))
+    place = content.find(struct.pack("<HHII", 284, 4, 1, 1))
+    struct.pack_into("<I", content, place + 8, 2)
+    with pytest.raises(
+        UserError, match="i: it has more than 8 bits and stores its colours one after the other"
+    ):
+        read(bytes(content))
+
+
 def stacked(*arrays, **choices):
     contents = [png16(values) for values in arrays]
     names = [f"{number}.png" for number in range(len(contents))]

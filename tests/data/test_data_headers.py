@@ -31,6 +31,14 @@ def test_lossless_and_lossy_webp_tell_their_size():
         assert (header.width, header.height) == (9, 6)
 
 
+def test_an_avif_of_more_than_8_bits_is_told():
+    content = encoded(PHOTO, "AVIF").replace(b"pixi\0\0\0\0\3\x08\x08\x08", b"pixi\0\0\0\0\3\x0a\x0a\x0a")
+    assert (read_header_of(encoded(PHOTO, "AVIF"), "AVIF").bits, read_header_of(content, "AVIF").bits) == (
+        8,
+        10,
+    )
+
+
 @pytest.mark.parametrize("size", [(1, 1), (33, 17), (4000, 3)])
 @pytest.mark.parametrize("animated", [False, True])
 def test_the_stream_of_an_avif_tells_its_size_whatever_its_boxes_say(size, animated):
@@ -120,6 +128,11 @@ def test_pages_that_share_their_entries_are_refused():
     content += b"".join(struct.pack("<I", 8 + 4 * (number + 1)) for number in range(tables - 1)) + bytes(4)
     with pytest.raises(ValueError, match="claim the same bytes again and again"):
         read_header_of(bytes(content), "TIFF")
+
+
+def test_tags_that_share_their_bytes_are_refused_before_they_are_read():
+    with pytest.raises(ValueError, match="claim the same bytes again and again"):
+        read_header_of(make.table_of_tags(40_000, 200_000), "TIFF")
 
 
 def test_endless_chunks_and_boxes_are_refused():

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diffmem.data import DOGS, build, first, read_imagenet, read_synsets, resize
+from diffmem.data import DOGS, Reading, build, first, read_imagenet, read_synsets, resize
 from diffmem.errors import UserError
 
 SYNSETS = ["n00000001", "n00000002", "n00000003"]
@@ -239,3 +239,23 @@ def test_a_link_in_a_circle_or_to_a_device_is_refused(tmp_path, target):
     listed.write_text("n02085620 Chihuahua\n")
     with pytest.raises(UserError, match=r"n02085620_9\.JPEG is refused"):
         read_imagenet(tmp_path, listed)
+
+
+def test_choices_hold_for_imagenet_and_what_was_done_is_told(tmp_path):
+    write_folders(tmp_path, (2, 2, 2))
+    write_list(tmp_path / "list.txt")
+    pixels = np.full((12, 16, 4), 40, np.uint8)
+    pixels[..., 3] = 0
+    (tmp_path / SYNSETS[0] / f"{SYNSETS[0]}_0.JPEG").write_bytes(encoded(pixels))
+    images = read(tmp_path, reading=Reading(alpha="drop", fit="pad", resolution=8))
+    assert images.shape == (3, 8, 8)
+    assert not images.images[:, :, 0].any()
+    assert "padded with black, RGB, 8 x 8 (LANCZOS)" in images.history[0]
+    assert [one.key for one in images.conversions] == ["alpha", "fit"]
+    assert images.history[1] == "transparency dropped, the stored colours kept in 1 of 6 files"
+    built = build(tmp_path, synsets=tmp_path / "list.txt", reading=Reading(alpha="black"), size=6)
+    assert built.history[1] == "transparent pixels laid on black in 1 of 6 files"
+    with pytest.raises(UserError, match="pages all does not go with synsets"):
+        read(tmp_path, reading=Reading(pages="all"))
+    with pytest.raises(UserError, match="leave the split out"):
+        build(tmp_path, synsets=tmp_path / "list.txt", split="test")

@@ -27,12 +27,14 @@ class Avif:
         width: In pixels, the largest of all images in it.
         height: In pixels.
         frames: Of an animation, else 1.
+        bits: Of a value, by its boxes.
         exif: Places of the kinds of its EXIF items.
     """
 
     width: int = 0
     height: int = 0
     frames: int = 1
+    bits: int = 8
     exif: list[int] = field(default_factory=list)
     _coded: set[int] = field(default_factory=set)
     _extents: list[tuple[int, bool, int, int]] = field(default_factory=list)
@@ -56,6 +58,8 @@ def read_avif(content: bytes) -> Avif:
         length = stop - start
         if kind == b"ispe" and length >= 12:
             told.grow(*struct.unpack_from(">II", content, start + 4))
+        elif kind == b"pixi" and length >= 6:
+            told.bits = max(told.bits, *content[start + 5 : stop])
         elif kind == b"stsz" and length >= 12:
             told.frames = max(told.frames, struct.unpack_from(">I", content, start + 8)[0])
         elif kind == b"stsd" and length >= 44:

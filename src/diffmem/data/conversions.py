@@ -47,13 +47,10 @@ def count_text(count: int, one: str, many: str | None = None) -> str:
 
 def name_text(name: str) -> str:
     """Return a name that a foreign file chose, short and as letters that a terminal can show."""
-    letters = (
-        name
-        if len(name) <= _LONGEST_NAME
-        else f"{name[: _LONGEST_NAME // 2]}...{name[-_LONGEST_NAME // 2 :]}"
-    )
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[: _LONGEST_NAME // 2]}...{name[-_LONGEST_NAME // 2 :]}"
     return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in letters
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name
     )
 
 
@@ -62,9 +59,10 @@ class Tally:
     """Counts, while images are decoded, what is done to them.
 
     Attributes:
-        images: Images that were decoded.
+        files: Files that were decoded.
+        images: Images that were made of them; `grey`: those without colour.
         alpha: Files with an alpha channel or a transparent colour; `transparent`: those of them that are not opaque.
-        turned: Files whose EXIF orientation is not the usual one; `quarter`: those of them that it turns by 90 degrees.
+        turned: Files whose EXIF orientation is not the usual one.
         tiff_turned: TIFFs whose orientation was followed.
         deep: Files of 16 bits; `largest`: their largest value; `undeclared`: those whose format tells no white level, and
             `undeclared_largest`: the largest value of these.
@@ -97,6 +95,18 @@ class Tally:
     grey: int = 0
     whites: Counter[int] = field(default_factory=Counter)
     colours: Counter[str] = field(default_factory=Counter)
+
+    def add_pages(self, pages: Tally) -> None:
+        """Count what was done to the pages of one file as done to one file."""
+        self.alpha += pages.alpha > 0
+        self.transparent += pages.transparent > 0
+        self.deep += pages.deep > 0
+        self.clipped += pages.clipped > 0
+        self.undeclared += pages.undeclared > 0
+        self.largest = max(self.largest, pages.largest)
+        self.undeclared_largest = max(self.undeclared_largest, pages.undeclared_largest)
+        self.whites.update(pages.whites.keys())
+        self.colours.update(pages.colours.keys())
 
     def conversions(self, reading: Reading) -> tuple[Conversion, ...]:
         """Return all that was done, in the order in which it is done."""

@@ -131,10 +131,13 @@ def _decoded(
             changed[place : place + 4] = b"EXIF"
         content = bytes(changed)
     every = _every_page(header.frames, kind, name, reading, tally)
-    pages = []
+    pages: list[NDArray[np.uint8]] = []
+    of_file = Tally() if every else tally
     with _stream(content, kind, every) as stream:
         image = Image.open(stream, formats=(kind,))
         check_size(*image.size, 1, name)
+        if header.bits > 8:
+            tally.colours[f"{header.bits} bits of an AVIF to 8"] += 1
         turn = header.orientation
         if kind == "TIFF":  # whose orientation Pillow follows
             tally.tiff_turned += turn > 1
@@ -150,10 +153,11 @@ def _decoded(
                 image.seek(page)
                 check_size(*image.size, 1, name)
             _check_layout(image, name)
-            pixels = _pixels(image, content, kind, page, name, reading, tally)
+            pixels = _pixels(image, content, kind, page, name, reading, of_file)
             pages.append(upright(pixels, turn) if reading.exif == "apply" else pixels)
     if every:
         tally.pages += len(pages)
+        tally.add_pages(of_file)
     return pages
 
 
@@ -224,7 +228,7 @@ def _pixels(
 ) -> NDArray[np.uint8]:
     if image.mode == "F":
         raise UserError(f"Cannot read {name}: its values are floats; save it with 8 bits per channel.")
-    deep = deep_values(image, content, kind, page)
+    deep = deep_values(image, content, kind, page, name, tally)
     if deep is not None:
         return eight_bits(deep, name, reading.white, _GROUNDS[reading.alpha], tally)
     if image.mode in _COLOURS:

@@ -23,7 +23,8 @@ __all__ = ["Deep", "deep_pnm", "deep_values", "eight_bits", "pnm_values"]
 
 _GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _HIGHEST = 65_535
-_BITS = 258  # tag of a TIFF: bits of each value
+# Tags of a TIFF: bits of each value, and whether colours are stored one after the other.
+_BITS, _PLANES = 258, 284
 _SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 _PNM = re.compile(
     rb"P([56])(?:\s|#[^\n\r]*[\n\r])+(\d+)(?:\s|#[^\n\r]*[\n\r])+(\d+)(?:\s|#[^\n\r]*[\n\r])+(\d+)\s"
@@ -44,7 +45,9 @@ class Deep(NamedTuple):
     white: int | None = None
 
 
-def deep_values(image: Image.Image, content: bytes, kind: str, page: int) -> Deep | None:
+def deep_values(
+    image: Image.Image, content: bytes, kind: str, page: int, name: str, tally: Tally
+) -> Deep | None:
     """Return the values of a PNG or TIFF of 16 bits that is open; none if it has 8, or a kind that Pillow alone reads.
 
     Args:
@@ -52,12 +55,23 @@ def deep_values(image: Image.Image, content: bytes, kind: str, page: int) -> Dee
         content: Its file.
         kind: The format.
         page: Which page is meant.
+        name: What to call the image in errors.
+        tally: Where to count what Pillow alone reads.
+
+    Raises:
+        UserError: It is of a layout that Pillow misreads.
     """
     if image.mode in _GREY:
         declared = getattr(image, "tag_v2", {}).get(_BITS)
         return _with_key(Deep(np.asarray(image), None, 4095 if declared == (12,) else None), image)
     if kind not in ("PNG", "TIFF"):
         return None
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_PLANES) == 2 and max(tags.get(_BITS, (8,))) > 8:
+        raise UserError(
+            f"Cannot read {name}: it has more than 8 bits and stores its colours one after the other, which Pillow misreads;"
+            " save it with the colours of each pixel together."
+        )
     rawmode = _rawmode(image)
     if ";16" not in rawmode:
         return None
@@ -65,6 +79,7 @@ def deep_values(image: Image.Image, content: bytes, kind: str, page: int) -> Dee
         four = _read_as(content, kind, page, "RGBA", "RGBA")
         return Deep(_joined(four[..., 0], four[..., 1]), _joined(four[..., 2], four[..., 3]))
     if not re.fullmatch(r"(RGB|RGBX|RGBA);16[BLN]", rawmode):
+        tally.colours["16 bits to 8 by the upper byte alone"] += 1
         return None
     low = _read_as(content, kind, page, image.mode, rawmode[:-1] + _SWAPPED[rawmode[-1]])
     values = _joined(np.asarray(image), low)

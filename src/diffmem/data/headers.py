@@ -25,6 +25,21 @@ MAX_FRAME_PIXELS = 1_000_000_000
 """Most pixels of all frames or pages of one file."""
 
 _MAX_PARTS = 100_000  # chunks, boxes or pages of one file
+_SMALL = 16 * 2**20
+_SIZES = {
+    3: 2,
+    4: 4,
+    5: 8,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}  # of types of tags, else 1
 
 
 class Header(NamedTuple):
@@ -35,7 +50,7 @@ class Header(NamedTuple):
         height: In pixels, likewise.
         frames: Frames or pages.
         orientation: Of EXIF data, 0 to 8; see `orientation_of`. Of a TIFF, that of its first page.
-        deep: Whether it is a PNG of 16 bits.
+        bits: Of a value, where that is an AVIF's.
         hidden: Places of the EXIF items of an AVIF, which Pillow is not to read.
     """
 
@@ -43,7 +58,7 @@ class Header(NamedTuple):
     height: int = 0
     frames: int = 1
     orientation: int = 0
-    deep: bool = False
+    bits: int = 8
     hidden: tuple[int, ...] = ()
 
 
@@ -79,7 +94,7 @@ def read_header_of(content: bytes, kind: str) -> Header:
     """
     if kind == "PNG":
         png = check_png(content)  # Pillow skips the CRC of the pixels
-        return Header(png.width, png.height, png.frames, orientation_of(png.exif), png.depth == 16)
+        return Header(png.width, png.height, png.frames, orientation_of(png.exif))
     if kind == "JPEG":
         check_jpeg(content)
         return Header(orientation=orientation_of(exif_of_jpeg(content)))
@@ -89,7 +104,7 @@ def read_header_of(content: bytes, kind: str) -> Header:
         return _webp(content)
     if kind == "AVIF":
         avif = read_avif(content)
-        return Header(avif.width, avif.height, avif.frames, hidden=tuple(avif.exif))
+        return Header(avif.width, avif.height, avif.frames, bits=avif.bits, hidden=tuple(avif.exif))
     if kind == "PPM":
         return Header(*pnm_size(content[:HEAD_BYTES]))
     return _tiff(content) if kind == "TIFF" else Header()
@@ -130,8 +145,7 @@ def _tiff(content: bytes) -> Header:
     big = 43 in content[2:4]
     number, entry = (f"{order}Q", 20) if big else (f"{order}H", 12)
     pointer, step = (f"{order}Q", 8) if big else (f"{order}I", 4)
-    width = height = pages = 0
-    orientation = 0
+    width = height = pages = orientation = claimed = 0
     place = _number(content, pointer, 8 if big else 4)
     seen: set[int] = set()
     left = len(content) // entry + _MAX_PARTS  # entries
@@ -147,8 +161,11 @@ def _tiff(content: bytes) -> Header:
         tags = {}
         for at in range(start, min(start + entry * count, len(content) - entry + 1), entry):
             tag, kind = struct.unpack_from(f"{order}HH", content, at)
+            claimed += _SIZES.get(kind, 1) * _number(content, pointer, at + 4)
             if tag in (256, 257, 274) and kind in (3, 4):
                 tags[tag] = _number(content, f"{order}{'H' if kind == 3 else 'I'}", at + 4 + step)
+        if claimed > 16 * len(content) + _SMALL:  # a profile may be of several pages
+            raise ValueError("its parts claim the same bytes again and again")
         if not pages:
             orientation = tags.get(274, 0)
         pages += 1

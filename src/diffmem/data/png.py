@@ -26,14 +26,12 @@ class PngHeader(NamedTuple):
     Attributes:
         width: In pixels, the largest if it tells several.
         height: In pixels.
-        depth: Bits of a value.
         frames: Of an animation, else 1.
         exif: Its EXIF data, or nothing.
     """
 
     width: int = 0
     height: int = 0
-    depth: int = 8
     frames: int = 1
     exif: bytes = b""
 
@@ -69,10 +67,10 @@ def check_png(content: bytes) -> PngHeader:
 
 
 def _with_chunk(header: PngHeader, kind: bytes, content: bytes) -> PngHeader:
-    if kind == b"IHDR" and len(content) >= 9:
-        width, height, depth = struct.unpack_from(">IIB", content)
+    if kind == b"IHDR" and len(content) >= 8:
+        width, height = struct.unpack_from(">II", content)
         if width * height > header.width * header.height:
-            return header._replace(width=width, height=height, depth=depth)
+            return header._replace(width=width, height=height)
     elif kind == b"acTL" and len(content) >= 4:
         return header._replace(frames=max(1, struct.unpack_from(">I", content)[0]))
     elif kind == b"eXIf":
