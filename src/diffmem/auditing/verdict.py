@@ -113,8 +113,8 @@ def verdict_of(
     if flagged.matches:
         number = f"{flagged.matches} {'is' if flagged.matches == 1 else 'are'}"
         sentence = (
-            f"None found beyond chance: with {there.samples_text(total)}, the rate of copies is below {_percent(bound)}% at 95% confidence; {number}"
-            f" flagged, no more than of images that were never copied{_beside(flagged)}."
+            f"None found beyond chance: with {there.samples_text(total)}, the rate of copies is below {_percent(bound)}% at 95% confidence;"
+            f" {number} flagged, no more than of images that were never copied{_beside(flagged)}."
         )
         reasons.append(
             "Look at the flagged samples all the same: counts say that chance makes so many, not that each of them is chance."
