@@ -103,9 +103,8 @@ def verdict_of(
         return _same(there, copies, reasons)
     # Identity finds exact copies whatever the data; what the others see is the question.
     sharp = [one for one in clean if not one.exact_only]
-    blind = bool(clean) and not any(_sees(one) for one in sharp)
-    if open_ or not clean or blind:
-        return _open(open_, clean, blind, reasons, there.said, target)
+    if open_ or not any(_sees(one) for one in sharp):
+        return _open(open_, deciding, reasons, there.said, target)
     bound = max(one.bound for one in sharp if _sees(one))
     total = clean[0].flagged.total
     flagged = max(clean, key=lambda one: one.matches)
@@ -218,13 +217,13 @@ def _same(around: Circumstances, copies: CopiesRecord, reasons: list[str]) -> Ve
 
 def _open(
     open_: Sequence[CriterionRecord],
-    clean: Sequence[CriterionRecord],
-    blind: bool,
+    deciding: Sequence[CriterionRecord],
     reasons: list[str],
     said: list[str],
     target: float,
 ) -> VerdictRecord:
     missing = list(dict.fromkeys(note for one in open_ for note in one.notes))
+    by_distance = [one for one in deciding if not one.exact_only]
     if open_:
         worst = max(open_, key=lambda one: one.matches)
         sentence = (
@@ -232,17 +231,24 @@ def _open(
             if worst.matches
             else f"Cannot tell: {worst.flagged.total:,} samples are too few to exclude a share of copies of {target:.2%}."
         )
-    elif blind:
+    elif any(one.finding == "none" for one in by_distance):
         sentence = "Cannot tell: in these data the criteria do not even find exact copies that are planted."
         missing.append(
             "Look at the training set: where many images are alike, or few values differ, no distance parts copies from others. A feature"
             " space (--features) may."
         )
-    else:
-        assert not clean
-        sentence = "Cannot tell: every deciding criterion flags too many images that were never copied."
+    elif by_distance:
+        sentence = (
+            "Cannot tell: every deciding criterion but identity flags too many images that were never copied."
+        )
         missing.append(
             f"Give a feature space (--features) that parts these images, or accept a larger share than {target:.2%} (--target)."
+        )
+    else:
+        sentence = "Cannot tell: no sample is identical to a training image, and with so few training images nothing else decides."
+        missing.append(
+            "A ratio of two distances needs a second neighbour: from three different training images on, it finds copies that are not"
+            " exact. What lies near in absolute terms is in the table."
         )
     return _record("cannot tell", sentence, reasons, [*missing, *said])
 
