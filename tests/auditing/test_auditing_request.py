@@ -56,9 +56,18 @@ def asked(history, **settings):
     [
         ("", False),
         ("random subset of 300 images", False),
-        ("12 images removed that repeat an earlier one within 3 grey levels, directly or through others", True),
-        ("1 image removed that repeat an earlier one within 0.5 grey levels, directly or through others", True),
-        ("0 images removed that repeat an earlier one within 0 grey levels, directly or through others", False),
+        (
+            "12 images removed that repeat an earlier one within 3 grey levels, directly or through others",
+            True,
+        ),
+        (
+            "1 image removed that repeat an earlier one within 0.5 grey levels, directly or through others",
+            True,
+        ),
+        (
+            "0 images removed that repeat an earlier one within 0 grey levels, directly or through others",
+            False,
+        ),
     ],
 )
 def test_that_near_copies_were_removed_is_read_from_the_history_of_the_set(history, removed):

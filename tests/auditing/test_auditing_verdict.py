@@ -118,7 +118,9 @@ def test_many_samples_of_one_image_are_copies_of_one_training_image():
 
 
 def test_the_rate_of_the_null_stands_beside_the_headline_where_it_is_not_near_zero():
-    assert "of images that were never copied, 12.00%" in judge(criterion("copies", count=300, null=60)).sentence
+    assert (
+        "of images that were never copied, 12.00%" in judge(criterion("copies", count=300, null=60)).sentence
+    )
     assert "never copied" not in judge(criterion("copies", count=300)).sentence
     assert "of images that were never copied, 0.60%" in judge(criterion("none", count=3, null=3)).sentence
 
@@ -141,7 +143,9 @@ def test_copies_by_a_supporting_criterion_alone_decide_nothing():
     ],
 )
 def test_copies_found_outrank_every_reason_not_to_judge(around):
-    found = judge(criterion("copies", count=40), criterion("cannot tell", "repeats", 2, notes=["?"]), **around)
+    found = judge(
+        criterion("copies", count=40), criterion("cannot tell", "repeats", 2, notes=["?"]), **around
+    )
     assert (found.verdict, found.exit_code) == ("copies found", 3)
     for problem in around.get("problems", ()):
         assert problem in found.missing
@@ -149,7 +153,9 @@ def test_copies_found_outrank_every_reason_not_to_judge(around):
 
 def test_copies_under_another_reading_are_copies_found_whatever_the_problems():
     elsewhere = ["60 of 300 samples copy training images under another reading.", "so do 5 of 300."]
-    found = judge(criterion("none"), elsewhere=elsewhere, problems=["the samples are noise."], same_pictures=1)
+    found = judge(
+        criterion("none"), elsewhere=elsewhere, problems=["the samples are noise."], same_pictures=1
+    )
     assert (found.verdict, found.exit_code) == ("copies found", 3)
     assert found.sentence == f"Copies found: {elsewhere[0]}"
     assert found.reasons[0] == elsewhere[1]

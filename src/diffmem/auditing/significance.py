@@ -76,8 +76,7 @@ def event_p_value(events: int, others: int, share: float) -> float:
         others: Of held-out and training images, 0 or more.
         share: Probability that an event is one of samples, in (0, 1].
     """
-    from scipy.special import bdtrc, betainc
-    from scipy.stats import poisson
+    from scipy.special import bdtrc, betainc, gammaln, pdtrc
 
     if not events or share >= 1:
         return 1.0
@@ -95,9 +94,10 @@ def event_p_value(events: int, others: int, share: float) -> float:
         while betainc(at, heavy + 1, share) > observed:
             at += 1
         fewest[place] = at
-    chance = poisson.sf(fewest[None] - 1, means[:, None] * share) * poisson.pmf(
-        number[None], means[:, None] * (1 - share)
-    )
+    # scipy.stats.poisson computes the same and takes twice as long.
+    rest = means[:, None] * (1 - share)
+    so_many = np.exp(number * np.log(rest) - rest - gammaln(number + 1.0))
+    chance = pdtrc(fewest - 1.0, means[:, None] * share) * so_many
     return float(min(1.0, chance.sum(1).max()))
 
 

