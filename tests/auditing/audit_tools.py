@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from diffmem.data import ImageSet, open_images
+from diffmem.data import ImageSet, duplicate_groups, open_images
 
 
 def image_set(images, labels=None):
@@ -21,3 +21,9 @@ def digits(*sizes, seed=0):
 def noisy(images, size, seed=1):
     rng = np.random.default_rng(seed)
     return np.rint(images + rng.normal(0, size, images.shape)).clip(0, 255).astype(np.uint8)
+
+
+def times_of(images):
+    """How often each image occurs, at its first place; 0 elsewhere."""
+    first = duplicate_groups(images)
+    return np.bincount(first, minlength=len(first)).astype(np.int64)
