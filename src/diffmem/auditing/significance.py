@@ -21,6 +21,7 @@ __all__ = ["event_p_value", "format_p", "heldout_needed", "others_allowed", "sha
 _RISK = 0.05
 _CONDITIONAL_FROM = 150  # events; above, the bound over all rates of events gains nothing
 _MOST = 100_000_000
+_LIKELY = 0.5  # a binomial tail above which nothing can count, and the sums would be long
 
 
 def upper_bound(count: int, total: int, risk: float = _RISK) -> float:
@@ -87,6 +88,8 @@ def event_p_value(events: int, others: int, share: float) -> float:
     number = np.arange(int(means[-1] + 8 * math.sqrt(means[-1])))
     weight = number + np.sqrt(number)
     observed = float(betainc(events, others + math.sqrt(others) + 1, share)) * (1 + 1e-9)
+    if observed > _LIKELY:
+        return 1.0
     # For each number of others, the fewest events of samples that are at least as rare as what was seen: it grows with their number.
     fewest = np.zeros(len(number), np.int64)
     at = 1
