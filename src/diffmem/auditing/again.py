@@ -86,7 +86,7 @@ def look_again(
         for test in tests
         if test.p_value <= test.level / _STRICTER
     ]
-    best = max(surely, key=lambda pair: pair[0].flagged, default=None)
+    best = max(surely, key=lambda pair: (pair[0].beyond_chance, -pair[0].strictness), default=None)
     judged = reread.times > 0
     distances = [
         float(np.median(one.batch.neighbours[PIXELS].distances[judged, 0]))
@@ -98,7 +98,7 @@ def look_again(
     return ReadingRecord(
         text=reread.text,
         remedy=reread.remedy,
-        copies=0 if best is None else best[0].flagged,
+        copies=0 if best is None else len(found.matches),  # of criteria that name single copies
         samples=int(judged.sum()),
         criterion=None if best is None else best[1],
         same_pictures=len(found.evidence.same),

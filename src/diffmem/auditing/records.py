@@ -134,6 +134,12 @@ class ChanceTest(Record):
         description="Copies are found up to this p-value: this test's part of the error of 1%."
     )
 
+    @property
+    def beyond_chance(self) -> float:
+        """About how many of the flagged samples chance does not explain, by the events that are not of samples."""
+        by_chance = self.others * self.share / max(1e-12, 1 - self.share)
+        return self.flagged * (1 - min(1.0, by_chance / max(1, self.events)))
+
 
 class PowerRecord(Record):
     """How many planted copies of one kind a criterion finds in these data."""

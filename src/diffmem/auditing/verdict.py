@@ -166,7 +166,7 @@ def limitations(space: SpaceRecord | None, transforms: str | None, features: boo
 def _found(found: Sequence[CriterionRecord], space: SpaceRecord, around: Circumstances) -> VerdictRecord:
     # The criterion and the strictness that find most beyond chance: some flag many images that were never copied.
     pairs = [(one, test) for one in found for test in one.tests if test.p_value <= test.level]
-    first, test = max(pairs, key=lambda pair: (pair[1].flagged * (1 - _chance(*pair)), -pair[1].strictness))
+    first, test = max(pairs, key=lambda pair: (pair[1].beyond_chance, -pair[1].strictness))
     total, flagged = around.samples_text(first.flagged.total), test.flagged
     images = test.events if test.test != "groups" else first.distinct
     many = "training image" if images == 1 else "different training images"
@@ -181,12 +181,6 @@ def _found(found: Sequence[CriterionRecord], space: SpaceRecord, around: Circums
         [_criterion_text(one) for one in found],
         [*around.said, *around.problems, *_null_remark(space)],
     )
-
-
-def _chance(one: CriterionRecord, test: ChanceTest) -> float:
-    """Return about the part of the flagged samples that chance flags."""
-    others = test.others * test.share / max(1e-12, 1 - test.share)
-    return min(1.0, others / max(1, test.events))
 
 
 def _beside(one: CriterionRecord) -> str:
