@@ -171,9 +171,9 @@ def test_a_criterion_of_another_file_works_everywhere_without_any_other_change()
     null = null_images(detector, HELDOUT, 500)
     samples = copies(25)
     found = detector.detect(samples)
-    np.testing.assert_array_equal(
-        found.flags(mine, 1), found.batch.neighbours[PIXELS].distances[:, 0] / (np.sqrt(np.square(samples.astype(float)).sum((1, 2, 3))) + 1) < 0.1
-    )  # fmt: skip
+    nearest = found.batch.neighbours[PIXELS].distances[:, 0]
+    light = np.sqrt(np.square(samples.astype(float)).sum((1, 2, 3))) + 1
+    np.testing.assert_array_equal(found.flags(mine, 1), nearest / light < 0.1)
     assert null.of_heldout(mine).shape == (500,)
     assert null.of_training(mine).shape == (500,)
 
