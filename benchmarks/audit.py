@@ -3,9 +3,10 @@
     python benchmarks/audit.py --data cifar-10-python.tar.gz
     python benchmarks/audit.py --training 1000000 --file /somewhere/million.npy
 
-The baseline is `measure` (R_mem and its null rate alone), in the same process, alternating with the audit: the ratio says what all the
-other criteria, the planted copies and the C_T test cost. Without --data, images of a like spectrum are made. A million of them are written
-to --file in blocks and stay in it; there the baseline is left out, and the projected time is printed beside the measured one.
+The audit compares samples, held-out images, and all training images with each other. The baseline is `measure` (R_mem and its null rate
+alone), in the same process, alternating with the audit: the ratio says what all the other criteria, the images compared with each other,
+the planted copies and the C_T test cost. Without --data, images of a like spectrum are made. A million of them are written to --file in
+blocks and stay in it; there the baseline is left out, and the projected time is printed beside the measured one.
 Exits with 1 if a bar is missed.
 """
 
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffmem.auditing import Question, audit
+from diffmem.auditing import AuditRequest, audit
 from diffmem.data import ImageSet, open_images
 from diffmem.memorization import measure
 from neighbours import images
@@ -58,7 +59,9 @@ def sets(arguments: argparse.Namespace) -> tuple[ImageSet, ImageSet, ImageSet]:
     if arguments.data is not None:
         training, rest = open_images(arguments.data), open_images(arguments.data, "test")
         half = len(rest) // 2
-        heldout, fresh = rest.images[:half], rest.images
+        # The model has not seen the held-out images: the samples are the others and their mirror images.
+        heldout, others = rest.images[:half], rest.images[half:]
+        fresh = np.concatenate([others, others[..., ::-1]])
     else:
         heldout, fresh = made(5000, seed=-1), made(arguments.samples, seed=-2)
         if arguments.file is not None:
@@ -95,9 +98,8 @@ def audited(training: ImageSet, heldout: ImageSet, samples: ImageSet) -> tuple[f
     told: list[str] = []
     with tempfile.TemporaryDirectory() as shards:
         start = time.monotonic()
-        found = audit(
-            Question(training=training, heldout=heldout, samples=samples), Path(shards), tell=told.append
-        )
+        request = AuditRequest(training=training, heldout=heldout, samples=samples)
+        found = audit(request, Path(shards), report=told.append)
         seconds = time.monotonic() - start
     ratio = found.result.criterion("ratio")
     assert ratio is not None
