@@ -131,7 +131,6 @@ def _audit(
     device: str,
 ) -> int:
     import sys
-    from contextlib import suppress
 
     from diffmem.auditing import Question, audit, open_feature_space, parse_transforms
     from diffmem.auditing.report.images import audit_images
@@ -173,12 +172,9 @@ def _audit(
     with show_progress("Auditing") as progress:
         found = audit(question, shards, progress, tell)
     if world().is_first:
+        print_audit(found.result)  # first: what hours of work found is told also where the disk is full
         written = write_audit(found.result, audit_images(found), found.matches, out)
-        with suppress(
-            SystemExit, BrokenPipeError
-        ):  # a reader that had enough of the words still wants the exit code
-            print_audit(found.result)
-            print(f"report: {written.html}", flush=True)
+        print(f"report: {written.html}", flush=True)
     world().wait()
     discard_shards(shards)
     return found.result.verdict.exit_code
