@@ -90,6 +90,13 @@ def test_a_mistake_with_a_foreign_name_is_told_in_ascii(call, monkeypatch):
     assert "\\u65e5\\u672c[/].npz" in err
 
 
+def test_a_mistake_cannot_command_the_terminal(call):
+    told = call("data", "info", "\x1b[2J.npz")
+    assert told.code == 2
+    assert "\\x1b[2J.npz" in told.err
+    assert "\x1b" not in told.err
+
+
 def test_the_doctor_names_the_extra_to_install(call, monkeypatch):
     from importlib import metadata
 
