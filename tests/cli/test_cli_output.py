@@ -8,12 +8,13 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from cli_builders import caller, command, environment
+from cli_builders import TINY_RECIPE, caller, command, environment
 from PIL import Image
 
 from diffmem.__main__ import main
 from diffmem.data import open_images
 from diffmem.folder_lock import locked_folder
+from diffmem.studies import emm
 
 NAMES = ["[bold]a.png", "[].png", ":smile:.png", "é.png", "日本.png", "b.png", "c.png", "d.png"]
 
@@ -82,6 +83,24 @@ def test_names_that_look_like_markup_are_printed_as_they_are(call, named, monkey
     code, out, _ = outcome(monkeypatch, "ascii", *words, named)
     assert code == 0
     assert "[red]one" in out
+
+
+def test_the_title_and_the_folder_of_a_study_are_printed_as_they_are(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(emm, "_REPLICATES", 50)
+    (tmp_path / "recipe.yaml").write_text(TINY_RECIPE.replace("SOURCE", "digits"))
+    title = "[bold]Title[/bold] :smile: [/]"
+    done = call("study", "recipe.yaml", "--out", "[red]st", "--workers", 1, "--set", f"title='{title}'")
+    assert done.code == 0, done.err
+    assert title in done.out
+    assert "[red]st/report.html" in done.out
+    code, out, err = outcome(monkeypatch, "ascii", "report", "[red]st")
+    assert code == 0, err
+    assert title in out
+    listed = call("runs", "[red]st")
+    assert listed.code == 0, listed.err
+    assert listed.out.count("100%") == 2
+    empty = call("runs", "[/]")
+    assert (empty.code, "[/] is no store" in empty.err) == (2, True)
 
 
 def test_a_mistake_with_a_foreign_name_is_told_in_ascii(call, monkeypatch):
