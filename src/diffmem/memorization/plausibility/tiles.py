@@ -7,16 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Lattice", "find_lattice"]
+from diffmem.memorization.plausibility.statistics import conform
+from diffmem.memorization.plausibility.value_range import chance_distances, distances, features, scale_of
+
+__all__ = ["Lattice", "find_lattice", "find_sheet"]
 
 _MOST_TILES = 16
 _LEAST_SIDE = 4
 _LARGEST = 300
 _ACROSS = 64
 _WITHIN = 0.35
+_FLAT = 0.999
 _BOUND = 0.5
 _STRICT = 0.35
 _DIFFERENCE = 0.25
+_PADDING = 8
+_PIECES = 400
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,57 @@ def find_lattice(samples: NDArray[np.uint8], training: NDArray[np.uint8]) -> Lat
     return Lattice(rows[0] if rows else 1, columns[0] if columns else 1)
 
 
+def find_sheet(samples: NDArray[np.uint8], training: NDArray[np.uint8]) -> Lattice | None:
+    """Return the lattice of samples that can be cut into images of the training size which fit far better than the whole.
+
+    Args:
+        samples: uint8 (n, C, H, W), of the training images' channels and larger than they.
+        training: uint8 (m, C, h, w), as they are.
+    """
+    shape = training.shape[1:]
+    if samples.shape[1] != shape[0] or len(samples) == 0:
+        return None
+    known = features(training[:_PIECES])
+    scale = scale_of(known, training[:_PIECES])
+    whole = distances(features(conform(samples[:_PIECES], shape)), known, scale).mean()
+    best: tuple[float, Lattice] | None = None
+    for padding in range(_PADDING + 1):
+        pieces = _cut(samples, shape, padding)
+        if pieces is None:
+            continue
+        images, lattice = pieces
+        apart = distances(features(images), known, scale).mean()
+        usual = chance_distances(known, None, scale, len(images)).mean()
+        if apart <= max(4 * usual, 0.25) and 2 * apart <= whole and (best is None or apart < best[0]):
+            best = float(apart), lattice
+    return None if best is None else best[1]
+
+
+def _cut(
+    samples: NDArray[np.uint8], shape: tuple[int, ...], padding: int
+) -> tuple[NDArray[np.uint8], Lattice] | None:
+    """Cut sheets into images of a shape with padding around each; None if the sizes do not allow it."""
+    counts = []
+    for side, tile in zip(samples.shape[2:], shape[1:], strict=True):
+        # A single row or column may be without padding, as strips are.
+        if (side - padding) % (tile + padding) == 0:
+            counts.append(((side - padding) // (tile + padding), padding))
+        elif side == tile:
+            counts.append((1, 0))
+        else:
+            return None
+    (rows, above), (columns, left) = counts
+    if rows * columns < 2:
+        return None
+    some = samples[: max(1, _PIECES // (rows * columns))]
+    pieces = []
+    for row in range(rows):
+        for column in range(columns):
+            top, start = above + row * (shape[1] + above), left + column * (shape[2] + left)
+            pieces.append(some[:, :, top : top + shape[1], start : start + shape[2]])
+    return np.concatenate(pieces)[:_PIECES], Lattice(rows, columns)
+
+
 def _centred(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     pixels = images.astype(np.float32)
     # What all images share at a place says nothing of whether two places belong together.
@@ -84,7 +141,7 @@ def _tiles(samples: NDArray[np.float32], training: NDArray[np.float32]) -> tuple
         within = float(np.nanmedian(here[others])) if np.isfinite(here[others]).any() else 0.0
         across = np.array([np.nanmin(here[span]) for span in spans])
         usual = np.array([np.nanmin(there[span]) for span in spans])
-        if within >= _WITHIN and across.max() <= _BOUND * within and (usual - across).mean() >= _DIFFERENCE:
+        if _WITHIN <= within <= _FLAT and across.max() <= _BOUND * within and (usual - across).mean() >= _DIFFERENCE:
             best = count, float(across.mean() / within)
     return best
 
