@@ -69,7 +69,9 @@ def check_samples(
     """
     for name, images in (("samples", samples), ("training images", training), ("held-out images", heldout)):
         if images is not None and (images.dtype != np.uint8 or images.ndim != 4):
-            raise UserError(f"The {name} are {images.dtype} of shape {images.shape}; give uint8 (N, C, H, W).")
+            raise UserError(
+                f"The {name} are {images.dtype} of shape {images.shape}; give uint8 (N, C, H, W)."
+            )
     if len(samples) == 0 or len(training) == 0:
         raise UserError("Samples are compared with training images; give at least one of each.")
     return _Check(samples, training, heldout if heldout is not None and len(heldout) else None, seed).run()
@@ -108,7 +110,7 @@ class _Check:
         constant, repeated = int(self.constant.sum()), int(self.repeated.sum())
         notes = []
         if constant and kind != "constant":
-            notes.append(f"{constant} of {self.count} samples are constant and were left out.")
+            notes.append(f"{constant} of {self.count} samples are constant: they are no trials.")
         if repeated and kind != "repeated":
             most = f"; the most frequent occurs {self.most} times" if self.most > 2 else ""
             notes.append(
@@ -255,5 +257,7 @@ def _colour(values: NDArray[np.uint8]) -> str:
     if (values == 255).all():
         return "white"
     return (
-        f"grey {values[0]}" if (values == values[0]).all() else "colour " + "/".join(map(str, values.tolist()))
+        f"grey {values[0]}"
+        if (values == values[0]).all()
+        else "colour " + "/".join(map(str, values.tolist()))
     )

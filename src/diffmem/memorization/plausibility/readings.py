@@ -50,9 +50,7 @@ def readings(channels: int, layouts: bool = True) -> Iterator[Reading]:
         yield _tabled(f"values to the power of {1 / power:.2g}", f"values to the power of {power:.2g} written",
                       255 * (_VALUES / 255) ** power, 255 * (_VALUES / 255) ** (1 / power))  # fmt: skip
     if channels == 3:
-        yield Reading(
-            "red and blue exchanged", "channels written in the order blue, green, red", _bgr, _bgr
-        )
+        yield Reading("red and blue exchanged", "channels written in the order blue, green, red", _bgr, _bgr)
     if channels > 1 and layouts:
         yield Reading("bytes read as rows, columns, channels", "channels last taken for channels first", _flattened,
                       _lifted)  # fmt: skip
@@ -64,7 +62,9 @@ def _scales() -> Iterator[Reading]:
         large = 255.0 / {2.0: 127.5, 4.0: 64.0, 16.0: 15.94, 64.0: 4.0}[factor]
         yield _tabled(f"values {word}", f"values divided by {factor:g}", _VALUES / large, _VALUES * large)
         inverse = "halved" if factor == 2 else f"divided by {factor:g}"
-        yield _tabled(f"values {inverse}", f"values multiplied by {factor:g}", _VALUES * large, _VALUES / large)
+        yield _tabled(
+            f"values {inverse}", f"values multiplied by {factor:g}", _VALUES * large, _VALUES / large
+        )
     for largest in (1.0, 2.0):
         for rounded in (True, False):
             written = _VALUES / 255 * largest
@@ -73,7 +73,9 @@ def _scales() -> Iterator[Reading]:
     yield _tabled("values divided by 255", "values of 0 to 1 multiplied by 255", _VALUES * 255, _VALUES / 255)
 
 
-def _tabled(title: str, mistake: str, spoil: NDArray[np.float64], mend: NDArray[np.float64] | None) -> Reading:
+def _tabled(
+    title: str, mistake: str, spoil: NDArray[np.float64], mend: NDArray[np.float64] | None
+) -> Reading:
     spoiled = _bytes(spoil)
     if mend is None:
         return Reading(title, mistake, lambda images: spoiled[images], _unwrapped)

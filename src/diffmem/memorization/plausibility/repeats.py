@@ -61,7 +61,9 @@ def constant_images(images: NDArray[np.uint8], levels: int = 0) -> NDArray[np.bo
     found = np.zeros(len(images), bool)
     size = max(1, _BLOCK_BYTES // max(1, int(np.prod(images.shape[1:]))))
     for start in range(0, len(images), size):
-        block = np.asarray(images[start : start + size]).reshape(-1, images.shape[1], np.prod(images.shape[2:]))
+        block = np.asarray(images[start : start + size]).reshape(
+            -1, images.shape[1], np.prod(images.shape[2:])
+        )
         found[start : start + size] = _range(block).max(axis=1) <= levels
     return found
 

@@ -141,7 +141,11 @@ def _tiles(samples: NDArray[np.float32], training: NDArray[np.float32]) -> tuple
         within = float(np.nanmedian(here[others])) if np.isfinite(here[others]).any() else 0.0
         across = np.array([np.nanmin(here[span]) for span in spans])
         usual = np.array([np.nanmin(there[span]) for span in spans])
-        if _WITHIN <= within <= _FLAT and across.max() <= _BOUND * within and (usual - across).mean() >= _DIFFERENCE:
+        if (
+            _WITHIN <= within <= _FLAT
+            and across.max() <= _BOUND * within
+            and (usual - across).mean() >= _DIFFERENCE
+        ):
             best = count, float(across.mean() / within)
     return best
 

@@ -57,7 +57,9 @@ def features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     parts = [ordered[:, places], means.reshape(count, -1)]
     if channels > 1:
         parts.append(np.diff(means, axis=1).reshape(count, -1))
-    steps = [np.abs(np.diff(pixels, axis=axis)).mean(axis=(1, 2, 3)) for axis in (2, 3) if pixels.shape[axis] > 1]
+    steps = [
+        np.abs(np.diff(pixels, axis=axis)).mean(axis=(1, 2, 3)) for axis in (2, 3) if pixels.shape[axis] > 1
+    ]
     if steps:
         parts.append(np.stack(steps, axis=1))
     return np.concatenate(parts, axis=1)
@@ -100,7 +102,12 @@ def best_reading(
             if changed.any() and (best is None or found.mean() < best[0]):
                 close = np.maximum(found[changed].mean(), usual[changed].mean() / 2)
                 ratio = float(apart[changed].mean() / close)
-                best = float(found.mean()), ratio, float(apart[changed].mean() / usual[changed].mean()), reading
+                best = (
+                    float(found.mean()),
+                    ratio,
+                    float(apart[changed].mean() / usual[changed].mean()),
+                    reading,
+                )
     if best is None:
         return Fit(None, plain, plain, 1.0, chance)
     distance_left, ratio, beyond, reading = best
