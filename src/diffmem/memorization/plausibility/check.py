@@ -28,6 +28,7 @@ _COMPARED = 400
 _FEWEST = 20
 _COLLAPSED = 0.05
 _READ = 8
+_UNSCALED = 16
 _GAUGED = 1000
 _FLAT = 0.02
 
@@ -158,7 +159,8 @@ class _Check:
             fit = best_reading(alike, self.training, self.heldout if same else None, layouts=same)
         reading = None if fit is None else fit.reading
         # Values of 0 and 1 are no constant images: a reading that fits comes first.
-        found = None if reading else self._near_constant(drawn, len(distinct))
+        unscaled = reading is not None and int(drawn.max()) <= _UNSCALED
+        found = None if unscaled else self._near_constant(drawn, len(distinct), reading is None)
         found = found or self._near_repeats()
         if found:
             return found
@@ -192,7 +194,9 @@ class _Check:
             f" images: cut them into images of {shape[1]} x {shape[2]}."
         )
 
-    def _near_constant(self, drawn: NDArray[np.uint8], distinct: int) -> tuple[SampleKind, str] | None:
+    def _near_constant(
+        self, drawn: NDArray[np.uint8], distinct: int, faint: bool
+    ) -> tuple[SampleKind, str] | None:
         training = self.statistics["training"]
         blank = int(self.constant.sum())
         if training.contrast > 8:
@@ -208,7 +212,7 @@ class _Check:
                     f"About {100 * share:.0f}% of the samples have one colour but for a grey level or a border."
                 )
         contrast = set_statistics(drawn, drawn).contrast
-        if contrast < _FLAT * training.contrast:
+        if faint and contrast < _FLAT * training.contrast:
             return "other", (
                 f"The samples have next to no contrast: {contrast:.1f} grey levels beside {training.contrast:.0f} of the"
                 f" training images."

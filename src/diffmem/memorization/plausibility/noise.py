@@ -107,7 +107,9 @@ class NoiseGauges:
 
     def shares(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return the largest share of noise that a gauge finds in each image, float64 (n,)."""
-        return np.max([gauge.shares(images) for gauge in self._telling()] or [np.zeros(len(images))], axis=0)
+        found = np.stack([gauge.shares(images) for gauge in self._telling()] or [np.zeros(len(images))])
+        largest: NDArray[np.float64] = found.max(axis=0)
+        return largest
 
     def noisy(self, images: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Return which images are noise, bool (n,).

@@ -115,7 +115,8 @@ def _cut(
 def _centred(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     pixels = images.astype(np.float32)
     # What all images share at a place says nothing of whether two places belong together.
-    return pixels - (pixels.mean(axis=0) if len(images) >= 8 else pixels.mean(axis=(2, 3), keepdims=True))
+    pixels -= pixels.mean(axis=0) if len(images) >= 8 else pixels.mean(axis=(2, 3), keepdims=True)
+    return pixels
 
 
 def _tiles(samples: NDArray[np.float32], training: NDArray[np.float32]) -> tuple[int, float] | None:
@@ -127,27 +128,33 @@ def _tiles(samples: NDArray[np.float32], training: NDArray[np.float32]) -> tuple
     best = None
     for count in range(2, min(_MOST_TILES, side // _LEAST_SIDE) + 1):
         tile = side / count
-        gap = 0 if tile < 8 else 1
         window = 0 if tile < 6 and side % count == 0 else 1 if tile < 12 else 2
-        here, there = joined[0][gap], joined[1][gap]
         lines = [round(k * tile) for k in range(1, count)]
         spans = [slice(max(line - window, 1), min(line + window, side - 1) + 1) for line in lines]
-        others = np.ones(side, bool)
-        others[: gap + 1] = others[side - gap :] = False
-        for span in spans:
-            others[span] = False
-        if not others.any():
-            continue
-        within = float(np.nanmedian(here[others])) if np.isfinite(here[others]).any() else 0.0
-        across = np.array([np.nanmin(here[span]) for span in spans])
-        usual = np.array([np.nanmin(there[span]) for span in spans])
-        if (
-            _WITHIN <= within <= _FLAT
-            and across.max() <= _BOUND * within
-            and (usual - across).mean() >= _DIFFERENCE
-        ):
-            best = count, float(across.mean() / within)
+        # Right beside the line where there is no padding; farther where it may have been smeared.
+        for gap in (0, 1) if tile >= 8 else (0,):
+            found = _evidence(joined[0][gap], joined[1][gap], spans, gap)
+            if found is not None:
+                best = count, found
     return best
+
+
+def _evidence(
+    here: NDArray[np.float64], there: NDArray[np.float64], spans: list[slice], gap: int
+) -> float | None:
+    """Return how correlated pixels across the lines of the samples are, relative to others; None if that shows no lattice."""
+    others = np.isfinite(here)
+    for span in spans:
+        others[max(span.start - gap, 0) : span.stop + gap] = False
+    if not others.any():
+        return None
+    within = float(np.median(here[others]))
+    across = np.array([np.nanmin(here[span]) for span in spans])
+    usual = np.array([np.nanmin(there[span]) for span in spans])
+    uncorrelated = _WITHIN <= within <= _FLAT and across.max() <= _BOUND * within
+    if not uncorrelated or (usual - across).mean() < _DIFFERENCE:
+        return None
+    return float(across.mean() / within)
 
 
 def _correlations(pixels: NDArray[np.float32], gap: int) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _LARGEST = 400
 _CHANGED = 0.15
 CLEARLY = 2.6
+SOFTLY = 4.0
 _BEYOND = 2.0
 _PIXELS = 1000
 
@@ -111,13 +112,16 @@ def best_reading(
     if best is None:
         return Fit(None, plain, plain, 1.0, chance)
     distance_left, ratio, beyond, reading = best
-    clear = ratio >= CLEARLY and beyond >= _BEYOND and distance_left <= plain / 1.5
+    clear = (
+        ratio >= (SOFTLY if reading.soft else CLEARLY) and beyond >= _BEYOND and distance_left <= plain / 1.5
+    )
     return Fit(reading if clear else None, plain, distance_left, ratio, chance)
 
 
 def scale_of(known: NDArray[np.float32], images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the standard deviation of each feature over images, at least a tenth of that of their pixels, (features,)."""
-    return np.maximum(known.std(axis=0), max(0.1 * float(images.std()), 0.25))
+    scale: NDArray[np.float32] = np.maximum(known.std(axis=0), max(0.1 * float(images.std()), 0.25))
+    return scale
 
 
 def chance_distances(
@@ -125,9 +129,11 @@ def chance_distances(
 ) -> NDArray[np.float64]:
     """Return the distance of each feature that fresh images have, of as many as there are samples."""
     # The expected distance of two draws of one distribution, in its standard deviations.
-    expected = np.full(known.shape[1], 0.6 * np.sqrt(1 / max(len(known), 1) + 1 / max(count, 1)))
+    expected: NDArray[np.float64] = np.full(
+        known.shape[1], 0.6 * np.sqrt(1 / max(len(known), 1) + 1 / max(count, 1))
+    )
     if fresh is not None and len(fresh) > 1:
-        return np.maximum(distances(fresh, known, scale), expected)
+        expected = np.maximum(distances(fresh, known, scale), expected)
     return expected
 
 
