@@ -17,6 +17,7 @@ _LARGEST = 400
 _CHANGED = 0.15
 CLEARLY = 2.6
 SOFTLY = 4.0
+_FEW = 10
 _BEYOND = 2.0
 _PIXELS = 1000
 
@@ -112,9 +113,9 @@ def best_reading(
     if best is None:
         return Fit(None, plain, plain, 1.0, chance)
     distance_left, ratio, beyond, reading = best
-    clear = (
-        ratio >= (SOFTLY if reading.soft else CLEARLY) and beyond >= _BEYOND and distance_left <= plain / 1.5
-    )
+    # Ten training images know little of what all images are like: a bright subset may fit a mistake better.
+    needed = (SOFTLY if reading.soft else CLEARLY) * (1 + _FEW / len(known))
+    clear = ratio >= needed and beyond >= _BEYOND and distance_left <= plain / 1.5
     return Fit(reading if clear else None, plain, distance_left, ratio, chance)
 
 
