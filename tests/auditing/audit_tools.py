@@ -20,4 +20,4 @@ def digits(*sizes, seed=0):
 
 def noisy(images, size, seed=1):
     rng = np.random.default_rng(seed)
-    return (images + rng.normal(0, size, images.shape)).clip(0, 255).astype(np.uint8)
+    return np.rint(images + rng.normal(0, size, images.shape)).clip(0, 255).astype(np.uint8)

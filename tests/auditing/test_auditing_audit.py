@@ -5,8 +5,8 @@ import pytest
 import torch
 from audit_tools import digits, image_set, noisy
 
-from diffmem.auditing import AuditResult, Question, audit
-from diffmem.auditing.audit import PROBED
+from diffmem.auditing import AuditRequest, AuditResult, audit
+from diffmem.auditing.request import PROBED
 from diffmem.data import ImageSet, plant_canaries
 from diffmem.errors import UserError
 from diffmem.memorization import Transforms, measure
@@ -17,8 +17,8 @@ FEW = image_set(TRAINING[:24])
 
 
 def ask(tmp_path, **settings):
-    question = Question(**{"training": image_set(TRAINING), "heldout": image_set(HELDOUT), **settings})
-    return audit(question, tmp_path / "shards")
+    request = AuditRequest(**{"training": image_set(TRAINING), "heldout": image_set(HELDOUT), **settings})
+    return audit(request, tmp_path / "shards")
 
 
 def opened(denoiser):
@@ -56,7 +56,7 @@ def test_r_mem_and_its_null_are_those_of_measure(tmp_path):
     assert found.protocol == known.protocol
 
 
-def test_the_same_question_gives_the_same_bytes(tmp_path):
+def test_the_same_request_gives_the_same_bytes(tmp_path):
     settings = {
         "samples": None,
         "model": opened(gaussian(TRAINING)),
@@ -140,21 +140,6 @@ def test_a_model_that_returns_nan_is_refused(tmp_path):
         ask(tmp_path, samples=None, model=opened(broken), number=8)
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({}, "samples or a model"),
-        ({"samples": image_set(FRESH), "model": opened(gaussian(TRAINING))}, "not both"),
-        ({"training": None, "samples": image_set(FRESH)}, "--train"),
-        ({"samples": image_set(FRESH), "target": 0}, "between 0 and 1"),
-        ({"model": opened(gaussian(TRAINING)), "number": 0}, "At least 1 sample"),
-    ],
-)
-def test_a_question_that_makes_no_sense_is_refused(settings, words):
-    with pytest.raises(UserError, match=words):
-        Question(**{"training": image_set(TRAINING), **settings})
-
-
 def test_the_schema_in_the_documentation_is_that_of_the_records(request):
     path = request.config.rootpath / "docs" / "reference" / "audit.schema.json"
     assert json.loads(path.read_text()) == AuditResult.model_json_schema()
@@ -192,13 +177,6 @@ def test_a_model_with_canaries_is_asked_for_its_loss_and_its_dimensions(tmp_path
     ).result
     assert [one.source for one in found.exposure] == ["samples", "model"]
     assert found.flipd.planted is not None
-
-
-def test_canaries_without_labels_do_not_fit_a_model_with_classes():
-    training, canaries = planted()
-    model = opened(FunctionDenoiser(lambda x, sigma, labels: x, (1, 8, 8), 0.002, 80, num_labels=3))
-    with pytest.raises(UserError, match="no labels"):
-        Question(training=training, model=model, canaries=canaries)
 
 
 def test_a_latent_model_is_compared_in_pixels_and_attacked_in_latents(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from audit_tools import digits, image_set
 from PIL import Image
 
-from diffmem.auditing import Question, audit
+from diffmem.auditing import AuditRequest, audit
 from diffmem.data import open_images
 from diffmem.models import ModelConfig, open_model
 from diffmem.sampling import generate
@@ -77,8 +77,8 @@ def training_set(kind):
 
 
 def judged(kind, tmp_path, **door):
-    question = Question(training=training_set(kind), heldout=image_set(HELDOUT), number=NUMBER, **door)
-    return audit(question, tmp_path / "shards").result
+    request = AuditRequest(training=training_set(kind), heldout=image_set(HELDOUT), number=NUMBER, **door)
+    return audit(request, tmp_path / "shards").result
 
 
 @pytest.fixture(scope="module")

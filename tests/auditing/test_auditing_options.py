@@ -47,7 +47,7 @@ def test_a_network_comes_with_its_preparation_and_its_similarity(network):
         (":sscd:0.5:1", "Cannot read"),
     ],
 )
-def test_a_wrong_wish_is_refused(network, tail, words):
+def test_wrong_options_are_refused(network, tail, words):
     with pytest.raises(UserError, match=words):
         open_feature_space(f"{network}{tail}", "cpu")
 

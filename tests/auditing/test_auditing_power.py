@@ -3,9 +3,9 @@ import pytest
 from audit_tools import digits
 
 from diffmem.auditing import power as module
-from diffmem.auditing.detector import Instrument
+from diffmem.auditing.detector import CopyDetector
 from diffmem.auditing.positive_controls import PLANTED, near_copies
-from diffmem.auditing.power import look_at_planted, measure_power, power_records
+from diffmem.auditing.power import detect_planted, measure_power, power_records
 from diffmem.errors import UserError
 from diffmem.memorization import Rate, Transforms
 
@@ -16,22 +16,22 @@ def training():
 
 
 @pytest.fixture(scope="module")
-def instrument(training):
-    return Instrument(training, "pixel-l2/uint8", transforms=Transforms(True, 1))
+def detector(training):
+    return CopyDetector(training, "pixel-l2/uint8", transforms=Transforms(True, 1))
 
 
 @pytest.fixture(scope="module")
-def power(instrument, training):
-    return measure_power(instrument, training, seed=0, count=40)
+def power(detector, training):
+    return measure_power(detector, training, seed=0, count=40)
 
 
 def record(power, criterion, key):
     return next(one for one in power[criterion] if one.key == key)
 
 
-def test_every_criterion_has_a_record_of_every_kind_in_order(instrument, power):
+def test_every_criterion_has_a_record_of_every_kind_in_order(detector, power):
     kinds = [(kind.key, kind.words) for kind in PLANTED if not kind.near_copies]
-    assert list(power) == [kind.key for kind in instrument.kinds]
+    assert list(power) == [one.key for one in detector.criteria]
     assert all([(one.key, one.kind) for one in records] == kinds for records in power.values())
 
 
@@ -64,101 +64,121 @@ def test_an_image_can_be_traced_without_being_flagged(power):
     assert strong.detected.count < 10
 
 
-def test_either_image_of_an_equal_blend_counts_as_traced(instrument, training):
-    (found,) = look_at_planted(instrument, training, np.arange(30), [PLANTED[-2]], 0)
+def test_either_image_of_an_equal_blend_counts_as_traced(detector, training):
+    (found,) = detect_planted(detector, training, np.arange(30), [PLANTED[-2]], 0)
     assert found.kind.key == "blend50"
-    copied = found.copied["ratio"]
+    copied = detector.kept[found.found.scores["ratio"].copied]
     right = (copied == found.sources) | (copied == found.partners)
     assert (copied == found.partners).any()
-    assert power_records(instrument, training, [found])["ratio"][0].traced.count == right.sum()
+    assert power_records(detector, training, [found])["ratio"][0].traced.count == right.sum()
 
 
-def test_the_same_seed_gives_the_same_records_and_another_one_other_images(instrument, training):
+def test_the_same_seed_gives_the_same_records_and_another_one_other_images(detector, training):
     def planted(seed):
-        return measure_power(instrument, training, seed, count=30, keys=["noise12"])
+        return measure_power(detector, training, seed, count=30, keys=["noise12"])
 
     first = planted(1)
     assert planted(1) == first
     assert any(planted(seed) != first for seed in (2, 3))
 
 
-def test_kinds_can_be_chosen_and_unknown_ones_are_refused(instrument, training):
-    found = measure_power(instrument, training, 0, count=5, keys=["mirrored", "exact"])
+def test_kinds_can_be_chosen_and_unknown_ones_are_refused(detector, training):
+    found = measure_power(detector, training, 0, count=5, keys=["mirrored", "exact"])
     assert [one.key for one in found["ratio"]] == ["mirrored", "exact"]
-    assert measure_power(instrument, training, 0, keys=[])["ratio"] == []
+    assert measure_power(detector, training, 0, keys=[])["ratio"] == []
     with pytest.raises(UserError, match="no planted copy 'colour'"):
-        measure_power(instrument, training, 0, keys=["colour"])
+        measure_power(detector, training, 0, keys=["colour"])
     with pytest.raises(UserError, match="At least 1 copy of each kind"):
-        measure_power(instrument, training, 0, count=0)
+        measure_power(detector, training, 0, count=0)
 
 
 def test_a_small_set_is_planted_whole_and_copies_in_it_once():
     few = np.repeat(digits(12)[0], 3, axis=0)
-    instrument = Instrument(few, "pixel-l2/uint8")
-    found = measure_power(instrument, few, 0, keys=["exact"])
+    detector = CopyDetector(few, "pixel-l2/uint8")
+    found = measure_power(detector, few, 0, keys=["exact"])
     assert found["identical"][0].detected.total == 12
     assert found["ratio"][0].detected.count == found["ratio"][0].traced.count == 12
 
 
 def test_copies_of_different_images_are_planted_whatever_the_training_set_repeats(monkeypatch):
     few = np.repeat(digits(12)[0], 3, axis=0)
-    instrument = Instrument(few, "pixel-l2/uint8")
+    detector = CopyDetector(few, "pixel-l2/uint8")
     seen = []
-    look = instrument.look
+    detect = detector.detect
     monkeypatch.setattr(
-        instrument, "look", lambda images, **named: seen.append(images) or look(images, **named)
+        detector, "detect", lambda images, *more: seen.append(images) or detect(images, *more)
     )
-    measure_power(instrument, few, 0, count=10, keys=["exact"])
+    measure_power(detector, few, 0, count=10, keys=["exact"])
     assert len(np.unique(seen[0], axis=0)) == len(seen[0]) == 10
 
 
 def test_a_later_exact_copy_is_traced_to_the_first(training):
     pixels = np.concatenate([training, training[:5]])
-    instrument = Instrument(pixels, "pixel-l2/uint8")
-    found = look_at_planted(instrument, pixels, np.arange(400, 405), [PLANTED[0]], 0)
-    assert found[0].copied["ratio"].tolist() == [0, 1, 2, 3, 4]
-    assert power_records(instrument, pixels, found)["ratio"][0].traced.count == 5
+    detector = CopyDetector(pixels, "pixel-l2/uint8")
+    found = detect_planted(detector, pixels, np.arange(400, 405), [PLANTED[0]], 0)
+    assert detector.kept[found[0].found.scores["ratio"].copied].tolist() == [0, 1, 2, 3, 4]
+    assert power_records(detector, pixels, found)["ratio"][0].traced.count == 5
 
 
-def test_little_memory_changes_nothing(instrument, training, power, monkeypatch):
+def test_little_memory_changes_nothing(detector, training, power, monkeypatch):
     monkeypatch.setattr(module, "_MOST_BYTES", 3 * training[:40].nbytes)
-    looks = []
-    look = instrument.look
-    monkeypatch.setattr(instrument, "look", lambda *args, **named: looks.append(1) or look(*args, **named))
-    assert measure_power(instrument, training, seed=0, count=40) == power
-    assert len(looks) == 6
+    searches = []
+    detect = detector.detect
+    monkeypatch.setattr(detector, "detect", lambda *given: searches.append(1) or detect(*given))
+    assert measure_power(detector, training, seed=0, count=40) == power
+    assert len(searches) == 6
 
 
-def test_all_kinds_are_held_against_the_training_set_in_one_look(instrument, training, power, monkeypatch):
-    looks = []
-    look = instrument.look
+def test_all_kinds_are_compared_with_the_training_set_in_one_search(detector, training, power, monkeypatch):
+    searches = []
+    detect = detector.detect
     monkeypatch.setattr(
-        instrument, "look", lambda images, **named: looks.append(len(images)) or look(images, **named)
+        detector, "detect", lambda images, *more: searches.append(len(images)) or detect(images, *more)
     )
-    measure_power(instrument, training, seed=0, count=10)
-    assert looks == [170]
+    measure_power(detector, training, seed=0, count=10)
+    assert searches == [170]
+
+
+def test_a_stricter_step_finds_no_more_and_traces_the_same(detector, training, power):
+    strict = measure_power(detector, training, seed=0, count=40, rungs={"ratio": 3, "adaptive": 2})
+    for key, records in strict.items():
+        for one, loose in zip(records, power[key], strict=True):
+            assert one.traced == loose.traced
+            assert one.detected.count <= loose.detected.count
+            assert key in ("ratio", "adaptive") or one == loose
+    assert record(strict, "ratio", "noise12").detected.count < record(power, "ratio", "noise12").detected.count
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_of_one_training_image_or_two_copies_are_found_all_the_same(count):
+    few = digits(2)[0][:count]
+    found = measure_power(CopyDetector(few, "pixel-l2/uint8"), few, 0)
+    kinds = [one.key for one in found["identical"]]
+    assert ("blend50" in kinds) == (count == 2)
+    assert found["identical"][0].detected.count == count
+    assert found["near"][1].detected.count == count
 
 
 def test_a_near_copy_of_the_right_picture_is_the_right_picture(training):
     originals = training[:60]
     pixels = np.concatenate([training, *near_copies(originals, 0)])
     names = np.concatenate([np.arange(len(training)), np.arange(60), np.arange(60)])
-    instrument = Instrument(pixels, "pixel-l2/uint8")
-    found = look_at_planted(instrument, pixels, np.arange(60), [PLANTED[2], PLANTED[-1]], 0)
+    detector = CopyDetector(pixels, "pixel-l2/uint8")
+    found = detect_planted(detector, pixels, np.arange(60), [PLANTED[2], PLANTED[-1]], 0)
     by_pixels, by_picture = (
-        power_records(instrument, pixels, found, one)["repeats"] for one in (None, names)
+        power_records(detector, pixels, found, one)["repeats"] for one in (None, names)
     )
     assert by_pixels[0].traced.count < 55
     assert by_picture[0].traced.count == 60
     assert by_picture[1].key == "averaged"
     assert by_picture[1].detected.count == 60
-    assert power_records(instrument, pixels, found)["ratio"][1].detected.count == 0
+    assert power_records(detector, pixels, found)["ratio"][1].detected.count == 0
 
 
-def test_progress_goes_from_the_beginning_to_the_end(instrument, training):
+def test_progress_goes_from_the_beginning_to_the_end(detector, training):
     told = []
     measure_power(
-        instrument, training, 0, count=5, keys=["exact"], progress=lambda done, total, note="": told.append(done / total)
+        detector, training, 0, count=5, keys=["exact"], progress=lambda done, total, note="": told.append(done / total)
     )  # fmt: skip
     assert told == sorted(told)
     assert 0.7 < told[-1] <= 1

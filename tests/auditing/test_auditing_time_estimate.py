@@ -3,8 +3,9 @@ import time
 import numpy as np
 import pytest
 
-from diffmem.auditing import time_estimate as projection
-from diffmem.auditing.time_estimate import project_comparison, project_sampling
+from diffmem.auditing import time_estimate as module
+from diffmem.auditing.nulls import SEARCHES, SLOW_SPACES_MOST
+from diffmem.auditing.time_estimate import estimate_comparison, estimate_sampling
 from diffmem.models import FunctionDenoiser
 from diffmem.sampling import SamplerConfig
 
@@ -13,8 +14,8 @@ IMAGES = RNG.integers(0, 256, (2000, 1, 8, 8), dtype=np.uint8)
 
 
 def test_small_work_is_not_tried(monkeypatch):
-    monkeypatch.setattr(projection, "_timed", lambda *given: pytest.fail("it was tried"))
-    assert project_comparison(IMAGES, 10_000, 1, "cpu") == 0
+    monkeypatch.setattr(module, "_timed", lambda *given: pytest.fail("it was tried"))
+    assert estimate_comparison(IMAGES, 4_000, 4_000, 2_000) == 0
 
 
 @pytest.mark.parametrize(
@@ -23,19 +24,44 @@ def test_small_work_is_not_tried(monkeypatch):
 def test_searching_grows_as_it_grew_from_a_quarter_of_the_part_and_never_faster_than_the_set(
     monkeypatch, quarter, wanted
 ):
-    monkeypatch.setattr(projection, "_WORK", 0)
-    monkeypatch.setattr(projection, "_REFERENCES", 500)
-    monkeypatch.setattr(projection, "_QUERIES", 100)
+    monkeypatch.setattr(module, "_WORK", 0)
+    monkeypatch.setattr(module, "_REFERENCES", 500)
+    monkeypatch.setattr(module, "_QUERIES", 100)
     monkeypatch.setattr(
-        projection, "_timed", lambda references, *given: (0.25, 4.0 if len(references) == 500 else quarter)
+        module, "_timed", lambda references, *given: (0.25, 4.0 if len(references) == 500 else quarter)
     )
-    seconds = project_comparison(IMAGES, 1000, 3, "cpu")
-    assert seconds == pytest.approx(projection._REST * (0.25 * 4 + 4.0 * wanted * 3 * 10))
+    seconds = estimate_comparison(IMAGES, 1000, 1500, 500, leave_one_out=False)
+    assert seconds == pytest.approx(module._REST * (0.25 * 4 + 4.0 * wanted * 3000 / 100))
 
 
 def test_a_trial_of_real_work_gives_a_time(monkeypatch):
-    monkeypatch.setattr(projection, "_WORK", 0)
-    assert 0 < project_comparison(IMAGES, 1000, 1, "cpu") < 60
+    monkeypatch.setattr(module, "_WORK", 0)
+    assert 0 < estimate_comparison(IMAGES, 1000, 0, 0) < 60
+
+
+def searched(monkeypatch, *given, **more):
+    """How many images are searched for, by the estimate."""
+    monkeypatch.setattr(module, "_WORK", 0)
+    monkeypatch.setattr(module, "_timed", lambda references, asked, device: (0.0, float(len(asked))))
+    return estimate_comparison(*given, **more) / module._REST
+
+
+def test_every_search_counts(monkeypatch):
+    once = 100 + 30 + 20
+    assert searched(monkeypatch, IMAGES, 100, 30, 20, leave_one_out=False) == pytest.approx(once)
+    assert searched(monkeypatch, IMAGES, 100, 30, 20) == pytest.approx(once + SEARCHES * 100)
+    assert searched(monkeypatch, IMAGES, 1000, 0, 0) == pytest.approx(1000 + len(IMAGES))
+    assert searched(monkeypatch, IMAGES, 100, 30, 20, changes=3) == pytest.approx(4 * (once + SEARCHES * 100))
+    assert searched(monkeypatch, IMAGES, 100, 30, 20, readings=2, leave_one_out=False) == pytest.approx(
+        once + 2 * 2 * 100
+    )
+
+
+def test_under_changes_no_more_training_images_are_searched_for_than_are_compared(monkeypatch):
+    many = np.zeros((SLOW_SPACES_MOST + 1000, 1, 2, 2), np.uint8)
+    plain = searched(monkeypatch, many, len(many), 0, 0)
+    changed = searched(monkeypatch, many, len(many), 0, 0, changes=2)
+    assert changed - plain == pytest.approx(2 * (len(many) + SLOW_SPACES_MOST))
 
 
 def test_sampling_takes_a_call_for_each_evaluation_and_batch():
@@ -44,5 +70,5 @@ def test_sampling_takes_a_call_for_each_evaluation_and_batch():
         return x
 
     denoiser = FunctionDenoiser(slow, (1, 4, 4), 0.002, 80)
-    seconds = project_sampling(denoiser, SamplerConfig(steps=10), 200, 20)
+    seconds = estimate_sampling(denoiser, SamplerConfig(steps=10), 200, 20)
     assert seconds == pytest.approx(0.02 * 19 * 10, rel=0.5)

@@ -1,4 +1,4 @@
-"""Wishes of the command line: transformations and feature spaces, from words."""
+"""Options of the command line: transformations and feature spaces, from words."""
 
 from __future__ import annotations
 

@@ -9,9 +9,11 @@ import numpy as np
 from diffmem.attacks.exposure import ExposureRecord, ReproducedRecord
 from diffmem.attacks.flipd_record import FlipdRecord
 from diffmem.attacks.membership import AreaRecord, MembershipRecord
+from diffmem.auditing.events import group_p_value
 from diffmem.auditing.positive_controls import PLANTED
 from diffmem.auditing.records import (
     AuditResult,
+    ChanceTest,
     CopiedRecord,
     CopiesRecord,
     CopyingRecord,
@@ -21,12 +23,14 @@ from diffmem.auditing.records import (
     MatchRecord,
     ModelRecord,
     PowerRecord,
+    ReadingRecord,
     SpaceRecord,
 )
 from diffmem.auditing.report.gallery import AuditImages, NearMisses
-from diffmem.auditing.significance import chance_of, upper_bound
+from diffmem.auditing.significance import event_p_value, share_of_samples, upper_bound
 from diffmem.auditing.verdict import limitations, verdict_of
 from diffmem.memorization import Rate
+from diffmem.memorization.plausibility import SampleCheckRecord, SetStatisticsRecord
 from diffmem.memorization.records import rate_record
 
 SPACE = "pixel-l2/uint8"
@@ -53,6 +57,16 @@ CRITERIA = (
         "supporting",
     ),
 )
+
+
+STRICTNESS = {
+    "identical": (0.5,),
+    "ratio": (1 / 3, 1 / 4, 1 / 6, 1 / 10),
+    "repeats": (1 / 3, 1 / 4, 1 / 6, 1 / 10),
+    "adaptive": (1.0, 0.7, 0.4, 0.2),
+    "near": (0.05,),
+    "inauthentic": (1.0,),
+}
 
 
 def rate(count, total):
@@ -134,24 +148,93 @@ def power_of(key, at):
     return found
 
 
+def make_tests(strictness, flagged, samples, null_flagged, nulls, finding):
+    """Tests at every strictness, as if every flagged sample and every null image were an event of its own."""
+    share = share_of_samples(samples, nulls)
+    members = np.tile([[1, 0, 1]], (flagged, 1))
+    p_values = {
+        "fresh": min(event_p_value(flagged, null_flagged, share), 0.0000417 if finding == "copies" else 1.0),
+        "groups": group_p_value(members, samples, nulls, 0),
+        "split": 0.75 if flagged else 1.0,
+    }
+    return [
+        ChanceTest(
+            test=test, strictness=step, flagged=flagged, events=flagged, others=null_flagged, share=share, p_value=p_value,
+            level=0.000123,
+        )
+        for step in strictness
+        for test, p_value in p_values.items()
+    ]  # fmt: skip
+
+
 def make_criterion(
     key, title, protocol, role, at, *, flagged, samples, null_flagged, nulls, finding, distinct, notes=()
 ):
     null = None if nulls == 0 else rate(null_flagged, nulls)
+    strictness = STRICTNESS.get(key, (0.5,))
+    deciding = role == "deciding"
     return CriterionRecord(
         key=key,
         title=title,
         protocol=protocol,
         role=role,
+        exact_only=key == "identical",
+        threshold=strictness[0],
+        strictness=strictness[0],
+        matches=flagged,
         flagged=rate(flagged, samples),
         null=null,
-        chance=None if null is None else chance_of(flagged, samples, null_flagged, nulls),
+        null_heldout=null,
+        null_training=None,
+        tests=make_tests(strictness, flagged, samples, null_flagged, nulls, finding) if deciding else [],
         bound=upper_bound(flagged, samples),
         distinct=distinct,
         finding=finding,
         notes=list(notes),
         power=power_of(key, at),
     )
+
+
+def make_statistics(images, mean):
+    return SetStatisticsRecord(
+        images=images, drawn=min(images, 2000), channels=3, height=32, width=32, minimum=1, maximum=254, grey_levels=253,
+        mean=mean, contrast=61.83, gradient=23.57, neighbour_correlation=0.9137,
+    )  # fmt: skip
+
+
+def make_check(samples=10_000, **changes):
+    """A check of samples of which some are constant and some repeat others."""
+    fields = {
+        "samples": samples,
+        "judged": samples - 28,
+        "constant": 5,
+        "repeats": 23,
+        "most_repeated": 19,
+        "kind": "plausible",
+        "problem": None,
+        "notes": ["5 samples are of one colour and were left out."],
+        "statistics": {
+            "training": make_statistics(50_000, 120.71),
+            "samples": make_statistics(samples, 118.37),
+        },
+        "reading": None,
+    }
+    return SampleCheckRecord(**(fields | changes))
+
+
+def make_reading(**changes):
+    fields = {
+        "text": "EXIF orientation applied",
+        "remedy": "--train-read exif=apply",
+        "copies": 0,
+        "samples": 9_972,
+        "criterion": None,
+        "same_pictures": 0,
+        "median_distance": 31.37,
+        "usual_distance": 33.91,
+        "fits_better": False,
+    }
+    return ReadingRecord(**(fields | changes))
 
 
 def make_distances(samples, nulls, matches):
@@ -327,9 +410,13 @@ def make_audit(
         shape=shape,
         training_images=training,
         distinct_images=training - 13,
-        null_source=source if nulls else "none",
-        null_images=nulls,
+        null_heldout=nulls if source == "heldout" else 0,
+        null_training=0 if source == "heldout" else nulls,
+        deduplicated=False,
+        disagree=[],
         heldout_overlap=3 if source == "heldout" and nulls else 0,
+        heldout_near=None,
+        heldout_copied=0,
     )
     counted = {"training": training, "heldout": nulls + 3, "samples": samples}
     fields = {
@@ -337,7 +424,7 @@ def make_audit(
         "private": private,
         "seed": 23,
         "target": 0.01,
-        "verdict": verdict_of(criteria, copies, space, None, 0.01),
+        "verdict": verdict_of(criteria, copies, space, 0.01),
         "inputs": [
             InputRecord(
                 role=role,
@@ -345,6 +432,7 @@ def make_audit(
                 images=number,
                 shape=shape,
                 fingerprint=hashlib.sha256(role.encode()).hexdigest(),
+                read=["12 files laid on white."] if role == "training" else [],
                 steps=["resized to 32 x 32 with LANCZOS"] if role == "samples" else [],
             )
             for role, number in counted.items()

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from audit_builders import make_attack, make_audit, make_exposure, make_flipd, make_matches, make_model
+from audit_builders import (
+    make_attack,
+    make_audit,
+    make_check,
+    make_exposure,
+    make_flipd,
+    make_matches,
+    make_model,
+    make_reading,
+)
 
 from diffmem.auditing.records import MembershipPart
 from diffmem.auditing.verdict import verdict_without_training
@@ -34,6 +43,8 @@ def private_found():
 def full_audit():
     return copies_found(
         model=make_model(),
+        sample_check=make_check(),
+        readings=[make_reading()],
         membership=MembershipPart(
             attacks=[
                 make_attack(warnings=["Brightness alone tells the sets apart: they are not of one source."]),

@@ -19,6 +19,8 @@ def criterion(key, exact=1000, false_alarms=0, null=0, **changes):
         "title": key.capitalize(),
         "deciding": True,
         "usable": null <= 10,
+        "exact_only": key == "identical",
+        "strictness": 0.5,
         "false_alarms": rate(false_alarms),
         "null": rate(null),
         "power": power,

@@ -159,6 +159,8 @@ def page_of(result: AuditResult, pictures: Sequence[AuditPicture]) -> str:
         rows=criterion_rows(result),
         tests=_tests(result),
         readings=_readings(result),
+        check=_check(result),
+        statistics=_statistics(result),
         criterion_notes=[(one.title, note) for one in result.criteria for note in one.notes],
         pictures={one.name.removeprefix("audit_").removesuffix(".png"): one for one in pictures},
         matches=[] if copies is None else copies.worst,
@@ -203,6 +205,22 @@ def _readings(result: AuditResult) -> list[tuple[str, list[str]]]:
         )
         for one in result.readings
     ]  # fmt: skip
+
+
+def _check(result: AuditResult) -> list[tuple[str, str, str]]:
+    """Return how many samples can be judged, and what the others are."""
+    check = result.sample_check
+    if check is None:
+        return []
+    return list(record_rows(check, without=("problem", "notes", "statistics")))
+
+
+def _statistics(result: AuditResult) -> list[tuple[str, list[str]]]:
+    """Return plain statistics, each as a row of a value for each set."""
+    if result.sample_check is None:
+        return []
+    columns = [list(record_rows(one)) for one in result.sample_check.statistics.values()]
+    return [(cells[0][0], [words for _, _, words in cells]) for cells in zip(*columns, strict=True)]
 
 
 def _bins(result: AuditResult) -> list[tuple[str, list[tuple[str, str, str]]]]:
