@@ -146,7 +146,9 @@ def test_a_stricter_step_finds_no_more_and_traces_the_same(detector, training, p
             assert one.traced == loose.traced
             assert one.detected.count <= loose.detected.count
             assert key in ("ratio", "adaptive") or one == loose
-    assert record(strict, "ratio", "noise12").detected.count < record(power, "ratio", "noise12").detected.count
+    assert (
+        record(strict, "ratio", "noise12").detected.count < record(power, "ratio", "noise12").detected.count
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -165,9 +167,7 @@ def test_a_near_copy_of_the_right_picture_is_the_right_picture(training):
     names = np.concatenate([np.arange(len(training)), np.arange(60), np.arange(60)])
     detector = CopyDetector(pixels, "pixel-l2/uint8")
     found = detect_planted(detector, pixels, np.arange(60), [PLANTED[2], PLANTED[-1]], 0)
-    by_pixels, by_picture = (
-        power_records(detector, pixels, found, one)["repeats"] for one in (None, names)
-    )
+    by_pixels, by_picture = (power_records(detector, pixels, found, one)["repeats"] for one in (None, names))
     assert by_pixels[0].traced.count < 55
     assert by_picture[0].traced.count == 60
     assert by_picture[1].key == "averaged"

@@ -158,7 +158,7 @@ class _Stacked:
         self.shape = (sum(len(one) for one in parts), *parts[0].shape[1:])
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return sum(len(one) for one in self._parts)
 
     def __getitem__(self, chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
         first, second = self._parts
