@@ -141,6 +141,19 @@ def test_text_is_never_markup(name):
     assert name in shown(Padding(name, (0, 0, 0, 2)))
 
 
+def test_a_name_cannot_command_the_terminal():
+    screen = Terminal()
+    to = console(file=screen, width=80)
+    for thing in ("\x1b]0;title\x07", table(["\x1b[2Jcell"]), Text("\x9b31m\u202egnp.x")):
+        to.print(thing)
+    told = screen.getvalue()
+    assert "\\x1b]0;title" in told
+    assert "\\x1b[2Jcell" in told
+    assert "\\x9b31m\\u202egnp.x" in told
+    assert "\x1b[2J" not in told
+    assert "\x1b[3m" in told  # what styles the title is still a command
+
+
 def test_a_terminal_of_80_columns_breaks_lines_and_a_pipe_does_not(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     long = "word " * 60 + "end"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +70,18 @@ def test_a_job_that_fails_leaves_no_empty_folder_and_keeps_one_that_was_there(tm
         with pytest.raises(UserError), locked_folder(tmp_path / name):
             raise UserError("a mistake")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_the_lock_of_another_job_stays_where_the_folder_was_made_anew(tmp_path):
+    first, second = locked_folder(tmp_path / "out"), locked_folder(tmp_path / "out")
+    first.__enter__()
+    shutil.rmtree(tmp_path / "out")
+    second.__enter__()
+    first.__exit__(None, None, None)
+    with pytest.raises(UserError, match="in use"):
+        locked_folder(tmp_path / "out").__enter__()
+    second.__exit__(None, None, None)
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_folder_is_nothing_to_lock():

@@ -14,7 +14,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from itertools import pairwise
 from typing import NoReturn
 
-from diffmem.console import Output, speaking
+from diffmem.console import Output, speaking, without_controls
 from diffmem.distributed import LostProcessError, joined, under_torchrun
 from diffmem.errors import DiffmemError, UserError
 
@@ -139,7 +139,7 @@ def _wants_gpu(words: list[str]) -> bool:
 
 def _say(error: Exception, code: int, rank: int) -> int:
     prefix = f"rank {rank}: error:" if rank else "error:"
-    _tell(f"{prefix} {' '.join(str(error).split())}\n")
+    _tell(f"{prefix} {without_controls(' '.join(str(error).split()))}\n")
     return code
 
 

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Output", "ascii_signs", "console", "speaking"]
+__all__ = ["Output", "ascii_signs", "console", "speaking", "without_controls"]
 
 _HANDLER = "diffmem-signs"
 _WIDEST = 100_000
@@ -29,6 +29,17 @@ _SIGNS = {
     "‘": "'", "’": "'", "“": '"', "”": '"', "«": '"', "»": '"', "√": "sqrt ", "∑": "sum ", "∈": " in ", "\u00a0": " ",
     "\u202f": " ", "\u2009": " ",
 }  # fmt: skip
+
+
+_CONTROLS = {
+    code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    for code in (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+
+
+def without_controls(text: str) -> str:
+    """Return a text with the letters that command a terminal, all but tabs and line ends, as their escapes."""
+    return text.translate(_CONTROLS)
 
 
 class Output:
@@ -146,7 +157,7 @@ def _sign(letter: str) -> str:
 def console(
     *, stderr: bool = False, file: IO[str] | None = None, width: int | None = None, soft_wrap: bool = False
 ) -> Console:
-    """Return a console that prints text as it is, without markup, emoji codes or highlighting.
+    """Return a console that prints text as it is, without markup, emoji codes or highlighting; control letters as escapes.
 
     On a terminal, tables fit its width; elsewhere each is as wide as its content needs, unless the variable COLUMNS says how wide.
 
@@ -169,15 +180,30 @@ def console(
 def _console_class() -> Any:
     from rich.console import Console
     from rich.measure import Measurement
+    from rich.segment import Segment
     from rich.table import Table
 
     class AnyConsole(Console):
         """A console for every encoding, and without a width where nobody looks at a screen."""
 
+        _laying_out = False
+
         @property
         def encoding(self) -> str:
             """UTF-8, whatever the stream's own: the stream replaces what it lacks, and tables keep their form."""
             return "utf-8"
+
+        def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+            """Yield the pieces of something to print, none of which commands the terminal but those that `rich` makes."""
+            if self._laying_out:  # a cell of a table: an escape is longer than its letter, and would be cut
+                yield from super().render(renderable, options)
+                return
+            self._laying_out = True
+            try:
+                for piece in super().render(renderable, options):
+                    yield piece if piece.control else Segment(without_controls(piece.text), piece.style)
+            finally:
+                self._laying_out = False
 
         def print(self, *objects: Any, **options: Any) -> None:
             """Print as `rich` does; in a file or pipe without breaking or cutting a line."""

@@ -204,7 +204,7 @@ def read_json(source: Path) -> Any:
         DiffmemError: The file is missing or not valid JSON.
     """
     try:
-        return json.loads(source.read_text())
+        return json.loads(source.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DiffmemError(f"Cannot read {source}: {error}.") from error
 

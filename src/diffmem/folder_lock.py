@@ -26,7 +26,7 @@ _NAME = ".lock"
 
 
 @contextmanager
-def locked_folder(folder: Path | None) -> Iterator[None]:
+def locked_folder(folder: Path | None, instead: str = "name another folder with --out") -> Iterator[None]:
     """Keep other jobs out of a folder while the block runs; under torchrun the first process does it for all.
 
     The lock is the file `.lock` in the folder, which is removed at the end; so are folders that were made for it, if nothing
@@ -34,6 +34,7 @@ def locked_folder(folder: Path | None) -> Iterator[None]:
 
     Args:
         folder: The folder to write, made if it is missing; none locks nothing.
+        instead: What a second job can do other than wait.
 
     Raises:
         UserError: Another process holds the lock, or the folder is a file. Nothing was waited for.
@@ -45,11 +46,14 @@ def locked_folder(folder: Path | None) -> Iterator[None]:
     here = world()
     failure: DiffmemError | None = None
     lock: BaseFileLock | None = None
+    held: os.stat_result | None = None
     made: list[Path] = []
     if here.is_first:
         try:
             made = _make(folder)
-            lock = _take(folder)
+            lock = _take(folder, instead)
+            with suppress(OSError):
+                held = (folder / _NAME).stat()
         except DiffmemError as error:
             failure = error
     try:
@@ -60,7 +64,9 @@ def locked_folder(folder: Path | None) -> Iterator[None]:
     finally:
         if lock is not None:
             with suppress(OSError):
-                (folder / _NAME).unlink()  # while it is still ours: a later one is another's
+                # While it is still ours: the folder may have been removed, and another job have made it anew.
+                if held is not None and os.path.samestat(held, (folder / _NAME).stat()):
+                    (folder / _NAME).unlink()
             lock.release()
         for one in made:
             with suppress(OSError):
@@ -81,7 +87,7 @@ def _make(folder: Path) -> list[Path]:
     return missing
 
 
-def _take(folder: Path) -> BaseFileLock:
+def _take(folder: Path, instead: str) -> BaseFileLock:
     from filelock import FileLock, Timeout
 
     path = folder / _NAME
@@ -90,7 +96,7 @@ def _take(folder: Path) -> BaseFileLock:
         lock.acquire()
     except Timeout as error:
         raise UserError(
-            f"{folder} is in use by {_holder(path)}; wait until that has ended, or name another folder with --out."
+            f"{folder} is in use by {_holder(path)}; wait until that has ended, or {instead}."
         ) from error
     except OSError as error:
         raise DiffmemError(

@@ -17,12 +17,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.auditing.criteria import NEIGHBOURS, PIXELS, Batch, Criterion, choose_criteria
+from diffmem.auditing.criteria import NEIGHBOURS, PIXELS, SURROUNDINGS, Batch, Criterion, choose_criteria
 from diffmem.auditing.criteria.repeats import Repeats
 from diffmem.auditing.detector import Detections
-from diffmem.auditing.evidence import Evidence, Split, weigh
+from diffmem.auditing.evidence import Evidence, Split, flagged_references, weigh
 from diffmem.auditing.findings import criterion_records
-from diffmem.auditing.nulls import Null
+from diffmem.auditing.nulls import SURROUNDINGS_MOST, Null
 from diffmem.auditing.records import CopiesRecord, CriterionRecord, SpaceRecord, VerdictRecord
 from diffmem.auditing.verdict import Circumstances, verdict_of
 from diffmem.memorization import Neighbours, RepeatAwareRule
@@ -190,10 +190,25 @@ class Draw:
             heldout=fresh,
             heldout_images=len(heldout),
             overlap=np.zeros(len(heldout), bool),
-            training={} if deduplicated else {PIXELS: self.detect(universe.table.take(own), own=own)},
+            training={} if deduplicated else self._leave_one_out(own, rng),
             distinct=len(training),
             exchangeable=not deduplicated,
         )
+
+    def _leave_one_out(self, own: Ints, rng: np.random.Generator | None) -> dict[str, Detections]:
+        """Return training images against each other; of surroundings, those of a draw, as in an audit."""
+        some = own
+        if rng is not None and len(own) > SURROUNDINGS_MOST:
+            some = np.sort(rng.choice(own, SURROUNDINGS_MOST, replace=False))
+        return {
+            space: self._of_space(self.detect(self.universe.table.take(which), own=which), space)
+            for space, which in ((PIXELS, own), (SURROUNDINGS, some))
+        }
+
+    def _of_space(self, found: Detections, space: str) -> Detections:
+        keys = [one.key for one in self.criteria if one.space == space]
+        batch = replace(found.batch, neighbours={space: found.batch.neighbours[space]})
+        return Detections(batch, {key: found.scores[key] for key in keys})
 
     @property
     def rest(self) -> Ints:
@@ -221,7 +236,12 @@ class Draw:
             split = Split(
                 self.both, self.detect(samples, both=True), len(self.training), len(self.heldout), self._near
             )
-        evidence = weigh(self.criteria, found, self.null, split=split)
+        near = (
+            self._near_copies(flagged_references(self.criteria, found, self.null))
+            if self.null.exchangeable
+            else None
+        )
+        evidence = weigh(self.criteria, found, self.null, split=split, near=near)
         keys = [one.key for one in self.criteria]
         records = criterion_records(
             self.criteria, keys, found, np.ones(len(found), bool), self.null, evidence, target
@@ -230,6 +250,15 @@ class Draw:
         return Outcome(
             verdict_of(records, _NO_COPIES, self._space(evidence), target, around), evidence, records
         )
+
+    def _near_copies(self, which: Ints) -> Ints:
+        """Return pairs of training images that are near-copies of each other, as `CopyDetector.near_copies` does."""
+        if not len(which):
+            return np.zeros((0, 2), np.int64)
+        batch = self._batch(self.universe.table.take(self.training[which]), len(self.training))
+        found = batch.neighbours[SURROUNDINGS]
+        near = found.distances < np.median(found.distances, axis=1)[:, None] / 3
+        return np.stack([np.repeat(which, near.sum(1)), found.indices[near]], axis=1)
 
     def _space(self, evidence: Evidence) -> SpaceRecord:
         compared = self.null.training.get(PIXELS)
@@ -250,15 +279,12 @@ class Draw:
 
     @cached_property
     def _near(self) -> Ints:
-        """Pairs of training and held-out images that are near-copies of each other, as in `diffmem.auditing.heldout.BothSides`."""
+        """Pairs of a held-out and a training image that are near-copies of each other, as in `diffmem.auditing.heldout.BothSides`."""
         pairs = [np.zeros((0, 2), np.int64)]
         for one in self.criteria:
             if one.all_but_identical is None:
                 continue
-            compared, fresh = self.null.training.get(one.space), self.null.heldout
-            if compared is not None and compared.batch.own is not None:
-                flags = compared.flags(one)
-                pairs.append(np.stack([compared.batch.own[flags], compared.scores[one.key].copied[flags]], 1))
+            fresh = self.null.heldout
             if fresh is not None:
                 flags = fresh.flags(one)
                 own = np.flatnonzero(flags) + len(self.training)
@@ -295,4 +321,4 @@ class Draw:
         indices = np.take_along_axis(place, order, 1)
         last = np.maximum.accumulate(np.where(here, distances, -1.0), axis=1)
         found = Neighbours(np.where(here, distances, last), np.where(here, indices, indices[:, :1]))
-        return Batch(np.zeros((len(table), 1), np.uint8), {PIXELS: found})
+        return Batch(np.zeros((len(table), 1), np.uint8), {PIXELS: found, SURROUNDINGS: found})

@@ -8,12 +8,13 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from cli_builders import caller, command, environment
+from cli_builders import TINY_RECIPE, caller, command, environment
 from PIL import Image
 
 from diffmem.__main__ import main
 from diffmem.data import open_images
 from diffmem.folder_lock import locked_folder
+from diffmem.studies import emm
 
 NAMES = ["[bold]a.png", "[].png", ":smile:.png", "é.png", "日本.png", "b.png", "c.png", "d.png"]
 
@@ -84,10 +85,35 @@ def test_names_that_look_like_markup_are_printed_as_they_are(call, named, monkey
     assert "[red]one" in out
 
 
+def test_the_title_and_the_folder_of_a_study_are_printed_as_they_are(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(emm, "_REPLICATES", 50)
+    (tmp_path / "recipe.yaml").write_text(TINY_RECIPE.replace("SOURCE", "digits"))
+    title = "[bold]Title[/bold] :smile: [/]"
+    done = call("study", "recipe.yaml", "--out", "[red]st", "--workers", 1, "--set", f"title='{title}'")
+    assert done.code == 0, done.err
+    assert title in done.out
+    assert "[red]st/report.html" in done.out
+    code, out, err = outcome(monkeypatch, "ascii", "report", "[red]st")
+    assert code == 0, err
+    assert title in out
+    listed = call("runs", "[red]st")
+    assert listed.code == 0, listed.err
+    assert listed.out.count("100%") == 2
+    empty = call("runs", "[/]")
+    assert (empty.code, "[/] is no store" in empty.err) == (2, True)
+
+
 def test_a_mistake_with_a_foreign_name_is_told_in_ascii(call, monkeypatch):
     code, _, err = outcome(monkeypatch, "ascii", "data", "info", "日本[/].npz")
     assert code == 2
     assert "\\u65e5\\u672c[/].npz" in err
+
+
+def test_a_mistake_cannot_command_the_terminal(call):
+    told = call("data", "info", "\x1b[2J.npz")
+    assert told.code == 2
+    assert "\\x1b[2J.npz" in told.err
+    assert "\x1b" not in told.err
 
 
 def test_the_doctor_names_the_extra_to_install(call, monkeypatch):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from diffmem.auditing.criteria import PIXELS, Criterion
 from diffmem.auditing.detector import CopyDetector, Detections
-from diffmem.auditing.evidence import Evidence, weigh
+from diffmem.auditing.evidence import Evidence, flagged_references, weigh
 from diffmem.auditing.findings import criterion_records, sharp_rungs
 from diffmem.auditing.heldout import MOST_NEAR, HeldoutCheck, check_heldout, near_share
 from diffmem.auditing.levels import level_of
@@ -82,17 +82,22 @@ def judge(
     judged = times > 0
     found = detector.detect(samples.images, part_of(progress, 0, 0.8))
     check = check_heldout(detector, found, null, times, part_of(progress, 0.8, 0.2))
-    evidence = weigh(detector, found, null, judged=judged, times=times, split=check.split)
+    near = (
+        detector.near_copies(flagged_references(detector.criteria, found, null))
+        if null.exchangeable
+        else None
+    )
+    evidence = weigh(detector, found, null, judged=judged, times=times, split=check.split, near=near)
     protocols = [detector.protocol(one) for one in detector.criteria]
     records: list[CriterionRecord] = []
     if judged.any():
         records = criterion_records(detector.criteria, protocols, found, judged, null, evidence, target)
-    used = _used(detector.criteria, null, evidence, records, target)
+    used = _used(detector.criteria, null, evidence, records, target, int(judged.sum()))
     matches = matches_of(detector, training, samples, found, used, times, first_seed, private)
-    near, near_training = near_share(null, detector.criteria)
+    near_heldout, near_training = near_share(null, detector.criteria)
     compared = null.training.get(PIXELS)
     problems, said = _about_heldout(
-        check, null, near, near_training, samples, any(one.finding == "copies" for one in records)
+        check, null, near_heldout, near_training, samples, any(one.finding == "copies" for one in records)
     )
     return Comparison(
         space=SpaceRecord(
@@ -105,7 +110,7 @@ def judge(
             deduplicated=not null.exchangeable,
             disagree=evidence.disagree,
             heldout_overlap=int(null.overlap.sum()),
-            heldout_near=near,
+            heldout_near=near_heldout,
             heldout_copied=check.copied,
         ),
         criteria=records,
@@ -162,10 +167,8 @@ def compare(
         detector, training, samples, null, times=times, target=target, first_seed=first_seed, private=private,
         progress=part_of(progress, 0.5, 0.3),
     )  # fmt: skip
-    power = measure_power(
-        detector, training.images, seed,
-        rungs=sharp_rungs(detector.criteria, null, target, found.evidence.disagree), progress=part_of(progress, 0.8, 0.2),
-    )  # fmt: skip
+    rungs = sharp_rungs(detector.criteria, null, target, int((times > 0).sum()), found.evidence.disagree)
+    power = measure_power(detector, training.images, seed, rungs=rungs, progress=part_of(progress, 0.8, 0.2))
     criteria = [one.model_copy(update={"power": power.get(one.key, [])}) for one in found.criteria]
     return Comparison(
         found.space, criteria, found.copies, found.matches, found.found, found.null, found.evidence, found.problems, found.said,
@@ -179,6 +182,7 @@ def _used(
     evidence: Evidence,
     records: Sequence[CriterionRecord],
     target: float,
+    samples: int,
 ) -> dict[str, int]:
     """Return how strict each criterion is that names single copies, by key.
 
@@ -187,7 +191,7 @@ def _used(
     deciding = {one.key for one in criteria if one.role == "deciding"}
     sharp = {
         key: rung
-        for key, rung in sharp_rungs(criteria, null, target, evidence.disagree).items()
+        for key, rung in sharp_rungs(criteria, null, target, samples, evidence.disagree).items()
         if key in deciding
     }
     found = {one.key for one in records if one.finding == "copies"}

@@ -14,7 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffmem.auditing.criteria import NEIGHBOURS, PIXELS, Batch, Criterion, Scores, choose_criteria
+from diffmem.auditing.criteria import (
+    NEIGHBOURS,
+    PIXELS,
+    SURROUNDINGS,
+    Batch,
+    Criterion,
+    Scores,
+    choose_criteria,
+)
 from diffmem.auditing.criteria.changed import CHANGED, Changed
 from diffmem.auditing.spaces import FeatureSpace
 from diffmem.data import duplicate_groups
@@ -158,13 +166,34 @@ class CopyDetector:
         variants: tuple[str, ...] = ()
         for at, space in enumerate(wanted):
             here = part_of(progress, at / len(wanted), 1 / len(wanted))
-            if space == PIXELS:
-                found[space] = self._pixels(images, own, here)
+            if space == SURROUNDINGS or (space == PIXELS and SURROUNDINGS not in wanted):
+                found[space] = self._pixels(
+                    images, own, here, NEIGHBOURS if space == SURROUNDINGS else _AROUND
+                )
+            elif space == PIXELS:
+                continue  # the nearest of the surroundings
             elif space == CHANGED:
                 found[space], variants = self._changed(images, own, here)
             else:
                 found[space] = self._similar(space, images, own, here)
+        if PIXELS in wanted and SURROUNDINGS in wanted:
+            found[PIXELS] = found[SURROUNDINGS]
         return Batch(images, found, variants, own)
+
+    def near_copies(self, which: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return pairs of references that are near-copies of each other, int64 (n, 2), of which at least one is named.
+
+        Two are, if they are nearer to each other than the threshold of the ratio rules times the median of the surroundings.
+
+        Args:
+            which: References, int64 (m,).
+        """
+        asked = np.unique(which)
+        if not len(asked) or len(self.references) < _AROUND:
+            return np.zeros((0, 2), np.int64)
+        found = self._pixels(taken(self.references, asked), asked, NO_PROGRESS, NEIGHBOURS)
+        near = found.distances < self.threshold * np.median(found.distances, axis=1)[:, None]
+        return np.stack([np.repeat(asked, near.sum(1)), found.indices[near]], axis=1)
 
     def gaps(self, chosen: NDArray[np.int64], own: NDArray[np.int64] | None) -> NDArray[np.float64]:
         """Return the distance of references to their nearest other one, float64 (n,); those known from a search are not searched again.
@@ -175,7 +204,9 @@ class CopyDetector:
         """
         missing = np.unique(chosen[np.isnan(self._around[chosen, 0])])
         if len(missing):
-            self._keep_around(missing, self._pixels(taken(self.references, missing), missing, NO_PROGRESS))
+            self._keep_around(
+                missing, self._pixels(taken(self.references, missing), missing, NO_PROGRESS, _AROUND)
+            )
         distances, indices = self._around[chosen], self._around_of[chosen]
         if own is None:
             return np.asarray(distances[:, 0])
@@ -188,11 +219,13 @@ class CopyDetector:
         self._around_of[which, width:] = which[:, None]  # never asked for as another one
         self._around[which, width:] = np.inf
 
-    def _pixels(self, images: Pixels, own: NDArray[np.int64] | None, progress: Progress) -> Neighbours:
+    def _pixels(
+        self, images: Pixels, own: NDArray[np.int64] | None, progress: Progress, count: int
+    ) -> Neighbours:
         work = len(images) * self.references.size
         if self._index is None and work >= _INDEX_FROM and torch.device(self.device).type == "cpu":
             self._index = NeighbourIndex.build(self.references)
-        k = min(NEIGHBOURS + (own is not None), len(self.references))
+        k = min(count + (own is not None), len(self.references))
         size, parts = max(1, _PAIRS // len(self.references)), []
         for start in range(0, len(images), size):
             told = part_of(progress, start / len(images), min(size, len(images) - start) / len(images))

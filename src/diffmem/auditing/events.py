@@ -54,18 +54,19 @@ class Events:
         return self.heldout + self.training
 
 
-def groups_of(references: int, ones: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
+def groups_of(references: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return a group number for each reference, int64 (N,): references that pairs join are of one group.
 
     Args:
         references: N.
-        ones: One of each pair, int64 (n,).
-        others: The other one.
+        pairs: Of references, int64 (n, 2).
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    graph = coo_array((np.ones(len(ones), np.int8), (ones, others)), shape=(references, references))
+    graph = coo_array(
+        (np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(references, references)
+    )
     return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 

@@ -18,7 +18,15 @@ from diffmem.auditing.nulls import Null
 from diffmem.auditing.records import ChanceTest
 from diffmem.auditing.significance import event_p_value, share_of_samples
 
-__all__ = ["SAME_PICTURE_RMS", "Evidence", "Split", "same_pictures", "weigh"]
+__all__ = [
+    "SAME_PICTURE_RMS",
+    "Evidence",
+    "Split",
+    "flagged_references",
+    "near_pairs",
+    "same_pictures",
+    "weigh",
+]
 
 SAME_PICTURE_RMS = 0.015
 """RMS difference of values 0 to 1 within which two images can be the same picture: 3.8 grey levels."""
@@ -36,7 +44,7 @@ class Split:
         detections: Of the samples.
         training: Number of distinct training images.
         heldout: Number of held-out images that are no training images.
-        near: Pairs of references that are near-copies of each other, int64 (n, 2).
+        near: Pairs of a held-out and a training image that are near-copies of each other, int64 (n, 2).
     """
 
     criteria: Sequence[Criterion]
@@ -74,6 +82,7 @@ def weigh(
     judged: NDArray[np.bool_] | None = None,
     times: NDArray[np.int64] | None = None,
     split: Split | None = None,
+    near: NDArray[np.int64] | None = None,
 ) -> Evidence:
     """Test every deciding criterion at every strictness.
 
@@ -84,15 +93,18 @@ def weigh(
         judged: Which samples are trials, bool (Q,); all if left out.
         times: How often the samples hold each image that is a trial, int64 (Q,); once if left out.
         split: Samples among training and held-out images together; none to do without that test.
+        near: Pairs of training images that are near-copies of each other, int64 (n, 2), beside those that the criteria flag.
     """
     criteria = detector.criteria if isinstance(detector, CopyDetector) else detector
     trials = np.ones(len(samples), bool) if judged is None else judged
     amount = np.ones(len(samples), np.int64) if times is None else times
-    groups = groups_of(len(criteria[0].references), *_near_copies(criteria, null))
+    pairs = near_pairs(criteria, null)
+    if near is not None:
+        pairs = np.concatenate([pairs, near])
+    groups = groups_of(len(criteria[0].references), pairs)
     both = None
     if split is not None:
-        near = split.near
-        both = groups_of(len(split.criteria[0].references), near[:, 0], near[:, 1])
+        both = groups_of(len(split.criteria[0].references), np.concatenate([split.near, pairs]))
     tests: dict[str, list[ChanceTest]] = {}
     disagree: list[str] = []
     for criterion in criteria:
@@ -110,18 +122,32 @@ def weigh(
     return Evidence(tests, _unexplained(criteria, samples, null, trials), disagree)
 
 
-def _near_copies(criteria: Sequence[Criterion], null: Null) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return pairs of training images that any deciding criterion flags beside each other: near-copies are counted as one."""
-    ones: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
-    others: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+def near_pairs(criteria: Sequence[Criterion], null: Null) -> NDArray[np.int64]:
+    """Return pairs of training images, int64 (n, 2), that a criterion of near-copies flags beside each other: they count as one."""
+    pairs = [np.zeros((0, 2), np.int64)]
     for criterion in criteria:
         found = null.training.get(criterion.space)
-        if criterion.all_but_identical is None or found is None or found.batch.own is None:
+        if criterion.all_but_identical is not None and found is not None and found.batch.own is not None:
+            flags = found.flags(criterion)
+            pairs.append(
+                np.stack([found.batch.own[flags], found.scores[criterion.key].copied[flags]], axis=1)
+            )
+    return np.concatenate(pairs)
+
+
+def flagged_references(criteria: Sequence[Criterion], samples: Detections, null: Null) -> NDArray[np.int64]:
+    """Return the training images that a criterion of near-copies flags, or flags something beside, int64 (n,)."""
+    found: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    for criterion in criteria:
+        if criterion.all_but_identical is None:
             continue
-        flags = found.flags(criterion)
-        ones.append(found.batch.own[flags])
-        others.append(found.scores[criterion.key].copied[flags])
-    return np.concatenate(ones), np.concatenate(others)
+        for one in (samples, null.heldout, null.training.get(criterion.space)):
+            if one is not None:
+                flags = one.flags(criterion)
+                found.append(one.scores[criterion.key].copied[flags])
+                if one.batch.own is not None:
+                    found.append(one.batch.own[flags])
+    return np.unique(np.concatenate(found))
 
 
 def _links(
@@ -175,19 +201,24 @@ def _fresh(
     number = int(trials.sum())
     fresh = 0 if null.heldout is None else len(null.heldout)
     share = share_of_samples(number, fresh, null.distinct, drawn)
-    in_groups = group_p_value(events.members, int(amount[trials].sum()), fresh, drawn)
-    return [
+    strictness, flagged = criterion.strictness[rung], len(links.copied)
+    tests = [
         ChanceTest(
-            test="fresh", strictness=criterion.strictness[rung], flagged=len(links.copied), events=events.samples,
-            others=events.others, share=share, p_value=event_p_value(events.samples, events.others, share),
-            level=level_of(criteria, criterion, rung, "fresh"),
-        ),
-        ChanceTest(
-            test="groups", strictness=criterion.strictness[rung], flagged=len(links.copied), events=int(events.members[:, 0].sum()),
-            others=int(events.members[:, 1:].sum()), share=share, p_value=in_groups,
-            level=level_of(criteria, criterion, rung, "groups"),
-        ),
+            test="fresh", strictness=strictness, flagged=flagged, events=events.samples, others=events.others, share=share,
+            p_value=event_p_value(events.samples, events.others, share), level=level_of(criteria, criterion, rung, "fresh"),
+        )
     ]  # fmt: skip
+    if criterion.all_but_identical is not None:
+        # Only near-copies come in groups of equals; other criteria flag many images beside one that is plain, say.
+        tests.append(
+            ChanceTest(
+                test="groups", strictness=strictness, flagged=flagged, events=int(events.members[:, 0].sum()),
+                others=int(events.members[:, 1:].sum()), share=share,
+                p_value=group_p_value(events.members, int(amount[trials].sum()), fresh, drawn),
+                level=level_of(criteria, criterion, rung, "groups"),
+            )
+        )  # fmt: skip
+    return tests
 
 
 def _split(

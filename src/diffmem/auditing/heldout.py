@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +111,7 @@ class BothSides:
         batch = joined(samples.batch, beside.batch, training)
         known = [
             one
-            for one in self._criteria(min(NEIGHBOURS, batch.neighbours[PIXELS].k))
+            for one in self._criteria(min(NEIGHBOURS, max(one.k for one in batch.neighbours.values())))
             if one.space in batch.neighbours
         ]
         found = {
@@ -120,7 +121,10 @@ class BothSides:
 
     @cached_property
     def _references(self) -> NDArray[np.uint8]:
-        return np.concatenate([self.detector.references, self.heldout.references])
+        parts = (self.detector.references, self.heldout.references)
+        if self.detector.transforms is not None:
+            return np.concatenate(parts)  # windows are cut out of all of them
+        return cast("NDArray[np.uint8]", _Stacked(parts))
 
     def _criteria(self, count: int) -> tuple[Criterion, ...]:
 
@@ -133,7 +137,7 @@ class BothSides:
 
     @cached_property
     def _near(self) -> NDArray[np.int64]:
-        """Pairs of images that are near-copies of each other."""
+        """Pairs of a held-out and a training image that are near-copies of each other."""
         assert self.null.heldout is not None
         place = np.full(len(self.heldout.training), -1)
         place[self.heldout.kept] = len(self.detector.kept) + np.arange(len(self.heldout.kept))
@@ -141,13 +145,27 @@ class BothSides:
         for one in self.detector.criteria:
             if one.all_but_identical is None:
                 continue
-            found = self.null.training.get(one.space)
-            if found is not None and found.batch.own is not None:
-                flags = found.flags(one)
-                pairs.append(np.stack([found.batch.own[flags], found.scores[one.key].copied[flags]], axis=1))
             flags = self.null.heldout.flags(one) & (place >= 0)
             pairs.append(np.stack([place[flags], self.null.heldout.scores[one.key].copied[flags]], axis=1))
         return np.concatenate(pairs)
+
+
+class _Stacked:
+    """Images of two arrays in one, without a copy of them: what the criteria ask of references, and no more."""
+
+    def __init__(self, parts: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> None:
+        self._parts = parts
+        self.shape = (sum(len(one) for one in parts), *parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return sum(len(one) for one in self._parts)
+
+    def __getitem__(self, chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
+        first, second = self._parts
+        made = np.empty((len(chosen), *self.shape[1:]), np.uint8)
+        inside = chosen < len(first)
+        made[inside], made[~inside] = first[chosen[inside]], second[chosen[~inside] - len(first)]
+        return made
 
 
 def near_share(null: Null, criteria: Sequence[Criterion]) -> tuple[float | None, float | None]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.auditing.criteria import PIXELS, Criterion
+from diffmem.auditing.criteria import PIXELS, SURROUNDINGS, Criterion
 from diffmem.auditing.detector import CopyDetector, Detections
 from diffmem.memorization.contents import taken
 from diffmem.progress import NO_PROGRESS, Progress, part_of
 
-__all__ = ["SLOW_SPACES_MOST", "Null", "null_images"]
+__all__ = ["SEARCHES", "SLOW_SPACES_MOST", "SURROUNDINGS_MOST", "Null", "null_images"]
 
 SEARCHES = 5
 """Training images that are compared with all others, for each sample: the search takes at most so many times that of the samples."""
@@ -20,7 +20,12 @@ SEARCHES = 5
 SLOW_SPACES_MOST = 5_000
 """Most training images that are compared with all others under transformations and in features."""
 
+SURROUNDINGS_MOST = 10_000
+"""Most training images whose surroundings are looked at: fifty neighbours take seven times as long as the nearest few."""
+
 _LEAST = 1_000
+_DONE = {PIXELS: 0.0, SURROUNDINGS: 0.4}  # of the work, before each
+_MOST = {PIXELS: 10**12, SURROUNDINGS: SURROUNDINGS_MOST}
 _MOST_BYTES = 2**30  # of them, unless that is fewer than a thousand
 
 Pixels = NDArray[np.uint8]
@@ -68,8 +73,8 @@ def null_images(
 ) -> Null:
     """Compare held-out images, and training images with all others, with the training set.
 
-    Of training images, some for each sample are compared with the others, and at most 5,000 where that is slow (under
-    transformations, in features); they are drawn by the seed.
+    Of training images, some for each sample are compared with the others, and at most 10,000 with their
+    surroundings and 5,000 where that is slow (under transformations, in features); they are drawn by the seed.
 
     Args:
         detector: Of the training images.
@@ -88,9 +93,9 @@ def null_images(
         size = max(_LEAST, _MOST_BYTES // int(np.prod(detector.training.shape[1:])))
         most = min(distinct, size, max(_LEAST, searches * samples))
         for space in detector.spaces:
-            count = most if space == PIXELS else min(most, SLOW_SPACES_MOST)
+            count = min(most, _MOST.get(space, SLOW_SPACES_MOST))
             own = np.sort(order[:count])
-            told = part_of(progress, 0, 0.8) if space == PIXELS else NO_PROGRESS
+            told = part_of(progress, _DONE.get(space, 0.8), 0.4 if space in _DONE else 0.0)
             batch = detector.search(taken(detector.references, own), own=own, spaces=[space], progress=told)
             found[space] = detector.judge(batch)
     seen, overlap = None, np.zeros(0, bool)

@@ -194,7 +194,6 @@ def _read(source: str | None, reading: Reading) -> ImageSet | None:
 
 def _audit(request: AuditRequest, out: Path) -> int:
     import sys
-    from contextlib import suppress
 
     from diffmem.auditing import audit
     from diffmem.auditing.report import audit_images, write_audit
@@ -210,12 +209,9 @@ def _audit(request: AuditRequest, out: Path) -> int:
     with show_progress("Auditing") as progress:
         found = audit(request, shards, progress, report)
     if world().is_first:
+        print_audit(found.result)  # first: what hours of work found is told also where the disk is full
         written = write_audit(found.result, audit_images(found), found.matches, out)
-        with suppress(
-            SystemExit, BrokenPipeError
-        ):  # a reader that had enough of the words still wants the exit code
-            print_audit(found.result)
-            print(f"report: {written.html}", flush=True)
+        print(f"report: {written.html}", flush=True)
     world().wait()
     discard_shards(shards)
     return found.result.verdict.exit_code

@@ -53,6 +53,7 @@ def generate(
     from diffmem.cli.common import choose_device
     from diffmem.data import ImageSet, write_images
     from diffmem.distributed import world
+    from diffmem.folder_lock import locked_folder
     from diffmem.progress import show_progress
     from diffmem.sampling import SamplerConfig, discard_shards, generate_resumable, parse_seeds
     from diffmem.studies.recipe import load_recipe
@@ -72,23 +73,24 @@ def generate(
     if conditional and optimum is None:
         raise UserError("--conditional belongs to --optimum; a trained model knows whether it has classes.")
     place = choose_device(device)
-    if optimum is not None:
-        denoiser, source, identity, origin = _optimum(optimum, conditional, place, workspace)
-    else:
-        assert model is not None
-        denoiser, source, identity, origin = _trained(model, place)
     shards = out.with_name(out.name + ".shards")
-    tag = f"{identity} {config.model_dump_json()} {labels}"
-    with show_progress("Generating") as progress:
-        made = generate_resumable(
-            denoiser, numbers, config, shards, tag, labels=label, batch_size=batch_size, progress=progress
-        )
-    if world().is_first:
-        names = tuple(f"seed{seed:09d}" for seed in numbers)
-        history = (f"generated from {origin}", config.describe())
-        write_images(ImageSet(made.images, made.labels, names, None, history), out)
-    world().wait()
-    discard_shards(shards)
+    with locked_folder(shards, "name another file to write"):
+        if optimum is not None:
+            denoiser, source, identity, origin = _optimum(optimum, conditional, place, workspace)
+        else:
+            assert model is not None
+            denoiser, source, identity, origin = _trained(model, place)
+        tag = f"{identity} {config.model_dump_json()} {labels}"
+        with show_progress("Generating") as progress:
+            made = generate_resumable(
+                denoiser, numbers, config, shards, tag, labels=label, batch_size=batch_size, progress=progress
+            )
+        if world().is_first:
+            names = tuple(f"seed{seed:09d}" for seed in numbers)
+            history = (f"generated from {origin}", config.describe())
+            write_images(ImageSet(made.images, made.labels, names, None, history), out)
+        world().wait()
+        discard_shards(shards)
     channels, height, width = made.images.shape[1:]
     print(f"{out}: {len(made)} images of {height}x{width}x{channels} from {source}")
     if optimum is not None:

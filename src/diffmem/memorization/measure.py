@@ -16,6 +16,7 @@ from diffmem.errors import UserError
 from diffmem.memorization.criteria import Criterion, RatioRule
 from diffmem.memorization.index import index_for
 from diffmem.memorization.neighbours import Neighbours, nearest_neighbours
+from diffmem.memorization.plausibility import SampleCheck, SampleCheckRecord, check_samples
 from diffmem.memorization.rates import Method, Rate
 from diffmem.progress import NO_PROGRESS, Progress
 
@@ -46,6 +47,7 @@ class Measurement:
         null_neighbours: Their neighbours, without the held-out images that are training images too.
         heldout_overlap: How many held-out images are identical to a training image; the null leaves them out.
         protocol: Id of the way of measuring; only numbers with the same id can be compared.
+        check: Whether the samples can be those of a model of this training set, and how many of them are trials.
         warnings: Sentences that a reader of the number must see.
     """
 
@@ -62,6 +64,7 @@ class Measurement:
     null_neighbours: Neighbours | None
     heldout_overlap: int
     protocol: str
+    check: SampleCheckRecord
     warnings: list[str]
 
     def to_json(self) -> dict[str, Any]:
@@ -76,6 +79,7 @@ class Measurement:
             "duplicates": self.duplicates,
             "duplicate_groups": self.duplicate_groups_count,
             "heldout_overlap": self.heldout_overlap,
+            "sample_check": self.check.model_dump(mode="json"),
             "warnings": list(self.warnings),
         }
 
@@ -97,6 +101,9 @@ def measure(
 
     Exact copies within the training set are collapsed before the search: with a copy as the second neighbour,
     d1 / d2 is 1 for the very images that are most likely memorized, and the ratio rule would miss them.
+
+    The rate is over all samples. What the samples are, where they are constant, repeated, noise or of a wrong value range,
+    and the rate without constant and repeated ones, are said in the warnings.
 
     Processes that run together call it together, with the same images: the search is shared, and all get the result.
 
@@ -161,6 +168,7 @@ def measure(
         null = Rate(int(criterion(null_neighbours).sum()), len(null_neighbours), confidence, method)
     rate = Rate(int(memorized.sum()), len(samples), confidence, method)
     duplicates = len(training) - len(kept)
+    check = check_samples(samples, training, heldout)
     return Measurement(
         neighbours=neighbours,
         memorized=memorized,
@@ -175,7 +183,8 @@ def measure(
         null_neighbours=null_neighbours,
         heldout_overlap=overlap,
         protocol=protocol_id(criterion),
-        warnings=_warnings(rate, null, duplicates, held, overlap),
+        check=check.record,
+        warnings=[*_sample_notes(check, memorized, rate), *_warnings(rate, null, duplicates, held, overlap)],
     )
 
 
@@ -214,6 +223,22 @@ def _check(
             )
     if len(samples) == 0:
         raise UserError("There are no samples to measure; give at least one generated image.")
+
+
+def _sample_notes(check: SampleCheck, memorized: NDArray[np.bool_], rate: Rate) -> list[str]:
+    """Say what the samples are where they are not what a rate is meant for; the rate itself is over all of them."""
+    record = check.record
+    notes = [] if record.problem is None else [record.problem]
+    notes += record.notes
+    left_out = record.constant + record.repeats
+    if left_out:
+        among = f"{record.constant} constant samples and {record.repeats} repeats"
+        if record.judged:
+            judged = Rate(int(memorized[check.judged].sum()), record.judged, rate.confidence, rate.method)
+            notes.append(f"R_mem counts all samples. Without {among} it is {judged}.")
+        else:
+            notes.append(f"R_mem counts all samples. Without {among} none are left.")
+    return notes
 
 
 def _warnings(rate: Rate, null: Rate | None, duplicates: int, held: int, overlap: int) -> list[str]:

@@ -244,11 +244,11 @@ def load_experiment(name: str) -> Experiment:
         raise UserError(
             f"There is no experiment {name!r}.{nearest(name, names)} Experiments are {', '.join(names)}."
         )
-    content = yaml.safe_load((_catalogue() / f"{name}.yaml").read_text())
+    content = yaml.safe_load((_catalogue() / f"{name}.yaml").read_text("utf-8"))
     return validated(Experiment, {"name": name, **content}, f"experiment {name}")
 
 
 def load_scale(name: ScaleName) -> Scale:
     """Return the base of all experiments at a scale."""
-    content = yaml.safe_load((_catalogue() / "base.yaml").read_text())
+    content = yaml.safe_load((_catalogue() / "base.yaml").read_text("utf-8"))
     return validated(Scale, content[name], f"scale {name}")

@@ -233,7 +233,7 @@ def _read(path: Path) -> dict[str, Any]:
         UserError: The file is missing or not such a file.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

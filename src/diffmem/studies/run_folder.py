@@ -97,7 +97,7 @@ def _config(folder: Path) -> dict[str, Any]:
             " to diffmem train --out, and in runs/ of a study."
         )
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_text("utf-8"))
         _ = config["data"]["fingerprint"], config["model"], config["training"], int(config["seed"])
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} does not describe a run: {' '.join(str(error).split())}.") from error

@@ -213,7 +213,7 @@ class TrainedRun:
 def _epochs_of(path: Path) -> float:
     """Return the epochs in a run's configuration; 0 if it is missing or damaged."""
     try:
-        return float(yaml.safe_load(path.read_text())["training"]["epochs"])
+        return float(yaml.safe_load(path.read_text("utf-8"))["training"]["epochs"])
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError):
         return 0.0
 

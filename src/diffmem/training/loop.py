@@ -45,7 +45,7 @@ def _read_metrics(folder: Path, up_to: int) -> list[str]:
     """Return the metric lines that a resumed run keeps: those up to its state, without a line that a crash cut short."""
     path = folder / METRICS_FILE
     kept = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
         try:
             if json.loads(line)["images_seen"] <= up_to:
                 kept.append(line)

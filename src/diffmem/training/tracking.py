@@ -32,7 +32,7 @@ def write_tensorboard(folder: Path) -> None:
     for old in (folder / "tensorboard").glob("events.*"):
         old.unlink()  # events of an earlier call would be drawn twice
     writer = SummaryWriter(str(folder / "tensorboard"))
-    for line in (folder / METRICS_FILE).read_text().splitlines():
+    for line in (folder / METRICS_FILE).read_text("utf-8").splitlines():
         record = json.loads(line)
         for key in ("loss", "learning_rate", "epoch"):
             if record[key] is not None:

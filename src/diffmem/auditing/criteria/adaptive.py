@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from diffmem.auditing.criteria.base import Batch, Criterion, Scores
+from diffmem.auditing.criteria.base import SURROUNDINGS, Batch, Criterion, Scores
 from diffmem.memorization import AdaptiveRule
 
 __all__ = ["Adaptive"]
@@ -22,6 +22,7 @@ class Adaptive(Criterion):
     count: int = 50
 
     key: ClassVar[str] = "adaptive"
+    space: ClassVar[str] = SURROUNDINGS
 
     def __post_init__(self) -> None:
         # The rule flags up to 1 and with it: the next number above says the same strictly.

@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 
 from diffmem.memorization import Neighbours
 
-__all__ = ["PIXELS", "Batch", "Criterion", "CriterionRole", "Scores"]
+__all__ = ["PIXELS", "SURROUNDINGS", "Batch", "Criterion", "CriterionRole", "Scores"]
 
 Pixels = NDArray[np.uint8]
 CriterionRole = Literal["deciding", "supporting"]
 
 PIXELS = "pixels"
-"""Name of the space in which every image is compared."""
+"""Name of the space in which every image is compared with the nearest few."""
+
+SURROUNDINGS = "surroundings"
+"""The same space, with as many neighbours as tell what is near for the place; finding them takes several times as long."""
 
 
 @dataclass(frozen=True, eq=False)

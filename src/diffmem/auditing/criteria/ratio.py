@@ -33,7 +33,7 @@ class Ratio(Criterion):
     threshold: float = 1 / 3
 
     key: ClassVar[str] = "ratio"
-    weight: ClassVar[float] = 4.0
+    weight: ClassVar[float] = 5.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "strictness", ratio_strictness(RatioRule(self.threshold).threshold))

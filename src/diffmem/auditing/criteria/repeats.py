@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from diffmem.auditing.criteria.base import Batch, Criterion, Scores
+from diffmem.auditing.criteria.base import SURROUNDINGS, Batch, Criterion, Scores
 from diffmem.auditing.criteria.ratio import SAME_PICTURE, ratio_strictness
 from diffmem.memorization import RepeatAwareRule
 
@@ -28,7 +28,8 @@ class Repeats(Criterion):
     count: int = 50
 
     key: ClassVar[str] = "repeats"
-    weight: ClassVar[float] = 4.0
+    weight: ClassVar[float] = 3.0
+    space: ClassVar[str] = SURROUNDINGS
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "strictness", ratio_strictness(self.threshold))

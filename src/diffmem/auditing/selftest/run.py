@@ -66,6 +66,7 @@ class _Trial:
     beside: dict[
         str, Detections
     ]  # what lies near held-out images: of planted copies by kind, of fresh images by ''
+    near: NDArray[np.int64]
     rungs: dict[str, int]
     power: dict[str, list[PowerRecord]]
 
@@ -179,7 +180,8 @@ def _try(
     both = BothSides(detector, null)
     beside = {"": both.heldout.detect(fresh.images)}
     beside |= {one.kind.key: both.heldout.detect(one.images) for one in found}
-    rungs = sharp_rungs(detector.criteria, null, _TARGET, weigh(detector, alarms, null).disagree)
+    near = detector.near_copies(np.arange(len(detector.kept)))
+    rungs = sharp_rungs(detector.criteria, null, _TARGET, len(fresh), weigh(detector, alarms, null).disagree)
     return _Trial(
         detector=detector,
         training=made,
@@ -190,6 +192,7 @@ def _try(
         alarms=alarms,
         planted=found,
         beside=beside,
+        near=near,
         rungs=rungs,
         power=power_records(detector, pixels, found, names, rungs),
     )
@@ -339,7 +342,11 @@ def _finds(trial: _Trial, kind: str, count: int) -> bool:
     judged = first == np.arange(len(first))
     times = np.bincount(first, minlength=len(first)).astype(np.int64)
     split: Split | None = trial.both.split(samples, beside)
-    return bool(weigh(trial.detector, samples, trial.null, judged=judged, times=times, split=split).found())
+    return bool(
+        weigh(
+            trial.detector, samples, trial.null, judged=judged, times=times, split=split, near=trial.near
+        ).found()
+    )
 
 
 def _false_verdicts(trial: _Trial, seed: int) -> Rate:
@@ -353,7 +360,7 @@ def _false_verdicts(trial: _Trial, seed: int) -> Rate:
     for _ in range(_DRAWS):
         order = rng.permutation(len(both))
         null = replace(trial.null, heldout=both.take(order[count:]))
-        alarms += bool(weigh(deciding, both.take(order[:count]), null).found())
+        alarms += bool(weigh(deciding, both.take(order[:count]), null, near=trial.near).found())
     return Rate(alarms, _DRAWS)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.errors import UserError
-from diffmem.memorization.plausibility.noise import NoiseGauge
+from diffmem.memorization.plausibility.noise import NoiseGauges
+from diffmem.memorization.plausibility.readings import Reading
 from diffmem.memorization.plausibility.records import SampleCheckRecord, SampleKind, SetStatisticsRecord
 from diffmem.memorization.plausibility.repeats import (
     clusters,
@@ -17,7 +18,7 @@ from diffmem.memorization.plausibility.repeats import (
     repeats,
 )
 from diffmem.memorization.plausibility.statistics import conform, draw, set_statistics
-from diffmem.memorization.plausibility.tiles import find_lattice
+from diffmem.memorization.plausibility.tiles import find_lattice, find_sheet
 from diffmem.memorization.plausibility.value_range import best_reading
 
 __all__ = ["SampleCheck", "check_samples"]
@@ -26,7 +27,10 @@ _MOST = 0.5
 _COMPARED = 400
 _FEWEST = 20
 _COLLAPSED = 0.05
-_FLAT = 0.03
+_READ = 8
+_UNSCALED = 16
+_GAUGED = 1000
+_FLAT = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +111,7 @@ class _Check:
         constant, repeated = int(self.constant.sum()), int(self.repeated.sum())
         notes = []
         if constant and kind != "constant":
-            notes.append(f"{constant} of {self.count} samples are constant and were left out.")
+            notes.append(f"{constant} of {self.count} samples are constant: they are no trials.")
         if repeated and kind != "repeated":
             most = f"; the most frequent occurs {self.most} times" if self.most > 2 else ""
             notes.append(
@@ -148,31 +152,51 @@ class _Check:
         drawn = draw(self.samples, self.seed, distinct)
         shape = self.training.shape[1:]
         same = drawn.shape[1:] == shape
-        alike = conform(drawn, shape)
-        fit = best_reading(alike, self.training, self.heldout if same else None, layouts=same)
-        if fit.reading is None:
-            found = self._near_constant(drawn, len(distinct)) or self._near_repeats()
-            if found:
-                return found
-        elif (found := self._near_repeats()) is not None:
+        alike = conform(drawn[:_GAUGED], shape)
+        gauge = NoiseGauges.fit(self.training[:_GAUGED])
+        fit = None
+        if len(drawn) >= _READ:
+            fit = best_reading(alike, self.training, self.heldout if same else None, layouts=same)
+        reading = None if fit is None else fit.reading
+        # Values of 0 and 1 are no constant images: a reading that fits comes first.
+        unscaled = reading is not None and int(drawn.max()) <= _UNSCALED
+        found = None if unscaled else self._near_constant(drawn, len(distinct), reading is None)
+        found = found or self._near_repeats()
+        if found:
             return found
-        if fit.reading is not None:
-            self.reading = fit.reading.title
-            self.reinterpreted = fit.reading.mend(np.asarray(self.samples))
+        if fit is not None and reading is not None and not self._still_noise(gauge, reading, alike):
+            self.reading = reading.title
+            self.reinterpreted = reading.mend(np.asarray(self.samples))
             return "value range", (
-                f"The samples' values do not fit the training images'; with {fit.reading.title} they do, {fit.ratio:.0f} times"
-                f" better: {fit.reading.mistake}?"
+                f"The samples' values do not fit the training images'; with {reading.title} they fit {fit.ratio:.0f} times"
+                f" better: {reading.mistake}?"
             )
-        lattice = find_lattice(drawn, conform(self.training, drawn.shape[1:]))
-        if lattice is not None:
-            height, width = drawn.shape[2:]
-            return "tiles", (
-                f"The samples, {height} x {width} pixels, are sheets of {lattice.rows} x {lattice.columns} images, not single"
-                f" images: cut them into images of {shape[1]} x {shape[2]}."
-            )
-        return self._noise(alike)
+        return self._sheets(drawn) or self._noise(gauge, alike)
 
-    def _near_constant(self, drawn: NDArray[np.uint8], distinct: int) -> tuple[SampleKind, str] | None:
+    def _still_noise(self, gauge: NoiseGauges, reading: Reading, alike: NDArray[np.uint8]) -> bool:
+        """Whether samples are noise under a reading, beyond what the mistake makes of the training images."""
+        noisy = gauge.noisy(reading.mend(alike)).mean()
+        if noisy < _MOST:
+            return False
+        usual = gauge.noisy(reading.mend(reading.spoil(self.training[:_GAUGED]))).mean()
+        return bool(noisy > 1.5 * usual)
+
+    def _sheets(self, drawn: NDArray[np.uint8]) -> tuple[SampleKind, str] | None:
+        shape = self.training.shape[1:]
+        lattice = None if drawn.shape[1:] == shape else find_sheet(drawn, self.training)
+        if lattice is None:
+            lattice = find_lattice(drawn, conform(self.training, drawn.shape[1:]))
+        if lattice is None:
+            return None
+        height, width = drawn.shape[2:]
+        return "tiles", (
+            f"The samples, {height} x {width} pixels, are sheets of {lattice.rows} x {lattice.columns} images, not single"
+            f" images: cut them into images of {shape[1]} x {shape[2]}."
+        )
+
+    def _near_constant(
+        self, drawn: NDArray[np.uint8], distinct: int, faint: bool
+    ) -> tuple[SampleKind, str] | None:
         training = self.statistics["training"]
         blank = int(self.constant.sum())
         if training.contrast > 8:
@@ -188,7 +212,7 @@ class _Check:
                     f"About {100 * share:.0f}% of the samples have one colour but for a grey level or a border."
                 )
         contrast = set_statistics(drawn, drawn).contrast
-        if contrast < _FLAT * training.contrast:
+        if faint and contrast < _FLAT * training.contrast:
             return "other", (
                 f"The samples have next to no contrast: {contrast:.1f} grey levels beside {training.contrast:.0f} of the"
                 f" training images."
@@ -214,8 +238,7 @@ class _Check:
             )
         return None
 
-    def _noise(self, alike: NDArray[np.uint8]) -> tuple[SampleKind, str] | None:
-        gauge = NoiseGauge.fit(self.training)
+    def _noise(self, gauge: NoiseGauges, alike: NDArray[np.uint8]) -> tuple[SampleKind, str] | None:
         noisy = float(gauge.noisy(alike).mean())
         if noisy >= _MOST:
             share = float(np.median(gauge.shares(alike)))

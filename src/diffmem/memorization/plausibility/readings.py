@@ -24,12 +24,14 @@ class Reading:
         mistake: What the writer of the samples would have done, in plain words.
         spoil: Makes of right images what that writer would have written, uint8 (N, C, H, W) -> the same.
         mend: Undoes it as far as it can be undone, uint8 (N, C, H, W) -> the same.
+        soft: Whether a dark or bright part of the images looks much like this mistake, which then takes more to be shown.
     """
 
     title: str
     mistake: str
     spoil: Change
     mend: Change
+    soft: bool = False
 
 
 def readings(channels: int, layouts: bool = True) -> Iterator[Reading]:
@@ -47,8 +49,14 @@ def readings(channels: int, layouts: bool = True) -> Iterator[Reading]:
     yield _tabled("values halved, plus 127.5, or 0.5 less than half, whichever is smoother",
                   "values of -1 to 1 multiplied by 255, which wrapped modulo 256", (2 * _VALUES - 255) % 256, None)  # fmt: skip
     for power in (2.2, 1 / 2.2):
-        yield _tabled(f"values to the power of {1 / power:.2g}", f"values to the power of {power:.2g} written",
-                      255 * (_VALUES / 255) ** power, 255 * (_VALUES / 255) ** (1 / power))  # fmt: skip
+        spoil, mend = (_tabled("", "", 255 * (_VALUES / 255) ** p, None).spoil for p in (power, 1 / power))
+        yield Reading(
+            f"values to the power of {1 / power:.2g}",
+            f"values to the power of {power:.2g} written",
+            spoil,
+            mend,
+            soft=True,
+        )
     if channels == 3:
         yield Reading("red and blue exchanged", "channels written in the order blue, green, red", _bgr, _bgr)
     if channels > 1 and layouts:

@@ -126,7 +126,8 @@ def clusters(images: NDArray[np.uint8]) -> Clusters:
 
 
 def _range(flat: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return flat.max(axis=2) - flat.min(axis=2)
+    spread: NDArray[np.uint8] = flat.max(axis=2) - flat.min(axis=2)
+    return spread
 
 
 def _framed(image: NDArray[np.uint8], width: int, levels: int) -> bool:

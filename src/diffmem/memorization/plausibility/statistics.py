@@ -59,7 +59,8 @@ def conform(images: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uin
         resized = np.empty((len(images), *shape), np.uint8)
         for index, image in enumerate(images):
             for channel, plane in enumerate(image):
-                resized[index, channel] = Image.fromarray(plane).resize((width, height), Image.Resampling.BOX)
+                small = Image.fromarray(plane).resize((width, height), Image.Resampling.BOX)
+                resized[index, channel] = np.asarray(small)
         images = resized
     return images
 

@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 
 from diffmem.memorization.plausibility.readings import Reading, readings
 
-__all__ = ["Fit", "best_reading"]
+__all__ = ["Fit", "best_reading", "chance_distances", "distances", "features", "scale_of"]
 
 _LEVELS = np.linspace(0.0, 1.0, 21)
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _LARGEST = 400
 _CHANGED = 0.15
-CLEARLY = 3.0
+CLEARLY = 2.6
+SOFTLY = 4.0
+_FEW = 10
+_BEYOND = 2.0
 _PIXELS = 1000
 
 
@@ -83,13 +86,11 @@ def best_reading(
     """
     samples, training = samples[:_LARGEST], training[:_LARGEST]
     known = features(training)
-    spread = float(training.std())
-    floor = max(0.1 * spread, 0.25)
-    scale = np.maximum(known.std(axis=0), floor)
+    scale = scale_of(known, training)
     seen, count = features(samples), len(samples)
     fresh = None if heldout is None else features(heldout[:_LARGEST])
-    apart = _distances(seen, known, scale)
-    usual = _chance(known, fresh, scale, count)
+    apart = distances(seen, known, scale)
+    usual = chance_distances(known, fresh, scale, count)
     plain, chance = float(apart.mean()), float(usual.mean())
     best: tuple[float, float, float, Reading] | None = None
     if plain > 1.5 * chance:
@@ -97,10 +98,9 @@ def best_reading(
             # Compared as written, not as mended: what a mistake destroys is destroyed in both.
             written = reading.spoil(training)
             expected = features(written)
-            least = max(0.1 * float(written.std()), 0.25)
-            found = _distances(seen, expected, np.maximum(expected.std(axis=0), least))
+            found = distances(seen, expected, scale_of(expected, written))
             # A mistake that leaves most features as they are is judged by those that it changes.
-            changed = _distances(expected, known, scale) > np.maximum(_CHANGED, usual)
+            changed = distances(expected, known, scale) > np.maximum(_CHANGED, usual)
             if changed.any() and (best is None or found.mean() < best[0]):
                 close = np.maximum(found[changed].mean(), usual[changed].mean() / 2)
                 ratio = float(apart[changed].mean() / close)
@@ -113,22 +113,32 @@ def best_reading(
     if best is None:
         return Fit(None, plain, plain, 1.0, chance)
     distance_left, ratio, beyond, reading = best
-    clear = ratio >= CLEARLY and beyond >= CLEARLY and distance_left <= plain / 1.5
+    # Ten training images know little of what all images are like: a bright subset may fit a mistake better.
+    needed = (SOFTLY if reading.soft else CLEARLY) * (1 + _FEW / len(known))
+    clear = ratio >= needed and beyond >= _BEYOND and distance_left <= plain / 1.5
     return Fit(reading if clear else None, plain, distance_left, ratio, chance)
 
 
-def _chance(
+def scale_of(known: NDArray[np.float32], images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the standard deviation of each feature over images, at least a tenth of that of their pixels, (features,)."""
+    scale: NDArray[np.float32] = np.maximum(known.std(axis=0), max(0.1 * float(images.std()), 0.25))
+    return scale
+
+
+def chance_distances(
     known: NDArray[np.float32], fresh: NDArray[np.float32] | None, scale: NDArray[np.float32], count: int
 ) -> NDArray[np.float64]:
     """Return the distance of each feature that fresh images have, of as many as there are samples."""
     # The expected distance of two draws of one distribution, in its standard deviations.
-    expected = np.full(known.shape[1], 0.6 * np.sqrt(1 / max(len(known), 1) + 1 / max(count, 1)))
+    expected: NDArray[np.float64] = np.full(
+        known.shape[1], 0.6 * np.sqrt(1 / max(len(known), 1) + 1 / max(count, 1))
+    )
     if fresh is not None and len(fresh) > 1:
-        return np.maximum(_distances(fresh, known, scale), expected)
+        expected = np.maximum(distances(fresh, known, scale), expected)
     return expected
 
 
-def _distances(
+def distances(
     left: NDArray[np.float32], right: NDArray[np.float32], scale: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """Return for each feature the distance of two distributions (Wasserstein), in units of `scale`."""

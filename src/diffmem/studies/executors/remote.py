@@ -107,7 +107,7 @@ def _asked(control: Path) -> Callable[[], bool]:
         if not stop[0] and time.monotonic() - last[0] >= _SECONDS_BETWEEN_LOOKS:
             last[0] = time.monotonic()
             try:
-                stop[0] = control.read_text() != GOES_ON
+                stop[0] = control.read_text("utf-8") != GOES_ON
             except OSError:  # the study is gone, and its files with it
                 stop[0] = True
         return stop[0]

@@ -140,7 +140,7 @@ def read_entry(folder: Path) -> RunEntry:
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_text("utf-8"))
         _ = int(config["seed"]), int(config["data"]["size"]), config["data"]["fingerprint"]
         _ = config["model"], config["training"]
         if int(config["data"]["size"]) < 1:
@@ -163,7 +163,7 @@ def _images_in_metrics(folder: Path) -> int:
     """Return the images seen at the last whole line of the metrics, which are written with the state."""
     seen = 0
     try:
-        for line in (folder / METRICS_FILE).read_text().splitlines():
+        for line in (folder / METRICS_FILE).read_text("utf-8").splitlines():
             seen = max(seen, int(json.loads(line)["images_seen"]))
     except (OSError, KeyError, TypeError, ValueError, OverflowError):
         pass  # not there yet, or a line cut short by a crash: those before it count

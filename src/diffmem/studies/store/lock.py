@@ -191,7 +191,7 @@ class RunLock:
     def _holder(self) -> tuple[int | None, str | None]:
         """Return what the holder wrote; it may have been killed while writing."""
         try:
-            found = json.loads(self._lock.path.read_text())
+            found = json.loads(self._lock.path.read_text("utf-8"))
             return int(found["pid"]), str(found["host"])
         except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return None, None
