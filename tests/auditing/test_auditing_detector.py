@@ -14,7 +14,7 @@ def flat(images):
 
 
 FEATURES = FeatureSpace("features flat", "flat", "flat/1", 0.99, flat)
-SPACES = ("pixels", "changed pixels", "features flat")
+SPACES = ("pixels", "surroundings", "changed pixels", "features flat")
 
 
 def prepared(training=TRAINING, **settings):

@@ -38,7 +38,7 @@ def test_several_samples_of_one_image_are_one_event():
 
 
 def test_samples_of_near_copies_are_one_event():
-    groups = groups_of(5, np.array([0, 1]), np.array([1, 2]))
+    groups = groups_of(5, np.array([(0, 1), (1, 2)]))
     assert len(set(groups[:3])) == 1
     assert len(set(groups)) == 3
     found = count_events(groups, links((0, 0.1), (2, 0.2), (3, 0.1)), Links.none(), Links.none())
@@ -46,7 +46,7 @@ def test_samples_of_near_copies_are_one_event():
 
 
 def test_training_images_that_flag_each_other_are_one_event_with_all_its_members():
-    groups = groups_of(4, np.array([0, 1, 2]), np.array([1, 0, 1]))
+    groups = groups_of(4, np.array([(0, 1), (1, 0), (2, 1)]))
     found = count_events(
         groups, links((1, 0.3)), Links.none(), links((1, 0.1), (0, 0.1), (1, 0.2), own=[0, 1, 2])
     )
@@ -70,13 +70,13 @@ def test_without_links_there_are_no_events():
     found = count_events(alone(3), Links.none(), Links.none(), Links.none())
     assert counted(found) == (0, 0, 0)
     assert found.members.shape == (0, 3)
-    assert len(groups_of(3, np.zeros(0, np.int64), np.zeros(0, np.int64))) == 3
+    assert len(groups_of(3, np.zeros((0, 2), np.int64))) == 3
 
 
 def some(seed):
     """Random links of all kinds with different scores, and random groups."""
     rng = np.random.default_rng(seed)
-    groups = groups_of(20, rng.integers(0, 20, 8), rng.integers(0, 20, 8))
+    groups = groups_of(20, rng.integers(0, 20, (8, 2)))
     scores = rng.permutation(60) / 100
     one, two, three = (
         Links(rng.integers(0, 20, 15), scores[at : at + 15], rng.integers(0, 20, 15)) for at in (0, 15, 30)

@@ -134,12 +134,11 @@ def test_among_both_sides_samples_are_compared_as_with_one_set_of_both(detector,
         )
 
 
-def test_near_copies_within_and_across_the_sides_are_pairs():
-    training = np.concatenate([TRAINING[:300], noisy(TRAINING[:1], 2)])
-    detector = CopyDetector(training, "space")
+def test_near_copies_across_the_sides_are_pairs():
+    detector = CopyDetector(TRAINING[:300], "space")
     fresh = np.concatenate([HELDOUT[:100], noisy(TRAINING[5:6], 2)])
     null = null_images(detector, fresh, 500)
     both = BothSides(detector, null)
     samples = detector.detect(FRESH[:5])
     near = {tuple(sorted(pair)) for pair in both.split(samples, both.heldout.detect(FRESH[:5])).near.tolist()}
-    assert {(0, 300), (5, 401)} <= near
+    assert (5, 400) in near

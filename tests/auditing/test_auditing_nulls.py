@@ -79,11 +79,16 @@ def test_large_images_are_drawn_by_their_memory(detector, monkeypatch):
     assert len(null_images(detector, None, 1000).training["pixels"]) == 100
 
 
-def test_slow_spaces_are_searched_for_fewer_and_all_of_these_are_searched_for_in_pixels_too(monkeypatch):
+def test_where_a_search_is_slow_fewer_training_images_are_compared(monkeypatch):
     monkeypatch.setattr(module, "SLOW_SPACES_MOST", 25)
+    monkeypatch.setitem(module._MOST, "surroundings", 60)
     detector = CopyDetector(TRAINING, "space", transforms=Transforms(True, 0))
     found = null_images(detector, None, 1000).training
-    assert {space: len(one) for space, one in found.items()} == {"pixels": 400, "changed pixels": 25}
+    assert {space: len(one) for space, one in found.items()} == {
+        "pixels": 400,
+        "surroundings": 60,
+        "changed pixels": 25,
+    }
     assert set(found["changed pixels"].scores) == {"transforms"}
     assert not found["changed pixels"].flags(by_key(detector, "transforms")).any()
 

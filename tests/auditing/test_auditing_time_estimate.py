@@ -1,10 +1,8 @@
-import time
-
 import numpy as np
 import pytest
 
 from diffmem.auditing import time_estimate as module
-from diffmem.auditing.nulls import SEARCHES, SLOW_SPACES_MOST
+from diffmem.auditing.nulls import SEARCHES, SLOW_SPACES_MOST, SURROUNDINGS_MOST
 from diffmem.auditing.time_estimate import estimate_comparison, estimate_sampling
 from diffmem.models import FunctionDenoiser
 from diffmem.sampling import SamplerConfig
@@ -49,12 +47,21 @@ def searched(monkeypatch, *given, **more):
 def test_every_search_counts(monkeypatch):
     once = 100 + 30 + 20
     assert searched(monkeypatch, IMAGES, 100, 30, 20, leave_one_out=False) == pytest.approx(once)
-    assert searched(monkeypatch, IMAGES, 100, 30, 20) == pytest.approx(once + SEARCHES * 100)
-    assert searched(monkeypatch, IMAGES, 1000, 0, 0) == pytest.approx(1000 + len(IMAGES))
-    assert searched(monkeypatch, IMAGES, 100, 30, 20, changes=3) == pytest.approx(4 * (once + SEARCHES * 100))
+    own = SEARCHES * 100
+    few = module._FEW
+    assert searched(monkeypatch, IMAGES, 100, 30, 20) == pytest.approx(once + (1 + few) * own)
+    assert searched(monkeypatch, IMAGES, 1000, 0, 0) == pytest.approx(1000 + (1 + few) * len(IMAGES))
+    changed = searched(monkeypatch, IMAGES, 100, 30, 20, changes=3)
+    assert changed == pytest.approx(4 * (once + own) + few * own)
     assert searched(monkeypatch, IMAGES, 100, 30, 20, readings=2, leave_one_out=False) == pytest.approx(
         once + 2 * 2 * 100
     )
+
+
+def test_the_surroundings_of_no_more_training_images_are_searched_for_than_are_looked_at(monkeypatch):
+    many = np.zeros((SURROUNDINGS_MOST + 1000, 1, 2, 2), np.uint8)
+    wanted = len(many) + SURROUNDINGS_MOST + module._FEW * len(many)
+    assert searched(monkeypatch, many, len(many), 0, 0) == pytest.approx(wanted)
 
 
 def test_under_changes_no_more_training_images_are_searched_for_than_are_compared(monkeypatch):
@@ -64,11 +71,15 @@ def test_under_changes_no_more_training_images_are_searched_for_than_are_compare
     assert changed - plain == pytest.approx(2 * (len(many) + SLOW_SPACES_MOST))
 
 
-def test_sampling_takes_a_call_for_each_evaluation_and_batch():
+def test_sampling_takes_a_call_for_each_evaluation_and_batch(monkeypatch):
+    clock = [0.0]
+
     def slow(x, sigma, labels):
-        time.sleep(0.02)
+        clock[0] += 0.02
         return x
+
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
 
     denoiser = FunctionDenoiser(slow, (1, 4, 4), 0.002, 80)
     seconds = estimate_sampling(denoiser, SamplerConfig(steps=10), 200, 20)
-    assert seconds == pytest.approx(0.02 * 19 * 10, rel=0.5)
+    assert seconds == pytest.approx(0.02 * 19 * 10)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffmem.auditing.criteria import PIXELS, Batch
+from diffmem.auditing.criteria import PIXELS, SURROUNDINGS, Batch
 from diffmem.memorization import nearest_neighbours
 
 sys.path.append(str(Path(__file__).parents[1]))  # the sets of digits
@@ -20,7 +20,8 @@ COPIES = 60  # of the first samples: exact, and with little noise
 
 
 def batch(samples=SAMPLES, training=TRAINING, count=51):
-    return Batch(samples, {PIXELS: nearest_neighbours(samples, training, min(count, len(training)))})
+    found = nearest_neighbours(samples, training, min(count, len(training)))
+    return Batch(samples, {PIXELS: found, SURROUNDINGS: found})
 
 
 def check_ladder(criterion):
