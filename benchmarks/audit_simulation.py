@@ -77,6 +77,8 @@ COPIES = (
     ("noise2", 2),
     (None, 0),
 )
+BOTH = "training and 2,000 held-out images"
+HARDER = {"noise8": "noise of 8 grey levels", "jpeg50": "JPEG of quality 50", "blur0.7": "blurred by 0.7 pixels"}
 
 
 class Tables:
@@ -159,13 +161,14 @@ def copies(tables: Tables, draws: int, seed: int) -> Iterator[tuple[str, str]]:
 
 
 def numbers(tables: Tables, draws: int, seed: int) -> Iterator[tuple[str, str]]:
-    """Yield (row, verdict): 1 to 20 copies with noise of 2 grey levels, with three nulls."""
-    universe, planted = tables.universe(), tables.planted("noise2")
+    """Yield (row, verdict): 1 to 50 copies with noise of 2 grey levels, with three nulls; copies changed otherwise, with the first."""
+    universe = tables.universe()
+    planted = {kind: tables.planted(kind) for kind in ("noise2", *HARDER)}
     for at in range(draws):
         rng = np.random.default_rng([seed, at, 1])
         training, heldout, samples = roles(rng)
         nulls = {
-            "training and 2,000 held-out images": Draw(universe, training, heldout, count=COUNT, rng=rng),
+            BOTH: Draw(universe, training, heldout, count=COUNT, rng=rng),
             "2,000 held-out images alone": Draw(
                 universe, training, heldout, count=COUNT, deduplicated=True, rng=rng
             ),
@@ -173,8 +176,12 @@ def numbers(tables: Tables, draws: int, seed: int) -> Iterator[tuple[str, str]]:
         }
         for name, draw in nulls.items():
             for count in (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 30, 50):
-                asked = with_copies(draw, universe, samples, planted, tables.sources, count, rng)
-                yield f"{name}|{count}", draw.audit(asked).verdict.verdict
+                asked = with_copies(draw, universe, samples, planted["noise2"], tables.sources, count, rng)
+                yield f"{name}|noise2|{count}", draw.audit(asked).verdict.verdict
+        for kind in HARDER:
+            for count in (3, 4, 5, 6, 8, 10, 13, 20, 30):
+                asked = with_copies(nulls[BOTH], universe, samples, planted[kind], tables.sources, count, rng)
+                yield f"{BOTH}|{kind}|{count}", nulls[BOTH].audit(asked).verdict.verdict
 
 
 def changed(tables: Tables, draws: int, seed: int) -> Iterator[tuple[str, str]]:
