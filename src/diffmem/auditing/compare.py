@@ -92,7 +92,7 @@ def judge(
     records: list[CriterionRecord] = []
     if judged.any():
         records = criterion_records(detector.criteria, protocols, found, judged, null, evidence, target)
-    used = _used(detector.criteria, null, evidence, records, target)
+    used = _used(detector.criteria, null, evidence, records, target, int(judged.sum()))
     matches = matches_of(detector, training, samples, found, used, times, first_seed, private)
     near_heldout, near_training = near_share(null, detector.criteria)
     compared = null.training.get(PIXELS)
@@ -167,10 +167,8 @@ def compare(
         detector, training, samples, null, times=times, target=target, first_seed=first_seed, private=private,
         progress=part_of(progress, 0.5, 0.3),
     )  # fmt: skip
-    power = measure_power(
-        detector, training.images, seed,
-        rungs=sharp_rungs(detector.criteria, null, target, found.evidence.disagree), progress=part_of(progress, 0.8, 0.2),
-    )  # fmt: skip
+    rungs = sharp_rungs(detector.criteria, null, target, int((times > 0).sum()), found.evidence.disagree)
+    power = measure_power(detector, training.images, seed, rungs=rungs, progress=part_of(progress, 0.8, 0.2))
     criteria = [one.model_copy(update={"power": power.get(one.key, [])}) for one in found.criteria]
     return Comparison(
         found.space, criteria, found.copies, found.matches, found.found, found.null, found.evidence, found.problems, found.said,
@@ -184,6 +182,7 @@ def _used(
     evidence: Evidence,
     records: Sequence[CriterionRecord],
     target: float,
+    samples: int,
 ) -> dict[str, int]:
     """Return how strict each criterion is that names single copies, by key.
 
@@ -192,7 +191,7 @@ def _used(
     deciding = {one.key for one in criteria if one.role == "deciding"}
     sharp = {
         key: rung
-        for key, rung in sharp_rungs(criteria, null, target, evidence.disagree).items()
+        for key, rung in sharp_rungs(criteria, null, target, samples, evidence.disagree).items()
         if key in deciding
     }
     found = {one.key for one in records if one.finding == "copies"}

@@ -201,19 +201,24 @@ def _fresh(
     number = int(trials.sum())
     fresh = 0 if null.heldout is None else len(null.heldout)
     share = share_of_samples(number, fresh, null.distinct, drawn)
-    in_groups = group_p_value(events.members, int(amount[trials].sum()), fresh, drawn)
-    return [
+    strictness, flagged = criterion.strictness[rung], len(links.copied)
+    tests = [
         ChanceTest(
-            test="fresh", strictness=criterion.strictness[rung], flagged=len(links.copied), events=events.samples,
-            others=events.others, share=share, p_value=event_p_value(events.samples, events.others, share),
-            level=level_of(criteria, criterion, rung, "fresh"),
-        ),
-        ChanceTest(
-            test="groups", strictness=criterion.strictness[rung], flagged=len(links.copied), events=int(events.members[:, 0].sum()),
-            others=int(events.members[:, 1:].sum()), share=share, p_value=in_groups,
-            level=level_of(criteria, criterion, rung, "groups"),
-        ),
+            test="fresh", strictness=strictness, flagged=flagged, events=events.samples, others=events.others, share=share,
+            p_value=event_p_value(events.samples, events.others, share), level=level_of(criteria, criterion, rung, "fresh"),
+        )
     ]  # fmt: skip
+    if criterion.all_but_identical is not None:
+        # Only near-copies come in groups of equals; other criteria flag many images beside one that is plain, say.
+        tests.append(
+            ChanceTest(
+                test="groups", strictness=strictness, flagged=flagged, events=int(events.members[:, 0].sum()),
+                others=int(events.members[:, 1:].sum()), share=share,
+                p_value=group_p_value(events.members, int(amount[trials].sum()), fresh, drawn),
+                level=level_of(criteria, criterion, rung, "groups"),
+            )
+        )  # fmt: skip
+    return tests
 
 
 def _split(

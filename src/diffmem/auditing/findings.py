@@ -24,6 +24,7 @@ BY_CHANCE = 0.25
 """Part of the target that null images may take up: at a strictness where they take more, a flagged sample names no copy."""
 
 _RISK = 0.05
+_IN_THE_WAY = 0.02  # chance that flags by chance keep clean samples from excluding the share
 _MOST_SAMPLES = 100_000_000
 
 
@@ -52,7 +53,7 @@ def criterion_records(
         evidence: Their tests.
         target: Share of copies that the audit is to exclude: a criterion that flags more null images says nothing of rare copies.
     """
-    rungs = sharp_rungs(criteria, null, target, evidence.disagree)
+    rungs = sharp_rungs(criteria, null, target, int(judged.sum()), evidence.disagree)
     return [
         _record(criterion, protocol, samples, judged, null, evidence, target, rungs.get(criterion.key))
         for criterion, protocol in zip(criteria, protocols, strict=True)
@@ -60,23 +61,35 @@ def criterion_records(
 
 
 def sharp_rungs(
-    criteria: Sequence[Criterion], null: Null, target: float, disagree: Sequence[str] = ()
+    criteria: Sequence[Criterion],
+    null: Null,
+    target: float,
+    samples: int,
+    disagree: Sequence[str] = (),
 ) -> dict[str, int]:
     """Return, for each criterion, the loosest strictness at which it flags few images by chance; none where it always flags more.
 
-    There a flagged sample is a match, and a bound on flagged samples is one on copies.
+    There a flagged sample is a match, and a bound on flagged samples is one on copies. At most a quarter of the share to be excluded may
+    be flagged by chance, and so few that it does not keep this many samples from excluding that share.
 
     Args:
         criteria: That were applied.
         null: What they make of images that were never copied.
-        target: The share of copies to be excluded; a quarter of it may be flagged by chance.
+        target: The share of copies to be excluded.
+        samples: Samples that can be judged.
         disagree: Keys of the criteria for which held-out images alone are the null.
     """
+    from scipy.special import bdtrc
+
+    most = 0
+    while upper_bound(most + 1, samples) <= target:
+        most += 1
     found = {}
     for criterion in criteria:
         for rung in range(len(criterion.strictness)):
             flags = _null_flags(criterion, null, rung, criterion.key in disagree)
-            if not len(flags) or flags.mean() <= BY_CHANCE * target:
+            share = float(flags.mean()) if len(flags) else 0.0
+            if share <= BY_CHANCE * target and bdtrc(most, samples, share) <= _IN_THE_WAY:
                 found[criterion.key] = rung
                 break
     return found

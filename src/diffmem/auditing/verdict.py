@@ -97,7 +97,10 @@ def verdict_of(
         )
     if there.problems:
         return _record(
-            "cannot tell", f"Cannot tell: {there.problems[0]}", reasons, [*there.problems[1:], *there.said]
+            "cannot tell",
+            f"Cannot tell: {_inside(there.problems[0])}",
+            reasons,
+            [*there.problems[1:], *there.said],
         )
     if there.same_pictures:
         return _same(there, copies, reasons)
@@ -278,6 +281,11 @@ def _criterion_text(one: CriterionRecord) -> str:
 
 def _share(rate: RateRecord) -> str:
     return f"{_percent(rate.value)}% [{_percent(rate.low)}, {_percent(rate.high)}]"
+
+
+def _inside(sentence: str) -> str:
+    """Return a sentence as it stands after a colon."""
+    return f"the {sentence[4:]}" if sentence.startswith("The ") else sentence
 
 
 def _percent(share: float) -> str:

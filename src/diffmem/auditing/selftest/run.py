@@ -181,7 +181,7 @@ def _try(
     beside = {"": both.heldout.detect(fresh.images)}
     beside |= {one.kind.key: both.heldout.detect(one.images) for one in found}
     near = detector.near_copies(np.arange(len(detector.kept)))
-    rungs = sharp_rungs(detector.criteria, null, _TARGET, weigh(detector, alarms, null).disagree)
+    rungs = sharp_rungs(detector.criteria, null, _TARGET, len(fresh), weigh(detector, alarms, null).disagree)
     return _Trial(
         detector=detector,
         training=made,
