@@ -26,7 +26,7 @@ from simulation import Draw, Table, Universe
 
 from diffmem.auditing.positive_controls import plant
 from diffmem.data import open_images
-from diffmem.memorization import NeighbourIndex, nearest_neighbours
+from diffmem.memorization import NeighbourIndex, Rate, nearest_neighbours
 
 WIDTH = 61
 COUNT = 30  # neighbours that the criteria look at: of the nearest 60 images some have other roles
@@ -77,6 +77,12 @@ COPIES = (
     ("noise2", 2),
     (None, 0),
 )
+BOTH = "training and 2,000 held-out images"
+HARDER = {
+    "noise8": "noise of 8 grey levels",
+    "jpeg50": "JPEG of quality 50",
+    "blur0.7": "blurred by 0.7 pixels",
+}
 
 
 class Tables:
@@ -159,13 +165,14 @@ def copies(tables: Tables, draws: int, seed: int) -> Iterator[tuple[str, str]]:
 
 
 def numbers(tables: Tables, draws: int, seed: int) -> Iterator[tuple[str, str]]:
-    """Yield (row, verdict): 1 to 20 copies with noise of 2 grey levels, with three nulls."""
-    universe, planted = tables.universe(), tables.planted("noise2")
+    """Yield (row, verdict): 1 to 50 copies with noise of 2 grey levels, with three nulls; copies changed otherwise, with the first."""
+    universe = tables.universe()
+    planted = {kind: tables.planted(kind) for kind in ("noise2", *HARDER)}
     for at in range(draws):
         rng = np.random.default_rng([seed, at, 1])
         training, heldout, samples = roles(rng)
         nulls = {
-            "training and 2,000 held-out images": Draw(universe, training, heldout, count=COUNT, rng=rng),
+            BOTH: Draw(universe, training, heldout, count=COUNT, rng=rng),
             "2,000 held-out images alone": Draw(
                 universe, training, heldout, count=COUNT, deduplicated=True, rng=rng
             ),
@@ -173,8 +180,12 @@ def numbers(tables: Tables, draws: int, seed: int) -> Iterator[tuple[str, str]]:
         }
         for name, draw in nulls.items():
             for count in (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 30, 50):
-                asked = with_copies(draw, universe, samples, planted, tables.sources, count, rng)
-                yield f"{name}|{count}", draw.audit(asked).verdict.verdict
+                asked = with_copies(draw, universe, samples, planted["noise2"], tables.sources, count, rng)
+                yield f"{name}|noise2|{count}", draw.audit(asked).verdict.verdict
+        for kind in HARDER:
+            for count in (3, 4, 5, 6, 8, 10, 13, 20, 30):
+                asked = with_copies(nulls[BOTH], universe, samples, planted[kind], tables.sources, count, rng)
+                yield f"{BOTH}|{kind}|{count}", nulls[BOTH].audit(asked).verdict.verdict
 
 
 def changed(tables: Tables, draws: int, seed: int) -> Iterator[tuple[str, str]]:
@@ -296,37 +307,54 @@ def simulate(tables: Tables, row: str, draws: int, seed: int = 0) -> dict[str, C
 
 
 def draw_picture(counts: dict[str, Counter], path: Path) -> None:
-    """Draw the share of audits that find copies against their number, with 95% intervals."""
-    from diffmem.memorization import Rate
-    from diffmem.reports.style import COLOURS, dress, legend_below, new_figure
+    """Draw the share of audits that find copies against their number, with 95% intervals: by the null, and by what was changed."""
+    from diffmem.reports.style import COLOURS, dress, new_figure, percent_axis
 
-    figure = new_figure(6.4, 4.2)
-    axes = figure.subplots()
-    dress(axes, "Copies among 10,000 samples (noise of 2 grey levels)", "Audits that say 'copies found'")
-    styles = zip((COLOURS["blue"], COLOURS["vermillion"], COLOURS["black"]), ("o", "s", "^"), strict=True)
-    for (name, points), (colour, marker) in zip(by_null(counts).items(), styles, strict=True):
-        numbers_ = sorted(points)
-        rates = [Rate(points[one]["copies found"], points[one].total()) for one in numbers_]
-        middle = np.array([rate.value for rate in rates])
-        spread = [middle - [rate.low for rate in rates], np.array([rate.high for rate in rates]) - middle]
-        axes.errorbar(
-            numbers_, 100 * middle, 100 * np.abs(spread), color=colour, marker=marker, capsize=2, label=name
-        )
-    axes.set_xscale("log")
-    axes.set_xticks([1, 2, 3, 5, 10, 20, 50], ["1", "2", "3", "5", "10", "20", "50"])
-    axes.minorticks_off()
-    axes.set_ylim(-3, 103)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")
-    legend_below(figure, axes.get_legend_handles_labels()[0], 1.0)
-    figure.savefig(path, dpi=160)
+    curves = by_curve(counts)
+    nulls = [(name, curves[name, "noise2"]) for name in dict.fromkeys(null for null, _ in curves)]
+    changes = [("noise of 2 grey levels", curves[BOTH, "noise2"])]
+    changes += [(words, curves[BOTH, kind]) for kind, words in HARDER.items()]
+    panels = (
+        ("Copies with noise of 2 grey levels,\nby the null", nulls),
+        (f"Null of {BOTH},\nby the change of the copies", changes),
+    )
+    figure = new_figure(9.6, 5.4)
+    for axes, (title, lines) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
+        dress(axes, "Copies among 10,000 samples", "")
+        axes.set_title(title, fontsize=11.5, loc="left")
+        names = ("blue", "vermillion", "black", "green")
+        styles = zip(names, ("o", "s", "^", "D"), ("-", "--", ":", "-."), strict=True)
+        for at, ((label, points), (name, marker, dash)) in enumerate(zip(lines, styles, strict=False)):
+            numbers_ = np.array(sorted(points))
+            rates = [Rate(points[one]["copies found"], points[one].total()) for one in numbers_]
+            middle = np.array([rate.value for rate in rates])
+            spread = np.abs(
+                [middle - [rate.low for rate in rates], np.array([rate.high for rate in rates]) - middle]
+            )
+            aside = 1.035 ** (at - (len(lines) - 1) / 2)  # curves that agree stand beside each other
+            axes.errorbar(
+                numbers_ * aside, 100 * middle, 100 * spread, color=COLOURS[name], marker=marker, linestyle=dash,
+                markersize=6, linewidth=2, capsize=3, label=label,
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_xticks([1, 2, 3, 5, 10, 20, 50], ["1", "2", "3", "5", "10", "20", "50"])
+        axes.minorticks_off()
+        axes.set_xlim(0.9, 60)
+        axes.tick_params(labelsize=11)
+        axes.xaxis.label.set_fontsize(12)
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.17), frameon=False, fontsize=11, handlelength=3)
+    left = figure.axes[0]
+    percent_axis(left)
+    left.set_ylabel("Audits that say 'copies found'", fontsize=12)
+    figure.savefig(path, dpi=150)
 
 
-def by_null(counts: dict[str, Counter]) -> dict[str, dict[int, Counter]]:
-    """Return the rows of `numbers` by null and number of copies."""
-    found: dict[str, dict[int, Counter]] = {}
+def by_curve(counts: dict[str, Counter]) -> dict[tuple[str, str], dict[int, Counter]]:
+    """Return the rows of `numbers` by null and change, and by number of copies."""
+    found: dict[tuple[str, str], dict[int, Counter]] = {}
     for name, verdicts in counts.items():
-        null, _, number = name.partition("|")
-        found.setdefault(null, {})[int(number)] = verdicts
+        null, kind, number = name.split("|")
+        found.setdefault((null, kind), {})[int(number)] = verdicts
     return found
 
 

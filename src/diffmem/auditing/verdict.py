@@ -176,7 +176,7 @@ def _found(found: Sequence[CriterionRecord], space: SpaceRecord, around: Circums
     count = RateRecord.of(flagged, first.flagged.total)
     sentence = (
         f"Copies found: {flagged:,} of {total} ({_share(count)}) copy {images:,} {many} by the criterion {first.title!r}"
-        f"{_beside(first)}."
+        f"{_beside(first) if test.strictness == first.threshold else ''}."
     )
     return _record(
         "copies found",
