@@ -193,7 +193,12 @@ def test_a_latent_model_is_compared_in_pixels_and_attacked_in_latents(tmp_path):
     )
     pixels = np.repeat(np.repeat(small[:24], 2, 2), 2, 3)
     leaky = ask(
-        tmp_path, training=image_set(pixels), heldout=None, samples=None, model=opened(model), number=200
+        tmp_path,
+        training=image_set(pixels),
+        heldout=image_set(also_shrunk),
+        samples=None,
+        model=opened(model),
+        number=200,
     ).result
     assert leaky.verdict.verdict == "copies found"
     assert leaky.space.shape == (1, 8, 8)
