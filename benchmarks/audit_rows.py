@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from audit_simulation import FRESH, HELDOUT, PLANTED, SAMPLES, TRAINING
 
+from audit_simulation import FRESH, HELDOUT, PLANTED, SAMPLES, TRAINING
 from diffmem.data import open_images
 
 ROWS: dict[str, tuple[str | None, int]] = {
