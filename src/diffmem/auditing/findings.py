@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from diffmem.auditing.criteria import Criterion
 from diffmem.auditing.detector import Detections
 from diffmem.auditing.evidence import Evidence
-from diffmem.auditing.levels import DOUBT
+from diffmem.auditing.levels import DOUBT, FALSE_ALARM
 from diffmem.auditing.nulls import Null
 from diffmem.auditing.records import ChanceTest, CriterionRecord, Finding
 from diffmem.auditing.significance import format_p, upper_bound
@@ -125,6 +125,8 @@ def _record(
     finding, notes = _finding(
         Rate(int(sharp.sum()), rate.total), pooled, tests, bound, target, rung is not None
     )
+    if not tests and pooled is not None and _more(rate, pooled):
+        finding, notes = "copies", []
     copied = samples.scores[criterion.key].copied[sharp]
     return CriterionRecord(
         key=criterion.key,
@@ -145,6 +147,14 @@ def _record(
         finding=finding,
         notes=notes,
     )
+
+
+def _more(rate: Rate, null: Rate) -> bool:
+    """Return whether a criterion that decides nothing flags more samples than chance does, by Fisher's exact test."""
+    from scipy.stats import hypergeom
+
+    p_value = hypergeom.sf(rate.count - 1, rate.total + null.total, rate.count + null.count, rate.total)
+    return bool(rate.count) and bool(p_value <= FALSE_ALARM)
 
 
 def _finding(

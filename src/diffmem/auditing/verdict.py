@@ -197,7 +197,8 @@ def _same(around: Circumstances, copies: CopiesRecord, reasons: list[str]) -> Ve
     number = around.same_pictures
     sentence = (
         f"Cannot tell: {number:,} {'sample is' if number == 1 else 'samples are'} all but identical to"
-        f" {'a training image' if number == 1 else 'training images'}, as no image that was never copied is; their number alone does not exclude chance."
+        f" {'a training image' if number == 1 else 'training images'}, as no image that was never copied is;"
+        " their number alone does not exclude chance."
     )
     needed = around.heldout_needed
     missing = [

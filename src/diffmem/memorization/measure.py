@@ -136,8 +136,8 @@ def measure(
     kept = np.flatnonzero(first == np.arange(len(training)))
     if len(kept) < k:
         raise UserError(
-            f"The training set has {len(training)} images of which {len(kept)} are distinct, but {k} are "
-            f"needed to compare neighbours; give the whole training set with at least {k} distinct images."
+            f"The training set has {len(training)} images of which {len(kept)} are distinct, but {k} are needed: R_mem compares"
+            " the nearest with the second nearest. If this is the whole set, `diffmem audit` judges by identity and nearness."
         )
     # Without duplicates nothing is copied: a training set may be a memory map larger than memory.
     references = training if len(kept) == len(training) else training[kept]

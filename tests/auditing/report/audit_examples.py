@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from attack_builders import make_attack, make_exposure, make_flipd
 from audit_builders import (
-    make_attack,
     make_audit,
     make_check,
-    make_exposure,
-    make_flipd,
     make_matches,
     make_model,
     make_reading,

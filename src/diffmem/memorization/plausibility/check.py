@@ -164,7 +164,12 @@ class _Check:
         found = found or self._near_repeats()
         if found:
             return found
-        if fit is not None and reading is not None and not self._still_noise(gauge, reading, alike):
+        # Nor can such values be told from noise: too little of the images is left in them.
+        if (
+            fit is not None
+            and reading is not None
+            and (unscaled or not self._still_noise(gauge, reading, alike))
+        ):
             self.reading = reading.title
             self.reinterpreted = reading.mend(np.asarray(self.samples))
             return "value range", (
