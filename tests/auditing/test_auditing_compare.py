@@ -210,3 +210,11 @@ def test_a_deduplicated_training_set_is_no_null(detector):
     assert found.space.null_training == 0
     assert by_key(found)["ratio"].null_training is None
     assert by_key(found)["ratio"].null.total == 500
+
+
+def test_a_supporting_criterion_that_finds_more_than_chance_makes_no_match_and_no_verdict(detector, nulls):
+    plain = np.clip(TRAINING[:120] * 0.5 + TRAINING.mean(0) * 0.5, 0, 255).astype(np.uint8)
+    found = run(detector, plain, nulls[True])
+    kinds = {one.key: (one.role, one.finding) for one in found.criteria}
+    assert ("supporting", "copies") in kinds.values()
+    assert not any(kinds[key][0] == "supporting" for match in found.matches for key in match.criteria)

@@ -97,7 +97,12 @@ def judge(
     near_heldout, near_training = near_share(null, detector.criteria)
     compared = null.training.get(PIXELS)
     problems, said = _about_heldout(
-        check, null, near_heldout, near_training, samples, any(one.finding == "copies" for one in records)
+        check,
+        null,
+        near_heldout,
+        near_training,
+        samples,
+        any(one.finding == "copies" and one.role == "deciding" for one in records),
     )
     return Comparison(
         space=SpaceRecord(
@@ -194,7 +199,7 @@ def _used(
         for key, rung in sharp_rungs(criteria, null, target, samples, evidence.disagree).items()
         if key in deciding
     }
-    found = {one.key for one in records if one.finding == "copies"}
+    found = {one.key for one in records if one.finding == "copies" and one.key in deciding}
     if not found or found & sharp.keys():
         return sharp
     for one in criteria:
