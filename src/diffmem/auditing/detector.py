@@ -38,7 +38,7 @@ from diffmem.progress import NO_PROGRESS, Progress, part_of
 
 __all__ = ["CopyDetector", "Detections", "joined"]
 
-_PAIRS = 300_000_000  # of images and references in one search: what it keeps of pairs that may be near grows with them
+_PAIRS = 150_000_000  # of images and references in one search: what it keeps of pairs that may be near grows with them
 _INDEX_FROM = 2**28  # values of all references times queries; below, an index takes longer than it saves
 _AROUND = 3  # neighbours of a reference that are kept: one may be the image that is asked about
 
