@@ -58,7 +58,7 @@ def choose_criteria(
         if transforms is not None:
             # Mirror images in the training set are collapsed, too: half of it may be left.
             few = min(CHANGED_NEIGHBOURS, max(2, number // 2 - 1))
-            found.append(Changed(references, transforms, threshold, few))
+            found.append(Changed(references, threshold, few, transforms))
     found += [Similar(references, one) for one in features]
     found.append(Near(references))
     if number >= _COMPARABLE:
