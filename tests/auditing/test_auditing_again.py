@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from audit_tools import digits, image_set, times_of
 
+from diffmem.auditing import AuditRequest, OtherTraining, audit
 from diffmem.auditing.again import Reread, look_again
 from diffmem.auditing.detector import CopyDetector
 from diffmem.auditing.notes import reading_problems
@@ -21,7 +22,7 @@ def again(training, samples, **settings):
     reread = Reread(
         "EXIF orientation applied", "--train-read exif=apply", image_set(training), image_set(samples), times_of(samples)
     )  # fmt: skip
-    return look_again(reread, usual, **settings)
+    return look_again(reread, usual, **settings).record
 
 
 def test_copies_under_another_reading_are_found():
@@ -82,7 +83,7 @@ def test_stretched_copies_are_found_where_the_training_images_are_stretched():
     samples = np.concatenate([stretched.images[:50], FRESH[:250]])
     usual = CopyDetector(TRAINING, "space").detect(samples)
     reread = Reread("stretched", "fit=stretch", stretched, image_set(samples), times_of(samples))
-    assert look_again(reread, usual).copies == 50
+    assert look_again(reread, usual).record.copies == 50
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_copies_in_another_range_of_values_are_found_under_the_right_reading(wri
     reread = Reread(
         "values", "write them otherwise", image_set(TRAINING), image_set(read(samples)), times_of(samples)
     )
-    found = look_again(reread, usual)
+    found = look_again(reread, usual).record
     assert found.copies == 60
     assert found.fits_better
 
@@ -110,5 +111,20 @@ def test_samples_that_are_no_trials_are_not_looked_at_again():
     times = times_of(samples)
     times[:60] = 0
     reread = Reread("turned", "turn", image_set(turned(TRAINING)), image_set(samples), times)
-    found = look_again(reread, usual)
+    found = look_again(reread, usual).record
     assert (found.copies, found.samples) == (0, 240)
+
+
+def test_the_pictures_and_the_matches_are_of_the_reading_that_holds_the_copies(tmp_path):
+    training = image_set(TRAINING)
+    turned = image_set(np.ascontiguousarray(np.rot90(TRAINING, axes=(2, 3))))
+    samples = image_set(np.ascontiguousarray(np.rot90(TRAINING[:320], axes=(2, 3))))
+    other = OtherTraining("turned by a quarter", "--train-read exif=apply", lambda progress: turned)
+    found = audit(AuditRequest(training=training, samples=samples, other_training=[other]), tmp_path)
+    assert found.result.verdict.verdict == "copies found"
+    assert "turned by a quarter" in found.result.verdict.sentence
+    assert found.result.copies.samples == len(found.matches) == 320
+    assert {match.variant for match in found.matches} == {"turned by a quarter"}
+    np.testing.assert_array_equal(
+        found.training[found.matches[0].training], turned.images[found.matches[0].training]
+    )

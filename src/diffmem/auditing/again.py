@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.auditing.compare import judge
+from diffmem.auditing.compare import Comparison, judge
 from diffmem.auditing.criteria import PIXELS
 from diffmem.auditing.detector import CopyDetector, Detections
+from diffmem.auditing.matches import copies_of
 from diffmem.auditing.nulls import null_images
 from diffmem.auditing.records import ReadingRecord
 from diffmem.auditing.spaces import align
 from diffmem.data import ImageSet
 from diffmem.progress import NO_PROGRESS, Progress, part_of
 
-__all__ = ["Reread", "look_again"]
+__all__ = ["Looked", "Reread", "Shown", "look_again"]
 
 CLEARLY_NEARER = 0.8
 """Part of the median distance to the nearest training image below which another reading fits clearly better."""
@@ -43,16 +44,46 @@ class Reread:
     times: NDArray[np.int64]
 
 
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A reading of the samples and the training images, and what came of it: what matches and pictures are of.
+
+    Attributes:
+        detector: Of the training images so read.
+        training: These, in the common space of both.
+        samples: The samples in it.
+        found: What the criteria make of them.
+    """
+
+    detector: CopyDetector
+    training: ImageSet
+    samples: ImageSet
+    found: Comparison
+
+
+@dataclass(frozen=True, eq=False)
+class Looked(Shown):
+    """Another reading, whose matches say it.
+
+    Attributes:
+        record: Whether it holds copies, and whether it fits better.
+    """
+
+    record: ReadingRecord
+
+
 def look_again(
     reread: Reread,
     usual: Detections,
     *,
     deduplicated: bool = False,
     threshold: float = 1 / 3,
+    first_seed: int = 0,
+    private: bool = False,
     seed: int = 0,
     device: str = "cpu",
     progress: Progress = NO_PROGRESS,
-) -> ReadingRecord:
+) -> Looked:
     """Look for copies under another reading, and say whether it fits the samples better than the usual one.
 
     The null is that of training images, each against all others, one for each sample at most; where they are none, only a better fit
@@ -63,6 +94,8 @@ def look_again(
         usual: What the criteria make of the samples under the usual reading.
         deduplicated: Whether near-copies were removed from the training set.
         threshold: Of the ratio rules.
+        first_seed: Number of the first sample.
+        private: Whether names are left out.
         seed: Of all that is drawn.
         device: Where distances are computed.
         progress: Told the share of the work that is done.
@@ -79,7 +112,10 @@ def look_again(
         seed=seed,
         progress=part_of(progress, 0, 0.5),
     )
-    found = judge(detector, training, samples, null, times=reread.times, progress=part_of(progress, 0.5, 0.5))
+    found = judge(
+        detector, training, samples, null, times=reread.times, first_seed=first_seed, private=private,
+        progress=part_of(progress, 0.5, 0.5),
+    )  # fmt: skip
     surely = [
         (test, key)
         for key, tests in found.evidence.tests.items()
@@ -95,7 +131,7 @@ def look_again(
         else 0.0
         for one in (found.found, usual)
     ]
-    return ReadingRecord(
+    record = ReadingRecord(
         text=reread.text,
         remedy=reread.remedy,
         copies=0 if best is None else len(found.matches),  # of criteria that name single copies
@@ -106,3 +142,6 @@ def look_again(
         usual_distance=distances[1],
         fits_better=distances[0] < CLEARLY_NEARER * distances[1],
     )
+    matches = [one.model_copy(update={"variant": reread.text}) for one in found.matches]
+    shown = replace(found, matches=matches, copies=copies_of(detector, training, matches, private))
+    return Looked(detector, training, samples, shown, record)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from diffmem.attacks.exposure import ExposureRecord, exposure_of_model, exposure_of_samples
 from diffmem.attacks.flipd_record import FlipdRecord, flipd_record
-from diffmem.auditing.again import Reread, look_again
+from diffmem.auditing.again import Looked, Reread, Shown, look_again
 from diffmem.auditing.compare import Comparison, compare
 from diffmem.auditing.copying import copying_record
 from diffmem.auditing.detector import CopyDetector
@@ -22,6 +22,7 @@ from diffmem.auditing.positive_controls import PLANTED
 from diffmem.auditing.power import COUNT
 from diffmem.auditing.records import (
     AuditResult,
+    CopiesRecord,
     CopyingRecord,
     InputRecord,
     MatchRecord,
@@ -176,25 +177,32 @@ def _with_training(
         progress=part_of(progress, 0.05, 0.75),
     )  # fmt: skip
     rereads = _rereads(request, training, samples, check, times, part_of(progress, 0.8, 0.02))
-    readings = [
-        look_again(
-            one, found.found, deduplicated=request.near_copies_removed, threshold=request.threshold, seed=request.seed,
+    readings: list[ReadingRecord] = []
+    elsewhere: Looked | None = None
+    for at, one in enumerate(rereads):
+        looked = look_again(
+            one, found.found, deduplicated=request.near_copies_removed, threshold=request.threshold,
+            first_seed=0 if request.model is None else request.first_seed, private=request.private, seed=request.seed,
             device=request.device, progress=part_of(progress, 0.82 + 0.1 * at / len(rereads), 0.1 / len(rereads)),
-        )
-        for at, one in enumerate(rereads)
-    ]  # fmt: skip
+        )  # fmt: skip
+        readings.append(looked.record)
+        if looked.record.copies and elsewhere is None and not found.copies_found:
+            elsewhere = looked  # what is matched, and what pictures show, is then of this reading
     copying = None
     if heldout is not None:
         copying = copying_record(aligned, request.seed, request.device, part_of(progress, 0.92, 0.08))
-    result = _result(request, sets, aligned, record, probes, check, found, readings, copying)
-    nearest = found.found.batch.neighbours["pixels"]
+    shown = elsewhere or Shown(detector, aligned.sets["training"], aligned.sets["samples"], found)
+    result = _result(
+        request, sets, aligned, record, probes, check, found, shown.found.copies, readings, copying
+    )
+    nearest = shown.found.found.batch.neighbours["pixels"]
     two = nearest.indices[:, [0, min(1, nearest.k - 1)]]
     return Audited(
         result=result,
-        matches=found.matches,
-        samples=aligned.sets["samples"].images,
-        training=aligned.sets["training"].images,
-        nearest=detector.kept[two],
+        matches=shown.found.matches,
+        samples=shown.samples.images,
+        training=shown.training.images,
+        nearest=shown.detector.kept[two],
         ratio=RatioRule().ratio(nearest) if nearest.k > 1 else np.ones(len(nearest)),
         judged=times > 0,
     )
@@ -208,6 +216,7 @@ def _result(
     probes: _Probes,
     check: SampleCheck,
     found: Comparison,
+    copies: CopiesRecord,
     readings: list[ReadingRecord],
     copying: CopyingRecord | None,
 ) -> AuditResult:
@@ -227,7 +236,7 @@ def _result(
         private=request.private,
         seed=request.seed,
         target=request.target,
-        verdict=verdict_of(found.criteria, found.copies, found.space, request.target, around),
+        verdict=verdict_of(found.criteria, copies, found.space, request.target, around),
         inputs=_inputs(request, sets, aligned),
         model=record,
         space=found.space,
@@ -235,7 +244,7 @@ def _result(
         readings=readings,
         criteria=found.criteria,
         copying=copying,
-        copies=found.copies,
+        copies=copies,
         distances=distance_records(found),
         membership=probes.membership,
         flipd=probes.flipd,

@@ -53,6 +53,11 @@ class Comparison:
     said: list[str] = field(default_factory=list)
     heldout_needed: int | None = None
 
+    @property
+    def copies_found(self) -> bool:
+        """Whether a deciding criterion finds copies."""
+        return any(one.role == "deciding" and one.finding == "copies" for one in self.criteria)
+
 
 def judge(
     detector: CopyDetector,

@@ -235,7 +235,7 @@ class MatchRecord(Record):
         description="Distance to the nearest over that to the second nearest training image."
     )
     variant: str = Field(
-        description="How the sample was changed to match, for example 'flipped'; 'as is' if not."
+        description="How the sample was changed to match, for example 'mirrored', or the other reading under which it does; 'as is' if not."
     )
     criteria: list[str] = Field(description="Keys of the deciding criteria that flag it.")
     times: int = Field(default=1, description="How many samples are this very image, pixel for pixel.")
