@@ -114,11 +114,12 @@ def test_a_poll_waits_no_longer_than_asked(tmp_path):
 
 
 DRIVER = """
-import sys, time
+import signal, sys, time
 from executors_work import task, files
 from pathlib import Path
 from diffmem.studies.executors.local import LocalPool
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with Ctrl-C ignored
     pool = LocalPool(2, threads=1)
     for name, processes in zip(sys.argv[2::2], sys.argv[3::2]):
         pool.submit(task(name, "save_when_stopped", files(Path(sys.argv[1]), name), int(processes)))
