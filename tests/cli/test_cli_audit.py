@@ -247,7 +247,7 @@ def test_a_wrong_question_is_one_line_with_code_2_and_nothing_is_written(
 def test_the_self_test_passes_and_says_what_it_proved(call, tmp_path):
     told = call("audit", "--self-test", "--out", tmp_path / "self")
     assert told.code == 0, told.out + told.err
-    assert told.out.startswith("The instrument works")
+    assert told.out.startswith("The audit works")
     assert re.search(r"exact +100", told.out)
     assert (tmp_path / "self" / "selftest.json").exists()
     assert (tmp_path / "self" / "selftest_power.png").exists()

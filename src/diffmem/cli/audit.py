@@ -62,7 +62,7 @@ def audit(
             is executed.
         num: Samples to generate from the model.
         out: Folder for the report: audit.html, audit.json, matches.csv and pictures.
-        self_test: Prove that the instrument works: plant copies in known shares among real images (--train, or the
+        self_test: Prove that the audit works: plant copies in known shares among real images (--train, or the
             bundled digits) and see what is found.
         transforms: Also find samples that match after changes, joined by +: flip, shift1 to shiftN, brightnessN; for
             example flip+shift2.

@@ -46,7 +46,7 @@ def self_test_lines(result: SelfTestResult) -> tuple[str, list[str]]:
         alarms = part.false_verdicts
         lines.append(
             f"With {_DUPLICATION[part.duplication]}: copies are found among fresh images in {fine_rate(alarms)} of"
-            f" {alarms.total:,} shuffles; unchanged the smallest number of unchanged copies that is found"
+            f" {alarms.total:,} shuffles; the smallest number of unchanged copies that is found"
             f" among {result.fresh:,} samples is {_from(part)}."
         )
     least = min(one.smallest for one in result.coverage if one.method == "clopper-pearson")
@@ -58,7 +58,7 @@ def self_test_lines(result: SelfTestResult) -> tuple[str, list[str]]:
     ]
     lines.append(f"Planted copies: {'; '.join(kinds)}. False alarms: fresh images.")
     lines.append("* supporting: the verdict does not rest on it.")
-    head = "The instrument works" if result.passed else "The instrument FAILS on these images"
+    head = "The audit works" if result.passed else "The audit FAILS on these images"
     return f"{head}: {sets}, copies planted in known shares.", lines
 
 

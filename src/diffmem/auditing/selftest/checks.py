@@ -1,4 +1,4 @@
-"""What a self-test must have found, for the instrument to count as working."""
+"""What a self-test must have found, for the audit to count as working."""
 
 from __future__ import annotations
 

@@ -96,5 +96,5 @@ class SelfTestResult(Record):
 
     @property
     def passed(self) -> bool:
-        """Whether the instrument works on these images."""
+        """Whether the audit works on these images."""
         return not self.failures
