@@ -9,10 +9,19 @@ from diffmem.auditing.significance import (
     event_p_value,
     format_p,
     heldout_needed,
-    others_allowed,
     share_of_samples,
     upper_bound,
 )
+
+
+def others_allowed(events, share, level):
+    """How many other events may be seen at most for the events of samples to count; none if even 0 are too many."""
+    if event_p_value(events, 0, share) > level:
+        return None
+    allowed = 0
+    while event_p_value(events, allowed + 1, share) <= level:
+        allowed += 1
+    return allowed
 
 
 def test_none_of_many_bounds_the_share_by_three_over_their_number():

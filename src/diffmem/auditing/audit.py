@@ -173,7 +173,7 @@ def _with_training(
     found = compare(
         detector, aligned.sets["training"], aligned.sets["samples"], heldout, times=times,
         deduplicated=request.near_copies_removed, target=request.target,
-        first_seed=0 if request.model is None else request.first_seed, private=request.private, seed=request.seed,
+        first_seed=request.first_number, private=request.private, seed=request.seed,
         progress=part_of(progress, 0.05, 0.75),
     )  # fmt: skip
     rereads = _rereads(request, training, samples, check, times, part_of(progress, 0.8, 0.02))
@@ -182,7 +182,7 @@ def _with_training(
     for at, one in enumerate(rereads):
         looked = look_again(
             one, found.found, deduplicated=request.near_copies_removed, threshold=request.threshold,
-            first_seed=0 if request.model is None else request.first_seed, private=request.private, seed=request.seed,
+            first_seed=request.first_number, private=request.private, seed=request.seed,
             device=request.device, progress=part_of(progress, 0.82 + 0.1 * at / len(rereads), 0.1 / len(rereads)),
         )  # fmt: skip
         readings.append(looked.record)

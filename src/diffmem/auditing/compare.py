@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,10 +180,7 @@ def compare(
     rungs = sharp_rungs(detector.criteria, null, target, int((times > 0).sum()), found.evidence.disagree)
     power = measure_power(detector, training.images, seed, rungs=rungs, progress=part_of(progress, 0.8, 0.2))
     criteria = [one.model_copy(update={"power": power.get(one.key, [])}) for one in found.criteria]
-    return Comparison(
-        found.space, criteria, found.copies, found.matches, found.found, found.null, found.evidence, found.problems, found.said,
-        found.heldout_needed,
-    )  # fmt: skip
+    return replace(found, criteria=criteria)
 
 
 def _used(

@@ -95,6 +95,11 @@ class AuditRequest:
         return self.number if self.training is not None else min(self.number, PROBED)
 
     @property
+    def first_number(self) -> int:
+        """Number of the first sample: its seed if it is generated, else 0."""
+        return 0 if self.model is None else self.first_seed
+
+    @property
     def near_copies_removed(self) -> bool:
         """Whether near-copies were removed from the training set: as told, else as its history says."""
         if self.deduplicated is not None or self.training is None:

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["event_p_value", "format_p", "heldout_needed", "others_allowed", "share_of_samples", "upper_bound"]
+__all__ = ["event_p_value", "format_p", "heldout_needed", "share_of_samples", "upper_bound"]
 
 _RISK = 0.05
 _CONDITIONAL_FROM = 150  # events; above, the bound over all rates of events gains nothing
@@ -102,16 +102,6 @@ def event_p_value(events: int, others: int, share: float) -> float:
     so_many = np.exp(number * np.log(rest) - rest - gammaln(number + 1.0))
     chance = pdtrc(fewest - 1.0, means[:, None] * share) * so_many
     return float(min(1.0, chance.sum(1).max()))
-
-
-def others_allowed(events: int, share: float, level: float) -> int | None:
-    """Return how many other events may be seen at most for the events of samples to count; none if even 0 are too many."""
-    if event_p_value(events, 0, share) > level:
-        return None
-    allowed = 0
-    while event_p_value(events, allowed + 1, share) <= level:
-        allowed += 1
-    return allowed
 
 
 def heldout_needed(
