@@ -29,6 +29,7 @@ GROUND_FLOOR = {
     "files",
     "folder_lock",
     "progress",
+    "settings",
 }
 PACKAGE = Path(diffmem.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))

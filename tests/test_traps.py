@@ -15,7 +15,8 @@ import torch
 from diffmem.data import ImageSet
 from diffmem.models.config import ModelConfig, build_denoiser
 from diffmem.sampling import SamplerConfig, generate
-from diffmem.studies.recipe import StudyRecipe, TrainRecipe, load_recipe
+from diffmem.settings import load_recipe
+from diffmem.studies.recipe import StudyRecipe, TrainRecipe
 from diffmem.studies.run import Run
 from diffmem.training.config import TrainingConfig
 

@@ -5,14 +5,9 @@ from __future__ import annotations
 from reports_study import make_result, make_run
 
 from diffmem.studies.experiment import load_experiment
+from diffmem.studies.experiment_records import ClaimRecord, ExperimentResult, LevelRecord, PublishedCurve
 from diffmem.studies.reproduce import plan
-from diffmem.studies.results import (
-    ClaimRecord,
-    EmmRecord,
-    ExperimentResult,
-    LevelRecord,
-    PublishedCurve,
-)
+from diffmem.studies.results import EmmRecord
 
 DIMENSION = {
     "32x32": {500: 99.2, 1000: 92.1, 2000: 61.0, 4000: 17.1},

@@ -8,7 +8,8 @@ import numpy as np
 
 from diffmem.memorization.records import RateRecord
 from diffmem.reports.gallery import Gallery
-from diffmem.studies.results import EmmRecord, Evaluation, RunRecord, StudyResult
+from diffmem.studies.results import EmmRecord, StudyResult
+from diffmem.studies.run_records import Evaluation, RunRecord
 
 SAMPLES = 1000
 

@@ -31,9 +31,10 @@ from reports_experiment import (
 
 from diffmem.errors import UserError
 from diffmem.reports.experiment_figure import experiment_figure, figure_words
-from diffmem.reports.experiment_match import experiment_runs, mask_of
+from diffmem.reports.experiment_match import experiment_runs
 from diffmem.reports.experiment_series import looks
 from diffmem.reports.figures import figure_svg
+from diffmem.reports.level_axis import mask_of
 from diffmem.studies.experiment import experiment_names
 
 

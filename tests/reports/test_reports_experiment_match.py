@@ -19,13 +19,12 @@ from reports_experiment import (
 from diffmem.reports.experiment_match import (
     level_sizes,
     mask_group,
-    mask_of,
-    numbers_of,
     paper_points,
     published_at,
     size_pairs,
     slots_of,
 )
+from diffmem.reports.level_axis import mask_of, numbers_of
 
 
 def test_unknown_points_are_absent():

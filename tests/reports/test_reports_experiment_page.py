@@ -31,11 +31,11 @@ from diffmem.reports.experiment_words import (
     method_words,
     paper_words,
     rates_words,
-    sentence,
     verdict_words,
 )
-from diffmem.reports.words import rate_words
-from diffmem.studies.results import ClaimRecord, EmmRecord, ExperimentResult
+from diffmem.reports.words import rate_words, sentence
+from diffmem.studies.experiment_records import ClaimRecord, ExperimentResult
+from diffmem.studies.results import EmmRecord
 
 
 def terminal(result):

@@ -12,13 +12,8 @@ from PIL import Image
 from reports_study import make_result, make_run
 
 from diffmem.errors import UserError
-from diffmem.reports.figures import (
-    figure_svg,
-    rmem_against_epochs,
-    rmem_against_size,
-    save_figure,
-    spread_labels,
-)
+from diffmem.reports.figures import figure_svg, save_figure, spread_labels
+from diffmem.reports.study_figures import rmem_against_epochs, rmem_against_size
 from diffmem.studies.results import EmmRecord
 
 DRAWINGS = [rmem_against_size, rmem_against_epochs]

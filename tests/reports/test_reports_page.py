@@ -11,10 +11,10 @@ from reports_study import make_gallery, make_result, make_run
 from rich.console import Console
 
 from diffmem.errors import DiffmemError
-from diffmem.reports.html import render_report
+from diffmem.reports.study_page import render_report
+from diffmem.reports.study_write import write_report
 from diffmem.reports.tables import summary_rows, terminal_table
 from diffmem.reports.words import rate_words, size_words
-from diffmem.reports.write import write_report
 from diffmem.studies.results import EmmRecord, StudyResult
 
 

@@ -11,9 +11,11 @@ from diffmem.errors import UserError
 from diffmem.progress import seconds_to_words
 from diffmem.reports.experiment_match import experiment_runs
 from diffmem.reports.experiment_tables import emm_rows, experiment_rows, several_sizes
-from diffmem.reports.experiment_words import SCALE_WORDS, sentence, verdict_words
+from diffmem.reports.experiment_words import SCALE_WORDS, verdict_words
 from diffmem.reports.results_page import markdown_table, results_page
-from diffmem.studies.results import ClaimRecord, EmmRecord
+from diffmem.reports.words import sentence
+from diffmem.studies.experiment_records import ClaimRecord
+from diffmem.studies.results import EmmRecord
 
 COMMAND = "diffmem reproduce all --all-levels --scale cpu"
 NAMES = [name for name in EXPERIMENTS if name != "by_epochs_of_seeds"]  # its name on the page is taken

@@ -28,7 +28,7 @@ from diffmem.reports.search_words import (
     search_warnings,
     share_words,
 )
-from diffmem.reports.words import emm_words, headline
+from diffmem.reports.study_words import emm_words, headline
 from diffmem.studies.results import EmmRecord
 
 UNFINISHED = [

@@ -3,15 +3,8 @@ from __future__ import annotations
 import pytest
 from reports_study import ESTIMATED, make_rate, make_result, make_run
 
-from diffmem.reports.words import (
-    emm_words,
-    headline,
-    percent,
-    rate_words,
-    size_words,
-    threshold_words,
-    warnings_of,
-)
+from diffmem.reports.study_words import emm_words, headline, warnings_of
+from diffmem.reports.words import percent, rate_words, size_words, threshold_words
 from diffmem.studies.results import EmmRecord
 
 

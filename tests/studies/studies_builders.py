@@ -1,8 +1,9 @@
 """A study of a few seconds, and what its result says apart from times."""
 
+from diffmem.settings import override
 from diffmem.studies import run
 from diffmem.studies.evaluations import StoredEvaluation
-from diffmem.studies.recipe import StudyRecipe, override
+from diffmem.studies.recipe import StudyRecipe
 from diffmem.training import Trainer
 
 TINY = {

@@ -4,7 +4,9 @@ from diffmem.memorization import Rate
 from diffmem.memorization.records import rate_record
 from diffmem.studies.claims import judge
 from diffmem.studies.experiment import ClaimRule
-from diffmem.studies.results import EmmRecord, Evaluation, LevelRecord, RunRecord, StudyResult
+from diffmem.studies.experiment_records import LevelRecord
+from diffmem.studies.results import EmmRecord, StudyResult
+from diffmem.studies.run_records import Evaluation, RunRecord
 
 
 def run(size, seed, percents, total=1000):

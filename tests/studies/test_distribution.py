@@ -3,8 +3,9 @@ import pytest
 
 from diffmem.data import ImageSet, open_images, write_images
 from diffmem.errors import UserError
+from diffmem.settings import validated
 from diffmem.studies.distribution import open_distribution
-from diffmem.studies.recipe import DataConfig, validated
+from diffmem.studies.recipe import DataConfig
 
 
 def config(**values):

@@ -11,15 +11,8 @@ from pydantic import BaseModel
 
 from diffmem.errors import UserError
 from diffmem.sampling import SamplerConfig
-from diffmem.studies.recipe import (
-    StudyRecipe,
-    TrainRecipe,
-    config_hash,
-    load_recipe,
-    override,
-    settings_table,
-    validated,
-)
+from diffmem.settings import config_hash, load_recipe, override, settings_table, validated
+from diffmem.studies.recipe import StudyRecipe, TrainRecipe
 from diffmem.studies.search.recipe import SearchRecipe, is_search
 
 SMALLEST = {"data": {"source": "digits"}, "sizes": [16, 32]}

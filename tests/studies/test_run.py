@@ -11,7 +11,7 @@ from diffmem.memorization.features import open_features
 from diffmem.memorization.frechet import frechet_of_images
 from diffmem.models.config import ModelConfig
 from diffmem.studies import trained
-from diffmem.studies.frechet import frechet_for
+from diffmem.studies.frechet import stored_frechet
 from diffmem.studies.run import Run
 from diffmem.training import TrainingConfig
 from diffmem.training.loop import snapshot_path
@@ -194,12 +194,16 @@ def test_a_frechet_distance_can_be_asked_for_later(finished, monkeypatch):
         return images.astype(float).mean(axis=2).reshape(len(images), -1)
 
     features = open_features("pixels").__class__("columns", columns)
-    found = frechet_for(finished, SAMPLING, 24, seen, features)
+    store = finished.evaluation_store(SAMPLING, 24)
+    assert stored_frechet(store, seen, features) is None
+    finished.evaluate(seen, SAMPLING, 24, features)
+    found = stored_frechet(store, seen, features)
     assert found.value == pytest.approx(
         frechet_of_images(finished.evaluations(SAMPLING, 24)[0].images, finished.training_set.images, columns)
     )
     forbid(monkeypatch, "images")
-    assert frechet_for(finished, SAMPLING, 24, seen, features) == found
+    finished.evaluate(seen, SAMPLING, 24, features)
+    assert stored_frechet(store, seen, features) == found
 
 
 def test_features_that_cannot_be_had_are_told_before_training(tmp_path, monkeypatch):

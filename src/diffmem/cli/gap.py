@@ -52,10 +52,10 @@ def gap(
     from diffmem.progress import show_progress
     from diffmem.reports.gap_write import gap_notes, gap_table, write_gap
     from diffmem.sampling import SamplerConfig
+    from diffmem.settings import load_recipe
     from diffmem.studies.gap import correlations
     from diffmem.studies.gap_records import GapResult
     from diffmem.studies.gap_run import GapSettings, measure_gap
-    from diffmem.studies.recipe import load_recipe
     from diffmem.studies.run_folder import remember_data
 
     if not runs:

@@ -56,7 +56,7 @@ def generate(
     from diffmem.folder_lock import locked_folder
     from diffmem.progress import show_progress
     from diffmem.sampling import SamplerConfig, discard_shards, generate_resumable, parse_seeds
-    from diffmem.studies.recipe import load_recipe
+    from diffmem.settings import load_recipe
 
     model, out = _model_and_out(paths, optimum)
     if out.suffix.lower() not in (".npz", ".zip"):

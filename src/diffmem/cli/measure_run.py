@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from diffmem.errors import UserError
 
 if TYPE_CHECKING:
-    from diffmem.studies.results import Evaluation, RunRecord
+    from diffmem.studies.run_records import Evaluation, RunRecord
 
 __all__ = ["measure_run"]
 
@@ -39,7 +39,8 @@ def measure_run(
     from diffmem.memorization.features import open_features
     from diffmem.progress import show_progress
     from diffmem.sampling import SamplerConfig
-    from diffmem.studies.recipe import MeasureConfig, load_recipe
+    from diffmem.settings import load_recipe
+    from diffmem.studies.recipe import MeasureConfig
     from diffmem.studies.run_folder import open_run, remember_data, snapshots_of
 
     sampling = load_recipe(SamplerConfig, None, settings)

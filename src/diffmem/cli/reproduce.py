@@ -12,8 +12,8 @@ from diffmem.errors import UserError
 
 if TYPE_CHECKING:
     from diffmem.reports import ReportPaths
+    from diffmem.studies.experiment_records import ExperimentResult
     from diffmem.studies.reproduce import Reproduction
-    from diffmem.studies.results import ExperimentResult
     from diffmem.studies.study import Study
 
 __all__ = ["reproduce"]

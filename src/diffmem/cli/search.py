@@ -93,7 +93,7 @@ def _plan(study: SearchStudy, device: str) -> None:
 
     from diffmem.console import console
     from diffmem.progress import seconds_to_words, show_progress
-    from diffmem.studies.executors.config import open_pool
+    from diffmem.studies.executors.open import open_pool
     from diffmem.studies.executors.processes import available_cores
     from diffmem.studies.search.plan import plan_search
 

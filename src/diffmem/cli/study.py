@@ -45,7 +45,8 @@ def study(
         plan: Only say what it will take: runs, hours, memory, disk (recipes with levels or search).
     """
     from diffmem.errors import UserError
-    from diffmem.studies.recipe import StudyRecipe, load_recipe
+    from diffmem.settings import load_recipe
+    from diffmem.studies.recipe import StudyRecipe
     from diffmem.studies.search.recipe import is_search
 
     if is_search(recipe):
@@ -97,7 +98,8 @@ def report(folder: Path) -> None:
     """
     from diffmem.cli.search import is_search_folder, report_search
     from diffmem.errors import UserError
-    from diffmem.studies.recipe import StudyRecipe, load_recipe
+    from diffmem.settings import load_recipe
+    from diffmem.studies.recipe import StudyRecipe
     from diffmem.studies.study import Study
 
     if is_search_folder(folder):

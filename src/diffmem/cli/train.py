@@ -45,7 +45,8 @@ def train(
         tensorboard: Also write the metrics as TensorBoard events (needs the extra diffmem[tensorboard]).
         list_settings: Print all settings with defaults and meaning, and stop.
     """
-    from diffmem.studies.recipe import TrainRecipe, load_recipe, settings_table
+    from diffmem.settings import load_recipe, settings_table
+    from diffmem.studies.recipe import TrainRecipe
 
     if list_settings:
         _print_settings(settings_table(TrainRecipe))

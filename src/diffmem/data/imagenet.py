@@ -29,11 +29,11 @@ from diffmem.data.guards import (
 )
 from diffmem.data.guards import reading as in_words
 from diffmem.data.images import ImageSet, frozen
-from diffmem.data.reading import AS_USUAL, Fit, Reading
+from diffmem.data.reading import AS_USUAL, Fit, Reading, check_resolution
 from diffmem.data.signatures import KINDS, LIKELY
 from diffmem.data.stack import check_white
 from diffmem.data.storage import new_images
-from diffmem.data.transforms import centre_square, check_resolution, lanczos
+from diffmem.data.transforms import centre_square, lanczos
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
 

@@ -43,12 +43,11 @@ from diffmem.reports.duplicates_gallery import ShownGroup, duplicates_figure
 from diffmem.reports.experiment_figure import experiment_figure
 from diffmem.reports.experiment_page import render_experiment, write_experiment
 from diffmem.reports.experiment_tables import ExperimentRow, experiment_rows, experiment_table
-from diffmem.reports.figures import figure_svg, rmem_against_epochs, rmem_against_size, save_figure
+from diffmem.reports.figures import figure_svg, save_figure
 from diffmem.reports.gallery import Gallery, example_gallery, gallery_figure
 from diffmem.reports.gap_figure import gap_figure, loss_figure
 from diffmem.reports.gap_scatter import position_figure, scatter_figure
 from diffmem.reports.gap_write import gap_table, write_gap
-from diffmem.reports.html import render_report
 from diffmem.reports.optimum_figure import optimum_figure, optimum_table, write_optimum
 from diffmem.reports.results_page import results_page
 from diffmem.reports.search_cost import cost_figure
@@ -57,9 +56,12 @@ from diffmem.reports.search_figure import emm_by_level_figure
 from diffmem.reports.search_page import render_search_report, write_search_report
 from diffmem.reports.search_surface import surface_figure
 from diffmem.reports.search_tables import search_table, watch_table
+from diffmem.reports.study_figures import rmem_against_epochs, rmem_against_size
+from diffmem.reports.study_page import render_report
+from diffmem.reports.study_words import emm_words, headline, warnings_of
+from diffmem.reports.study_write import write_report
 from diffmem.reports.tables import SummaryRow, summary_rows, terminal_table
-from diffmem.reports.words import emm_words, headline, warnings_of
-from diffmem.reports.write import ReportPaths, write_report
+from diffmem.reports.write import ReportPaths
 
 __all__ = [
     "ExperimentRow",

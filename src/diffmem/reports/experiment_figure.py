@@ -9,20 +9,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from diffmem.errors import UserError
-from diffmem.reports.experiment_axes import (
-    CHARACTER,
-    group_words,
-    level_axis,
-    mask_axis,
-    panel_words,
-    plain,
-    slot_words,
-)
+from diffmem.reports.experiment_axes import group_words, mask_axis, panel_words, slot_words
 from diffmem.reports.experiment_draw import draw_curves, draw_line, draw_nulls, draw_points, shifted
 from diffmem.reports.experiment_match import (
     Slot,
     experiment_runs,
-    numbers_of,
     paper_gaps,
     paper_points,
     published_at,
@@ -31,6 +22,7 @@ from diffmem.reports.experiment_match import (
 )
 from diffmem.reports.experiment_series import Series, means, null_points, places_of, series_of
 from diffmem.reports.figures import line_of_epsilon
+from diffmem.reports.level_axis import CHARACTER, level_axis, numbers_of, plain
 from diffmem.reports.style import (
     COLOURS,
     SMALL_FONT_SIZE,
@@ -42,7 +34,7 @@ from diffmem.reports.style import (
     size_axis,
 )
 from diffmem.reports.words import size_words
-from diffmem.studies.results import ExperimentResult
+from diffmem.studies.experiment_records import ExperimentResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

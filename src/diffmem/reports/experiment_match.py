@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from diffmem.studies.results import ExperimentResult, LevelRecord, RunRecord
+from diffmem.reports.level_axis import mask_of, numbers_of
+from diffmem.studies.experiment_records import ExperimentResult, LevelRecord
+from diffmem.studies.run_records import RunRecord
 
 __all__ = [
     "SizePair",
@@ -16,8 +16,6 @@ __all__ = [
     "experiment_runs",
     "level_sizes",
     "mask_group",
-    "mask_of",
-    "numbers_of",
     "paper_gaps",
     "paper_points",
     "published_at",
@@ -27,8 +25,6 @@ __all__ = [
 
 CLOSE = math.log(1.12)
 """Two sizes are the same one if they differ by less: sizes that were scaled down are rounded."""
-
-_NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w.])")
 
 
 @dataclass(frozen=True)
@@ -120,26 +116,6 @@ def size_pairs(result: ExperimentResult) -> list[SizePair]:
         left = [x for x in left if x != paper]
         pairs.append(SizePair(size, paper))
     return pairs + [SizePair(None, x) for x in left]
-
-
-def numbers_of(names: Sequence[str]) -> list[float] | None:
-    """Return the one number in each name ('0.01', 'C = 20') if all say the same beside it, else none."""
-    found, rests = [], set()
-    for name in names:
-        numbers = _NUMBER.findall(name)
-        if len(numbers) != 1 or mask_of(name) is not None:
-            return None
-        found.append(float(numbers[0].replace(",", "")))
-        rests.add(_NUMBER.sub("", name))
-    return found if len(rests) == 1 else None
-
-
-def mask_of(name: str) -> tuple[bool, ...] | None:
-    """Return the skip mask that a level's name writes ('1,0,0': only the first skip is kept), or none."""
-    parts = [part.strip() for part in name.strip("[]() ").split(",")]
-    if len(parts) < 2 or any(part not in ("0", "1") for part in parts):
-        return None
-    return tuple(part == "1" for part in parts)
 
 
 def mask_group(name: str) -> int:

@@ -19,9 +19,10 @@ from diffmem.reports.experiment_words import (
 )
 from diffmem.reports.gallery import Gallery
 from diffmem.reports.html import png_bytes, png_uri, render_page, svg_uri
-from diffmem.reports.words import emm_words, line_words, threshold_words, warnings_of
+from diffmem.reports.study_words import emm_words, warnings_of
+from diffmem.reports.words import line_words, threshold_words
 from diffmem.reports.write import ReportPaths, numbers_bytes, write_pages
-from diffmem.studies.results import ExperimentResult
+from diffmem.studies.experiment_records import ExperimentResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,15 +11,16 @@ from diffmem.memorization.records import RateRecord
 from diffmem.reports.experiment_match import (
     Slot,
     experiment_runs,
-    numbers_of,
     paper_gaps,
     paper_points,
     published_at,
     size_pairs,
 )
+from diffmem.reports.level_axis import numbers_of
 from diffmem.reports.style import COLOURS, Colour, ordered_colours
 from diffmem.reports.words import size_words
-from diffmem.studies.results import ExperimentResult, LevelRecord, RunRecord
+from diffmem.studies.experiment_records import ExperimentResult, LevelRecord
+from diffmem.studies.run_records import RunRecord
 
 __all__ = ["Look", "Series", "looks", "means", "null_points", "places_of", "series_of"]
 

@@ -13,8 +13,9 @@ from diffmem.reports.experiment_words import (
     rates_words,
     verdict_words,
 )
-from diffmem.reports.words import emm_words, percent
-from diffmem.studies.results import ExperimentResult
+from diffmem.reports.study_words import emm_words
+from diffmem.reports.words import percent
+from diffmem.studies.experiment_records import ExperimentResult
 
 if TYPE_CHECKING:
     from rich.table import Table

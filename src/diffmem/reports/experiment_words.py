@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffmem.memorization.records import RateRecord
-from diffmem.reports.experiment_match import (
-    experiment_runs,
-    mask_of,
-    paper_points,
-    published_at,
-)
-from diffmem.reports.words import percent, rate_words, size_words
-from diffmem.studies.results import ClaimRecord, ExperimentResult, LevelRecord, StudyResult
+from diffmem.reports.experiment_match import experiment_runs, paper_points, published_at
+from diffmem.reports.level_axis import mask_of
+from diffmem.reports.words import percent, rate_words, sentence, size_words
+from diffmem.studies.experiment_records import ClaimRecord, ExperimentResult, LevelRecord
+from diffmem.studies.results import StudyResult
 
 __all__ = [
     "SCALE_WORDS",
@@ -25,7 +22,6 @@ __all__ = [
     "paper_words",
     "rates_words",
     "seed_count",
-    "sentence",
     "verdict_words",
     "versions_words",
 ]
@@ -45,14 +41,6 @@ _VERDICTS = {
     "opposite": "shows the opposite",
     "cannot tell": "does not show this, nor the opposite",
 }
-
-
-def sentence(text: str, *, capital: bool = True) -> str:
-    """Return a text that ends with a full stop and, unless told otherwise, begins with a capital letter."""
-    text = text.strip()
-    if not text:
-        return ""
-    return (text[0].upper() if capital else text[0]) + text[1:] + ("" if text[-1] in ".!?" else ".")
 
 
 def verdict_words(result: ExperimentResult, claim: ClaimRecord) -> str:

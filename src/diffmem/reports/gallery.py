@@ -18,7 +18,7 @@ from diffmem.reports.words import threshold_words
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from diffmem.studies.study import Example
+    from diffmem.memorization.examples import Example
 
 __all__ = ["Gallery", "example_gallery", "gallery_figure"]
 

@@ -15,12 +15,11 @@ from diffmem.reports.experiment_words import (
     data_words,
     method_words,
     paper_heading,
-    sentence,
     verdict_words,
     versions_words,
 )
-from diffmem.reports.words import count_words, size_words, threshold_words
-from diffmem.studies.results import ExperimentResult
+from diffmem.reports.words import count_words, sentence, size_words, threshold_words
+from diffmem.studies.experiment_records import ExperimentResult
 
 __all__ = ["markdown_table", "results_page"]
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from diffmem.reports.experiment_axes import level_axis, plain
-from diffmem.reports.experiment_match import numbers_of
+from diffmem.reports.level_axis import level_axis, numbers_of, plain
 from diffmem.reports.search_names import short_names
 from diffmem.reports.search_words import level_emm
 from diffmem.reports.style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, dress, new_figure, no_minor_ticks

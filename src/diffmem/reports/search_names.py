@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from itertools import takewhile
 
-from diffmem.reports.experiment_axes import plain
+from diffmem.reports.level_axis import plain
 
 __all__ = ["short_names"]
 

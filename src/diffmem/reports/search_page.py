@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffmem.reports.experiment_words import sentence
 from diffmem.reports.gallery import Gallery
 from diffmem.reports.html import embedded_png, png_bytes, png_uri, render_page, svg_uri
 from diffmem.reports.search_cost import cost_figure
@@ -30,7 +29,7 @@ from diffmem.reports.search_words import (
     share_words,
     stopped_words,
 )
-from diffmem.reports.words import line_words, size_words
+from diffmem.reports.words import line_words, sentence, size_words
 from diffmem.reports.write import ReportPaths, gallery_names, numbers_bytes, write_pages
 from diffmem.studies.search.records import CostRecord, SearchResult
 

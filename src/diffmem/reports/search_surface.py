@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from diffmem.reports.experiment_axes import CHARACTER
+from diffmem.reports.level_axis import CHARACTER
 from diffmem.reports.search_panels import level_panels, shown_points
 from diffmem.reports.style import (
     COLOURS,

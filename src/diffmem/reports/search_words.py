@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from diffmem.reports.experiment_match import numbers_of
-from diffmem.reports.experiment_words import sentence
+from diffmem.reports.level_axis import numbers_of
+from diffmem.reports.study_words import NULL_RATE_WORTH_A_WARNING, emm_words
 from diffmem.reports.words import (
-    NULL_RATE_WORTH_A_WARNING,
     count_words,
-    emm_words,
     line_words,
     percent,
     rate_words,
+    sentence,
     size_words,
     threshold_words,
 )

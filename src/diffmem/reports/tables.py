@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diffmem.progress import seconds_to_words
-from diffmem.reports.words import emm_words, line_words, percent, rate_words, size_words
-from diffmem.studies.results import RunRecord, StudyResult
+from diffmem.reports.study_words import emm_words
+from diffmem.reports.words import line_words, percent, rate_words, size_words
+from diffmem.studies.results import StudyResult
+from diffmem.studies.run_records import RunRecord
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -15,7 +15,8 @@ import numpy as np
 from diffmem.memorization import Rate
 from diffmem.memorization.records import RateRecord
 from diffmem.studies.experiment import ClaimRule
-from diffmem.studies.results import ClaimRecord, LevelRecord, RunRecord
+from diffmem.studies.experiment_records import ClaimRecord, LevelRecord
+from diffmem.studies.run_records import RunRecord
 
 __all__ = ["judge"]
 

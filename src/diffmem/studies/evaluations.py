@@ -25,7 +25,7 @@ from diffmem.errors import DiffmemError
 from diffmem.files import atomic_path, read_json, write_json
 from diffmem.memorization import Neighbours, Rate, RatioRule
 from diffmem.memorization.records import RateRecord, rate_record
-from diffmem.studies.results import Evaluation
+from diffmem.studies.run_records import Evaluation
 
 __all__ = [
     "THRESHOLDS",

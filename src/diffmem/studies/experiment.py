@@ -17,7 +17,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from diffmem.errors import UserError, nearest
-from diffmem.studies.recipe import StudyRecipe, merged, override, validated
+from diffmem.settings import merged, override, validated
+from diffmem.studies.recipe import StudyRecipe
 
 __all__ = [
     "SCALES",

@@ -21,11 +21,11 @@ from diffmem.memorization.records import RateRecord, rate_record
 from diffmem.models import GaussianDenoiser, Optimum, Preconditioned
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.sampling import SamplerConfig
+from diffmem.settings import config_hash
 from diffmem.studies.evaluations import EvaluationStore
 from diffmem.studies.gap import curve_of, gap_errors
 from diffmem.studies.gap_records import Kind, RunGap
 from diffmem.studies.optimum_curves import balanced_indices
-from diffmem.studies.recipe import config_hash
 from diffmem.studies.run import Run
 from diffmem.studies.run_folder import open_run, snapshots_of
 from diffmem.training.loss import loss_weight

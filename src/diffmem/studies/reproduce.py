@@ -12,8 +12,8 @@ from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.studies.claims import judge
 from diffmem.studies.experiment import Experiment, Scale, ScaleName, Value
+from diffmem.studies.experiment_records import ExperimentResult, LevelRecord, PublishedCurve
 from diffmem.studies.recipe import StudyRecipe
-from diffmem.studies.results import ExperimentResult, LevelRecord, PublishedCurve
 from diffmem.studies.study import Study, execute_studies
 
 __all__ = ["PlannedLevel", "Reproduction", "carry_out", "plan"]

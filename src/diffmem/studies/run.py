@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from diffmem.models import load_denoiser
 from diffmem.models.denoiser import Denoiser
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.sampling import SamplerConfig, discard_shards, generate, generate_resumable
+from diffmem.settings import config_hash
 from diffmem.studies.evaluations import (
     EvaluationStore,
     StoredEvaluation,
@@ -33,10 +34,10 @@ from diffmem.studies.evaluations import (
     rates_by_threshold,
     summary,
 )
-from diffmem.studies.frechet import frechet_for
+from diffmem.studies.frechet import store_frechet, stored_frechet
 from diffmem.studies.null import measure_null, read_null
-from diffmem.studies.recipe import MeasureConfig, config_hash
-from diffmem.studies.results import RunRecord
+from diffmem.studies.recipe import MeasureConfig
+from diffmem.studies.run_records import RunRecord
 from diffmem.studies.store.lock import RunLock
 from diffmem.studies.trained import TrainedRun, agreed
 from diffmem.training.loop import snapshot_path
@@ -175,8 +176,14 @@ class Run(TrainedRun):
         store = self.evaluation_store(sampling, samples)
         if not agreed(lambda: store.is_whole(seen, warn)):
             self.generate(seen, sampling, samples, denoiser=denoiser, device=device, progress=progress)
-        if features is not None:
-            frechet_for(self, sampling, samples, seen, features, device=device, warn=warn)
+        if features is None or stored_frechet(store, seen, features) is not None:
+            return
+        # All numbers of an evaluation are of the same images: where these are gone, it is made anew.
+        if not agreed(lambda: store.is_whole(seen, warn, images=True)):
+            self.generate(seen, sampling, samples, device=device)
+        store_frechet(
+            store, seen, features, self.training_set.images, partial(self.training_moments, features), warn
+        )
 
     def generate(
         self,
@@ -207,17 +214,7 @@ class Run(TrainedRun):
         name: int,
         progress: Progress = NO_PROGRESS,
     ) -> Neighbours:
-        """Generate the images of some seeds, find their neighbours, and keep both.
-
-        Args:
-            denoiser: The snapshot.
-            seen: Images seen at it.
-            seeds: One for each image.
-            sampling: How images are generated.
-            store: Where they are kept,
-            name: and under which number.
-            progress: Told the images generated.
-        """
+        """Generate the images of some seeds, find their neighbours, and keep both in `store` under the number `name`."""
         begin, shards = time.monotonic(), store.path(name).with_suffix(".shards")
         tag = f"{self.run_id} {seen}"
         made = generate_resumable(

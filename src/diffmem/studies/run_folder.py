@@ -15,7 +15,7 @@ from diffmem.errors import DiffmemError, UserError
 from diffmem.files import read_json, write_json
 from diffmem.models.config import ModelConfig
 from diffmem.progress import NO_PROGRESS, Progress
-from diffmem.studies.recipe import validated
+from diffmem.settings import validated
 from diffmem.studies.run import Run
 from diffmem.training import TrainingConfig
 

@@ -23,7 +23,7 @@ from diffmem.models.config import ModelConfig
 from diffmem.models.denoiser import Denoiser
 from diffmem.models.optimum import Optimum
 from diffmem.progress import NO_PROGRESS, Progress
-from diffmem.studies.recipe import config_hash
+from diffmem.settings import config_hash
 from diffmem.training import Trainer, TrainingConfig, train
 from diffmem.training.loop import snapshot_path
 from diffmem.training.schedule import evaluation_images

@@ -7,13 +7,14 @@ import torch
 import yaml
 
 from diffmem.errors import UserError
+from diffmem.settings import validated
 from diffmem.studies.executors import config as config_module
 from diffmem.studies.executors import local
-from diffmem.studies.executors.config import ExecutorConfig, open_pool, walltime_seconds
+from diffmem.studies.executors.config import ExecutorConfig, walltime_seconds
 from diffmem.studies.executors.inline import InlinePool
 from diffmem.studies.executors.local import LocalPool
+from diffmem.studies.executors.open import open_pool
 from diffmem.studies.executors.pool import Task
-from diffmem.studies.recipe import validated
 
 
 def read(text: str) -> Any:

@@ -10,7 +10,8 @@ import pytest
 from executors_work import ends, files, is_running, number_in, task, wait_for
 
 from diffmem.errors import DiffmemError, UserError
-from diffmem.studies.executors.config import ExecutorConfig, open_pool
+from diffmem.studies.executors.config import ExecutorConfig
+from diffmem.studies.executors.open import open_pool
 from diffmem.studies.executors.pool import SECONDS_TO_STOP, BugError
 
 CLUSTER = """

@@ -10,7 +10,8 @@ from executors_work import ends, files, is_running, number_in, task, wait_for
 from parsl.launchers import SimpleLauncher, SrunLauncher
 
 from diffmem.errors import UserError
-from diffmem.studies.executors.config import ExecutorConfig, open_pool
+from diffmem.studies.executors.config import ExecutorConfig
+from diffmem.studies.executors.open import open_pool
 from diffmem.studies.executors.parsl_presets import capacity, parsl_config
 
 RECORDED = Path(__file__).parent / "recorded"

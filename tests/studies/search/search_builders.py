@@ -1,6 +1,6 @@
 """A search of a few seconds, and what its result says apart from times."""
 
-from diffmem.studies.recipe import override
+from diffmem.settings import override
 from diffmem.studies.search.driver import carry_out_search
 from diffmem.studies.search.recipe import SearchRecipe
 from diffmem.studies.search.study import SearchStudy

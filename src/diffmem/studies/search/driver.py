@@ -14,7 +14,7 @@ from pathlib import Path
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
 from diffmem.progress import NO_PROGRESS, Progress
-from diffmem.studies.executors.config import open_pool
+from diffmem.studies.executors.open import open_pool
 from diffmem.studies.executors.pool import Event, Pool, Task
 from diffmem.studies.search.choice import Outcome
 from diffmem.studies.search.levels import Item, Search, follow

@@ -21,9 +21,10 @@ from diffmem.memorization.records import RateRecord
 from diffmem.models.denoiser import Denoiser
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.sampling import SamplerConfig
+from diffmem.settings import config_hash
 from diffmem.studies.evaluations import judged
 from diffmem.studies.null import read_null
-from diffmem.studies.recipe import StudyRecipe, config_hash
+from diffmem.studies.recipe import StudyRecipe
 from diffmem.studies.run import Run
 from diffmem.studies.search.choice import Outcome, outcome_of
 from diffmem.studies.search.confidence import anytime_interval

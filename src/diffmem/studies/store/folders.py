@@ -14,7 +14,7 @@ import yaml
 from diffmem.errors import DiffmemError, UserError
 from diffmem.models.config import ModelConfig
 from diffmem.progress import NO_PROGRESS, Progress
-from diffmem.studies.recipe import validated
+from diffmem.settings import validated
 from diffmem.training.config import TrainingConfig
 from diffmem.training.loop import METRICS_FILE
 from diffmem.training.schedule import evaluation_images
