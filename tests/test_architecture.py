@@ -10,13 +10,17 @@ import diffmem
 
 ROOMS = [
     "data",
+    "memorization",
     "models",
     "training",
     "sampling",
-    "memorization",
-    "attacks",
-    "studies",
     "reports",
+    "optimum",
+    "executors",
+    "attacks",
+    "runs",
+    "studies",
+    "paper",
     "auditing",
     "cli",
 ]
@@ -28,6 +32,7 @@ GROUND_FLOOR = {
     "errors",
     "files",
     "folder_lock",
+    "interrupt",
     "progress",
     "settings",
 }

@@ -121,7 +121,7 @@ def _trained(model: Path, device: str) -> tuple[Denoiser, str, str, str]:
 
 
 def _tell_evaluations(denoiser: Denoiser) -> None:
-    from diffmem.models import Optimum
+    from diffmem.optimum.optimum import Optimum
 
     assert isinstance(denoiser, Optimum)
     tally = denoiser.evaluations
@@ -135,7 +135,7 @@ def _tell_evaluations(denoiser: Denoiser) -> None:
 def _optimum(data: str, conditional: bool, device: str, workspace: int) -> tuple[Denoiser, str, str, str]:
     """Return the optimum of an image set, and what `_trained` returns with it."""
     from diffmem.data import open_images
-    from diffmem.models import Optimum
+    from diffmem.optimum.optimum import Optimum
     from diffmem.progress import show_progress
 
     with show_progress("Reading images") as progress:

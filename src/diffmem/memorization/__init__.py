@@ -38,11 +38,11 @@ from diffmem.memorization.authenticity import Authenticity, authenticity
 from diffmem.memorization.copying import CopyingTest, copying_test
 from diffmem.memorization.criteria import AbsoluteRule, Criterion, RatioRule
 from diffmem.memorization.features import Features, open_features
-from diffmem.memorization.groups import DuplicateGroups, near_duplicates
-from diffmem.memorization.index import NeighbourIndex, index_for
 from diffmem.memorization.measure import Measurement, measure, protocol_id, rates_at_thresholds
-from diffmem.memorization.near import NearPairs, pairs_within
-from diffmem.memorization.neighbours import Neighbours, nearest_neighbours
+from diffmem.memorization.neighbours.groups import DuplicateGroups, near_duplicates
+from diffmem.memorization.neighbours.index import NeighbourIndex, index_for
+from diffmem.memorization.neighbours.near import NearPairs, pairs_within
+from diffmem.memorization.neighbours.neighbours import Neighbours, nearest_neighbours
 from diffmem.memorization.rates import Rate, null_rate_uniform
 from diffmem.memorization.repeats import RepeatAwareRule
 from diffmem.memorization.variants import Transforms, VariantSearch, variant_neighbours

@@ -13,16 +13,14 @@ recognises what it is given), `arguments` (what closed forms ask of theirs), `we
 
 from diffmem.models.config import ModelConfig, build_denoiser, count_parameters
 from diffmem.models.denoiser import Denoiser, Followable, Latent, pixel_shape_of
-from diffmem.models.diffusers_folder import open_diffusers
 from diffmem.models.discrete import DiscreteDenoiser
-from diffmem.models.edm_pickle import open_edm_pickle
-from diffmem.models.foreign import from_edm_state_dict
 from diffmem.models.function import FunctionDenoiser
 from diffmem.models.latent import LatentDenoiser
-from diffmem.models.opening import MODELS_UNDERSTOOD, OpenedModel, open_model
-from diffmem.models.optimum import Optimum, Posterior
 from diffmem.models.preconditioning import EDM, VE, VP, Preconditioned, Preconditioning
-from diffmem.models.references import GaussianDenoiser, GaussianMixtureDenoiser, covariance_spectrum
+from diffmem.models.pretrained.diffusers_folder import open_diffusers
+from diffmem.models.pretrained.edm_pickle import open_edm_pickle
+from diffmem.models.pretrained.foreign import from_edm_state_dict
+from diffmem.models.pretrained.opening import MODELS_UNDERSTOOD, OpenedModel, open_model
 from diffmem.models.weights import load_denoiser, save_denoiser
 
 __all__ = [
@@ -34,19 +32,14 @@ __all__ = [
     "DiscreteDenoiser",
     "Followable",
     "FunctionDenoiser",
-    "GaussianDenoiser",
-    "GaussianMixtureDenoiser",
     "Latent",
     "LatentDenoiser",
     "ModelConfig",
     "OpenedModel",
-    "Optimum",
-    "Posterior",
     "Preconditioned",
     "Preconditioning",
     "build_denoiser",
     "count_parameters",
-    "covariance_spectrum",
     "from_edm_state_dict",
     "load_denoiser",
     "open_diffusers",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from diffmem.errors import UserError
 from diffmem.reports.style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, TITLE_FONT_SIZE, new_figure
-from diffmem.reports.words import threshold_words
+from diffmem.reports.text import threshold_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

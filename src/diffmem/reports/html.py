@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffmem.progress import seconds_to_words
 from diffmem.reports.figures import DPI, figure_svg, without_font_warnings
-from diffmem.reports.words import rate_words, size_words
+from diffmem.reports.text import rate_words, size_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,18 +13,18 @@ from diffmem.data import ImageSet, duplicate_groups, open_images, write_images
 from diffmem.distributed import world
 from diffmem.environment import versions
 from diffmem.errors import UserError
+from diffmem.executors.executor import default_workers, run_jobs
 from diffmem.files import read_number, write_json
 from diffmem.memorization import RatioRule, protocol_id
 from diffmem.memorization.examples import Example
 from diffmem.models import build_denoiser, count_parameters
 from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.runs.distribution import open_distribution
+from diffmem.runs.recipe import MeasureConfig, StudyRecipe
+from diffmem.runs.run import Run
 from diffmem.sampling import SamplerConfig
-from diffmem.studies.distribution import open_distribution
 from diffmem.studies.emm import estimate_emm
-from diffmem.studies.executor import default_workers, run_jobs
-from diffmem.studies.recipe import MeasureConfig, StudyRecipe
-from diffmem.studies.results import StudyResult
-from diffmem.studies.run import Run
+from diffmem.studies.records import StudyResult
 
 __all__ = ["Study", "add_seconds", "execute_studies", "seconds_spent", "stored_set"]
 

@@ -16,8 +16,8 @@ from diffmem.memorization import RatioRule, protocol_id
 from diffmem.memorization.examples import Example
 from diffmem.models import build_denoiser, count_parameters
 from diffmem.progress import NO_PROGRESS, Progress
-from diffmem.studies.distribution import Distribution, open_distribution
-from diffmem.studies.recipe import StudyRecipe
+from diffmem.runs.distribution import Distribution, open_distribution
+from diffmem.runs.recipe import StudyRecipe
 from diffmem.studies.search.choice import Outcome
 from diffmem.studies.search.cost import GridCost, grid_of_equal_precision
 from diffmem.studies.search.interval import emm_of_seeds
