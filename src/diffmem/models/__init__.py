@@ -1,15 +1,4 @@
-"""M: what denoises.
-
-Modules: `denoiser` (the protocols), `layers`, `dropout`, `block`, `unet`, `song` (DDPM++ and NCSN++), `adm`,
-`preconditioning` (VP, VE, EDM), `config` (typed settings and the builder), `foreign` (checkpoints made elsewhere),
-`edm_pickle` (EDM's snapshots; `pickle_reader` reads them without running them), `discrete` (networks of timesteps),
-`latent` (denoisers of codes, with the autoencoder that makes images of them), `diffusers_folder` (folders of the
-diffusers library; `diffusers_files`, `diffusers_parts`, `diffusers_settings`, `diffusers_build` and
-`diffusers_autoencoder` serve it), `optimum` (the closed form that training approaches; `pixels` and `posterior` serve
-it, and `following`, `bundle`, `tracked`, `directions` and `certificate` follow it along trajectories), `references`
-(Gaussians and their mixtures, which know no image), `function` (any callable), `opening` (`open_model`, which
-recognises what it is given), `arguments` (what closed forms ask of theirs), `weights` (safetensors).
-"""
+"""M: what denoises."""
 
 from diffmem.models.config import ModelConfig, build_denoiser, count_parameters
 from diffmem.models.denoiser import Denoiser, Followable, Latent, pixel_shape_of
