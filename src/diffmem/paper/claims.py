@@ -128,7 +128,7 @@ def _wilson(told: RateRecord) -> Rate:
     return Rate(told.count, told.total, method="wilson")
 
 
-def _words(mean: float, low: float, high: float, where: str, basis: str) -> str:
+def _text(mean: float, low: float, high: float, where: str, basis: str) -> str:
     return f"{mean:+.1f} points [{low:+.1f}, {high:+.1f}] {where} ({basis})"
 
 
@@ -140,7 +140,7 @@ def _changes(rule: ClaimRule, changes: Sequence[_Change], where: str, wanted: in
     if low > 0 or high < 0:
         verdict = "shown" if rule.either_way or (mean > 0) == (wanted > 0) else "opposite"
     return ClaimRecord.model_validate(
-        {"claim": rule.text, "verdict": verdict, "numbers": _words(mean, low, high, where, basis)}
+        {"claim": rule.text, "verdict": verdict, "numbers": _text(mean, low, high, where, basis)}
     )
 
 
@@ -161,7 +161,7 @@ def _same(rule: ClaimRule, changes: Sequence[_Change]) -> ClaimRecord | None:
         verdict = "opposite"
     where = f"from {rule.same[0]} to {rule.same[1]}; 'same' means within {rule.margin:g} points"
     return ClaimRecord.model_validate(
-        {"claim": rule.text, "verdict": verdict, "numbers": _words(mean, low, high, where, basis)}
+        {"claim": rule.text, "verdict": verdict, "numbers": _text(mean, low, high, where, basis)}
     )
 
 

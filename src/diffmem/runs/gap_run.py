@@ -98,7 +98,7 @@ def measure_gap(
     found = _measured(run, seen, fresh, settings, device, progress).model_copy(
         update={"folder": str(folder), "rmem": rmem}
     )
-    if place is not None and world().is_first:
+    if place is not None and world().is_main:
         write_json(place, found.model_dump(mode="json"))
     return found
 

@@ -19,7 +19,7 @@ from diffmem.paper.report.match import (
 )
 from diffmem.reports.level_axis import numbers_of
 from diffmem.reports.style import COLOURS, Colour, ordered_colours
-from diffmem.reports.text import size_words
+from diffmem.reports.text import size_text
 from diffmem.runs.records import RunRecord
 
 __all__ = ["Look", "Series", "looks", "means", "null_points", "places_of", "series_of"]
@@ -174,11 +174,11 @@ def _by_size(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
         ]
         gaps += _breaks(slots, right)
         if pair.ours is None:
-            label = f"N = {size_words(pair.paper or 0)} (paper only)"
+            label = f"N = {size_text(pair.paper or 0)} (paper only)"
         else:
-            label = f"N = {size_words(pair.ours)}"
+            label = f"N = {size_text(pair.ours)}"
             if pair.paper is not None and pair.paper != pair.ours:
-                label += f" (paper: {size_words(pair.paper)})"
+                label += f" (paper: {size_text(pair.paper)})"
         found.append(Series(label, label, look, ours, paper, gaps, _breaks(slots, left)))
     return found
 
@@ -199,7 +199,7 @@ def _by_epoch(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
             found.append(Series(name, _level_label([], name), by_level[index], [], paper, gaps))
         for size in here:
             runs = [run for level in levels for run in level.study.runs if run.size == size]
-            label = f"N = {size_words(size)}"
+            label = f"N = {size_text(size)}"
             look = by_size[sizes.index(size)]
             if several_levels:
                 words = _level_label(levels, name)

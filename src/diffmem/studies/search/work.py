@@ -165,7 +165,7 @@ class SizeRun(Run):
     def _shared_counts(self, terms: Terms, warn: Callable[[str], None]) -> list[Counts]:
         """Return the counts that the first process reads, in every process."""
         here = world()
-        counts = here.share(self.counts(terms, warn) if here.is_first else None)
+        counts = here.broadcast(self.counts(terms, warn) if here.is_main else None)
         if counts is None:  # what the first process shares is never none
             raise DiffmemError(f"The counts of {self.folder} were not shared.")
         return list(counts)
