@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from diffmem.memorization import Rate
-from diffmem.memorization.records import RateRecord
+from diffmem.memorization.rates import Rate
 from diffmem.paper.experiment import ClaimRule
 from diffmem.paper.records import ClaimRecord, LevelRecord
 from diffmem.runs.records import RunRecord
@@ -61,7 +60,7 @@ def _untold(rule: ClaimRule, why: str) -> ClaimRecord:
     return ClaimRecord(claim=rule.text, verdict="cannot tell", numbers=why)
 
 
-_Change = tuple[float, RateRecord, RateRecord]
+_Change = tuple[float, Rate, Rate]
 """How much R_mem changes, in points, and the rates at both ends."""
 
 
@@ -124,7 +123,7 @@ def _newcombe(first: Rate, last: Rate) -> tuple[float, float]:
     return 100 * low, 100 * high
 
 
-def _wilson(told: RateRecord) -> Rate:
+def _wilson(told: Rate) -> Rate:
     return Rate(told.count, told.total, method="wilson")
 
 

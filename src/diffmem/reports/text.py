@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from diffmem.memorization.records import RateRecord
+from diffmem.memorization.rates import Rate
 from diffmem.text import count_text, percent
 
 __all__ = ["count_text", "line_text", "rate_text", "sentence", "size_text", "threshold_text"]
 
 
-def rate_text(rate: RateRecord) -> str:
+def rate_text(rate: Rate) -> str:
     """Return a rate with its 95% interval: '92.1% [91.5, 92.6]'."""
     return f"{percent(rate.value)} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
 

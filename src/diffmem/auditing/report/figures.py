@@ -12,7 +12,7 @@ import numpy as np
 
 from diffmem.auditing.records import AuditResult, DistanceRecord, MatchRecord, PowerRecord
 from diffmem.auditing.report.text import fine_percent, ratio_threshold
-from diffmem.memorization.records import RateRecord
+from diffmem.memorization.rates import Rate
 from diffmem.reports.style import (
     COLOURS,
     FONT_SIZE,
@@ -202,7 +202,7 @@ class PowerColumn:
     key: str
     title: str
     power: Sequence[PowerRecord]
-    false_alarms: RateRecord | None
+    false_alarms: Rate | None
 
 
 def power_figure(result: AuditResult) -> Figure:
@@ -244,7 +244,7 @@ def _power_panel(
     blues = LinearSegmentedColormap.from_list("found", ["#FFFFFF", "#A6CCE6", "#0072B2", "#003A5C"])
     reds = LinearSegmentedColormap.from_list("alarms", ["#FFFFFF", "#F3BE93", "#D55E00"])
 
-    def cell(x: int, y: float, rate: RateRecord | None, colours: Any) -> None:
+    def cell(x: int, y: float, rate: Rate | None, colours: Any) -> None:
         face = "#EEEEEE" if rate is None else colours(rate.value)
         axes.add_patch(Rectangle((x, y), 1, 1, facecolor=face, edgecolor="#BBBBBB", linewidth=0.6))
         dark = rate is not None and colours is blues and rate.value > 0.62

@@ -19,7 +19,7 @@ from diffmem.auditing.records import (
     Verdict,
 )
 from diffmem.auditing.verdict import format_test
-from diffmem.memorization.records import RateRecord
+from diffmem.memorization.rates import Rate
 from diffmem.reports.text import threshold_text
 from diffmem.text import count_text
 
@@ -112,7 +112,7 @@ def _plain(number: float) -> str:
     return f"{number:.{1 - math.floor(math.log10(number))}f}".rstrip("0")
 
 
-def fine_rate(rate: RateRecord) -> str:
+def fine_rate(rate: Rate) -> str:
     """Return a rate with its 95% interval: '0.03% [0.01, 0.09]'."""
     return f"{fine_percent(rate.value)} [{_points(rate.low)}, {_points(rate.high)}]"
 
@@ -259,7 +259,7 @@ def input_text(record: InputRecord) -> list[str]:
 
 def number_text(value: Any) -> str:
     """Return any value of a record in words: rates with intervals, lists joined, numbers with at most six digits."""
-    if isinstance(value, RateRecord):
+    if isinstance(value, Rate):
         return f"{fine_rate(value)}, {value.count:,} of {value.total:,} ({value.method})"
     if isinstance(value, AreaRecord):
         return f"{area_text(value)}, {value.members:,} against {value.nonmembers:,} ({value.confidence:.0%}, {value.method})"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from diffmem.memorization.records import RateRecord
+from diffmem.memorization.rates import Rate
 from diffmem.paper.records import ExperimentResult, LevelRecord
 from diffmem.paper.report.match import (
     Slot,
@@ -53,7 +53,7 @@ class Series:
     key: str
     label: str
     look: Look
-    ours: list[list[tuple[float, RateRecord]]] = field(default_factory=list)
+    ours: list[list[tuple[float, Rate]]] = field(default_factory=list)
     paper: list[tuple[float, float]] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     breaks: list[float] = field(default_factory=list)
@@ -68,7 +68,7 @@ def looks(count: int) -> list[Look]:
     ]
 
 
-def means(points: Sequence[tuple[float, RateRecord]], least: int = 1) -> list[tuple[float, float]]:
+def means(points: Sequence[tuple[float, Rate]], least: int = 1) -> list[tuple[float, float]]:
     """Return (x, mean percent) at each x that has at least `least` points, ascending in x."""
     found: dict[float, list[float]] = defaultdict(list)
     for x, rate in points:
@@ -213,12 +213,12 @@ def _by_epoch(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
     return [one for one in found if one.paper or any(one.ours)]
 
 
-def _curve(run: RunRecord) -> list[tuple[float, RateRecord]]:
+def _curve(run: RunRecord) -> list[tuple[float, Rate]]:
     # An evaluation before the first epoch has no place on a logarithmic axis.
     return [(one.epoch, one.memorized) for one in run.evaluations if one.epoch > 0]
 
 
-def null_points(result: ExperimentResult, slots: Sequence[Slot]) -> list[tuple[float, RateRecord]]:
+def null_points(result: ExperimentResult, slots: Sequence[Slot]) -> list[tuple[float, Rate]]:
     """Return (x, null rate) of every run that has one; over epochs x is the end of its training."""
     if result.form in ("level", "masks"):
         places = places_of(slots, paper=False)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffmem.memorization.records import RateRecord
+from diffmem.memorization.rates import Rate
 from diffmem.paper.records import ClaimRecord, ExperimentResult, LevelRecord
 from diffmem.paper.report.match import experiment_runs, paper_points, published_at
 from diffmem.reports.level_axis import mask_of
@@ -57,7 +57,7 @@ def level_text(name: str) -> str:
     return name if mask is None else "".join("1" if on else "0" for on in mask)
 
 
-def rates_text(rates: Sequence[RateRecord]) -> str:
+def rates_text(rates: Sequence[Rate]) -> str:
     """Return one rate with its interval; of several seeds their mean and the span of all their intervals."""
     if len(rates) == 1:
         return rate_text(rates[0])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from diffmem.errors import UserError
-from diffmem.memorization.records import RateRecord
+from diffmem.memorization.rates import Rate
 from diffmem.reports.figures import draw_intervals, line_of_epsilon, spread_labels
 from diffmem.reports.style import (
     COLOURS,
@@ -78,7 +78,7 @@ def _runs_of(result: StudyResult) -> list[RunRecord]:
 
 def _curve(
     axes: Axes,
-    points: Sequence[tuple[int, RateRecord]],
+    points: Sequence[tuple[int, Rate]],
     colour: str,
     marker: str,
     label: str,

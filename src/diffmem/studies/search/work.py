@@ -17,7 +17,7 @@ from diffmem.data import open_images
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError
 from diffmem.memorization import RatioRule
-from diffmem.memorization.records import RateRecord
+from diffmem.memorization.rates import Rate
 from diffmem.models.denoiser import Denoiser
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.evaluations import judged
@@ -206,7 +206,7 @@ class SizeRun(Run):
         for seen, (hits, total), state in zip(self.points, counts, states, strict=True):
             if total:
                 low, high = anytime_interval(hits, total, confidence)
-                rate = RateRecord(
+                rate = Rate(
                     count=hits, total=total, value=hits / total, low=low, high=high, method="anytime-valid"
                 )
                 points.append(
@@ -233,7 +233,7 @@ class SizeRun(Run):
             incidents=incidents(self.folder),
         )
 
-    def _null_record(self, rule: RatioRule) -> RateRecord | None:
+    def _null_record(self, rule: RatioRule) -> Rate | None:
         try:
             null = read_null(self._null_path)
         except DiffmemError:
