@@ -126,7 +126,7 @@ def audit(
         config = load_recipe(SamplerConfig, None, set_ or [])
         changes = None if transforms is None else parse_transforms(transforms)
         spaces = [open_feature_space(text, place) for text in features or []]
-        opened = None if model is None else open_model(model, place, allow_pickle=allow_pickle)
+        opened = None if model is None else open_model(model, device=place, allow_pickle=allow_pickle)
         planted = None if canaries is None else CanarySet.load(canaries)
         sets = _Sets((train, train_read), (heldout, heldout_read), (samples, samples_read))
         request = AuditRequest(

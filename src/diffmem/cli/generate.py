@@ -114,10 +114,11 @@ def _model_and_out(paths: tuple[Path, ...], optimum: str | None) -> tuple[Path |
 
 def _trained(model: Path, device: str) -> tuple[Denoiser, str, str, str]:
     """Return a trained denoiser, its source for messages, its identity for shards, its origin for the history."""
-    from diffmem.models import open_model
+    from diffmem.models import open_model, origin_of
 
-    opened = open_model(model, device)
-    return opened.denoiser, str(opened.path), opened.digest, opened.name
+    denoiser = open_model(model, device=device)
+    origin = origin_of(denoiser)
+    return denoiser, str(origin.path), origin.digest, origin.name
 
 
 def _tell_evaluations(denoiser: Denoiser) -> None:

@@ -1,4 +1,4 @@
-"""The one noun of this room: a `Denoiser`, whatever computes it.
+"""The noun of this package: a `Denoiser`, whatever computes it.
 
 A denoiser estimates the clean image from a noisy one: D(x; sigma) ~ E[y | y + sigma n = x], with y in [-1, 1]
 and n standard normal (Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative
@@ -8,12 +8,14 @@ Models", eq. 2 and 3). Everything else is derived from it: the score is (D - x) 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-__all__ = ["Denoiser", "Followable", "Latent", "pixel_shape_of"]
+__all__ = ["Denoiser", "DescribedDenoiser", "Followable", "Latent", "Origin", "pixel_shape_of"]
 
 
 @runtime_checkable
@@ -103,6 +105,51 @@ class Latent(Protocol):
             float32 (B, *image_shape).
         """
         ...
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from.
+
+    Attributes:
+        format: How it was kept, for example 'EDM pickle'.
+        name: Of the file that was read, without its folder; with what is known about it.
+        digest: SHA-256 in hexadecimal of what was read.
+        notes: What a reader of its results must know.
+        path: The file or folder that was read; none for a model of the caller's own.
+    """
+
+    format: str
+    name: str
+    digest: str
+    notes: tuple[str, ...] = ()
+    path: Path | None = None
+
+
+class DescribedDenoiser:
+    """What the denoisers of this package share: they say what they are when they are printed, and where they come from.
+
+    Attributes:
+        origin: Where `open_model` found it; none for one that was made here.
+    """
+
+    origin: Origin | None = None
+
+    def _text(self) -> str:
+        return type(self).__name__
+
+    def __repr__(self) -> str:
+        assert isinstance(self, Denoiser)
+        parts = [
+            self._text(),
+            f"{' x '.join(map(str, self.image_shape))} (C, H, W)",
+            f"noise levels {self.sigma_min:.3g} to {self.sigma_max:.3g}",
+            f"{self.num_labels:,} classes" if self.num_labels else "unconditional",
+            f"on {self.device}",
+        ]
+        if self.origin is not None:
+            parts.append(f"from {self.origin.format} {self.origin.name}")
+        return f"<{'; '.join(parts)}>"
 
 
 def pixel_shape_of(denoiser: Denoiser) -> tuple[int, int, int]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diffmem.errors import UserError
 from diffmem.models.arguments import checked_labels, checked_levels
+from diffmem.models.denoiser import DescribedDenoiser
 
 __all__ = [
     "BetaSchedule",
@@ -130,7 +131,7 @@ def thresholded(share: float, largest: float) -> Callable[[Tensor], Tensor]:
     return threshold
 
 
-class DiscreteDenoiser:
+class DiscreteDenoiser(DescribedDenoiser):
     """D(x; sigma) of a network that knows timesteps.
 
     At the noise levels of timesteps it is the network's own prediction. Between them, the timestep is a choice:
@@ -183,6 +184,9 @@ class DiscreteDenoiser:
         self.sigma_min, self.sigma_max = float(levels[0]), float(levels[-1])
         self.image_shape, self.num_labels, self.device = image_shape, num_labels, torch.device(device)
         self._grid = self._placed(levels).to(self.device)
+
+    def _text(self) -> str:
+        return f"{self._network}, {self.prediction} at {len(self.levels):,} timesteps"
 
     def _placed(self, sigma: Tensor) -> Tensor:
         return sigma.log() if self.timesteps == "nearest" else sigma.square().log1p()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffmem.errors import UserError
-from diffmem.models.denoiser import Denoiser
+from diffmem.models.denoiser import Denoiser, DescribedDenoiser
 
 __all__ = ["LatentDenoiser"]
 
@@ -21,7 +21,7 @@ __all__ = ["LatentDenoiser"]
 _PIXELS = 2**18
 
 
-class LatentDenoiser:
+class LatentDenoiser(DescribedDenoiser):
     """A `Denoiser` of latents that is also `Latent`; D is that of the denoiser it wraps.
 
     Args:
@@ -47,6 +47,9 @@ class LatentDenoiser:
     ) -> None:
         self.inner, self._decode, self._encode, self.pixel_shape = inner, decode, encode, pixel_shape
         self.sigma_min, self.sigma_max = inner.sigma_min, inner.sigma_max
+
+    def _text(self) -> str:
+        return f"latents of images of {' x '.join(map(str, self.pixel_shape))} (C, H, W), denoised by {self.inner}"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

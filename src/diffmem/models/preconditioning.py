@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from diffmem.errors import UserError
+from diffmem.models.denoiser import DescribedDenoiser
 from diffmem.models.networks.unet import UNet
 
 __all__ = ["EDM", "VE", "VP", "Preconditioned", "Preconditioning"]
@@ -122,7 +123,7 @@ class EDM(Preconditioning):
         )
 
 
-class Preconditioned(nn.Module):
+class Preconditioned(DescribedDenoiser, nn.Module):
     """A network with its preconditioning: a `Denoiser` that can be trained.
 
     Attributes:
@@ -138,6 +139,10 @@ class Preconditioned(nn.Module):
         self.image_shape = (channels, model.resolution, model.resolution)
         self.num_labels = model.num_labels
         self.sigma_min, self.sigma_max = preconditioning.sigma_min, preconditioning.sigma_max
+
+    def _text(self) -> str:
+        count = sum(parameter.numel() for parameter in self.model.parameters())
+        return f"{type(self.model).__name__}, {self.preconditioning.name.upper()} preconditioning, {count:,} parameters"
 
     @property
     def device(self) -> torch.device:

@@ -5,19 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from diffmem.data.formats.guards import in_one_line, is_plain_file, reading
-from diffmem.errors import DiffmemError, UserError
+from diffmem.errors import DiffmemError, UserError, nearest
 from diffmem.files import atomic_path
 from diffmem.models.config import ModelConfig, build_denoiser
 from diffmem.models.preconditioning import Preconditioned
 
-__all__ = ["check_sizes", "load_denoiser", "read_tensors", "save_denoiser", "write_tensors"]
+__all__ = [
+    "check_numbers",
+    "check_sizes",
+    "check_tensors",
+    "load_denoiser",
+    "naming",
+    "read_tensors",
+    "save_denoiser",
+    "write_tensors",
+]
 
 _MAX_FILE_BYTES = 4 * 2**30
 _MAX_HEADER_BYTES = 8 * 2**20  # a network of a thousand tensors has 0.1
@@ -117,17 +127,16 @@ def load_denoiser(
         except DiffmemError as error:
             raise UserError(str(error)) from error  # whatever is wrong with it, somebody named the file
         if words.get("format") != "diffmem-denoiser-1":
-            kind = str(words.get("format"))[:60]
-            raise UserError(f"{path} is not a denoiser written by diffmem (format {kind!r}).")
+            raise UserError(
+                f"{path} is not a denoiser written by diffmem (format {str(words.get('format'))[:60]!r})."
+            )
         config, shape, labels = _described(path, words, len(tensors))
-        try:
+        with naming(path):
             with torch.device("meta"):  # names and shapes without numbers
                 wanted = build_denoiser(config, shape, labels).state_dict()
-            _check_tensors(path, tensors, wanted)
+            check_tensors(tensors, wanted)
+            check_numbers(tensors)
             denoiser = build_denoiser(config, shape, labels)
-        except UserError as error:
-            told = str(error)
-            raise UserError(told if str(path) in told else f"{path}: {told}") from error
         denoiser.load_state_dict(tensors)
     return denoiser.eval().requires_grad_(False).to(device), config, words
 
@@ -166,28 +175,55 @@ def _described(
         ):
             raise ValueError(f"no network has images of {channels} x {height} x {width} and {labels} classes")
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
-        told = " ".join(f"{kind}{error}".split())[:300].rstrip(".")
-        raise UserError(f"{path} does not describe a network of its {tensors:,} tensors: {told}.") from error
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
+        reason = " ".join(reason.split())[:300].rstrip(".")
+        raise UserError(
+            f"{path} does not describe a network of its {tensors:,} tensors: {reason}."
+        ) from error
     return config, (channels, height, width), labels
 
 
-def _check_tensors(path: Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    needed = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if needed != given:
-        offender = sorted(set(needed.items()) ^ set(given.items()))[0][0]
-        raise UserError(
-            f"{path} is a checkpoint of another architecture: tensor {offender!r} is"
-            f" {given.get(offender, 'absent')},"
-            f" but its configuration needs {needed.get(offender, 'none')}."
-        )
+def check_tensors(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], hint: str = "") -> None:
+    """Refuse tensors that are not, by names and shapes, exactly those of a network.
+
+    Args:
+        tensors: What was read.
+        wanted: The state of the network.
+        hint: What to check, for the end of the message.
+
+    Raises:
+        UserError: The message names the first offender.
+    """
+    for name, tensor in tensors.items():
+        if name not in wanted:
+            raise UserError(f"Tensor {name!r} is not one of this network.{nearest(name, list(wanted))}{hint}")
+        if tensor.shape != wanted[name].shape:
+            raise UserError(
+                f"Tensor {name!r} has shape {tuple(tensor.shape)}, but this network needs {tuple(wanted[name].shape)}.{hint}"
+            )
+    missing = [name for name in wanted if name not in tensors]
+    if missing:
+        raise UserError(f"It lacks {len(missing)} tensor(s) of this network, first {missing[0]!r}.{hint}")
+
+
+def check_numbers(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that cannot be weights.
+
+    Raises:
+        UserError: One is not floating-point, or not finite as float32.
+    """
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
-            raise UserError(
-                f"{path}: tensor {name!r} holds {tensor.dtype}; weights are floating-point numbers."
-            )
+            raise UserError(f"Tensor {name!r} holds {tensor.dtype}; weights are floating-point numbers.")
         if not bool(tensor.to(torch.float32).isfinite().all()):
-            raise UserError(
-                f"{path}: tensor {name!r} holds numbers that are not finite; the network is of no use."
-            )
+            raise UserError(f"Tensor {name!r} holds numbers that are not finite; the network is of no use.")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the path before the text of a `UserError` that does not name it."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        raise UserError(text if str(path) in text else f"{path}: {text}") from error

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from diffmem.data.formats.guards import checked_zip, is_plain_file, reading
 from diffmem.errors import UserError
-from diffmem.models.weights import check_sizes
+from diffmem.models.weights import check_numbers, check_sizes, naming
 
 __all__ = ["read_settings", "read_weights"]
 
@@ -111,13 +111,8 @@ def _sharded(index: Path, root: Path) -> dict[str, Tensor]:
 
 def _tensors(path: Path, root: Path) -> dict[str, Tensor]:
     tensors = (_unpickled if path.suffix == ".bin" else _safe)(_inside(path, root))
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise UserError(
-                f"{path} is refused: its tensor {name!r} has type {tensor.dtype}, not floating point."
-            )
-        if not bool(torch.isfinite(tensor).all()):
-            raise UserError(f"{path} is refused: its tensor {name!r} holds values that are not finite.")
+    with naming(path):
+        check_numbers(tensors)
     return tensors
 
 

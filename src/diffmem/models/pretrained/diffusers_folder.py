@@ -108,6 +108,10 @@ class _Raw:
     def __init__(self, network: nn.Module, channels: int) -> None:
         self._network, self._channels = network, channels
 
+    def __repr__(self) -> str:
+        count = sum(parameter.numel() for parameter in self._network.parameters())
+        return f"{type(self._network).__name__}, {count:,} parameters"
+
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         out: Tensor = self._network(x, t, class_labels=labels, return_dict=False)[0]
         return out[:, : self._channels]

@@ -30,6 +30,7 @@ from diffmem.models.pretrained.pickle_reader import (
     PickledTensor,
     read_legacy,
 )
+from diffmem.models.weights import check_numbers, naming
 
 __all__ = ["MAX_FILE_BYTES", "open_edm_pickle"]
 
@@ -255,7 +256,7 @@ def _is_scalar(value: object) -> bool:
 
 def _rebuild(tensors: dict[str, PickledTensor], arguments: dict[str, Any], path: Path) -> Preconditioned:
     _check_sizes(tensors, arguments, path)
-    try:
+    with naming(path):
         # On the meta device a network has names and shapes but no numbers: a file that claims a network larger
         # than its tensors is refused before any memory is spent.
         claimed = {
@@ -265,10 +266,9 @@ def _rebuild(tensors: dict[str, PickledTensor], arguments: dict[str, Any], path:
         }
         with torch.device("meta"):
             from_edm_state_dict(claimed, arguments)
-        state = {name: _finite(name, tensor) for name, tensor in tensors.items()}
+        state = {name: tensor.value() for name, tensor in tensors.items()}
+        check_numbers(state)
         return from_edm_state_dict(state, arguments)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
 
 
 def _check_sizes(tensors: dict[str, PickledTensor], arguments: dict[str, Any], path: Path) -> None:
@@ -289,12 +289,3 @@ def _check_sizes(tensors: dict[str, PickledTensor], arguments: dict[str, Any], p
         count *= max(1, len(levels))
     if count > len(tensors):
         raise UserError(f"{path} claims {count:,} blocks, but holds only {len(tensors):,} tensors.")
-
-
-def _finite(name: str, tensor: PickledTensor) -> torch.Tensor:
-    value = tensor.value()
-    if not value.dtype.is_floating_point:
-        raise UserError(f"Tensor {name!r} holds {value.dtype}; weights are floating-point numbers.")
-    if not bool(value.to(torch.float32).isfinite().all()):
-        raise UserError(f"Tensor {name!r} holds numbers that are not finite; the network is of no use.")
-    return value

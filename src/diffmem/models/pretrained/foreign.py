@@ -18,6 +18,7 @@ from diffmem.models.networks.adm import DhariwalUNet
 from diffmem.models.networks.song import SongUNet
 from diffmem.models.networks.unet import UNet, encoder_outputs
 from diffmem.models.preconditioning import EDM, VE, VP, Preconditioned, Preconditioning
+from diffmem.models.weights import check_tensors
 
 __all__ = ["from_edm_state_dict"]
 
@@ -223,36 +224,23 @@ def _preconditioning(settings: Mapping[str, Any]) -> Preconditioning:
 
 def _load(denoiser: Preconditioned, state: Mapping[str, Tensor], augmented: bool) -> None:
     """Copy the tensors by name after checking that they are exactly those of the network."""
-    wanted = denoiser.state_dict()
+    own = denoiser.state_dict()
     given = {
         name: tensor
         for name, tensor in state.items()
         if not (augmented and name == "model.map_augment.weight")
     }
+    # Filters are constants, which may be left out.
+    wanted = {name: one for name, one in own.items() if name in given or not name.endswith("resample_filter")}
+    check_tensors(
+        given, wanted, " Check the constructor arguments (model_channels, num_blocks, channel_mult, ...)."
+    )
     for name, tensor in given.items():
-        if name not in wanted:
-            raise UserError(
-                f"The checkpoint holds a tensor {name!r} that this network lacks."
-                f"{nearest(name, list(wanted))}"
-                " Check the constructor arguments (num_blocks, channel_mult, attn_resolutions, label_dim,"
-                " augment_dim)."
-            )
-        if tensor.shape != wanted[name].shape:
-            raise UserError(
-                f"Tensor {name!r} has shape {tuple(tensor.shape)}, but this network needs"
-                f" {tuple(wanted[name].shape)}."
-                " Check the constructor arguments (model_channels, channel_mult, label_dim)."
-            )
         if name.endswith("resample_filter") and not torch.allclose(
-            tensor.to(wanted[name]), wanted[name], rtol=1e-3
+            tensor.to(own[name]), own[name], rtol=1e-3
         ):
             raise UserError(
                 f"Tensor {name!r} is not the filter that resample_filter describes. Correct that argument,"
                 " or leave the filters out."
             )
-    missing = [name for name in wanted if name not in given and not name.endswith("resample_filter")]
-    if missing:
-        raise UserError(
-            f"The checkpoint lacks {len(missing)} tensor(s) of this network, first {missing[0]!r}."
-        )
     denoiser.load_state_dict(given, strict=False)
