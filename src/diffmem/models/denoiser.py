@@ -36,17 +36,14 @@ class Denoiser(Protocol):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images."""
-        ...
 
     @property
     def num_labels(self) -> int:
         """Number of classes, 0 for none."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        ...
 
     def __call__(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
         """Denoise a batch.
@@ -60,7 +57,6 @@ class Denoiser(Protocol):
             Float (B, C, H, W). Networks compute and return float32 whatever the type of x; samplers hold
             their state in float64.
         """
-        ...
 
 
 @runtime_checkable
@@ -69,7 +65,6 @@ class Followable(Protocol):
 
     def follow(self) -> Denoiser:
         """Return a denoiser for the calls of one sampler with one batch; it gives the same results."""
-        ...
 
 
 @runtime_checkable
@@ -82,7 +77,6 @@ class Latent(Protocol):
     @property
     def pixel_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images."""
-        ...
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the images of latents.
@@ -93,7 +87,6 @@ class Latent(Protocol):
         Returns:
             float32 (B, *pixel_shape) in [-1, 1] units, not clipped.
         """
-        ...
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the latents of images, without randomness: the mean where the autoencoder has a distribution.
@@ -104,7 +97,6 @@ class Latent(Protocol):
         Returns:
             float32 (B, *image_shape).
         """
-        ...
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,23 @@ class Preconditioning(ABC):
     def coefficients(self, sigma: Tensor) -> tuple[Tensor | float, Tensor, Tensor | float, Tensor]:
         """Return c_skip, c_out, c_in and c_noise for a float32 tensor of noise levels."""
 
+    @abstractmethod
+    def training_levels(
+        self, uniform: Tensor, normal: Tensor, p_mean: float = -1.2, p_std: float = 1.2
+    ) -> Tensor:
+        """Turn random numbers into training noise levels.
+
+        Args:
+            uniform: Uniform on [0, 1), float (B,); used by VP and VE.
+            normal: Standard normal, float (B,); used by EDM.
+            p_mean: Mean of ln(sigma) for EDM.
+            p_std: Standard deviation of ln(sigma) for EDM.
+        """
+
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        """Return lambda(sigma), by which the squared error is multiplied: 1 / sigma^2, unless said otherwise."""
+        return 1 / sigma**2
+
 
 @dataclass(frozen=True)
 class VP(Preconditioning):
@@ -86,6 +103,12 @@ class VP(Preconditioning):
         """c_skip = 1, c_out = -sigma, c_in = 1 / sqrt(sigma^2 + 1), c_noise = (M - 1) t(sigma)."""
         return 1.0, -sigma, 1 / (sigma**2 + 1).sqrt(), (self.steps - 1) * self.time(sigma)
 
+    def training_levels(
+        self, uniform: Tensor, normal: Tensor, p_mean: float = -1.2, p_std: float = 1.2
+    ) -> Tensor:
+        """sigma(t) at t uniform on [epsilon_t, 1]."""
+        return self.sigma_of(1 + uniform * (self.epsilon_t - 1))
+
 
 @dataclass(frozen=True)
 class VE(Preconditioning):
@@ -98,6 +121,13 @@ class VE(Preconditioning):
     def coefficients(self, sigma: Tensor) -> tuple[Tensor | float, Tensor, Tensor | float, Tensor]:
         """c_skip = 1, c_out = sigma, c_in = 1, c_noise = log(sigma / 2)."""
         return 1.0, sigma, 1.0, (0.5 * sigma).log()
+
+    def training_levels(
+        self, uniform: Tensor, normal: Tensor, p_mean: float = -1.2, p_std: float = 1.2
+    ) -> Tensor:
+        """Log-uniform on [sigma_min, sigma_max]."""
+        span = torch.tensor(self.sigma_max / self.sigma_min, device=uniform.device)
+        return self.sigma_min * span.pow(uniform)
 
 
 @dataclass(frozen=True)
@@ -122,6 +152,16 @@ class EDM(Preconditioning):
             sigma.log() / 4,
         )
 
+    def training_levels(
+        self, uniform: Tensor, normal: Tensor, p_mean: float = -1.2, p_std: float = 1.2
+    ) -> Tensor:
+        """Log-normal."""
+        return (normal * p_std + p_mean).exp()
+
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        """(sigma^2 + s^2) / (sigma s)^2 (Karras et al. 2022, Table 1)."""
+        return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
+
 
 class Preconditioned(DescribedDenoiser, nn.Module):
     """A network with its preconditioning: a `Denoiser` that can be trained.
@@ -133,10 +173,10 @@ class Preconditioned(DescribedDenoiser, nn.Module):
         sigma_max: Largest noise level.
     """
 
-    def __init__(self, model: UNet, channels: int, preconditioning: Preconditioning) -> None:
+    def __init__(self, model: UNet, preconditioning: Preconditioning) -> None:
         super().__init__()
         self.model, self.preconditioning = model, preconditioning
-        self.image_shape = (channels, model.resolution, model.resolution)
+        self.image_shape = (model.settings.image_channels, model.resolution, model.resolution)
         self.num_labels = model.num_labels
         self.sigma_min, self.sigma_max = preconditioning.sigma_min, preconditioning.sigma_max
 

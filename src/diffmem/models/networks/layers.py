@@ -147,7 +147,7 @@ class Conv(nn.Module):
         return self._convolve(x, padding)
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(nn.GroupNorm):
     """Group normalisation (Wu and He 2018) with at most 32 groups of at least 4 channels.
 
     Raises:
@@ -155,21 +155,14 @@ class GroupNorm(nn.Module):
     """
 
     def __init__(self, channels: int, eps: float) -> None:
-        super().__init__()
-        self.groups = min(32, channels // 4)
-        if not self.groups or channels % self.groups:
+        groups = min(32, channels // 4)
+        if not groups or channels % groups:
             raise UserError(
                 f"A layer of this network has {channels} channels, which cannot be split into"
-                f" {max(1, self.groups)} equal groups of at least 4 for normalisation. Choose a base width"
+                f" {max(1, groups)} equal groups of at least 4 for normalisation. Choose a base width"
                 " that is a multiple of 32 (of 4 if no layer has more than 128 channels)."
             )
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise (B, C, H, W) over each group of channels and all pixels."""
-        return F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+        super().__init__(groups, channels, eps)
 
 
 class PositionalEmbedding(nn.Module):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffmem.data.formats.guards import checked_zip, is_plain_file, reading
+from diffmem.data.formats.guards import checked_zip, is_plain_file, read_plain, reading
 from diffmem.errors import UserError
 from diffmem.models.weights import check_numbers, check_sizes, naming
 
@@ -36,11 +36,9 @@ def read_settings(path: Path, root: Path) -> dict[str, Any]:
     Raises:
         UserError: The file lies elsewhere, is too large, no JSON, or no object.
     """
-    size = _inside(path, root).stat().st_size
-    if size > _MAX_JSON_BYTES:
-        raise UserError(f"{path} is refused: it has {size:,} bytes; the limit is {_MAX_JSON_BYTES:,}.")
+    content = read_plain(_inside(path, root), _MAX_JSON_BYTES, str(path))
     with reading(str(path)):
-        settings = json.loads(path.read_bytes())
+        settings = json.loads(content)
     if not isinstance(settings, dict):
         raise UserError(f"{path} does not hold settings: its JSON is no object ({{...}}).")
     return settings

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diffmem.data.formats.guards import in_one_line, is_folder, reading
 from diffmem.errors import UserError
-from diffmem.models.discrete import DiscreteDenoiser, Timesteps
+from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, Timesteps
 from diffmem.models.latent import LatentDenoiser
 from diffmem.models.pretrained.diffusers_autoencoder import read_autoencoder, with_autoencoder
 from diffmem.models.pretrained.diffusers_build import built, text_of
@@ -58,7 +58,7 @@ def open_diffusers(
         allow_pickle: Whether weights may be read from a pickle (`.bin`) where there are no safetensors.
         clip: Whether D is clipped or thresholded as the scheduler does it to each prediction (`clip_sample`, `thresholding`). Then a
             sampler here steps as the scheduler does with `use_clipped_model_output`, and D has no gradient where it is clipped.
-        timesteps: How noise levels between timesteps are served, see `DiscreteDenoiser`; none for 'interpolated', or 'nearest' if the
+        timesteps: How noise levels between timesteps are served, see `DiscreteProcess`; none for 'interpolated', or 'nearest' if the
             network looks its timesteps up in a table.
 
     Returns:
@@ -83,15 +83,18 @@ def open_diffusers(
     check_fit(parts, scheduler, network, len(levels), timesteps)
     raw = built(network.kind, parts.network, parts.home, network.layers, allow_pickle).to(device)
     has_table = not isinstance(network, TransformerSettings) and network.time_embedding_type == "learned"
-    denoiser = DiscreteDenoiser(
-        _Raw(raw, network.in_channels),
+    process = DiscreteProcess(
         levels,
         scheduler.prediction_type,
+        timesteps or ("nearest" if has_table else "interpolated"),
+        scheduler.finish() if clip else None,
+    )
+    denoiser = DiscreteDenoiser(
+        _Raw(raw, network.in_channels),
+        process,
         (network.in_channels, *network.sides),
         network.num_labels,
-        timesteps=timesteps or ("nearest" if has_table else "interpolated"),
         null_label=network.null_label,
-        finish=scheduler.finish() if clip else None,
         device=next(raw.parameters()).device,
     )
     _try(parts, denoiser)
@@ -133,13 +136,13 @@ def _try(parts: Parts, denoiser: DiscreteDenoiser) -> None:
         )
 
 
-def _try_autoencoder(place: Path, denoiser: LatentDenoiser) -> None:
+def _try_autoencoder(folder: Path, denoiser: LatentDenoiser) -> None:
     """Encode and decode one image, as above."""
     x = torch.zeros(1, *denoiser.pixel_shape, device=denoiser.device)
     try:
         with torch.no_grad():
             images = denoiser.decode(denoiser.encode(x))
     except Exception as error:  # as for the network
-        raise UserError(f"The autoencoder in {place} does not run: {text_of(error)}.") from error
+        raise UserError(f"The autoencoder in {folder} does not run: {text_of(error)}.") from error
     if not bool(torch.isfinite(images).all()):
-        raise UserError(f"The autoencoder in {place} makes values that are not finite.")
+        raise UserError(f"The autoencoder in {folder} makes values that are not finite.")

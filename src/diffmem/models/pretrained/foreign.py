@@ -15,8 +15,8 @@ from torch import Tensor
 
 from diffmem.errors import UserError, nearest
 from diffmem.models.networks.adm import DhariwalUNet
-from diffmem.models.networks.song import SongUNet
-from diffmem.models.networks.unet import UNet, encoder_outputs
+from diffmem.models.networks.song import SongSettings, SongUNet
+from diffmem.models.networks.unet import UNet, UNetSettings
 from diffmem.models.preconditioning import EDM, VE, VP, Preconditioned, Preconditioning
 from diffmem.models.weights import check_tensors
 
@@ -77,8 +77,7 @@ def from_edm_state_dict(state: Mapping[str, Tensor], config: Mapping[str, Any]) 
             the message names the first offender.
     """
     settings = _settings(config)
-    resolution, channels = _positive(settings, "img_resolution"), _positive(settings, "img_channels")
-    denoiser = Preconditioned(_network(settings, resolution, channels), channels, _preconditioning(settings))
+    denoiser = Preconditioned(_network(settings), _preconditioning(settings))
     _load(denoiser, state, augmented=bool(settings["augment_dim"]))
     return denoiser.eval().requires_grad_(False)
 
@@ -148,7 +147,7 @@ def _taps(settings: Mapping[str, Any]) -> tuple[float, ...]:
     return taps
 
 
-def _mask(settings: Mapping[str, Any], outputs: list[str]) -> list[bool] | None:
+def _mask(settings: Mapping[str, Any]) -> tuple[bool, ...] | None:
     value = settings["skip_connections"]
     if value is None:
         return None
@@ -158,21 +157,13 @@ def _mask(settings: Mapping[str, Any], outputs: list[str]) -> list[bool] | None:
         raise UserError(
             f"skip_connections must be a list of 0 and 1, one for each encoder output, not {value!r}."
         )
-    if len(words) != len(outputs):
-        raise UserError(
-            f"skip_connections has {len(words)} entries, but this network has {len(outputs)} encoder outputs:"
-            f" {', '.join(outputs)}. Give one entry (0 or 1) for each."
-        )
-    return [word == "1" for word in words]
+    return tuple(word == "1" for word in words)
 
 
-def _labels(settings: Mapping[str, Any]) -> int:
-    return 0 if settings["label_dim"] in (0, None) else _positive(settings, "label_dim")
-
-
-def _network(settings: dict[str, Any], resolution: int, channels: int) -> UNet:
+def _network(settings: Mapping[str, Any]) -> UNet:
+    resolution = _positive(settings, "img_resolution")
     multipliers = _integers(settings, "channel_mult")
-    width = _positive(settings, "model_channels")
+    base_width = _positive(settings, "model_channels")
     if not multipliers:
         raise UserError("channel_mult is empty: give one number for each resolution of the network.")
     if resolution % 2 ** (len(multipliers) - 1):
@@ -180,25 +171,23 @@ def _network(settings: dict[str, Any], resolution: int, channels: int) -> UNet:
             f"img_resolution {resolution} does not fit the {len(multipliers)} resolutions of channel_mult"
             f" {list(multipliers)}: it must be a multiple of {2 ** (len(multipliers) - 1)}."
         )
-    if width % 2:
-        raise UserError(f"model_channels {width} is not supported: it must be even.")
-    blocks = _positive(settings, "num_blocks")
+    if base_width % 2:
+        raise UserError(f"model_channels {base_width} is not supported: it must be even.")
     shared: dict[str, Any] = {
-        "num_labels": _labels(settings),
-        "channels": width,
+        "resolution": resolution,
+        "image_channels": _positive(settings, "img_channels"),
+        "num_labels": 0 if settings["label_dim"] in (0, None) else _positive(settings, "label_dim"),
+        "base_width": base_width,
         "multipliers": multipliers,
         "embedding_multiplier": _positive(settings, "channel_mult_emb"),
-        "blocks": blocks,
+        "blocks": _positive(settings, "num_blocks"),
         "attention": _integers(settings, "attn_resolutions"),
         "dropout": _number(settings, "dropout"),
-        "skip_mask": _mask(settings, encoder_outputs(resolution, len(multipliers), blocks)),
+        "skip_mask": _mask(settings),
     }
     if settings["model_type"] == "DhariwalUNet":
-        return DhariwalUNet(resolution, channels, channels, **shared)
-    return SongUNet(
-        resolution,
-        channels,
-        channels,
+        return DhariwalUNet(UNetSettings(**shared))
+    song = SongSettings(
         **shared,
         embedding=settings["embedding_type"],
         noise_multiplier=_positive(settings, "channel_mult_noise"),
@@ -206,6 +195,7 @@ def _network(settings: dict[str, Any], resolution: int, channels: int) -> UNet:
         decoder=settings["decoder_type"],
         taps=_taps(settings),
     )
+    return SongUNet(song)
 
 
 def _preconditioning(settings: Mapping[str, Any]) -> Preconditioning:
@@ -233,7 +223,9 @@ def _load(denoiser: Preconditioned, state: Mapping[str, Tensor], augmented: bool
     # Filters are constants, which may be left out.
     wanted = {name: one for name, one in own.items() if name in given or not name.endswith("resample_filter")}
     check_tensors(
-        given, wanted, " Check the constructor arguments (model_channels, num_blocks, channel_mult, ...)."
+        given,
+        wanted,
+        " Check the constructor arguments (model_channels, channel_mult, num_blocks, attn_resolutions, label_dim, augment_dim).",
     )
     for name, tensor in given.items():
         if name.endswith("resample_filter") and not torch.allclose(
