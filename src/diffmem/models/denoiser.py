@@ -1,4 +1,4 @@
-"""The noun of this package: a `Denoiser`, whatever computes it.
+"""A `Denoiser`, whatever computes it, and what some denoisers are besides.
 
 A denoiser estimates the clean image from a noisy one: D(x; sigma) ~ E[y | y + sigma n = x], with y in [-1, 1]
 and n standard normal (Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative
@@ -104,7 +104,7 @@ class Origin:
     """Where a model comes from.
 
     Attributes:
-        format: How it was kept, for example 'EDM pickle'.
+        format: How it was stored, for example 'EDM pickle'.
         name: Of the file that was read, without its folder; with what is known about it.
         digest: SHA-256 in hexadecimal of what was read.
         notes: What a reader of its results must know.

@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from diffmem.errors import UserError
+from diffmem.models.arguments import checked_labels
 from diffmem.models.denoiser import DescribedDenoiser
 from diffmem.models.networks.unet import UNet
 
@@ -203,18 +203,9 @@ class Preconditioned(DescribedDenoiser, nn.Module):
         return c_skip * x + c_out * raw.to(torch.float32)  # type: ignore[no-any-return]
 
     def _checked(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
-        if not self.num_labels:
-            if labels is not None:
-                raise UserError("This denoiser is unconditional: it takes no labels. Leave them out.")
-            return None
         if labels is None:
-            return torch.full((1,), -1, dtype=torch.int64, device=x.device)
+            return torch.full((1,), -1, dtype=torch.int64, device=x.device) if self.num_labels else None
         # A check of values would make the GPU wait; there, a label out of range fails in the lookup itself.
-        if labels.device.type == "cpu" and labels.numel():
-            low, high = int(labels.min()), int(labels.max())
-            if low < -1 or high >= self.num_labels:
-                raise UserError(
-                    f"Label {high if high >= self.num_labels else low} is outside 0..{self.num_labels - 1},"
-                    " the classes of this denoiser."
-                )
+        if labels.device.type == "cpu" or not self.num_labels:
+            labels = checked_labels(labels, len(x), self.num_labels)
         return labels.to(torch.int64).reshape(-1)

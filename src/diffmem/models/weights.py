@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,17 +18,19 @@ from diffmem.models.config import ModelConfig, build_denoiser
 from diffmem.models.preconditioning import Preconditioned
 
 __all__ = [
+    "check_file",
     "check_numbers",
     "check_sizes",
     "check_tensors",
     "load_denoiser",
+    "load_tensors",
     "naming",
     "read_tensors",
     "save_denoiser",
     "write_tensors",
 ]
 
-_MAX_FILE_BYTES = 4 * 2**30
+MAX_FILE_BYTES = 4 * 2**30  # EDM's largest network, for ImageNet at 64x64 pixels, takes 1.2 billion
 _MAX_HEADER_BYTES = 8 * 2**20  # a network of a thousand tensors has 0.1
 _MAX_SIDE, _MAX_LABELS = 2**14, 10_000_000
 
@@ -44,7 +45,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and words atomically as safetensors, with a checksum of the tensors among the words.
+    """Write tensors and texts atomically as safetensors, with a checksum of the tensors among the words.
 
     Raises:
         DiffmemError: The file cannot be written.
@@ -83,6 +84,19 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file by name, on the CPU; the file need not be trusted.
+
+    Raises:
+        UserError: It is missing, too large, or damaged.
+    """
+    from safetensors.torch import load_file
+
+    check_sizes(path)
+    with reading(str(path)):
+        return load_file(path)
+
+
 def save_denoiser(
     denoiser: Preconditioned, config: ModelConfig, path: Path, words: Mapping[str, str] | None = None
 ) -> None:
@@ -118,10 +132,8 @@ def load_denoiser(
             of another architecture, not floating-point, or not finite.
     """
     path = Path(path)
-    if not is_plain_file(path):
-        raise UserError(f"There is no file {path}.")
+    check_sizes(path)
     with reading(str(path)):
-        check_sizes(path)
         try:
             tensors, words = read_tensors(path)
         except DiffmemError as error:
@@ -141,16 +153,29 @@ def load_denoiser(
     return denoiser.eval().requires_grad_(False).to(device), config, words
 
 
+def check_file(path: Path) -> int:
+    """Return the size of a plain file in bytes, at most 4 GiB.
+
+    Raises:
+        UserError: It is missing or too large.
+    """
+    if not is_plain_file(path):
+        raise UserError(f"There is no file {path}.")
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise UserError(f"{path} is refused: it has {size:,} bytes; the limit is {MAX_FILE_BYTES:,}.")
+    return size
+
+
 def check_sizes(path: Path) -> None:
     """Refuse a safetensors file whose size, or whose header's size, no network of this field has.
 
     Raises:
-        UserError: It is too large.
+        UserError: It is missing, cannot be read, or is too large.
     """
-    with path.open("rb") as stream:
-        size, header = os.fstat(stream.fileno()).st_size, int.from_bytes(stream.read(8), "little")
-    if size > _MAX_FILE_BYTES:
-        raise UserError(f"{path} is refused: it has {size:,} bytes; the limit is {_MAX_FILE_BYTES:,}.")
+    size = check_file(path)
+    with reading(str(path)), path.open("rb") as stream:
+        header = int.from_bytes(stream.read(8), "little")
     if _MAX_HEADER_BYTES < header < size:
         raise UserError(
             f"{path} is refused: its header has {header:,} bytes; the limit is {_MAX_HEADER_BYTES:,}."

@@ -142,6 +142,7 @@ class Bundle:
             self._mean = self._mean[columns]
         if len(self._open):
             mean[self._open] = self._followed(w[self._open])
+            self._mean = mean[self._open] - self._pixels.centre
         return mean.div_(SCALE).sub_(1)
 
     def _all(self) -> slice | Tensor:
@@ -185,11 +186,6 @@ class Bundle:
 
     def _followed(self, w: Tensor) -> Tensor:
         """Return the means of the open queries, grey levels."""
-        mean = self._next(w)
-        self._mean = mean - self._pixels.centre
-        return mean
-
-    def _next(self, w: Tensor) -> Tensor:
         beta = self._batch.beta[self._open]
         if self._tracked.is_empty:
             return self._pass(w, beta, None, None)
@@ -204,7 +200,7 @@ class Bundle:
             union = torch.unique(left.rows)
             alone = len(left.rows) <= SMALL * len(w) or PAIR * len(left.rows) <= len(union) * len(w)
             if alone or len(union) <= WORTH * self._count:
-                self._tracked.place(point)
+                self._tracked.append(point)
                 self._share, self._sharpness = len(left.rows) / (self._count * len(w)), beta
                 return self._each(w, beta, left) if alone else self._pass(w, beta, None, union)
         return self._pass(w, beta, step if self._is_precise(step, beta) else None, None)
@@ -236,13 +232,13 @@ class Bundle:
         return rounded, step.fixed + 2 * step.rest.norm(dim=1) + step.share * rounded
 
     def _sketched(self, step: Step) -> _Sketch:
-        """See the change of the mean and e in a few directions."""
+        """Project the change of the mean and e onto a few directions."""
         directions = self._references.directions()
         if self._rest is None:
             self._rest = directions.rest[self._stored(slice(None))]
         (change, changed), (rest, rested) = (
-            directions.seen_of(2 * step.change),
-            directions.seen_of(2 * step.rest),
+            directions.project(2 * step.change),
+            directions.project(2 * step.rest),
         )
         length = step.rest.norm(dim=1) + step.share * step.change.norm(dim=1)
         fixed = step.fixed + 2 * directions.rounding * length
@@ -262,7 +258,7 @@ class Bundle:
             w: Float64 (B, dim).
             beta: Float64 (B,).
             step: How w follows from the points before; none to compute its products anew in float64.
-            union: Which images; their products are not kept.
+            union: Which images; their products are not stored.
         """
         size, dim, height = len(w), self._pixels.dim, self._pixels.height
         count = self._count if union is None else len(union)
@@ -270,7 +266,7 @@ class Bundle:
         average = Average(size, dim, self._pixels.device, 1 if self._rest is None else 2)
         left = (2 * (w if step is None else step.change)).T
         short = left.float().contiguous()
-        products = self._tracked.room(size) if union is None else left.new_empty(height, size)
+        products = self._tracked.buffer(size) if union is None else left.new_empty(height, size)
         needed = 0
         for at in range(0, count, height):
             part = slice(at, min(at + height, count))
@@ -298,7 +294,7 @@ class Bundle:
             (rounded, fixed), rising = self._computed(step), step.rising
             self._tracked.move(step.mean, rounded)
         if union is None:
-            self._tracked.place(Known(w, products, fixed, rising))
+            self._tracked.append(Known(w, products, fixed, rising))
         self._typical, *rest = average.typical()
         self._typical_rest, self._nearest = rest[0] if rest else None, average.nearest
         self._tally.computed += count * size
@@ -319,7 +315,7 @@ class Bundle:
         floor = 2 * (w * nearest).sum(1) - self._norms[self._nearest]
         floor -= 4 * (self._pixels.dim + 16) * UNIT64 * w.norm(dim=1) * self._sizes[self._nearest]
         reach = self._drop / beta
-        products = self._tracked.room(len(w))
+        products = self._tracked.buffer(len(w))
         found = []
         for at in range(0, self._count, BLOCK):
             part = slice(at, min(at + BLOCK, self._count))

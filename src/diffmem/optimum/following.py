@@ -66,7 +66,13 @@ class Following:
         levels = checked_levels(x, sigma, self.image_shape)
         given = (len(x), [] if labels is None else labels.reshape(-1).tolist())
         if given != self._labels:
-            self._bundles = self._bundled(labels, len(x))
+            self._bundles = []
+            for label, group in self._references.grouped(labels, len(x)):
+                most = max(1, self._references.workspace // 2 // (STATE * self._references.count(label)))
+                self._bundles += [
+                    Bundle(self._references, which, label, self.tolerance, self.evaluations)
+                    for which in torch.split(group.to(self.device), most)
+                ]
             self._labels = given
         out = torch.empty_like(x, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
         self.evaluations.calls += 1
@@ -74,14 +80,3 @@ class Following:
             mean = bundle(x[bundle.which].flatten(1).double(), levels[bundle.which])
             out[bundle.which] = mean.reshape(-1, *self.image_shape).to(out.dtype)
         return out
-
-    def _bundled(self, labels: Tensor | None, count: int) -> list[Bundle]:
-        bundles = []
-        for label, group in self._references.grouped(labels, count):
-            images = self._references.count(label)
-            most = max(1, self._references.workspace // 2 // (STATE * images))
-            bundles += [
-                Bundle(self._references, which, label, self.tolerance, self.evaluations)
-                for which in torch.split(group.to(self.device), most)
-            ]
-        return bundles

@@ -135,7 +135,7 @@ class Average:
             which: Which images they are.
             drop: In logits.
         """
-        best, place = logits.max(0)
+        best, row = logits.max(0)
         higher = best > self._top
         if bool(higher.any()):
             top = torch.maximum(self._top, best)
@@ -145,7 +145,7 @@ class Average:
             self._mean.mul_(shrink[:, None])
             for short in (self._blocks, self._tail):
                 short.mul_(shrink.float()[:, None])
-            image = place + which.start if isinstance(which, slice) else which[place]
+            image = row + which.start if isinstance(which, slice) else which[row]
             self.nearest, self._top = torch.where(higher, image, self.nearest), top
         weights = logits.sub_(self._top)
         near = int((weights > -drop).sum())

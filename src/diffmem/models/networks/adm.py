@@ -57,7 +57,10 @@ class DhariwalUNet(UNet):
             assert labels is not None
             emb = emb + self.label_embedding(labels)
         emb = F.silu(emb)
-        x, skips = self.encode(x, emb)
+        skips = []
+        for module in self.enc.values():
+            x = module(x) if isinstance(module, Conv) else module(x, emb)
+            skips.append(x)
         skips = self.hide_masked(skips)
         for module in self.dec.values():
             assert isinstance(module, UNetBlock)

@@ -189,11 +189,3 @@ class UNet(nn.Module):
         if x.shape[1] != block.inputs:
             x = torch.cat([x, skips.pop()], dim=1)
         return block(x, embedding)  # type: ignore[no-any-return]
-
-    def encode(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Apply an encoder without auxiliary paths; return its last output and all its outputs."""
-        outputs = []
-        for module in self.enc.values():
-            x = module(x) if isinstance(module, Conv) else module(x, embedding)
-            outputs.append(x)
-        return x, outputs

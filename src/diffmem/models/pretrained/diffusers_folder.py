@@ -8,6 +8,7 @@ they step is not used.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, Timesteps
 from diffmem.models.latent import LatentDenoiser
 from diffmem.models.pretrained.diffusers_autoencoder import read_autoencoder, with_autoencoder
 from diffmem.models.pretrained.diffusers_build import built, text_of
-from diffmem.models.pretrained.diffusers_parts import Parts, find_parts
+from diffmem.models.pretrained.diffusers_parts import find_parts
 from diffmem.models.pretrained.diffusers_settings import (
     TransformerSettings,
     check_fit,
@@ -97,11 +98,15 @@ def open_diffusers(
         null_label=network.null_label,
         device=next(raw.parameters()).device,
     )
-    _try(parts, denoiser)
+    sigma = min(max(_TRIAL_SIGMA, denoiser.sigma_min), denoiser.sigma_max)
+    labels = torch.zeros(1, dtype=torch.int64) if denoiser.num_labels else None
+    noise = torch.zeros(1, *denoiser.image_shape, device=denoiser.device)
+    _try(f"The network in {parts.network.parent}", noise, lambda x: denoiser(x, sigma, labels))
     if autoencoder is None or parts.autoencoder is None:
         return denoiser
     latent = with_autoencoder(denoiser, autoencoder, parts.autoencoder, parts.autoencoder_root, allow_pickle)
-    _try_autoencoder(parts.autoencoder.parent, latent)
+    image = torch.zeros(1, *latent.pixel_shape, device=latent.device)
+    _try(f"The autoencoder in {parts.autoencoder.parent}", image, lambda x: latent.decode(latent.encode(x)))
     return latent
 
 
@@ -120,29 +125,14 @@ class _Raw:
         return out[:, : self._channels]
 
 
-def _try(parts: Parts, denoiser: DiscreteDenoiser) -> None:
-    """Denoise one image, so that a network that cannot is found now."""
-    sigma = min(max(_TRIAL_SIGMA, denoiser.sigma_min), denoiser.sigma_max)
-    x = torch.zeros(1, *denoiser.image_shape, device=denoiser.device)
-    labels = torch.zeros(1, dtype=torch.int64) if denoiser.num_labels else None
+def _try(what: str, x: Tensor, run: Callable[[Tensor], Tensor]) -> None:
+    """Run a network on one image, so that one that cannot is found now."""
     try:
         with torch.no_grad():
-            clean = denoiser(x, sigma, labels)
+            made = run(x)
     except Exception as error:  # whatever a network's parts raise on settings that do not fit
-        raise UserError(f"The network in {parts.network.parent} does not run: {text_of(error)}.") from error
-    if clean.shape != x.shape or not bool(torch.isfinite(clean).all()):
+        raise UserError(f"{what} does not run: {text_of(error)}.") from error
+    if made.shape != x.shape or not bool(torch.isfinite(made).all()):
         raise UserError(
-            f"The network in {parts.network.parent} makes {tuple(clean.shape)} of {tuple(x.shape)}, or values that are not finite."
+            f"{what} makes {tuple(made.shape)} of {tuple(x.shape)}, or values that are not finite."
         )
-
-
-def _try_autoencoder(folder: Path, denoiser: LatentDenoiser) -> None:
-    """Encode and decode one image, as above."""
-    x = torch.zeros(1, *denoiser.pixel_shape, device=denoiser.device)
-    try:
-        with torch.no_grad():
-            images = denoiser.decode(denoiser.encode(x))
-    except Exception as error:  # as for the network
-        raise UserError(f"The autoencoder in {folder} does not run: {text_of(error)}.") from error
-    if not bool(torch.isfinite(images).all()):
-        raise UserError(f"The autoencoder in {folder} makes values that are not finite.")

@@ -105,41 +105,31 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _number(settings: Mapping[str, Any], key: str) -> float:
-    try:
-        value = float(settings[key])
-    except (TypeError, ValueError):
-        value = math.nan
-    if math.isnan(value):
-        raise UserError(f"{key} must be a number, not {settings[key]!r}.")
-    return value
+def _is_number(value: object, whole: bool) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    return is_number and (not whole or (value >= 1 and value % 1 == 0))
 
 
-def _positive(settings: Mapping[str, Any], key: str) -> int:
+def _number(settings: Mapping[str, Any], key: str, whole: bool = False) -> Any:
     value = settings[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1 or value % 1:
-        raise UserError(f"{key} must be a positive whole number, not {value!r}.")
-    return int(value)
+    if not _is_number(value, whole):
+        raise UserError(f"{key} must be a {'positive whole ' if whole else ''}number, not {value!r}.")
+    return int(value) if whole else float(value)
 
 
-def _numbers(settings: Mapping[str, Any], key: str, whole: bool) -> tuple[float, ...]:
+def _numbers(settings: Mapping[str, Any], key: str, whole: bool = False) -> tuple[Any, ...]:
     value = settings[key]
-    kind = "positive whole numbers" if whole else "numbers"
-    entries: list[Any] = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [None]
-    for entry in entries:
-        number = isinstance(entry, int | float) and not isinstance(entry, bool) and math.isfinite(entry)
-        if not number or (whole and (entry < 1 or entry % 1)):
-            raise UserError(f"{key} must be a list of {kind}, not {value!r}.")
-    return tuple(int(entry) if whole else float(entry) for entry in entries)
-
-
-def _integers(settings: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    return tuple(int(entry) for entry in _numbers(settings, key, whole=True))
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    if not is_list or not all(_is_number(entry, whole) for entry in value):
+        raise UserError(
+            f"{key} must be a list of {'positive whole ' if whole else ''}numbers, not {value!r}."
+        )
+    return tuple(int(entry) if whole else float(entry) for entry in value)
 
 
 def _taps(settings: Mapping[str, Any]) -> tuple[float, ...]:
-    taps = _numbers(settings, "resample_filter", whole=False)
-    if not taps or len(taps) % 2 or sum(taps) == 0:
+    taps = _numbers(settings, "resample_filter")
+    if not taps or len(taps) % 2 or sum(taps) == 0 or not math.isfinite(sum(taps)):
         raise UserError(
             f"resample_filter {settings['resample_filter']!r} is not supported: it must have an even number"
             " of taps and a sum other than 0, such as [1, 1] or [1, 3, 3, 1]."
@@ -161,9 +151,9 @@ def _mask(settings: Mapping[str, Any]) -> tuple[bool, ...] | None:
 
 
 def _network(settings: Mapping[str, Any]) -> UNet:
-    resolution = _positive(settings, "img_resolution")
-    multipliers = _integers(settings, "channel_mult")
-    base_width = _positive(settings, "model_channels")
+    resolution = _number(settings, "img_resolution", whole=True)
+    multipliers = _numbers(settings, "channel_mult", whole=True)
+    base_width = _number(settings, "model_channels", whole=True)
     if not multipliers:
         raise UserError("channel_mult is empty: give one number for each resolution of the network.")
     if resolution % 2 ** (len(multipliers) - 1):
@@ -175,13 +165,13 @@ def _network(settings: Mapping[str, Any]) -> UNet:
         raise UserError(f"model_channels {base_width} is not supported: it must be even.")
     shared: dict[str, Any] = {
         "resolution": resolution,
-        "image_channels": _positive(settings, "img_channels"),
-        "num_labels": 0 if settings["label_dim"] in (0, None) else _positive(settings, "label_dim"),
+        "image_channels": _number(settings, "img_channels", whole=True),
+        "num_labels": 0 if settings["label_dim"] in (0, None) else _number(settings, "label_dim", whole=True),
         "base_width": base_width,
         "multipliers": multipliers,
-        "embedding_multiplier": _positive(settings, "channel_mult_emb"),
-        "blocks": _positive(settings, "num_blocks"),
-        "attention": _integers(settings, "attn_resolutions"),
+        "embedding_multiplier": _number(settings, "channel_mult_emb", whole=True),
+        "blocks": _number(settings, "num_blocks", whole=True),
+        "attention": _numbers(settings, "attn_resolutions", whole=True),
         "dropout": _number(settings, "dropout"),
         "skip_mask": _mask(settings),
     }
@@ -190,7 +180,7 @@ def _network(settings: Mapping[str, Any]) -> UNet:
     song = SongSettings(
         **shared,
         embedding=settings["embedding_type"],
-        noise_multiplier=_positive(settings, "channel_mult_noise"),
+        noise_multiplier=_number(settings, "channel_mult_noise", whole=True),
         encoder=settings["encoder_type"],
         decoder=settings["decoder_type"],
         taps=_taps(settings),
@@ -203,7 +193,7 @@ def _preconditioning(settings: Mapping[str, Any]) -> Preconditioning:
         return VP(
             beta_d=_number(settings, "beta_d"),
             beta_min=_number(settings, "beta_min"),
-            steps=_positive(settings, "M"),
+            steps=_number(settings, "M", whole=True),
             epsilon_t=_number(settings, "epsilon_t"),
         )
     sigma_min, sigma_max = _number(settings, "sigma_min"), _number(settings, "sigma_max")

@@ -20,7 +20,7 @@ from diffmem.models.preconditioning import Preconditioned
 from diffmem.models.pretrained.diffusers_folder import open_diffusers
 from diffmem.models.pretrained.edm_pickle import open_edm_pickle
 from diffmem.models.pretrained.foreign import from_edm_state_dict
-from diffmem.models.weights import check_numbers, check_sizes, load_denoiser, naming
+from diffmem.models.weights import check_numbers, load_denoiser, load_tensors, naming
 
 __all__ = ["MODELS_UNDERSTOOD", "open_model", "origin_of"]
 
@@ -116,22 +116,14 @@ def _from_file(path: Path, weights: str) -> tuple[_Model, Origin]:
         snapshot, _, words = load_denoiser(path)
         name = f"{path.name} at epoch {words.get('epoch', 'unknown')}"
         return snapshot, Origin("diffmem snapshot", name, sha256_file(path), path=path)
-    kept = "averaged weights (ema)" if weights == _AVERAGED else f"weights {weights!r}"
+    which = "averaged weights (ema)" if weights == _AVERAGED else f"weights {weights!r}"
     return open_edm_pickle(path, weights), Origin(
-        "EDM pickle", f"{path.name}, {kept}", sha256_file(path), path=path
+        "EDM pickle", f"{path.name}, {which}", sha256_file(path), path=path
     )
 
 
 def _from_settings(path: Path, settings: Mapping[str, Any]) -> tuple[_Model, Origin]:
-    from safetensors.torch import load_file
-
-    if not is_plain_file(path):
-        raise UserError(
-            f"There is no file {path}; settings are for a safetensors file with the tensors of a network of EDM."
-        )
-    with reading(str(path)):
-        check_sizes(path)
-        tensors = load_file(path)
+    tensors = load_tensors(path)
     with naming(path):
         check_numbers(tensors)
         denoiser = from_edm_state_dict(tensors, settings)

@@ -106,7 +106,7 @@ def draw_band(
     band: Sequence[Sequence[float]],
     colour: str,
     label: str | None,
-    **line: Any,
+    **style: Any,
 ) -> None:
     """Draw a curve with the band of its intervals.
 
@@ -116,11 +116,11 @@ def draw_band(
         band: Lower ends, values and upper ends at each of them.
         colour: Of both.
         label: For the legend.
-        line: How the curve is drawn, for `plot`.
+        style: How the curve is drawn, for `plot`.
     """
     low, middle, high = band
     axes.fill_between(sigmas, low, high, color=colour, alpha=0.25, linewidth=0)
-    axes.plot(sigmas, middle, color=colour, label=label, **line)
+    axes.plot(sigmas, middle, color=colour, label=label, **style)
 
 
 def draw_mean(

@@ -129,7 +129,7 @@ def scatter_figure(runs: Sequence[RunGap], correlations: Sequence[Correlation]) 
     grid[0].set_ylabel("Samples that are copies, R_mem", fontsize=FONT_SIZE)
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", ncols=6, frameon=False, fontsize=SMALL_FONT_SIZE)
-    figure.suptitle(_TITLE.replace("where does the model lie?", "does it tell R_mem?"), fontsize=TITLE_FONT_SIZE, x=0.01, ha="left",
+    figure.suptitle(_TITLE.replace("where does the model lie?", "does that predict R_mem?"), fontsize=TITLE_FONT_SIZE, x=0.01, ha="left",
                     fontweight="bold")  # fmt: skip
     return figure
 
