@@ -8,6 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from diffmem.errors import UserError
+from diffmem.models.denoiser import count_parameters
 from diffmem.models.networks.adm import DhariwalUNet
 from diffmem.models.networks.song import SongSettings, SongUNet
 from diffmem.models.networks.unet import UNet, UNetSettings, encoder_outputs
@@ -162,8 +163,3 @@ def build_denoiser(
         torch.manual_seed(seed)
         network = _network(config, image_channels, height, num_labels)
     return Preconditioned(network, _PRECONDITIONING[config.preconditioning]())
-
-
-def count_parameters(model: torch.nn.Module) -> int:
-    """Return the number of trainable numbers."""
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -13,9 +13,17 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Denoiser", "DescribedDenoiser", "Followable", "Latent", "Origin", "pixel_shape_of"]
+__all__ = [
+    "Denoiser",
+    "DescribedDenoiser",
+    "Followable",
+    "Latent",
+    "Origin",
+    "count_parameters",
+    "pixel_shape_of",
+]
 
 
 @runtime_checkable
@@ -142,6 +150,11 @@ class DescribedDenoiser:
         if self.origin is not None:
             parts.append(f"from {self.origin.format} {self.origin.name}")
         return f"<{'; '.join(parts)}>"
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of trainable numbers."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def pixel_shape_of(denoiser: Denoiser) -> tuple[int, int, int]:

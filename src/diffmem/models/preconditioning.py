@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from diffmem.models.arguments import checked_labels
-from diffmem.models.denoiser import DescribedDenoiser
+from diffmem.models.denoiser import DescribedDenoiser, count_parameters
 from diffmem.models.networks.unet import UNet
 
 __all__ = ["EDM", "VE", "VP", "Preconditioned", "Preconditioning"]
@@ -181,7 +181,7 @@ class Preconditioned(DescribedDenoiser, nn.Module):
         self.sigma_min, self.sigma_max = preconditioning.sigma_min, preconditioning.sigma_max
 
     def _text(self) -> str:
-        count = sum(parameter.numel() for parameter in self.model.parameters())
+        count = count_parameters(self.model)
         return f"{type(self.model).__name__}, {self.preconditioning.name.upper()} preconditioning, {count:,} parameters"
 
     @property

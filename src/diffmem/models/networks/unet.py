@@ -108,10 +108,6 @@ class UNet(nn.Module):
         names = encoder_outputs(settings.resolution, len(settings.multipliers), settings.blocks)
         self.mask = check_mask(settings.skip_mask, names)
 
-    def block(self, inputs: int, outputs: int, **options: object) -> UNetBlock:
-        """Make a block of this network's style."""
-        return UNetBlock(inputs, outputs, self.style, **options)  # type: ignore[arg-type]
-
     def add_encoder(self, width: int) -> list[int]:
         """Add the encoder's modules and return the channels of its outputs.
 
@@ -126,12 +122,14 @@ class UNet(nn.Module):
                     self.settings.image_channels, width, 3, self.style.init
                 )
             else:
-                self.enc[f"{size}x{size}_down"] = self.block(width, width, resample="down")
+                self.enc[f"{size}x{size}_down"] = UNetBlock(width, width, self.style, resample="down")
                 self.after_down(size, width)
             skips.append(width)
             for i in range(self.settings.blocks):
                 attends = size in self.settings.attention
-                self.enc[f"{size}x{size}_block{i}"] = self.block(width, level_width, attention=attends)
+                self.enc[f"{size}x{size}_block{i}"] = UNetBlock(
+                    width, level_width, self.style, attention=attends
+                )
                 width = level_width
                 skips.append(width)
         return skips
@@ -151,14 +149,14 @@ class UNet(nn.Module):
         for level in reversed(range(len(widths))):
             size = self.resolution >> level
             if level == len(widths) - 1:
-                self.dec[f"{size}x{size}_in0"] = self.block(width, width, attention=True)
-                self.dec[f"{size}x{size}_in1"] = self.block(width, width)
+                self.dec[f"{size}x{size}_in0"] = UNetBlock(width, width, self.style, attention=True)
+                self.dec[f"{size}x{size}_in1"] = UNetBlock(width, width, self.style)
             else:
-                self.dec[f"{size}x{size}_up"] = self.block(width, width, resample="up")
+                self.dec[f"{size}x{size}_up"] = UNetBlock(width, width, self.style, resample="up")
             for i in range(blocks + 1):
                 attends = size in self.settings.attention and (every_block or i == blocks)
-                self.dec[f"{size}x{size}_block{i}"] = self.block(
-                    width + skips.pop(), widths[level], attention=attends
+                self.dec[f"{size}x{size}_block{i}"] = UNetBlock(
+                    width + skips.pop(), widths[level], self.style, attention=attends
                 )
                 width = widths[level]
             self.after_level(level, size, width)

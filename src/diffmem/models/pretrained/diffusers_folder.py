@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from diffmem.data.formats.guards import in_one_line, is_folder, reading
 from diffmem.errors import UserError
+from diffmem.models.denoiser import count_parameters
 from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, Timesteps
 from diffmem.models.latent import LatentDenoiser
 from diffmem.models.pretrained.diffusers_autoencoder import read_autoencoder, with_autoencoder
@@ -117,8 +118,7 @@ class _Raw:
         self._network, self._channels = network, channels
 
     def __repr__(self) -> str:
-        count = sum(parameter.numel() for parameter in self._network.parameters())
-        return f"{type(self._network).__name__}, {count:,} parameters"
+        return f"{type(self._network).__name__}, {count_parameters(self._network):,} parameters"
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         out: Tensor = self._network(x, t, class_labels=labels, return_dict=False)[0]

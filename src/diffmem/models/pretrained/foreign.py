@@ -106,8 +106,9 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_number(value: object, whole: bool) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-    return is_number and (not whole or (value >= 1 and value % 1 == 0))
+    if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
+        return False
+    return not whole or (value >= 1 and value % 1 == 0)
 
 
 def _number(settings: Mapping[str, Any], key: str, whole: bool = False) -> Any:
