@@ -22,6 +22,7 @@ ROOMS = [
     "studies",
     "paper",
     "auditing",
+    "api",
     "cli",
 ]
 GROUND_FLOOR = {

@@ -311,6 +311,9 @@ class VerdictRecord(Record):
     reasons: list[str] = Field(description="What it rests on, a sentence each.")
     missing: list[str] = Field(description="What would be needed to tell more, a sentence each.")
 
+    def __str__(self) -> str:
+        return self.sentence
+
 
 class AuditResult(Record):
     """An audit: the content of `audit.json`."""
