@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "auditing"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "builders"))
 from simulation import Draw, Table, Universe
 
 from diffmem.auditing.positive_controls import plant

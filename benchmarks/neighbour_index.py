@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 
 from diffmem.data import open_images
-from diffmem.memorization.index import NeighbourIndex
-from diffmem.memorization.near import pairs_within
-from diffmem.memorization.neighbours import nearest_neighbours
+from diffmem.memorization.neighbours.index import NeighbourIndex
+from diffmem.memorization.neighbours.near import pairs_within
+from diffmem.memorization.neighbours.neighbours import nearest_neighbours
 from neighbours import current_megabytes, images, peak_megabytes, worse
 
 BARS = {

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffmem.memorization.neighbours import nearest_neighbours
+from diffmem.memorization.neighbours.neighbours import nearest_neighbours
 
 SPEED_BAR = 2
 MEMORY_BAR_MB = 250

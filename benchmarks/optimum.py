@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from diffmem.data import ImageSet, open_images
-from diffmem.models import Optimum
-from diffmem.models.bundle import Evaluations
+from diffmem.optimum.bundle import Evaluations
+from diffmem.optimum.optimum import Optimum
 from diffmem.sampling import SamplerConfig
 from diffmem.sampling.samplers import sample_latents
 from neighbours import current_megabytes, images, peak_megabytes

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from diffmem.data import open_images
-from diffmem.memorization.index import NeighbourIndex
-from diffmem.memorization.neighbours import nearest_neighbours
+from diffmem.memorization.neighbours.index import NeighbourIndex
+from diffmem.memorization.neighbours.neighbours import nearest_neighbours
 from neighbour_index import DIM, noisy_copies
 from neighbours import baseline, images
 

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from diffmem.data import ImageSet
 from diffmem.data.names import NumberedNames
-from diffmem.models import Optimum
-from diffmem.reports import save_figure
+from diffmem.optimum.optimum import Optimum
+from diffmem.reports.figures import save_figure
 from diffmem.reports.style import COLOURS, dress, new_figure
 from diffmem.sampling import SamplerConfig, noise_levels
 from diffmem.sampling.samplers import sample_latents

@@ -20,7 +20,7 @@ from diffmem.data import ImageSet
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
 from diffmem.memorization import nearest_neighbours
-from diffmem.models import Optimum
+from diffmem.optimum.optimum import Optimum
 from diffmem.sampling import SamplerConfig, generate_resumable
 from diffmem.training import loop, train
 

@@ -10,13 +10,17 @@ import diffmem
 
 ROOMS = [
     "data",
+    "memorization",
     "models",
     "training",
     "sampling",
-    "memorization",
-    "attacks",
-    "studies",
     "reports",
+    "optimum",
+    "executors",
+    "attacks",
+    "runs",
+    "studies",
+    "paper",
     "auditing",
     "cli",
 ]
@@ -28,7 +32,9 @@ GROUND_FLOOR = {
     "errors",
     "files",
     "folder_lock",
+    "interrupt",
     "progress",
+    "settings",
 }
 PACKAGE = Path(diffmem.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))

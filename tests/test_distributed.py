@@ -22,7 +22,7 @@ TESTS = Path(__file__).parent
 PROGRAM = TESTS / "distributed_program.py"
 ENVIRONMENT = {
     **{key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")},
-    "PYTHONPATH": os.pathsep.join([str(TESTS / "training"), str(Path(diffmem.__file__).parents[1])]),
+    "PYTHONPATH": os.pathsep.join([str(TESTS / "builders"), str(Path(diffmem.__file__).parents[1])]),
     "OMP_NUM_THREADS": "1",
 }
 # Sums of float32 gradients in another order, carried through 30 steps of Adam.

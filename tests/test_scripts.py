@@ -150,7 +150,7 @@ def test_the_environment_says_how_many_processes_there_are(variables, launcher, 
 
 
 def rates(folder):
-    from diffmem.studies.results import ExperimentResult
+    from diffmem.paper.records import ExperimentResult
 
     result = ExperimentResult.model_validate_json((folder / "result.json").read_text())
     return [

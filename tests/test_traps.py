@@ -14,9 +14,10 @@ import torch
 
 from diffmem.data import ImageSet
 from diffmem.models.config import ModelConfig, build_denoiser
+from diffmem.runs.recipe import StudyRecipe, TrainRecipe
+from diffmem.runs.run import Run
 from diffmem.sampling import SamplerConfig, generate
-from diffmem.studies.recipe import StudyRecipe, TrainRecipe, load_recipe
-from diffmem.studies.run import Run
+from diffmem.settings import load_recipe
 from diffmem.training.config import TrainingConfig
 
 TESTS = Path(__file__).parent
@@ -32,7 +33,7 @@ TRAPS = {
     3: (
         "the mixture without a path to its second source; truncated shares",
         [
-            "studies/test_experiment::test_without_imagenet_the_mixture_takes_another_class_and_says_so",
+            "paper/test_paper_experiment::test_without_imagenet_the_mixture_takes_another_class_and_says_so",
             "data/test_data_mixture::test_mixture_shares_are_rounded_not_truncated",
         ],
     ),
@@ -44,8 +45,8 @@ TRAPS = {
         "ADM crashes; masks of other depths trip an assertion; no default mask",
         [
             "test_traps::test_adm_is_built_from_its_name_alone",
-            "models/test_models_unet::test_a_mask_of_another_length_names_the_outputs",
-            "models/test_models_unet::test_no_mask_keeps_every_skip",
+            "models/networks/test_networks_unet::test_a_mask_of_another_length_names_the_outputs",
+            "models/networks/test_networks_unet::test_no_mask_keeps_every_skip",
         ],
     ),
     6: ("NCSN++ with a positional embedding unless told", ["test_traps::test_ncsnpp_has_a_fourier_embedding_unless_told"]),
@@ -59,26 +60,26 @@ TRAPS = {
     ),
     8: (
         "masked skips recognised by their sum being zero",
-        ["models/test_models_unet::test_the_encoder_of_a_masked_residual_network_is_that_of_the_full_one"],
+        ["models/networks/test_networks_unet::test_the_encoder_of_a_masked_residual_network_is_that_of_the_full_one"],
     ),
     9: (
         "masks that shrink the network",
         [
-            "models/test_models_unet::test_a_mask_changes_neither_parameters_nor_shapes",
+            "models/networks/test_networks_unet::test_a_mask_changes_neither_parameters_nor_shapes",
             "models/test_models_config::test_skip_masks_and_preconditioning_and_fourier_features_add_no_parameters",
         ],
     ),
     10: (
         "Fourier features of scale 16 on a time counted in 999 steps",
         [
-            "models/test_models_layers::test_fourier_frequencies_have_scale_sixteen_and_are_not_trained",
+            "models/networks/test_networks_layers::test_fourier_frequencies_have_scale_sixteen_and_are_not_trained",
             "models/test_models_preconditioning::test_vp_counts_its_time_in_steps",
         ],
     ),
     11: (
         "one-hot labels: 10 GB at 50,000 classes",
         [
-            "models/test_models_unet::test_looking_up_a_label_is_the_product_with_its_one_hot_vector",
+            "models/networks/test_networks_unet::test_looking_up_a_label_is_the_product_with_its_one_hot_vector",
             "test_traps::test_a_model_of_50000_labels_samples_without_one_hot_vectors",
         ],
     ),
@@ -104,7 +105,7 @@ TRAPS = {
         "randomness that depends on the number of processes",
         [
             "test_distributed::test_training_does_not_depend_on_the_number_of_processes",
-            "models/test_models_dropout::test_a_part_of_the_batch_has_the_masks_of_the_whole",
+            "models/networks/test_networks_dropout::test_a_part_of_the_batch_has_the_masks_of_the_whole",
         ],
     ),
     16: (
@@ -121,15 +122,15 @@ TRAPS = {
     18: (
         "more looks at larger sets, so larger maxima",
         [
-            "studies/test_run::test_every_size_has_the_same_number_of_looks_at_the_same_epochs",
+            "runs/test_runs_run::test_every_size_has_the_same_number_of_looks_at_the_same_epochs",
             "test_traps::test_every_size_of_the_paper_scale_is_looked_at_equally_often",
         ],
     ),
     19: (
         "no resuming; samples of one snapshot read for another",
         [
-            "studies/test_run::test_the_same_work_is_not_done_twice_and_leaves_every_file_alone",
-            "studies/test_evaluations::test_the_file_of_another_snapshot_is_not_used",
+            "runs/test_runs_run::test_the_same_work_is_not_done_twice_and_leaves_every_file_alone",
+            "runs/test_runs_evaluations::test_the_file_of_another_snapshot_is_not_used",
         ],
     ),
     20: (
@@ -146,26 +147,26 @@ TRAPS = {
     22: (
         "distances by expansion; 0 / 0 for copies of duplicates",
         [
-            "memorization/test_neighbours::test_high_contrast_images_that_float32_cannot_sum_exactly_equal_brute_force",
-            "studies/test_evaluations::test_two_distances_of_zero_are_no_memorization",
+            "memorization/neighbours/test_neighbours_neighbours::test_high_contrast_images_that_float32_cannot_sum_exactly_equal_brute_force",
+            "runs/test_runs_evaluations::test_two_distances_of_zero_are_no_memorization",
         ],
     ),
     23: (
         "duplicates hide copies; one image fails",
         [
             "memorization/test_measure::test_copies_are_still_found_when_every_training_image_is_doubled",
-            "studies/test_run::test_a_training_set_of_one_image_is_refused_before_training",
+            "runs/test_runs_run::test_a_training_set_of_one_image_is_refused_before_training",
         ],
     ),
     24: ("pixels are truncated, not rounded", ["sampling/test_sampling_generate::test_decoding_truncates"]),
     25: (
         "the optimum without labels, dense, on a fresh random subset each call",
         [
-            "models/test_models_optimum::test_the_mean_is_over_the_images_of_the_label",
-            "models/test_models_optimum::test_memory_stays_below_the_workspace_whatever_the_number_of_images",
+            "optimum/test_optimum_optimum::test_the_mean_is_over_the_images_of_the_label",
+            "optimum/test_optimum_optimum::test_memory_stays_below_the_workspace_whatever_the_number_of_images",
         ],
     ),
-    26: ("CMYK and RGBA photographs", ["data/test_data_decode::test_cmyk_becomes_rgb"]),
+    26: ("CMYK and RGBA photographs", ["data/formats/test_formats_decode::test_cmyk_becomes_rgb"]),
     27: ("pinned to Python 3.8 and packages of its time", ["test_traps::test_every_dependency_is_pinned_where_it_is_known_to_work"]),
 }  # fmt: skip
 
@@ -257,8 +258,8 @@ def test_nothing_in_the_package_unpickles_weights():
 
 
 def test_every_size_of_the_paper_scale_is_looked_at_equally_often(tmp_path, monkeypatch):
-    from diffmem.studies.experiment import load_experiment
-    from diffmem.studies.reproduce import plan
+    from diffmem.paper.experiment import load_experiment
+    from diffmem.paper.reproduce import plan
     from diffmem.training.schedule import evaluation_images
 
     monkeypatch.chdir(tmp_path)

@@ -17,7 +17,7 @@ from diffmem.attacks.exposure import (
 )
 from diffmem.data import ImageSet, hold_out, open_images, plant_canaries
 from diffmem.errors import UserError
-from diffmem.models import Optimum
+from diffmem.optimum.optimum import Optimum
 
 
 def planted(count=8, repeats=2, labels=True, seed=0, size=120):

@@ -9,15 +9,9 @@ import torch
 from diffmem.attacks.flipd import SIGMA, flipd
 from diffmem.data import ImageSet
 from diffmem.errors import UserError
-from diffmem.models import (
-    VP,
-    FunctionDenoiser,
-    GaussianDenoiser,
-    LatentDenoiser,
-    ModelConfig,
-    Optimum,
-    build_denoiser,
-)
+from diffmem.models import VP, FunctionDenoiser, LatentDenoiser, ModelConfig, build_denoiser
+from diffmem.optimum.gaussian import GaussianDenoiser
+from diffmem.optimum.optimum import Optimum
 
 SHAPE = (1, 4, 4)
 DIM = 16

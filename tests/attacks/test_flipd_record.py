@@ -10,7 +10,7 @@ from diffmem.attacks.flipd import SIGMA, flipd
 from diffmem.attacks.flipd_record import FlipdRecord, flipd_record
 from diffmem.data import ImageSet, hold_out, open_images, plant_canaries
 from diffmem.errors import UserError
-from diffmem.models import Optimum
+from diffmem.optimum.optimum import Optimum
 
 
 def planted(count=8, labels=True):

@@ -11,9 +11,11 @@ from diffmem.attacks.membership import MembershipRecord, class_mix_p_value, memb
 from diffmem.attacks.roc import area_under_curve, images_needed
 from diffmem.attacks.scores import loss_scores, pia_scores, secmi_scores
 from diffmem.data import ImageSet
-from diffmem.data.digits import read_digits
+from diffmem.data.formats.digits import read_digits
 from diffmem.errors import UserError
-from diffmem.models import GaussianDenoiser, LatentDenoiser, ModelConfig, Optimum, build_denoiser
+from diffmem.models import LatentDenoiser, ModelConfig, build_denoiser
+from diffmem.optimum.gaussian import GaussianDenoiser
+from diffmem.optimum.optimum import Optimum
 from diffmem.training import Trainer, TrainingConfig
 
 DIGITS = read_digits("train")

@@ -16,8 +16,10 @@ from diffmem.attacks.scores import (
 )
 from diffmem.data import ImageSet
 from diffmem.errors import UserError
-from diffmem.models import VE, VP, GaussianDenoiser, LatentDenoiser, Optimum
+from diffmem.models import VE, VP, LatentDenoiser
 from diffmem.models.discrete import DiscreteDenoiser, betas_of, levels_of
+from diffmem.optimum.gaussian import GaussianDenoiser
+from diffmem.optimum.optimum import Optimum
 
 SHAPE = (1, 4, 4)
 SCORES = [loss_scores, secmi_scores, pia_scores]

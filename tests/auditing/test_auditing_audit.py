@@ -10,7 +10,9 @@ from diffmem.auditing.request import PROBED
 from diffmem.data import ImageSet, plant_canaries
 from diffmem.errors import UserError
 from diffmem.memorization import Transforms, measure
-from diffmem.models import FunctionDenoiser, GaussianDenoiser, LatentDenoiser, OpenedModel, Optimum
+from diffmem.models import FunctionDenoiser, LatentDenoiser, OpenedModel
+from diffmem.optimum.gaussian import GaussianDenoiser
+from diffmem.optimum.optimum import Optimum
 
 TRAINING, HELDOUT, FRESH = digits(500, 600, 600)
 FEW = image_set(TRAINING[:24])

@@ -1,24 +1,20 @@
 """A model that memorizes and one that does not, audited through every door: the verdict is right each time."""
 
 import io
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from audit_tools import digits, image_set
+from edm_pickle_builder import pickled, snapshot
 from PIL import Image
 
 from diffmem.auditing import AuditRequest, audit
 from diffmem.data import open_images
 from diffmem.models import ModelConfig, open_model
+from diffmem.runs.run import Run
 from diffmem.sampling import generate
-from diffmem.studies.run import Run
 from diffmem.training import TrainingConfig
 from diffmem.training.config import EmaConfig, EvaluationConfig
-
-sys.path.append(str(Path(__file__).parents[1] / "models"))  # the writer of pickles in the layout of EDM
-from edm_pickle_builder import pickled, snapshot
 
 NUMBER = 320
 TRAINING, HELDOUT, FEW = digits(700, 800, 16, seed=4)

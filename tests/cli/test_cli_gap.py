@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from cli_builders import caller, trained_runs
 
-from diffmem.studies import gap_run
-from diffmem.studies.gap_records import GapResult
+from diffmem.optimum.gap_records import GapResult
+from diffmem.runs import gap_run
 
 SMALL = ["--samples", 10, "--set", "steps=3", "--device", "cpu"]
 

@@ -18,8 +18,9 @@ from diffmem.__main__ import main
 from diffmem.data import open_images
 from diffmem.errors import DiffmemError
 from diffmem.models.weights import read_tensors
+from diffmem.runs.recipe import StudyRecipe
+from diffmem.settings import load_recipe
 from diffmem.studies import emm, quickstart
-from diffmem.studies.recipe import StudyRecipe, load_recipe
 from diffmem.training import Trainer
 from diffmem.training.loop import STATE_FILE
 

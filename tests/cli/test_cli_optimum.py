@@ -5,7 +5,7 @@ import pytest
 from cli_builders import caller
 
 from diffmem.data import open_images
-from diffmem.studies.optimum_curves import OptimumCurves, optimum_curves
+from diffmem.optimum.curves import OptimumCurves, optimum_curves
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from cli_builders import caller
 from PIL import Image
 
 from diffmem.data import DOGS, ImageSet, open_images, read_synsets, write_images
-from diffmem.studies import experiment
-from diffmem.studies.experiment import experiment_names, load_experiment
+from diffmem.paper import experiment
+from diffmem.paper.experiment import experiment_names, load_experiment
 
 
 @pytest.fixture

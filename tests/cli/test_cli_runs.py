@@ -5,7 +5,7 @@ import shutil
 import pytest
 from cli_builders import caller, trained_runs
 
-from diffmem.studies.store.index import RunIndex
+from diffmem.runs.store.index import RunIndex
 
 
 @pytest.fixture

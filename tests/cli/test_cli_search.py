@@ -1,14 +1,11 @@
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from search_builders import TINY
 
 from diffmem.__main__ import main
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "studies" / "search"))
-from search_builders import TINY
 
 
 def run(*words):

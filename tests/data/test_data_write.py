@@ -7,7 +7,7 @@ from data_builders import image_set, image_sets
 from hypothesis import given, settings
 
 from diffmem.data import open_images, write_images
-from diffmem.data.npy import meta_path
+from diffmem.data.formats.npy import meta_path
 from diffmem.errors import DiffmemError, UserError
 
 

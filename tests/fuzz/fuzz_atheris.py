@@ -12,7 +12,8 @@ from pathlib import Path
 
 import atheris
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+_HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(_HERE), str(_HERE.parent / "builders")]
 
 # Not NumPy: its many modules would take a minute before the first run.
 _READERS = ["diffmem.data", "diffmem.models", "PIL", "gzip", "json", "pickletools", "tarfile", "zipfile"]

@@ -21,14 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fuzz_paths  # noqa: F401 - finds the modules of the next line
 import numpy as np
 from data_builders import cifar_parts, encoded, idx_bytes, python2_pickle, write_cifar
 from PIL import Image
 
 from diffmem.data import Reading, open_images
-from diffmem.data.guards import in_one_line
-from diffmem.data.unpickle import load_dictionary
+from diffmem.data.formats.guards import in_one_line
+from diffmem.data.formats.unpickle import load_dictionary
 from diffmem.errors import UserError
 
 __all__ = ["CPU_SECONDS", "HARNESSES", "Harness"]
@@ -179,7 +178,7 @@ def _load_dictionary(path: Path) -> object:
 
 
 def _open_edm_pickle(path: Path) -> object:
-    from diffmem.models.edm_pickle import open_edm_pickle
+    from diffmem.models.pretrained.edm_pickle import open_edm_pickle
 
     return open_edm_pickle(path)
 

@@ -6,7 +6,7 @@ import pytest
 from diffmem.errors import UserError
 from diffmem.memorization.absolute import NormalizedRule, SimilarityRule
 from diffmem.memorization.criteria import Criterion
-from diffmem.memorization.neighbours import Neighbours, nearest_neighbours
+from diffmem.memorization.neighbours.neighbours import Neighbours, nearest_neighbours
 
 SHAPE = (3, 4, 4)
 

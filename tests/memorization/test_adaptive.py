@@ -7,7 +7,7 @@ from diffmem.errors import UserError
 from diffmem.memorization.adaptive import AdaptiveRule
 from diffmem.memorization.criteria import Criterion, RatioRule
 from diffmem.memorization.measure import measure
-from diffmem.memorization.neighbours import Neighbours, nearest_neighbours
+from diffmem.memorization.neighbours.neighbours import Neighbours, nearest_neighbours
 
 
 def neighbours(*rows: list[float]) -> Neighbours:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from diffmem.data.digits import read_digits
+from diffmem.data.formats.digits import read_digits
 from diffmem.errors import UserError
 from diffmem.memorization.authenticity import authenticity
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from diffmem.data.digits import read_digits
+from diffmem.data.formats.digits import read_digits
 from diffmem.errors import UserError
 from diffmem.memorization.cells import Cells
 from diffmem.memorization.copying import CellResult, CopyingTest, copying_test
-from diffmem.memorization.neighbours import nearest_neighbours
+from diffmem.memorization.neighbours.neighbours import nearest_neighbours
 from diffmem.memorization.ranks import compare_ranks
 
 

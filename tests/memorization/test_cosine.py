@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from diffmem.errors import UserError
-from diffmem.memorization import index
-from diffmem.memorization.index import NeighbourIndex
-from diffmem.memorization.neighbours import nearest_neighbours
+from diffmem.memorization.neighbours import index
+from diffmem.memorization.neighbours.index import NeighbourIndex
+from diffmem.memorization.neighbours.neighbours import nearest_neighbours
 
 
 def features(seed: int, count: int, dim: int = 64) -> np.ndarray:

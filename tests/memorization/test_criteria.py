@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from diffmem.errors import UserError
 from diffmem.memorization.criteria import AbsoluteRule, Criterion, RatioRule
-from diffmem.memorization.neighbours import Neighbours
+from diffmem.memorization.neighbours.neighbours import Neighbours
 
 
 def neighbours(*rows: tuple[float, ...]) -> Neighbours:

@@ -8,7 +8,7 @@ import pytest
 from diffmem.errors import UserError
 from diffmem.memorization.criteria import AbsoluteRule, RatioRule
 from diffmem.memorization.measure import measure, rates_at_thresholds
-from diffmem.memorization.neighbours import nearest_neighbours
+from diffmem.memorization.neighbours.neighbours import nearest_neighbours
 
 
 def images(seed: int, count: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from scipy.stats import binom
 
 from diffmem.errors import UserError
 from diffmem.memorization.criteria import RatioRule
-from diffmem.memorization.neighbours import nearest_neighbours
+from diffmem.memorization.neighbours.neighbours import nearest_neighbours
 from diffmem.memorization.rates import Rate, null_rate_uniform
 
 

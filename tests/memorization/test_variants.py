@@ -9,7 +9,7 @@ from diffmem.errors import UserError
 from diffmem.memorization import variants
 from diffmem.memorization.criteria import AbsoluteRule, RatioRule
 from diffmem.memorization.measure import measure
-from diffmem.memorization.neighbours import nearest_neighbours
+from diffmem.memorization.neighbours.neighbours import nearest_neighbours
 from diffmem.memorization.variants import Transforms, Variant, variant_neighbours
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from diffmem.errors import UserError
 from diffmem.models.config import ModelConfig, build_denoiser, count_parameters
-from diffmem.models.foreign import from_edm_state_dict
+from diffmem.models.pretrained.foreign import from_edm_state_dict
 
 
 def size(config=None, shape=(3, 32, 32), num_labels=0):

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from diffmem.errors import UserError
-from diffmem.models import Denoiser, FunctionDenoiser, GaussianDenoiser
+from diffmem.models import Denoiser, FunctionDenoiser
+from diffmem.optimum.gaussian import GaussianDenoiser
 from diffmem.sampling import generate
 
 SHAPE = (1, 4, 4)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from diffmem.errors import UserError
-from diffmem.models import Denoiser, GaussianDenoiser, Latent, LatentDenoiser, pixel_shape_of
+from diffmem.models import Denoiser, Latent, LatentDenoiser, pixel_shape_of
+from diffmem.optimum.gaussian import GaussianDenoiser
 
 CODES, PIXELS = (1, 2, 2), (1, 2, 4)
 INNER = GaussianDenoiser(torch.zeros(CODES), 0.3 * torch.eye(4))

@@ -1,14 +1,9 @@
-"""The study and the gallery that most tests of reports look at."""
+"""The gallery that the tests of the kit look at."""
 
 from __future__ import annotations
 
 import pytest
-from reports_study import make_gallery, make_result
-
-
-@pytest.fixture
-def result():
-    return make_result()
+from reports_study import make_gallery
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from rich.console import Console
 from diffmem.data import ImageSet
 from diffmem.errors import UserError
 from diffmem.memorization import near_duplicates
-from diffmem.reports import ShownGroup, duplicates_figure, duplicates_tables, write_duplicates
-from diffmem.reports.duplicates import duplicates_gallery
+from diffmem.reports.duplicates import duplicates_gallery, duplicates_tables, write_duplicates
+from diffmem.reports.duplicates_gallery import ShownGroup, duplicates_figure
 
 
 def image_set(classes=("cat", "dog"), labels=True):

@@ -165,7 +165,7 @@ loop.train(trainer(), MODEL, Path(sys.argv[1]), "tag", on_snapshot=told, progres
 
 
 def test_a_killed_process_goes_on_to_the_same_end(tmp_path, undisturbed):
-    paths = [str(Path(__file__).parent), str(Path(diffmem.__file__).parents[1])]
+    paths = [str(Path(__file__).parents[1] / "builders"), str(Path(diffmem.__file__).parents[1])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environment

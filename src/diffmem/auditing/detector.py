@@ -33,7 +33,7 @@ from diffmem.memorization import (
     nearest_neighbours,
     variant_neighbours,
 )
-from diffmem.memorization.contents import taken
+from diffmem.memorization.neighbours.contents import taken
 from diffmem.progress import NO_PROGRESS, Progress, part_of
 
 __all__ = ["CopyDetector", "Detections", "joined"]

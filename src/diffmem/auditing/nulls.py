@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from diffmem.auditing.criteria import PIXELS, SURROUNDINGS, Criterion
 from diffmem.auditing.detector import CopyDetector, Detections
-from diffmem.memorization.contents import taken
+from diffmem.memorization.neighbours.contents import taken
 from diffmem.progress import NO_PROGRESS, Progress, part_of
 
 __all__ = ["SEARCHES", "SLOW_SPACES_MOST", "SURROUNDINGS_MOST", "Null", "null_images"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from diffmem.data.transforms import to_pil
 from diffmem.errors import UserError
-from diffmem.memorization.contents import content_keys, taken
+from diffmem.memorization.neighbours.contents import content_keys, taken
 
 __all__ = [
     "FRESH",

@@ -13,7 +13,7 @@ from diffmem.auditing.positive_controls import PLANTED, Planting, partners, plan
 from diffmem.auditing.records import PowerRecord
 from diffmem.errors import UserError
 from diffmem.memorization import Rate
-from diffmem.memorization.contents import taken
+from diffmem.memorization.neighbours.contents import taken
 from diffmem.memorization.records import rate_record
 from diffmem.progress import NO_PROGRESS, Progress, part_of
 

@@ -115,7 +115,7 @@ def audit(
         from diffmem.data import CanarySet
         from diffmem.models import open_model
         from diffmem.sampling import SamplerConfig
-        from diffmem.studies.recipe import load_recipe
+        from diffmem.settings import load_recipe
 
         sources = {
             "training": train,

@@ -35,10 +35,10 @@ def data_duplicates(
     from diffmem.data import open_images, write_images
     from diffmem.errors import UserError
     from diffmem.folder_lock import locked_folder
-    from diffmem.memorization.groups import near_duplicates
+    from diffmem.memorization.neighbours.groups import near_duplicates
     from diffmem.progress import show_progress
     from diffmem.reports.duplicates import duplicates_tables, radius_words, write_duplicates
-    from diffmem.reports.words import count_words
+    from diffmem.reports.text import count_words
 
     # Before the work, so that a mistake costs no time.
     if not 0 <= radius <= 255:

@@ -49,14 +49,14 @@ def gap(
     from diffmem.data import open_images
     from diffmem.distributed import world
     from diffmem.folder_lock import locked_folder
+    from diffmem.optimum.gap import correlations
+    from diffmem.optimum.gap_records import GapResult
+    from diffmem.optimum.report.gap_write import gap_notes, gap_table, write_gap
     from diffmem.progress import show_progress
-    from diffmem.reports.gap_write import gap_notes, gap_table, write_gap
+    from diffmem.runs.gap_run import GapSettings, measure_gap
+    from diffmem.runs.run_folder import remember_data
     from diffmem.sampling import SamplerConfig
-    from diffmem.studies.gap import correlations
-    from diffmem.studies.gap_records import GapResult
-    from diffmem.studies.gap_run import GapSettings, measure_gap
-    from diffmem.studies.recipe import load_recipe
-    from diffmem.studies.run_folder import remember_data
+    from diffmem.settings import load_recipe
 
     if not runs:
         raise UserError("Name at least one folder of a run: diffmem gap runs/<hash>.")

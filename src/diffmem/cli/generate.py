@@ -56,7 +56,7 @@ def generate(
     from diffmem.folder_lock import locked_folder
     from diffmem.progress import show_progress
     from diffmem.sampling import SamplerConfig, discard_shards, generate_resumable, parse_seeds
-    from diffmem.studies.recipe import load_recipe
+    from diffmem.settings import load_recipe
 
     model, out = _model_and_out(paths, optimum)
     if out.suffix.lower() not in (".npz", ".zip"):
@@ -121,7 +121,7 @@ def _trained(model: Path, device: str) -> tuple[Denoiser, str, str, str]:
 
 
 def _tell_evaluations(denoiser: Denoiser) -> None:
-    from diffmem.models import Optimum
+    from diffmem.optimum.optimum import Optimum
 
     assert isinstance(denoiser, Optimum)
     tally = denoiser.evaluations
@@ -135,7 +135,7 @@ def _tell_evaluations(denoiser: Denoiser) -> None:
 def _optimum(data: str, conditional: bool, device: str, workspace: int) -> tuple[Denoiser, str, str, str]:
     """Return the optimum of an image set, and what `_trained` returns with it."""
     from diffmem.data import open_images
-    from diffmem.models import Optimum
+    from diffmem.optimum.optimum import Optimum
     from diffmem.progress import show_progress
 
     with show_progress("Reading images") as progress:

@@ -127,7 +127,8 @@ def _measure_samples(
         found.neighbours.save(out.with_suffix(".neighbours.npz"))
         print(out)
     if gallery is not None:
-        from diffmem.reports import gallery_figure, save_figure
+        from diffmem.reports.figures import save_figure
+        from diffmem.reports.gallery import gallery_figure
 
         worst = np.argsort(found.ratio, kind="stable")[:8]
         pairs = found.neighbours.indices[worst]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from diffmem.errors import UserError
 
 if TYPE_CHECKING:
-    from diffmem.studies.results import Evaluation, RunRecord
+    from diffmem.runs.records import Evaluation, RunRecord
 
 __all__ = ["measure_run"]
 
@@ -38,9 +38,10 @@ def measure_run(
     from diffmem.memorization import RatioRule, protocol_id
     from diffmem.memorization.features import open_features
     from diffmem.progress import show_progress
+    from diffmem.runs.recipe import MeasureConfig
+    from diffmem.runs.run_folder import open_run, remember_data, snapshots_of
     from diffmem.sampling import SamplerConfig
-    from diffmem.studies.recipe import MeasureConfig, load_recipe
-    from diffmem.studies.run_folder import open_run, remember_data, snapshots_of
+    from diffmem.settings import load_recipe
 
     sampling = load_recipe(SamplerConfig, None, settings)
     given = [f"samples={number}", f"threshold={threshold!r}"]
@@ -87,7 +88,7 @@ def _print(record: RunRecord, threshold: float) -> None:
     from rich.table import Table
 
     from diffmem.console import console
-    from diffmem.reports.words import rate_words
+    from diffmem.reports.text import rate_words
 
     first = record.evaluations[0]
     titles = ["epoch", "R_mem", "null", "copied", "mean nearest"]
@@ -124,7 +125,7 @@ def _print(record: RunRecord, threshold: float) -> None:
 
 
 def _line(one: Evaluation) -> str:
-    from diffmem.reports.words import rate_words
+    from diffmem.reports.text import rate_words
 
     return f"{rate_words(one.memorized)} at epoch {_epoch(one)}"
 

@@ -43,9 +43,9 @@ def optimum(
     from diffmem.data import open_images
     from diffmem.distributed import world
     from diffmem.folder_lock import locked_folder
+    from diffmem.optimum.curves import optimum_curves
+    from diffmem.optimum.report.figure import collapse_words, optimum_table, write_optimum
     from diffmem.progress import show_progress
-    from diffmem.reports.optimum_figure import collapse_words, optimum_table, write_optimum
-    from diffmem.studies.optimum_curves import optimum_curves
 
     levels = parse_sigmas(sigmas)
     place = choose_device(device)

@@ -11,9 +11,9 @@ from diffmem.cli.common import Settings
 from diffmem.errors import UserError
 
 if TYPE_CHECKING:
-    from diffmem.reports import ReportPaths
-    from diffmem.studies.reproduce import Reproduction
-    from diffmem.studies.results import ExperimentResult
+    from diffmem.paper.records import ExperimentResult
+    from diffmem.paper.reproduce import Reproduction
+    from diffmem.reports.folder import ReportPaths
     from diffmem.studies.study import Study
 
 __all__ = ["reproduce"]
@@ -64,8 +64,8 @@ def reproduce(
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
         workers: Processes that train at the same time; by default one per core on a CPU.
     """
-    from diffmem.studies.experiment import experiment_names, load_experiment
-    from diffmem.studies.reproduce import plan
+    from diffmem.paper.experiment import experiment_names, load_experiment
+    from diffmem.paper.reproduce import plan
 
     if list_:
         _print_experiments()
@@ -104,7 +104,7 @@ def reproduce(
 
 
 def _scale(wanted: str | None, device: str) -> Literal["paper", "cpu", "smoke"]:
-    from diffmem.studies.experiment import SCALES
+    from diffmem.paper.experiment import SCALES
 
     name = wanted or os.environ.get("DIFFMEM_SCALE") or ("paper" if device.startswith("cuda") else "cpu")
     for scale in SCALES:
@@ -120,9 +120,9 @@ def _carry_out(planned: list[Reproduction], device: str, workers: int | None, pa
     from diffmem.console import console
     from diffmem.distributed import world
     from diffmem.files import write_text
+    from diffmem.paper.report.tables import experiment_table
+    from diffmem.paper.reproduce import carry_out
     from diffmem.progress import show_progress
-    from diffmem.reports import experiment_table
-    from diffmem.studies.reproduce import carry_out
 
     results = []
     for one in planned:
@@ -149,7 +149,8 @@ def _file_name(level: str) -> str:
 
 
 def _write(one: Reproduction, result: ExperimentResult, studies: list[Study]) -> ReportPaths:
-    from diffmem.reports import example_gallery, write_experiment
+    from diffmem.paper.report.page import write_experiment
+    from diffmem.reports.gallery import example_gallery
 
     galleries = []
     for level, study in zip(result.levels[:_MOST_GALLERIES], studies, strict=False):
@@ -162,7 +163,7 @@ def _write(one: Reproduction, result: ExperimentResult, studies: list[Study]) ->
 def _add_to_page(page: Path, results: list[ExperimentResult], newest: ReportPaths, scale: str) -> None:
     """Write the page of all results so far; the newest one's figure is put beside those of the others."""
     from diffmem.files import write_bytes, write_text
-    from diffmem.reports import results_page
+    from diffmem.paper.report.results_page import results_page
 
     for figure in newest.figures:
         write_bytes(page.parent / _PICTURES / f"{results[-1].name}.png", figure.read_bytes())
@@ -176,7 +177,7 @@ def _print_experiments() -> None:
     from rich.table import Table
 
     from diffmem.console import console
-    from diffmem.studies.experiment import experiment_names, load_experiment
+    from diffmem.paper.experiment import experiment_names, load_experiment
 
     table = Table(
         "experiment", "factor", "levels", "parameters", "what the paper found", box=None, padding=(0, 2, 1, 0)

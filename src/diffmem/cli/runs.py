@@ -10,7 +10,7 @@ from diffmem.cli.common import bytes_in_words
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from diffmem.studies.store.index import Lease, RunEntry
+    from diffmem.runs.store.index import Lease, RunEntry
 
 __all__ = ["runs"]
 
@@ -32,8 +32,8 @@ def runs(store: Path, *, rebuild: bool = False, json: bool = False) -> None:
     from diffmem.console import console
     from diffmem.errors import UserError
     from diffmem.progress import show_progress
-    from diffmem.studies.store.folders import RUNS
-    from diffmem.studies.store.index import RunIndex
+    from diffmem.runs.store.folders import RUNS
+    from diffmem.runs.store.index import RunIndex
 
     if not (store / RUNS).is_dir():
         hint = " Give the folder that holds it." if store.resolve().name == RUNS else ""
@@ -72,7 +72,7 @@ def runs(store: Path, *, rebuild: bool = False, json: bool = False) -> None:
 def _fresh(store: Path, entry: RunEntry) -> RunEntry:
     """Return the entry of a run that may have moved on since it was noted, as its folder has it now."""
     from diffmem.cli.common import warn
-    from diffmem.studies.store.folders import read_entries
+    from diffmem.runs.store.folders import read_entries
 
     # A run that was noted as new need not have a folder yet.
     found = [] if entry.state == "trained" else read_entries(store, [entry.run_id], warn)

@@ -92,9 +92,9 @@ def _plan(study: SearchStudy, device: str) -> None:
     from rich.table import Table
 
     from diffmem.console import console
+    from diffmem.executors.open import open_pool
+    from diffmem.executors.processes import available_cores
     from diffmem.progress import seconds_to_words, show_progress
-    from diffmem.studies.executors.config import open_pool
-    from diffmem.studies.executors.processes import available_cores
     from diffmem.studies.search.plan import plan_search
 
     kind = study.recipe.executor.kind
@@ -143,8 +143,10 @@ def report_search(study: SearchStudy, device: str = "cpu") -> None:
     """Write the report of a search as it is now, and print its table."""
     from diffmem.cli.common import warn
     from diffmem.console import console
-    from diffmem.reports import example_gallery, search_table, write_search_report
+    from diffmem.reports.gallery import example_gallery
     from diffmem.studies.search.levels import Item
+    from diffmem.studies.search.report.page import write_search_report
+    from diffmem.studies.search.report.tables import search_table
 
     result = study.result(device)
     galleries = []
@@ -176,7 +178,7 @@ def status(folder: Path) -> None:
         folder: Folder of the study.
     """
     from diffmem.console import console
-    from diffmem.reports import search_table, watch_table
+    from diffmem.studies.search.report.tables import search_table, watch_table
 
     study = _open(folder)
     result = study.result()
@@ -198,7 +200,7 @@ def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
 
     from diffmem.console import console
     from diffmem.errors import UserError
-    from diffmem.reports import watch_table
+    from diffmem.studies.search.report.tables import watch_table
 
     if not every > 0:
         raise UserError(f"--every {every} must be a positive number of seconds, for example 2.")
@@ -213,8 +215,8 @@ def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
 
 
 def _live(study: SearchStudy) -> Mapping[str, Mapping[str, object]]:
+    from diffmem.runs.store.status import read_status
     from diffmem.studies.search.levels import Item
-    from diffmem.studies.store.status import read_status
 
     live: dict[str, Mapping[str, object]] = {}
     for level, group in study.searches().items():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from diffmem.cli.common import Settings
 
 if TYPE_CHECKING:
-    from diffmem.studies.recipe import StudyRecipe
+    from diffmem.runs.recipe import StudyRecipe
     from diffmem.studies.study import Study
 
 __all__ = ["carry_out", "report", "study"]
@@ -45,7 +45,8 @@ def study(
         plan: Only say what it will take: runs, hours, memory, disk (recipes with levels or search).
     """
     from diffmem.errors import UserError
-    from diffmem.studies.recipe import StudyRecipe, load_recipe
+    from diffmem.runs.recipe import StudyRecipe
+    from diffmem.settings import load_recipe
     from diffmem.studies.search.recipe import is_search
 
     if is_search(recipe):
@@ -97,7 +98,8 @@ def report(folder: Path) -> None:
     """
     from diffmem.cli.search import is_search_folder, report_search
     from diffmem.errors import UserError
-    from diffmem.studies.recipe import StudyRecipe, load_recipe
+    from diffmem.runs.recipe import StudyRecipe
+    from diffmem.settings import load_recipe
     from diffmem.studies.study import Study
 
     if is_search_folder(folder):
@@ -122,7 +124,9 @@ def report(folder: Path) -> None:
 def _report(work: Study, device: str) -> None:
     from diffmem.console import console
     from diffmem.distributed import world
-    from diffmem.reports import example_gallery, terminal_table, write_report
+    from diffmem.reports.gallery import example_gallery
+    from diffmem.studies.report.tables import terminal_table
+    from diffmem.studies.report.write import write_report
 
     result = work.result(device)
     if not world().is_first:

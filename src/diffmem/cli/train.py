@@ -45,7 +45,8 @@ def train(
         tensorboard: Also write the metrics as TensorBoard events (needs the extra diffmem[tensorboard]).
         list_settings: Print all settings with defaults and meaning, and stop.
     """
-    from diffmem.studies.recipe import TrainRecipe, load_recipe, settings_table
+    from diffmem.runs.recipe import TrainRecipe
+    from diffmem.settings import load_recipe, settings_table
 
     if list_settings:
         _print_settings(settings_table(TrainRecipe))
@@ -61,8 +62,8 @@ def train(
     from diffmem.data import open_images
     from diffmem.distributed import world
     from diffmem.progress import show_progress
-    from diffmem.studies.run import Run
-    from diffmem.studies.run_folder import remember_data
+    from diffmem.runs.run import Run
+    from diffmem.runs.run_folder import remember_data
 
     place = choose_device(device)
     if tensorboard:

@@ -1,30 +1,4 @@
-"""P, the data distribution: which images a model learns, where they come from and how they are chosen.
-
-Modules:
-    images: `ImageSet`, the noun of this room.
-    sources: `open_images`, which recognises what it is given; one module per kind: `cifar10` (with
-        `unpickle`), `folder`, `edm_zip`, `npz`, `npy`, `idx`, `digits`.
-    imagenet: chosen synsets out of ImageNet's folders.
-    fetch: the download of a published archive.
-    subsets: balanced, first and random selections, chosen classes, held-out images.
-    transforms: resolution and channels.
-    labels: random labels, and a label for each image.
-    mixture: two sources at a given share.
-    duplication: copies on purpose, of a given share.
-    canaries: marked images on purpose, with a control group that is left out.
-    shares: how many images a share is, and choices that depend on an image's own pixels only.
-    build: a set from a source in one call.
-    write: a set into one file.
-    duplicates: exact copies inside a set.
-    sheet: a contact sheet for people.
-    storage, names: pixels and names of sets that are larger than memory.
-    reading: the choices for which loaders have different rules; other_readings, the same source by the other rules.
-    conversions: what was done to the images of a source, or passed over, counted and in words.
-    splits: folders called train and test, which are no classes.
-    signatures, passed_over, headers, decode, deep, exif, fit, stack: encoded images, known by their content and judged by
-        their header, to pixels of one shape.
-    png, markers, arrays, guards, quiet: formats in detail, and the limits for files that nobody vouches for.
-"""
+"""P, the data distribution: which images a model learns, where they come from and how they are chosen."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.data.arrays import member_array, member_words, members_of, naming
-from diffmem.data.guards import check_total, checked_zip, in_one_line, is_plain_file
+from diffmem.data.formats.arrays import member_array, member_words, members_of, naming
+from diffmem.data.formats.guards import check_total, checked_zip, in_one_line, is_plain_file
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.storage import gather, new_images, parts
 from diffmem.errors import UserError

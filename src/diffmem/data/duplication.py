@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from diffmem.data.guards import check_total
+from diffmem.data.formats.guards import check_total
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.shares import KEY_BITS, check_share, pixel_keys
 from diffmem.data.storage import gather

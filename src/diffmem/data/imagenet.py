@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data.conversions import Conversion, Tally
-from diffmem.data.decode import decode_pages
 from diffmem.data.fit import fitted
-from diffmem.data.guards import (
+from diffmem.data.formats.decode import decode_pages
+from diffmem.data.formats.guards import (
     MAX_FILE_BYTES,
     BoundedStream,
     check_total,
@@ -27,13 +27,13 @@ from diffmem.data.guards import (
     read_plain,
     stays_inside,
 )
-from diffmem.data.guards import reading as in_words
+from diffmem.data.formats.guards import reading as in_words
+from diffmem.data.formats.signatures import KINDS, LIKELY
+from diffmem.data.formats.stack import check_white
 from diffmem.data.images import ImageSet, frozen
-from diffmem.data.reading import AS_USUAL, Fit, Reading
-from diffmem.data.signatures import KINDS, LIKELY
-from diffmem.data.stack import check_white
+from diffmem.data.reading import AS_USUAL, Fit, Reading, check_resolution
 from diffmem.data.storage import new_images
-from diffmem.data.transforms import centre_square, check_resolution, lanczos
+from diffmem.data.transforms import centre_square, lanczos
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
 

@@ -6,10 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from diffmem.data.transforms import check_resolution
 from diffmem.errors import UserError, nearest
 
-__all__ = ["AS_USUAL", "OPTIONS", "Alpha", "Exif", "Fit", "Pages", "Reading", "parse_reading"]
+__all__ = [
+    "AS_USUAL",
+    "MAX_RESOLUTION",
+    "OPTIONS",
+    "Alpha",
+    "Exif",
+    "Fit",
+    "Pages",
+    "Reading",
+    "check_resolution",
+    "parse_reading",
+]
 
 Alpha = Literal["white", "black", "drop"]
 Exif = Literal["ignore", "apply"]
@@ -123,3 +133,12 @@ def _number(key: str, text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise UserError(f"{key} must be a whole number, not {text!r}.")
     return int(text)
+
+
+MAX_RESOLUTION = 4096
+
+
+def check_resolution(resolution: int) -> None:
+    """Refuse a resolution that is not between 1 and 4096 pixels."""
+    if not 1 <= resolution <= MAX_RESOLUTION:
+        raise UserError(f"The resolution must lie between 1 and {MAX_RESOLUTION} pixels, not {resolution}.")

@@ -6,19 +6,19 @@ import gzip
 from pathlib import Path
 from typing import Literal, cast
 
-from diffmem.data.cifar10 import is_cifar10_folder, read_cifar10
-from diffmem.data.digits import read_digits
-from diffmem.data.edm_zip import read_zip
 from diffmem.data.fit import fit_images
-from diffmem.data.folder import read_folder
-from diffmem.data.guards import checked_zip, in_one_line
-from diffmem.data.guards import reading as in_words
-from diffmem.data.idx import IMAGE_MAGIC, idx_image_files, read_idx
+from diffmem.data.formats.cifar10 import is_cifar10_folder, read_cifar10
+from diffmem.data.formats.digits import read_digits
+from diffmem.data.formats.edm_zip import read_zip
+from diffmem.data.formats.folder import read_folder
+from diffmem.data.formats.guards import checked_zip, in_one_line
+from diffmem.data.formats.guards import reading as in_words
+from diffmem.data.formats.idx import IMAGE_MAGIC, idx_image_files, read_idx
+from diffmem.data.formats.npy import MAGIC, read_npy
+from diffmem.data.formats.npz import read_npz
+from diffmem.data.formats.signatures import LIKELY, ending_of
 from diffmem.data.images import ImageSet
-from diffmem.data.npy import MAGIC, read_npy
-from diffmem.data.npz import read_npz
 from diffmem.data.reading import AS_USUAL, Reading
-from diffmem.data.signatures import LIKELY, ending_of
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
 

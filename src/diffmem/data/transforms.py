@@ -9,33 +9,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffmem.data.images import ImageSet, frozen
+from diffmem.data.reading import check_resolution
 from diffmem.data.storage import contiguous, new_images, parts
-from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
 
-__all__ = [
-    "MAX_RESOLUTION",
-    "centre_square",
-    "check_resolution",
-    "grayscale",
-    "lanczos",
-    "resize",
-    "rgb",
-    "to_pil",
-]
-
-MAX_RESOLUTION = 4096
+__all__ = ["centre_square", "grayscale", "lanczos", "resize", "rgb", "to_pil"]
 
 
 def to_pil(pixels: NDArray[np.uint8]) -> Image.Image:
     """Return one image, uint8 (C, H, W), as a Pillow image of mode L or RGB."""
     return Image.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
-
-
-def check_resolution(resolution: int) -> None:
-    """Refuse a resolution that is not between 1 and 4096 pixels."""
-    if not 1 <= resolution <= MAX_RESOLUTION:
-        raise UserError(f"The resolution must lie between 1 and {MAX_RESOLUTION} pixels, not {resolution}.")
 
 
 def centre_square(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.data.edm_zip import LABEL_FILE
+from diffmem.data.formats.edm_zip import LABEL_FILE
+from diffmem.data.formats.npy import meta_path, sample_digest
+from diffmem.data.formats.png import encode_png
 from diffmem.data.images import ImageSet
 from diffmem.data.names import PackedNames
-from diffmem.data.npy import meta_path, sample_digest
-from diffmem.data.png import encode_png
 from diffmem.data.storage import parts
 from diffmem.errors import UserError
 from diffmem.files import atomic_path

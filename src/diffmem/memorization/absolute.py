@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.errors import UserError
-from diffmem.memorization.neighbours import Neighbours
+from diffmem.memorization.neighbours.neighbours import Neighbours
 
 __all__ = ["NormalizedRule", "SimilarityRule"]
 

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from diffmem.errors import UserError
-from diffmem.memorization.contents import common_space, content_keys, distinct, taken
-from diffmem.memorization.index import NeighbourIndex
-from diffmem.memorization.neighbours import Neighbours, nearest_neighbours
+from diffmem.memorization.neighbours.contents import common_space, content_keys, distinct, taken
+from diffmem.memorization.neighbours.index import NeighbourIndex
+from diffmem.memorization.neighbours.neighbours import Neighbours, nearest_neighbours
+from diffmem.memorization.neighbours.rows import Metric
 from diffmem.memorization.rates import Method, Rate
-from diffmem.memorization.rows import Metric
 from diffmem.progress import NO_PROGRESS, Progress, part_of
 
 __all__ = ["Authenticity", "authenticity", "gaps_of"]

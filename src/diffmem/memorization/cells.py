@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from diffmem.data.storage import parts
 from diffmem.errors import UserError
-from diffmem.memorization.contents import content_keys, distinct, taken
+from diffmem.memorization.neighbours.contents import content_keys, distinct, taken
 
 __all__ = ["Cells"]
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from diffmem.errors import UserError
 from diffmem.memorization.cells import Cells
-from diffmem.memorization.contents import common_space, content_keys, distinct, present, taken
-from diffmem.memorization.neighbours import nearest_neighbours
+from diffmem.memorization.neighbours.contents import common_space, content_keys, distinct, present, taken
+from diffmem.memorization.neighbours.neighbours import nearest_neighbours
 from diffmem.memorization.ranks import RankComparison, compare_ranks
 from diffmem.progress import NO_PROGRESS, Progress, part_of
 

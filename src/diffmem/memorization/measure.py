@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from diffmem.data.duplicates import duplicate_groups
 from diffmem.errors import UserError
 from diffmem.memorization.criteria import Criterion, RatioRule
-from diffmem.memorization.index import index_for
-from diffmem.memorization.neighbours import Neighbours, nearest_neighbours
+from diffmem.memorization.neighbours.index import index_for
+from diffmem.memorization.neighbours.neighbours import Neighbours, nearest_neighbours
 from diffmem.memorization.plausibility import SampleCheck, SampleCheckRecord, check_samples
 from diffmem.memorization.rates import Method, Rate
 from diffmem.progress import NO_PROGRESS, Progress

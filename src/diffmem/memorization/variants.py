@@ -18,11 +18,18 @@ from numpy.typing import NDArray
 
 from diffmem.data.storage import contiguous
 from diffmem.errors import UserError
-from diffmem.memorization.cascade import index_pays
-from diffmem.memorization.contents import Keys, common_space, content_keys, distinct, present, taken
 from diffmem.memorization.criteria import Criterion
-from diffmem.memorization.index import NeighbourIndex
-from diffmem.memorization.neighbours import Neighbours, nearest_neighbours
+from diffmem.memorization.neighbours.cascade import index_pays
+from diffmem.memorization.neighbours.contents import (
+    Keys,
+    common_space,
+    content_keys,
+    distinct,
+    present,
+    taken,
+)
+from diffmem.memorization.neighbours.index import NeighbourIndex
+from diffmem.memorization.neighbours.neighbours import Neighbours, nearest_neighbours
 from diffmem.memorization.rates import Method, Rate
 from diffmem.progress import NO_PROGRESS, Progress
 

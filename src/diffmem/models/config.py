@@ -8,10 +8,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from diffmem.errors import UserError
-from diffmem.models.adm import DhariwalUNet
+from diffmem.models.networks.adm import DhariwalUNet
+from diffmem.models.networks.song import SongUNet
+from diffmem.models.networks.unet import UNet, encoder_outputs
 from diffmem.models.preconditioning import EDM, VE, VP, Preconditioned, Preconditioning
-from diffmem.models.song import SongUNet
-from diffmem.models.unet import UNet, encoder_outputs
 
 __all__ = ["ModelConfig", "build_denoiser", "count_parameters"]
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from diffmem.errors import UserError
-from diffmem.models.unet import UNet
+from diffmem.models.networks.unet import UNet
 
 __all__ = ["EDM", "VE", "VP", "Preconditioned", "Preconditioning"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffmem.data.guards import in_one_line, is_plain_file, reading
+from diffmem.data.formats.guards import in_one_line, is_plain_file, reading
 from diffmem.errors import DiffmemError, UserError
 from diffmem.files import atomic_path
 from diffmem.models.config import ModelConfig, build_denoiser

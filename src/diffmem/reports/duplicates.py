@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from diffmem.data import ImageSet
 from diffmem.files import json_bytes, write_folder
-from diffmem.memorization.groups import DuplicateGroups
+from diffmem.memorization.neighbours.groups import DuplicateGroups
 from diffmem.reports.duplicates_gallery import ShownGroup, duplicates_figure
 from diffmem.reports.html import png_bytes
-from diffmem.reports.words import count_words
+from diffmem.reports.text import count_words
 
 if TYPE_CHECKING:
     from rich.table import Table

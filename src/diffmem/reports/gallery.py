@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from diffmem.errors import UserError
 from diffmem.reports.style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, TITLE_FONT_SIZE, new_figure
-from diffmem.reports.words import threshold_words
+from diffmem.reports.text import threshold_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from diffmem.studies.study import Example
+    from diffmem.memorization.examples import Example
 
 __all__ = ["Gallery", "example_gallery", "gallery_figure"]
 

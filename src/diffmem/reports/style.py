@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from diffmem.reports.words import size_words
+from diffmem.reports.text import size_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,13 +1,4 @@
-"""How images come out of a denoiser: noise schedules, ODE and SDE samplers, one seed per image.
-
-Modules:
-    seeds: One random generator per image, so that a seed means the same image in every batch.
-    config: `SamplerConfig`, the choices of a sampler with their defaults.
-    schedules: The noise levels a sampler visits, sigma(t) and the scaling s(t).
-    samplers: `sample_latents`, the first- and second-order solvers.
-    generate: From seeds to uint8 images.
-    shards: Many images, resumable.
-"""
+"""How images come out of a denoiser: noise schedules, ODE and SDE samplers, one seed per image."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.studies.results import EmmRecord
+from diffmem.studies.records import EmmRecord
 
 __all__ = ["ONE_RUN_PER_SIZE", "crossing", "estimate_emm"]
 

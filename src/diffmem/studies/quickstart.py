@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffmem.models.config import ModelConfig
-from diffmem.studies.recipe import DataConfig, MeasureConfig, StudyRecipe
+from diffmem.runs.recipe import DataConfig, MeasureConfig, StudyRecipe
 from diffmem.training.config import EmaConfig, EvaluationConfig, TrainingConfig
 
 __all__ = ["quickstart_recipe"]

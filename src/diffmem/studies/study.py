@@ -8,68 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffmem.data import ImageSet, duplicate_groups, open_images, write_images
 from diffmem.distributed import world
 from diffmem.environment import versions
 from diffmem.errors import UserError
+from diffmem.executors.executor import default_workers, run_jobs
 from diffmem.files import read_number, write_json
-from diffmem.memorization import Neighbours, RatioRule, protocol_id
+from diffmem.memorization import RatioRule, protocol_id
+from diffmem.memorization.examples import Example
 from diffmem.models import build_denoiser, count_parameters
 from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.runs.distribution import open_distribution
+from diffmem.runs.recipe import MeasureConfig, StudyRecipe
+from diffmem.runs.run import Run
 from diffmem.sampling import SamplerConfig
-from diffmem.studies.distribution import open_distribution
 from diffmem.studies.emm import estimate_emm
-from diffmem.studies.executor import default_workers, run_jobs
-from diffmem.studies.recipe import MeasureConfig, StudyRecipe
-from diffmem.studies.results import StudyResult
-from diffmem.studies.run import Run
+from diffmem.studies.records import StudyResult
 
-__all__ = ["Example", "Study", "add_seconds", "execute_studies", "seconds_spent", "stored_set"]
+__all__ = ["Study", "add_seconds", "execute_studies", "seconds_spent", "stored_set"]
 
 _RUNS, _DATA, _SECONDS = "runs", "data", "seconds.json"
-
-
-@dataclass(frozen=True)
-class Example:
-    """Images for a gallery: the first seeds of one snapshot with their neighbours, not selected.
-
-    Attributes:
-        title: What is shown.
-        generated: uint8 (n, C, H, W).
-        nearest: Their nearest training images.
-        second: Their second nearest distinct training images.
-        ratios: d1 / d2 of each.
-    """
-
-    title: str
-    generated: NDArray[np.uint8]
-    nearest: NDArray[np.uint8]
-    second: NDArray[np.uint8]
-    ratios: NDArray[np.float64]
-
-    @classmethod
-    def of(
-        cls,
-        title: str,
-        images: NDArray[np.uint8],
-        neighbours: Neighbours,
-        training: NDArray[np.uint8],
-        rule: RatioRule,
-    ) -> Example:
-        """Return generated images with their neighbours.
-
-        Args:
-            title: What is shown.
-            images: The first images of an evaluation.
-            neighbours: Those of all its images.
-            training: The training images.
-            rule: Has the ratios.
-        """
-        shown = neighbours.slice(0, len(images))
-        nearest, second = training[shown.indices[:, 0]], training[shown.indices[:, 1]]
-        return cls(title, images, nearest, second, rule.ratio(shown))
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from diffmem.distributed import world
 from diffmem.errors import UserError
-from diffmem.models.adm import DhariwalUNet
-from diffmem.models.block import UNetBlock
-from diffmem.models.dropout import Dropout, set_masks
-from diffmem.models.layers import Conv, FourierEmbedding, GroupNorm, Linear
+from diffmem.models.networks.adm import DhariwalUNet
+from diffmem.models.networks.block import UNetBlock
+from diffmem.models.networks.dropout import Dropout, set_masks
+from diffmem.models.networks.layers import Conv, FourierEmbedding, GroupNorm, Linear
+from diffmem.models.networks.song import SongUNet
+from diffmem.models.networks.unet import UNet
 from diffmem.models.preconditioning import Preconditioned
-from diffmem.models.song import SongUNet
-from diffmem.models.unet import UNet
 from diffmem.training.flat import FlatParameters
 from diffmem.training.loss import draw_noise_levels, loss_weight
 from diffmem.training.randomness import stream_seed

@@ -21,10 +21,10 @@ from torch import Tensor
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError
 from diffmem.files import write_text
+from diffmem.interrupt import Agreement, StopRequest
 from diffmem.models.config import ModelConfig
 from diffmem.models.weights import read_tensors, save_denoiser, write_tensors
 from diffmem.progress import NO_PROGRESS, Progress
-from diffmem.training.interrupt import Agreement, StopRequest
 from diffmem.training.schedule import evaluation_images, learning_rate
 from diffmem.training.trainer import Trainer
 

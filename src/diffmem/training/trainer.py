@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
-from diffmem.models.dropout import Dropout, set_masks
+from diffmem.models.networks.dropout import Dropout, set_masks
 from diffmem.models.preconditioning import Preconditioned
 from diffmem.training.config import TrainingConfig
 from diffmem.training.flat import FlatParameters

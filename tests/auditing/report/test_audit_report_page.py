@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
-from pathlib import Path
 
 import pytest
 from audit_builders import copies_of, make_criterion, make_images, make_match
 from audit_examples import AUDITS, cannot_tell, copies_found, full_audit, none_found, private_found
+from page_parser import Page, check_loads_nothing
 
 from diffmem.auditing.report.page import render_audit
 from diffmem.auditing.report.text import fine_percent, fine_rate
-
-sys.path.append(str(Path(__file__).parents[2] / "reports"))  # the parser of pages
-from test_reports_page import Page, check_loads_nothing
 
 SKIPPED = {"distances", "edges", "shape", "private", "confidence", "images"}
 

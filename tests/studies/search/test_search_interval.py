@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from diffmem.studies.results import EmmRecord
+from diffmem.studies.records import EmmRecord
 from diffmem.studies.search.choice import Outcome, Replay, SizeRule
 from diffmem.studies.search.interval import emm_of_seed, emm_of_seeds
 

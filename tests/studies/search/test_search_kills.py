@@ -14,7 +14,7 @@ from search_builders import table, tiny_recipe
 
 from diffmem.studies.search.study import SearchStudy
 
-PROGRAM = Path(__file__).with_name("search_program.py")
+PROGRAM = Path(__file__).parents[2] / "builders" / "search_program.py"
 # Longer trainings than in other tests, so that most kills hit one.
 SETTINGS = ("executor={kind: local, processes: 2}", "training.epochs=150", "search.hints=false")
 

@@ -4,12 +4,12 @@ from search_builders import carried_out, table, tiny_recipe
 
 from diffmem.errors import DiffmemError, UserError
 from diffmem.files import write_json
-from diffmem.studies import run as runs
+from diffmem.runs import run as runs
+from diffmem.runs.store.index import RunIndex
 from diffmem.studies.search import work
 from diffmem.studies.search.driver import carry_out_search
 from diffmem.studies.search.levels import Item
 from diffmem.studies.search.study import SearchStudy, open_search
-from diffmem.studies.store.index import RunIndex
 from diffmem.training import Trainer
 
 

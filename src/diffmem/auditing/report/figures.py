@@ -23,7 +23,7 @@ from diffmem.reports.style import (
     new_figure,
     no_minor_ticks,
 )
-from diffmem.reports.words import count_words, threshold_words
+from diffmem.reports.text import count_words, threshold_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

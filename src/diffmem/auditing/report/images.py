@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from diffmem.auditing.audit import Audited
 from diffmem.auditing.report.gallery import AuditImages, NearMisses
-from diffmem.memorization.contents import taken
+from diffmem.memorization.neighbours.contents import taken
 
 __all__ = ["NEAR", "audit_images"]
 

@@ -9,8 +9,8 @@ from diffmem.auditing.report.figures import PowerColumn, power_panels
 from diffmem.auditing.report.text import fine_rate
 from diffmem.auditing.selftest.records import SelfTestPart, SelfTestResult
 from diffmem.files import write_folder
+from diffmem.reports.folder import numbers_bytes
 from diffmem.reports.html import png_bytes
-from diffmem.reports.write import numbers_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

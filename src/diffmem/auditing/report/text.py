@@ -20,7 +20,7 @@ from diffmem.auditing.records import (
 )
 from diffmem.auditing.verdict import format_test
 from diffmem.memorization.records import RateRecord
-from diffmem.reports.words import count_words, threshold_words
+from diffmem.reports.text import count_words, threshold_words
 
 if TYPE_CHECKING:
     from rich.console import Console

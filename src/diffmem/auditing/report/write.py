@@ -13,7 +13,7 @@ from diffmem.auditing.report.gallery import AuditImages
 from diffmem.auditing.report.page import audit_pictures, page_of
 from diffmem.errors import DiffmemError
 from diffmem.files import write_folder
-from diffmem.reports.write import numbers_bytes
+from diffmem.reports.folder import numbers_bytes
 
 __all__ = ["COLUMNS", "PICTURES", "AuditPaths", "matches_csv", "write_audit"]
 

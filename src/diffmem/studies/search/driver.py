@@ -13,17 +13,17 @@ from pathlib import Path
 
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
+from diffmem.executors.open import open_pool
+from diffmem.executors.pool import Event, Pool, Task
+from diffmem.interrupt import StopRequest
 from diffmem.progress import NO_PROGRESS, Progress
-from diffmem.studies.executors.config import open_pool
-from diffmem.studies.executors.pool import Event, Pool, Task
+from diffmem.runs.store.folders import read_entry
+from diffmem.runs.store.index import RunIndex
+from diffmem.runs.store.lock import BusyRunError
 from diffmem.studies.search.choice import Outcome
 from diffmem.studies.search.levels import Item, Search, follow
 from diffmem.studies.search.study import SearchStudy
-from diffmem.studies.store.folders import read_entry
-from diffmem.studies.store.index import RunIndex
-from diffmem.studies.store.lock import BusyRunError
 from diffmem.studies.study import add_seconds
-from diffmem.training.interrupt import StopRequest
 from diffmem.training.loop import STATE_FILE
 
 __all__ = ["carry_out_search"]

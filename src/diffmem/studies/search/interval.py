@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from diffmem.studies.emm import ONE_RUN_PER_SIZE
-from diffmem.studies.results import EmmRecord
+from diffmem.studies.records import EmmRecord
 from diffmem.studies.search.choice import Outcome, Replay, SizeRule, bracketed
 
 __all__ = ["emm_of_seed", "emm_of_seeds"]

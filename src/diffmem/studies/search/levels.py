@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from diffmem.studies.results import EmmRecord
+from diffmem.studies.records import EmmRecord
 from diffmem.studies.search.choice import Outcome, Replay, SizeRule, replay
 from diffmem.studies.search.interval import emm_of_seed, emm_of_seeds
 from diffmem.studies.search.recipe import SearchRecipe

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from diffmem.errors import DiffmemError
 from diffmem.memorization import RatioRule
-from diffmem.studies.evaluations import EvaluationStore, StoredEvaluation
+from diffmem.runs.evaluations import EvaluationStore, StoredEvaluation
 from diffmem.studies.search.decisions import Counts
 
 __all__ = ["Parts", "counts_of"]

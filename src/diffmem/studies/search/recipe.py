@@ -10,18 +10,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from diffmem.errors import UserError
+from diffmem.executors.config import ExecutorConfig
+from diffmem.runs.recipe import DataConfig, MeasureConfig, StudyRecipe, TrainRecipe
 from diffmem.sampling.config import SamplerConfig
-from diffmem.studies.executors.config import ExecutorConfig
-from diffmem.studies.recipe import (
-    DataConfig,
-    MeasureConfig,
-    StudyRecipe,
-    TrainRecipe,
-    load_recipe,
-    read_recipe,
-    set_key,
-    validated,
-)
+from diffmem.settings import load_recipe, read_recipe, set_key, validated
 from diffmem.studies.search.choice import SizeRule
 from diffmem.studies.search.decisions import FutilityRule, StoppingRule
 from diffmem.training.config import EvaluationConfig, TrainingConfig

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from diffmem.memorization.records import RateRecord, Record
-from diffmem.studies.results import EmmRecord
+from diffmem.studies.records import EmmRecord
 
 __all__ = ["CostRecord", "LevelRecord", "LogEntry", "PointRecord", "SearchResult", "SizeRecord", "Verdict"]
 

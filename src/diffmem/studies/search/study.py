@@ -13,10 +13,11 @@ from diffmem.environment import versions
 from diffmem.errors import DiffmemError, UserError
 from diffmem.files import read_json, write_json, write_text
 from diffmem.memorization import RatioRule, protocol_id
+from diffmem.memorization.examples import Example
 from diffmem.models import build_denoiser, count_parameters
 from diffmem.progress import NO_PROGRESS, Progress
-from diffmem.studies.distribution import Distribution, open_distribution
-from diffmem.studies.recipe import StudyRecipe
+from diffmem.runs.distribution import Distribution, open_distribution
+from diffmem.runs.recipe import StudyRecipe
 from diffmem.studies.search.choice import Outcome
 from diffmem.studies.search.cost import GridCost, grid_of_equal_precision
 from diffmem.studies.search.interval import emm_of_seeds
@@ -25,7 +26,7 @@ from diffmem.studies.search.log import decision_log
 from diffmem.studies.search.recipe import SearchRecipe, dump_search, load_search
 from diffmem.studies.search.records import CostRecord, LevelRecord, SearchResult, SizeRecord
 from diffmem.studies.search.work import SizeRun, Terms
-from diffmem.studies.study import Example, seconds_spent, stored_set
+from diffmem.studies.study import seconds_spent, stored_set
 
 __all__ = ["RECIPE_FILE", "SearchStudy", "open_search", "place_of"]
 

@@ -20,11 +20,16 @@ from diffmem.memorization import RatioRule
 from diffmem.memorization.records import RateRecord
 from diffmem.models.denoiser import Denoiser
 from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.runs.evaluations import judged
+from diffmem.runs.null import read_null
+from diffmem.runs.recipe import StudyRecipe
+from diffmem.runs.run import Run
+from diffmem.runs.store.lock import RunLock
+from diffmem.runs.store.repairs import incidents, note_incident
+from diffmem.runs.store.status import StatusFile
+from diffmem.runs.trained import agreed
 from diffmem.sampling import SamplerConfig
-from diffmem.studies.evaluations import judged
-from diffmem.studies.null import read_null
-from diffmem.studies.recipe import StudyRecipe, config_hash
-from diffmem.studies.run import Run
+from diffmem.settings import config_hash
 from diffmem.studies.search.choice import Outcome, outcome_of
 from diffmem.studies.search.confidence import anytime_interval
 from diffmem.studies.search.decisions import (
@@ -36,10 +41,6 @@ from diffmem.studies.search.decisions import (
 )
 from diffmem.studies.search.parts import Parts, counts_of
 from diffmem.studies.search.records import PointRecord, SizeRecord
-from diffmem.studies.store.incidents import incidents, note_incident
-from diffmem.studies.store.lock import RunLock
-from diffmem.studies.store.status import StatusFile
-from diffmem.studies.trained import agreed
 from diffmem.training import Trainer
 from diffmem.training.loop import snapshot_path
 

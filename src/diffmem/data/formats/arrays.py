@@ -1,0 +1,236 @@
+"""NumPy's array format in files that nobody vouches for: checked headers, texts, and where the channels are.
+
+Format: NEP 1, "A Simple File Format for NumPy Arrays", and `numpy.lib.format`.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+import zipfile
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Literal, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmem.data.formats.guards import MAX_FILE_BYTES, MAX_TOTAL_BYTES, BoundedStream, reading
+from diffmem.data.storage import PART_BYTES, contiguous, new_images
+from diffmem.errors import UserError
+
+__all__ = [
+    "Header",
+    "Layout",
+    "as_nchw",
+    "filled",
+    "layout_of",
+    "member_array",
+    "member_labels",
+    "member_words",
+    "members_of",
+    "naming",
+    "read_header",
+]
+
+Layout = Literal["NHW", "NHWC", "NCHW"]
+
+_LABELS = ("labels", "y")
+_MAX_HEADER_BYTES = 2**16
+_MAX_WORDS = 10_000_000
+
+
+class Header(NamedTuple):
+    """What stands before the values of an array.
+
+    Attributes:
+        shape: Length of each dimension.
+        fortran: Whether the first index runs fastest.
+        dtype: Type of the values, without Python objects.
+        bytes: How many bytes the header tells of after itself.
+    """
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+    bytes: int
+
+
+def read_header(stream: IO[bytes], meant: type[np.generic] | None, what: str) -> Header:
+    """Read a header and check that it tells of the type that is meant.
+
+    Args:
+        stream: At its beginning; afterwards at the first value.
+        meant: np.uint8 for images, np.int64 for whole numbers of any kind, none for text.
+        what: The file's name, for errors.
+
+    Raises:
+        UserError: The header is damaged, holds pickled objects, another type, or an impossible shape.
+    """
+    with reading(what):
+        # NumPy reads a header of any length before it refuses one of more than 10,000 letters.
+        head = cast(
+            IO[bytes], BoundedStream(cast(BinaryIO, stream), _MAX_HEADER_BYTES, f"the header of {what}")
+        )
+        version = np.lib.format.read_magic(head)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about headers that Python 2 wrote
+            if version == (1, 0):
+                shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
+            elif version == (2, 0):
+                shape, fortran, dtype = np.lib.format.read_array_header_2_0(head)
+            else:
+                raise ValueError(f"the array format version {version} is unknown")
+        _check_dtype(dtype, meant, what)
+        if any(length < 0 for length in shape) or max(shape, default=0) > np.iinfo(np.int64).max:
+            raise UserError(f"{what} is refused: no array has the shape {str(shape)[:60]}.")
+        return Header(shape, fortran, dtype, math.prod(shape) * dtype.itemsize)
+
+
+def members_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Return the arrays of an .npz by key."""
+    return {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+
+
+def member_array(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, what: str, meant: type[np.generic] | None
+) -> NDArray[Any]:
+    """Read one array of an .npz after checking that its header says what is meant and fits the member's size.
+
+    Raises:
+        UserError: It is damaged or too large, or see `read_header`.
+    """
+    with reading(what), archive.open(info) as stream:
+        header = read_header(stream, meant, what)
+        if header.bytes > (MAX_TOTAL_BYTES if meant is np.uint8 else 4 * MAX_FILE_BYTES):
+            raise UserError(f"{what} is refused: an array of shape {str(header.shape)[:60]} is too large.")
+        left = info.file_size - stream.tell()
+        if header.bytes != left:
+            raise EOFError(f"the header tells of {header.bytes:,} bytes but there are {left:,}")
+        shape = header.shape[::-1] if header.fortran else header.shape
+        if meant is np.uint8:
+            values: NDArray[Any] = filled(stream, shape)
+        else:
+            content = stream.read(header.bytes)
+            values = np.frombuffer(content, header.dtype).reshape(shape)
+        if stream.read(1):  # at the end, where the CRC is checked
+            raise ValueError("there is more than its header tells of")
+        return values.transpose() if header.fortran else values
+
+
+def filled(stream: IO[bytes], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Read the values of a uint8 array from a stream, part by part, into memory or a map (see `new_images`).
+
+    Raises:
+        EOFError: The stream ends before.
+    """
+    values = new_images(shape)
+    flat = values.reshape(-1)
+    place = 0
+    while place < flat.size:
+        content = stream.read(min(PART_BYTES, flat.size - place))
+        if not content:
+            raise EOFError(f"its header tells of {flat.size:,} values but it has {place:,}")
+        flat[place : place + len(content)] = np.frombuffer(content, np.uint8)
+        place += len(content)
+    values.flags.writeable = False
+    return values
+
+
+def member_labels(archive: zipfile.ZipFile, what: str) -> NDArray[Any] | None:
+    """Read the whole numbers under `labels` (or `y`) of an .npz; none if there are none."""
+    members = members_of(archive)
+    key = next((key for key in _LABELS if key in members), None)
+    return None if key is None else member_array(archive, members[key], f"{what}: {key}", np.int64)
+
+
+def member_words(archive: zipfile.ZipFile, key: str, what: str) -> tuple[str, ...] | None:
+    """Read the texts under a key of an .npz; none if it has no such key."""
+    info = members_of(archive).get(key)
+    if info is None:
+        return None
+    array = member_array(archive, info, f"{what}: {key}", None)
+    if array.size > _MAX_WORDS:
+        raise UserError(
+            f"{what}: {key} is refused: it has {array.size:,} texts; the limit is {_MAX_WORDS:,}."
+        )
+    with reading(f"{what}: {key}"):
+        # NumPy makes texts of any numbers, and Python finds out when it looks at the letters.
+        letters = np.ascontiguousarray(array).reshape(-1)
+        letters = letters.view(np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
+        if letters.size and int(letters.max()) > sys.maxunicode:
+            raise ValueError("it holds letters that Unicode does not have")
+        return tuple(str(word) for word in np.atleast_1d(array).reshape(-1))
+
+
+def _check_dtype(dtype: np.dtype[Any], meant: type[np.generic] | None, what: str) -> None:
+    if dtype.hasobject:
+        raise UserError(
+            f"{what} is refused: it holds pickled Python objects, which could run code. Save plain arrays."
+        )
+    if meant is None and dtype.kind != "U":
+        raise UserError(f"{what} must be text, not {dtype}.")
+    if meant is np.uint8 and dtype != np.uint8:
+        remedy = "save them as uint8 from 0 to 255"
+        if dtype.kind == "f":
+            remedy += ", for values from -1 to 1 by ((x + 1) * 127.5).round().clip(0, 255).astype('uint8')"
+            remedy += ", for values from 0 to 1 by (x * 255).round().astype('uint8'); look for NaN first"
+        raise UserError(f"{what} holds {dtype} values; {remedy}.")
+    if meant is np.int64 and dtype.kind not in "iu":
+        raise UserError(f"{what} holds {dtype} values; save the class numbers as whole numbers.")
+
+
+def layout_of(shape: tuple[int, ...], told: str | None, what: str, place: str) -> Layout:
+    """Return where the channels are in images of a shape.
+
+    Args:
+        shape: Of the array.
+        told: 'NCHW' or 'NHWC' if the source says so.
+        what: The array's name, for errors.
+        place: Where a key `layout` would be saved, for errors.
+
+    Raises:
+        UserError: The shape is not one of images, or could be either.
+    """
+    if len(shape) not in (3, 4) or told not in (None, "NCHW", "NHWC"):
+        raise UserError(
+            f"{what} has shape {shape}{f' and layout {told[:20]!r}' if told else ''}; images are (N, H, "
+            "W), (N, H, W, C) "
+            "or (N, C, H, W), with layout 'NCHW' or 'NHWC' if given."
+        )
+    if len(shape) == 3:
+        return "NHW"
+    if told is not None:
+        return cast("Layout", told)
+    first, last = shape[1] in (1, 3), shape[3] in (1, 3)
+    if first and last:
+        raise UserError(
+            f"{what} has shape {shape}, which could be (N, C, H, W) or (N, H, W, C): "
+            f"save a key 'layout' with the text 'NCHW' or 'NHWC' {place}."
+        )
+    if not first and not last:
+        hint = " Drop the alpha channel." if shape[3] == 4 or shape[1] == 4 else ""
+        raise UserError(f"{what} has shape {shape}; images have 1 or 3 channels, first or last.{hint}")
+    return "NHWC" if last else "NCHW"
+
+
+def as_nchw(array: NDArray[np.uint8], layout: Layout) -> NDArray[np.uint8]:
+    """Return read-only images (N, C, H, W): the array itself, or a copy if its values lie in another order."""
+    if layout == "NHW":
+        array = array[:, None]
+    elif layout == "NHWC":
+        array = array.transpose(0, 3, 1, 2)
+    return contiguous(array) if array.flags.writeable or not array.flags.c_contiguous else array
+
+
+class naming:  # noqa: N801 - used like a function
+    """Put the file's name before what `ImageSet` says."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, UserError):
+            raise UserError(f"{self.path}: {error}") from error

@@ -1,0 +1,87 @@
+"""The pool that a recipe asks for, opened."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from diffmem.errors import UserError
+from diffmem.executors.config import ExecutorConfig
+from diffmem.executors.inline import InlinePool
+from diffmem.executors.local import LocalPool, visible_gpus
+from diffmem.executors.pool import Event, Pool
+from diffmem.executors.processes import available_cores
+
+__all__ = ["open_pool"]
+
+
+def open_pool(
+    config: ExecutorConfig,
+    *,
+    device: str,
+    folder: Path,
+    threads: int | None = None,
+    told: Callable[[Event], None] | None = None,
+) -> Pool:
+    """Return the pool that a recipe asks for; use it as a context manager.
+
+    Args:
+        config: The recipe's `executor`.
+        device: Where tasks compute: 'cpu' or 'cuda'.
+        folder: Of the study; clusters keep their scripts and logs in it, and need it on a common disk.
+        threads: local: threads of each process; the cores divided by the processes if not given.
+        told: inline: told of progress and warnings as they come (see `InlinePool`).
+
+    Raises:
+        UserError: What the recipe asks for is not there (GPUs, the scheduler, Parsl, the file) or does not fit the device.
+        DiffmemError: Parsl could not start.
+    """
+    if config.kind == "inline":
+        return InlinePool(told)
+    if config.kind == "local":
+        return _local(config, device, threads)
+    if config.device is not None and config.device != device.partition(":")[0]:
+        raise UserError(
+            f"executor.gpus_per_node = {config.gpus_per_node}, but the device is {device!r}: give --device {config.device},"
+            f" or {'name' if config.gpus_per_node is None else 'leave out'} gpus_per_node."
+        )
+    command = {"slurm": "sbatch", "pbs": "qsub"}.get(config.kind)
+    if command is not None and shutil.which(command) is None:
+        raise UserError(
+            f"executor.kind = {config.kind}: there is no {command!r} on this machine; start the study where jobs are"
+            " submitted, usually on a login node, or choose 'local'."
+        )
+    if importlib.util.find_spec("parsl") is None:
+        raise UserError(f"executor.kind = {config.kind} needs Parsl: pip install 'diffmem[cluster]'.")
+    from diffmem.executors.parsl_pool import open_parsl
+
+    return open_parsl(config, folder)
+
+
+def _local(config: ExecutorConfig, device: str, threads: int | None) -> LocalPool:
+    each = config.processes_per_run
+    if not device.startswith("cuda"):
+        if config.gpus is not None or config.runs_per_gpu != 1:
+            raise UserError(
+                f"executor: gpus and runs_per_gpu are for GPUs, but the device is {device!r}; leave them out or choose"
+                " --device cuda."
+            )
+        slots = config.processes or max(1, available_cores() // each)
+        return LocalPool(slots, threads=threads, processes=each)
+    import torch
+
+    names = visible_gpus(torch.cuda.device_count())
+    wanted = range(len(names)) if config.gpus is None else config.gpus
+    if not names or any(not 0 <= number < len(names) for number in wanted):
+        raise UserError(
+            f"executor.gpus = {list(wanted)}: torch sees {len(names)} GPUs here, numbered from 0; name some of these."
+        )
+    if len(wanted) < each:
+        raise UserError(
+            f"executor.processes_per_run = {each}: there are only {len(wanted)} GPUs; lower it or name more GPUs."
+        )
+    gpus = [names[number] for number in wanted]
+    slots = config.processes or len(gpus) * config.runs_per_gpu // each
+    return LocalPool(slots, threads=threads, gpus=gpus, processes=each)

@@ -1,0 +1,254 @@
+"""The pool of workers that Parsl starts, on a cluster or on this machine.
+
+Parsl finds the machines, sends the tasks and brings back how they ended; each task runs in a process of its own beside the
+worker (see `remote`). How far a task is, and that it shall stop, passes through files in the study's folder. Imports Parsl;
+import this module only where a study uses it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import queue
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from parsl import DataFlowKernel
+from parsl.concurrent import ParslPoolExecutor
+from parsl.config import Config
+from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
+
+from diffmem.errors import DiffmemError, UserError
+from diffmem.executors.child import event_from_json
+from diffmem.executors.config import ExecutorConfig
+from diffmem.executors.parsl_presets import capacity, parsl_config
+from diffmem.executors.pool import SECONDS_TO_STOP, Event, Pool, Task
+from diffmem.executors.remote import CONTROL, GOES_ON, Place, progress_file, work_remotely
+from diffmem.executors.signals import signals_held
+
+__all__ = ["ParslPool", "open_parsl"]
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def open_parsl(config: ExecutorConfig, folder: Path) -> ParslPool:
+    """Return the pool of a recipe's executor of a kind that needs Parsl.
+
+    Args:
+        config: The recipe's `executor`.
+        folder: Of the study; on a disk that it shares with the workers.
+
+    Raises:
+        UserError: The settings do not fit what is there.
+        DiffmemError: Parsl could not start.
+    """
+    place = folder.resolve() / "executor"
+    strange = re.search(r"[^\w./+=@:,~-]", str(place))
+    if strange is not None:
+        raise UserError(
+            f"executor.kind = {config.kind}: the study's folder {folder.resolve()} has a character in its path"
+            f" ({strange.group()!r}) that the scripts of Parsl cannot carry; choose another folder."
+        )
+    return ParslPool(
+        parsl_config(config, place / "parsl"),
+        place,
+        seconds_to_save=60 * config.minutes_to_save,
+        gpus=config.gpus_per_node,
+    )
+
+
+@dataclass
+class _Running:
+    """A task that was submitted, and what was read of its progress."""
+
+    task: Task
+    number: int
+    future: Future[Any]
+    read: int = 0
+
+
+class ParslPool(Pool):
+    """A pool of the workers of a Parsl configuration, which is started here and ended by `stop`.
+
+    Args:
+        config: The configuration.
+        folder: For the pool's files; workers see it under the same path.
+        seconds_to_save: How long before a job's time limit (DIFFMEM_ENDS on the worker) its tasks are asked to save and end.
+        gpus: GPUs of each machine, to be divided among its workers; None leaves that to the configuration.
+
+    Raises:
+        DiffmemError: Parsl could not start, or the folder cannot be written.
+    """
+
+    def __init__(
+        self, config: Config, folder: Path, *, seconds_to_save: float, gpus: int | None = None
+    ) -> None:
+        self.slots = capacity(config)
+        self._seconds_to_save, self._gpus = seconds_to_save, gpus
+        self._running: dict[int, _Running] = {}
+        self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._count, self._next_look, self._stopped = 0, 0.0, False
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._folder = Path(tempfile.mkdtemp(prefix="tasks-", dir=folder))
+            (self._folder / CONTROL).write_text(GOES_ON)
+        except OSError as error:
+            raise DiffmemError(f"Cannot write into {folder}: {error.strerror or error}.") from error
+        self._started = _started(config, folder / "parsl.log")
+        try:
+            self._kernel = self._started.__enter__()
+        except Exception as error:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise DiffmemError(f"Parsl cannot start: {type(error).__name__}: {error}.") from error
+        self._executor = ParslPoolExecutor(dfk=self._kernel)
+
+    def submit(self, task: Task) -> None:
+        """Take a task; see `Pool`."""
+        number = self._count = self._count + 1
+        place = Place(str(self._folder), number, self._seconds_to_save, self._gpus)
+        future = self._executor.submit(work_remotely, asdict(task), asdict(place))
+        self._running[number] = _Running(task, number, future)
+        future.add_done_callback(lambda done: self._ended.put(number))
+
+    def poll(self, seconds: float) -> list[Event]:
+        """Return what happened; see `Pool`."""
+        deadline = time.monotonic() + seconds
+        while not self._stopped:
+            events = self._look()
+            left = max(0.0, deadline - time.monotonic())
+            try:
+                number = self._ended.get(timeout=min(left, _SECONDS_BETWEEN_LOOKS) if not events else 0)
+                running = self._running.pop(number, None)
+                events += [] if running is None else self._end(running)
+            except queue.Empty:
+                pass
+            if events or time.monotonic() >= deadline:
+                return events
+        return []
+
+    def _look(self) -> list[Event]:
+        """Return, once a second, how far the running tasks are: the last that each has told."""
+        if time.monotonic() < self._next_look:
+            return []
+        self._next_look = time.monotonic() + _SECONDS_BETWEEN_LOOKS
+        gone = _gone(self._kernel)
+        if gone is not None:
+            lost, self._running = self._running, {}
+            return [Event(each.task.key, "failed", str(gone), error=gone) for each in lost.values()]
+        events = []
+        for running in self._running.values():
+            try:
+                with progress_file(self._folder, running.number).open("rb") as stream:
+                    stream.seek(running.read)
+                    gained = stream.read()
+            except OSError:
+                continue  # it has not begun
+            whole = gained[: gained.rfind(b"\n") + 1]
+            running.read += len(whole)
+            if whole:
+                events.append(event_from_json(json.loads(whole.splitlines()[-1])))
+        return events
+
+    def _end(self, running: _Running) -> list[Event]:
+        """Return what came back of a task: its warnings and its end."""
+        key, error = running.task.key, running.future.exception()
+        if error is None:
+            found = running.future.result()
+            warnings = [Event(key, "warning", text) for text in found["warnings"]]
+            return [*warnings, event_from_json(found["end"])]
+        words = " ".join(str(error).split())
+        if isinstance(error, ManagerLost | WorkerLost):
+            return [Event(key, "lost", f"The worker of the task is gone: {words}.")]
+        failure = DiffmemError(
+            f"Parsl cannot run the tasks: {type(error).__name__}: {words}. Its scripts and logs are in"
+            f" {self._folder.parent / 'parsl'}."
+        )
+        return [Event(key, "failed", str(failure), error=failure)]
+
+    def stop(self) -> None:
+        """Ask the running tasks to save and end, wait for them, and end the workers; see `Pool`."""
+        if self._stopped:
+            return
+        self._stopped = True
+        try:
+            # Written in place: over a network, a worker sees a change of a file that it knows sooner than that another one is there.
+            with suppress(OSError):  # a full disk: the workers' end, below, ends the tasks, too
+                (self._folder / CONTROL).write_text("stop")
+            begun = [
+                each.future
+                for each in self._running.values()
+                if progress_file(self._folder, each.number).exists()
+            ]
+            if _gone(self._kernel) is None:
+                wait(begun, SECONDS_TO_STOP)
+        finally:
+            self._running.clear()
+            self._started.__exit__(None, None, None)
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@contextmanager
+def _started(config: Config, log: Path) -> Iterator[DataFlowKernel]:
+    """Start Parsl, and end it with its workers.
+
+    Args:
+        config: Its configuration.
+        log: Where its warnings go.
+    """
+    before = os.environ.get("PATH", "")
+    # Parsl starts programs of its own by their names, whether or not this environment is activated.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before])
+    handler, logger = logging.FileHandler(log, delay=True), logging.getLogger("parsl")
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    logger.addHandler(handler)
+    try:
+        # Ctrl-C is for the study alone (see `interchange`), also while that process starts.
+        with signals_held(signal.SIGINT):
+            kernel = DataFlowKernel(config)
+        try:
+            yield kernel
+        finally:
+            _end(kernel)
+    finally:
+        os.environ["PATH"] = before
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _gone(kernel: DataFlowKernel) -> DiffmemError | None:
+    """Return the error of a process of Parsl that has ended, without which nothing comes back from the workers."""
+    for executor in kernel.executors.values():
+        process = getattr(executor, "interchange_proc", None)
+        if process is not None and process.poll() is not None:
+            return DiffmemError(
+                f"The process by which Parsl reaches its workers ended (exit code {process.returncode}). Finished work is"
+                " kept: the same command goes on from there."
+            )
+    return None
+
+
+def _end(kernel: DataFlowKernel) -> None:
+    """End Parsl and its jobs."""
+    if _gone(kernel) is None:
+        kernel.cleanup()
+        return
+    # It would wait for an answer of that process for ever.
+    atexit.unregister(kernel.atexit_cleanup)
+    for executor in kernel.executors.values():
+        provider, jobs = getattr(executor, "provider", None), list(getattr(executor, "job_ids_to_block", ()))
+        if provider is not None and jobs:
+            with suppress(Exception):  # the jobs end by themselves, too, a little later
+                provider.cancel(jobs)

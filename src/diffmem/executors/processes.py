@@ -1,0 +1,292 @@
+"""Worker processes of this machine: each takes one job after the other, and one that dies is replaced.
+
+They are spawned when there is work for them. One single-threaded process per core trains small networks much faster than one
+process with all cores, since at that size the threads mostly wait for each other.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+from diffmem.errors import DiffmemError
+from diffmem.executors.pool import (
+    SECONDS_TO_STOP,
+    BugError,
+    Event,
+    LostTaskError,
+    error_from_json,
+    error_to_json,
+)
+from diffmem.executors.signals import end_with, signals_held, stop_on_signals
+from diffmem.progress import Progress
+
+__all__ = ["Perform", "Processes", "available_cores"]
+
+Perform = Callable[[Any, Progress, Callable[[str], None]], None]
+"""`perform(job, progress, warn)`, a function of a module."""
+
+_SECONDS_BETWEEN_PROGRESS = 0.05
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _serve(connection: Connection, perform: Perform, threads: int) -> None:
+    """Do jobs until none comes; tell the parent of progress, warnings, failures and ends."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    end_with(parent.join)
+    try:
+        stop_on_signals()
+        import torch
+
+        torch.set_num_threads(threads)
+        _tell(connection, "ready")
+        while True:
+            job = connection.recv()
+            try:
+                perform(job, _progress_into(connection), lambda text: _tell(connection, "warning", text))
+            except LostTaskError as error:
+                _tell(connection, "lost", str(error))
+            except DiffmemError as error:
+                _tell(connection, "failed", _portable(error))
+            except Exception:
+                _tell(connection, "bug", traceback.format_exc())
+                raise
+            else:
+                _tell(connection, "finished")
+    except (KeyboardInterrupt, EOFError):
+        return
+
+
+def _tell(connection: Connection, kind: str, content: Any = None) -> None:
+    # If the parent is gone, the work is about to be stopped and to save; it must not fail here before it has.
+    with suppress(OSError):
+        connection.send((kind, content))
+
+
+def _portable(error: DiffmemError) -> DiffmemError:
+    """Return an error that the parent can read: itself, or what can be said of it."""
+    try:
+        ForkingPickler.loads(ForkingPickler.dumps(error))  # as the pipe does
+    except Exception:  # whatever its class does when it is made again
+        return error_from_json(error_to_json(error))
+    return error
+
+
+def _progress_into(connection: Connection) -> Progress:
+    last = [-_SECONDS_BETWEEN_PROGRESS]
+
+    def progress(done: float, total: float, note: str = "") -> None:
+        now = time.monotonic()
+        if now - last[0] >= _SECONDS_BETWEEN_PROGRESS:
+            last[0] = now
+            _tell(connection, "progress", (done, total, note))
+
+    return progress
+
+
+@dataclass
+class _Worker:
+    """One process, and what it is doing."""
+
+    number: int
+    process: SpawnProcess
+    connection: Connection
+    key: str | None = None
+    ready: bool = False
+    bug: str = ""
+
+
+class Processes:
+    """Up to a number of processes that do jobs in the order of submission. A context manager: leaving it stops them.
+
+    Args:
+        perform: Does a job; runs in the processes.
+        count: How many processes.
+        threads: Threads of torch in each.
+        environments: Variables to set in them: the process on place i gets entry i modulo their number.
+    """
+
+    def __init__(
+        self, perform: Perform, count: int, threads: int, environments: Sequence[Mapping[str, str]] = ()
+    ) -> None:
+        self._perform, self._count, self._threads = perform, count, threads
+        self._environments = environments
+        self._waiting: deque[tuple[str, Any]] = deque()
+        self._workers: list[_Worker] = []
+        self._context = multiprocessing.get_context("spawn")
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.stop()
+
+    def submit(self, key: str, job: Any) -> None:
+        """Take a job, picklable; events name it by its key."""
+        self._waiting.append((key, job))
+        self._feed()
+
+    def poll(self, seconds: float) -> list[Event]:
+        """Return what happened; waits at most so many seconds for something to tell."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self._feed()
+            left = max(0.0, deadline - time.monotonic())
+            by_connection = {worker.connection: worker for worker in self._workers}
+            if not by_connection:
+                time.sleep(left)
+                return []
+            events: list[Event] = []
+            for connection in wait(list(by_connection), left):
+                assert isinstance(connection, Connection)
+                events += self._receive(by_connection[connection])
+            if events or time.monotonic() >= deadline:
+                return events
+
+    def _feed(self) -> None:
+        """Give waiting jobs to idle processes, and start more if there are too few."""
+        idle = [worker for worker in self._workers if worker.key is None]
+        while self._waiting and (idle or len(self._workers) < self._count):
+            worker = idle.pop(0) if idle else self._start()
+            key, job = self._waiting[0]
+            try:
+                worker.connection.send(job)
+            except OSError:  # it died while it had nothing to do
+                self._remove(worker)
+                continue
+            worker.key = key
+            self._waiting.popleft()
+
+    def _start(self) -> _Worker:
+        number = min(set(range(self._count)) - {worker.number for worker in self._workers})
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=_serve, args=(theirs, self._perform, self._threads), daemon=True
+        )
+        values = {"OMP_NUM_THREADS": str(self._threads)}  # read by the child's libraries as they load
+        if self._environments:
+            values |= self._environments[number % len(self._environments)]
+        # The first start of a process would start it, which lets the signals through again.
+        resource_tracker.ensure_running()
+        with _environment(values), signals_held(signal.SIGINT, signal.SIGTERM):
+            process.start()
+            worker = _Worker(number, process, ours)
+            self._workers.append(worker)
+        theirs.close()
+        return worker
+
+    def _receive(self, worker: _Worker) -> list[Event]:
+        events = []
+        try:
+            while worker.connection.poll():
+                kind, content = worker.connection.recv()
+                if kind == "ready":
+                    worker.ready = True
+                elif kind == "bug":
+                    worker.bug = content
+                else:
+                    assert worker.key is not None
+                    events.append(_event(worker.key, kind, content))
+                    if kind not in ("progress", "warning"):
+                        worker.key = None
+        except (EOFError, OSError, pickle.UnpicklingError):
+            events += self._ended(worker)
+        return events
+
+    def _ended(self, worker: _Worker) -> list[Event]:
+        """Return what the end of a process means for what it was doing."""
+        self._remove(worker)
+        key, code = worker.key, worker.process.exitcode
+        if key is None:
+            return []
+        if worker.bug:
+            bug = BugError.of(
+                worker.bug, f"A worker process ended unexpectedly (exit code {code}) by an error in its work"
+            )
+            return [Event(key, "failed", worker.bug, error=bug)]
+        if code == 0:
+            return [Event(key, "stopped", "Its process was asked to stop, and saved.")]
+        if not worker.ready and code is not None and code > 0:
+            error = DiffmemError(f"A worker process cannot start (exit code {code}); its error is above.")
+            return [Event(key, "failed", str(error), error=error)]
+        text = f"A worker process ended unexpectedly (exit code {code}; -9 often means that memory ran out)."
+        return [Event(key, "lost", text)]
+
+    def _remove(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
+        worker.process.join(SECONDS_TO_STOP)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+        worker.connection.close()
+
+    def stop(self) -> None:
+        """Ask all to save and end; end those that have not after a minute. What they tell meanwhile is not told on."""
+        self._waiting.clear()
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            if worker.process.is_alive() and worker.process.pid is not None:
+                os.kill(worker.process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + SECONDS_TO_STOP
+        talking = [worker.connection for worker in workers]
+        while talking and time.monotonic() < deadline:
+            # Read on, as bytes, since an interrupt may have left half a message: a process whose pipe is full does not save.
+            for connection in wait(talking, max(0.0, deadline - time.monotonic())):
+                assert isinstance(connection, Connection)
+                try:
+                    told = os.read(connection.fileno(), 65_536)
+                except OSError:
+                    told = b""
+                if not told:
+                    talking.remove(connection)
+        for worker in workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.process.is_alive():
+                print("A worker process did not stop and was ended.", file=sys.stderr)
+                worker.process.kill()
+                worker.process.join()
+            # Not before: a worker that reports progress into a closed pipe fails before it has saved.
+            worker.connection.close()
+
+
+def _event(key: str, kind: Any, content: Any) -> Event:
+    if kind == "progress":
+        done, total, note = content
+        return Event(key, "progress", note, done, total)
+    if kind == "failed":
+        return Event(key, "failed", getattr(content, "trace", "") or str(content), error=content)
+    return Event(key, kind, content or "")
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for the processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,128 @@
+"""What a worker of a cluster does with a task: run it in a process of its own, cut it off in time, and return what it told.
+
+Worker and study have a common disk. There the study says that it goes on (a file that it rewrites in place), and the worker
+says how far the task is. Nothing here needs Parsl.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffmem.errors import DiffmemError
+from diffmem.executors.child import event_to_json, run_child
+from diffmem.executors.local import share_of_gpus, visible_gpus
+from diffmem.executors.pool import Event, Task
+from diffmem.executors.processes import available_cores
+
+__all__ = ["CONTROL", "ENDS", "GOES_ON", "Place", "progress_file", "work_remotely"]
+
+CONTROL, GOES_ON = "control", "goes on"
+"""Name of the file by which the study steers its workers, and what it holds until they shall stop."""
+ENDS = "DIFFMEM_ENDS"
+"""The variable that holds when a worker's job reaches its time limit, in seconds since 1970."""
+_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_BETWEEN_PROGRESS = 2.0
+_SECONDS_OF_A_REFUSAL = 10.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how a worker does a task.
+
+    Attributes:
+        folder: On the common disk, of all tasks of a pool.
+        number: Which task this is; names its files in the folder.
+        seconds_to_save: How long before the job's time limit a task is asked to save and end.
+        gpus: GPUs of each machine; None leaves CUDA_VISIBLE_DEVICES as the worker has it.
+    """
+
+    folder: str
+    number: int
+    seconds_to_save: float
+    gpus: int | None = None
+
+
+def progress_file(folder: Path, number: int) -> Path:
+    """Return where a worker tells that it has begun a task, and how far it is."""
+    return folder / f"{number}.jsonl"
+
+
+def work_remotely(task: Mapping[str, Any], place: Mapping[str, Any]) -> dict[str, Any]:
+    """Do a task on the machine of a worker and return how it ended, as JSON, with the warnings.
+
+    Args:
+        task: The fields of a `Task`.
+        place: The fields of a `Place`.
+    """
+    warnings: list[str] = []
+    end = _work(Task(**task), Place(**place), warnings)
+    return {"end": event_to_json(end), "warnings": warnings}
+
+
+def _work(task: Task, place: Place, warnings: list[str]) -> Event:
+    folder = Path(place.folder)
+    if not (folder / CONTROL).is_file():
+        error = DiffmemError(
+            f"The machine {platform.node()} does not see the study's folder {folder}: the study and its workers need a common"
+            " disk, mounted under one path."
+        )
+        return Event(task.key, "failed", str(error), error=error)
+    asked, ends = _asked(folder / CONTROL), float(os.environ.get(ENDS, "inf")) - place.seconds_to_save
+    if asked():
+        return Event(task.key, "stopped", "The study stops.")
+    if time.time() >= ends:
+        # The task would come back at once, as long as this job lasts.
+        until = time.monotonic() + _SECONDS_OF_A_REFUSAL
+        while time.monotonic() < until and not asked():
+            time.sleep(_SECONDS_BETWEEN_LOOKS / 4)
+        return Event(task.key, "stopped", "The job of this worker is about to reach its time limit.")
+    with progress_file(folder, place.number).open("a") as stream:
+        last = [-_SECONDS_BETWEEN_PROGRESS]
+
+        def told(event: Event) -> None:
+            if event.kind == "warning":
+                warnings.append(event.text)
+            elif time.monotonic() - last[0] >= _SECONDS_BETWEEN_PROGRESS:
+                last[0] = time.monotonic()
+                stream.write(json.dumps(event_to_json(event)) + "\n")
+                stream.flush()
+
+        return run_child(
+            task, told, asked=lambda: asked() or time.time() >= ends, environment=_environment(task, place)
+        )
+
+
+def _asked(control: Path) -> Callable[[], bool]:
+    """Return a function that says whether the work shall stop; it looks once a second."""
+    last, stop = [-_SECONDS_BETWEEN_LOOKS], [False]
+
+    def asked() -> bool:
+        if not stop[0] and time.monotonic() - last[0] >= _SECONDS_BETWEEN_LOOKS:
+            last[0] = time.monotonic()
+            try:
+                stop[0] = control.read_text("utf-8") != GOES_ON
+            except OSError:  # the study is gone, and its files with it
+                stop[0] = True
+        return stop[0]
+
+    return asked
+
+
+def _environment(task: Task, place: Place) -> dict[str, str]:
+    """Return what to set for the task's process: its share of the machine's cores and GPUs."""
+    workers = int(os.environ.get("PARSL_WORKER_COUNT", "1"))
+    cores = int(os.environ.get("PARSL_CORES", available_cores()))
+    values = {}
+    if "OMP_NUM_THREADS" not in os.environ:
+        values["OMP_NUM_THREADS"] = str(max(1, cores // (workers * task.processes)))
+    if place.gpus:
+        rank = int(os.environ.get("PARSL_WORKER_RANK", "0"))
+        values["CUDA_VISIBLE_DEVICES"] = share_of_gpus(visible_gpus(place.gpus), rank, task.processes)
+    return values

@@ -1,0 +1,1 @@
+"""The U-Nets that denoise."""

@@ -1,0 +1,132 @@
+"""Networks of the diffusers library, built from the settings in a folder and filled with tensors that fit exactly.
+
+This is the one way for all kinds of networks. A class of the library is only constructed: nothing of it that could download, or run code
+of the folder, is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffmem.errors import UserError, nearest
+from diffmem.models.pretrained.diffusers_files import read_settings, read_weights
+
+__all__ = ["built", "words_of"]
+
+# Names of attention tensors before diffusers 0.15, which the folders of the first published models keep.
+_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+# Settings of an earlier class of the same network, with the value at which they do nothing.
+_IDLE = {
+    "DiTTransformer2DModel": {
+        "attention_type": "default",
+        "double_self_attention": False,
+        "only_cross_attention": False,
+        "use_linear_projection": False,
+    }
+}
+
+
+def built(kind: str, config: Path, root: Path, least: int, allow_pickle: bool) -> nn.Module:
+    """Return a network of the library with the tensors of a folder.
+
+    Args:
+        kind: Class of the network in the library.
+        config: Its settings; its weights are beside it.
+        root: The folder that both must belong to, whatever links there are.
+        least: How many tensors a network of these settings has at least; so no settings name more layers than the weights have.
+        allow_pickle: As of `read_weights`.
+
+    Returns:
+        The network: float32 on the CPU, in evaluation mode, weights frozen.
+
+    Raises:
+        UserError: diffusers is missing, the library knows no such network, or the tensors are not exactly those of the network.
+    """
+    library = _library(kind)
+    known, idle = list(inspect.signature(library).parameters), _IDLE.get(kind, {})
+    arguments = {}
+    for key, value in read_settings(config, root).items():
+        if key.startswith("_"):
+            continue
+        if key in known:
+            arguments[key] = value
+        elif value is not None and (key not in idle or value != idle[key]):
+            raise UserError(
+                f"{config}: the installed diffusers knows no {key!r} of {kind}.{nearest(key, known)} If the folder is of a newer"
+                " diffusers, install that: pip install -U diffusers."
+            )
+    tensors = read_weights(config.parent, root, allow_pickle)
+    if least > len(tensors):
+        raise UserError(
+            f"{config}: its layers (layers_per_block or num_layers), {least} or more, do not fit weights of {len(tensors)} tensors."
+        )
+    # Without storage first: whatever sizes the settings name, no more is allocated than the file of weights holds.
+    with torch.device("meta"):
+        _fill(config, _constructed(config, library, arguments), dict(tensors), dry=True)
+    with torch.random.fork_rng(devices=[]):
+        network = _constructed(config, library, arguments)
+    _fill(config, network, tensors, dry=False)
+    return network.float().eval().requires_grad_(False)
+
+
+def words_of(error: Exception) -> str:
+    """Return the text of an error in one line without a full stop."""
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+
+
+def _library(kind: str) -> type[nn.Module]:
+    if importlib.util.find_spec("diffusers") is None:
+        raise UserError("Folders of diffusers need that package: pip install 'diffmem[diffusers]'.")
+    try:
+        network: type[nn.Module] = getattr(importlib.import_module("diffusers"), kind)
+    except Exception as error:  # its parts fail in many ways where other packages do not fit each other
+        raise UserError(
+            f"diffusers is installed but does not load ({words_of(error)}). Often torchvision is of another build than torch: install both"
+            " from one source, or pip uninstall torchvision."
+        ) from error
+    return network
+
+
+def _constructed(config: Path, library: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
+    try:
+        return library(**arguments)
+    except Exception as error:  # whatever a network's parts raise on settings that do not fit
+        raise UserError(
+            f"{config} describes no network that diffusers can build: {words_of(error)}."
+        ) from error
+
+
+def _fill(config: Path, network: nn.Module, tensors: dict[str, Tensor], dry: bool) -> None:
+    """Copy tensors by name after checking that they are exactly those of the network; only check if `dry`."""
+    wanted, place = network.state_dict(), config.parent
+    for name in list(tensors):
+        stem, _, last = name.rpartition(".")
+        module, _, old = stem.rpartition(".")
+        new = f"{module}.{_OLD_NAMES.get(old, old)}.{last}"
+        if name not in wanted and new in wanted and new not in tensors:
+            tensors[new] = tensors.pop(name)
+    for name, tensor in tensors.items():
+        if name not in wanted:
+            raise UserError(
+                f"The weights in {place} hold a tensor {name!r} that the network of config.json lacks.{nearest(name, list(wanted))}"
+            )
+        if tensor.shape != wanted[name].shape:
+            raise UserError(
+                f"The weights in {place} do not fit config.json: tensor {name!r} has shape {tuple(tensor.shape)}, not"
+                f" {tuple(wanted[name].shape)}."
+            )
+    missing = [name for name in wanted if name not in tensors]
+    if missing:
+        raise UserError(
+            f"The weights in {place} lack {len(missing)} tensor(s) of the network of config.json, first {missing[0]!r}."
+        )
+    if not dry:
+        network.load_state_dict(tensors)

@@ -1,0 +1,141 @@
+"""Folders of the diffusers library as denoisers: a network, unconditional or of classes, with its scheduler and maybe an autoencoder.
+
+The folder is read as data (`diffusers_files`): names and numbers choose the library's own networks, which are filled with tensors that
+fit them exactly (`diffusers_build`); the noise levels are computed here (`discrete`). Nothing is downloaded, for no part of the library
+that could is called, and no code in the folder is run. What DDPM and DDIM schedulers share is what the network was trained with; how
+they step is not used.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from diffmem.data.formats.guards import in_one_line, is_folder, reading
+from diffmem.errors import UserError
+from diffmem.models.discrete import DiscreteDenoiser, Timesteps
+from diffmem.models.latent import LatentDenoiser
+from diffmem.models.pretrained.diffusers_autoencoder import read_autoencoder, with_autoencoder
+from diffmem.models.pretrained.diffusers_build import built, words_of
+from diffmem.models.pretrained.diffusers_parts import Parts, find_parts
+from diffmem.models.pretrained.diffusers_settings import (
+    TransformerSettings,
+    check_fit,
+    read_levels,
+    read_network,
+    read_scheduler,
+)
+
+__all__ = ["open_diffusers"]
+
+_TRIAL_SIGMA = 1.0
+
+
+@in_one_line()
+def open_diffusers(
+    folder: Path | str,
+    *,
+    device: torch.device | str = "cpu",
+    allow_pickle: bool = False,
+    clip: bool = False,
+    timesteps: Timesteps | None = None,
+) -> DiscreteDenoiser | LatentDenoiser:
+    """Open a folder that `save_pretrained` of diffusers wrote, as a `Denoiser`.
+
+    At the noise level of each timestep (`levels` of the result, or of its `inner` for latents), it is the network's own prediction of
+    what is clean. Its noise range is that of the timesteps (linear betas: 0.0100 to 157), which samplers keep to; a level outside is
+    refused. With `rescale_betas_zero_snr`, the last timestep has an infinite level, so the range ends one timestep before.
+
+    Args:
+        folder: Of a pipeline (with `model_index.json`; the parts in subfolders, or, without an autoencoder, all in one as in the first
+            published models): `DDPMPipeline`, `DDIMPipeline`, `LDMPipeline` or `DiTPipeline`. Or of a bare `UNet2DModel` (with
+            `config.json`) with its `scheduler_config.json` in it, in its subfolder `scheduler`, or in the folder `scheduler` beside it.
+            A network denoises latents if there is an autoencoder (`AutoencoderKL` or `VQModel`): in the subfolder `vae` or `vqvae`, or
+            beside a bare network whose folder has a name that begins with `unet`.
+        device: Where to compute.
+        allow_pickle: Whether weights may be read from a pickle (`.bin`) where there are no safetensors.
+        clip: Whether D is clipped or thresholded as the scheduler does it to each prediction (`clip_sample`, `thresholding`). Then a
+            sampler here steps as the scheduler does with `use_clipped_model_output`, and D has no gradient where it is clipped.
+        timesteps: How noise levels between timesteps are served, see `DiscreteDenoiser`; none for 'interpolated', or 'nearest' if the
+            network looks its timesteps up in a table.
+
+    Returns:
+        The denoiser: float32, in evaluation mode, weights frozen; a `LatentDenoiser` if there is an autoencoder. A `UNet2DModel` with
+        classes has `num_class_embeds` of them; if it was trained with a class for "no label" among these, that is one of them. The
+        transformer of `DiTPipeline` takes the label -1 for none. Guidance is not applied: D is that of the class alone.
+
+    Raises:
+        UserError: diffusers is not installed, or the folder is damaged, incomplete, or of a kind that is not supported, such as one that
+            text directs; the message names the first offender.
+    """
+    home = Path(folder)
+    if not is_folder(home):
+        raise UserError(
+            f"There is no folder {home}. Give the path of a folder that save_pretrained of diffusers wrote; nothing is downloaded."
+        )
+    with reading(str(home)):
+        parts = find_parts(home)
+        scheduler, network = read_scheduler(parts), read_network(parts)
+        autoencoder = read_autoencoder(parts, network)
+    levels = read_levels(parts, scheduler)
+    check_fit(parts, scheduler, network, len(levels), timesteps)
+    raw = built(network.kind, parts.network, parts.home, network.layers, allow_pickle).to(device)
+    has_table = not isinstance(network, TransformerSettings) and network.time_embedding_type == "learned"
+    denoiser = DiscreteDenoiser(
+        _Raw(raw, network.in_channels),
+        levels,
+        scheduler.prediction_type,
+        (network.in_channels, *network.sides),
+        network.num_labels,
+        timesteps=timesteps or ("nearest" if has_table else "interpolated"),
+        null_label=network.null_label,
+        finish=scheduler.finish() if clip else None,
+        device=next(raw.parameters()).device,
+    )
+    _try(parts, denoiser)
+    if autoencoder is None or parts.autoencoder is None:
+        return denoiser
+    latent = with_autoencoder(denoiser, autoencoder, parts.autoencoder, parts.autoencoder_root, allow_pickle)
+    _try_autoencoder(parts.autoencoder.parent, latent)
+    return latent
+
+
+class _Raw:
+    """F(x_t, t, labels) of a library network, without the channels of a learned variance."""
+
+    def __init__(self, network: nn.Module, channels: int) -> None:
+        self._network, self._channels = network, channels
+
+    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        out: Tensor = self._network(x, t, class_labels=labels, return_dict=False)[0]
+        return out[:, : self._channels]
+
+
+def _try(parts: Parts, denoiser: DiscreteDenoiser) -> None:
+    """Denoise one image, so that a network that cannot is found now."""
+    sigma = min(max(_TRIAL_SIGMA, denoiser.sigma_min), denoiser.sigma_max)
+    x = torch.zeros(1, *denoiser.image_shape, device=denoiser.device)
+    labels = torch.zeros(1, dtype=torch.int64) if denoiser.num_labels else None
+    try:
+        with torch.no_grad():
+            clean = denoiser(x, sigma, labels)
+    except Exception as error:  # whatever a network's parts raise on settings that do not fit
+        raise UserError(f"The network in {parts.network.parent} does not run: {words_of(error)}.") from error
+    if clean.shape != x.shape or not bool(torch.isfinite(clean).all()):
+        raise UserError(
+            f"The network in {parts.network.parent} makes {tuple(clean.shape)} of {tuple(x.shape)}, or values that are not finite."
+        )
+
+
+def _try_autoencoder(place: Path, denoiser: LatentDenoiser) -> None:
+    """Encode and decode one image, as above."""
+    x = torch.zeros(1, *denoiser.pixel_shape, device=denoiser.device)
+    try:
+        with torch.no_grad():
+            images = denoiser.decode(denoiser.encode(x))
+    except Exception as error:  # as for the network
+        raise UserError(f"The autoencoder in {place} does not run: {words_of(error)}.") from error
+    if not bool(torch.isfinite(images).all()):
+        raise UserError(f"The autoencoder in {place} makes values that are not finite.")

@@ -1,0 +1,300 @@
+"""Network snapshots of EDM's training code, opened without executing anything in them.
+
+EDM and its forks save a network as a pickle that carries the source text of its classes, and load it by
+executing that text. This module takes out of the file only names, numbers and tensors (see `pickle_reader`),
+and `from_edm_state_dict` builds the network of this package from them. Every size that the file claims is
+checked against what it holds before memory is spent on it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+import torch
+
+from diffmem.data.formats.guards import checked_zip, in_one_line, is_plain_file, read_member, reading
+from diffmem.data.formats.pickle_machine import Budget
+from diffmem.errors import UserError
+from diffmem.models.preconditioning import Preconditioned
+from diffmem.models.pretrained.foreign import from_edm_state_dict
+from diffmem.models.pretrained.pickle_reader import (
+    LEGACY_MAGIC,
+    ModulePickle,
+    PickledObject,
+    PickledStorage,
+    PickledTensor,
+    read_legacy,
+)
+
+__all__ = ["MAX_FILE_BYTES", "open_edm_pickle"]
+
+MAX_FILE_BYTES = 4 * 2**30
+"""Most bytes of one file; EDM's largest network, for ImageNet at 64x64 pixels, takes 1.2 billion."""
+
+_MAX_VALUE_BYTES = 512 * 2**20  # the largest tensor of EDM's networks has 38 million
+_MAX_OPCODES = 1_000_000
+_MAX_PARTS = 20_000
+_MAX_DEPTH = 20
+_MAX_ENTRIES = 256
+_LONGEST_WORD = 60
+_SLACK = 2**20
+
+# Constructor arguments that EDM's wrappers take by position (facts of the format).
+_SHARED_POSITIONS = ("img_resolution", "img_channels", "label_dim", "use_fp16")
+_POSITIONS = {
+    "VPPrecond": (*_SHARED_POSITIONS, "beta_d", "beta_min", "M", "epsilon_t", "model_type"),
+    "VEPrecond": (*_SHARED_POSITIONS, "sigma_min", "sigma_max", "model_type"),
+    "EDMPrecond": (*_SHARED_POSITIONS, "sigma_min", "sigma_max", "sigma_data", "model_type"),
+}
+
+
+@in_one_line()
+def open_edm_pickle(path: Path, which: str = "ema") -> Preconditioned:
+    """Rebuild a network out of a snapshot of EDM's training code (`network-snapshot-*.pkl`).
+
+    Nothing that the file names is imported or called, and its source text is neither compiled nor executed.
+    It may be a plain pickle of protocol 0 to 5, or a file of `torch.save`, of the newer or the older format.
+    Reading it takes about twice its size in memory (four times for protocols below 3), besides the network.
+
+    Args:
+        path: The file. It holds a dictionary of networks, whose wrapper is VPPrecond, VEPrecond or EDMPrecond
+            and whose model is SongUNet or DhariwalUNet.
+        which: The entry to take; "ema" holds the averaged weights.
+
+    Returns:
+        The denoiser, float32 on the CPU, in evaluation mode. Labels are those of `label_dim`. It computes in
+        float32 even if the file says `use_fp16`.
+
+    Raises:
+        UserError: The file is missing, damaged or too large; it asks for anything that such a network never
+            needs (named in the message); it lacks the entry; or the entry is no network of the kinds above:
+            an argument or a tensor is unknown, missing, impossible, or not finite (named).
+    """
+    path = Path(path)
+    if not is_plain_file(path):
+        raise UserError(f"There is no file {path}.")
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise UserError(f"{path} is refused: it has {size:,} bytes; the limit is {MAX_FILE_BYTES:,}.")
+    with reading(str(path)):
+        network = _entry(_read(path, size), which, path)
+        tensors = dict(_tensors(network, path))
+        arguments = _arguments(network, path)
+        return _rebuild(tensors, arguments, path)
+
+
+def _read(path: Path, size: int) -> object:
+    # Each byte may be made twice at most: where old protocols encode it, and where its storage is read.
+    machine = ModulePickle(str(path), Budget(str(path), _MAX_OPCODES, size=2 * size + _SLACK))
+    with path.open("rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            return _read_zip(path, machine)
+        file.seek(0)
+        stream = cast(IO[bytes], _Bounded(file, size))
+        value = machine.run(stream)
+        if type(value) is int and value == LEGACY_MAGIC:
+            value = read_legacy(stream, ModulePickle(str(path), machine.budget))
+        return value
+
+
+def _read_zip(path: Path, machine: ModulePickle) -> object:
+    """The value in a file of `torch.save`: a zip with the pickle and, uncompressed, each storage."""
+    with checked_zip(path) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+        roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
+        if len(roots) != 1:
+            raise ValueError("it is a zip, but not one that PyTorch wrote")
+        (root,) = roots
+
+        def content(name: str) -> bytes:
+            info = members.get(root + name)
+            if info is None:
+                raise ValueError(f"it lacks {name[:_LONGEST_WORD]!r}")
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise ValueError("its members are compressed; PyTorch stores them as they are")
+            return read_member(archive, info)
+
+        if root + "byteorder" in members and content("byteorder") != b"little":
+            raise ValueError("it was written on a big-endian machine")
+        value = machine.run(io.BytesIO(content("data.pkl")))
+        for key, storage in machine.storages.items():
+            storage.fill(content(f"data/{key}"))
+        return value
+
+
+class _Bounded:
+    """A file whose reads never ask for more than is left of it, nor for more than a value can have.
+
+    So neither a claimed length nor a file that is mostly holes reserves memory.
+    """
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file, self._size = file, size
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._size - self._file.tell())
+        wanted = left if size < 0 else min(size, left)
+        if wanted > _MAX_VALUE_BYTES:
+            raise ValueError(f"one of its values has {wanted:,} bytes; the limit is {_MAX_VALUE_BYTES:,}")
+        return self._file.read(wanted)
+
+    def readline(self) -> bytes:
+        line = self._file.readline(_MAX_VALUE_BYTES + 1)
+        if len(line) > _MAX_VALUE_BYTES:
+            raise ValueError(f"one of its values has more than {_MAX_VALUE_BYTES:,} bytes")
+        return line
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def _entry(snapshot: object, which: str, path: Path) -> PickledObject:
+    if not isinstance(snapshot, dict):
+        raise UserError(
+            f"{path} does not hold a dictionary of networks. Give a network-snapshot-*.pkl of EDM's training code."
+        )
+    networks = {
+        name: entry
+        for name, entry in snapshot.items()
+        if isinstance(entry, PickledObject) and isinstance(entry.state, dict) and "_modules" in entry.state
+    }
+    if which in networks:
+        return networks[which]
+    if not networks:
+        raise UserError(f"{path} holds no network: none of its entries is one that EDM's code wrote.")
+    raise UserError(f"{path} has no network {which!r}: give one of {_words(networks)}.")
+
+
+def _words(names: Iterable[object]) -> str:
+    return ", ".join(repr(str(name)[:_LONGEST_WORD]) for name in list(names)[:20])
+
+
+def _tensors(network: PickledObject, path: Path) -> Iterator[tuple[str, PickledTensor]]:
+    """The tensors that the module and those below it would save, by their dotted names."""
+    waiting: list[tuple[str, object, int]] = [("", network, 0)]
+    seen = 0
+    while waiting:
+        prefix, module, depth = waiting.pop()
+        if module is None:
+            continue
+        if not isinstance(module, PickledObject) or not isinstance(module.state, dict):
+            raise ValueError(f"{prefix[:_LONGEST_WORD]!r} is not a module")
+        if depth > _MAX_DEPTH:
+            raise UserError(f"{path} is refused: its modules are nested more than {_MAX_DEPTH} deep.")
+        parts: dict[str, dict[str, object]] = {}
+        for part in ("_parameters", "_buffers", "_modules"):
+            parts[part] = _named(module.state.get(part), f"{prefix[:_LONGEST_WORD]}{part}")
+            seen += 1 + len(parts[part])
+        if seen > _MAX_PARTS:
+            raise UserError(f"{path} is refused: it has more than {_MAX_PARTS:,} modules and tensors.")
+        passing = module.state.get("_non_persistent_buffers_set", ())
+        for part in ("_parameters", "_buffers"):
+            for name, tensor in parts[part].items():
+                if tensor is None or (part == "_buffers" and isinstance(passing, set) and name in passing):
+                    continue
+                if not isinstance(tensor, PickledTensor):
+                    raise ValueError(f"{prefix}{name} is not a tensor")
+                yield prefix + name, tensor
+        waiting.extend((f"{prefix}{name}.", child, depth + 1) for name, child in parts["_modules"].items())
+
+
+def _named(entries: object, what: str) -> dict[str, object]:
+    if not isinstance(entries, dict):
+        raise ValueError(f"the file lacks {what}")
+    for name in entries:
+        if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_WORD or "." in name:
+            raise ValueError(f"{what} has an entry with an unusual name")
+    return entries
+
+
+def _arguments(network: PickledObject, path: Path) -> dict[str, Any]:
+    """The constructor's arguments, all of them plain values of bounded size."""
+    kind = network.class_name[:_LONGEST_WORD]
+    positional, keywords = network.arguments, network.keywords
+    if not isinstance(positional, tuple) or not isinstance(keywords, dict):
+        raise ValueError("the constructor's arguments are not in the file")
+    if kind not in _POSITIONS:
+        raise UserError(
+            f"{path} holds a network {kind!r}, which is not supported: it must be one of {', '.join(_POSITIONS)}."
+        )
+    names = _POSITIONS[kind]
+    if len(positional) > len(names):
+        raise ValueError(f"{kind} is given {len(positional)} arguments by position; it takes {len(names)}")
+    given = dict(zip(names, positional, strict=False))
+    for name, value in keywords.items():
+        if not isinstance(name, str) or name in given:
+            raise ValueError("the constructor is given an argument twice, or one without a name")
+        given[name] = value
+    if len(given) > _MAX_ENTRIES:
+        raise UserError(f"{path} is refused: its constructor has {len(given):,} arguments.")
+    arguments = {name: _plain(name[:_LONGEST_WORD], value, path) for name, value in given.items()}
+    return {**arguments, "class_name": kind}
+
+
+def _plain(name: str, value: object, path: Path) -> Any:
+    if _is_scalar(value):
+        return value
+    if isinstance(value, list | tuple) and len(value) <= _MAX_ENTRIES and all(map(_is_scalar, value)):
+        return list(value)
+    raise UserError(
+        f"{path}: argument {name!r} is a {type(value).__name__} that is neither a number, a short text, nor a"
+        f" list of up to {_MAX_ENTRIES} of them."
+    )
+
+
+def _is_scalar(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value) <= _LONGEST_WORD and value.isprintable()
+    return value is None or isinstance(value, bool | int | float)
+
+
+def _rebuild(tensors: dict[str, PickledTensor], arguments: dict[str, Any], path: Path) -> Preconditioned:
+    _check_sizes(tensors, arguments, path)
+    try:
+        # On the meta device a network has names and shapes but no numbers: a file that claims a network larger
+        # than its tensors is refused before any memory is spent.
+        claimed = {
+            name: torch.empty(tensor.shape, device="meta")
+            for name, tensor in tensors.items()
+            if not name.endswith("resample_filter")
+        }
+        with torch.device("meta"):
+            from_edm_state_dict(claimed, arguments)
+        state = {name: _finite(name, tensor) for name, tensor in tensors.items()}
+        return from_edm_state_dict(state, arguments)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _check_sizes(tensors: dict[str, PickledTensor], arguments: dict[str, Any], path: Path) -> None:
+    """Refuse a network of more parts than the file holds, whose construction alone would not end."""
+    storages: dict[int, PickledStorage] = {id(tensor.storage): tensor.storage for tensor in tensors.values()}
+    held = sum(storage.count for storage in storages.values())
+    used = sum(
+        math.prod(tensor.shape) for name, tensor in tensors.items() if not name.endswith("resample_filter")
+    )
+    if used > held:
+        raise UserError(
+            f"{path} is refused: its tensors have {used:,} numbers, but it holds only {held:,}."
+            " Tensors that share numbers are not supported."
+        )
+    blocks, levels = arguments.get("num_blocks"), arguments.get("channel_mult")
+    count = blocks if isinstance(blocks, int | float) else 1
+    if isinstance(levels, list):
+        count *= max(1, len(levels))
+    if count > len(tensors):
+        raise UserError(f"{path} claims {count:,} blocks, but holds only {len(tensors):,} tensors.")
+
+
+def _finite(name: str, tensor: PickledTensor) -> torch.Tensor:
+    value = tensor.value()
+    if not value.dtype.is_floating_point:
+        raise UserError(f"Tensor {name!r} holds {value.dtype}; weights are floating-point numbers.")
+    if not bool(value.to(torch.float32).isfinite().all()):
+        raise UserError(f"Tensor {name!r} holds numbers that are not finite; the network is of no use.")
+    return value

@@ -1,0 +1,258 @@
+"""Models made elsewhere: a denoiser from the tensors and constructor arguments of an EDM checkpoint.
+
+Only names and numbers are taken from such a file; the network is built by this package. Nothing is unpickled
+here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffmem.errors import UserError, nearest
+from diffmem.models.networks.adm import DhariwalUNet
+from diffmem.models.networks.song import SongUNet
+from diffmem.models.networks.unet import UNet, encoder_outputs
+from diffmem.models.preconditioning import EDM, VE, VP, Preconditioned, Preconditioning
+
+__all__ = ["from_edm_state_dict"]
+
+# Constructor arguments and defaults of the three wrappers and the two networks (names and numbers of the file
+# format).
+_WRAPPERS: dict[str, dict[str, Any]] = {
+    "VPPrecond": {"beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5, "model_type": "SongUNet"},
+    "VEPrecond": {"sigma_min": 0.02, "sigma_max": 100.0, "model_type": "SongUNet"},
+    "EDMPrecond": {
+        "sigma_min": 0.0,
+        "sigma_max": float("inf"),
+        "sigma_data": 0.5,
+        "model_type": "DhariwalUNet",
+    },
+}
+_SHARED: dict[str, Any] = {
+    "img_resolution": None, "img_channels": None, "label_dim": 0, "use_fp16": False,
+    "augment_dim": 0, "label_dropout": 0, "channel_mult_emb": 4, "dropout": 0.10,
+}  # fmt: skip
+_NETWORKS: dict[str, dict[str, Any]] = {
+    "SongUNet": {
+        "model_channels": 128, "channel_mult": [1, 2, 2, 2], "num_blocks": 4, "attn_resolutions": [16],
+        "embedding_type": "positional", "channel_mult_noise": 1, "encoder_type": "standard",
+        "decoder_type": "standard", "resample_filter": [1, 1], "skip_connections": None,
+    },
+    "DhariwalUNet": {
+        "model_channels": 192, "channel_mult": [1, 2, 3, 4], "num_blocks": 3, "attn_resolutions": [32, 16, 8],
+        "skip_connections": None,
+    },
+}  # fmt: skip
+_CHOICES = {
+    "embedding_type": ("positional", "fourier"),
+    "encoder_type": ("standard", "skip", "residual"),
+    "decoder_type": ("standard", "skip"),
+}
+_IGNORED = {"class_name"}
+
+
+def from_edm_state_dict(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Preconditioned:
+    """Rebuild a network of the EDM code base, or of the memorization study's fork of it, as a `Denoiser`.
+
+    Args:
+        state: Tensors by their EDM names (`model.enc.32x32_block0.conv0.weight`, ...), of any float type.
+            Constant resampling filters may be left out. `model.map_augment.weight` is dropped: it acts only
+            on augmented training images.
+        config: Constructor arguments: `class_name` ending in VPPrecond, VEPrecond or EDMPrecond,
+            `img_resolution`, `img_channels`, `label_dim`, `model_type` (SongUNet or DhariwalUNet), and those
+            of the network, with `skip_connections` (one 0 or 1 for each encoder output) where present. What
+            is absent has EDM's default.
+
+    Returns:
+        The denoiser, float32 on the CPU, in evaluation mode. It computes in float32 whatever `use_fp16` says.
+
+    Raises:
+        UserError: An argument is unknown or impossible, or the tensors are not exactly those of that network;
+            the message names the first offender.
+    """
+    settings = _settings(config)
+    resolution, channels = _positive(settings, "img_resolution"), _positive(settings, "img_channels")
+    denoiser = Preconditioned(_network(settings, resolution, channels), channels, _preconditioning(settings))
+    _load(denoiser, state, augmented=bool(settings["augment_dim"]))
+    return denoiser.eval().requires_grad_(False)
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    name = str(config.get("class_name", "")).rpartition(".")[2]
+    if name not in _WRAPPERS:
+        raise UserError(
+            f"class_name {config.get('class_name')!r} is not supported: it must end in"
+            f" {', '.join(_WRAPPERS)}."
+        )
+    model_type = str(config.get("model_type", _WRAPPERS[name]["model_type"]))
+    if model_type not in _NETWORKS:
+        raise UserError(f"model_type {model_type!r} is not supported: it must be SongUNet or DhariwalUNet.")
+    known = _SHARED | _WRAPPERS[name] | _NETWORKS[model_type]
+    for key in config:
+        if key not in known and key not in _IGNORED:
+            raise UserError(f"{name} with {model_type} has no argument {key!r}.{nearest(key, list(known))}")
+    settings = known | dict(config) | {"class_name": name, "model_type": model_type}
+    for key, choices in _CHOICES.items():
+        if key in settings and settings[key] not in choices:
+            raise UserError(
+                f"{key} {settings[key]!r} is not supported: it must be one of {', '.join(choices)}."
+            )
+    return settings
+
+
+def _number(settings: Mapping[str, Any], key: str) -> float:
+    try:
+        value = float(settings[key])
+    except (TypeError, ValueError):
+        value = math.nan
+    if math.isnan(value):
+        raise UserError(f"{key} must be a number, not {settings[key]!r}.")
+    return value
+
+
+def _positive(settings: Mapping[str, Any], key: str) -> int:
+    value = settings[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1 or value % 1:
+        raise UserError(f"{key} must be a positive whole number, not {value!r}.")
+    return int(value)
+
+
+def _numbers(settings: Mapping[str, Any], key: str, whole: bool) -> tuple[float, ...]:
+    value = settings[key]
+    kind = "positive whole numbers" if whole else "numbers"
+    entries: list[Any] = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [None]
+    for entry in entries:
+        number = isinstance(entry, int | float) and not isinstance(entry, bool) and math.isfinite(entry)
+        if not number or (whole and (entry < 1 or entry % 1)):
+            raise UserError(f"{key} must be a list of {kind}, not {value!r}.")
+    return tuple(int(entry) if whole else float(entry) for entry in entries)
+
+
+def _integers(settings: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    return tuple(int(entry) for entry in _numbers(settings, key, whole=True))
+
+
+def _taps(settings: Mapping[str, Any]) -> tuple[float, ...]:
+    taps = _numbers(settings, "resample_filter", whole=False)
+    if not taps or len(taps) % 2 or sum(taps) == 0:
+        raise UserError(
+            f"resample_filter {settings['resample_filter']!r} is not supported: it must have an even number"
+            " of taps and a sum other than 0, such as [1, 1] or [1, 3, 3, 1]."
+        )
+    return taps
+
+
+def _mask(settings: Mapping[str, Any], outputs: list[str]) -> list[bool] | None:
+    value = settings["skip_connections"]
+    if value is None:
+        return None
+    entries = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [None]
+    words = [str(int(entry)) if isinstance(entry, bool | int) else entry for entry in entries]
+    if not all(word in ("0", "1") for word in words):
+        raise UserError(
+            f"skip_connections must be a list of 0 and 1, one for each encoder output, not {value!r}."
+        )
+    if len(words) != len(outputs):
+        raise UserError(
+            f"skip_connections has {len(words)} entries, but this network has {len(outputs)} encoder outputs:"
+            f" {', '.join(outputs)}. Give one entry (0 or 1) for each."
+        )
+    return [word == "1" for word in words]
+
+
+def _labels(settings: Mapping[str, Any]) -> int:
+    return 0 if settings["label_dim"] in (0, None) else _positive(settings, "label_dim")
+
+
+def _network(settings: dict[str, Any], resolution: int, channels: int) -> UNet:
+    multipliers = _integers(settings, "channel_mult")
+    width = _positive(settings, "model_channels")
+    if not multipliers:
+        raise UserError("channel_mult is empty: give one number for each resolution of the network.")
+    if resolution % 2 ** (len(multipliers) - 1):
+        raise UserError(
+            f"img_resolution {resolution} does not fit the {len(multipliers)} resolutions of channel_mult"
+            f" {list(multipliers)}: it must be a multiple of {2 ** (len(multipliers) - 1)}."
+        )
+    if width % 2:
+        raise UserError(f"model_channels {width} is not supported: it must be even.")
+    blocks = _positive(settings, "num_blocks")
+    shared: dict[str, Any] = {
+        "num_labels": _labels(settings),
+        "channels": width,
+        "multipliers": multipliers,
+        "embedding_multiplier": _positive(settings, "channel_mult_emb"),
+        "blocks": blocks,
+        "attention": _integers(settings, "attn_resolutions"),
+        "dropout": _number(settings, "dropout"),
+        "skip_mask": _mask(settings, encoder_outputs(resolution, len(multipliers), blocks)),
+    }
+    if settings["model_type"] == "DhariwalUNet":
+        return DhariwalUNet(resolution, channels, channels, **shared)
+    return SongUNet(
+        resolution,
+        channels,
+        channels,
+        **shared,
+        embedding=settings["embedding_type"],
+        noise_multiplier=_positive(settings, "channel_mult_noise"),
+        encoder=settings["encoder_type"],
+        decoder=settings["decoder_type"],
+        taps=_taps(settings),
+    )
+
+
+def _preconditioning(settings: Mapping[str, Any]) -> Preconditioning:
+    if settings["class_name"] == "VPPrecond":
+        return VP(
+            beta_d=_number(settings, "beta_d"),
+            beta_min=_number(settings, "beta_min"),
+            steps=_positive(settings, "M"),
+            epsilon_t=_number(settings, "epsilon_t"),
+        )
+    sigma_min, sigma_max = _number(settings, "sigma_min"), _number(settings, "sigma_max")
+    if settings["class_name"] == "VEPrecond":
+        return VE(sigma_min, sigma_max)
+    return EDM(sigma_min, sigma_max, sigma_data=_number(settings, "sigma_data"))
+
+
+def _load(denoiser: Preconditioned, state: Mapping[str, Tensor], augmented: bool) -> None:
+    """Copy the tensors by name after checking that they are exactly those of the network."""
+    wanted = denoiser.state_dict()
+    given = {
+        name: tensor
+        for name, tensor in state.items()
+        if not (augmented and name == "model.map_augment.weight")
+    }
+    for name, tensor in given.items():
+        if name not in wanted:
+            raise UserError(
+                f"The checkpoint holds a tensor {name!r} that this network lacks."
+                f"{nearest(name, list(wanted))}"
+                " Check the constructor arguments (num_blocks, channel_mult, attn_resolutions, label_dim,"
+                " augment_dim)."
+            )
+        if tensor.shape != wanted[name].shape:
+            raise UserError(
+                f"Tensor {name!r} has shape {tuple(tensor.shape)}, but this network needs"
+                f" {tuple(wanted[name].shape)}."
+                " Check the constructor arguments (model_channels, channel_mult, label_dim)."
+            )
+        if name.endswith("resample_filter") and not torch.allclose(
+            tensor.to(wanted[name]), wanted[name], rtol=1e-3
+        ):
+            raise UserError(
+                f"Tensor {name!r} is not the filter that resample_filter describes. Correct that argument,"
+                " or leave the filters out."
+            )
+    missing = [name for name in wanted if name not in given and not name.endswith("resample_filter")]
+    if missing:
+        raise UserError(
+            f"The checkpoint lacks {len(missing)} tensor(s) of this network, first {missing[0]!r}."
+        )
+    denoiser.load_state_dict(given, strict=False)

@@ -1,0 +1,1 @@
+"""The optimum's curves and the gaps of models, drawn."""

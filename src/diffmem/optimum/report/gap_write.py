@@ -1,0 +1,98 @@
+"""The table of some gaps, and their folder: numbers and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffmem.files import write_folder
+from diffmem.optimum.gap_records import GapResult
+from diffmem.optimum.report.gap_figure import KIND_WORDS, gap_figure, loss_figure, side_by_side
+from diffmem.optimum.report.gap_scatter import correlation_words, position_figure, scatter_figure
+from diffmem.reports.figures import figure_svg
+from diffmem.reports.folder import numbers_bytes
+from diffmem.reports.html import png_bytes
+from diffmem.reports.text import rate_words, size_words
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from diffmem.memorization.means import MeanRecord
+
+__all__ = ["gap_notes", "gap_table", "write_gap"]
+
+
+def gap_table(result: GapResult) -> Table:
+    """Return one row per run for a terminal of 80 columns: positions with standard errors, and R_mem."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("run", vertical="bottom", no_wrap=True)
+    for name in ("N", "epoch", "training", "held-out", "own\nsampling", "R_mem [95%]"):
+        table.add_column(name, justify="right", no_wrap=True, vertical="bottom")
+    for run in result.runs:
+        positions = [None if (curve := run.curve(kind)) is None else curve.position for kind in KIND_WORDS]
+        rate = "not measured" if run.rmem is None else rate_words(run.rmem)
+        cells = (
+            Path(run.folder).name[:8],
+            size_words(run.images),
+            size_words(round(run.epoch)),
+            *map(_mean, positions),
+            rate,
+        )
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _mean(mean: MeanRecord | None) -> str:
+    return "–" if mean is None else f"{mean.value:.2f}±{mean.se:.2f}"
+
+
+def gap_notes(result: GapResult) -> list[str]:
+    """Return what belongs below the table: what the numbers are, how they go with R_mem, what is missing."""
+    lines = [
+        "Position of the model: 0 at the optimum of its training images, 1 at their Gaussian, ± standard error; on noisy training"
+        " images, noisy held-out images and states of its own sampling.",
+        *(
+            f"Position on {KIND_WORDS[one.kind]} and R_mem: {correlation_words(one)}."
+            for one in result.correlations
+        ),
+    ]
+    missing = [run for run in result.runs if run.curve("heldout") is None]
+    if missing:
+        lines.append(
+            f"note: {len(missing)} of {len(result.runs)} runs have no held-out images: give --heldout."
+        )
+    unmeasured = [run for run in result.runs if run.rmem is None]
+    if unmeasured:
+        lines.append(
+            f"note: R_mem of the last snapshot is not known for {len(unmeasured)} of {len(result.runs)} runs; see diffmem measure"
+            " --expdir."
+        )
+    return lines
+
+
+def write_gap(result: GapResult, folder: Path) -> list[Path]:
+    """Write `gap.json` and its pictures as PNG and SVG, the numbers last (see `write_folder`); return their paths, theirs first.
+
+    Pictures: `gap_side_by_side`, `gap_losses`, `gap_position`, and `gap_vs_rmem` where five runs or more have R_mem.
+
+    Raises:
+        DiffmemError: A file cannot be written.
+    """
+    chosen = side_by_side(result.runs)
+    pictures = {
+        "gap_side_by_side": gap_figure(chosen),
+        "gap_losses": loss_figure(chosen),
+        "gap_position": position_figure(result.runs),
+    }
+    if result.correlations:
+        pictures["gap_vs_rmem"] = scatter_figure(result.runs, result.correlations)
+    contents = {}
+    for name, figure in pictures.items():
+        contents[f"{name}.png"] = png_bytes(figure)
+        contents[f"{name}.svg"] = figure_svg(figure).encode()
+    *drawn, numbers = write_folder(folder, {**contents, "gap.json": numbers_bytes(result)})
+    return [numbers, *drawn]

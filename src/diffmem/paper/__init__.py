@@ -1,0 +1,1 @@
+"""The figures and tables of Gu et al., reproduced and judged."""

@@ -1,0 +1,1 @@
+"""An experiment of the paper, drawn beside the paper's numbers."""

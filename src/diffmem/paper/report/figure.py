@@ -1,0 +1,310 @@
+"""One experiment in two panels: what was run here, and what the paper printed, on the same percent axis."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+from diffmem.errors import UserError
+from diffmem.paper.records import ExperimentResult
+from diffmem.paper.report.axes import group_words, mask_axis, panel_words, slot_words
+from diffmem.paper.report.draw import draw_curves, draw_line, draw_nulls, draw_points, shifted
+from diffmem.paper.report.match import (
+    Slot,
+    experiment_runs,
+    paper_gaps,
+    paper_points,
+    published_at,
+    size_pairs,
+    slots_of,
+)
+from diffmem.paper.report.series import Series, means, null_points, places_of, series_of
+from diffmem.reports.figures import line_of_epsilon
+from diffmem.reports.level_axis import CHARACTER, level_axis, numbers_of, plain
+from diffmem.reports.style import (
+    COLOURS,
+    SMALL_FONT_SIZE,
+    TITLE_FONT_SIZE,
+    dress,
+    epoch_axis,
+    new_figure,
+    percent_axis,
+    size_axis,
+)
+from diffmem.reports.text import size_words
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["experiment_figure", "figure_words"]
+
+Y_LABEL = "Samples that are copies, R_mem"
+NULL_LABEL = "null rate (held-out images)"
+NOTHING = "The paper's numbers for this are unknown."
+
+
+def experiment_figure(result: ExperimentResult) -> Figure:
+    """Draw an experiment: at the left what was run here, at the right what is known of the paper's numbers.
+
+    Both panels have the same percent axis, and a level has the same colour and marker in both. At the left every
+    run has its 95% interval; with several seeds each run is a faint point and the line runs through their means.
+    The null rate, the same rule on held-out images, is grey and dotted. What is unknown of the paper is said in
+    words and nothing is drawn there.
+
+    Args:
+        result: The experiment, with at least one run.
+
+    Raises:
+        UserError: There are no runs, or, in the form 'epochs', none was evaluated after training began.
+    """
+    runs = experiment_runs(result)
+    if not runs:
+        raise UserError(f"The experiment {result.name!r} has no finished runs, so there is nothing to draw.")
+    if result.form == "epochs" and not any(one.epoch > 0 for run in runs for one in run.evaluations):
+        raise UserError(
+            f"No run of the experiment {result.name!r} was evaluated after epoch 0; there is no curve to draw."
+        )
+    slots = slots_of(result)
+    series = series_of(result, slots)
+    masks = result.form == "masks"
+    across = 12.5 if masks and len(slots) > 12 else 10.5
+    panel = (across - 1.6) / 2
+    figure = new_figure(across, _height(result, slots, _legend_shape(result, series, across)[1]))
+    if masks:
+        grid = figure.subplots(2, 2, gridspec_kw={"height_ratios": [3.0, 1.15]})
+        left, right = grid[0]
+        below = list(grid[1])
+    else:
+        left, right = figure.subplots(1, 2)
+        below = []
+    for axes, title in ((left, f"This run ({result.scale} scale)"), (right, "Paper (Gu et al.)")):
+        dress(axes, "", Y_LABEL if axes is left else "")
+        percent_axis(axes)
+        axes.set_title(title, loc="left", fontsize=TITLE_FONT_SIZE, fontweight="bold", pad=20 if masks else 8)
+    for epsilon in sorted({level.study.epsilon for level in result.levels}):
+        line_of_epsilon(left, epsilon)
+        line_of_epsilon(right, epsilon)
+
+    _draw_ours(left, result, slots, series, panel)
+    if any(one.paper for one in series):
+        _draw_paper(right, result, slots, series, panel)
+    else:
+        panel_words(right, NOTHING, f"What it found: {result.finding}", panel)
+    for axes, paper in zip(below, (False, True), strict=False):
+        names = [slot.paper_name if paper else slot.name for slot in slots]
+        places, _ = places_of(slots, paper=paper)
+        if paper and not any(one.paper for one in series):
+            axes.set_axis_off()
+            continue
+        mask_axis(axes, places, names, height=1.0, width=panel)
+        axes.set_xlabel(
+            "Skip connections kept (filled), from the first at the highest resolution down",
+            fontsize=SMALL_FONT_SIZE,
+        )
+    _legend(figure, result, series, across)
+    figure.suptitle(
+        plain(textwrap.fill(result.title, int(across / CHARACTER / 1.5))),
+        x=0.01,
+        ha="left",
+        fontsize=TITLE_FONT_SIZE + 1,
+        fontweight="bold",
+    )
+    return figure
+
+
+def figure_words(result: ExperimentResult) -> str:
+    """Return the figure in words, for those who cannot see it."""
+    slots = slots_of(result)
+    parts = []
+    for one in series_of(result, slots):
+        # Over epochs the last mean of the curve tells where it went.
+        ours = means([point for points in one.ours for point in points])
+        told = ours[-1:] if result.form == "epochs" else ours
+        here = ", ".join(f"{value:.1f}%" for _, value in told) or "not run"
+        theirs = one.paper[-1:] if result.form == "epochs" else one.paper
+        paper = ", ".join(f"{value:.1f}%" for _, value in theirs) or "unknown"
+        parts.append(f"{one.label}: here {here}; paper {paper}")
+    return f"{result.title}. R_mem of this run beside the paper's. " + ". ".join(parts) + "."
+
+
+def _axis(
+    axes: Axes, result: ExperimentResult, slots: Sequence[Slot], xs: list[float], *, paper: bool, width: float
+) -> None:
+    if result.form == "size":
+        longest = max(len(size_words(x)) for x in xs)
+        size_axis(axes, xs, room=(longest * CHARACTER + 0.1) / width)
+        axes.set_xlabel("Training images N (log scale)")
+    elif result.form == "epochs":
+        epoch_axis(axes, xs, dense=150)
+        axes.set_xlabel("Epochs (log scale)")
+    elif result.form == "masks":
+        places, _ = places_of(slots, paper=paper)
+        axes.set_xlim(min(places) - 0.6, max(places) + 0.6)
+        axes.set_xticks([])
+        group_words(axes, places, [slot.paper_name for slot in slots], width=width)
+    else:
+        places, logarithmic = places_of(slots, paper=paper)
+        names = [slot.paper_name if paper else slot.name for slot in slots]
+        level_axis(axes, places, names, logarithmic=logarithmic, width=width)
+        factor = result.factor[:1].upper() + result.factor[1:]
+        axes.set_xlabel(plain(factor + (" (log scale)" if logarithmic else "")))
+
+
+def _joined(result: ExperimentResult, slots: Sequence[Slot]) -> bool:
+    """Return whether a line from level to level means something, at least somewhere: not between categories."""
+    if result.form == "level":
+        return any(numbers_of([a.paper_name, b.paper_name]) is not None for a, b in pairwise(slots))
+    return result.form != "masks"
+
+
+def _draw_ours(
+    axes: Axes, result: ExperimentResult, slots: Sequence[Slot], series: Sequence[Series], width: float
+) -> None:
+    xs = [x for one in series for points in one.ours for x, _ in points]
+    _axis(axes, result, slots, xs, paper=False, width=width)
+    drawn = [one for one in series if any(one.ours)]
+    joined = _joined(result, slots)
+    nulls = null_points(result, slots)
+    if nulls:
+        draw_nulls(axes, nulls, joined=joined, flat=result.form == "epochs")
+    for index, one in enumerate(drawn):
+        if result.form == "epochs":
+            draw_curves(axes, one)
+        else:
+            step = 3 if joined else 7
+            draw_points(axes, one, shifted(axes, index, len(drawn), step), joined=joined)
+    if result.form in ("level", "masks"):
+        places, _ = places_of(slots, paper=False)
+        empty = [
+            place
+            for place, slot in zip(places, slots, strict=True)
+            if slot.level is None or not slot.level.study.runs
+        ]
+        slot_words(axes, empty, "not run")
+
+
+def _draw_paper(
+    axes: Axes, result: ExperimentResult, slots: Sequence[Slot], series: Sequence[Series], width: float
+) -> None:
+    xs = [x for one in series for x, _ in one.paper if x > 0]
+    _axis(axes, result, slots, xs, paper=True, width=width)
+    drawn = [one for one in series if one.paper]
+    joined = _joined(result, slots)
+    for index, one in enumerate(drawn):
+        step = 0 if result.form == "epochs" else 3 if joined else 7
+        size = 4.5 if result.form == "epochs" else 6.5
+        transform = shifted(axes, index, len(drawn), step)
+        gaps = one.gaps if joined else []
+        points = sorted([*one.paper, *((x, math.nan) for x in gaps)])
+        draw_line(axes, points, one, joined=joined, transform=transform, size=size)
+    if result.form in ("level", "masks"):
+        places, _ = places_of(slots, paper=True)
+        known = {x for one in drawn for x, _ in one.paper}
+        slot_words(axes, [place for place in places if place not in known], "unknown")
+    unknown = _unknown_words(result, slots)
+    if unknown:
+        room = int(0.95 * width / CHARACTER)
+        lines = textwrap.wrap(unknown, room)
+        if len(lines) > 3:
+            lines = [*lines[:2], lines[2][: room - 2].rstrip(",; ") + " …"]
+        axes.set_xlabel("\n".join([axes.get_xlabel(), *map(plain, lines)]).strip("\n"))
+
+
+def _unknown_words(result: ExperimentResult, slots: Sequence[Slot]) -> str:
+    """Say which of the paper's points are unknown where the panel has no place that says so."""
+    parts = []
+    if result.form in ("level", "masks"):
+        at: dict[str, list[float]] = {}
+        for pair in size_pairs(result):
+            if pair.paper is None:
+                continue
+            missing = [
+                slot.paper_name
+                for slot in slots
+                if paper_points(result, slot.paper_name)
+                and not published_at(result, slot.paper_name, pair.paper / result.size_ratio)
+            ]
+            if missing:
+                at.setdefault(", ".join(missing), []).append(pair.paper)
+        parts = [
+            f"{names} at N = {' and '.join(map(size_words, sorted(sizes)))}" for names, sizes in at.items()
+        ]
+    else:
+        for name in dict.fromkeys(slot.paper_name for slot in slots):
+            if not paper_points(result, name):
+                parts.append(name)
+                continue
+            missing_at = paper_gaps(result, name)
+            if missing_at:
+                parts.append(f"{name} at {', '.join(map(size_words, missing_at))}")
+    return f"Unknown: {'; '.join(parts)}" if parts else ""
+
+
+def _height(result: ExperimentResult, slots: Sequence[Slot], legend_rows: int) -> float:
+    """Return a height at which long legends and upright names leave room for the panels."""
+    height = (5.6 if result.form == "masks" else 5.0) + 0.19 * max(legend_rows - 2, 0)
+    if result.form == "level" and len(slots) > 10 and numbers_of([slot.paper_name for slot in slots]) is None:
+        height += CHARACTER * max(min(max(len(slot.paper_name) for slot in slots), 34) - 8, 0)
+    return height
+
+
+def _legend_shape(result: ExperimentResult, series: Sequence[Series], across: float) -> tuple[int, int]:
+    """Return the number of columns and of rows of the legend."""
+    labels = [one.label for one in series]
+    if any(run.null is not None for run in experiment_runs(result)):
+        labels.append(NULL_LABEL)
+    widths = [len(label) * CHARACTER + 0.6 for label in labels]
+    columns = 1
+    for count in range(2, len(labels) + 1):
+        # Matplotlib fills column by column; the first columns take what does not divide.
+        rows, longer = divmod(len(labels), count)
+        lengths = [rows + (index < longer) for index in range(count)]
+        starts = [sum(lengths[:index]) for index in range(count)]
+        parts = [widths[start : start + length] for start, length in zip(starts, lengths, strict=True)]
+        if sum(map(max, parts)) < across - 0.4:
+            columns = count
+    return columns, math.ceil(len(labels) / columns)
+
+
+def _legend(figure: Figure, result: ExperimentResult, series: Sequence[Series], across: float) -> None:
+    from matplotlib.lines import Line2D
+
+    line: Literal["-", ""] = "-" if _joined(result, slots_of(result)) else ""
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=one.look.colour,
+            marker=one.look.marker,
+            markersize=6.5,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+            linestyle=line,
+            label=plain(one.label),
+        )
+        for one in series
+    ]
+    if any(run.null is not None for run in experiment_runs(result)):
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color=COLOURS["grey"],
+                marker="s",
+                markersize=3.2,
+                linestyle=":" if line else "",
+                label=NULL_LABEL,
+            )
+        )
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=_legend_shape(result, series, across)[0],
+        frameon=False,
+        fontsize=SMALL_FONT_SIZE,
+        handlelength=2.2,
+    )

@@ -1,0 +1,218 @@
+"""The results of all experiments as one Markdown page: what was found here, beside what the paper found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from diffmem.errors import UserError
+from diffmem.paper.records import ExperimentResult
+from diffmem.paper.report.match import experiment_runs
+from diffmem.paper.report.page import experiment_warnings
+from diffmem.paper.report.tables import emm_rows, experiment_rows, several_sizes
+from diffmem.paper.report.text import (
+    SCALE_WORDS,
+    data_words,
+    method_words,
+    paper_heading,
+    verdict_words,
+    versions_words,
+)
+from diffmem.progress import seconds_to_words
+from diffmem.reports.text import count_words, sentence, size_words, threshold_words
+
+__all__ = ["markdown_table", "results_page"]
+
+MOST = 4
+"""Where more levels than this differ in how they were made, the page names one and counts the others."""
+
+WIDE = 36
+"""Columns wider than this are not padded: their rows wrap in a terminal anyway."""
+
+
+def results_page(results: Sequence[ExperimentResult], pictures: Mapping[str, str], command: str) -> str:
+    """Return a Markdown page of experiments: a summary, then each with its figure, numbers, verdicts and notes.
+
+    It holds no HTML, so that it can be read in a terminal, and no path of the machine it was made on.
+
+    Args:
+        results: The experiments, in the order of the page.
+        pictures: Name of an experiment -> path of its figure, relative to the page. An experiment without one
+            has no figure.
+        command: The command that makes these results again.
+
+    Raises:
+        UserError: There are no results, two have the same name, or a picture's path is absolute.
+    """
+    if not results:
+        raise UserError("There are no results to put on a page; run `diffmem reproduce` first.")
+    names = [result.name for result in results]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"The experiment {twice[0]!r} is given twice; give each experiment once.")
+    for picture in pictures.values():
+        if re.match(r"[/\\~]|[A-Za-z]:|\w+://", picture):
+            raise UserError(f"The picture {picture!r} is not relative to the page; give a relative path.")
+    parts = ["# Results", _opening(results, command), "## Summary", _summary(results)]
+    for result in results:
+        parts += _section(result, pictures.get(result.name))
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Return a Markdown table whose columns line up in a terminal.
+
+    Args:
+        header: The columns' names.
+        rows: Cells; bars and line breaks in them are made harmless.
+        left: How many columns, from the first, are aligned left; the others right.
+    """
+    table = [[_cell(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(3, *(len(row[column]) for row in table)) for column in range(len(header))]
+    widths = [width if width <= WIDE else 0 for width in widths]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = [
+        "-" * max(width, 3) if column < left else "-" * max(width - 1, 2) + ":"
+        for column, width in enumerate(widths)
+    ]
+    return "\n".join([line(table[0]), "| " + " | ".join(rule) + " |", *map(line, table[1:])])
+
+
+def _cell(text: str) -> str:
+    return _inline(text).replace("|", r"\|")
+
+
+def _inline(text: str) -> str:
+    """Return text that Markdown shows as it stands, on one line."""
+    # Brackets mean a link only before a parenthesis; an underscore inside a word ('R_mem') and a lone star mean nothing.
+    text = re.sub(r"([<\\`]|\*(?=\S)|(?<=\S)\*)", r"\\\1", " ".join(text.split()))
+    return text.replace("](", r"]\(")
+
+
+def _opening(results: Sequence[ExperimentResult], command: str) -> str:
+    studies = [level.study for result in results for level in result.levels]
+    # Experiments share runs.
+    runs = list({run.run_id: run for result in results for run in experiment_runs(result)}.values())
+    spent = sum(run.training_seconds + run.sampling_seconds for run in runs)
+    seeds = sorted({run.seed for run in runs})
+    samples = sorted({one.memorized.total for run in runs for one in run.evaluations})
+    scales = list(dict.fromkeys(result.scale for result in results))
+    thresholds = list(dict.fromkeys(threshold_words(study.threshold) for study in studies))
+    methods = sorted({one.memorized.method for run in runs for one in run.evaluations})
+    versions = versions_words(studies)
+    paragraphs = [
+        'What the experiments of "On Memorization in Diffusion Models" (Gu et al., 2025) give when they are run'
+        " with diffmem, beside what the paper found.",
+        *(SCALE_WORDS[scale] for scale in scales),
+        f"{count_words(len(runs), 'training run', 'training runs')} in"
+        f" {count_words(len(results), 'experiment', 'experiments')}, with"
+        f" {count_words(len(seeds), 'seed', 'different seeds')}"
+        f" ({', '.join(map(str, seeds))}), took {seconds_to_words(spent)} of training and sampling, summed over"
+        " processes that ran side by side."
+        if runs
+        else "No training has finished yet.",
+        f"Made with: {_inline('; '.join(versions))}." if versions else "",
+    ]
+    if runs:
+        paragraphs.append(
+            "R_mem is the share of generated images that are copies: nearer to one training image than"
+            f" {' or '.join(thresholds)} of the distance to the next nearest. 'Peak' is the highest R_mem over"
+            " training, as in the paper, 'end' the last; the null rate is the same rule on real images that were not"
+            " trained on. Numbers in brackets are 95% intervals"
+            f" ({', '.join(methods)}; {' or '.join(f'{total:,}' for total in samples)} images per evaluation); of several"
+            " seeds the mean is given, and in brackets the span of all their intervals. They do not cover the"
+            " difference between one training and another. The paper's numbers are read off its plots and have no"
+            " intervals; 'unknown' means that no public source has them."
+        )
+    code = f"```console\n{command}\n```"
+    return "\n\n".join([*filter(None, paragraphs), f"To make them again:\n\n{code}"])
+
+
+def _summary(results: Sequence[ExperimentResult]) -> str:
+    rows = []
+    for result in results:
+        link = f"[{result.name}](#{_anchor(_heading(result))})"
+        if not result.claims:
+            rows.append((link, _cell(result.finding), "not checked", ""))
+        for index, claim in enumerate(result.claims):
+            name = "" if index else link
+            rows.append((name, _cell(claim.claim), claim.verdict, _cell(claim.numbers)))
+    lines = ["| Experiment | What the paper found | Here | Numbers |", "| --- | --- | --- | --- |"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _heading(result: ExperimentResult) -> str:
+    return f"{result.name}: {_inline(result.title)}"
+
+
+def _anchor(heading: str) -> str:
+    """Return the anchor that renderers make of a heading: lower case, hyphens for spaces, no punctuation."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _section(result: ExperimentResult, picture: str | None) -> list[str]:
+    parts = [f"## {_heading(result)}", f"The paper: {_inline(sentence(result.finding))}"]
+    parts.append(
+        f"{SCALE_WORDS[result.scale].split(':')[0]}. Data: {_inline(sentence(data_words(result), capital=False))}"
+    )
+    if picture is not None:
+        parts.append(f"![{_inline(result.title)}: this run beside the paper]({picture.replace(' ', '%20')})")
+    if result.claims:
+        parts.append(
+            "\n".join(
+                f"- {_inline(sentence(claim.claim))} {_inline(verdict_words(result, claim))}"
+                for claim in result.claims
+            )
+        )
+    rows = experiment_rows(result)
+    if rows:
+        several = any(row.seeds > 1 for row in rows)
+        header = [
+            result.factor,
+            "N",
+            *(["seeds"] if several else []),
+            "R_mem peak [95%]",
+            paper_heading(result),
+        ]
+        cells = [
+            [
+                row.level,
+                size_words(row.size),
+                *([str(row.seeds)] if several else []),
+                row.peak,
+                row.paper,
+                row.last,
+                row.null,
+            ]
+            for row in rows
+        ]
+        parts.append(markdown_table([*header, "R_mem end [95%]", "null rate [95%]"], cells))
+    else:
+        parts.append("No training has finished yet.")
+    if several_sizes(result):
+        parts.append(
+            markdown_table(
+                [result.factor, "of the paper", "EMM here [95%]"],
+                [list(row) for row in emm_rows(result)],
+                left=2,
+            )
+        )
+    notes = [*result.notes, *experiment_warnings(result)]
+    if notes:
+        parts.append("Notes:")
+        parts.append("\n".join(f"- {_inline(sentence(note))}" for note in notes))
+    made = []
+    for heading, lines in method_words(result):
+        told = lines if len(lines) <= MOST else [lines[0], f"{len(lines) - 1} more, by {result.factor}"]
+        if heading != "Versions":
+            made.append(f"- {heading}: {_inline('; '.join(told))}")
+    parts.append("How it was made:")
+    parts.append("\n".join([*made, f"- Time: {seconds_to_words(result.seconds)}"]))
+    return parts

@@ -1,0 +1,236 @@
+"""The curves of an experiment: what was run and what the paper printed, with one look for both."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from diffmem.memorization.records import RateRecord
+from diffmem.paper.records import ExperimentResult, LevelRecord
+from diffmem.paper.report.match import (
+    Slot,
+    experiment_runs,
+    paper_gaps,
+    paper_points,
+    published_at,
+    size_pairs,
+)
+from diffmem.reports.level_axis import numbers_of
+from diffmem.reports.style import COLOURS, Colour, ordered_colours
+from diffmem.reports.text import size_words
+from diffmem.runs.records import RunRecord
+
+__all__ = ["Look", "Series", "looks", "means", "null_points", "places_of", "series_of"]
+
+_COLOURS = ("blue", "vermillion", "green", "orange", "purple", "sky", "black")
+_MARKERS = "osD^v<>"
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour and marker of a curve."""
+
+    colour: Colour
+    marker: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """One entry of the legend.
+
+    Attributes:
+        key: The paper's name of the level, or the size, that the curve stands for.
+        label: Its name in the legend.
+        look: The same in both panels.
+        ours: The runs' points (x, rate): one point per run, or a curve per run over epochs.
+        paper: The paper's known points (x, percent).
+        gaps: Where the paper has a point that is not known, or a category begins: no line runs across.
+        breaks: Where a category begins among the runs.
+    """
+
+    key: str
+    label: str
+    look: Look
+    ours: list[list[tuple[float, RateRecord]]] = field(default_factory=list)
+    paper: list[tuple[float, float]] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+    breaks: list[float] = field(default_factory=list)
+
+
+def looks(count: int) -> list[Look]:
+    """Return `count` looks that can be told apart by colour and by marker; above seven the colours are a ramp."""
+    if count <= len(_COLOURS):
+        return [Look(COLOURS[name], mark) for name, mark in zip(_COLOURS, _MARKERS, strict=True)][:count]
+    return [
+        Look(colour, _MARKERS[index % len(_MARKERS)]) for index, colour in enumerate(ordered_colours(count))
+    ]
+
+
+def means(points: Sequence[tuple[float, RateRecord]], least: int = 1) -> list[tuple[float, float]]:
+    """Return (x, mean percent) at each x that has at least `least` points, ascending in x."""
+    found: dict[float, list[float]] = defaultdict(list)
+    for x, rate in points:
+        found[x].append(100 * rate.value)
+    return [(x, sum(found[x]) / len(found[x])) for x in sorted(found) if len(found[x]) >= least]
+
+
+def places_of(slots: Sequence[Slot], *, paper: bool) -> tuple[list[float], bool]:
+    """Return the place of each slot on the axis of one panel, and whether that axis is logarithmic.
+
+    Levels that are positive numbers over a wide range (a factor of 50) have a logarithmic axis, all others one
+    step each.
+    """
+    numbers = {
+        of: numbers_of([name for name in names if name])
+        for of, names in (
+            ("ours", [slot.name for slot in slots]),
+            ("paper", [slot.paper_name for slot in slots]),
+        )
+    }
+    wide = all(
+        found is not None and min(found) > 0 and len(set(found)) == len(found) for found in numbers.values()
+    )
+    if wide and numbers["paper"] is not None and max(numbers["paper"]) / min(numbers["paper"]) >= 50:
+        theirs = numbers["paper"]
+        mine = iter(numbers["ours"] or [])
+        if paper:
+            return theirs, True
+        # A level of the paper alone has no number of ours: it keeps the paper's place.
+        return [next(mine) if slot.name else theirs[index] for index, slot in enumerate(slots)], True
+    return [float(index) for index in range(len(slots))], False
+
+
+def _breaks(slots: Sequence[Slot], places: Sequence[float]) -> list[float]:
+    """Return the places between neighbours whose names are not two numbers of one kind."""
+    return [
+        (places[index] + places[index + 1]) / 2
+        for index, (one, other) in enumerate(pairwise(slots))
+        if numbers_of([one.paper_name, other.paper_name]) is None
+    ]
+
+
+def _both(ours: str, paper: str) -> str:
+    return ours if ours == paper else f"{ours} (paper: {paper})"
+
+
+def series_of(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
+    """Return the curves of an experiment in the order of its legend.
+
+    A curve per level where the x axis is the size; a curve per size where it is the level; a curve per level and
+    size where it is epochs.
+
+    Args:
+        result: The experiment.
+        slots: Its levels, from `slots_of`.
+    """
+    if result.form in ("level", "masks"):
+        return _by_size(result, slots)
+    if result.form == "epochs":
+        return _by_epoch(result, slots)
+    found = []
+    names = list(dict.fromkeys(slot.paper_name for slot in slots))
+    for name, look in zip(names, looks(len(names)), strict=True):
+        levels = [slot.level for slot in slots if slot.paper_name == name and slot.level is not None]
+        ours = [
+            [(float(run.size), run.peak.memorized)]
+            for level in levels
+            for run in sorted(level.study.runs, key=lambda run: (run.size, run.seed))
+        ]
+        paper, gaps = paper_points(result, name), paper_gaps(result, name)
+        found.append(Series(name, _level_label(levels, name), look, ours, paper, gaps))
+    return found
+
+
+def _level_label(levels: Sequence[LevelRecord], paper_name: str) -> str:
+    if not levels:
+        return f"{paper_name} (paper only)"
+    return _both(", ".join(dict.fromkeys(level.name for level in levels)), paper_name)
+
+
+def _by_size(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
+    pairs = size_pairs(result)
+    left, right = places_of(slots, paper=False)[0], places_of(slots, paper=True)[0]
+    found = []
+    for pair, look in zip(pairs, looks(len(pairs)), strict=True):
+        ours = [
+            [(place, run.peak.memorized)]
+            for place, slot in zip(left, slots, strict=True)
+            if slot.level is not None
+            for run in slot.level.study.runs
+            if run.size == pair.ours
+        ]
+        paper = [
+            (place, percent)
+            for place, slot in zip(right, slots, strict=True)
+            if pair.paper is not None
+            for _, percent in published_at(result, slot.paper_name, pair.paper / result.size_ratio)
+        ]
+        gaps = [
+            place
+            for place, slot in zip(right, slots, strict=True)
+            if pair.paper in paper_gaps(result, slot.paper_name) or not paper_points(result, slot.paper_name)
+        ]
+        gaps += _breaks(slots, right)
+        if pair.ours is None:
+            label = f"N = {size_words(pair.paper or 0)} (paper only)"
+        else:
+            label = f"N = {size_words(pair.ours)}"
+            if pair.paper is not None and pair.paper != pair.ours:
+                label += f" (paper: {size_words(pair.paper)})"
+        found.append(Series(label, label, look, ours, paper, gaps, _breaks(slots, left)))
+    return found
+
+
+def _by_epoch(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
+    names = list(dict.fromkeys(slot.paper_name for slot in slots))
+    sizes = sorted({run.size for run in experiment_runs(result)})
+    several_levels, several_sizes = len(names) > 1, len(sizes) > 1
+    by_level, by_size = looks(len(names)), looks(len(sizes))
+    found = []
+    for index, name in enumerate(names):
+        levels = [slot.level for slot in slots if slot.paper_name == name and slot.level is not None]
+        paper = [(x, percent) for x, percent in paper_points(result, name) if x > 0]
+        gaps = paper_gaps(result, name)
+        here = sorted({run.size for level in levels for run in level.study.runs})
+        one_each = all(len({run.size for run in level.study.runs}) <= 1 for level in result.levels)
+        if not here:
+            found.append(Series(name, _level_label([], name), by_level[index], [], paper, gaps))
+        for size in here:
+            runs = [run for level in levels for run in level.study.runs if run.size == size]
+            label = f"N = {size_words(size)}"
+            look = by_size[sizes.index(size)]
+            if several_levels:
+                words = _level_label(levels, name)
+                label = f"{words}, {label}" if several_sizes and not one_each else words
+                mark = by_size[sizes.index(size)].marker if several_sizes and not one_each else None
+                look = Look(by_level[index].colour, mark or by_level[index].marker)
+            # The paper's curve of a level belongs to its first entry only.
+            curves = [curve for curve in map(_curve, runs) if curve]
+            found.append(Series(name, label, look, curves, paper, gaps))
+            paper = []
+    return [one for one in found if one.paper or any(one.ours)]
+
+
+def _curve(run: RunRecord) -> list[tuple[float, RateRecord]]:
+    # An evaluation before the first epoch has no place on a logarithmic axis.
+    return [(one.epoch, one.memorized) for one in run.evaluations if one.epoch > 0]
+
+
+def null_points(result: ExperimentResult, slots: Sequence[Slot]) -> list[tuple[float, RateRecord]]:
+    """Return (x, null rate) of every run that has one; over epochs x is the end of its training."""
+    if result.form in ("level", "masks"):
+        places = places_of(slots, paper=False)[0]
+        return [
+            (place, run.null)
+            for place, slot in zip(places, slots, strict=True)
+            if slot.level is not None
+            for run in slot.level.study.runs
+            if run.null is not None
+        ]
+    return [
+        (float(run.size) if result.form == "size" else run.last.epoch, run.null)
+        for run in experiment_runs(result)
+        if run.null is not None and (result.form == "size" or run.last.epoch > 0)
+    ]

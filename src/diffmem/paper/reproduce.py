@@ -1,0 +1,200 @@
+"""Carrying out experiments of the paper at a scale: from arguments in the paper's numbers to a result beside the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from diffmem.errors import UserError
+from diffmem.paper.claims import judge
+from diffmem.paper.experiment import Experiment, Scale, ScaleName, Value
+from diffmem.paper.records import ExperimentResult, LevelRecord, PublishedCurve
+from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.runs.recipe import StudyRecipe
+from diffmem.studies.study import Study, execute_studies
+
+__all__ = ["PlannedLevel", "Reproduction", "carry_out", "plan"]
+
+
+@dataclass(frozen=True)
+class PlannedLevel:
+    """One level as it will be run: its name here, the paper's name of it, and its recipe."""
+
+    name: str
+    paper_name: str
+    recipe: StudyRecipe
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """An experiment at a scale, planned: nothing is read or trained yet.
+
+    Attributes:
+        experiment: What.
+        scale_name: At which scale.
+        scale: That scale.
+        levels: The levels to run.
+        notes: What a reader must know first: which data stand in for the paper's.
+        folder: Where the report goes.
+        store: Where runs lie; experiments may share it.
+    """
+
+    experiment: Experiment
+    scale_name: ScaleName
+    scale: Scale
+    levels: tuple[PlannedLevel, ...]
+    notes: tuple[str, ...]
+    folder: Path
+    store: Path
+
+    @property
+    def first_line(self) -> str:
+        """What is run on what, in one line."""
+        source = ", ".join(dict.fromkeys(Path(level.recipe.data.source).name for level in self.levels))
+        words = [f"{self.experiment.title}, {self.scale_name} scale, on {source}.", *self.notes]
+        return " ".join(words)
+
+
+def _own_settings(
+    experiment: Experiment, settings: Sequence[str]
+) -> tuple[dict[str, Value], list[int], list[str]]:
+    """Part the settings: parameters of the experiment, its sizes, and keys of the recipe.
+
+    Raises:
+        UserError: A setting has no '=', or a size is no whole number.
+    """
+    parameters: dict[str, Value] = {}
+    sizes: list[int] = []
+    rest: list[str] = []
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if key in ("size", "sizes") and equals:
+            found = yaml.safe_load(text)
+            sizes = found if isinstance(found, list) else [found]
+            if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes):
+                raise UserError(f"{setting}: a size is a whole number of images, for example size=1000.")
+        elif key in experiment.parameters and equals:
+            usual = experiment.levels[0][key]
+            parameters[key] = text if isinstance(usual, str) else _number(text)
+        else:
+            rest.append(setting)
+    return parameters, sizes, rest
+
+
+def _number(text: str) -> Value:
+    """Return a number; other text as it is, to be refused by who knows what it is for."""
+    try:
+        value: Value = yaml.safe_load(text)
+        return float(value) if isinstance(value, str) else value  # YAML reads 1e-4 as text
+    except (yaml.YAMLError, ValueError):
+        return text
+
+
+def _absent(path: str, key: str, settings: Sequence[str]) -> bool:
+    return not Path(path).expanduser().exists() and not any(one.startswith(f"{key}=") for one in settings)
+
+
+def plan(
+    experiment: Experiment,
+    scale_name: ScaleName,
+    folder: Path,
+    *,
+    all_levels: bool = False,
+    settings: Sequence[str] = (),
+    store: Path | None = None,
+) -> Reproduction:
+    """Translate an experiment to a scale.
+
+    Args:
+        experiment: From `load_experiment`.
+        scale_name: 'paper', 'cpu' or 'smoke'.
+        folder: Where the report goes.
+        all_levels: The whole figure; otherwise the first level with the parameters that are set.
+        settings: `key=value`: the experiment's parameters and `size` in the paper's numbers, other keys of the recipe as they
+            are at the scale.
+        store: Where runs lie; the folder if not given.
+
+    Raises:
+        UserError: A setting is wrong, or a data set that the scale needs is absent.
+    """
+    scale = experiment.scale(scale_name)
+    parameters, sizes, rest = _own_settings(experiment, settings)
+    for path, need in scale.needs.items():
+        if _absent(path, need.key, rest):
+            raise UserError(f"The {scale_name} scale needs {path}, which is not there. {need.remedy}")
+    stand_ins = [one for one in scale.stand_ins.values() if _absent(one.absent, one.key, rest)]
+    chosen = range(len(experiment.levels)) if scale.levels is None else scale.levels
+    wanted = (
+        [experiment.level(parameters, i) for i in chosen] if all_levels else [experiment.level(parameters)]
+    )
+    levels: dict[str, PlannedLevel] = {}
+    for level in wanted:
+        recipe = experiment.recipe(level, sizes or scale.sizes or experiment.sizes, scale, stand_ins, rest)
+        name = experiment.label_of(experiment.translated(level, scale, stand_ins), parameters)
+        # Two levels of the paper can fall on one here, as depths do when they are halved.
+        levels.setdefault(name, PlannedLevel(name, experiment.label_of(level, parameters), recipe))
+    notes = (*(one.note for one in stand_ins), *scale.notes)
+    return Reproduction(experiment, scale_name, scale, tuple(levels.values()), notes, folder, store or folder)
+
+
+def _published(experiment: Experiment) -> list[PublishedCurve]:
+    return [
+        PublishedCurve(level=level, x=list(points), percent=list(points.values()))
+        for level, points in experiment.published.items()
+    ]
+
+
+def carry_out(
+    planned: Reproduction,
+    *,
+    device: str = "cpu",
+    workers: int | None = None,
+    progress: Progress = NO_PROGRESS,
+    warn: Callable[[str], None] = lambda text: None,
+) -> tuple[ExperimentResult, list[Study]]:
+    """Do what is not done yet of an experiment and return its result.
+
+    Args:
+        planned: The experiment.
+        device: 'cpu' or 'cuda'.
+        workers: Processes; see `execute_studies`.
+        progress: Told the work done.
+        warn: Told of damaged files that are made anew.
+
+    Returns:
+        The result, and the study of each level.
+
+    Raises:
+        UserError: The data cannot be had or do not fit.
+        DiffmemError: A run failed.
+        KeyboardInterrupt: A stop was requested; everything is saved.
+    """
+    studies = [Study(level.recipe, planned.folder, progress, store=planned.store) for level in planned.levels]
+    execute_studies(studies, planned.folder, device=device, workers=workers, progress=progress, warn=warn)
+    return _result(planned, studies, device), studies
+
+
+def _result(one: Reproduction, studies: Sequence[Study], device: str) -> ExperimentResult:
+    experiment, levels = one.experiment, []
+    for level, study in zip(one.levels, studies, strict=True):
+        result = study.result(device)
+        levels.append(LevelRecord(name=level.name, paper_name=level.paper_name, study=result))
+    seconds = sum(run.training_seconds + run.sampling_seconds for level in levels for run in level.study.runs)
+    return ExperimentResult(
+        name=experiment.name,
+        title=experiment.title,
+        factor=experiment.factor,
+        scale=one.scale_name,
+        finding=experiment.finding,
+        form=experiment.form,
+        levels=levels,
+        published=_published(experiment),
+        size_ratio=one.scale.size_ratio,
+        epoch_ratio=one.scale.epoch_ratio,
+        claims=[found for rule in experiment.claims if (found := judge(rule, levels)) is not None],
+        notes=list(one.notes),
+        seconds=seconds,
+    )

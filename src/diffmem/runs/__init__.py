@@ -1,0 +1,1 @@
+"""One (P, M, T, seed): its recipe, its training, its evaluations and its folder."""

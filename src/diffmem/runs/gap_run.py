@@ -1,0 +1,220 @@
+"""The gap of a run's folder: its training images, its last snapshot, its held-out images, and its R_mem if it was measured."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from diffmem.data import ImageSet, open_images
+from diffmem.distributed import world
+from diffmem.errors import DiffmemError, UserError
+from diffmem.files import read_json, write_json
+from diffmem.memorization import Rate, RatioRule
+from diffmem.memorization.records import RateRecord, rate_record
+from diffmem.models import Preconditioned
+from diffmem.optimum.curves import balanced_indices
+from diffmem.optimum.gap import curve_of, gap_errors
+from diffmem.optimum.gap_records import Kind, RunGap
+from diffmem.optimum.gaussian import GaussianDenoiser
+from diffmem.optimum.optimum import Optimum
+from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.runs.evaluations import EvaluationStore
+from diffmem.runs.run import Run
+from diffmem.runs.run_folder import open_run, snapshots_of
+from diffmem.sampling import SamplerConfig
+from diffmem.settings import config_hash
+from diffmem.training.loss import loss_weight
+
+__all__ = ["GapSettings", "heldout_of", "measure_gap", "stored_rmem"]
+
+
+@dataclass(frozen=True)
+class GapSettings:
+    """What is measured of each run.
+
+    Attributes:
+        sigmas: Noise levels for noisy images; none for those of the sampler.
+        samples: Inputs of each kind at each level.
+        sampling: The sampler of the trajectories.
+        seed: Seed of images and noise.
+    """
+
+    sigmas: tuple[float, ...] | None = None
+    samples: int = 256
+    sampling: SamplerConfig = field(default_factory=SamplerConfig)
+    seed: int = 0
+
+
+def measure_gap(
+    folder: Path,
+    settings: GapSettings,
+    *,
+    train: str | None = None,
+    heldout: ImageSet | None = None,
+    cache: Path | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress = NO_PROGRESS,
+) -> RunGap:
+    """Measure the gap of a run's last snapshot.
+
+    Args:
+        folder: The run's folder.
+        settings: What is measured.
+        train: Its training images; if none, they are looked for as `open_run` does.
+        heldout: Held-out images; if none, those of the study that the run belongs to, if it kept them.
+        cache: Folder in which the result is kept, and found if it is there.
+        device: Where to compute.
+        progress: Told of work done.
+
+    Raises:
+        UserError: The folder is no run's, its images are not found, or the held-out images have another shape.
+        DiffmemError: The snapshot is damaged, or the model's values are not finite.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"There is no folder {folder}; name the folder of a run, made by diffmem train or a study."
+        )
+    run = open_run(folder, train)
+    seen = snapshots_of(folder)[-1] if run.model.is_trained else run.points[-1]
+    fresh = heldout_of(run) if heldout is None else heldout
+    if fresh is not None and fresh.shape != run.training_set.shape:
+        raise UserError(
+            f"The held-out images have shape {fresh.shape}, the training images of {folder} {run.training_set.shape} (C, H, W); give"
+            " images of one shape."
+        )
+    place = None if cache is None else cache / f"{run.run_id}-{_key(run, seen, fresh, settings)}.json"
+    kept = None if place is None else _read(place)
+    rmem = stored_rmem(folder, seen, len(run.training_set))
+    if kept is not None:
+        progress(1, 1)
+        return kept.model_copy(update={"folder": str(folder), "rmem": rmem})
+    found = _measured(run, seen, fresh, settings, device, progress).model_copy(
+        update={"folder": str(folder), "rmem": rmem}
+    )
+    if place is not None and world().is_first:
+        write_json(place, found.model_dump(mode="json"))
+    return found
+
+
+def _key(run: Run, seen: int, fresh: ImageSet | None, settings: GapSettings) -> str:
+    content = {
+        "format": 1,
+        "run": run.config,
+        "seen": seen,
+        "heldout": None if fresh is None else fresh.fingerprint,
+        "sigmas": settings.sigmas,
+        "samples": settings.samples,
+        "sampling": settings.sampling.model_dump(mode="json"),
+        "seed": settings.seed,
+    }
+    return config_hash(content)
+
+
+def _read(path: Path) -> RunGap | None:
+    """Return a stored result; none if it is missing or damaged, which only costs its time."""
+    with suppress(DiffmemError, ValidationError):
+        return RunGap.model_validate(read_json(path))
+    return None
+
+
+def _measured(
+    run: Run,
+    seen: int,
+    fresh: ImageSet | None,
+    settings: GapSettings,
+    device: torch.device | str,
+    progress: Progress,
+) -> RunGap:
+    images, notes = run.training_set, []
+    conditional = images.labels is not None
+    denoiser = run.denoiser(seen, device)
+    optimum = Optimum(images, conditional=conditional, device=device)
+    gaussian = GaussianDenoiser.from_images(images, device=device)
+    weight = partial(loss_weight, denoiser.preconditioning) if isinstance(denoiser, Preconditioned) else None
+    kinds: list[tuple[Kind, ImageSet | None, int]] = [("training", images, settings.samples)]
+    if fresh is not None:
+        fresh = _unseen(fresh, images)
+    if fresh is None:
+        notes.append("There are no held-out images: give them with --heldout.")
+    else:
+        # A held-out image that is used twice would count as two in the standard errors.
+        kinds.append(("heldout", fresh, min(settings.samples, len(fresh))))
+    kinds.append(("trajectory", None, settings.samples))
+    curves = []
+    for index, (kind, clean, samples) in enumerate(kinds):
+        errors = gap_errors(
+            denoiser,
+            optimum,
+            gaussian,
+            clean,
+            labels=_labels(images, samples, settings.seed),
+            sigmas=settings.sigmas,
+            samples=samples,
+            sampling=settings.sampling,
+            seed=settings.seed,
+            progress=lambda done, total, note="", index=index: progress(
+                index + done / total, len(kinds), note
+            ),
+        )
+        curves.append(curve_of(kind, errors, weight))
+    return RunGap(
+        run_id=run.run_id,
+        folder="",
+        images=len(images),
+        conditional=conditional,
+        images_seen=seen,
+        epoch=seen / len(images),
+        rmem=None,
+        curves=curves,
+        notes=notes,
+    )
+
+
+def _labels(images: ImageSet, samples: int, seed: int) -> NDArray[np.int64] | None:
+    """Return the labels of the training images in the order in which they are used: held-out images and states get them too."""
+    return None if images.labels is None else images.labels[balanced_indices(len(images), samples, seed)]
+
+
+def _unseen(fresh: ImageSet, images: ImageSet) -> ImageSet | None:
+    """Return the images that are not in the training set; none if all are."""
+    known = {image.tobytes() for image in images.images}
+    new = [index for index, image in enumerate(fresh.images) if image.tobytes() not in known]
+    return fresh.take(new, "not in the training set") if new else None
+
+
+def heldout_of(run: Run) -> ImageSet | None:
+    """Return the held-out images of the study that a run belongs to; none if it has none or they are gone."""
+    store = run.folder.resolve().parents[1] / "data"
+    for null in sorted(run.folder.glob("null-*.json")):
+        mark = null.stem.removeprefix("null-")
+        for path in sorted(store.glob(f"heldout-{mark}*.npz")):
+            with suppress(UserError):
+                images = open_images(path)
+                if images.fingerprint.startswith(mark) and images.shape == run.training_set.shape:
+                    return images
+    return None
+
+
+def stored_rmem(folder: Path, seen: int, references: int) -> RateRecord | None:
+    """Return R_mem at d1 / d2 < 1/3 of the largest stored evaluation of a snapshot; none if it was not measured.
+
+    Args:
+        folder: The run's folder.
+        seen: Images seen at the snapshot.
+        references: Number of training images.
+    """
+    found: list[Rate] = []
+    for path in sorted(folder.glob(f"evaluations/*/{seen:010d}.npz")):
+        with suppress(DiffmemError, OSError, ValueError, KeyError):
+            with np.load(path, allow_pickle=False) as held:
+                samples = len(held["distances"])
+            stored = EvaluationStore(path.parent, samples, references).read(seen)
+            found.append(Rate(int(RatioRule()(stored.neighbours).sum()), samples))
+    return rate_record(max(found, key=lambda rate: rate.total)) if found else None

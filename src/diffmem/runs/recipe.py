@@ -1,0 +1,138 @@
+"""Recipes: a study as typed settings, read from YAML and from `key=value` settings on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from diffmem.models.config import ModelConfig
+from diffmem.sampling.config import SamplerConfig
+from diffmem.training.config import TrainingConfig
+
+__all__ = ["DataConfig", "MeasureConfig", "StudyRecipe", "TrainRecipe"]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MixtureConfig(_Config):
+    """A second source, of which a share of each training set is taken."""
+
+    source: str = Field(description="Like data.source.")
+    share: float = Field(ge=0, le=1, description="Share of the images that come from the second source.")
+    classes: tuple[str | int, ...] | None = Field(None, description="Classes to keep of it.")
+    synsets: str | None = Field(
+        None, description="'dogs', or a file of WordNet ids: classes to take of an ImageNet folder."
+    )
+    images: int | None = Field(
+        None, ge=1, description="How many images are read of it, spread over its synsets; all if not given."
+    )
+
+
+class DuplicationConfig(_Config):
+    """Copies of some training images."""
+
+    share: float = Field(gt=0, le=1, description="Share of the images that are copied.")
+    copies: int = Field(ge=2, description="How often each of them occurs.")
+
+
+class DataConfig(_Config):
+    """The data distribution P: where images come from, how training and held-out sets are drawn."""
+
+    source: str = Field(description="'digits', or the path of an archive, folder, zip, npz or IDX file.")
+    resolution: int | None = Field(
+        None, ge=1, description="Side of the images in pixels; as they are if not given."
+    )
+    gray: bool = Field(False, description="Convert to grey.")
+    classes: tuple[str | int, ...] | None = Field(
+        None, description="Classes to keep, by name or number; a single number keeps the first so many."
+    )
+    selection: Literal["balanced", "first", "random"] = Field(
+        "balanced", description="How training sets are drawn; all are nested."
+    )
+    seed: int = Field(0, ge=0, description="Seed of random selections and of the held-out images.")
+    mixture: MixtureConfig | None = None
+    labels: Literal["none", "true", "random", "unique"] = Field(
+        "none",
+        description="Condition the model on nothing, on the true labels, on random ones, or on one for each image.",
+    )
+    label_classes: int | None = Field(None, ge=1, description="Number of classes of random labels.")
+    duplication: DuplicationConfig | None = None
+    heldout: int | None = Field(
+        None,
+        ge=1,
+        description="Images kept apart for the null rate: from the test split if heldout_split is 'test'.",
+    )
+    heldout_split: Literal["train", "test"] = Field(
+        "train", description="Where the held-out images come from."
+    )
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _yes_or_no(cls, value: Any) -> Any:
+        return {True: "true", False: "none"}.get(value, value) if isinstance(value, bool) else value
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _first_classes(cls, value: Any) -> Any:
+        return tuple(range(value)) if isinstance(value, int) and value > 0 else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.labels == "random") != (self.label_classes is not None):
+            raise ValueError(
+                "random labels need label_classes, their number of classes, and other labels must not have it"
+                f" (labels is {self.labels!r}, label_classes is {self.label_classes})"
+            )
+        return self
+
+
+class MeasureConfig(_Config):
+    """What is measured at each evaluation point, and when a run counts as memorizing."""
+
+    samples: int = Field(
+        10_000, ge=1, description="Images generated at each evaluation point: seeds 0, 1, 2, ..."
+    )
+    threshold: float = Field(1 / 3, gt=0, lt=1, description="A sample is memorized if d1 / d2 is below this.")
+    epsilon: float = Field(0.1, gt=0, lt=1, description="EMM is the largest size with R_mem >= 1 - epsilon.")
+    frechet: str | None = Field(
+        None,
+        description="Also a Frechet distance to the training images: 'pixels', 'inception' or a TorchScript file.",
+    )
+
+
+class TrainRecipe(_Config):
+    """One training: the model M and the procedure T."""
+
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+class StudyRecipe(TrainRecipe):
+    """A study over training-set sizes: everything but where it is stored."""
+
+    title: str = Field("Study", description="Heading of the report.")
+    data: DataConfig
+    sizes: tuple[int, ...] = Field(min_length=1, description="Numbers of training images.")
+    seeds: tuple[int, ...] = Field(
+        (0,), min_length=1, description="Seeds; each size is trained once with each."
+    )
+    sampling: SamplerConfig = SamplerConfig()
+    measure: MeasureConfig = MeasureConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for size in self.sizes:
+            if size < 2:
+                raise ValueError(
+                    f"a size of {size} cannot be measured: the rule compares the two nearest training images;"
+                    " use 2 or more"
+                )
+        for name in ("sizes", "seeds"):
+            values: Sequence[int] = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} repeats a value: {list(values)}")
+        return self

@@ -1,0 +1,386 @@
+"""A run: one (P, M, T, seed) in a folder named by its configuration. Finished work is never done twice.
+
+A run's folder holds `config.yaml`, `metrics.jsonl`, `snapshots/`, and `evaluations/<key>/`, where the key names how images
+were generated (see `diffmem.runs.evaluations`). Under torchrun all processes make the same run and call the same
+methods; the first alone writes these files, and decides what is to be done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffmem.distributed import world
+from diffmem.errors import DiffmemError
+from diffmem.memorization import Neighbours, RatioRule, nearest_neighbours
+from diffmem.memorization.features import Features, features_key, open_features
+from diffmem.memorization.frechet import Moments, feature_moments
+from diffmem.models import load_denoiser
+from diffmem.models.denoiser import Denoiser
+from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.runs.evaluations import EvaluationStore, StoredEvaluation, judged, rates_by_threshold, summary
+from diffmem.runs.frechet import store_frechet, stored_frechet
+from diffmem.runs.null import measure_null, read_null
+from diffmem.runs.recipe import MeasureConfig
+from diffmem.runs.records import RunRecord
+from diffmem.runs.store.lock import RunLock
+from diffmem.runs.trained import TrainedRun, agreed
+from diffmem.sampling import SamplerConfig, discard_shards, generate, generate_resumable
+from diffmem.settings import config_hash
+from diffmem.training.loop import snapshot_path
+
+__all__ = ["Run"]
+
+_SAMPLING_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Run(TrainedRun):
+    """One training and its evaluations; the attributes are those of `TrainedRun`."""
+
+    def evaluation_folder(self, sampling: SamplerConfig, samples: int) -> Path:
+        """Where the evaluations made with this sampler and number of images lie."""
+        key = config_hash({"sampling": sampling.model_dump(mode="json"), "samples": samples})
+        return self.folder / "evaluations" / key
+
+    def evaluation_store(self, sampling: SamplerConfig, samples: int) -> EvaluationStore:
+        """The evaluations made with this sampler and number of images."""
+        return EvaluationStore(self.evaluation_folder(sampling, samples), samples, len(self.training_set))
+
+    def is_finished(self, sampling: SamplerConfig, measure: MeasureConfig) -> bool:
+        """Whether everything that `record` needs is there and whole; images are not read."""
+
+        def check() -> bool:
+            try:
+                self._record(sampling, measure, self.folder, self.points)
+            except DiffmemError:
+                return False
+            return True
+
+        return agreed(check)
+
+    def execute(
+        self,
+        sampling: SamplerConfig,
+        measure: MeasureConfig,
+        *,
+        device: torch.device | str = "cpu",
+        progress: Progress = NO_PROGRESS,
+        warn: Callable[[str], None] = print,
+    ) -> None:
+        """Train and evaluate whatever is not done yet.
+
+        Args:
+            sampling: How images are generated.
+            measure: How many, and which Frechet distance is computed of them.
+            device: Where to train and sample.
+            progress: Told units of work, in images trained (generating counts by its network evaluations).
+            warn: Told of damaged files that are made anew.
+
+        Raises:
+            DiffmemError: Training diverged, features cannot be loaded, another process works in the folder, or a file cannot be
+                written.
+            KeyboardInterrupt: A stop was requested; the state is saved.
+        """
+        self.check_distinct()  # before anything is written
+        with RunLock(self.folder):
+            self._execute(sampling, measure, torch.device(device), progress, warn)
+
+    def _execute(
+        self,
+        sampling: SamplerConfig,
+        measure: MeasureConfig,
+        place: torch.device,
+        progress: Progress,
+        warn: Callable[[str], None],
+    ) -> None:
+        store = self.evaluation_store(sampling, measure.samples)
+        features = None  # opened before hours of training: it may be missing
+        if measure.frechet is not None:
+            features = open_features(measure.frechet, place)
+        units, trained = self.total_units(sampling, measure), [0.0]
+        measured = {seen for seen in self.points if store.path(seen).exists()}
+
+        def tell(more: float = 0.0) -> None:
+            note = f"N={len(self.training_set)}, epoch {trained[0] / len(self.training_set):.0f}"
+            evaluated = self.sampling_units(sampling, measure) * (len(measured) + more)
+            progress(trained[0] + evaluated, units, note)
+
+        def after_step(done: float, total: float, note: str = "") -> None:
+            trained[0] = done
+            tell()
+
+        def evaluate(seen: int, denoiser: Denoiser | None = None) -> None:
+            measured.discard(seen)
+            self.evaluate(
+                seen, sampling, measure.samples, features, denoiser=denoiser, device=place,
+                progress=lambda made, total, note="": tell(made / total), warn=warn,
+            )  # fmt: skip
+            measured.add(seen)
+            tell()
+
+        if self.model.is_trained:
+            self.fit(
+                device=place,
+                on_snapshot=lambda trainer: evaluate(trainer.seen, trainer.ema),
+                progress=after_step,
+                warn=warn,
+            )
+        else:
+            self.write_config()
+        trained[0] = self.points[-1]
+        for seen in self.points:
+            evaluate(seen)
+        self.measure_null(device=place, warn=warn)
+
+    def evaluate(
+        self,
+        seen: int,
+        sampling: SamplerConfig,
+        samples: int,
+        features: Features | None = None,
+        *,
+        denoiser: Denoiser | None = None,
+        device: torch.device | str = "cpu",
+        progress: Progress = NO_PROGRESS,
+        warn: Callable[[str], None] = print,
+    ) -> None:
+        """Generate from a snapshot, find the neighbours and keep both, unless it is done already.
+
+        Args:
+            seen: Images seen at the snapshot.
+            sampling: How images are generated.
+            samples: How many; seeds 0, 1, 2, ...
+            features: What a Frechet distance to the training images is to be of; none for no distance.
+            denoiser: The snapshot, if it is at hand; else it is read.
+            device: Where to sample.
+            progress: Told the images generated.
+            warn: Told of damaged files that are made anew.
+
+        Raises:
+            DiffmemError: The snapshot is missing or damaged, or a file cannot be written.
+        """
+        store = self.evaluation_store(sampling, samples)
+        if not agreed(lambda: store.is_whole(seen, warn)):
+            self.generate(seen, sampling, samples, denoiser=denoiser, device=device, progress=progress)
+        if features is None or stored_frechet(store, seen, features) is not None:
+            return
+        # All numbers of an evaluation are of the same images: where these are gone, it is made anew.
+        if not agreed(lambda: store.is_whole(seen, warn, images=True)):
+            self.generate(seen, sampling, samples, device=device)
+        store_frechet(
+            store, seen, features, self.training_set.images, partial(self.training_moments, features), warn
+        )
+
+    def generate(
+        self,
+        seen: int,
+        sampling: SamplerConfig,
+        samples: int,
+        *,
+        denoiser: Denoiser | None = None,
+        device: torch.device | str = "cpu",
+        progress: Progress = NO_PROGRESS,
+    ) -> None:
+        """Generate from a snapshot, find the neighbours and keep both in place of what was there.
+
+        The arguments and errors are those of `evaluate`.
+        """
+        self.check_distinct()
+        model = self.denoiser(seen, device) if denoiser is None else denoiser
+        store = self.evaluation_store(sampling, samples)
+        self._evaluate_seeds(model, seen, range(samples), sampling, store, seen, progress)
+
+    def _evaluate_seeds(
+        self,
+        denoiser: Denoiser,
+        seen: int,
+        seeds: range,
+        sampling: SamplerConfig,
+        store: EvaluationStore,
+        name: int,
+        progress: Progress = NO_PROGRESS,
+    ) -> Neighbours:
+        """Generate the images of some seeds, find their neighbours, and keep both in `store` under the number `name`."""
+        begin, shards = time.monotonic(), store.path(name).with_suffix(".shards")
+        tag = f"{self.run_id} {seen}"
+        made = generate_resumable(
+            denoiser, seeds, sampling, shards, tag, batch_size=_SAMPLING_BATCH, progress=progress
+        )
+        seconds = time.monotonic() - begin
+        found = nearest_neighbours(made.images, self._references, 2, device=denoiser.device)
+        neighbours = Neighbours(found.distances, self.distinct[found.indices])
+        if world().is_first:
+            store.write(name, made.images, made.labels, neighbours, seconds)
+        world().wait()
+        discard_shards(shards)
+        return neighbours
+
+    def measure_null(
+        self, *, device: torch.device | str = "cpu", warn: Callable[[str], None] = print
+    ) -> None:
+        """Find the neighbours of the held-out images, unless it is done already.
+
+        Args:
+            device: Where distances are computed.
+            warn: Told of a damaged file that is made anew.
+        """
+        measure_null(self._null_path, self.heldout, self._references, device=device, warn=warn)
+
+    @property
+    def _null_path(self) -> Path:
+        """Distances of the held-out images, which depend on the data alone."""
+        return self.folder / f"null-{self.heldout.fingerprint[:12] if self.heldout else 'none'}.json"
+
+    @property
+    def _references(self) -> NDArray[np.uint8]:
+        images = self.training_set.images
+        # Without copies nothing is copied: a training set may be a memory map larger than memory.
+        return images if len(self.distinct) == len(images) else images[self.distinct]
+
+    def training_moments(self, features: Features) -> Moments:
+        """Return the moments of the features of the training images, computed once: they serve every snapshot."""
+        if features.key not in self._moments:
+            self._moments[features.key] = feature_moments(self.training_set.images, features.compute)
+        return self._moments[features.key]
+
+    @cached_property
+    def _moments(self) -> dict[str, Moments]:
+        return {}
+
+    def images(
+        self,
+        sampling: SamplerConfig,
+        samples: int,
+        seen: int,
+        count: int | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        warn: Callable[[str], None] = print,
+    ) -> NDArray[np.uint8]:
+        """Return the images of an evaluation, all or the first so many.
+
+        Where their file is missing or damaged they are generated again from their seeds, by this process alone;
+        nothing is written.
+
+        Args:
+            sampling: The sampler of the evaluation.
+            samples: Its number of images.
+            seen: Images seen at the snapshot.
+            count: How many images; all if none.
+            device: Where to generate.
+            warn: Told of a missing or damaged file.
+
+        Returns:
+            uint8 (n, C, H, W); image i has seed i.
+
+        Raises:
+            DiffmemError: The evaluation is missing, or the snapshot where it is needed.
+        """
+        stored = self.evaluation_store(sampling, samples).read(seen)
+        wanted = samples if count is None else min(samples, count)
+        return self.images_of(stored, seen, sampling, wanted, device=device, warn=warn)
+
+    def images_of(
+        self,
+        stored: StoredEvaluation,
+        seen: int,
+        sampling: SamplerConfig,
+        wanted: int,
+        *,
+        device: torch.device | str = "cpu",
+        warn: Callable[[str], None] = print,
+    ) -> NDArray[np.uint8]:
+        """Return the first images of a stored evaluation that begins with seed 0; see `images`.
+
+        Args:
+            stored: The evaluation.
+            seen: Images seen at the snapshot.
+            sampling: Its sampler.
+            wanted: How many images, at most as many as it has.
+            device: Where to generate them if they are not there.
+            warn: Told of a missing or damaged file.
+        """
+        try:
+            return stored.images[:wanted]
+        except DiffmemError as error:
+            warn(f"{error} Its images are generated again.")
+        path = snapshot_path(self.folder, seen)
+        model = load_denoiser(path, device)[0] if self.model.is_trained else self.denoiser(seen, device)
+        return generate(model, range(wanted), sampling, batch_size=_SAMPLING_BATCH).images
+
+    def sampling_units(self, sampling: SamplerConfig, measure: MeasureConfig) -> float:
+        """Cost of one evaluation in images trained: a step costs about three evaluations of the network."""
+        return measure.samples * sampling.image_cost
+
+    def total_units(self, sampling: SamplerConfig, measure: MeasureConfig) -> float:
+        """Cost of the whole run in images trained."""
+        return self.points[-1] + len(self.points) * self.sampling_units(sampling, measure)
+
+    def evaluations(self, sampling: SamplerConfig, samples: int) -> list[StoredEvaluation]:
+        """Return the stored evaluations in the order of training; their images are read when they are asked for."""
+        store = self.evaluation_store(sampling, samples)
+        return [store.read(seen) for seen in self.points]
+
+    def record(
+        self,
+        sampling: SamplerConfig,
+        measure: MeasureConfig,
+        root: Path,
+        points: Sequence[int] | None = None,
+    ) -> RunRecord:
+        """Summarize a finished run; thresholds are applied to the stored neighbours.
+
+        Args:
+            sampling: The sampler of the evaluations.
+            measure: Their number of images, the threshold, and which Frechet distance is reported.
+            root: Folder that the record's path is relative to.
+            points: The snapshots; all evaluation points if none.
+
+        Raises:
+            DiffmemError: An evaluation, its Frechet distance or the null is missing or damaged.
+        """
+        here = world()
+        chosen = self.points if points is None else points
+        record = here.share(self._record(sampling, measure, root, chosen) if here.is_first else None)
+        if record is None:  # what the first process shares is never none
+            raise DiffmemError(f"The record of {self.folder} was not shared.")
+        return record
+
+    def _record(
+        self, sampling: SamplerConfig, measure: MeasureConfig, root: Path, points: Sequence[int]
+    ) -> RunRecord:
+        rule, size, values = (
+            RatioRule(measure.threshold),
+            len(self.training_set),
+            int(np.prod(self.training_set.shape)),
+        )
+        store, key = self.evaluation_store(sampling, measure.samples), None
+        if measure.frechet is not None:
+            key = features_key(measure.frechet)
+        stored = [store.read(seen) for seen in points]
+        evaluations = [
+            summary(each, rule, size, values, None if key is None else store.frechet(each.seen, key))
+            for each in stored
+        ]
+        null = read_null(self._null_path)
+        return RunRecord(
+            run_id=self.run_id,
+            size=size,
+            seed=self.seed,
+            epochs=points[-1] / size,
+            folder=str(self.folder.relative_to(root)),
+            evaluations=evaluations,
+            null=None if null is None else judged(null, rule),
+            null_at_thresholds={} if null is None else rates_by_threshold(null),
+            duplicates=size - len(self.distinct),
+            training_seconds=self.training_seconds(),
+            sampling_seconds=sum(each.seconds for each in stored),
+        )

@@ -1,0 +1,213 @@
+"""Typed settings: read from YAML and from `key=value`, checked with messages for people, and named by a hash of their content."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from diffmem.errors import UserError, nearest
+
+__all__ = [
+    "config_hash",
+    "load_recipe",
+    "merged",
+    "override",
+    "read_recipe",
+    "set_key",
+    "settings_table",
+    "validated",
+]
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def config_hash(content: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that name this content, whatever the order of its keys."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _group(annotation: Any) -> type[BaseModel] | None:
+    """Return the model that a field holds, also where it may be left out; none if the field is a plain setting."""
+    kinds = [annotation, *get_args(annotation)]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def _keys_at(kind: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """Return the fields that exist where a validation error points to."""
+    fields = kind.model_fields
+    for part in location:
+        inner = _group(fields[part].annotation) if isinstance(part, str) and part in fields else None
+        if inner is None:
+            break
+        fields = inner.model_fields
+    return list(fields)
+
+
+def validated(kind: type[_Model], values: Any, where: str) -> _Model:
+    """Validate values against a model, with errors for people.
+
+    Args:
+        kind: The model.
+        values: What was read.
+        where: Where it was read from, for the message.
+
+    Raises:
+        UserError: Names the key, its value and what is allowed; an unknown key suggests the nearest one.
+    """
+    try:
+        found = kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = [part for part in first["loc"] if not (isinstance(part, str) and "[" in part)]
+        key = ".".join(str(part) for part in location)
+        if first["type"] == "extra_forbidden":
+            hint = nearest(str(location[-1]), _keys_at(kind, location[:-1]))
+            raise UserError(f"{where}: unknown key {key!r}.{hint}") from error
+        if first["type"] == "missing":
+            raise UserError(f"{where}: the key {key!r} is missing.") from error
+        message = first["msg"].removeprefix("Value error, ")
+        value = "" if isinstance(first.get("input"), dict) else f" = {first.get('input')!r}"
+        raise UserError(
+            f"{where}: {key + value + ': ' if key else ''}{message[0].lower() + message[1:]}."
+        ) from error
+    for key, number in _numbers(found.model_dump()):
+        if not math.isfinite(number):
+            raise UserError(f"{where}: {key} = {number}: input should be a finite number.")
+    return found
+
+
+def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield every number among the settings with its key."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{name}.")
+        else:
+            entries = value if isinstance(value, tuple) else (value,)
+            yield from ((f"{prefix}{name}", entry) for entry in entries if isinstance(entry, float))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a YAML file of keys and values.
+
+    Raises:
+        UserError: The file is missing or not such a file.
+    """
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold keys and values, not {type(content).__name__}.")
+    return content
+
+
+def override(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Return the values with `key.key=value` settings applied; a value is read as YAML, so `null` unsets.
+
+    Raises:
+        UserError: A setting has no '=' or goes through a key that holds no keys.
+    """
+    result = copy.deepcopy(values)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise UserError(f"Setting {setting!r} must read key=value, for example training.epochs=500.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"Setting {setting!r}: the value is not valid YAML.") from error
+        set_key(result, key, value, f"Setting {setting!r}")
+    return result
+
+
+def set_key(values: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set a dotted key in groups of keys; groups that may be left out, and were, are made.
+
+    Args:
+        values: The groups, changed in place.
+        key: Like 'training.epochs'.
+        value: Its value.
+        where: Where the key stands, for the message.
+
+    Raises:
+        UserError: The key goes through one that holds no keys.
+    """
+    *groups, last = key.split(".")
+    place = values
+    for group in groups:
+        if place.get(group) is None:
+            place[group] = {}
+        place = place[group]
+        if not isinstance(place, dict):
+            raise UserError(f"{where}: {group!r} is not a group of keys.")
+    place[last] = value
+
+
+def load_recipe(kind: type[_Model], path: Path | None, settings: Sequence[str] = ()) -> _Model:
+    """Read a recipe. A key `base: other.yaml` starts from that recipe; its path is relative to the file.
+
+    Args:
+        kind: `StudyRecipe` or `TrainRecipe`.
+        path: The YAML file; none for the defaults.
+        settings: `key=value` overrides.
+
+    Raises:
+        UserError: The file or a key in it is wrong.
+    """
+    content = {} if path is None else read_recipe(path)
+    where = "settings" if path is None else f"{path} with settings" if settings else str(path)
+    return validated(kind, override(content, settings), where)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Return the keys and values of a recipe with those of its bases, not yet checked.
+
+    Raises:
+        UserError: A file cannot be read, is not such a file, or the chain of bases comes back to itself.
+    """
+    return _with_base(path, set())
+
+
+def settings_table(kind: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
+    """Return (key, default, meaning) of every setting of a model, in order."""
+    rows: list[tuple[str, str, str]] = []
+    for name, field in kind.model_fields.items():
+        inner = _group(field.annotation)
+        if inner is not None:
+            rows += settings_table(inner, f"{prefix}{name}.")
+        else:
+            default = "required" if field.is_required() else json.dumps(field.default)
+            rows.append((prefix + name, default, field.description or ""))
+    return rows
+
+
+def _with_base(path: Path, visited: set[Path]) -> dict[str, Any]:
+    content = _read(path)
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    resolved = (path.parent / str(base)).resolve()
+    if resolved in visited:
+        raise UserError(f"{path}: the chain of bases comes back to {base}.")
+    return merged(_with_base(resolved, visited | {resolved}), content)
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the base with the changes in it; groups of keys are merged, other values replaced."""
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result

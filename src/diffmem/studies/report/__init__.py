@@ -1,0 +1,1 @@
+"""R_mem over sizes and epochs: figures, tables, the page."""

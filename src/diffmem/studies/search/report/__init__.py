@@ -1,0 +1,1 @@
+"""A search for EMM: figures, tables, the page."""

@@ -1,0 +1,141 @@
+"""Learning curves of a search: R_mem over epochs with its intervals, a panel per level and a curve per training."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from diffmem.reports.figures import draw_intervals, line_of_epsilon, spread_labels
+from diffmem.reports.style import COLOURS, SMALL_FONT_SIZE, dress, epoch_axis, legend_below, percent_axis
+from diffmem.reports.text import percent, size_words
+from diffmem.studies.search.records import LevelRecord, SearchResult, SizeRecord
+from diffmem.studies.search.report.panels import level_panels, shown_points
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["curves_figure", "curves_words"]
+
+_LOOKS: dict[str, tuple[str, str, Literal["-", "--", ":"]]] = {
+    "memorized": (COLOURS["vermillion"], "o", "-"),
+    "not memorized": (COLOURS["blue"], "v", "-"),
+    "undecided": (COLOURS["grey"], "s", "--"),
+    "unfinished": (COLOURS["purple"], "D", ":"),
+}
+"""Colour, marker and line by verdict: many sizes of a search lie so near that their order in colour could not be seen."""
+
+
+def curves_figure(result: SearchResult) -> Figure:
+    """Draw R_mem over training with its intervals, a panel per level, a curve per training, named by its size at its end.
+
+    Colour, marker and line tell the verdict. A curve that ends before the last epoch was stopped, or goes on. Points at epoch 0
+    have no place on a logarithmic axis and are left out.
+
+    Args:
+        result: The search, with at least one evaluation point.
+
+    Raises:
+        UserError: Nothing was measured yet.
+    """
+    figure, panels, _ = level_panels(result, _height, 2)
+    for axes, level in panels:
+        dress(axes, "Epochs (log scale)", "R_mem")
+        percent_axis(axes)
+        runs = [run for run in level.runs if shown_points(run)]
+        epoch_axis(
+            axes, [point.epoch for run in runs for point in shown_points(run)] + [run.epochs for run in runs]
+        )
+        line_of_epsilon(axes, result.epsilon, inside=True)
+        for index, run in enumerate(runs):
+            _draw_run(axes, run, index - (len(runs) - 1) / 2, len(runs))
+        _name_ends(axes, runs, _height(level))
+    _keys(figure, {run.verdict for _, level in panels for run in level.runs if shown_points(run)})
+    return figure
+
+
+def curves_words(result: SearchResult) -> str:
+    """Return the learning curves in words, for those who cannot see them."""
+    parts = []
+    for level in result.levels:
+        found = [
+            f"{size_words(run.size)} images {percent(points[-1].memorized.value)} at epoch {size_words(points[-1].epoch)}"
+            for run in level.runs
+            if (points := shown_points(run))
+        ]
+        parts.append(f"{level.name}: {', '.join(found) or 'nothing measured yet'}")
+    return f"R_mem over epochs, a curve per training; its last point: {'; '.join(parts)}."
+
+
+def _height(level: LevelRecord) -> float:
+    """Return a height at which the names of all curves fit beside the panel."""
+    return max(2.5, 0.155 * len({run.size for run in level.runs if shown_points(run)}) + 0.2)
+
+
+def _draw_run(axes: Axes, run: SizeRecord, place: float, count: int) -> None:
+    from matplotlib.transforms import ScaledTranslation
+
+    # Moved sideways, or the intervals at one epoch would hide each other.
+    figure = axes.get_figure()
+    assert figure is not None
+    aside = place * min(2.0, 12 / count) / 72
+    transform = axes.transData + ScaledTranslation(aside, 0, figure.dpi_scale_trans)
+    colour, marker, line = _LOOKS[run.verdict]
+    points = [(point.epoch, point.memorized) for point in shown_points(run)]
+    draw_intervals(axes, points, colour, capsize=0, alpha=0.45, zorder=2, transform=transform)
+    axes.plot(
+        [epoch for epoch, _ in points], [100 * rate.value for _, rate in points], color=colour, linestyle=line,
+        linewidth=1.3, marker=marker, markersize=4, markeredgecolor="white", markeredgewidth=0.4, zorder=3,
+        gid=run.run_id, transform=transform,
+    )  # fmt: skip
+
+
+def _name_ends(axes: Axes, runs: Sequence[SizeRecord], height: float) -> None:
+    """Name each size at the right of the axes, with a thin line to where its curves end."""
+    ends: dict[int, list[SizeRecord]] = defaultdict(list)
+    for run in runs:
+        ends[run.size].append(run)
+    last = {
+        size: (
+            max(shown_points(run)[-1].epoch for run in found),
+            sum(100 * shown_points(run)[-1].memorized.value for run in found) / len(found),
+        )
+        for size, found in ends.items()
+    }
+    # Curves that end at the same height are named in the order of their sizes, the smallest on top.
+    wanted = [last[size][1] - 1e-6 * index for index, size in enumerate(sorted(last))]
+    gap = 106 * SMALL_FONT_SIZE * 1.2 / 72 / height
+    places = spread_labels(wanted, gap)
+    for size, place in zip(sorted(last), places, strict=True):
+        looks = {_LOOKS[run.verdict][0] for run in ends[size]}
+        colour = looks.pop() if len(looks) == 1 else COLOURS["black"]
+        axes.annotate(
+            size_words(size),
+            last[size],
+            xytext=(1.06, place),
+            textcoords=axes.get_yaxis_transform(),
+            ha="left",
+            va="center",
+            fontsize=SMALL_FONT_SIZE,
+            color=colour,
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-", "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3, "relpos": (0, 0.5), "color": colour,
+                "alpha": 0.7,
+            },
+        )  # fmt: skip
+
+
+def _keys(figure: Figure, seen: set[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [], [], color=colour, marker=marker, linestyle=line, linewidth=1.3, markersize=5, markeredgecolor="white",
+            markeredgewidth=0.4, label=verdict,
+        )
+        for verdict, (colour, marker, line) in _LOOKS.items()
+        if verdict in seen
+    ]  # fmt: skip
+    legend_below(figure, handles, 2.2)

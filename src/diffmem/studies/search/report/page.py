@@ -1,0 +1,224 @@
+"""The page of a search for EMM and its folder: one self-contained HTML file, its numbers, its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffmem.reports.folder import ReportPaths, gallery_names, numbers_bytes, write_pages
+from diffmem.reports.gallery import Gallery
+from diffmem.reports.html import embedded_png, png_bytes, png_uri, render_page, svg_uri
+from diffmem.reports.text import line_words, sentence, size_words
+from diffmem.studies.search.records import CostRecord, SearchResult
+from diffmem.studies.search.report.cost import cost_figure
+from diffmem.studies.search.report.curves import curves_figure, curves_words
+from diffmem.studies.search.report.figure import emm_by_level_figure
+from diffmem.studies.search.report.panels import measured_levels
+from diffmem.studies.search.report.surface import surface_figure, surface_words
+from diffmem.studies.search.report.text import (
+    cost_words,
+    epochs_words,
+    lead,
+    level_answer,
+    level_emm,
+    level_label,
+    method_words,
+    number_words,
+    peak_words,
+    search_runs,
+    search_warnings,
+    share_words,
+    stopped_words,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["MOST_BYTES", "render_search_report", "write_search_report"]
+
+MOST_BYTES = 4_800_000
+"""The page stays below 5 MB: galleries that would make it larger are left in the folder, and the page says so."""
+
+_GALLERY_DPI = 100
+_SVG_BYTES = 700_000
+_SHOWN_GALLERIES = 4
+_OPEN_ROWS = 30
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A figure of the page: its file in the folder, its heading, its alternative text, what to say below it."""
+
+    name: str
+    heading: str
+    figure: Figure
+    alt: str
+    caption: str
+
+
+def write_search_report(result: SearchResult, galleries: Sequence[Gallery], out_dir: Path) -> ReportPaths:
+    """Write the folder of a search: `report.html`, `report.json` and the pictures.
+
+    The pictures are `emm.png`, `rmem_surface.png`, `learning_curves.png`, `cost.png` and a `gallery_*.png` per gallery. The
+    record comes last, after all else is whole (see `write_folder`). A figure that the search cannot fill yet is not written.
+
+    Args:
+        result: The search, finished or not; `SearchResult.model_validate_json` reads `report.json` back.
+        galleries: Shown in the given order.
+        out_dir: The folder; made if it is missing, files of an earlier report are replaced.
+
+    Raises:
+        DiffmemError: A file cannot be written, or the result holds a number that JSON cannot (NaN, infinity).
+    """
+    numbers = numbers_bytes(result)
+    pictures, drawn = _pictures(result), [_gallery_png(gallery) for gallery in galleries]
+    # Before the pictures are saved: drawing a figure again moves its layout by a hair, and the page must not depend on it.
+    html = _page(result, pictures, list(zip(galleries, drawn, strict=True)))
+    shown = {picture.name: png_bytes(picture.figure) for picture in pictures}
+    shown |= dict(zip(gallery_names(galleries), drawn, strict=True))
+    return write_pages(out_dir, shown, html, "report.json", numbers)
+
+
+def render_search_report(result: SearchResult, galleries: Sequence[Gallery] = ()) -> str:
+    """Return the report of a search as one self-contained HTML page, below 5 MB; everything of the study is escaped.
+
+    Args:
+        result: The search; before its first evaluation the page says so and has fewer figures.
+        galleries: Shown in the given order; if they are too many for the page, evenly chosen ones.
+    """
+    return _page(result, _pictures(result), [(gallery, _gallery_png(gallery)) for gallery in galleries])
+
+
+def _pictures(result: SearchResult) -> list[_Picture]:
+    """Return the figures that the search can fill."""
+    runs, line = search_runs(result), line_words(result.epsilon)
+    found = []
+    if runs:
+        answers = "; ".join(
+            f"{level.name}: {level_emm(level, result)}"
+            + (f", the paper {size_words(level.published)}" if level.published else "")
+            for level in result.levels
+        )
+        found.append(
+            _Picture(
+                "emm.png",
+                "EMM of every level",
+                emm_by_level_figure(result),
+                f"EMM in training images, by {result.factor}. {answers}.",
+                "Bars and brackets are intervals."
+                + (
+                    " Hollow diamonds are the paper's values for what a level stands for, at the paper's own scale."
+                    if _published(result)
+                    else ""
+                ),
+            )
+        )
+    if measured_levels(result):
+        found += [
+            _Picture(
+                "rmem_surface.png",
+                "R_mem over training-set size and epochs",
+                surface_figure(result),
+                surface_words(result),
+                f"A column is a training, a cell an evaluation: blue below {line}, orange from {line} on. Sizes stand in"
+                " order, not to scale. The circle over a column is its verdict.",
+            ),
+            _Picture(
+                "learning_curves.png",
+                "Learning curves",
+                curves_figure(result),
+                curves_words(result),
+                "Bars are intervals that hold however often one looked; they are wide where few images told enough. The"
+                " numbers at the right are training-set sizes. Curves are moved sideways a little so that bars do not"
+                " hide each other.",
+            ),
+        ]
+    if runs:
+        shares = "; ".join(f"{level.name} {share_words(level.cost)}" for level in result.levels)
+        found.append(
+            _Picture(
+                "cost.png",
+                "Cost against a fixed grid",
+                cost_figure(result),
+                f"Cost as a share of the grid's: {shares}; all levels {share_words(result.cost)}.",
+                "In the cost of training on one image once (M: million, G: billion). The grid would train every size of the"
+                " same range, as far apart as the tolerance asks for, to the end, and sample all images at every point.",
+            )
+        )
+    return found
+
+
+def _published(result: SearchResult) -> bool:
+    return any(level.published is not None for level in result.levels)
+
+
+def _page(result: SearchResult, pictures: Sequence[_Picture], galleries: list[tuple[Gallery, bytes]]) -> str:
+    runs = search_runs(result)
+    values: dict[str, Any] = {
+        "result": result,
+        "lead": lead(result),
+        "answers": [(level_label(level.name, result), level_answer(level, result)) for level in result.levels],
+        "cost": cost_words(result),
+        "share": share_words(result.cost),
+        "warnings": search_warnings(result),
+        "levels": [
+            (level, level_emm(level, result), _spent(level.cost), share_words(level.cost))
+            for level in result.levels
+        ],
+        "published": _published(result),
+        "long_names": any(len(level.name) > 24 for level in result.levels),
+        "pictures": [
+            (one.heading, _uri(one.figure), one.alt, one.caption) for one in pictures
+        ],
+        "runs": [(run, epochs_words(run), peak_words(run), stopped_words(run)) for run in runs],
+        "incidents": any(run.incidents for run in runs),
+        "open_runs": len(runs) <= _OPEN_ROWS,
+        "log": _log(result),
+        "open_log": len(result.log) <= _OPEN_ROWS,
+        "method": method_words(result),
+    }  # fmt: skip
+    bare = render_page("search.html", package=__package__, **values, shown=[], folded=[], left_out=0)
+    kept = _fitting(galleries, MOST_BYTES - len(bare.encode()))
+    embedded = [(gallery, embedded_png(content)) for gallery, content in kept]
+    return render_page(
+        "search.html",
+        package=__package__,
+        **values,
+        shown=embedded[:_SHOWN_GALLERIES],
+        folded=embedded[_SHOWN_GALLERIES:],
+        left_out=len(galleries) - len(kept),
+    )
+
+
+def _spent(cost: CostRecord) -> tuple[str, str]:
+    return number_words(cost.images_trained), number_words(cost.images_sampled)
+
+
+def _uri(figure: Figure) -> str:
+    """Return a figure as an embedded picture: vectors unless they are large."""
+    vectors = svg_uri(figure)
+    return vectors if len(vectors) <= _SVG_BYTES else png_uri(figure)
+
+
+def _log(result: SearchResult) -> list[tuple[str, list[str]]]:
+    """Return the decision log by level, each in order; what belongs to no level comes first."""
+    names = [level.name for level in result.levels]
+    groups = [("The study", [entry for entry in result.log if entry.level not in names])]
+    groups += [(name, [entry for entry in result.log if entry.level == name]) for name in names]
+    return [(name, [sentence(entry.text) for entry in entries]) for name, entries in groups if entries]
+
+
+def _gallery_png(gallery: Gallery) -> bytes:
+    return png_bytes(gallery.figure(), _GALLERY_DPI)
+
+
+def _fitting(galleries: list[tuple[Gallery, bytes]], room: int) -> list[tuple[Gallery, bytes]]:
+    """Return all galleries if their pictures fit into so many bytes of the page, else as many evenly chosen ones as do."""
+    for count in range(len(galleries), 0, -1):
+        chosen = [galleries[index * len(galleries) // count] for index in range(count)]
+        # Base64 makes four letters of three bytes; an alternative text and its tag need some, too.
+        if sum(len(content) * 4 // 3 + 2 * len(gallery.alt) + 200 for gallery, content in chosen) <= room:
+            return chosen
+    return []

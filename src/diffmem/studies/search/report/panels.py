@@ -1,0 +1,80 @@
+"""Small multiples: a panel for each level of a search that has something to show, in rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from diffmem.errors import UserError
+from diffmem.reports.style import FONT_SIZE, SMALL_FONT_SIZE, new_figure
+from diffmem.studies.search.records import LevelRecord, PointRecord, SearchResult, SizeRecord
+from diffmem.studies.search.report.names import short_names
+from diffmem.studies.search.report.text import level_emm
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["level_panels", "measured_levels", "shown_points"]
+
+WIDTH = 10.0
+
+
+def shown_points(run: SizeRecord) -> list[PointRecord]:
+    """Return the evaluation points after training began: an epoch of 0 has no place on a logarithmic axis."""
+    return [point for point in run.points if point.epoch > 0]
+
+
+def measured_levels(result: SearchResult) -> list[LevelRecord]:
+    """Return the levels of which at least one evaluation point after training began is known."""
+    return [level for level in result.levels if any(shown_points(run) for run in level.runs)]
+
+
+def level_panels(
+    result: SearchResult, height: Callable[[LevelRecord], float], most: int, *, pad: float = 4
+) -> tuple[Figure, list[tuple[Axes, LevelRecord]], float]:
+    """Return a figure with an empty panel for each measured level, named with its EMM above it.
+
+    Args:
+        result: The search.
+        height: Level -> height of its panel in inches; a row is as high as its highest panel.
+        most: Most panels side by side.
+        pad: Free points between a panel and what is written over it.
+
+    Returns:
+        The figure, its panels with their levels, and the width of a panel in inches, labels included.
+
+    Raises:
+        UserError: Nothing was measured yet.
+    """
+    levels = measured_levels(result)
+    if not levels:
+        raise UserError(f"The search {result.title!r} has measured nothing yet, so there is nothing to draw.")
+    columns = min(most, 2 if len(levels) == 4 else len(levels))
+    rows = math.ceil(len(levels) / columns)
+    heights = [max(map(height, levels[row * columns : (row + 1) * columns])) for row in range(rows)]
+    width = WIDTH if columns > 1 else 7.4
+    letters = int((width / columns - 1.0) / 0.088)
+    titles = short_names([level.name for level in levels], letters)
+    heights = [one + 0.75 + pad / 72 for one in heights]
+    figure = new_figure(width, sum(heights) + 0.5)
+    grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights})
+    flat = [axes for row in grid for axes in row]
+    for axes in flat[len(levels) :]:
+        axes.set_axis_off()
+    panels = list(zip(flat, levels, strict=False))
+    for (axes, level), title in zip(panels, titles, strict=True):
+        axes.set_title(title, loc="left", fontsize=FONT_SIZE, fontweight="bold", pad=13 + pad)
+        axes.annotate(
+            f"EMM {level_emm(level, result)}",
+            (0, 1),
+            xycoords="axes fraction",
+            xytext=(0, pad),
+            textcoords="offset points",
+            va="bottom",
+            fontsize=SMALL_FONT_SIZE + 0.5,
+            color="#444444",
+            annotation_clip=False,
+        )
+    return figure, panels, width / columns

@@ -1,0 +1,365 @@
+"""A search for EMM as people read it: what each level found, what to know before using it, how it was done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from diffmem.reports.level_axis import numbers_of
+from diffmem.reports.text import (
+    count_words,
+    line_words,
+    percent,
+    rate_words,
+    sentence,
+    size_words,
+    threshold_words,
+)
+from diffmem.studies.emm import ONE_RUN_PER_SIZE
+from diffmem.studies.report.text import NULL_RATE_WORTH_A_WARNING, emm_words
+from diffmem.studies.search.records import CostRecord, LevelRecord, SearchResult, SizeRecord
+
+__all__ = [
+    "cost_words",
+    "epochs_words",
+    "lead",
+    "level_answer",
+    "level_emm",
+    "level_label",
+    "method_words",
+    "number_words",
+    "peak_words",
+    "search_runs",
+    "search_warnings",
+    "share_words",
+    "stopped_words",
+]
+
+_STOPPED = {
+    "decided": "memorization was certain",
+    "hopeless": "given up by the futility rule",
+    "end": "the last epoch",
+    "running": "still training",
+}
+
+
+_OTHERWISE = {
+    "above largest": "above the largest size allowed",
+    "below smallest": "below the smallest size allowed",
+    "not monotone": "not monotone",
+    "unfinished": "unfinished",
+    "no runs": "not begun",
+}
+
+
+def search_runs(result: SearchResult) -> list[SizeRecord]:
+    """Return every run of every level, level by level."""
+    return [run for level in result.levels for run in level.runs]
+
+
+def level_label(name: str, result: SearchResult) -> str:
+    """Return a level's name where it stands alone: a bare number says what it is a number of."""
+    return f"{result.factor} = {name}" if _numeric(result) else name
+
+
+def _numeric(result: SearchResult) -> bool:
+    """Whether all levels are bare numbers."""
+    return all(level.name[:1] in "-+.0123456789" and numbers_of([level.name]) for level in result.levels)
+
+
+def _status(level: LevelRecord) -> str:
+    """Return the status of a level's EMM; 'no runs' also where the search has not come to the level yet."""
+    return "no runs" if level.emm.status == "unfinished" and not level.runs else level.emm.status
+
+
+def level_emm(level: LevelRecord, result: SearchResult) -> str:
+    """Return EMM of a level in a few words, as `emm_words`, and 'no runs yet' before its first run."""
+    if _status(level) == "no runs":
+        return "no runs yet"
+    return emm_words(level.emm, [run.size for run in level.runs] or list(result.sizes))
+
+
+def level_answer(level: LevelRecord, result: SearchResult) -> str:
+    """Return what was found for a level, and the paper's value if it is known, in one to three sentences."""
+    emm, line = level.emm, line_words(result.epsilon)
+    sizes = [run.size for run in level.runs] or list(result.sizes)
+    if emm.status == "estimated" and emm.value is not None:
+        found = f"EMM is about {size_words(emm.value)} training images"
+        if emm.low is not None and emm.high is not None:
+            confidence = f"{100 * result.confidence:.4g}%"
+            found += f" ({confidence} interval {size_words(emm.low)} to {size_words(emm.high)})"
+        found += "."
+    elif emm.status == "above largest":
+        size = size_words(max(sizes))
+        found = (
+            f"EMM is above {size}: even {size} training images, the most that were allowed, are memorized."
+        )
+    elif emm.status == "below smallest":
+        size = size_words(min(sizes))
+        found = f"EMM is below {size}: not even {size} training images, the fewest that were allowed, are memorized."
+    elif emm.status == "not monotone":
+        ends = emm_words(emm, sizes).partition(", ")[2]
+        found = (
+            f"EMM is not one number: R_mem is not monotone. A larger size certainly reaches {line} and a smaller one"
+            f" certainly does not{f'; this happens within {ends} training images' if ends else ''}."
+        )
+    elif _status(level) == "unfinished":
+        ends = emm_words(emm, sizes).partition(", ")[2].removesuffix(" so far")
+        found = "EMM is not known yet, the search goes on: " + (
+            f"so far it is {ends} training images." if ends else "no size is decided so far."
+        )
+    else:
+        found = "EMM is not known yet: no training has begun."
+    if level.published is not None:
+        found += f" The paper: {size_words(level.published)}."
+    return found
+
+
+def lead(result: SearchResult) -> str:
+    """Answer the question of the search in a few plain sentences, before the answers of its levels."""
+    line = line_words(result.epsilon)
+    what = (
+        f"EMM is the largest number of training images at which at least {line} of a model's samples are copies"
+        " of one of them."
+    )
+    if not search_runs(result):
+        return f"No training has begun yet, so nothing can be said about memorization. {what}"
+    if len(result.levels) == 1:
+        return f"{level_answer(result.levels[0], result)} {what}"
+    found = []
+    known = sorted(
+        (
+            (level.emm.value, level)
+            for level in result.levels
+            if level.emm.status == "estimated" and level.emm.value
+        ),
+        key=lambda pair: pair[0],
+    )
+    if len(known) > 1:
+        (low, first), (high, last) = known[0], known[-1]
+        at = "at " if _numeric(result) else ""
+        found.append(
+            f"By {result.factor}, EMM goes from about {size_words(low)} training images ({at}{first.name}) to about"
+            f" {size_words(high)} ({at}{last.name})."
+        )
+        if first.emm.high is not None and last.emm.low is not None and last.emm.low <= first.emm.high:
+            found.append("Their intervals overlap, so it is not certain that they differ.")
+    elif known:
+        value, level = known[0]
+        found.append(
+            f"Of {len(result.levels)} levels only {level_label(level.name, result)} has a number for EMM: about"
+            f" {size_words(value)} training images."
+        )
+    else:
+        found.append(
+            f"None of the {len(result.levels)} levels has a number for EMM{'' if result.finished else ' yet'}."
+        )
+    others = Counter(_status(level) for level in result.levels if level.emm.status != "estimated")
+    if others:
+        kinds = [
+            f"{count_words(count, 'level is', 'levels are')} {_OTHERWISE[status]}"
+            for status, count in others.items()
+        ]
+        found.append(f"{'Besides, ' if known else ''}{', '.join(kinds)}.")
+    if not result.finished:
+        found.append("The search still goes on.")
+    return " ".join([*found, what])
+
+
+def peak_words(run: SizeRecord) -> str:
+    """Return the highest R_mem of a run with its interval, '92.1% [91.5, 92.6]', or that there is none yet."""
+    return "not measured yet" if run.peak is None else rate_words(run.peak.memorized)
+
+
+def epochs_words(run: SizeRecord) -> str:
+    """Return the epochs trained, of all: '1,500 of 4,000'."""
+    return f"{size_words(run.epochs_trained)} of {size_words(run.epochs)}"
+
+
+def stopped_words(run: SizeRecord) -> str:
+    """Return why the training ended, or that it has not."""
+    return _STOPPED[run.stopped]
+
+
+def number_words(number: float) -> str:
+    """Return a large number in a few characters: '830', '52,300', '4.2 M', '1.3 G'."""
+    for unit, name in ((1e9, "G"), (1e6, "M")):
+        if number >= unit:
+            return f"{number / unit:.3g} {name}"
+    return f"{float(f'{number:.3g}'):,.0f}"
+
+
+def share_words(cost: CostRecord) -> str:
+    """Return what was spent as a share of the grid: '12%', '0.4%', or '–' where there is no grid."""
+    if not cost.grid_units:
+        return "–"
+    share = 100 * cost.share
+    return f"{share:.0f}%" if share >= 10 or share == 0 else f"{share:.1f}%"
+
+
+def cost_words(result: SearchResult) -> str:
+    """Compare the cost of the whole search with the grid's, in a sentence."""
+    cost = result.cost
+    spent = (
+        f"{count_words(cost.runs, 'run', 'runs')}{'' if result.finished else ' so far'}:"
+        f" {number_words(cost.images_trained)} images trained on and"
+        f" {number_words(cost.images_sampled)} images sampled"
+    )
+    if not cost.grid_units:
+        return f"{spent}."
+    return f"{spent}, {share_words(cost)} of what a fixed grid of equal precision would cost."
+
+
+def search_warnings(result: SearchResult) -> list[str]:
+    """Return what to know before using the numbers: notes, caveats of EMM, undecided runs, null rates, incidents."""
+    found: dict[str, list[str]] = {}
+    for level in result.levels:
+        for note in level.emm.notes:
+            found.setdefault(note, []).append(level_label(level.name, result))
+    answered = [level for level in result.levels if level.emm.status == "estimated"]
+    if len(result.seeds) == 1 and answered:
+        found[ONE_RUN_PER_SIZE] = [level.name for level in result.levels]
+    warnings = list(result.notes)
+    for note, names in found.items():
+        everywhere = note == ONE_RUN_PER_SIZE or len(names) == len(result.levels)
+        warnings.append(note if everywhere else f"{', '.join(names)}: {note}")
+    runs = search_runs(result)
+
+    def these(wanted: Callable[[SizeRecord], bool]) -> list[SizeRecord]:
+        return [run for run in runs if wanted(run)]
+
+    undecided = these(lambda run: run.verdict == "undecided")
+    if undecided:
+        warnings.append(
+            f"{count_words(len(undecided), 'run was', 'runs were')} not decided within the allowed samples, as R_mem"
+            f" is too near {line_words(result.epsilon)} there: {_named(undecided, result)}."
+        )
+    hopeless = these(lambda run: run.stopped == "hopeless")
+    if hopeless:
+        warnings.append(
+            f"{count_words(len(hopeless), 'training was', 'trainings were')} given up by the futility rule before the"
+            " last epoch: what was concluded there rests on the course of the learning curve:"
+            f" {_named(hopeless, result)}."
+        )
+    high = these(lambda run: run.null is not None and run.null.value > NULL_RATE_WORTH_A_WARNING)
+    if high:
+        most = max(run.null.value for run in high if run.null is not None)
+        warnings.append(
+            f"The rule also fires on up to {percent(most)} of held-out images, which are no copies, so R_mem may"
+            f" overstate copying by about as much: {_named(high, result)}."
+        )
+    without = these(lambda run: run.null is None and run.verdict != "unfinished")
+    if without:
+        warnings.append(
+            f"{count_words(len(without), 'run has', 'runs have')} no null rate: how often the rule fires by chance is"
+            " not known there."
+        )
+    warnings += [f"{_name(run, result)}: {sentence(incident)}" for run in runs for incident in run.incidents]
+    return list(dict.fromkeys(warnings))
+
+
+def _name(run: SizeRecord, result: SearchResult) -> str:
+    level = f"{level_label(run.level, result)}, " if len(result.levels) > 1 else ""
+    seed = f", seed {run.seed}" if len(result.seeds) > 1 else ""
+    return f"{level}N\u00a0=\u00a0{run.size:,}{seed}"
+
+
+def _named(runs: Sequence[SizeRecord], result: SearchResult, letters: int = 160) -> str:
+    """Return the runs by level, '8x8 at N = 96, 104 (seed 1); 4x4 at N = 210', as many as about so many letters hold."""
+    parts: list[str] = []
+    shown = 0
+    for level in result.levels:
+        here = [run for run in runs if run.level == level.name]
+        if not here or sum(map(len, parts)) > letters:
+            continue
+        several = len(result.seeds) > 1
+        sizes = ", ".join(f"{run.size:,}{f' (seed {run.seed})' if several else ''}" for run in here)
+        name = f"{level_label(level.name, result)} at " if len(result.levels) > 1 else ""
+        parts.append(f"{name}N\u00a0=\u00a0{sizes}")
+        shown += len(here)
+    return "; ".join(parts) + (f"; and {len(runs) - shown} more" if shown < len(runs) else "")
+
+
+def method_words(result: SearchResult) -> list[tuple[str, list[str]]]:
+    """Return (heading, paragraphs) of how the search was carried out and of what was studied."""
+    line, seeds = line_words(result.epsilon), len(result.seeds)
+    methods = sorted({point.memorized.method for run in search_runs(result) for point in run.points})
+    found = [
+        (
+            "Copy and R_mem",
+            [
+                "A generated image is a copy when its distance to the nearest training image is less than"
+                f" {threshold_words(result.threshold)} of its distance to the second nearest (Yoon et al., 2023). R_mem is"
+                " the share of generated images that are copies; the highest over training decides. The null rate is the"
+                " same rule on real images that were not in the training set: how often it is wrong by chance."
+            ],
+        ),
+        (
+            "EMM",
+            [
+                f"The largest number of training images N at which R_mem is still at least {line} (Gu et al., 2025). The"
+                f" search allowed N from {size_words(result.sizes[0])} to {size_words(result.sizes[1])} and"
+                f" {count_words(seeds, 'seed', 'seeds')}, and ends when half the interval is within"
+                f" {100 * result.tolerance:.3g}% of EMM.",
+                *dict.fromkeys(sentence(level.emm.method) for level in result.levels if level.emm.method),
+            ],
+        ),
+        (
+            "Sampling stops when it knows",
+            [
+                "Images are generated in growing parts. A confidence sequence says after each whether R_mem is at least"
+                f" {line}; unlike a usual interval it may be looked at as often as one likes, so stopping early adds no"
+                f" error. At most {result.samples:,} images are generated at one evaluation point."
+                + (f" Intervals: {', '.join(methods)}." if methods else "")
+            ],
+        ),
+        (
+            "Training stops when it knows",
+            [
+                f"Once R_mem is certainly at least {line} the training ends, because the highest value decides. A"
+                " training is 'not memorized' only when every evaluation point is certainly below."
+            ],
+        ),
+        (
+            "Sizes are chosen",
+            [
+                "The search brackets the crossing, then closes in on it in log N from all that is certain so far; every"
+                " larger training set holds the smaller ones."
+            ],
+        ),
+        (
+            "Cost",
+            [
+                "A unit is the cost of training on one image once; a generated image counts by its network evaluations."
+                " The grid is what the search is compared with: every size of the same range, as far apart as the tolerance"
+                " asks for, trained to the end, with all images sampled at every evaluation point."
+            ],
+        ),
+    ]  # fmt: skip
+    for heading, of in (
+        ("Data", lambda level: level.data),
+        ("Model", lambda level: level.model),
+        ("Training", lambda level: level.training),
+    ):  # type: tuple[str, Callable[[LevelRecord], str]]
+        found.append((heading, _by_level(result, of)))
+    settings = _by_level(
+        result,
+        lambda level: ", ".join(f"{key} = {value}" for key, value in level.settings.items()) or "nothing",
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
+    return [
+        *found,
+        ("What a level changes", settings),
+        ("Sampling", [result.sampling]),
+        ("Measuring protocol", [result.protocol]),
+        ("Seeds", [", ".join(map(str, result.seeds))]),
+        ("Versions", [versions]),
+    ]
+
+
+def _by_level(result: SearchResult, of: Callable[[LevelRecord], str]) -> list[str]:
+    """Return a text of every level, once where all say the same."""
+    texts = [(level.name, of(level)) for level in result.levels]
+    if len({text for _, text in texts}) == 1:
+        return [texts[0][1]]
+    return [f"{name}: {text}" for name, text in texts]

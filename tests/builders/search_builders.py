@@ -1,0 +1,62 @@
+"""A search of a few seconds, and what its result says apart from times."""
+
+from diffmem.settings import override
+from diffmem.studies.search.driver import carry_out_search
+from diffmem.studies.search.recipe import SearchRecipe
+from diffmem.studies.search.study import SearchStudy
+
+TINY = {
+    "title": "Tiny search",
+    "factor": "channels",
+    "levels": {"8": {"model.channels": 8}, "12": {"model.channels": 12}},
+    "sizes": [4, 60],
+    "data": {"source": "digits", "selection": "random", "heldout": 20},
+    "model": {
+        "channels": 8,
+        "multipliers": [1],
+        "blocks": 1,
+        "attention": [],
+        "dropout": 0.0,
+        "preconditioning": "edm",
+    },
+    "training": {
+        "epochs": 40,
+        "batch_size": 8,
+        "learning_rate": 2e-2,
+        "warmup": 1,
+        "ema": {"half_life": 1, "mode": "mode1"},
+        "evaluations": {"schedule": "doubling", "start": 20, "per_doubling": 1},
+    },
+    "sampling": {"steps": 3},
+    # With a threshold near 1 the rate falls with N already after a short training.
+    "measure": {"samples": 100, "threshold": 0.97, "epsilon": 0.65},
+    "search": {"tolerance": 0.4, "sampling_share": 20, "start": 8, "most_sizes": 4},
+    "executor": "inline",
+}
+
+
+def tiny_recipe(*settings):
+    return SearchRecipe.model_validate(override(TINY, settings))
+
+
+def carried_out(folder, *settings, store=None, warn=None):
+    """Carry out the tiny search in a folder; return the study."""
+    study = SearchStudy(tiny_recipe(*settings), folder, store)
+    carry_out_search(study, warn=warn or (lambda text: None))
+    return SearchStudy(tiny_recipe(*settings), folder, store)
+
+
+def table(result):
+    """Everything of a result but times and incidents, which no two executions share."""
+    dropped = {"seconds", "training_seconds", "sampling_seconds", "incidents"}
+
+    def without(value):
+        if isinstance(value, dict):
+            return {key: without(inner) for key, inner in value.items() if key not in dropped}
+        return [without(inner) for inner in value] if isinstance(value, list) else value
+
+    return without(result.model_dump(mode="json"))
+
+
+def nothing(content, progress, warn):
+    """Work that leaves nothing on the disk."""

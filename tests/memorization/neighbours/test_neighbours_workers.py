@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+
+from diffmem.memorization.neighbours.workers import dealt, even_parts, one_thread
+
+
+@pytest.fixture(params=[1, 2, 4])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_all_items_are_worked_on_without_gradients_and_threads_are_given_back(threads):
+    def work(item: int) -> tuple[int, bool, int]:
+        return item * item, torch.is_grad_enabled(), torch.get_num_threads()
+
+    results = list(dealt(work, range(20)))
+    assert sorted(square for square, _, _ in results) == [item * item for item in range(20)]
+    assert not any(grad for _, grad, _ in results)
+    assert {inner for _, _, inner in results} == {1}
+    assert torch.get_num_threads() == threads
+    assert torch.is_grad_enabled()
+    seen: list[int] = []
+    later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert seen == [threads]
+
+
+def test_an_error_ends_the_work(threads):
+    done = []
+
+    def work(item: int) -> None:
+        if item == 3:
+            raise ValueError("three")
+        time.sleep(0.005)  # all would be done before the error is noticed, if they took no time
+        done.append(item)
+
+    with pytest.raises(ValueError, match="three"):
+        list(dealt(work, range(1000)))
+    assert len(done) < 999
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(("count", "largest"), [(0, 5), (1, 5), (5, 5), (6, 5), (1000, 7), (3, 1)])
+def test_parts_cover_the_range_once_and_are_small_enough(threads, count, largest):
+    parts = even_parts(count, largest)
+    assert [item for part in parts for item in range(part.start, part.stop)] == list(range(count))
+    assert all(part.stop - part.start <= largest for part in parts)
+
+
+def test_the_number_of_threads_comes_back_after_an_error(threads):
+    def failing() -> None:
+        with one_thread():
+            assert torch.get_num_threads() == 1
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        failing()
+    assert torch.get_num_threads() == threads

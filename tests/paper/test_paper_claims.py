@@ -1,0 +1,139 @@
+import pytest
+
+from diffmem.memorization import Rate
+from diffmem.memorization.records import rate_record
+from diffmem.paper.claims import judge
+from diffmem.paper.experiment import ClaimRule
+from diffmem.paper.records import LevelRecord
+from diffmem.runs.records import Evaluation, RunRecord
+from diffmem.studies.records import EmmRecord, StudyResult
+
+
+def run(size, seed, percents, total=1000):
+    evaluations = [
+        Evaluation(
+            epoch=i + 1,
+            images_seen=(i + 1) * size,
+            memorized=rate_record(Rate(round(percent * total / 100), total)),
+            mean_nearest_distance=1.0,
+            distinct_replicated=1,
+        )
+        for i, percent in enumerate(percents)
+    ]
+    return RunRecord(
+        run_id=f"{size}-{seed}", size=size, seed=seed, epochs=2, folder="", evaluations=evaluations, null=None,
+        duplicates=0, training_seconds=1, sampling_seconds=1,
+    )  # fmt: skip
+
+
+def level(name, rates, total=1000):
+    """A level with {(size, seed): R_mem in percent, or the percents of its evaluation points}."""
+    runs = [
+        run(size, seed, percents if isinstance(percents, list) else [percents], total)
+        for (size, seed), percents in rates.items()
+    ]
+    study = StudyResult(
+        title="", data="", model="", training="", sampling="", protocol="", threshold=1 / 3, epsilon=0.1, runs=runs,
+        emm=EmmRecord(status="no runs"), seconds=0, versions={},
+    )  # fmt: skip
+    return LevelRecord(name=f"ours {name}", paper_name=name, study=study)
+
+
+BLOCKS = [(20, 0), (20, 1), (40, 0), (40, 1)]
+
+
+def levels(*columns):
+    return [level(name, dict(zip(BLOCKS, values, strict=True))) for name, values in columns]
+
+
+def test_a_difference_in_every_pair_is_shown():
+    found = judge(
+        ClaimRule(text="t", rising=("a", "b")), levels(("a", [10, 20, 30, 40]), ("b", [30, 41, 49, 60]))
+    )
+    assert found.verdict == "shown"
+    assert "+20.0 points" in found.numbers
+    assert "4 pairs" in found.numbers
+
+
+def test_the_same_difference_the_other_way_is_opposite():
+    found = judge(
+        ClaimRule(text="t", rising=("b", "a")), levels(("a", [10, 20, 30, 40]), ("b", [30, 41, 49, 60]))
+    )
+    assert found.verdict == "opposite"
+
+
+def test_a_finding_of_unknown_direction_is_shown_either_way():
+    rule = ClaimRule(text="t", rising=("b", "a"), either_way=True)
+    assert judge(rule, levels(("a", [10, 20, 30, 40]), ("b", [30, 41, 49, 60]))).verdict == "shown"
+    assert judge(rule, levels(("a", [10, 20, 30, 40]), ("b", [30, 5, 50, 20]))).verdict == "cannot tell"
+
+
+def test_differences_that_disagree_cannot_be_told():
+    found = judge(
+        ClaimRule(text="t", rising=("a", "b")), levels(("a", [10, 20, 30, 40]), ("b", [30, 5, 50, 20]))
+    )
+    assert found.verdict == "cannot tell"
+
+
+def test_runs_are_paired_by_size_and_seed_and_others_do_not_count():
+    a = level("a", {(20, 0): 10, (20, 1): 12, (99, 0): 100})
+    b = level("b", {(20, 0): 50, (20, 1): 53, (77, 0): 0})
+    found = judge(ClaimRule(text="t", rising=("a", "b")), [a, b])
+    assert "+40.5 points" in found.numbers
+
+
+def test_one_pair_is_judged_by_sampling_error_and_says_so():
+    rule = ClaimRule(text="t", rising=("a", "b"))
+    far = judge(rule, [level("a", {(20, 0): 10}), level("b", {(20, 0): 50})])
+    near = judge(rule, [level("a", {(20, 0): 50}, 20), level("b", {(20, 0): 55}, 20)])
+    assert (far.verdict, near.verdict) == ("shown", "cannot tell")
+    assert "sampling error only" in far.numbers
+
+
+def test_a_chain_is_judged_by_its_trend():
+    chain = levels(
+        ("a", [10, 11, 12, 13]), ("b", [40, 42, 41, 43]), ("c", [30, 31, 33, 32]), ("d", [60, 63, 61, 62])
+    )
+    assert judge(ClaimRule(text="t", rising=("a", "b", "c", "d")), chain).verdict == "shown"
+
+
+def test_same_needs_the_whole_interval_within_the_margin():
+    rule = ClaimRule(text="t", same=("a", "b"), margin=5)
+    assert judge(rule, levels(("a", [50, 60, 70, 80]), ("b", [51, 60, 69, 81]))).verdict == "shown"
+    assert judge(rule, levels(("a", [50, 60, 70, 80]), ("b", [70, 40, 75, 71]))).verdict == "cannot tell"
+    assert judge(rule, levels(("a", [10, 11, 12, 13]), ("b", [40, 42, 41, 43]))).verdict == "opposite"
+
+
+def test_memorization_falls_with_the_size_and_rises_with_the_epochs():
+    one = [level("a", {(20, 0): [10, 80], (20, 1): [12, 82], (40, 0): [4, 40], (40, 1): [5, 44]})]
+    assert judge(ClaimRule(text="t", along="sizes"), one).verdict == "shown"
+    assert judge(ClaimRule(text="t", along="epochs"), one).verdict == "shown"
+    single = [level("a", {(20, 0): [80, 10]})]
+    assert judge(ClaimRule(text="t", along="epochs"), single).verdict == "opposite"
+
+
+@pytest.mark.parametrize(("percent", "verdict"), [(100, "shown"), (99.8, "cannot tell"), (90, "opposite")])
+def test_a_level_that_must_reach_a_rate_is_judged_by_its_interval(percent, verdict):
+    found = judge(ClaimRule(text="t", at_least={"a": 99.9}), [level("a", {(20, 0): percent})])
+    assert found.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        ClaimRule(text="t", rising=("x", "y")),
+        ClaimRule(text="t", same=("a", "y")),
+        ClaimRule(text="t", along="sizes"),
+        ClaimRule(text="t", along="epochs"),
+        ClaimRule(text="t", at_least={"y": 90}),
+    ],
+)
+def test_what_was_not_run_is_not_judged(rule):
+    assert judge(rule, [level("a", {(20, 0): 50})]) is None
+
+
+@pytest.mark.parametrize("rates", [[0, 0, 1, 2], [99, 100, 98, 100]])
+def test_rates_at_the_end_of_the_scale_are_not_called_the_same(rates):
+    found = judge(ClaimRule(text="t", same=("a", "b")), levels(("a", rates), ("b", rates)))
+    assert found.verdict == "cannot tell"
+    assert "no room" in found.numbers

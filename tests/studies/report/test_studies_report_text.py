@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+from reports_study import ESTIMATED, make_rate, make_result, make_run
+
+from diffmem.reports.text import percent, rate_words, size_words, threshold_words
+from diffmem.studies.records import EmmRecord
+from diffmem.studies.report.text import emm_words, headline, warnings_of
+
+
+def test_shares_are_told_in_percent_with_their_interval():
+    assert percent(0.9214) == "92.1%"
+    assert rate_words(make_rate(0.5, 100)) == "50.0% [40.2, 59.8]"
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(5000, "5,000"), (47.2, "47"), (3.46, "3.5"), (8, "8"), (0.0, "0"), (float("inf"), "∞")],
+)
+def test_numbers_are_plain(number, words):
+    assert size_words(number) == words
+
+
+def test_the_threshold_of_the_study_is_a_third():
+    assert threshold_words(1 / 3) == "1/3"
+    assert threshold_words(0.4) == "0.4"
+
+
+@pytest.mark.parametrize(
+    ("emm", "words"),
+    [
+        (ESTIMATED, "47 [41, 55]"),
+        (EmmRecord(status="estimated", value=1068.4), "1,068"),
+        (EmmRecord(status="above largest"), "above 512"),
+        (EmmRecord(status="below smallest"), "below 16"),
+        (EmmRecord(status="no runs"), "unknown"),
+    ],
+)
+def test_emm_is_told_in_a_few_words(emm, words):
+    assert emm_words(emm, [512, 16, 64]) == words
+
+
+def test_the_headline_answers_the_question():
+    words = headline(make_result())
+    assert words.startswith("Trained on up to about 47 images (95% interval 41 to 55), this model copies")
+    assert "at least 90% of its samples" in words
+
+
+def test_a_model_that_copies_at_every_size_is_told_in_words():
+    runs = [make_run(size, middle=1e6) for size in (100, 5000)]
+    words = headline(make_result(runs=runs, emm=EmmRecord(status="above largest")))
+    assert "Even when trained on 5,000 images, the largest size tried" in words
+    assert percent(runs[1].peak.memorized.value) in words
+    assert "EMM is above 5,000" in words
+
+
+def test_a_model_that_copies_at_no_size_is_told_in_words():
+    runs = [make_run(size, middle=5) for size in (16, 32)]
+    words = headline(make_result(runs=runs, emm=EmmRecord(status="below smallest")))
+    assert "the smallest size tried, fewer than 90%" in words
+    assert percent(runs[0].peak.memorized.value) in words
+    assert "EMM is below 16" in words
+
+
+def test_a_study_without_runs_says_that_it_says_nothing():
+    assert "No training has finished yet" in headline(make_result(runs=[], emm=EmmRecord(status="no runs")))
+
+
+def test_a_clean_study_has_no_warnings():
+    assert warnings_of(make_result()) == []
+
+
+def test_warnings_hold_the_notes_and_what_the_null_rates_say():
+    emm = ESTIMATED.model_copy(update={"notes": ["The curve is not monotone."]})
+    runs = [make_run(16, null=None), make_run(32, null=0.07, duplicates=3)]
+    warnings = warnings_of(make_result(runs=runs, emm=emm, emm_last=emm, notes=["One seed only."]))
+    assert warnings[:2] == ["The curve is not monotone.", "One seed only."]
+    for part in (
+        "1 run has no null rate",
+        "7.0% of held-out images",
+        "1 training set holds exact duplicates (up to 3)",
+    ):
+        assert sum(part in warning for warning in warnings) == 1
+    assert len(warnings) == 5

@@ -1,0 +1,387 @@
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from studies_builders import evaluation_files, forbid, snapshots, table, tiny_recipe
+
+from diffmem.data import ImageSet, open_images, write_images
+from diffmem.errors import DiffmemError, UserError
+from diffmem.memorization import RatioRule
+from diffmem.models.weights import read_tensors
+from diffmem.runs import run
+from diffmem.studies import emm
+from diffmem.studies.study import Study
+
+
+@pytest.fixture(autouse=True)
+def fewer_replicates(monkeypatch):
+    monkeypatch.setattr(emm, "_REPLICATES", 50)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder and the table of a study that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(emm, "_REPLICATES", 50)
+        return folder, table(Study(tiny_recipe(), folder).execute(workers=1))
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished study that a test may damage, and its table."""
+    folder, undisturbed = finished
+    return shutil.copytree(folder, tmp_path / "copy"), undisturbed
+
+
+def modification_times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "seconds.json"}
+
+
+def again(folder, *settings, workers=1):
+    warnings = []
+    result = Study(tiny_recipe(*settings), folder).execute(workers=workers, warn=warnings.append)
+    return table(result), warnings
+
+
+def test_the_table_has_a_run_of_each_size_with_all_its_evaluations(finished):
+    _, found = finished
+    assert [each["size"] for each in found["runs"]] == [4, 8]
+    for each in found["runs"]:
+        assert [evaluation["epoch"] for evaluation in each["evaluations"]][-1] == 40
+        assert len(each["evaluations"]) == 3
+        assert all(evaluation["memorized"]["total"] == 8 for evaluation in each["evaluations"])
+        assert each["null"]["total"] == 20
+        assert each["duplicates"] == 0
+    assert found["protocol"] == "pixel-l2/uint8/ratio<0.9000/exact-dups-collapsed/v1"
+
+
+def test_a_finished_study_is_not_done_again(copied, monkeypatch):
+    folder, undisturbed = copied
+    forbid(monkeypatch, "training", "sampling")
+    before = modification_times(folder)
+    assert again(folder) == (undisturbed, [])
+    assert modification_times(folder) == before
+
+
+def test_another_threshold_is_answered_from_the_stored_neighbours(copied, monkeypatch):
+    folder, undisturbed = copied
+    forbid(monkeypatch, "training", "sampling")
+    found, _ = again(folder, "measure.threshold=0.5", "measure.epsilon=0.5")
+    counts = [e["memorized"]["count"] for r in found["runs"] for e in r["evaluations"]]
+    before = [e["memorized"]["count"] for r in undisturbed["runs"] for e in r["evaluations"]]
+    assert all(stricter <= loose for stricter, loose in zip(counts, before, strict=True))
+    assert sum(counts) < sum(before)
+    assert found["epsilon"] == 0.5
+
+
+def test_another_sampler_is_evaluated_without_training(copied, monkeypatch):
+    folder, undisturbed = copied
+    forbid(monkeypatch, "training")
+    files = set(evaluation_files(folder))
+    found, _ = again(folder, "sampling.steps=4")
+    assert len(evaluation_files(folder)) == 2 * len(files)
+    assert files <= set(evaluation_files(folder))
+    assert [each["run_id"] for each in found["runs"]] == [each["run_id"] for each in undisturbed["runs"]]
+    assert found["runs"] != undisturbed["runs"]
+
+
+def test_another_number_of_samples_begins_with_the_same_images(copied, monkeypatch):
+    folder, _ = copied
+    forbid(monkeypatch, "training")
+    again(folder, "measure.samples=5")
+    study = Study(tiny_recipe(), folder)
+    for each in study.runs():
+        few = each.evaluations(study.recipe.sampling, 5)
+        many = each.evaluations(study.recipe.sampling, 8)
+        for a, b in zip(few, many, strict=True):
+            np.testing.assert_array_equal(a.images, b.images[:5])
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["seeds=[1]", "model.dropout=0", "training.batch_size=4", "data.seed=1", "training.order=shuffled"],
+)
+def test_another_model_training_seed_or_data_has_other_runs(tmp_path, setting):
+    runs = {each.run_id for each in Study(tiny_recipe(), tmp_path).runs()}
+    others = {each.run_id for each in Study(tiny_recipe(setting), tmp_path).runs()}
+    assert not runs & others
+
+
+def test_a_longer_training_or_other_evaluation_points_are_the_same_run(tmp_path):
+    """They change nothing that a step does: what is trained is gone on with."""
+    runs = {each.run_id for each in Study(tiny_recipe(), tmp_path).runs()}
+    for setting in ("training.epochs=80", "training.evaluations.count=5"):
+        assert {each.run_id for each in Study(tiny_recipe(setting), tmp_path).runs()} == runs
+
+
+def test_a_run_that_was_trained_for_longer_keeps_its_configuration(tmp_path):
+    (run, _) = Study(tiny_recipe(), tmp_path).runs()
+    run.write_config()
+    (shorter, _) = Study(tiny_recipe("training.epochs=20"), tmp_path).runs()
+    shorter.write_config()
+    assert "epochs: 40" in (run.folder / "config.yaml").read_text()
+    (longer, _) = Study(tiny_recipe("training.epochs=80"), tmp_path).runs()
+    longer.write_config()
+    assert "epochs: 80" in (run.folder / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    "setting", ["title=Other", "measure.samples=9", "sampling.steps=9", "data.heldout=null"]
+)
+def test_what_does_not_change_the_training_keeps_the_runs(tmp_path, setting):
+    # Held-out images are drawn away from the end of the permutation, but the pool differs: only its size is the same.
+    runs = [each.run_id for each in Study(tiny_recipe("data.selection=first"), tmp_path).runs()]
+    others = [each.run_id for each in Study(tiny_recipe("data.selection=first", setting), tmp_path).runs()]
+    if setting == "data.heldout=null":
+        assert len(others) == len(runs)
+    else:
+        assert others == runs
+
+
+def test_two_seeds_are_two_runs_of_each_size(tmp_path):
+    study = Study(tiny_recipe("seeds=[0, 5]"), tmp_path)
+    assert [(len(each.training_set), each.seed) for each in study.runs()] == [(4, 0), (4, 5), (8, 0), (8, 5)]
+    assert len({each.run_id for each in study.runs()}) == 4
+
+
+def test_two_workers_find_what_one_finds(tmp_path, finished):
+    found, warnings = again(tmp_path, workers=2)
+    assert (found, warnings) == (finished[1], [])
+
+
+@pytest.mark.parametrize("calls", [1, 3, 6, 10])
+def test_a_study_that_is_stopped_and_begun_again_gives_the_undisturbed_table(tmp_path, finished, calls):
+    told = []
+
+    def stop_after_some(done, total, note=""):
+        told.append(done)
+        if len(told) == calls:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        Study(tiny_recipe(), tmp_path).execute(workers=1, progress=stop_after_some)
+    assert again(tmp_path) == (finished[1], [])
+
+
+def test_a_parent_that_is_stopped_lets_its_workers_save(tmp_path, finished):
+    def stop(done, total, note=""):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Study(tiny_recipe(), tmp_path).execute(workers=2, progress=stop)
+    assert again(tmp_path) == (finished[1], [])
+
+
+def test_the_progress_ends_with_all_of_the_work(tmp_path):
+    told = []
+    Study(tiny_recipe(), tmp_path).execute(workers=1, progress=lambda *each: told.append(each))
+    assert told[-1][0] == pytest.approx(told[-1][1])
+    done = [each[0] for each in told]
+    assert done == sorted(done)
+
+
+@pytest.mark.parametrize("how", ["cut", "changed", "empty", "text"])
+def test_a_damaged_evaluation_is_reported_and_made_anew(copied, monkeypatch, how):
+    folder, undisturbed = copied
+    forbid(monkeypatch, "training")
+    path = evaluation_files(folder)[1]
+    with np.load(path) as held:
+        numbers = held["distances"].tobytes()
+    damage(path, how, path.read_bytes().index(numbers))
+    found, warnings = again(folder)
+    assert found == undisturbed
+    assert len(warnings) == 1
+    assert str(path) in warnings[0]
+
+
+def test_a_lost_evaluation_is_made_anew(copied, monkeypatch):
+    folder, undisturbed = copied
+    forbid(monkeypatch, "training")
+    evaluation_files(folder)[0].unlink()
+    assert again(folder) == (undisturbed, [])
+
+
+@pytest.mark.parametrize(
+    ("how", "position"), [("cut", 0), ("changed", 1), ("cut", 2), ("lost", 0), ("lost", 1), ("lost", 2)]
+)
+def test_a_bad_snapshot_is_trained_again_where_it_is_needed(copied, position, how):
+    folder, undisturbed = copied
+    path = snapshots(folder)[position]
+    weights, words = read_tensors(path)
+    weights = {
+        name: tensor.clone() for name, tensor in weights.items()
+    }  # they lie in the file that is damaged next
+    path.unlink() if how == "lost" else damage(path, how)
+    for file in evaluation_files(folder):
+        file.unlink()
+    found, warnings = again(folder)
+    assert found == undisturbed
+    again_weights, again_words = read_tensors(path)
+    assert again_words == words
+    assert all(torch.equal(again_weights[name], tensor) for name, tensor in weights.items())
+    assert [path.name in each for each in warnings] == ([] if how == "lost" else [True])
+
+
+@pytest.mark.parametrize("kind", ["train", "heldout"])
+def test_a_damaged_copy_of_the_data_is_written_again(copied, kind):
+    folder, undisturbed = copied
+    path = next((folder / "data").glob(f"{kind}-*.npz"))
+    before = path.read_bytes()
+    damage(path, "cut")
+    for file in evaluation_files(folder):
+        file.unlink()
+    assert again(folder) == (undisturbed, [])
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"distances": [1.0]}', '{"distances": "x"}'])
+def test_damaged_distances_of_the_held_out_images_are_measured_again(copied, monkeypatch, content):
+    folder, undisturbed = copied
+    forbid(monkeypatch, "training", "sampling")
+    next(folder.glob("runs/*/null-*.json")).write_text(content)
+    found, warnings = again(folder)
+    assert found == undisturbed
+    assert len(warnings) == 1
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"seconds": "long"}'])
+def test_damaged_times_do_no_harm(copied, content):
+    folder, undisturbed = copied
+    (folder / "seconds.json").write_text(content)
+    for path in folder.glob("runs/*/time.json"):
+        path.write_text(content)
+    assert again(folder) == (undisturbed, [])
+
+
+def test_a_result_before_the_work_is_refused(tmp_path):
+    with pytest.raises(DiffmemError):
+        Study(tiny_recipe(), tmp_path).result()
+
+
+def damage(path, how, position=None):
+    content = path.read_bytes()
+    middle = len(content) // 2 if position is None else position
+    path.write_bytes(
+        {
+            "cut": content[:middle],
+            "changed": content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :],
+            "empty": b"",
+            "text": b"not an archive",
+        }[how]
+    )
+
+
+@pytest.mark.parametrize("selection", ["random", "first", "balanced"])
+@pytest.mark.parametrize("labels", [False, True])
+def test_training_sets_are_nested_and_apart_from_the_held_out_images(tmp_path, selection, labels):
+    recipe = tiny_recipe(f"data.selection={selection}", f"data.labels={labels}", "sizes=[100, 10, 50]")
+    study = Study(recipe, tmp_path)
+    sets = [set(study.sets[size].names) for size in (10, 50, 100)]
+    assert [len(each) for each in sets] == [10, 50, 100]
+    assert sets[0] < sets[1] < sets[2]
+    assert not sets[2] & set(study.heldout.names)
+    assert len(study.heldout) == 20
+    assert (study.sets[10].labels is not None) == labels
+
+
+def test_a_conditional_study_trains_on_the_labels(tmp_path):
+    recipe = tiny_recipe(
+        "data.labels=true", "data.classes=[0, 1, 2]", "data.selection=balanced", "sizes=[3, 6]"
+    )
+    study = Study(recipe, tmp_path)
+    result = study.execute(workers=1)
+    assert "conditional on the true labels" in result.data
+    run_ = study.runs()[0]
+    with np.load(evaluation_files(tmp_path)[0]) as held:
+        assert held["labels"].shape == (8,)
+        assert set(held["labels"]) <= {0, 1, 2}
+    plain = Study(tiny_recipe("data.classes=[0, 1, 2]", "data.selection=balanced", "sizes=[3, 6]"), tmp_path)
+    assert run_.run_id not in {each.run_id for each in plain.runs()}
+
+
+def test_a_size_beyond_the_images_is_refused_before_any_training(tmp_path):
+    with pytest.raises(UserError, match="1778 images were asked for but there are only 1777"):
+        Study(tiny_recipe("sizes=[4, 1778]"), tmp_path)
+
+
+def test_a_size_that_cannot_be_balanced_is_refused(tmp_path):
+    with pytest.raises(UserError, match="15 images cannot be balanced over 10 classes"):
+        Study(tiny_recipe("sizes=[15]", "data.selection=balanced"), tmp_path)
+
+
+def test_images_that_do_not_fit_the_network_are_refused_before_any_training(tmp_path):
+    with pytest.raises(UserError, match="Images of 6x6 do not fit a U-Net of 3 resolutions"):
+        Study(tiny_recipe("data.resolution=6", "model.multipliers=[1, 1, 1]"), tmp_path)
+
+
+def stored(tmp_path, images):
+    path = tmp_path / "images.npz"
+    names = tuple(f"image {i}" for i in range(len(images)))
+    write_images(ImageSet(images, None, names, None, ()), path)
+    return f"data.source={path}"
+
+
+def test_a_training_set_of_one_image_many_times_is_refused(tmp_path):
+    same = np.repeat(open_images("digits").images[:1], 8, axis=0)
+    with pytest.raises(UserError, match=r"of size 4 has only one distinct image"):
+        Study(tiny_recipe(stored(tmp_path, same), "data.heldout=null"), tmp_path / "study")
+
+
+def test_duplicates_are_counted_and_do_not_hide_that_a_model_copies(tmp_path, monkeypatch):
+    distinct = open_images("digits").images[:6]
+    images = np.concatenate([distinct, distinct[:2]])
+    source = stored(tmp_path, images)
+    study = Study(
+        tiny_recipe(source, "data.heldout=null", "data.selection=first", "sizes=[8]"), tmp_path / "study"
+    )
+
+    def copies(denoiser, seeds, *given, **named):
+        made = generate(denoiser, seeds, *given, **named)
+        made.images[:] = images[: len(seeds)]
+        return made
+
+    generate = run.generate_resumable
+    monkeypatch.setattr(run, "generate_resumable", copies)
+    (record,) = study.execute(workers=1).runs
+    assert record.duplicates == 2
+    assert [evaluation.memorized.count for evaluation in record.evaluations] == [8, 8, 8]
+    assert record.last.distinct_replicated == 6
+    assert record.last.mean_nearest_distance == 0
+    assert record.null is None
+
+
+def test_held_out_images_that_are_in_the_training_set_are_left_out_of_the_null_rate(tmp_path):
+    digits = open_images("digits").images[:12]
+    source = stored(tmp_path, np.concatenate([digits, digits]))
+    recipe = tiny_recipe(source, "data.heldout=12", "data.selection=first", "sizes=[12]")
+    study = Study(recipe, tmp_path / "study")
+    training = {each.tobytes() for each in study.sets[12].images}
+    fresh = sum(each.tobytes() not in training for each in study.heldout.images)
+    (record,) = study.execute(workers=1).runs
+    assert 0 < fresh < 12
+    assert record.null.total == fresh
+
+
+def test_the_example_shows_the_first_seeds_with_their_true_neighbours(finished):
+    folder, _ = finished
+    study = Study(tiny_recipe(), folder)
+    shown = study.example(study.runs()[1].run_id, count=3)
+    training = study.sets[8].images
+    stored_ = max(
+        study.runs()[1].evaluations(study.recipe.sampling, 8),
+        key=lambda each: RatioRule(0.9)(each.neighbours).mean(),
+    )
+    np.testing.assert_array_equal(shown.generated, stored_.images[:3])
+    for image, nearest, second, ratio in zip(
+        shown.generated, shown.nearest, shown.second, shown.ratios, strict=True
+    ):
+        distances = np.sqrt(((training.astype(float) - image) ** 2).sum(axis=(1, 2, 3)))
+        order = np.argsort(distances)
+        np.testing.assert_array_equal(nearest, training[order[0]])
+        np.testing.assert_array_equal(second, training[order[1]])
+        assert ratio == pytest.approx(distances[order[0]] / distances[order[1]])
+    assert len(study.example(study.runs()[1].run_id, count=100).generated) == 8
