@@ -75,7 +75,7 @@ def everything(folder):
         found[f"distances{count}"], found[f"indices{count}"] = near.distances, near.indices
     found["means"], found["weights_of_optimum"] = shares_of_an_optimum()
     assert here.gather("x" * here.rank) == ["x" * rank for rank in range(here.size)]
-    assert here.share(f"from {here.rank}") == "from 0"
+    assert here.broadcast(f"from {here.rank}") == "from 0"
     assert here.any(here.rank == here.size - 1)
     assert not here.any(False)
     if here.size > 1:

@@ -35,6 +35,7 @@ GROUND_FLOOR = {
     "interrupt",
     "progress",
     "settings",
+    "text",
 }
 PACKAGE = Path(diffmem.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))

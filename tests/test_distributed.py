@@ -33,10 +33,10 @@ def launcher(*options):
     return [sys.executable, "-m", "torch.distributed.run", *map(str, options)]
 
 
-def start(processes, folder, action, disturb="none 0 0", last_words=""):
+def start(processes, folder, action, disturb="none 0 0", last_text=""):
     return subprocess.Popen(
         [*launcher("--standalone", f"--nproc-per-node={processes}"), str(PROGRAM), str(folder), action],
-        env={**ENVIRONMENT, "DISTURB": disturb, "LAST_WORDS": last_words},
+        env={**ENVIRONMENT, "DISTURB": disturb, "LAST_WORDS": last_text},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -67,7 +67,7 @@ def alone(tmp_path_factory):
 def pair(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pair")
     words = "the disk of this machine burns"  # when all is done, so that the folder holds a whole run
-    code, out, err = finish(start(2, folder, "everything", last_words=words))
+    code, out, err = finish(start(2, folder, "everything", last_text=words))
     assert code != 0
     assert (folder / "rank1/found.npz").exists(), err
     return folder, out, err
@@ -99,14 +99,14 @@ def test_without_torchrun_there_is_one_process_that_agrees_with_itself():
     assert not under_torchrun()
     with joined() as here:
         assert here == world() == World(0, 1)
-        assert here.is_first
+        assert here.is_main
         assert here.any(True)
         assert not here.any(False)
-        assert here.share("word") == "word"
+        assert here.broadcast("word") == "word"
         assert here.gather("word") == ["word"]
         here.wait()
         tensor = torch.tensor([1.0, 2.0])
-        here.sum_(tensor)
+        here.all_reduce(tensor)
         assert tensor.tolist() == [1.0, 2.0]
 
 

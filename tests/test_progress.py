@@ -3,7 +3,8 @@ import sys
 import pytest
 
 from diffmem import progress
-from diffmem.progress import NO_PROGRESS, part_of, seconds_to_words, show_progress
+from diffmem.progress import NO_PROGRESS, part_of, show_progress
+from diffmem.text import duration_text
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ from diffmem.progress import NO_PROGRESS, part_of, seconds_to_words, show_progre
     ],
 )
 def test_durations_are_told_as_people_say_them(seconds, words):
-    assert seconds_to_words(seconds) == words
+    assert duration_text(seconds) == words
 
 
 @pytest.fixture

@@ -57,11 +57,11 @@ class World:
     size: int = 1
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes files and speaks."""
         return self.rank == 0
 
-    def sum_(self, tensor: torch.Tensor) -> None:
+    def all_reduce(self, tensor: torch.Tensor) -> None:
         """Replace a tensor, of one shape everywhere, by its sum over the processes."""
         if self.size > 1:
             from torch import distributed
@@ -76,10 +76,10 @@ class World:
         import torch
 
         told = torch.tensor(int(flag))
-        self.sum_(told)
+        self.all_reduce(told)
         return bool(told)
 
-    def share(self, value: _T) -> _T:
+    def broadcast(self, value: _T) -> _T:
         """Return the first process's value, in every process; it must be picklable."""
         if self.size == 1:
             return value

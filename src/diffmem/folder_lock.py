@@ -48,7 +48,7 @@ def locked_folder(folder: Path | None, instead: str = "name another folder with 
     lock: BaseFileLock | None = None
     held: os.stat_result | None = None
     made: list[Path] = []
-    if here.is_first:
+    if here.is_main:
         try:
             made = _make(folder)
             lock = _take(folder, instead)
@@ -57,7 +57,7 @@ def locked_folder(folder: Path | None, instead: str = "name another folder with 
         except DiffmemError as error:
             failure = error
     try:
-        failure = here.share(failure)
+        failure = here.broadcast(failure)
         if failure is not None:
             raise failure
         yield

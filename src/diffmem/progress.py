@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["NO_PROGRESS", "Progress", "part_of", "seconds_to_words", "show_progress"]
+from diffmem.text import duration_text
+
+__all__ = ["NO_PROGRESS", "Progress", "part_of", "show_progress"]
 
 
 class Progress(Protocol):
@@ -42,16 +44,6 @@ def part_of(progress: Progress, start: float, width: float) -> Progress:
     return told
 
 
-def seconds_to_words(seconds: float) -> str:
-    """Return a duration as people say it: '42 s', '3 min 05 s', '2 h 10 min'."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 @contextmanager
 def show_progress(title: str, every: float = 10.0) -> Iterator[Progress]:
     """Show the progress of one piece of work on standard error and yield the function to call.
@@ -68,7 +60,7 @@ def show_progress(title: str, every: float = 10.0) -> Iterator[Progress]:
         gained = done - first[0]
         if gained <= 0 or total <= done:
             return ""
-        return seconds_to_words((time.monotonic() - start) * (total - done) / gained) + " left"
+        return duration_text((time.monotonic() - start) * (total - done) / gained) + " left"
 
     if sys.stderr.isatty():
         from rich.progress import BarColumn, TextColumn

@@ -16,8 +16,7 @@ from diffmem.auditing.verdict import (
     verdict_of,
     verdict_without_training,
 )
-from diffmem.memorization import Rate
-from diffmem.memorization.records import rate_record
+from diffmem.memorization.rates import Rate
 
 SPACE = SpaceRecord(
     protocol="pixel-l2/uint8",
@@ -71,18 +70,16 @@ def criterion(finding, key="ratio", count=0, null=0, role="deciding", power=1.0,
         threshold=1 / 3,
         strictness=None if finding == "not usable" else 1 / 3,
         matches=count,
-        flagged=rate_record(Rate(count, 1000)),
-        null=rate_record(Rate(null, 500)),
-        null_heldout=rate_record(Rate(null, 500)),
+        flagged=Rate(count, 1000),
+        null=Rate(null, 500),
+        null_heldout=Rate(null, 500),
         null_training=None,
         tests=usual if tests is None else tests,
         bound=upper_bound(count, 1000),
         distinct=min(count, 3),
         finding=finding,
         notes=list(notes),
-        power=[
-            PowerRecord(key="exact", kind="exact copies", detected=rate_record(Rate(int(200 * power), 200)))
-        ],
+        power=[PowerRecord(key="exact", kind="exact copies", detected=Rate(int(200 * power), 200))],
     )
 
 

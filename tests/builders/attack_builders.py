@@ -5,12 +5,11 @@ from __future__ import annotations
 from diffmem.attacks.exposure import ExposureRecord, ReproducedRecord
 from diffmem.attacks.flipd_record import FlipdRecord
 from diffmem.attacks.membership import AreaRecord, MembershipRecord
-from diffmem.memorization import Rate
-from diffmem.memorization.records import rate_record
+from diffmem.memorization.rates import Rate
 
 
 def rate(count, total):
-    return rate_record(Rate(count, total))
+    return Rate(count, total)
 
 
 def make_area(value, half=0.02, members=1280, nonmembers=1275):

@@ -26,9 +26,8 @@ from diffmem.auditing.records import (
 from diffmem.auditing.report.gallery import AuditImages, NearMisses
 from diffmem.auditing.significance import event_p_value, share_of_samples, upper_bound
 from diffmem.auditing.verdict import limitations, verdict_of
-from diffmem.memorization import Rate
 from diffmem.memorization.plausibility import SampleCheckRecord, SetStatisticsRecord
-from diffmem.memorization.records import rate_record
+from diffmem.memorization.rates import Rate
 
 SPACE = "pixel-l2/uint8"
 CRITERIA = (
@@ -67,7 +66,7 @@ STRICTNESS = {
 
 
 def rate(count, total):
-    return rate_record(Rate(count, total))
+    return Rate(count, total)
 
 
 def name_of(kind, number):

@@ -22,7 +22,7 @@ def write(content, progress, warn):
     progress(1, 2, "half way")
     names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PARSL_WORKER_RANK")
     found = {"pid": os.getpid(), "processes": world().size, **{name: os.environ.get(name) for name in names}}
-    if world().is_first:
+    if world().is_main:
         Path(content["file"]).write_text(json.dumps(found))
     warn(f"wrote {Path(content['file']).name}")
     if "companions" in content:  # who must work at the same time

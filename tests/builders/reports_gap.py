@@ -7,8 +7,7 @@ from matplotlib.text import Text
 from rich.console import Console
 
 from diffmem.data import ImageSet
-from diffmem.memorization import Rate
-from diffmem.memorization.records import rate_record
+from diffmem.memorization.rates import Rate
 from diffmem.optimum.curves import optimum_curves
 from diffmem.optimum.gap import Errors, correlations, curve_of
 from diffmem.optimum.gap_records import GapResult, RunGap
@@ -29,7 +28,7 @@ def make_run(share, rate=None, *, images=20, heldout=True, seed=0):
         curves.insert(1, curve_of("heldout", noisy))
     return RunGap(
         run_id=f"{seed:016x}", folder=f"runs/{seed:016x}", images=images, conditional=False, images_seen=600 * images, epoch=600.0,
-        rmem=None if rate is None else rate_record(Rate(rate, 250)), curves=curves,
+        rmem=None if rate is None else Rate(rate, 250), curves=curves,
     )  # fmt: skip
 
 

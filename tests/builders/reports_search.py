@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from diffmem.memorization.records import RateRecord
+from diffmem.memorization.rates import Rate
 from diffmem.studies.records import EmmRecord
 from diffmem.studies.search.records import (
     CostRecord,
@@ -27,7 +27,7 @@ def make_rate(share, total):
     count = round(share * total)
     value = count / total
     half = 2.6 * math.sqrt(max(value * (1 - value), 1 / total) / total)
-    return RateRecord(
+    return Rate(
         count=count,
         total=total,
         value=value,

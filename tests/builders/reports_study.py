@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from diffmem.memorization.records import RateRecord
+from diffmem.memorization.rates import Rate
 from diffmem.reports.gallery import Gallery
 from diffmem.runs.records import Evaluation, RunRecord
 from diffmem.studies.records import EmmRecord, StudyResult
@@ -17,7 +17,7 @@ SAMPLES = 1000
 def make_rate(share, total=SAMPLES):
     count = round(share * total)
     half = 1.96 * math.sqrt(max(share * (1 - share), 1 / total) / total)
-    return RateRecord(
+    return Rate(
         count=count,
         total=total,
         value=count / total,

@@ -170,11 +170,11 @@ MISTAKES = {
 def test_a_mistake_is_told_in_one_line_and_nothing_is_written(call, here, tmp_path, mistake):
     np.savez(tmp_path / "s.npz", images=np.zeros((4, 1, 4, 4), np.uint8))
     before = files(tmp_path)
-    words, told_words = MISTAKES[mistake]
+    words, told_text = MISTAKES[mistake]
     told = call("measure", *words, "--expdir", here)
     assert told.code == 2
     assert told.err.count("\n") == 1
-    assert told_words in told.err
+    assert told_text in told.err
     assert files(tmp_path) == before
 
 

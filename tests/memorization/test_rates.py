@@ -54,7 +54,7 @@ def test_more_confidence_gives_a_wider_interval():
 
 
 def test_a_rate_becomes_plain_json():
-    content = json.loads(json.dumps(Rate(1, 4).to_json()))
+    content = json.loads(json.dumps(Rate(1, 4).model_dump()))
     assert content["value"] == 0.25
     assert content["count"] == 1
     assert content["total"] == 4

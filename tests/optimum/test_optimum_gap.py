@@ -9,9 +9,8 @@ import torch
 
 from diffmem.data import ImageSet
 from diffmem.errors import DiffmemError, UserError
-from diffmem.memorization import Rate
 from diffmem.memorization.means import mean_record
-from diffmem.memorization.records import rate_record
+from diffmem.memorization.rates import Rate
 from diffmem.models import EDM
 from diffmem.optimum.gap import Errors, correlations, curve_of, gap_errors, spearman
 from diffmem.optimum.gap_records import GapCurve, Kind, RunGap
@@ -285,7 +284,7 @@ def run_with(position, rmem, kind="training"):
     )
     return RunGap(
         run_id="r", folder="r", images=9, conditional=False, images_seen=9, epoch=1,
-        rmem=None if rmem is None else rate_record(Rate(rmem, 100)), curves=[curve],
+        rmem=None if rmem is None else Rate(rmem, 100), curves=[curve],
     )  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 import pytest
 
-from diffmem.memorization import Rate
-from diffmem.memorization.records import rate_record
+from diffmem.memorization.rates import Rate
 from diffmem.paper.claims import judge
 from diffmem.paper.experiment import ClaimRule
 from diffmem.paper.records import LevelRecord
@@ -14,7 +13,7 @@ def run(size, seed, percents, total=1000):
         Evaluation(
             epoch=i + 1,
             images_seen=(i + 1) * size,
-            memorized=rate_record(Rate(round(percent * total / 100), total)),
+            memorized=Rate(round(percent * total / 100), total),
             mean_nearest_distance=1.0,
             distinct_replicated=1,
         )

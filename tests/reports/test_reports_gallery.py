@@ -12,7 +12,7 @@ from diffmem.errors import UserError
 from diffmem.reports.gallery import Gallery, gallery_figure
 
 
-def words_of(figure):
+def text_of(figure):
     return [text.get_text() for text in figure.axes[0].texts]
 
 
@@ -26,19 +26,19 @@ def test_copies_are_marked_by_a_word_and_a_frame_each(gallery):
     figure = gallery.figure()
     copies = sum(ratio < 1 / 3 for ratio in gallery.ratios)
     assert copies == 3
-    assert sum("copy" in word for word in words_of(figure)) == copies
+    assert sum("copy" in word for word in text_of(figure)) == copies
     assert sum(patch.get_linewidth() > 2 for patch in figure.axes[0].patches) == copies
 
 
 def test_a_ratio_at_the_threshold_is_no_copy():
     gallery = replace(make_gallery(2), ratios=[1 / 3, float("nan")])
     assert gallery.copies == [False, False]
-    assert "–" in words_of(gallery.figure())
+    assert "–" in text_of(gallery.figure())
     assert "no ratio" in gallery.alt
 
 
 def test_every_ratio_is_below_its_column(gallery):
-    words = "\n".join(words_of(gallery.figure()))
+    words = "\n".join(text_of(gallery.figure()))
     for ratio in gallery.ratios:
         assert f"{ratio:.2f}" in words
 

@@ -265,7 +265,7 @@ def test_training_sets_that_differ_only_in_labels_are_different_runs(tmp_path):
 
 def test_the_first_process_decides_for_all(monkeypatch):
     class Second:
-        is_first = False
+        is_main = False
 
         def share(self, value):
             assert value is False  # what this process has on its disk does not count

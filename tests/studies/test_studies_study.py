@@ -220,8 +220,8 @@ def test_a_bad_snapshot_is_trained_again_where_it_is_needed(copied, position, ho
         file.unlink()
     found, warnings = again(folder)
     assert found == undisturbed
-    again_weights, again_words = read_tensors(path)
-    assert again_words == words
+    again_weights, again_text = read_tensors(path)
+    assert again_text == words
     assert all(torch.equal(again_weights[name], tensor) for name, tensor in weights.items())
     assert [path.name in each for each in warnings] == ([] if how == "lost" else [True])
 

@@ -207,7 +207,7 @@ def test_weights_that_are_not_finite_are_noticed_though_the_loss_was_finite():
 class Apart(World):
     """One of several processes, whose sums are taken by the test."""
 
-    def sum_(self, tensor):
+    def all_reduce(self, tensor):
         pass
 
 

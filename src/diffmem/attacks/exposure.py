@@ -21,8 +21,9 @@ from diffmem.attacks.scores import loss_levels, loss_scores
 from diffmem.data import CanarySet, ImageSet
 from diffmem.data.canaries import smallest_p_value
 from diffmem.errors import UserError
-from diffmem.memorization import Rate, RatioRule, nearest_neighbours
-from diffmem.memorization.records import RateRecord, Record, rate_record
+from diffmem.memorization import RatioRule, nearest_neighbours
+from diffmem.memorization.rates import Rate
+from diffmem.memorization.records import Record
 from diffmem.models import Denoiser
 from diffmem.progress import NO_PROGRESS, Progress, part_of
 
@@ -42,11 +43,9 @@ _EXACT_UP_TO = 64  # canaries of a group: the exact null takes 0.2 s for these, 
 class ReproducedRecord(Record):
     """Canaries that samples reproduce: that are nearest to a sample, by less than a third of its distance to any other canary."""
 
-    planted: RateRecord = Field(
-        description="Share of the planted canaries that at least one sample reproduces."
-    )
-    control: RateRecord = Field(description="The same share of the control canaries: what happens by chance.")
-    samples: RateRecord = Field(description="Share of the samples that reproduce a planted canary.")
+    planted: Rate = Field(description="Share of the planted canaries that at least one sample reproduces.")
+    control: Rate = Field(description="The same share of the control canaries: what happens by chance.")
+    samples: Rate = Field(description="Share of the samples that reproduce a planted canary.")
     threshold: float = Field(
         description="Of the ratio of the distances to the nearest and the second nearest canary."
     )
@@ -143,9 +142,9 @@ def exposure_of_samples(
     hit = around.indices[:, 0][rule(around)]
     found = np.unique(hit)
     reproduced = ReproducedRecord(
-        planted=rate_record(Rate(int((found < count).sum()), count)),
-        control=rate_record(Rate(int((found >= count).sum()), count)),
-        samples=rate_record(Rate(int((hit < count).sum()), len(samples))),
+        planted=Rate(int((found < count).sum()), count),
+        control=Rate(int((found >= count).sum()), count),
+        samples=Rate(int((hit < count).sum()), len(samples)),
         threshold=threshold,
     )
     protocol = f"exposure/pixel-l2/uint8/ratio<{threshold:.4g}"

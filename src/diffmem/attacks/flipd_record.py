@@ -16,8 +16,8 @@ from diffmem.attacks.membership import AreaRecord
 from diffmem.attacks.roc import area_under_curve
 from diffmem.data import CanarySet, ImageSet
 from diffmem.errors import UserError
-from diffmem.memorization import Rate
-from diffmem.memorization.records import RateRecord, Record, rate_record
+from diffmem.memorization.rates import Rate
+from diffmem.memorization.records import Record
 from diffmem.models import Denoiser
 from diffmem.progress import NO_PROGRESS, Progress, part_of
 
@@ -69,8 +69,8 @@ class FlipdRecord(Record):
     false_alarm: float | None = Field(
         description="Share of other such images expected below the threshold: 1 / (K + 1), the smallest that K images can set."
     )
-    planted_below: RateRecord | None = Field(description="Share of the planted canaries below the threshold.")
-    samples_below: RateRecord | None = Field(description="Share of the samples below the threshold.")
+    planted_below: Rate | None = Field(description="Share of the planted canaries below the threshold.")
+    samples_below: Rate | None = Field(description="Share of the samples below the threshold.")
     sentence: str = Field(description="What follows, with its numbers.")
     notes: list[str] = Field(default_factory=list, description="What a reader must know.")
 
@@ -170,8 +170,8 @@ class _Calibration(TypedDict):
     p_value: float | None
     threshold: float | None
     false_alarm: float | None
-    planted_below: RateRecord | None
-    samples_below: RateRecord | None
+    planted_below: Rate | None
+    samples_below: Rate | None
     sentence: str
 
 
@@ -193,7 +193,7 @@ def _calibrated(values: dict[str, NDArray[np.float64]]) -> _Calibration:
     return _Calibration(
         planted=_quantiles(planted), control=_quantiles(control), unmarked=_quantiles(unmarked), auc=auc, p_value=p,
         threshold=threshold, false_alarm=1 / (count + 1),
-        planted_below=rate_record(below[0]), samples_below=rate_record(below[1]),
+        planted_below=below[0], samples_below=below[1],
         sentence=f"{told}. Planted canaries rank below control ones with p = {p:.2g}. {below[1].count} of {len(samples)} samples and"
         f" {below[0].count} of {count} planted canaries have fewer than any of {count} ordinary images that were not trained on"
         f" ({threshold:.3g}){_power(below[0])}.",

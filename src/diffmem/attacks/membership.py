@@ -26,7 +26,8 @@ from diffmem.attacks.scores import (
 )
 from diffmem.data import ImageSet, duplicate_groups
 from diffmem.errors import UserError, nearest
-from diffmem.memorization.records import RateRecord, Record, rate_record
+from diffmem.memorization.rates import Rate
+from diffmem.memorization.records import Record
 from diffmem.models import Denoiser, Latent, pixel_shape_of
 from diffmem.progress import NO_PROGRESS, Progress
 
@@ -78,10 +79,10 @@ class MembershipRecord(Record):
     auc: AreaRecord = Field(description="Of all images. Higher scores mean members; below 0.5 stays so.")
     target_fpr: float = Field(description="The false-positive rate for which the threshold was chosen.")
     threshold: float = Field(description="Chosen on one half of the non-members; members are above it.")
-    tpr: RateRecord = Field(
+    tpr: Rate = Field(
         description="Share of the other half's members above the threshold: the true-positive rate."
     )
-    fpr: RateRecord = Field(
+    fpr: Rate = Field(
         description="Share of the other half's non-members above the threshold: the rate that the true-positive rate is at."
     )
     without_model: dict[str, AreaRecord] = Field(
@@ -171,8 +172,8 @@ def membership(
         auc=_area_record(area_under_curve(scores[0], scores[1])),
         target_fpr=fpr,
         threshold=point.threshold,
-        tpr=rate_record(point.found),
-        fpr=rate_record(point.false),
+        tpr=point.found,
+        fpr=point.false,
         without_model={name: _area_record(area) for name, area in plain.items()},
         class_mix_p=mix,
         warnings=_warnings(plain, mix),

@@ -39,7 +39,8 @@ from diffmem.data import ImageSet, duplicate_groups, fit_images
 from diffmem.environment import versions
 from diffmem.memorization import RatioRule
 from diffmem.memorization.plausibility import SampleCheck, check_samples
-from diffmem.progress import NO_PROGRESS, Progress, part_of, seconds_to_words
+from diffmem.progress import NO_PROGRESS, Progress, part_of
+from diffmem.text import duration_text
 
 __all__ = ["Audited", "audit"]
 
@@ -356,5 +357,5 @@ def _estimate(request: AuditRequest, report: Callable[[str], None]) -> None:
             device=request.device,
         )
     if sum(parts.values()) >= WORTH_TELLING:
-        texts = ", ".join(f"{name} about {seconds_to_words(seconds)}" for name, seconds in parts.items())
+        texts = ", ".join(f"{name} about {duration_text(seconds)}" for name, seconds in parts.items())
         report(f"projected time: {texts}")

@@ -15,8 +15,7 @@ from diffmem.auditing.levels import DOUBT, FALSE_ALARM
 from diffmem.auditing.nulls import Null
 from diffmem.auditing.records import ChanceTest, CriterionRecord, Finding
 from diffmem.auditing.significance import format_p, upper_bound
-from diffmem.memorization import Rate
-from diffmem.memorization.records import rate_record
+from diffmem.memorization.rates import Rate
 
 __all__ = ["BY_CHANCE", "criterion_records", "samples_needed", "sharp_rungs"]
 
@@ -137,10 +136,10 @@ def _record(
         threshold=criterion.strictness[0],
         strictness=None if rung is None else criterion.strictness[rung],
         matches=int(sharp.sum()),
-        flagged=rate_record(rate),
-        null=None if pooled is None else rate_record(pooled),
-        null_heldout=None if heldout is None else rate_record(heldout),
-        null_training=None if training is None else rate_record(training),
+        flagged=rate,
+        null=None if pooled is None else pooled,
+        null_heldout=None if heldout is None else heldout,
+        null_training=None if training is None else training,
         tests=tests,
         bound=bound,
         distinct=len(np.unique(copied)),

@@ -12,9 +12,8 @@ from diffmem.auditing.detector import CopyDetector, Detections
 from diffmem.auditing.positive_controls import PLANTED, Planting, partners, plant, planting
 from diffmem.auditing.records import PowerRecord
 from diffmem.errors import UserError
-from diffmem.memorization import Rate
 from diffmem.memorization.neighbours.contents import taken
-from diffmem.memorization.records import rate_record
+from diffmem.memorization.rates import Rate
 from diffmem.progress import NO_PROGRESS, Progress, part_of
 
 __all__ = ["COUNT", "Planted", "detect_planted", "measure_power", "power_records"]
@@ -160,8 +159,8 @@ def power_records(
                 PowerRecord(
                     key=one.kind.key,
                     kind=one.kind.words,
-                    detected=rate_record(Rate(int(flags.sum()), len(flags))),
-                    traced=rate_record(Rate(int(right.sum()), len(right))),
+                    detected=Rate(int(flags.sum()), len(flags)),
+                    traced=Rate(int(right.sum()), len(right)),
                 )
             )
     return records

@@ -14,7 +14,8 @@ from diffmem.attacks.flipd_record import FlipdRecord
 from diffmem.attacks.membership import MembershipRecord
 from diffmem.errors import UserError
 from diffmem.memorization.plausibility import SampleCheckRecord
-from diffmem.memorization.records import RateRecord, Record
+from diffmem.memorization.rates import Rate
+from diffmem.memorization.records import Record
 
 __all__ = [
     "EXIT_CODES",
@@ -147,8 +148,8 @@ class PowerRecord(Record):
 
     key: str = Field(description="Kind of planted copy, for example 'exact'.")
     kind: str = Field(description="The same in words, for example 'JPEG, quality 50'.")
-    detected: RateRecord
-    traced: RateRecord | None = Field(
+    detected: Rate
+    traced: Rate | None = Field(
         default=None,
         description="How often the training image that the criterion compares with is the copied one, flagged or not; of a blend in"
         " equal parts, either one.",
@@ -173,15 +174,13 @@ class CriterionRecord(Record):
         " it. None where there is none: the criterion is not usable in these data."
     )
     matches: int = Field(description="Samples whose score is below that.")
-    flagged: RateRecord = Field(description="Share of the samples that could be judged which it flags.")
-    null: RateRecord | None = Field(
+    flagged: Rate = Field(description="Share of the samples that could be judged which it flags.")
+    null: Rate | None = Field(
         description="The same share of images that were never copied: held-out ones, and training images each against all others"
         " where those are a null; one that training images flag each other for counts twice. None without any."
     )
-    null_heldout: RateRecord | None = Field(description="Of the held-out images alone.")
-    null_training: RateRecord | None = Field(
-        description="Of the training images alone, each against all others."
-    )
+    null_heldout: Rate | None = Field(description="Of the held-out images alone.")
+    null_training: Rate | None = Field(description="Of the training images alone, each against all others.")
     tests: list[ChanceTest] = Field(
         description="The loosest strictness first; none of a supporting criterion."
     )

@@ -16,7 +16,7 @@ from diffmem.auditing.records import (
     VerdictRecord,
 )
 from diffmem.auditing.significance import format_p
-from diffmem.memorization.records import RateRecord
+from diffmem.memorization.rates import Rate
 
 __all__ = ["Circumstances", "format_test", "limitations", "verdict_of", "verdict_without_training"]
 
@@ -173,7 +173,7 @@ def _found(found: Sequence[CriterionRecord], space: SpaceRecord, around: Circums
     total, flagged = around.samples_text(first.flagged.total), test.flagged
     images = test.events if test.test != "groups" else first.distinct
     many = "training image" if images == 1 else "different training images"
-    count = RateRecord.of(flagged, first.flagged.total)
+    count = Rate(flagged, first.flagged.total)
     sentence = (
         f"Copies found: {flagged:,} of {total} ({_share(count)}) copy {images:,} {many} by the criterion {first.title!r}"
         f"{_beside(first) if test.strictness == first.threshold else ''}."
@@ -280,7 +280,7 @@ def _criterion_text(one: CriterionRecord) -> str:
     return f"{one.title}: {_share(one.flagged)} of the samples, {null}{chance}{usable}."
 
 
-def _share(rate: RateRecord) -> str:
+def _share(rate: Rate) -> str:
     return f"{_percent(rate.value)}% [{_percent(rate.low)}, {_percent(rate.high)}]"
 
 

@@ -208,7 +208,7 @@ def _audit(request: AuditRequest, out: Path) -> int:
     shards = out / "samples.shards"
     with show_progress("Auditing") as progress:
         found = audit(request, shards, progress, report)
-    if world().is_first:
+    if world().is_main:
         print_audit(found.result)  # first: what hours of work found is told also where the disk is full
         written = write_audit(found.result, audit_images(found), found.matches, out)
         print(f"report: {written.html}", flush=True)

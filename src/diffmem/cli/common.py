@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from diffmem.distributed import under_torchrun
 from diffmem.errors import UserError
 
-__all__ = ["Settings", "bytes_in_words", "choose_device", "warn"]
+__all__ = ["Settings", "choose_device", "warn"]
 
 Settings = Annotated[list[str] | None, Parameter(name="--set", negative="")]
 """The option `--set key=value`, which may be repeated."""
@@ -50,12 +50,3 @@ def choose_device(wanted: str | None) -> str:
 def warn(text: str) -> None:
     """Tell a warning on standard error."""
     print(f"warning: {text}", file=sys.stderr)
-
-
-def bytes_in_words(count: float) -> str:
-    """Return a number of bytes as people say it: '512 B', '3.4 MB'."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from diffmem.cli.common import bytes_in_words, warn
+from diffmem.cli.common import warn
 from diffmem.cli.reading import AS_USUAL, ReadingOptions
+from diffmem.text import bytes_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from diffmem.data.images import ImageSet
     from diffmem.progress import Progress
 
-__all__ = ["check_target", "data_build", "data_fetch", "data_info", "set_in_words"]
+__all__ = ["check_target", "data_build", "data_fetch", "data_info", "set_text"]
 
 _MOST_CLASSES_SHOWN = 20
 _ENOUGH_CANARIES = 5
@@ -114,13 +115,13 @@ def data_build(
         write_images(images, out, progress)
     beside = f"; labels and names in {meta_path(out)}" if out.suffix.lower() == ".npy" else ""
     print(
-        f"{out}: {set_in_words(images)}, fingerprint {images.fingerprint[:16]}, "
-        f"{bytes_in_words(out.stat().st_size)}{beside}"
+        f"{out}: {set_text(images)}, fingerprint {images.fingerprint[:16]}, "
+        f"{bytes_text(out.stat().st_size)}{beside}"
     )
     for conversion in images.conversions:
         print(f"  {conversion.sentence}")
     if planted is not None:
-        print(_canaries_in_words(planted, canaries_path(out)))
+        print(_canaries_text(planted, canaries_path(out)))
     elif canaries_path(out).exists():
         warn(f"{canaries_path(out)} is of an earlier set, whose canaries this one does not hold; delete it.")
 
@@ -176,7 +177,7 @@ def data_fetch(name: Literal["cifar10"], *, out: Path | None = None) -> None:
     with show_progress(f"Downloading {download.file}") as progress:
         new = fetch(download, target, progress)
     told = "downloaded" if new else "is there already and whole, nothing was downloaded"
-    print(f"{target}: {told} ({bytes_in_words(download.size)}, MD5 {download.md5})")
+    print(f"{target}: {told} ({bytes_text(download.size)}, MD5 {download.md5})")
 
 
 def check_target(sources: tuple[str | None, ...], out: Path) -> None:
@@ -193,7 +194,7 @@ def check_target(sources: tuple[str | None, ...], out: Path) -> None:
             raise UserError(f"{out} is the source itself; write to another file.")
 
 
-def _canaries_in_words(planted: CanarySet, path: Path) -> str:
+def _canaries_text(planted: CanarySet, path: Path) -> str:
     from diffmem.data.canaries import smallest_p_value
 
     told = (
@@ -275,7 +276,7 @@ def _classes(images: ImageSet) -> str:
     return ", ".join(shown)
 
 
-def set_in_words(images: ImageSet) -> str:
+def set_text(images: ImageSet) -> str:
     """Return the number, shape and classes of a set in a few words."""
     shape = " x ".join(map(str, images.shape))
     classes = "no labels" if images.labels is None else f"{images.num_classes:,} classes"

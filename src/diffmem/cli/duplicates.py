@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from diffmem.text import count_text
+
 __all__ = ["data_duplicates"]
 
 
@@ -30,15 +32,14 @@ def data_duplicates(
         out: Folder for duplicates.json and duplicates.csv (all groups) and duplicates.png (the largest).
         dedup: Also write the set with the first image of each group alone: .zip, .npz or .npy.
     """
-    from diffmem.cli.data import check_target, set_in_words
+    from diffmem.cli.data import check_target, set_text
     from diffmem.console import console
     from diffmem.data import open_images, write_images
     from diffmem.errors import UserError
     from diffmem.folder_lock import locked_folder
     from diffmem.memorization.neighbours.groups import near_duplicates
     from diffmem.progress import show_progress
-    from diffmem.reports.duplicates import duplicates_tables, radius_words, write_duplicates
-    from diffmem.reports.text import count_words
+    from diffmem.reports.duplicates import duplicates_tables, radius_text, write_duplicates
 
     # Before the work, so that a mistake costs no time.
     if not 0 <= radius <= 255:
@@ -59,10 +60,10 @@ def data_duplicates(
                 print(f"written: {path}")
         if dedup is not None:
             told = (
-                f"{count_words(groups.removed, 'image', 'images')} removed that repeat an earlier one within "
-                f"{radius_words(radius)}, directly or through others ({count_words(len(groups), 'group', 'groups')})"
+                f"{count_text(groups.removed, 'image', 'images')} removed that repeat an earlier one within "
+                f"{radius_text(radius)}, directly or through others ({count_text(len(groups), 'group', 'groups')})"
             )
             clean = images.take(groups.kept, told)
             with show_progress("Writing") as progress:
                 write_images(clean, dedup, progress)
-            print(f"{dedup}: {set_in_words(clean)}, fingerprint {clean.fingerprint[:16]}")
+            print(f"{dedup}: {set_text(clean)}, fingerprint {clean.fingerprint[:16]}")

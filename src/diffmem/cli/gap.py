@@ -102,7 +102,7 @@ def gap(
             runs=found,
             correlations=correlations(found),
         )
-        if not world().is_first:
+        if not world().is_main:
             return
         console(soft_wrap=True).print(gap_table(result))
         for line in gap_notes(result):

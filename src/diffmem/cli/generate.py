@@ -85,7 +85,7 @@ def generate(
             made = generate_resumable(
                 denoiser, numbers, config, shards, tag, labels=label, batch_size=batch_size, progress=progress
             )
-        if world().is_first:
+        if world().is_main:
             names = tuple(f"seed{seed:09d}" for seed in numbers)
             history = (f"generated from {origin}", config.describe())
             write_images(ImageSet(made.images, made.labels, names, None, history), out)

@@ -114,7 +114,7 @@ def _measure_samples(
             made.images, training.images, heldout=None if fresh is None else fresh.images, criterion=rule,
             index=index, device=place, progress=progress,
         )  # fmt: skip
-    if not world().is_first:
+    if not world().is_main:
         return
     _print(found)
     if out is not None:

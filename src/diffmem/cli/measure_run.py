@@ -51,7 +51,7 @@ def measure_run(
             f"There is no folder {folder}; name the folder of a run, made by diffmem train or a study."
         )
     here = world()
-    points = here.share(snapshots_of(folder, warn) if here.is_first else [])
+    points = here.broadcast(snapshots_of(folder, warn) if here.is_main else [])
     features = None if frechet is None else open_features(frechet, device)
     with show_progress("Reading images") as progress:
         fresh = None if heldout is None else open_images(heldout, progress=progress)
@@ -73,7 +73,7 @@ def measure_run(
             progress(index + 1, len(points))
         run.measure_null(device=device, warn=warn)
     record = run.record(sampling, measure, folder, points)
-    if not here.is_first:
+    if not here.is_main:
         return
     _print(record, measure.threshold)
     if out is not None:
@@ -88,18 +88,18 @@ def _print(record: RunRecord, threshold: float) -> None:
     from rich.table import Table
 
     from diffmem.console import console
-    from diffmem.reports.text import rate_words
+    from diffmem.reports.text import rate_text
 
     first = record.evaluations[0]
     titles = ["epoch", "R_mem", "null", "copied", "mean nearest"]
     if first.frechet_of is not None:
         titles.append("FID" if first.frechet_of == "inception" else "Frechet")
     table = Table(*titles, box=None)
-    null = "-" if record.null is None else rate_words(record.null)
+    null = "-" if record.null is None else rate_text(record.null)
     for each in record.evaluations:
         cells = [
             _epoch(each),
-            rate_words(each.memorized),
+            rate_text(each.memorized),
             null,
             str(each.distinct_replicated),
             f"{each.mean_nearest_distance:.2f}",
@@ -125,9 +125,9 @@ def _print(record: RunRecord, threshold: float) -> None:
 
 
 def _line(one: Evaluation) -> str:
-    from diffmem.reports.text import rate_words
+    from diffmem.reports.text import rate_text
 
-    return f"{rate_words(one.memorized)} at epoch {_epoch(one)}"
+    return f"{rate_text(one.memorized)} at epoch {_epoch(one)}"
 
 
 def _epoch(one: Evaluation) -> str:

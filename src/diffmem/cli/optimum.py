@@ -44,7 +44,7 @@ def optimum(
     from diffmem.distributed import world
     from diffmem.folder_lock import locked_folder
     from diffmem.optimum.curves import optimum_curves
-    from diffmem.optimum.report.figure import collapse_words, optimum_table, write_optimum
+    from diffmem.optimum.report.figure import collapse_text, optimum_table, write_optimum
     from diffmem.progress import show_progress
 
     levels = parse_sigmas(sigmas)
@@ -57,10 +57,10 @@ def optimum(
                 images, sigmas=levels, queries=queries, conditional=conditional, seed=seed, data=data, device=place,
                 progress=progress,
             )  # fmt: skip
-        if not world().is_first:
+        if not world().is_main:
             return
         console(soft_wrap=True).print(optimum_table(result))
-        print(collapse_words(result.collapse))
+        print(collapse_text(result.collapse))
         for path in write_optimum(result, out):
             print(path)
 

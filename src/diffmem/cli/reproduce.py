@@ -129,7 +129,7 @@ def _carry_out(planned: list[Reproduction], device: str, workers: int | None, pa
         print(one.first_line)
         with show_progress(one.experiment.name) as progress:
             result, studies = carry_out(one, device=device, workers=workers, progress=progress, warn=warn)
-        if not world().is_first:
+        if not world().is_main:
             continue
         for level, study in zip(one.levels, studies, strict=True):
             write_text(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmem.cli.common import bytes_in_words
+from diffmem.text import bytes_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -104,8 +104,8 @@ def _table(entries: list[RunEntry], holders: dict[str, Lease]) -> tuple[Table, l
             trainings[entry.training],
             entry.state,
             f"{100 * share:.0f}%" if entry.state == "trained" else f"{min(99.9, 100 * share):.1f}%",
-            bytes_in_words(entry.bytes),
-            _holder_words(holders.get(entry.run_id)),
+            bytes_text(entry.bytes),
+            _holder_text(holders.get(entry.run_id)),
         )
         table.add_row(*(Text(cell) for cell in cells))
     legend = [f"{name}: {words}" for named in (models, trainings) for words, name in named.items()]
@@ -116,14 +116,14 @@ def _numbered(letter: str, words: list[str]) -> dict[str, str]:
     return {each: f"{letter}{i}" for i, each in enumerate(dict.fromkeys(words), 1)}
 
 
-def _holder_words(lease: Lease | None) -> str:
+def _holder_text(lease: Lease | None) -> str:
     import time
 
-    from diffmem.progress import seconds_to_words
+    from diffmem.text import duration_text
 
     if lease is None:
         return "–"
     who = f"{lease.study} ({lease.host}, process {lease.pid})"
     if lease.alive:
         return who
-    return f"nobody; left by {who} {seconds_to_words(time.time() - lease.heartbeat)} ago"
+    return f"nobody; left by {who} {duration_text(time.time() - lease.heartbeat)} ago"

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmem.cli.common import bytes_in_words
+from diffmem.text import bytes_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,7 +61,7 @@ def carry_out_search_study(
         return
     with show_progress(recipe.title) as progress:
         carry_out_search(study, device=place, progress=progress, warn=warn)
-    if world().is_first:
+    if world().is_main:
         report_search(study, place)
 
 
@@ -94,8 +94,9 @@ def _plan(study: SearchStudy, device: str) -> None:
     from diffmem.console import console
     from diffmem.executors.open import open_pool
     from diffmem.executors.processes import available_cores
-    from diffmem.progress import seconds_to_words, show_progress
+    from diffmem.progress import show_progress
     from diffmem.studies.search.plan import plan_search
+    from diffmem.text import duration_text
 
     kind = study.recipe.executor.kind
     if kind in ("inline", "local"):
@@ -115,15 +116,15 @@ def _plan(study: SearchStudy, device: str) -> None:
         table.add_row(
             level.name, f"{level.runs:.1f} (to {level.runs_high:.0f})", f"{level.images_trained:,.0f}",
             f"{level.images_sampled:,.0f}", f"{level.hours:.2g} (to {level.hours_high:.2g})", f"{level.grid_hours:.2g}",
-            bytes_in_words(level.disk),
+            bytes_text(level.disk),
         )  # fmt: skip
     console().print(table)
     print(
-        f"{plan.runs:.0f} trainings, {plan.slots} at a time: {seconds_to_words(3600 * plan.hours)} in the mean, nine of ten"
-        f" below {seconds_to_words(3600 * plan.hours_high)}; a grid of equal precision {seconds_to_words(3600 * plan.grid_hours)}."
+        f"{plan.runs:.0f} trainings, {plan.slots} at a time: {duration_text(3600 * plan.hours)} in the mean, nine of ten"
+        f" below {duration_text(3600 * plan.hours_high)}; a grid of equal precision {duration_text(3600 * plan.grid_hours)}."
     )
     print(
-        f"Memory {bytes_in_words(plan.memory)}, disk {bytes_in_words(plan.disk)}. Trainings in the store already: {plan.finished}."
+        f"Memory {bytes_text(plan.memory)}, disk {bytes_text(plan.disk)}. Trainings in the store already: {plan.finished}."
     )
     print(
         "Hours of one process unless said otherwise, from a measurement of seconds on this machine and simulated searches with EMM"

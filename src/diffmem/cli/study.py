@@ -79,7 +79,7 @@ def carry_out(recipe: StudyRecipe, out: Path, device: str | None, workers: int |
     place = choose_device(device)
     with show_progress("Reading images") as progress:
         work = Study(recipe, out, progress)
-    if world().is_first:
+    if world().is_main:
         write_text(out / _RECIPE, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
     with show_progress(recipe.title) as progress:
         work.execute(device=place, workers=workers, progress=progress, warn=warn)
@@ -129,7 +129,7 @@ def _report(work: Study, device: str) -> None:
     from diffmem.studies.report.write import write_report
 
     result = work.result(device)
-    if not world().is_first:
+    if not world().is_main:
         return
     by_rate = sorted(result.runs, key=lambda run: run.peak.memorized.value)
     galleries = []

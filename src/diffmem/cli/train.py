@@ -81,7 +81,7 @@ def train(
     with show_progress("Training") as progress:
         last = run.fit(device=place, progress=progress, warn=warn)
     remember_data(run.folder, data)
-    if tensorboard and world().is_first:
+    if tensorboard and world().is_main:
         from diffmem.training.tracking import write_tensorboard
 
         write_tensorboard(run.folder)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.data.formats.arrays import member_array, member_words, members_of, naming
+from diffmem.data.formats.arrays import member_array, member_text, members_of, naming
 from diffmem.data.formats.guards import check_total, checked_zip, in_one_line, is_plain_file
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.storage import gather, new_images, parts
@@ -157,7 +157,7 @@ class CanarySet:
             )
         with checked_zip(path) as archive:
             members = members_of(archive)
-            told = member_words(archive, "format", str(path)) if "format" in members else None
+            told = member_text(archive, "format", str(path)) if "format" in members else None
             if told != (FORMAT,):
                 raise UserError(
                     f"{path} holds no canaries ({FORMAT}); name the .canaries.npz that was written with the training set."
@@ -174,7 +174,7 @@ class CanarySet:
                 member_array(archive, members[key], f"{path}: {key}", np.int64) if key in members else None
                 for key in ("repeats", "seed", "planted_labels", "control_labels")
             ]
-            words = member_words(archive, "fingerprint", str(path)) or ("",)
+            words = member_text(archive, "fingerprint", str(path)) or ("",)
         repeats, seed = (
             None if one is None or one.size != 1 else int(one.reshape(-1)[0]) for one in numbers[:2]
         )

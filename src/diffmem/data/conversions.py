@@ -6,10 +6,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from diffmem.text import count_text
+
 if TYPE_CHECKING:
     from diffmem.data.reading import Reading
 
-__all__ = ["Conversion", "Tally", "count_text", "name_text"]
+__all__ = ["Conversion", "Tally", "name_text"]
 
 _LONGEST_NAME = 80
 
@@ -38,11 +40,6 @@ class Conversion:
     sentence: str
     changes_pixels: bool
     largest: int | None = None
-
-
-def count_text(count: int, one: str, many: str | None = None) -> str:
-    """Return a number with its noun: '1 file', '2,000 files'."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def name_text(name: str) -> str:

@@ -27,7 +27,7 @@ from diffmem.data.formats.guards import (
     read_plain,
     stays_inside,
 )
-from diffmem.data.formats.guards import reading as in_words
+from diffmem.data.formats.guards import reading as as_text
 from diffmem.data.formats.signatures import KINDS, LIKELY
 from diffmem.data.formats.stack import check_white
 from diffmem.data.images import ImageSet, frozen
@@ -137,7 +137,7 @@ def read_synsets(synsets: str | Path) -> dict[str, str]:
                 f"There is no list of synsets at {path}: give the word 'dogs' or a text file with a WordNet id, "
                 "such as n02085620, on each line."
             )
-        with in_words(what), path.open("rb") as stream:
+        with as_text(what), path.open("rb") as stream:
             text = BoundedStream(stream, _MAX_LIST_BYTES, what).read().decode("utf-8")
     listed: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -178,7 +178,7 @@ def _chosen(base: Path, listed: dict[str, str], size: int | None, seed: int) -> 
     """Return (label, synset, file name) of the images in their order."""
     turns: list[tuple[int, int, str, str]] = []
     for label, synset in enumerate(listed):
-        with in_words(str(base / synset)):
+        with as_text(str(base / synset)):
             entries = [
                 entry for entry in os.listdir(base / synset)
                 if Path(entry).suffix.lower() in LIKELY and not entry.startswith(".")

@@ -59,7 +59,7 @@ class ImageSet:
         for field in ("names", "class_names", "history"):
             value = getattr(self, field)
             if value is not None and not isinstance(value, LazyNames):
-                object.__setattr__(self, field, _checked_words(value, field))
+                object.__setattr__(self, field, _checked_text(value, field))
         if len(self.names) != count:
             raise UserError(f"There are {count} images but {len(self.names)} names; give one name per image.")
         if self.class_names is not None and self.labels is None:
@@ -208,7 +208,7 @@ def _checked_labels(labels: object, count: int) -> NDArray[np.int64]:
     return frozen(array.astype(np.int64, order="C", copy=True))
 
 
-def _checked_words(words: object, field: str) -> tuple[str, ...]:
+def _checked_text(words: object, field: str) -> tuple[str, ...]:
     kept = tuple(words) if isinstance(words, Sequence) and not isinstance(words, str) else (words,)
     for word in kept:
         # A NUL at the end is lost in NumPy's text, a lone surrogate cannot be written at all.

@@ -12,7 +12,7 @@ from diffmem.data.formats.digits import read_digits
 from diffmem.data.formats.edm_zip import read_zip
 from diffmem.data.formats.folder import read_folder
 from diffmem.data.formats.guards import checked_zip, in_one_line
-from diffmem.data.formats.guards import reading as in_words
+from diffmem.data.formats.guards import reading as as_text
 from diffmem.data.formats.idx import IMAGE_MAGIC, idx_image_files, read_idx
 from diffmem.data.formats.npy import MAGIC, read_npy
 from diffmem.data.formats.npz import read_npz
@@ -73,7 +73,7 @@ def open_images(
         _check_fixed(split)
         return _fitted(read_digits(split or "train"), reading, "digits", progress)
     path = _place(source)
-    with in_words(str(path)):
+    with as_text(str(path)):
         kind = _kind(path)
     if kind == "unknown":
         raise UserError(f"{path} is nothing that images are read from. Understood are: {UNDERSTOOD}.")

@@ -72,8 +72,8 @@ class Authenticity:
         """Return the numbers, without the arrays, for a JSON file."""
         return {
             "protocol": self.name,
-            "authentic": self.rate.to_json(),
-            "null": self.null.to_json() if self.null else None,
+            "authentic": self.rate.model_dump(),
+            "null": self.null.model_dump() if self.null else None,
             "heldout_overlap": self.heldout_overlap,
             "training_images": self.training_images,
             "duplicates": self.duplicates,

@@ -71,8 +71,8 @@ class Measurement:
         """Return the numbers, without the arrays, for a JSON file."""
         return {
             "protocol": self.protocol,
-            "memorized": self.rate.to_json(),
-            "null": self.null.to_json() if self.null else None,
+            "memorized": self.rate.model_dump(),
+            "null": self.null.model_dump() if self.null else None,
             "mean_nearest_rms": self.mean_nearest_rms,
             "distinct_replicated": self.distinct_replicated,
             "training_images": self.training_images,

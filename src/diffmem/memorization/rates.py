@@ -3,91 +3,86 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal
+from numbers import Integral
+from typing import Any, Literal, get_args
+
+from pydantic import Field
 
 from diffmem.errors import UserError
+from diffmem.memorization.records import Record
 
 __all__ = ["Method", "Rate", "null_rate_uniform"]
 
 Method = Literal["clopper-pearson", "wilson"]
 
 
-@dataclass(frozen=True)
-class Rate:
-    """`count` of `total` independent trials, with a two-sided confidence interval of the underlying
-    probability.
+class Rate(Record):
+    """`count` of `total` independent trials, with a two-sided confidence interval of the underlying probability.
+
+    `Rate(count, total)` computes the interval; a record that is read keeps the one that it holds.
 
     Attributes:
         count: Successes, 0..total.
         total: Trials, at least 1.
+        value: The share, in [0, 1].
+        low: Lower end of the interval.
+        high: Upper end of the interval.
         confidence: Coverage of the interval, in (0, 1).
         method: 'clopper-pearson' covers at least `confidence` whatever the probability is (Clopper and
-            Pearson 1934); 'wilson' is shorter and covers it on average (Wilson 1927).
+            Pearson 1934); 'wilson' is shorter and covers it on average (Wilson 1927). Records may hold others.
+
+    Raises:
+        UserError: A number is out of its range, or the method is none of the two.
     """
 
     count: int
     total: int
+    value: float
+    low: float
+    high: float
     confidence: float = 0.95
-    method: Method = "clopper-pearson"
+    method: str = Field(description="How the interval was computed, for example 'clopper-pearson'.")
 
-    def __post_init__(self) -> None:
-        if self.total < 1:
-            raise UserError("A rate of 0 images is not defined; give at least one image.")
-        if not 0 <= self.count <= self.total:
-            raise UserError(f"A rate needs a count in 0..{self.total}, not {self.count}.")
-        if not 0 < self.confidence < 1:
-            raise UserError(
-                f"The confidence {self.confidence} is not between 0 and 1; the usual value is 0.95."
-            )
-        if self.method not in ("clopper-pearson", "wilson"):
-            raise UserError(f"Unknown interval method {self.method!r}; choose 'clopper-pearson' or 'wilson'.")
-
-    @property
-    def value(self) -> float:
-        """The share, in [0, 1]."""
-        return self.count / self.total
-
-    @property
-    def low(self) -> float:
-        """Lower end of the interval."""
-        return self._interval[0]
-
-    @property
-    def high(self) -> float:
-        """Upper end of the interval."""
-        return self._interval[1]
-
-    @cached_property
-    def _interval(self) -> tuple[float, float]:
-        # The general test of scipy.stats takes 9 ms for 10,000 trials, and a run has thousands of rates.
-        from scipy.special import betaincinv, ndtri
-
-        count, total, tail = self.count, self.total, (1 - self.confidence) / 2
-        if self.method == "wilson":
-            z2 = float(ndtri(tail)) ** 2
-            centre, width = count + z2 / 2, math.sqrt(z2 * (count * (total - count) / total + z2 / 4))
-            low, high = (centre - width) / (total + z2), (centre + width) / (total + z2)
-        else:
-            low = float(betaincinv(count, total - count + 1, tail)) if count else 0.0
-            high = float(betaincinv(count + 1, total - count, 1 - tail)) if count < total else 1.0
-        return max(0.0, min(low, self.value)), min(1.0, max(high, self.value))
+    def __init__(
+        self,
+        count: int,
+        total: int,
+        confidence: float = 0.95,
+        method: str = "clopper-pearson",
+        **stored: float,
+    ) -> None:
+        if not stored and isinstance(count, Integral) and isinstance(total, Integral):
+            count, total = int(count), int(total)
+            low, high = _interval(count, total, confidence, method)
+            stored = {"value": count / total, "low": low, "high": high}
+        values: dict[str, Any] = {"count": count, "total": total, "confidence": confidence, "method": method}
+        super().__init__(**values, **stored)
 
     def __str__(self) -> str:
         return f"{self.value:.1%} [{100 * self.low:.1f}, {100 * self.high:.1f}] ({self.count}/{self.total})"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the numbers for a JSON file."""
-        return {
-            "count": self.count,
-            "total": self.total,
-            "value": self.value,
-            "low": self.low,
-            "high": self.high,
-            "confidence": self.confidence,
-            "method": self.method,
-        }
+
+def _interval(count: int, total: int, confidence: float, method: str) -> tuple[float, float]:
+    # The general test of scipy.stats takes 9 ms for 10,000 trials, and a run has thousands of rates.
+    from scipy.special import betaincinv, ndtri
+
+    if total < 1:
+        raise UserError("A rate of 0 images is not defined; give at least one image.")
+    if not 0 <= count <= total:
+        raise UserError(f"A rate needs a count in 0..{total}, not {count}.")
+    if not 0 < confidence < 1:
+        raise UserError(f"The confidence {confidence} is not between 0 and 1; the usual value is 0.95.")
+    if method not in get_args(Method):
+        raise UserError(f"Unknown interval method {method!r}; choose 'clopper-pearson' or 'wilson'.")
+    tail = (1 - confidence) / 2
+    if method == "wilson":
+        z2 = float(ndtri(tail)) ** 2
+        centre, width = count + z2 / 2, math.sqrt(z2 * (count * (total - count) / total + z2 / 4))
+        low, high = (centre - width) / (total + z2), (centre + width) / (total + z2)
+    else:
+        low = float(betaincinv(count, total - count + 1, tail)) if count else 0.0
+        high = float(betaincinv(count + 1, total - count, 1 - tail)) if count < total else 1.0
+    return max(0.0, min(low, count / total)), min(1.0, max(high, count / total))
 
 
 def null_rate_uniform(threshold: float, dimension: float) -> float:

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from diffmem.data import ImageSet, duplicate_groups
 from diffmem.errors import UserError
-from diffmem.memorization import Rate
 from diffmem.memorization.means import MeanRecord, mean_record
-from diffmem.memorization.records import RateRecord, Record, rate_record
+from diffmem.memorization.rates import Rate
+from diffmem.memorization.records import Record
 from diffmem.optimum.collapse import (
     bootstrap_crossing,
     collapse_isotropic,
@@ -47,7 +47,7 @@ class OptimumPoint(Record):
     own_weight: MeanRecord = Field(
         description="Posterior weight of the image that the noise was added to, its exact copies counted with it, 0 to 1."
     )
-    own_above_half: RateRecord = Field(description="Share of noisy images whose own weight exceeds 1/2.")
+    own_above_half: Rate = Field(description="Share of noisy images whose own weight exceeds 1/2.")
     nearest_weight: MeanRecord = Field(
         description="Largest posterior weight, 0 to 1; copies count one by one."
     )
@@ -262,7 +262,7 @@ def _point(sigma: float, found: NDArray[np.float64]) -> OptimumPoint:
     return OptimumPoint(
         sigma=sigma,
         own_weight=mean_record(own, 0, 1),
-        own_above_half=rate_record(Rate(int((own > 0.5).sum()), len(own))),
+        own_above_half=Rate(int((own > 0.5).sum()), len(own)),
         nearest_weight=mean_record(found[_NEAREST], 0, 1),
         entropy=mean_record(found[_ENTROPY], 0),
         effective_number=mean_record(number, 1),

@@ -10,7 +10,8 @@ from typing import Literal
 from pydantic import Field
 
 from diffmem.memorization.means import MeanRecord
-from diffmem.memorization.records import RateRecord, Record
+from diffmem.memorization.rates import Rate
+from diffmem.memorization.records import Record
 
 __all__ = ["Correlation", "GapCurve", "GapPoint", "GapResult", "Kind", "RunGap"]
 
@@ -67,7 +68,7 @@ class RunGap(Record):
     conditional: bool
     images_seen: int = Field(description="Images seen at the snapshot.")
     epoch: float
-    rmem: RateRecord | None = Field(
+    rmem: Rate | None = Field(
         description="R_mem of this snapshot, if it was measured: share of generated images with d1 / d2 below 1/3."
     )
     curves: list[GapCurve]

@@ -53,7 +53,7 @@ class Pixels:
         count = len(images)
         self.centre = self._rows[:: max(1, count // 256)].to(device).double().mean(0).round_()
         if shared:  # scores of several processes compare only if all have one centre
-            self.centre = world().share(self.centre.cpu()).to(device)
+            self.centre = world().broadcast(self.centre.cpu()).to(device)
         self._offset = self.centre.float()
         self._single = torch.empty(self.height, self.dim, device=device)
         self._double = self.centre.new_empty(min(DOUBLE_ROWS, self.height), self.dim)

@@ -106,7 +106,7 @@ class Sums:
         shrink = step.exp()
         parts = [shrink * (self.moment + step * self.total), shrink * self.total]
         sums = torch.cat([torch.stack(parts, 1), self.mean * shrink[:, None]], 1)
-        here.sum_(sums)
+        here.all_reduce(sums)
         self.moment, self.total, self.mean = sums[:, 0], sums[:, 1], sums[:, 2:]
         self.high, self.low = high, low
 

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from diffmem.memorization import Rate
-from diffmem.memorization.records import RateRecord
+from diffmem.memorization.rates import Rate
 from diffmem.paper.experiment import ClaimRule
 from diffmem.paper.records import ClaimRecord, LevelRecord
 from diffmem.runs.records import RunRecord
@@ -61,7 +60,7 @@ def _untold(rule: ClaimRule, why: str) -> ClaimRecord:
     return ClaimRecord(claim=rule.text, verdict="cannot tell", numbers=why)
 
 
-_Change = tuple[float, RateRecord, RateRecord]
+_Change = tuple[float, Rate, Rate]
 """How much R_mem changes, in points, and the rates at both ends."""
 
 
@@ -124,11 +123,11 @@ def _newcombe(first: Rate, last: Rate) -> tuple[float, float]:
     return 100 * low, 100 * high
 
 
-def _wilson(told: RateRecord) -> Rate:
+def _wilson(told: Rate) -> Rate:
     return Rate(told.count, told.total, method="wilson")
 
 
-def _words(mean: float, low: float, high: float, where: str, basis: str) -> str:
+def _text(mean: float, low: float, high: float, where: str, basis: str) -> str:
     return f"{mean:+.1f} points [{low:+.1f}, {high:+.1f}] {where} ({basis})"
 
 
@@ -140,7 +139,7 @@ def _changes(rule: ClaimRule, changes: Sequence[_Change], where: str, wanted: in
     if low > 0 or high < 0:
         verdict = "shown" if rule.either_way or (mean > 0) == (wanted > 0) else "opposite"
     return ClaimRecord.model_validate(
-        {"claim": rule.text, "verdict": verdict, "numbers": _words(mean, low, high, where, basis)}
+        {"claim": rule.text, "verdict": verdict, "numbers": _text(mean, low, high, where, basis)}
     )
 
 
@@ -161,7 +160,7 @@ def _same(rule: ClaimRule, changes: Sequence[_Change]) -> ClaimRecord | None:
         verdict = "opposite"
     where = f"from {rule.same[0]} to {rule.same[1]}; 'same' means within {rule.margin:g} points"
     return ClaimRecord.model_validate(
-        {"claim": rule.text, "verdict": verdict, "numbers": _words(mean, low, high, where, basis)}
+        {"claim": rule.text, "verdict": verdict, "numbers": _text(mean, low, high, where, basis)}
     )
 
 

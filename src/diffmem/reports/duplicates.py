@@ -14,7 +14,7 @@ from diffmem.files import json_bytes, write_folder
 from diffmem.memorization.neighbours.groups import DuplicateGroups
 from diffmem.reports.duplicates_gallery import ShownGroup, duplicates_figure
 from diffmem.reports.html import png_bytes
-from diffmem.reports.text import count_words
+from diffmem.text import count_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,7 +24,7 @@ __all__ = [
     "duplicates_record",
     "duplicates_tables",
     "labels_differ",
-    "radius_words",
+    "radius_text",
     "write_duplicates",
 ]
 
@@ -40,7 +40,7 @@ def labels_differ(images: ImageSet, groups: DuplicateGroups, number: int) -> boo
     return images.labels is not None and len(set(images.labels[groups.members[number]].tolist())) > 1
 
 
-def radius_words(radius: float) -> str:
+def radius_text(radius: float) -> str:
     """Return a radius with its unit, '1 grey level RMS'."""
     return f"{radius:g} grey {'level' if radius == 1 else 'levels'} RMS"
 
@@ -147,7 +147,7 @@ def duplicates_gallery(
         if len(order) == len(groups)
         else f"the {len(order)} largest, of equal size the nearest first"
     )
-    title = f"{Path(source).name}: {count_words(len(groups), 'group', 'groups')} within {radius_words(groups.radius)}"
+    title = f"{Path(source).name}: {count_text(len(groups), 'group', 'groups')} within {radius_text(groups.radius)}"
     caption = (
         f"Shown: {chosen}; up to {_IMAGES_SHOWN} images of each, with their position in the set."
         " Distances in grey levels RMS per value: smallest, and largest where it differs."
@@ -170,13 +170,13 @@ def duplicates_tables(source: str, images: ImageSet, groups: DuplicateGroups) ->
     )
     rows = {
         "images": f"{len(images):,}",
-        "radius": radius_words(groups.radius),
+        "radius": radius_text(groups.radius),
         "groups": f"{len(groups):,}",
         "images in groups": f"{inside:,} ({inside / len(images):.2%})",
         "to remove": f"{groups.removed:,} ({groups.removed / len(images):.2%}): all but the first of each group",
         "labels differ": "no labels"
         if images.labels is None
-        else f"in {count_words(differ, 'group', 'groups')}",
+        else f"in {count_text(differ, 'group', 'groups')}",
     }
     for name, value in rows.items():
         summary.add_row(name, value)

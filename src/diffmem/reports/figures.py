@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffmem.files import atomic_path
-from diffmem.memorization.records import RateRecord
+from diffmem.memorization.rates import Rate
 from diffmem.reports.style import (
     COLOURS,
     SMALL_FONT_SIZE,
@@ -38,7 +38,7 @@ DPI = 160
 
 def draw_intervals(
     axes: Axes,
-    points: Sequence[tuple[float, RateRecord]],
+    points: Sequence[tuple[float, Rate]],
     colour: Colour,
     *,
     capsize: float = 2.5,

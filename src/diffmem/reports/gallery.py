@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from diffmem.errors import UserError
 from diffmem.reports.style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, TITLE_FONT_SIZE, new_figure
-from diffmem.reports.text import threshold_words
+from diffmem.reports.text import threshold_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,7 +76,7 @@ class Gallery:
         return (
             f"First {len(self.ratios)} seeds, not selected. Below each: distance to the nearest"
             " over distance to the second nearest training image;"
-            f" below {threshold_words(self.threshold)} is a copy."
+            f" below {threshold_text(self.threshold)} is a copy."
         )
 
     @property

@@ -7,9 +7,9 @@ import io
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from diffmem.progress import seconds_to_words
 from diffmem.reports.figures import DPI, figure_svg, without_font_warnings
-from diffmem.reports.text import rate_words, size_words
+from diffmem.reports.text import rate_text, size_text
+from diffmem.text import duration_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ def render_page(name: str, *, package: str = __package__, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=size_words, rate=rate_words, duration=seconds_to_words)
+    environment.filters.update(number=size_text, rate=rate_text, duration=duration_text)
     return environment.get_template(name).render(values)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from diffmem.reports.text import size_words
+from diffmem.reports.text import size_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,7 +142,7 @@ def size_axis(axes: Axes, sizes: Sequence[float], room: float = 0.075) -> None:
     axes.set_xlim(low / margin, high * margin)
     shown = readable_ticks(list(sizes), low / margin, high * margin, room)
     axes.xaxis.set_major_locator(FixedLocator(shown))
-    axes.xaxis.set_major_formatter(FixedFormatter([size_words(size) for size in shown]))
+    axes.xaxis.set_major_formatter(FixedFormatter([size_text(size) for size in shown]))
     axes.xaxis.set_minor_locator(FixedLocator(sorted(set(sizes))))
     axes.xaxis.set_minor_formatter(FixedFormatter([]))
 
@@ -167,7 +167,7 @@ def epoch_axis(axes: Axes, epochs: Sequence[float], dense: float = 3e3) -> None:
     round_numbers = [float(f"{step}e{power}") for power in powers for step in steps]
     inside = [number for number in round_numbers if left <= number <= right] or [low, high]
     axes.xaxis.set_major_locator(FixedLocator(inside))
-    axes.xaxis.set_major_formatter(FixedFormatter([size_words(number) for number in inside]))
+    axes.xaxis.set_major_formatter(FixedFormatter([size_text(number) for number in inside]))
     axes.xaxis.set_minor_locator(NullLocator())
 
 

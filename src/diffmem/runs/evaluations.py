@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from diffmem.errors import DiffmemError
 from diffmem.files import atomic_path, read_json, write_json
-from diffmem.memorization import Neighbours, Rate, RatioRule
-from diffmem.memorization.records import RateRecord, rate_record
+from diffmem.memorization import Neighbours, RatioRule
+from diffmem.memorization.rates import Rate
 from diffmem.runs.records import Evaluation
 
 __all__ = [
@@ -41,12 +41,12 @@ THRESHOLDS = {"0.2": 0.2, "0.25": 0.25, "0.333": 1 / 3, "0.4": 0.4, "0.5": 0.5}
 """The thresholds of d1 / d2 at which every evaluation is answered, by their names in results."""
 
 
-def judged(neighbours: Neighbours, rule: RatioRule) -> RateRecord:
+def judged(neighbours: Neighbours, rule: RatioRule) -> Rate:
     """Return the share of images that a rule flags."""
-    return rate_record(Rate(int(rule(neighbours).sum()), len(neighbours)))
+    return Rate(int(rule(neighbours).sum()), len(neighbours))
 
 
-def rates_by_threshold(neighbours: Neighbours) -> dict[str, RateRecord]:
+def rates_by_threshold(neighbours: Neighbours) -> dict[str, Rate]:
     """Return the share of images that the ratio rule flags, at each of `THRESHOLDS`."""
     return {name: judged(neighbours, RatioRule(value)) for name, value in THRESHOLDS.items()}
 
@@ -262,7 +262,7 @@ def summary(
     return Evaluation(
         epoch=stored.seen / size,
         images_seen=stored.seen,
-        memorized=rate_record(Rate(int(flagged.sum()), len(flagged))),
+        memorized=Rate(int(flagged.sum()), len(flagged)),
         mean_nearest_distance=float(stored.neighbours.distances[:, 0].mean() / np.sqrt(values)),
         distinct_replicated=len(np.unique(stored.neighbours.indices[flagged, 0])),
         at_thresholds=rates_by_threshold(stored.neighbours),

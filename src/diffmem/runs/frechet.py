@@ -26,7 +26,7 @@ def stored_frechet(store: EvaluationStore, seen: int, features: Features) -> Fre
         except DiffmemError:
             return None
 
-    return here.share(read() if here.is_first else None)
+    return here.broadcast(read() if here.is_main else None)
 
 
 def store_frechet(
@@ -53,7 +53,7 @@ def store_frechet(
         DiffmemError: The images are missing, or the features cannot be computed.
     """
     here = world()
-    found = here.share(_computed(store, seen, features, training, moments) if here.is_first else None)
+    found = here.broadcast(_computed(store, seen, features, training, moments) if here.is_main else None)
     if found is None:  # what the first process shares is never none
         raise DiffmemError(f"The Frechet distance of {store.path(seen)} was not shared.")
     if found.note is not None:

@@ -16,8 +16,8 @@ from diffmem.data import ImageSet, open_images
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
 from diffmem.files import read_json, write_json
-from diffmem.memorization import Rate, RatioRule
-from diffmem.memorization.records import RateRecord, rate_record
+from diffmem.memorization import RatioRule
+from diffmem.memorization.rates import Rate
 from diffmem.models import Preconditioned
 from diffmem.optimum.curves import balanced_indices
 from diffmem.optimum.gap import curve_of, gap_errors
@@ -98,7 +98,7 @@ def measure_gap(
     found = _measured(run, seen, fresh, settings, device, progress).model_copy(
         update={"folder": str(folder), "rmem": rmem}
     )
-    if place is not None and world().is_first:
+    if place is not None and world().is_main:
         write_json(place, found.model_dump(mode="json"))
     return found
 
@@ -202,7 +202,7 @@ def heldout_of(run: Run) -> ImageSet | None:
     return None
 
 
-def stored_rmem(folder: Path, seen: int, references: int) -> RateRecord | None:
+def stored_rmem(folder: Path, seen: int, references: int) -> Rate | None:
     """Return R_mem at d1 / d2 < 1/3 of the largest stored evaluation of a snapshot; none if it was not measured.
 
     Args:
@@ -217,4 +217,4 @@ def stored_rmem(folder: Path, seen: int, references: int) -> RateRecord | None:
                 samples = len(held["distances"])
             stored = EvaluationStore(path.parent, samples, references).read(seen)
             found.append(Rate(int(RatioRule()(stored.neighbours).sum()), samples))
-    return rate_record(max(found, key=lambda rate: rate.total)) if found else None
+    return max(found, key=lambda rate: rate.total) if found else None

@@ -71,6 +71,6 @@ def measure_null(
     if heldout is not None:
         found = nearest_neighbours(heldout.images, references, 2, device=device)
         distances = found.distances[found.distances[:, 0] > 0].tolist()
-    if world().is_first:
+    if world().is_main:
         write_json(path, {"distances": distances})
     world().wait()

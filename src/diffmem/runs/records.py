@@ -1,6 +1,6 @@
 """What a run found, as typed records: its evaluations and its summary.
 
-A rate never stands alone: `RateRecord` carries the counts and the interval, and a `RunRecord` carries the null rate (the
+A rate never stands alone: `Rate` carries the counts and the interval, and a `RunRecord` carries the null rate (the
 same rule on held-out images) beside R_mem.
 """
 
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from diffmem.memorization.records import RateRecord, Record
+from diffmem.memorization.rates import Rate
+from diffmem.memorization.records import Record
 
 __all__ = ["Evaluation", "RunRecord"]
 
@@ -18,14 +19,14 @@ class Evaluation(Record):
 
     epoch: float
     images_seen: int
-    memorized: RateRecord
+    memorized: Rate
     mean_nearest_distance: float = Field(
         description="Mean L2 distance to the nearest training image, RMS grey levels (0 to 255)."
     )
     distinct_replicated: int = Field(
         description="Distinct training images that at least one memorized sample copies."
     )
-    at_thresholds: dict[str, RateRecord] = Field(
+    at_thresholds: dict[str, Rate] = Field(
         default_factory=dict,
         description="The same share with other thresholds of d1 / d2, by threshold ('0.2' to '0.5').",
     )
@@ -50,10 +51,10 @@ class RunRecord(Record):
     epochs: float
     folder: str = Field(description="Folder of the run, relative to the study's folder.")
     evaluations: list[Evaluation]
-    null: RateRecord | None = Field(
+    null: Rate | None = Field(
         description="The same rule on held-out images against this training set; none if there are none."
     )
-    null_at_thresholds: dict[str, RateRecord] = Field(
+    null_at_thresholds: dict[str, Rate] = Field(
         default_factory=dict,
         description="The null rate with other thresholds, as `Evaluation.at_thresholds`.",
     )

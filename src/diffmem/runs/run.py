@@ -217,7 +217,7 @@ class Run(TrainedRun):
         seconds = time.monotonic() - begin
         found = nearest_neighbours(made.images, self._references, 2, device=denoiser.device)
         neighbours = Neighbours(found.distances, self.distinct[found.indices])
-        if world().is_first:
+        if world().is_main:
             store.write(name, made.images, made.labels, neighbours, seconds)
         world().wait()
         discard_shards(shards)
@@ -349,7 +349,7 @@ class Run(TrainedRun):
         """
         here = world()
         chosen = self.points if points is None else points
-        record = here.share(self._record(sampling, measure, root, chosen) if here.is_first else None)
+        record = here.broadcast(self._record(sampling, measure, root, chosen) if here.is_main else None)
         if record is None:  # what the first process shares is never none
             raise DiffmemError(f"The record of {self.folder} was not shared.")
         return record

@@ -58,7 +58,7 @@ def open_run(
 
 def remember_data(folder: Path, source: str) -> None:
     """Write into a run's folder where its training images lie, so that it can be measured without naming them."""
-    if not world().is_first:
+    if not world().is_main:
         return
     path, note = Path(source), folder / _DATA_FILE
     content = {"train": str(path.resolve()) if path.exists() else source}

@@ -98,7 +98,7 @@ class TrainedRun:
     def write_config(self) -> None:
         """Write what the run is into its folder; where it was trained for longer already, that is kept."""
         path = self.folder / "config.yaml"
-        if world().is_first and _epochs_of(path) <= self.training.epochs:
+        if world().is_main and _epochs_of(path) <= self.training.epochs:
             write_text(path, yaml.safe_dump(self.config, sort_keys=False))
 
     @property
@@ -133,7 +133,7 @@ class TrainedRun:
             return all(whole)  # only now: all are looked at, as damaged ones are removed
 
         if not agreed(all_whole):
-            first = world().is_first
+            first = world().is_main
             self.write_config()
             shape, classes = self.training_set.shape, self.training_set.num_classes
             denoiser = build_denoiser(self.model, shape, classes, self.seed)
@@ -170,8 +170,8 @@ class TrainedRun:
         if not self.model.is_trained:
             return Optimum(self.training_set, conditional=self.training_set.labels is not None, device=device)
         here = world()
-        read = load_denoiser(snapshot_path(self.folder, seen))[0] if here.is_first else None
-        shared = here.share(read)
+        read = load_denoiser(snapshot_path(self.folder, seen))[0] if here.is_main else None
+        shared = here.broadcast(read)
         if shared is None:  # what the first process shares is never none
             raise DiffmemError(f"The snapshot {snapshot_path(self.folder, seen)} was not shared.")
         return shared.to(device)
@@ -239,4 +239,4 @@ def _epochs_of(path: Path) -> float:
 def agreed(check: Callable[[], bool]) -> bool:
     """Ask the first process, whose disk decides, and return its answer in every process."""
     here = world()
-    return here.share(check() if here.is_first else False)
+    return here.broadcast(check() if here.is_main else False)

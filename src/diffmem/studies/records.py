@@ -1,6 +1,6 @@
 """What a study found, as typed records: written to `report.json`, drawn by `reports`.
 
-A rate never stands alone here: `RateRecord` carries the counts and the interval, and a `RunRecord` carries
+A rate never stands alone here: `Rate` carries the counts and the interval, and a `RunRecord` carries
 the null rate (the same rule on held-out images) beside R_mem.
 """
 

@@ -254,7 +254,7 @@ def execute_studies(
             count = default_workers(len(jobs), device) if workers is None else min(workers, len(jobs))
             run_jobs(jobs, _work, costs, workers=count, progress=progress, warn=warn)
     finally:
-        if here.is_first:
+        if here.is_main:
             add_seconds(folder, time.monotonic() - begin)
 
 

@@ -111,23 +111,23 @@ def train(
     """
     config, size, here = trainer.config, trainer.size, world()
     points = evaluation_images(config, size)
-    state = here.share(_read_state(folder, tag, points, warn) if here.is_first else None)
+    state = here.broadcast(_read_state(folder, tag, points, warn) if here.is_main else None)
     if state is not None:
         trainer.load_state(state)
         del state  # as large as the trainer
-    lines = _read_metrics(folder, trainer.seen) if here.is_first else []
+    lines = _read_metrics(folder, trainer.seen) if here.is_main else []
     stride = max(config.batch_size, trainer.total // _LOGGED_POINTS)
 
     def save() -> None:
         state = trainer.state()
-        if here.is_first:
+        if here.is_main:
             write_text(folder / METRICS_FILE, "".join(line + "\n" for line in lines))
             write_tensors(folder / STATE_FILE, state, {"run": tag})
 
     def at_point(stop: StopRequest) -> bool:
         trainer.check_average()
         trainer.check_agreement()
-        if here.is_first:
+        if here.is_main:
             words = {"images_seen": str(trainer.seen), "epoch": repr(trainer.seen / size), "run": tag}
             save_denoiser(trainer.ema, model, snapshot_path(folder, trainer.seen), words)
         save()

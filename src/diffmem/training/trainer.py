@@ -188,7 +188,7 @@ class Trainer:
         with arithmetic(config.precision, self.device):
             loss = denoising_loss(self._network, preconditioning, images, sigma, noise, labels, batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        self._world.sum_(self._flat.gradient)
+        self._world.all_reduce(self._flat.gradient)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(config, self.size, seen)
         self._optimizer.step()
@@ -214,7 +214,7 @@ class Trainer:
 
     def _whole_loss(self) -> Tensor:
         whole = self._loss_sum.clone()
-        self._world.sum_(whole)
+        self._world.all_reduce(whole)
         return whole
 
     def check_agreement(self) -> None:
@@ -298,5 +298,5 @@ class Trainer:
         saved["state"] = {0: slots} if slots else {}
         self._optimizer.load_state_dict(saved)
         self.seen = int(state["seen"])
-        self._loss_sum.copy_(state["loss"][0] if self._world.is_first else torch.zeros(()))
+        self._loss_sum.copy_(state["loss"][0] if self._world.is_main else torch.zeros(()))
         self._loss_steps = int(state["loss"][1])

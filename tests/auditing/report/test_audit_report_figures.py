@@ -21,7 +21,7 @@ from diffmem.auditing.report.gallery import (
     LEFT,
     TOP,
     AuditImages,
-    display_words,
+    display_text,
     near_figure,
     worst_figure,
 )
@@ -99,9 +99,9 @@ def test_large_images_are_shrunk_and_the_page_says_so():
     result = copies_found(50)
     images = make_images(result, (3, 256, 256))
     assert len(png_bytes(worst_figure(result.copies.worst, images), 100)) < 3_000_000
-    assert display_words((3, 256, 256)).startswith("Images of 256 x 256 pixels are shrunk to 96 x 96")
-    assert display_words((1, 28, 28)) == "Images of 28 x 28 pixels are enlarged 3 times, pixel by pixel."
-    assert display_words((3, 300, 1)).startswith("Images of 300 x 1 pixels are shrunk to 96 x 1 ")
+    assert display_text((3, 256, 256)).startswith("Images of 256 x 256 pixels are shrunk to 96 x 96")
+    assert display_text((1, 28, 28)) == "Images of 28 x 28 pixels are enlarged 3 times, pixel by pixel."
+    assert display_text((3, 300, 1)).startswith("Images of 300 x 1 pixels are shrunk to 96 x 1 ")
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 300, 4), (1, 5, 200)])

@@ -13,7 +13,7 @@ from diffmem.auditing.report.text import (
     criterion_rows,
     fine_percent,
     fine_rate,
-    number_words,
+    number_text,
     print_audit,
     ratio_threshold,
 )
@@ -94,7 +94,7 @@ def test_membership_warnings_and_refusals_are_on_the_terminal():
 
 
 def test_nested_values_are_put_in_words():
-    assert number_words([1, 2.5]) == "1, 2.5"
-    assert number_words(None) == "none"
-    assert number_words({"a": 1234}) == "a: 1,234"
-    assert number_words(rate(1, 4)).startswith("25.00% [")
+    assert number_text([1, 2.5]) == "1, 2.5"
+    assert number_text(None) == "none"
+    assert number_text({"a": 1234}) == "a: 1,234"
+    assert number_text(rate(1, 4)).startswith("25.00% [")

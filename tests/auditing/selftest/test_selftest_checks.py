@@ -4,12 +4,11 @@ from diffmem.auditing.records import PowerRecord
 from diffmem.auditing.selftest.checks import checked
 from diffmem.auditing.selftest.coverage import CoverageRecord
 from diffmem.auditing.selftest.records import SelfTestCriterion, SelfTestPart, SelfTestShare
-from diffmem.memorization import Rate
-from diffmem.memorization.records import rate_record
+from diffmem.memorization.rates import Rate
 
 
 def rate(count, total=1000):
-    return rate_record(Rate(count, total))
+    return Rate(count, total)
 
 
 def criterion(key, exact=1000, false_alarms=0, null=0, **changes):

@@ -322,8 +322,8 @@ def test_a_storage_that_claims_to_be_huge_reserves_no_memory(tmp_path):
     ],
 )
 def test_a_network_unlike_its_tensors_is_refused_before_it_is_built(tmp_path, arguments, words):
-    given_words, memory = spent(tmp_path, pickled(snapshot(STATE, {**SONG, **arguments})))
-    assert words in given_words
+    given_text, memory = spent(tmp_path, pickled(snapshot(STATE, {**SONG, **arguments})))
+    assert words in given_text
     assert (
         memory < 192 * 2**20
     )  # torch loads parts of itself at the first such build; one weight would take 64 TiB

@@ -7,7 +7,7 @@ from reports_drawn import overlaps
 from reports_gap import boxes_of, make_curves, printed
 
 from diffmem.optimum.curves import OptimumCurves
-from diffmem.optimum.report.figure import collapse_words, optimum_figure, optimum_table, write_optimum
+from diffmem.optimum.report.figure import collapse_text, optimum_figure, optimum_table, write_optimum
 from diffmem.reports.figures import figure_svg
 
 
@@ -81,10 +81,10 @@ def test_the_table_fits_a_terminal_and_holds_the_intervals(curves):
 
 
 def test_the_collapse_is_told_in_words():
-    words = collapse_words(make_curves().collapse)
+    words = collapse_text(make_curves().collapse)
     assert "falls through 1/2 at sigma" in words
     assert "from all eigenvalues" in words
     assert "n = 60" in words
-    alone = collapse_words(make_curves(count=1).collapse)
+    alone = collapse_text(make_curves(count=1).collapse)
     assert "not at these noise levels" in alone
     assert "no two distinct images" in alone

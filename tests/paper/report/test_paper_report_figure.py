@@ -31,7 +31,7 @@ from reports_experiment import (
 
 from diffmem.errors import UserError
 from diffmem.paper.experiment import experiment_names
-from diffmem.paper.report.figure import experiment_figure, figure_words
+from diffmem.paper.report.figure import experiment_figure, figure_text
 from diffmem.paper.report.match import experiment_runs
 from diffmem.paper.report.series import looks
 from diffmem.reports.figures import figure_svg
@@ -354,6 +354,6 @@ def test_dollar_signs_in_names_are_letters():
 
 
 def test_the_figure_in_words_holds_its_numbers():
-    told = figure_words(by_size())
+    told = figure_text(by_size())
     assert "8x8 (paper: 32x32): here 92.4%, 53.6%, 11.9%, 1.5%; paper 99.2%, 92.1%, 61.0%, 17.1%" in told
-    assert "paper unknown" in figure_words(by_epochs_unknown())
+    assert "paper unknown" in figure_text(by_epochs_unknown())

@@ -26,8 +26,8 @@ from diffmem.paper.records import ClaimRecord, ExperimentResult
 from diffmem.paper.report.match import experiment_runs
 from diffmem.paper.report.page import experiment_warnings, render_experiment, write_experiment
 from diffmem.paper.report.tables import emm_rows, experiment_rows, experiment_table
-from diffmem.paper.report.text import SCALE_WORDS, lead, method_words, paper_words, rates_words, verdict_words
-from diffmem.reports.text import rate_words, sentence
+from diffmem.paper.report.text import SCALE_WORDS, lead, method_text, paper_text, rates_text, verdict_text
+from diffmem.reports.text import rate_text, sentence
 from diffmem.studies.records import EmmRecord
 
 
@@ -49,24 +49,24 @@ def page(source):
 
 def test_one_rate_has_its_interval_and_several_have_their_mean_and_the_span_of_all():
     one, two = make_rate(0.5, 100), make_rate(0.6, 100)
-    assert rates_words([one]) == rate_words(one) == "50.0% [40.2, 59.8]"
-    assert rates_words([one, two]) == "55.0% [40.2, 69.6]"
+    assert rates_text([one]) == rate_text(one) == "50.0% [40.2, 59.8]"
+    assert rates_text([one, two]) == "55.0% [40.2, 69.6]"
 
 
 def test_the_papers_number_names_its_size_where_that_is_another():
     result = by_size()
-    assert paper_words(result, result.levels[0], 64) == "92.1% at 1,000"
-    assert paper_words(result, result.levels[0], 300) == "unknown"
+    assert paper_text(result, result.levels[0], 64) == "92.1% at 1,000"
+    assert paper_text(result, result.levels[0], 300) == "unknown"
     same = make_experiment("x", "size", [make_level("a")], [make_curve("a", {64: 92.1, 128: None})])
-    assert paper_words(same, same.levels[0], 64) == "92.1%"
-    assert paper_words(same, same.levels[0], 128) == "unknown"
+    assert paper_text(same, same.levels[0], 64) == "92.1%"
+    assert paper_text(same, same.levels[0], 128) == "unknown"
 
 
 def test_over_epochs_the_papers_number_is_its_peak():
     result = by_epochs()
-    assert paper_words(result, result.levels[1], 256) == "65.5% at 11,900"
+    assert paper_text(result, result.levels[1], 256) == "65.5% at 11,900"
     nothing = result.model_copy(update={"published": []})
-    assert paper_words(nothing, nothing.levels[1], 256) == "unknown"
+    assert paper_text(nothing, nothing.levels[1], 256) == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -79,13 +79,13 @@ def test_over_epochs_the_papers_number_is_its_peak():
 )
 def test_verdicts_are_plain_sentences(verdict, words):
     claim = ClaimRecord(claim="a", verdict=verdict, numbers="3 of 4")
-    assert verdict_words(by_size(), claim) == words
+    assert verdict_text(by_size(), claim) == words
 
 
 def test_a_verdict_without_numbers_is_a_sentence_too():
     claim = ClaimRecord(claim="a", verdict="shown", numbers="")
     smoke = by_size().model_copy(update={"scale": "smoke"})
-    assert verdict_words(smoke, claim) == "The smoke scale shows this."
+    assert verdict_text(smoke, claim) == "The smoke scale shows this."
 
 
 def test_sentences_begin_with_a_capital_and_end_once():
@@ -105,7 +105,7 @@ def test_data_that_differ_by_level_are_told_where_it_is_said_how_it_was_made():
     levels = [make_level("a", data="digits at 8x8"), make_level("b", data="digits at 6x6")]
     result = make_experiment("x", "size", levels, [])
     assert lead(result).endswith("Data: digits at 8x8 (and 1 more, one per level: see below).")
-    assert ("Data", ["a: digits at 8x8", "b: digits at 6x6"]) in method_words(result)
+    assert ("Data", ["a: digits at 8x8", "b: digits at 6x6"]) in method_text(result)
     assert "b: digits at 6x6" in Page(render_experiment(result)).words
 
 
@@ -126,7 +126,7 @@ def test_the_page_tells_each_claim_its_verdict_and_its_numbers(page):
     result = by_labels()
     assert result.finding in page.words
     for claim in result.claims:
-        assert f"{claim.claim}: {claim.verdict} {verdict_words(result, claim)}" in page.words
+        assert f"{claim.claim}: {claim.verdict} {verdict_text(result, claim)}" in page.words
 
 
 @pytest.mark.parametrize("name", ["by_labels", "by_classes", "by_epochs_of_seeds", "by_mask_resolution"])
@@ -137,7 +137,7 @@ def test_the_page_holds_every_rate_and_every_published_number(name):
         for part in (row.level, row.peak, row.last, row.null, row.paper):
             assert part in words
     for run in experiment_runs(result):
-        assert rate_words(run.peak.memorized) in words
+        assert rate_text(run.peak.memorized) in words
         assert run.run_id in words
     for _, _, emm in emm_rows(result):
         assert emm in words
@@ -225,7 +225,7 @@ def test_the_terminal_table_fits_80_columns_and_holds_every_peak(name):
         assert row.paper in text
     joined = " ".join(text.split())
     for claim in result.claims:
-        assert f"{claim.claim}: {verdict_words(result, claim)}" in joined
+        assert f"{claim.claim}: {verdict_text(result, claim)}" in joined
 
 
 def test_the_terminal_table_names_emm_where_there_are_several_sizes():

@@ -12,10 +12,10 @@ from diffmem.paper.records import ClaimRecord
 from diffmem.paper.report.match import experiment_runs
 from diffmem.paper.report.results_page import markdown_table, results_page
 from diffmem.paper.report.tables import emm_rows, experiment_rows, several_sizes
-from diffmem.paper.report.text import SCALE_WORDS, verdict_words
-from diffmem.progress import seconds_to_words
+from diffmem.paper.report.text import SCALE_WORDS, verdict_text
 from diffmem.reports.text import sentence
 from diffmem.studies.records import EmmRecord
+from diffmem.text import duration_text
 
 COMMAND = "diffmem reproduce all --all-levels --scale cpu"
 NAMES = [name for name in EXPERIMENTS if name != "by_epochs_of_seeds"]  # its name on the page is taken
@@ -60,7 +60,7 @@ def test_the_opening_tells_scale_hardware_time_seeds_and_intervals(results, page
     assert f"{len(runs)} training runs in {len(results)} experiments" in opening
     assert "3 different seeds (0, 1, 2)" in opening
     spent = sum(run.training_seconds + run.sampling_seconds for run in runs.values())
-    assert f"took {seconds_to_words(spent)} of training and sampling" in opening
+    assert f"took {duration_text(spent)} of training and sampling" in opening
     assert "95% intervals (clopper-pearson; 1,000 images per evaluation)" in opening
     assert "1/3 of the distance" in opening
     assert f"```console\n{COMMAND}\n```" in opening
@@ -110,7 +110,7 @@ def test_each_section_has_its_figure_its_finding_its_verdicts_and_its_notes(resu
         assert result.finding in text
         assert "- The digits of scikit-learn stand in for CIFAR-10." in text
         for claim in result.claims:
-            assert f"- {sentence(claim.claim)} {verdict_words(result, claim)}" in text
+            assert f"- {sentence(claim.claim)} {verdict_text(result, claim)}" in text
 
 
 def test_a_finding_that_the_scale_does_not_show_is_said_plainly():

@@ -19,7 +19,7 @@ from diffmem.studies.report.figures import rmem_against_epochs, rmem_against_siz
 DRAWINGS = [rmem_against_size, rmem_against_epochs]
 
 
-def words_of(figure):
+def text_of(figure):
     axes = figure.axes[0]
     legend = [text.get_text() for one in figure.legends for text in one.get_texts()]
     return [text.get_text() for text in axes.texts] + legend
@@ -45,11 +45,11 @@ def test_the_ends_of_training_and_the_null_rate_have_their_curves(result):
 
 def test_a_study_without_null_rates_draws_none():
     figure = rmem_against_size(make_result(runs=[make_run(size, null=None) for size in (16, 32)]))
-    assert not any("null" in word for word in words_of(figure))
+    assert not any("null" in word for word in text_of(figure))
 
 
 def test_emm_and_the_line_of_epsilon_are_named(result):
-    words = words_of(rmem_against_size(result))
+    words = text_of(rmem_against_size(result))
     assert "EMM 47 [41, 55]" in words
     assert "90%" in words
 
@@ -58,7 +58,7 @@ def test_emm_and_the_line_of_epsilon_are_named(result):
     ("status", "words"), [("above largest", "EMM above 512"), ("below smallest", "EMM below 16")]
 )
 def test_an_emm_outside_the_sizes_is_told_in_words(status, words):
-    assert words in words_of(rmem_against_size(make_result(emm=EmmRecord(status=status))))
+    assert words in text_of(rmem_against_size(make_result(emm=EmmRecord(status=status))))
 
 
 def test_the_size_axis_is_logarithmic_and_its_numbers_do_not_collide(result):
@@ -83,7 +83,7 @@ def test_several_seeds_have_a_point_each_and_a_line_through_their_means():
 
 def test_every_size_has_its_curve_over_epochs_named_at_its_end(result):
     figure = rmem_against_epochs(result)
-    words = words_of(figure)
+    words = text_of(figure)
     for run in result.runs:
         assert f"N = {run.size}" in words
     curves = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 6]

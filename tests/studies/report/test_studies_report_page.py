@@ -11,7 +11,7 @@ from reports_study import make_gallery, make_result, make_run
 from rich.console import Console
 
 from diffmem.errors import DiffmemError
-from diffmem.reports.text import rate_words, size_words
+from diffmem.reports.text import rate_text, size_text
 from diffmem.studies.records import EmmRecord, StudyResult
 from diffmem.studies.report.page import render_report
 from diffmem.studies.report.tables import summary_rows, terminal_table
@@ -50,10 +50,10 @@ def test_every_picture_has_an_alternative_text_that_tells_its_numbers(page):
 
 def test_the_page_holds_every_size_and_every_rate(page, result):
     for run in result.runs:
-        assert size_words(run.size) in page.words
-        assert rate_words(run.null) in page.words
+        assert size_text(run.size) in page.words
+        assert rate_text(run.null) in page.words
         for evaluation in run.evaluations:
-            assert rate_words(evaluation.memorized) in page.words
+            assert rate_text(evaluation.memorized) in page.words
 
 
 def test_the_page_tells_the_finding_the_protocol_and_the_versions(page, result):
@@ -133,7 +133,7 @@ def test_rows_hold_the_peak_and_the_end():
     run = make_run(128, duplicates=2)
     row = summary_rows(make_result(runs=[run]))[0]
     assert (row.size, row.peak_epoch, row.time) == ("128", "2,000", "7 min 02 s")
-    assert row.peak == rate_words(run.peak.memorized)
+    assert row.peak == rate_text(run.peak.memorized)
     assert row.last == f"{100 * run.last.memorized.value:.1f}%"
     assert row.distinct == f"{run.peak.distinct_replicated} of 126"
 
@@ -145,7 +145,7 @@ def test_the_terminal_table_fits_80_columns(result):
     assert "EMM at 90%: 47 [41, 55]" in text
     assert "…" not in text
     for run in result.runs:
-        assert rate_words(run.peak.memorized) in text
+        assert rate_text(run.peak.memorized) in text
 
 
 def test_marks_in_a_title_do_not_style_the_terminal():

@@ -3,14 +3,15 @@ from __future__ import annotations
 import pytest
 from reports_study import ESTIMATED, make_rate, make_result, make_run
 
-from diffmem.reports.text import percent, rate_words, size_words, threshold_words
+from diffmem.reports.text import rate_text, size_text, threshold_text
 from diffmem.studies.records import EmmRecord
-from diffmem.studies.report.text import emm_words, headline, warnings_of
+from diffmem.studies.report.text import emm_text, headline, warnings_of
+from diffmem.text import percent
 
 
 def test_shares_are_told_in_percent_with_their_interval():
     assert percent(0.9214) == "92.1%"
-    assert rate_words(make_rate(0.5, 100)) == "50.0% [40.2, 59.8]"
+    assert rate_text(make_rate(0.5, 100)) == "50.0% [40.2, 59.8]"
 
 
 @pytest.mark.parametrize(
@@ -18,12 +19,12 @@ def test_shares_are_told_in_percent_with_their_interval():
     [(5000, "5,000"), (47.2, "47"), (3.46, "3.5"), (8, "8"), (0.0, "0"), (float("inf"), "∞")],
 )
 def test_numbers_are_plain(number, words):
-    assert size_words(number) == words
+    assert size_text(number) == words
 
 
 def test_the_threshold_of_the_study_is_a_third():
-    assert threshold_words(1 / 3) == "1/3"
-    assert threshold_words(0.4) == "0.4"
+    assert threshold_text(1 / 3) == "1/3"
+    assert threshold_text(0.4) == "0.4"
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_the_threshold_of_the_study_is_a_third():
     ],
 )
 def test_emm_is_told_in_a_few_words(emm, words):
-    assert emm_words(emm, [512, 16, 64]) == words
+    assert emm_text(emm, [512, 16, 64]) == words
 
 
 def test_the_headline_answers_the_question():

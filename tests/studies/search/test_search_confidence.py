@@ -64,7 +64,7 @@ def test_an_interval_holds_the_share_that_was_seen(hits, misses):
 
 
 def test_an_interval_narrows_with_images_and_is_wider_than_one_that_may_look_only_once():
-    from diffmem.memorization import Rate
+    from diffmem.memorization.rates import Rate
 
     widths = []
     for total in (20, 200, 2000, 20_000):
@@ -101,7 +101,7 @@ def test_however_often_one_looks_an_interval_misses_the_rate_at_most_as_often_as
 
 def test_a_fixed_sample_interval_would_miss_it_more_often_than_it_says():
     """The reason for all this: looking again and again with Clopper-Pearson."""
-    from diffmem.memorization import Rate
+    from diffmem.memorization.rates import Rate
 
     totals, counts = run_of_looks(0.9, np.random.default_rng(0), 200)
     missed = sum(

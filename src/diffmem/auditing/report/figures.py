@@ -12,7 +12,7 @@ import numpy as np
 
 from diffmem.auditing.records import AuditResult, DistanceRecord, MatchRecord, PowerRecord
 from diffmem.auditing.report.text import fine_percent, ratio_threshold
-from diffmem.memorization.records import RateRecord
+from diffmem.memorization.rates import Rate
 from diffmem.reports.style import (
     COLOURS,
     FONT_SIZE,
@@ -23,7 +23,8 @@ from diffmem.reports.style import (
     new_figure,
     no_minor_ticks,
 )
-from diffmem.reports.text import count_words, threshold_words
+from diffmem.reports.text import threshold_text
+from diffmem.text import count_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,14 +34,14 @@ __all__ = [
     "FALSE_ALARMS",
     "PowerColumn",
     "copied_figure",
-    "copied_words",
+    "copied_text",
     "distance_figure",
-    "distance_words",
+    "distance_text",
     "kinds_of_power",
     "power_figure",
     "power_of",
     "power_panels",
-    "power_words",
+    "power_text",
 ]
 
 FALSE_ALARMS = "never copied (false alarms)"
@@ -139,7 +140,7 @@ def _threshold(axes: Axes, threshold: float | None) -> None:
         return
     axes.axvline(threshold, color=COLOURS["black"], linestyle=":", linewidth=1.3)
     axes.annotate(
-        f"copy below {threshold_words(threshold)}",
+        f"copy below {threshold_text(threshold)}",
         (threshold, 1),
         xycoords=("data", "axes fraction"),
         xytext=(-5, -4),
@@ -150,7 +151,7 @@ def _threshold(axes: Axes, threshold: float | None) -> None:
     )
 
 
-def distance_words(result: AuditResult) -> str:
+def distance_text(result: AuditResult) -> str:
     """Return the histograms in words: where samples and null images lie, and how many samples are below the threshold."""
     lines = []
     for record in result.distances:
@@ -163,7 +164,7 @@ def distance_words(result: AuditResult) -> str:
         lines.append(f"{name}: {', '.join(parts)}.")
     copies = result.copies
     if copies is not None:
-        lines.append(f"{count_words(copies.samples, 'sample is', 'samples are')} flagged.")
+        lines.append(f"{count_text(copies.samples, 'sample is', 'samples are')} flagged.")
     return " ".join(lines)
 
 
@@ -201,7 +202,7 @@ class PowerColumn:
     key: str
     title: str
     power: Sequence[PowerRecord]
-    false_alarms: RateRecord | None
+    false_alarms: Rate | None
 
 
 def power_figure(result: AuditResult) -> Figure:
@@ -243,14 +244,14 @@ def _power_panel(
     blues = LinearSegmentedColormap.from_list("found", ["#FFFFFF", "#A6CCE6", "#0072B2", "#003A5C"])
     reds = LinearSegmentedColormap.from_list("alarms", ["#FFFFFF", "#F3BE93", "#D55E00"])
 
-    def cell(x: int, y: float, rate: RateRecord | None, colours: Any) -> None:
+    def cell(x: int, y: float, rate: Rate | None, colours: Any) -> None:
         face = "#EEEEEE" if rate is None else colours(rate.value)
         axes.add_patch(Rectangle((x, y), 1, 1, facecolor=face, edgecolor="#BBBBBB", linewidth=0.6))
         dark = rate is not None and colours is blues and rate.value > 0.62
         axes.text(
             x + 0.5,
             y + 0.5,
-            "–" if rate is None else _cell_words(rate.value),
+            "–" if rate is None else _cell_text(rate.value),
             ha="center",
             va="center",
             fontsize=SMALL_FONT_SIZE,
@@ -279,14 +280,14 @@ def _power_panel(
     axes.set_title(_safe(heading), fontsize=TITLE_FONT_SIZE, loc="left", pad=12, fontweight="bold")
 
 
-def _cell_words(share: float) -> str:
+def _cell_text(share: float) -> str:
     """Return a share in as few letters as tell it from none and from all."""
     if share in (0, 1) or 0.1 <= share <= 0.99:
         return f"{100 * share:.0f}%"
     return fine_percent(share) if share < 0.01 else f"{math.floor(1000 * share) / 10:.1f}%"
 
 
-def power_words(result: AuditResult) -> str:
+def power_text(result: AuditResult) -> str:
     """Return the shares in words, criterion by criterion."""
     parts = []
     for one in result.criteria:
@@ -326,11 +327,11 @@ def copied_figure(result: AuditResult) -> Figure:
     return figure
 
 
-def copied_words(result: AuditResult) -> str:
+def copied_text(result: AuditResult) -> str:
     """Return the most copied training images in words."""
     assert result.copies is not None
     told = ", ".join(
-        f"number {one.training} by {count_words(one.times, 'sample', 'samples')}"
+        f"number {one.training} by {count_text(one.times, 'sample', 'samples')}"
         for one in result.copies.most_copied[:MOST_BARS]
     )
     return f"The most copied training images: {told}."

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.auditing.records import AuditResult, MatchRecord
-from diffmem.auditing.report.text import match_words
+from diffmem.auditing.report.text import match_text
 from diffmem.errors import UserError
 from diffmem.reports.style import COLOURS, TITLE_FONT_SIZE
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 __all__ = [
     "AuditImages",
     "NearMisses",
-    "display_words",
+    "display_text",
     "near_figure",
-    "near_words",
+    "near_text",
     "worst_figure",
-    "worst_words",
+    "worst_text",
 ]
 
 Images = NDArray[np.uint8]
@@ -137,14 +137,14 @@ def near_figure(near: NearMisses) -> Figure:
     )
 
 
-def worst_words(result: AuditResult) -> str:
+def worst_text(result: AuditResult) -> str:
     """Return the worst matches in words, for those who cannot see them."""
     worst = [] if result.copies is None else result.copies.worst
-    lines = "; ".join(match_words(one) for one in worst)
+    lines = "; ".join(match_text(one) for one in worst)
     return f"Samples above the training images that they copy and the nearest other training images: {lines}."
 
 
-def near_words(near: NearMisses) -> str:
+def near_text(near: NearMisses) -> str:
     """Return the near misses in words."""
     told = "; ".join(
         f"sample {number}: ratio {ratio:.3f}, {rms:.2f} grey levels apart"
@@ -153,7 +153,7 @@ def near_words(near: NearMisses) -> str:
     return f"Samples that are not flagged above their two nearest training images: {told}."
 
 
-def display_words(shape: Sequence[int]) -> str:
+def display_text(shape: Sequence[int]) -> str:
     """Return whether images of a shape (C, H, W) are shown smaller or larger than they are."""
     height, width = shape[-2:]
     wanted = _shown(height, width)

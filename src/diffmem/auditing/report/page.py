@@ -10,32 +10,32 @@ from diffmem.auditing.records import AuditResult
 from diffmem.auditing.report.figures import (
     FALSE_ALARMS,
     copied_figure,
-    copied_words,
+    copied_text,
     distance_figure,
-    distance_words,
+    distance_text,
     kinds_of_power,
     power_figure,
     power_of,
-    power_words,
+    power_text,
 )
 from diffmem.auditing.report.gallery import (
     AuditImages,
-    display_words,
+    display_text,
     near_figure,
-    near_words,
+    near_text,
     worst_figure,
-    worst_words,
+    worst_text,
 )
 from diffmem.auditing.report.text import (
     VERDICT_WORDS,
-    area_words,
+    area_text,
     criterion_rows,
     fine_percent,
     fine_rate,
-    input_words,
+    input_text,
     key_numbers,
     record_rows,
-    space_words,
+    space_text,
 )
 from diffmem.reports.html import embedded_png, png_bytes, render_page
 
@@ -90,7 +90,7 @@ def audit_pictures(result: AuditResult, images: AuditImages | None) -> list[Audi
     if result.distances:
         found.append(
             _picture(
-                "audit_distances.png", distance_figure(result), distance_words(result),
+                "audit_distances.png", distance_figure(result), distance_text(result),
                 "How near samples come to training images, beside images that were never copied. Shares are on a logarithmic axis:"
                 " a single sample is seen. Samples that lie apart on the left are copies; where both outlines agree, samples are"
                 " as far from the training images as fresh images are.",
@@ -101,7 +101,7 @@ def audit_pictures(result: AuditResult, images: AuditImages | None) -> list[Audi
     if result.copies is not None and any(one.times > 1 for one in result.copies.most_copied):
         found.append(
             _picture(
-                "audit_copied.png", copied_figure(result), copied_words(result),
+                "audit_copied.png", copied_figure(result), copied_text(result),
                 "How many of the flagged samples copy each training image. 'Held 3 times': the training set holds that many exact"
                 " copies of it.",
             )
@@ -109,7 +109,7 @@ def audit_pictures(result: AuditResult, images: AuditImages | None) -> list[Audi
     if any(one.power for one in result.criteria):
         found.append(
             _picture(
-                "audit_power.png", power_figure(result), power_words(result),
+                "audit_power.png", power_figure(result), power_text(result),
                 "Copies of these very training images were planted, and counted where each criterion found them. A dark cell: the"
                 " criterion sees such copies. A light one: it would miss them, and a clean audit does not exclude them. Intervals"
                 " are in the table below.",
@@ -120,11 +120,11 @@ def audit_pictures(result: AuditResult, images: AuditImages | None) -> list[Audi
 
 def _galleries(result: AuditResult, images: AuditImages) -> list[AuditPicture]:
     found = []
-    size = display_words(images.samples.shape)
+    size = display_text(images.samples.shape)
     if result.copies is not None and result.copies.worst:
         found.append(
             _picture(
-                "audit_worst.png", worst_figure(result.copies.worst, images), worst_words(result),
+                "audit_worst.png", worst_figure(result.copies.worst, images), worst_text(result),
                 "Above each column: number of the sample → number of the training image. Below: distance to the nearest over that to the"
                 f" second nearest training image, and distance in RMS grey levels. {size}",
             )
@@ -132,7 +132,7 @@ def _galleries(result: AuditResult, images: AuditImages) -> list[AuditPicture]:
     if images.near is not None:
         found.append(
             _picture(
-                "audit_near.png", near_figure(images.near), near_words(images.near),
+                "audit_near.png", near_figure(images.near), near_text(images.near),
                 "The samples with the smallest ratios that no deciding criterion flags, not selected otherwise: this is what"
                 f" images that are no copies look like here. Where they look like copies, the audit has missed some. {size}",
             )
@@ -172,9 +172,9 @@ def page_of(result: AuditResult, pictures: Sequence[AuditPicture]) -> str:
         flipd=_flipd(result),
         exposure=[(_EXPOSURE[one.source], one, list(record_rows(one, without=("sentence",)))) for one in result.exposure],
         copying=None if result.copying is None else list(record_rows(result.copying)),
-        inputs=[(_ROLES[one.role], input_words(one)) for one in result.inputs],
+        inputs=[(_ROLES[one.role], input_text(one)) for one in result.inputs],
         asked=f"The audit was to exclude a share of copies of {fine_percent(result.target)}; seed {result.seed}.",
-        space=[] if result.space is None else space_words(result.space, result),
+        space=[] if result.space is None else space_text(result.space, result),
     )  # fmt: skip
 
 
@@ -275,7 +275,7 @@ def _attacks(result: AuditResult) -> list[_Attack]:
     return [
         _Attack(
             name=one.attack,
-            auc=area_words(one.auc),
+            auc=area_text(one.auc),
             tpr=fine_rate(one.tpr),
             fpr=f"{fine_percent(one.target_fpr)} aimed at, {fine_rate(one.fpr)} found",
             warnings=one.warnings,

@@ -19,8 +19,9 @@ from diffmem.auditing.records import (
     Verdict,
 )
 from diffmem.auditing.verdict import format_test
-from diffmem.memorization.records import RateRecord
-from diffmem.reports.text import count_words, threshold_words
+from diffmem.memorization.rates import Rate
+from diffmem.reports.text import threshold_text
+from diffmem.text import count_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,20 +31,20 @@ __all__ = [
     "FINDING_WORDS",
     "VERDICT_WORDS",
     "CriterionRow",
-    "area_words",
+    "area_text",
     "audit_table",
-    "chance_words",
+    "chance_text",
     "criterion_rows",
     "fine_percent",
     "fine_rate",
-    "input_words",
+    "input_text",
     "key_numbers",
-    "match_words",
-    "number_words",
+    "match_text",
+    "number_text",
     "print_audit",
     "ratio_threshold",
     "record_rows",
-    "space_words",
+    "space_text",
 ]
 
 VERDICT_WORDS: dict[Verdict, str] = {
@@ -111,17 +112,17 @@ def _plain(number: float) -> str:
     return f"{number:.{1 - math.floor(math.log10(number))}f}".rstrip("0")
 
 
-def fine_rate(rate: RateRecord) -> str:
+def fine_rate(rate: Rate) -> str:
     """Return a rate with its 95% interval: '0.03% [0.01, 0.09]'."""
     return f"{fine_percent(rate.value)} [{_points(rate.low)}, {_points(rate.high)}]"
 
 
-def area_words(area: AreaRecord) -> str:
+def area_text(area: AreaRecord) -> str:
     """Return an area under a curve with its interval: '0.512 [0.487, 0.537]'."""
     return f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]"
 
 
-def chance_words(row: CriterionRecord) -> str:
+def chance_text(row: CriterionRecord) -> str:
     """Return what chance does: '1.2 expected; below 0.1: 13 events beside 0, p = 3e-08'; a dash without a null."""
     expected = "–" if row.expected is None else f"{row.expected:.3g} expected"
     test = row.strongest
@@ -141,7 +142,7 @@ def criterion_rows(result: AuditResult) -> list[CriterionRow]:
             null="no null"
             if one.null is None
             else f"{fine_rate(one.null)}, {one.null.count:,} of {one.null.total:,}",
-            chance=chance_words(one),
+            chance=chance_text(one),
             bound=f"below {fine_percent(one.bound)}",
             finding=FINDING_WORDS[one.finding],
             role=one.role,
@@ -188,7 +189,7 @@ def _many(number: int, one: str, many: str) -> str:
     return one if number == 1 else many
 
 
-def match_words(match: MatchRecord) -> str:
+def match_text(match: MatchRecord) -> str:
     """Return a match in one line: 'sample 12 copies training image 7: ratio 0.05, 3.1 grey levels apart'."""
     changed = "" if match.variant == "as is" else f", {match.variant}"
     return (
@@ -197,7 +198,7 @@ def match_words(match: MatchRecord) -> str:
     )
 
 
-def space_words(space: SpaceRecord, result: AuditResult) -> list[str]:
+def space_text(space: SpaceRecord, result: AuditResult) -> list[str]:
     """Return the space of the comparison in sentences."""
     channels, height, width = space.shape
     colour = "grey" if channels == 1 else "colour"
@@ -208,7 +209,7 @@ def space_words(space: SpaceRecord, result: AuditResult) -> list[str]:
     ]
     parts = []
     if space.null_heldout:
-        parts.append(count_words(space.null_heldout, "held-out image", "held-out images"))
+        parts.append(count_text(space.null_heldout, "held-out image", "held-out images"))
     if space.null_training:
         parts.append(f"{space.null_training:,} training images, each against all others")
     if parts:
@@ -235,39 +236,39 @@ def space_words(space: SpaceRecord, result: AuditResult) -> list[str]:
         )
     if space.heldout_overlap:
         lines.append(
-            f"{count_words(space.heldout_overlap, 'held-out image is', 'held-out images are')} identical to a training image; the"
+            f"{count_text(space.heldout_overlap, 'held-out image is', 'held-out images are')} identical to a training image; the"
             " null leaves them out."
         )
     if threshold is not None:
         lines.append(
-            f"The ratio rules call a sample a copy below {threshold_words(threshold)} of the distance to the second nearest."
+            f"The ratio rules call a sample a copy below {threshold_text(threshold)} of the distance to the second nearest."
         )
     return lines
 
 
-def input_words(record: InputRecord) -> list[str]:
+def input_text(record: InputRecord) -> list[str]:
     """Return an input in sentences: source, size, fingerprint, and what was done to it."""
     channels, height, width = record.shape
     lines = [
-        f"{count_words(record.images, 'image', 'images')} of {height} x {width} pixels, {count_words(channels, 'channel', 'channels')}"
+        f"{count_text(record.images, 'image', 'images')} of {height} x {width} pixels, {count_text(channels, 'channel', 'channels')}"
         + ("" if record.source is None else f", from {record.source}"),
         f"SHA-256 {record.fingerprint}",
     ]
     return lines + [f"Then: {step}." for step in (step.rstrip(".") for step in record.steps)]
 
 
-def number_words(value: Any) -> str:
+def number_text(value: Any) -> str:
     """Return any value of a record in words: rates with intervals, lists joined, numbers with at most six digits."""
-    if isinstance(value, RateRecord):
+    if isinstance(value, Rate):
         return f"{fine_rate(value)}, {value.count:,} of {value.total:,} ({value.method})"
     if isinstance(value, AreaRecord):
-        return f"{area_words(value)}, {value.members:,} against {value.nonmembers:,} ({value.confidence:.0%}, {value.method})"
+        return f"{area_text(value)}, {value.members:,} against {value.nonmembers:,} ({value.confidence:.0%}, {value.method})"
     if isinstance(value, BaseModel):
         return "; ".join(f"{name}: {words}" for name, _, words in record_rows(value))
     if isinstance(value, dict):
-        return "; ".join(f"{key}: {number_words(one)}" for key, one in value.items()) or "none"
+        return "; ".join(f"{key}: {number_text(one)}" for key, one in value.items()) or "none"
     if isinstance(value, list | tuple):
-        return ", ".join(number_words(one) for one in value) or "none"
+        return ", ".join(number_text(one) for one in value) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -281,7 +282,7 @@ def record_rows(record: BaseModel, *, without: tuple[str, ...] = ()) -> Iterator
     """Yield (name, meaning, value in words) of each field of a record but those that are shown elsewhere."""
     for name, field in type(record).model_fields.items():
         if name not in without:
-            yield name.replace("_", " "), field.description or "", number_words(getattr(record, name))
+            yield name.replace("_", " "), field.description or "", number_text(getattr(record, name))
 
 
 def audit_table(result: AuditResult) -> Table:
@@ -343,10 +344,10 @@ def _parts(result: AuditResult) -> list[tuple[str, list[str]]]:
     if not result.criteria:
         parts.insert(0, ("Why", result.verdict.reasons))
     if result.copies is not None and result.copies.worst:
-        parts.insert(0, ("Nearest", [match_words(one) for one in result.copies.worst[:3]]))
+        parts.insert(0, ("Nearest", [match_text(one) for one in result.copies.worst[:3]]))
     if result.membership is not None:
         lines = [
-            f"{one.attack}: AUC {area_words(one.auc)}, true positives {fine_rate(one.tpr)} at {fine_percent(one.fpr.value)} false ones"
+            f"{one.attack}: AUC {area_text(one.auc)}, true positives {fine_rate(one.tpr)} at {fine_percent(one.fpr.value)} false ones"
             for one in result.membership.attacks
         ]
         warnings = [warning for one in result.membership.attacks for warning in one.warnings]

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from diffmem.auditing.records import PowerRecord, Verdict
 from diffmem.auditing.selftest.coverage import CoverageRecord
-from diffmem.memorization.records import RateRecord, Record
+from diffmem.memorization.rates import Rate
+from diffmem.memorization.records import Record
 
 __all__ = [
     "DUPLICATIONS",
@@ -40,8 +41,8 @@ class SelfTestCriterion(Record):
     )
     exact_only: bool = Field(description="Whether it sees exact copies alone.")
     strictness: float = Field(description="Threshold at which all below is meant: the loosest usable one.")
-    false_alarms: RateRecord = Field(description="Share of the fresh images that it flags.")
-    null: RateRecord = Field(description="Share of the held-out images that it flags.")
+    false_alarms: Rate = Field(description="Share of the fresh images that it flags.")
+    null: Rate = Field(description="Share of the held-out images that it flags.")
     power: list[PowerRecord] = Field(description="Planted copies, kind by kind.")
 
 
@@ -52,7 +53,7 @@ class SelfTestShare(Record):
     share: float = Field(description="Of planted copies, as asked for.")
     planted: int = Field(description="The same as a number: the share of the samples, rounded.")
     samples: int
-    measured: dict[str, RateRecord] = Field(description="Share that each criterion flags, by its key.")
+    measured: dict[str, Rate] = Field(description="Share that each criterion flags, by its key.")
     covers: dict[str, bool] = Field(description="Whether the interval of that share holds the planted one.")
     verdict: Verdict | None = Field(description="Of the whole audit; for exact copies and for every kind.")
 
@@ -69,7 +70,7 @@ class SelfTestPart(Record):
         description="Smallest number of copies of different training images, among as many samples as there are fresh images, that is"
         " found, by kind; none if not even half of the samples are."
     )
-    false_verdicts: RateRecord = Field(
+    false_verdicts: Rate = Field(
         description="How often a deciding criterion finds copies among fresh images: fresh and held-out images are shuffled again and"
         " again. The shuffles share their images, so the interval is that of these images."
     )

@@ -32,8 +32,8 @@ from diffmem.auditing.selftest.records import (
 from diffmem.auditing.verdict import EXACT, Circumstances, verdict_of
 from diffmem.data import ImageSet, count_of_share, duplicate_groups, hold_out
 from diffmem.errors import UserError
-from diffmem.memorization import Rate, Transforms
-from diffmem.memorization.records import RateRecord, rate_record
+from diffmem.memorization import Transforms
+from diffmem.memorization.rates import Rate
 from diffmem.progress import NO_PROGRESS, Progress, part_of
 
 __all__ = ["SHARES", "Judge", "SelfTestResult", "self_test"]
@@ -224,7 +224,7 @@ def _part(
         criteria=_criteria(trial),
         shares=rows,
         found_from={kind: _found_from(trial, kind) for kind in kinds},
-        false_verdicts=rate_record(_false_verdicts(trial, seed)),
+        false_verdicts=_false_verdicts(trial, seed),
     )
 
 
@@ -247,8 +247,8 @@ def _criteria(trial: _Trial) -> list[SelfTestCriterion]:
                 usable=one.key in trial.rungs,
                 exact_only=one.exact_only,
                 strictness=one.strictness[rung],
-                false_alarms=rate_record(Rate(int(alarms.sum()), len(alarms))),
-                null=rate_record(Rate(int(null.sum()), len(null))),
+                false_alarms=Rate(int(alarms.sum()), len(alarms)),
+                null=Rate(int(null.sum()), len(null)),
                 power=trial.power[one.key],
             )
         )
@@ -269,13 +269,13 @@ def _share(
     total = len(trial.fresh)
     count = count_of_share(total, share)
     places = _places(trial, kind, count)
-    measured: dict[str, RateRecord] = {}
+    measured: dict[str, Rate] = {}
     for criterion in trial.detector.criteria:
         rung = trial.rungs.get(criterion.key, 0)
         flags = {id(one): one.found.flags(criterion, rung) for one in trial.planted}
         copies = sum(bool(flags[id(one)][at]) for one, at in places)
         alarms = int(trial.alarms.flags(criterion, rung)[: total - count].sum())
-        measured[criterion.key] = rate_record(Rate(copies + alarms, total))
+        measured[criterion.key] = Rate(copies + alarms, total)
     verdict = None
     if progress is not None:
         pixels = [*(one.images[at] for one, at in places), *trial.fresh.images[: total - count]]

@@ -27,7 +27,7 @@ __all__ = [
     "layout_of",
     "member_array",
     "member_labels",
-    "member_words",
+    "member_text",
     "members_of",
     "naming",
     "read_header",
@@ -144,7 +144,7 @@ def member_labels(archive: zipfile.ZipFile, what: str) -> NDArray[Any] | None:
     return None if key is None else member_array(archive, members[key], f"{what}: {key}", np.int64)
 
 
-def member_words(archive: zipfile.ZipFile, key: str, what: str) -> tuple[str, ...] | None:
+def member_text(archive: zipfile.ZipFile, key: str, what: str) -> tuple[str, ...] | None:
     """Read the texts under a key of an .npz; none if it has no such key."""
     info = members_of(archive).get(key)
     if info is None:

@@ -61,7 +61,7 @@ def read_cifar10(path: Path, split: str) -> ImageSet:
     missing = [name for name in wanted if name not in contents]
     if missing:
         raise UserError(f"{path} is no whole CIFAR-10: {FOLDER}/{missing[0]} is missing; download it again.")
-    class_names = _words(
+    class_names = _text(
         load_dictionary(contents[_META], f"{path}: {_META}").get("label_names"), f"{path}: {_META}"
     )
     images, labels = [], []
@@ -156,7 +156,7 @@ def _batch(
             f"{what} is no CIFAR-10 batch: a label is not a whole number from 0 to {classes - 1}."
         )
     if "filenames" in batch:
-        names = _words(batch["filenames"], what)
+        names = _text(batch["filenames"], what)
     else:
         names = tuple(f"{name}/{row:05d}" for row in range(len(data)))
     if len(names) != len(data):
@@ -164,7 +164,7 @@ def _batch(
     return data, np.array(labels, np.int64), names
 
 
-def _words(words: object, what: str) -> tuple[str, ...]:
+def _text(words: object, what: str) -> tuple[str, ...]:
     if not isinstance(words, list) or not words or not all(isinstance(word, (str, bytes)) for word in words):
         raise UserError(f"{what} is no part of CIFAR-10: it lacks its list of names.")
     return tuple(word if isinstance(word, str) else word.decode("utf-8", "replace") for word in words)

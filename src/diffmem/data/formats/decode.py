@@ -15,7 +15,7 @@ from diffmem.data.conversions import Tally
 from diffmem.data.formats.deep import deep_pnm, deep_values, eight_bits, pnm_values
 from diffmem.data.formats.exif import orientation_of, upright, xmp_orientation
 from diffmem.data.formats.guards import MAX_PIXELS
-from diffmem.data.formats.guards import reading as in_words
+from diffmem.data.formats.guards import reading as as_text
 from diffmem.data.formats.headers import Header, check_size, read_header_of
 from diffmem.data.formats.markers import CountedStream, without_exif
 from diffmem.data.formats.quiet import quiet
@@ -84,7 +84,7 @@ def decode_pages(
     Raises:
         UserError: As for `decode_image`; or it has several pages and these are refused.
     """
-    with in_words(name):
+    with as_text(name):
         head = content[:HEAD_BYTES]
         kind = readable_format(head)
         if kind is None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from diffmem.data.formats.arrays import naming
 from diffmem.data.formats.folder import labels_of
 from diffmem.data.formats.guards import checked_zip, read_member
-from diffmem.data.formats.guards import reading as reading_words
+from diffmem.data.formats.guards import reading as reading_text
 from diffmem.data.formats.passed_over import PassedOver
 from diffmem.data.formats.signatures import HEAD_BYTES
 from diffmem.data.formats.splits import divide
@@ -77,12 +77,12 @@ def read_zip(
         described = _description(archive, members.get(LABEL_FILE), len(every), what)
     by_file = _labels(described.get("labels"), files, every, what)
     labels = None if by_file is None else frozen(by_file[stacked.files])
-    class_names = _words(described, "class_names", what) if labels is not None else None
+    class_names = _text(described, "class_names", what) if labels is not None else None
     if division is not None:
         conversions = (division.conversion, *conversions)
         if labels is None and all("/" in place for place in division.classes):
             labels, class_names = labels_of(division.classes, stacked.files)
-    history = _words(described, "history", what) or ()
+    history = _text(described, "history", what) or ()
     conversions = (*conversions, *stacked.conversions)
     told = (f"zip {path.name}: {len(stacked.images)} images", *(one.sentence for one in conversions))
     names = _names(described, stacked, kept, len(every), what)
@@ -110,7 +110,7 @@ def _path(name: str) -> str:
 
 
 def _head(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    with reading_words(f"{archive.filename}: {info.filename}"), archive.open(info) as stream:
+    with reading_text(f"{archive.filename}: {info.filename}"), archive.open(info) as stream:
         return stream.read(HEAD_BYTES)
 
 
@@ -118,7 +118,7 @@ def _names(
     described: dict[str, Any], stacked: Stacked, kept: list[int], total: int, what: str
 ) -> tuple[str, ...]:
     """Return the names that the description lists, else those of the files."""
-    names = _words(described, "names", what)
+    names = _text(described, "names", what)
     if not names:
         return stacked.names
     if len(names) != total:
@@ -140,7 +140,7 @@ def _description(
     # A value is separated from another or opens a group of its own, and takes some 60 bytes however short it is.
     values = content.count(b",") + content.count(b"[") + content.count(b"{")
     _check_size(values, _JSON_VALUES * (_SLACK + images), "values", images, what)
-    with reading_words(what):
+    with reading_text(what):
         described = json.loads(content)
     if not isinstance(described, dict):
         raise UserError(f'{what} must hold {{"labels": [["image.png", 3], ...]}} or {{"labels": null}}.')
@@ -181,7 +181,7 @@ def _labels(listed: object, files: list[str], every: list[str], what: str) -> ND
     return np.array([by_name[file] for file in files], np.int64)
 
 
-def _words(described: dict[str, Any], key: str, what: str) -> tuple[str, ...] | None:
+def _text(described: dict[str, Any], key: str, what: str) -> tuple[str, ...] | None:
     words = described.get(key)
     if words is None:
         return None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from diffmem.data.formats.arrays import naming
 from diffmem.data.formats.guards import MAX_FILE_BYTES, read_plain, stays_inside
-from diffmem.data.formats.guards import reading as reading_words
+from diffmem.data.formats.guards import reading as reading_text
 from diffmem.data.formats.passed_over import PassedOver
 from diffmem.data.formats.signatures import HEAD_BYTES, LIKELY, ending_of
 from diffmem.data.formats.splits import divide
@@ -95,7 +95,7 @@ def labels_of(paths: Sequence[str], files: NDArray[np.int64]) -> tuple[NDArray[n
 
 def _image_files(path: Path, passed_over: PassedOver) -> list[tuple[Path, int]]:
     """Return the image files of a folder, sorted, with their sizes in bytes."""
-    with reading_words(str(path)):
+    with reading_text(str(path)):
         root = path.resolve()
     files: list[tuple[Path, int]] = []
     waiting = [path]
@@ -136,7 +136,7 @@ def _is_image(file: Path, entry: os.DirEntry[str], root: Path, path: Path, passe
 
 
 def _head(file: Path, what: str) -> bytes:
-    with reading_words(what), file.open("rb") as stream:
+    with reading_text(what), file.open("rb") as stream:
         return stream.read(HEAD_BYTES)
 
 

@@ -20,7 +20,7 @@ from diffmem.data.formats.arrays import (
     layout_of,
     member_array,
     member_labels,
-    member_words,
+    member_text,
     members_of,
     naming,
     read_header,
@@ -126,13 +126,13 @@ def _check_belongs(meta: _Meta, images: NDArray[np.uint8], beside: Path, path: P
 def _read_meta(path: Path) -> _Meta:
     what = str(path)
     with checked_zip(path) as archive:
-        layout, sample = member_words(archive, "layout", what), member_words(archive, "sample", what)
+        layout, sample = member_text(archive, "layout", what), member_text(archive, "sample", what)
         shape = _numbers(archive, "shape", what)
         return _Meta(
             member_labels(archive, what),
             _names(archive, what),
-            member_words(archive, "class_names", what),
-            member_words(archive, "history", what) or (),
+            member_text(archive, "class_names", what),
+            member_text(archive, "history", what) or (),
             layout[0] if layout else None,
             None if shape is None else tuple(shape.reshape(-1).tolist()),
             sample[0] if sample else None,
@@ -142,7 +142,7 @@ def _read_meta(path: Path) -> _Meta:
 def _names(archive: zipfile.ZipFile, what: str) -> Sequence[str] | None:
     ends, members = _numbers(archive, "names_ends", what), members_of(archive)
     if ends is None or "names_utf8" not in members:
-        return member_words(archive, "names", what)
+        return member_text(archive, "names", what)
     content = member_array(archive, members["names_utf8"], f"{what}: names_utf8", np.uint8)
     with reading(f"{what}: names_utf8"):
         return PackedNames(content.tobytes(), ends.astype(np.int64))

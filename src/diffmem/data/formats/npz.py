@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from diffmem.data.conversions import Conversion, count_text, name_text
+from diffmem.data.conversions import Conversion, name_text
 from diffmem.data.formats.arrays import (
     as_nchw,
     layout_of,
     member_array,
     member_labels,
-    member_words,
+    member_text,
     members_of,
     naming,
 )
@@ -20,6 +20,7 @@ from diffmem.data.formats.guards import checked_zip
 from diffmem.data.images import ImageSet
 from diffmem.data.names import NumberedNames
 from diffmem.errors import UserError
+from diffmem.text import count_text
 
 __all__ = ["read_npz"]
 
@@ -48,15 +49,15 @@ def read_npz(path: Path) -> ImageSet:
             raise UserError(
                 f"{path} has no key {', '.join(_IMAGES)}; it has {found}. Save the images as 'images'."
             )
-        told = member_words(archive, "layout", what)
+        told = member_text(archive, "layout", what)
         stored = member_array(archive, members[key], f"{path}: {key}", np.uint8)
         layout = layout_of(stored.shape, told[0] if told else None, f"{path}: {key}", "beside it")
         images = as_nchw(stored, layout)
         labels = member_labels(archive, what)
         dropped = sorted(members.keys() - {key, *_USED})
-        names = member_words(archive, "names", what)
-        class_names = member_words(archive, "class_names", what)
-        history = member_words(archive, "history", what) or ()
+        names = member_text(archive, "names", what)
+        class_names = member_text(archive, "class_names", what)
+        history = member_text(archive, "history", what) or ()
     conversions = _passed_over(dropped, len(members), labels is None)
     told_of = (f"npz {path.name}: {len(images)} images", *(one.sentence for one in conversions))
     with naming(path):

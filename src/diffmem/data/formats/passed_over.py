@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from diffmem.data.conversions import Conversion, count_text, name_text
+from diffmem.data.conversions import Conversion, name_text
 from diffmem.data.formats.signatures import (
     KINDS,
     LIKELY,
@@ -15,6 +15,7 @@ from diffmem.data.formats.signatures import (
     unread_kind,
 )
 from diffmem.errors import UserError
+from diffmem.text import count_text
 
 __all__ = ["PassedOver"]
 

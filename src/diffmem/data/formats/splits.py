@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from diffmem.data.conversions import Conversion, count_text, name_text
+from diffmem.data.conversions import Conversion, name_text
 from diffmem.data.reading import OPTIONS
 from diffmem.errors import UserError
+from diffmem.text import count_text
 
 __all__ = ["Division", "divide"]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.data.conversions import Conversion, Tally, count_text
+from diffmem.data.conversions import Conversion, Tally
 from diffmem.data.fit import fitted
 from diffmem.data.formats.decode import decode_pages, stored_orientation
 from diffmem.data.formats.exif import quarter_turned
@@ -20,6 +20,7 @@ from diffmem.data.reading import AS_USUAL, OPTIONS, Reading
 from diffmem.data.storage import new_images
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.text import count_text
 
 __all__ = ["Stack", "Stacked", "check_white", "stack_images"]
 

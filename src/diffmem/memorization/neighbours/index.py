@@ -238,18 +238,18 @@ def index_for(
         DiffmemError: The file is damaged or something else; it is left as it is.
     """
     if path is not None and path.exists():
-        stored, rows = _words(path), rows_of(array_of(references), "the references", metric)
+        stored, rows = _text(path), rows_of(array_of(references), "the references", metric)
         wanted = (rows.fingerprint(), metric)
         # Words that fit need no second look at the references; `_read` says what is wrong with a foreign file.
         if stored.get("format") != FORMAT or (stored.get("references"), stored.get("metric")) == wanted:
             return NeighbourIndex._read(path)[0]
     index = NeighbourIndex.build(references, progress, metric=metric)
-    if path is not None and world().is_first:
+    if path is not None and world().is_main:
         index.save(path, references)
     return index
 
 
-def _words(path: Path) -> dict[str, str]:
+def _text(path: Path) -> dict[str, str]:
     """Return what a file says about itself; nothing if it is no safetensors file."""
     try:
         with safe_open(path, "pt") as file:

@@ -152,7 +152,7 @@ def nearest_neighbours(
     here = world()
     first, last = (len(asked) * at // here.size for at in (here.rank, here.rank + 1))
     found = None  # with fewer queries than processes, some have none
-    if last > first or here.is_first:
+    if last > first or here.is_main:
         share = asked if here.size == 1 else asked.part(first, last)
         if place.type == "cpu":
             found = indexed_search(share, known, k, index, block_bytes, progress)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from diffmem.errors import UserError, nearest
 from diffmem.models.pretrained.diffusers_files import read_settings, read_weights
 
-__all__ = ["built", "words_of"]
+__all__ = ["built", "text_of"]
 
 # Names of attention tensors before diffusers 0.15, which the folders of the first published models keep.
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -77,7 +77,7 @@ def built(kind: str, config: Path, root: Path, least: int, allow_pickle: bool) -
     return network.float().eval().requires_grad_(False)
 
 
-def words_of(error: Exception) -> str:
+def text_of(error: Exception) -> str:
     """Return the text of an error in one line without a full stop."""
     return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
@@ -89,7 +89,7 @@ def _library(kind: str) -> type[nn.Module]:
         network: type[nn.Module] = getattr(importlib.import_module("diffusers"), kind)
     except Exception as error:  # its parts fail in many ways where other packages do not fit each other
         raise UserError(
-            f"diffusers is installed but does not load ({words_of(error)}). Often torchvision is of another build than torch: install both"
+            f"diffusers is installed but does not load ({text_of(error)}). Often torchvision is of another build than torch: install both"
             " from one source, or pip uninstall torchvision."
         ) from error
     return network
@@ -100,7 +100,7 @@ def _constructed(config: Path, library: type[nn.Module], arguments: Mapping[str,
         return library(**arguments)
     except Exception as error:  # whatever a network's parts raise on settings that do not fit
         raise UserError(
-            f"{config} describes no network that diffusers can build: {words_of(error)}."
+            f"{config} describes no network that diffusers can build: {text_of(error)}."
         ) from error
 
 

@@ -18,7 +18,7 @@ from diffmem.errors import UserError
 from diffmem.models.discrete import DiscreteDenoiser, Timesteps
 from diffmem.models.latent import LatentDenoiser
 from diffmem.models.pretrained.diffusers_autoencoder import read_autoencoder, with_autoencoder
-from diffmem.models.pretrained.diffusers_build import built, words_of
+from diffmem.models.pretrained.diffusers_build import built, text_of
 from diffmem.models.pretrained.diffusers_parts import Parts, find_parts
 from diffmem.models.pretrained.diffusers_settings import (
     TransformerSettings,
@@ -122,7 +122,7 @@ def _try(parts: Parts, denoiser: DiscreteDenoiser) -> None:
         with torch.no_grad():
             clean = denoiser(x, sigma, labels)
     except Exception as error:  # whatever a network's parts raise on settings that do not fit
-        raise UserError(f"The network in {parts.network.parent} does not run: {words_of(error)}.") from error
+        raise UserError(f"The network in {parts.network.parent} does not run: {text_of(error)}.") from error
     if clean.shape != x.shape or not bool(torch.isfinite(clean).all()):
         raise UserError(
             f"The network in {parts.network.parent} makes {tuple(clean.shape)} of {tuple(x.shape)}, or values that are not finite."
@@ -136,6 +136,6 @@ def _try_autoencoder(place: Path, denoiser: LatentDenoiser) -> None:
         with torch.no_grad():
             images = denoiser.decode(denoiser.encode(x))
     except Exception as error:  # as for the network
-        raise UserError(f"The autoencoder in {place} does not run: {words_of(error)}.") from error
+        raise UserError(f"The autoencoder in {place} does not run: {text_of(error)}.") from error
     if not bool(torch.isfinite(images).all()):
         raise UserError(f"The autoencoder in {place} makes values that are not finite.")

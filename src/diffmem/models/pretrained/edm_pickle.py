@@ -167,10 +167,10 @@ def _entry(snapshot: object, which: str, path: Path) -> PickledObject:
         return networks[which]
     if not networks:
         raise UserError(f"{path} holds no network: none of its entries is one that EDM's code wrote.")
-    raise UserError(f"{path} has no network {which!r}: give one of {_words(networks)}.")
+    raise UserError(f"{path} has no network {which!r}: give one of {_text(networks)}.")
 
 
-def _words(names: Iterable[object]) -> str:
+def _text(names: Iterable[object]) -> str:
     return ", ".join(repr(str(name)[:_LONGEST_WORD]) for name in list(names)[:20])
 
 

@@ -12,7 +12,8 @@ from diffmem.reports.figures import draw_intervals, figure_svg
 from diffmem.reports.folder import numbers_bytes
 from diffmem.reports.html import png_bytes
 from diffmem.reports.style import COLOURS, SMALL_FONT_SIZE, dress, epoch_axis, new_figure, percent_axis
-from diffmem.reports.text import count_words, percent, rate_words, size_words
+from diffmem.reports.text import rate_text, size_text
+from diffmem.text import count_text, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from diffmem.optimum.curves import Collapse, OptimumCurves, OptimumPoint
 
-__all__ = ["collapse_words", "draw_mean", "optimum_figure", "optimum_table", "sigma_axis", "write_optimum"]
+__all__ = ["collapse_text", "draw_mean", "optimum_figure", "optimum_table", "sigma_axis", "write_optimum"]
 
 
 def optimum_figure(result: OptimumCurves) -> Figure:
@@ -83,7 +84,7 @@ def optimum_figure(result: OptimumCurves) -> Figure:
     numbers.legend(frameon=False, fontsize=SMALL_FONT_SIZE, loc="lower right")
     kind = "conditional optimum" if result.conditional else "optimum"
     figure.suptitle(
-        f"The {kind} of {count_words(result.images, 'image', 'images')}, seen from {result.queries:,} noisy training images",
+        f"The {kind} of {count_text(result.images, 'image', 'images')}, seen from {result.queries:,} noisy training images",
         fontsize=11.5, x=0.01, ha="left", fontweight="bold",
     )  # fmt: skip
     return figure
@@ -128,7 +129,7 @@ def sigma_axis(axes: Axes, sigmas: Sequence[float]) -> None:
 def _number_axis(axes: Axes, images: int) -> None:
     from matplotlib.ticker import FuncFormatter, NullLocator
 
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: size_words(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: size_text(value)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylim(0.8, 1.6 * max(images, 2))
     axes.axhline(images, color=COLOURS["grey"], linewidth=1, linestyle=":")
@@ -175,7 +176,7 @@ def _measured(collapse: Collapse) -> str:
     return f"{collapse.measured:.3g} [{low}, {high}]"
 
 
-def collapse_words(collapse: Collapse) -> str:
+def collapse_text(collapse: Collapse) -> str:
     """Return the collapse, measured and predicted, in a few lines for the terminal."""
     lines = [f"The own weight falls through 1/2 at sigma {_measured(collapse)}."]
     if collapse.spectrum is None or collapse.isotropic is None:
@@ -214,10 +215,10 @@ def optimum_table(result: OptimumCurves, rows: int = 20) -> Table:
         cells = (
             f"{point.sigma:.3g}",
             percent(point.own_weight.value),
-            rate_words(point.own_above_half),
+            rate_text(point.own_above_half),
             percent(point.nearest_weight.value),
             f"{point.entropy.value:.2f}",
-            size_words(round(point.effective_number.value, 1)),
+            size_text(round(point.effective_number.value, 1)),
             f"{point.dimension.value:.1f}",
         )
         table.add_row(*(Text(cell) for cell in cells))

@@ -10,13 +10,13 @@ from diffmem.memorization.means import MeanRecord
 from diffmem.optimum.gap_records import GapCurve, GapPoint, Kind, RunGap
 from diffmem.optimum.report.figure import sigma_axis
 from diffmem.reports.style import COLOURS, SMALL_FONT_SIZE, TITLE_FONT_SIZE, dress, new_figure
-from diffmem.reports.text import rate_words, size_words
+from diffmem.reports.text import rate_text, size_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["KIND_WORDS", "gap_figure", "loss_figure", "run_words", "side_by_side"]
+__all__ = ["KIND_WORDS", "gap_figure", "loss_figure", "run_text", "side_by_side"]
 
 KIND_WORDS: dict[Kind, str] = {
     "training": "noisy training images",
@@ -27,11 +27,11 @@ MOST_COLUMNS = 4
 _GREY_LEVELS = 127.5
 
 
-def run_words(run: RunGap) -> str:
+def run_text(run: RunGap) -> str:
     """Return a run in two lines: its size and epochs, and its R_mem."""
-    rate = "R_mem not measured" if run.rmem is None else f"R_mem {rate_words(run.rmem)}"
+    rate = "R_mem not measured" if run.rmem is None else f"R_mem {rate_text(run.rmem)}"
     conditional = ", with labels" if run.conditional else ""
-    return f"N = {size_words(run.images)}{conditional}, epoch {size_words(round(run.epoch))}\n{rate}"
+    return f"N = {size_text(run.images)}{conditional}, epoch {size_text(round(run.epoch))}\n{rate}"
 
 
 def side_by_side(runs: Sequence[RunGap], most: int = MOST_COLUMNS) -> list[RunGap]:
@@ -68,7 +68,7 @@ def gap_figure(runs: Sequence[RunGap]) -> Figure:
                 continue
             _distances(axes, curve)
             if not row:
-                axes.set_title(run_words(run), fontsize=SMALL_FONT_SIZE, loc="left", fontweight="bold")
+                axes.set_title(run_text(run), fontsize=SMALL_FONT_SIZE, loc="left", fontweight="bold")
             if not column:
                 axes.set_ylabel(f"on {KIND_WORDS[kind]}\nRMS, grey levels", fontsize=SMALL_FONT_SIZE)
             if row == len(kinds) - 1:
@@ -179,7 +179,7 @@ def loss_figure(runs: Sequence[RunGap]) -> Figure:
             sigma_axis(axes, sigmas)
         axes.set_yscale("log")
         axes.set_ylim(bottom=floor)
-        axes.set_title(run_words(run), fontsize=SMALL_FONT_SIZE, loc="left", fontweight="bold")
+        axes.set_title(run_text(run), fontsize=SMALL_FONT_SIZE, loc="left", fontweight="bold")
         axes.set_xlabel("Noise level σ", fontsize=SMALL_FONT_SIZE)
     grid[0][0].set_ylabel("Squared error per value,\n[-1, 1] units (log scale)", fontsize=SMALL_FONT_SIZE)
     figure.suptitle(

@@ -20,19 +20,19 @@ from diffmem.reports.style import (
     ordered_colours,
     percent_axis,
 )
-from diffmem.reports.text import size_words
+from diffmem.reports.text import size_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["correlation_words", "position_figure", "scatter_figure"]
+__all__ = ["correlation_text", "position_figure", "scatter_figure"]
 
 _MARKERS = "osD^vP*X"
 _TITLE = "Between its optimum and a Gaussian: where does the model lie?"
 
 
-def correlation_words(found: Correlation) -> str:
+def correlation_text(found: Correlation) -> str:
     """Return a correlation with its interval and its number of runs."""
     return f"Spearman {found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}] over {found.runs} runs"
 
@@ -111,7 +111,7 @@ def scatter_figure(runs: Sequence[RunGap], correlations: Sequence[Correlation]) 
         dress(axes, "Position: 0 optimum, 1 Gaussian", "")
         title = [
             f"on {KIND_WORDS[kind]}",
-            *(correlation_words(one) for one in correlations if one.kind == kind),
+            *(correlation_text(one) for one in correlations if one.kind == kind),
         ]
         axes.set_title("\n".join(title), fontsize=SMALL_FONT_SIZE, loc="left")
         percent_axis(axes)
@@ -148,5 +148,5 @@ def _cloud(axes: Axes, runs: Sequence[RunGap], kind: str, colour: object, marker
     axes.errorbar(
         x, [100 * rate.value for _, rate in points],
         xerr=[[p.value - p.low for p, _ in points], [p.high - p.value for p, _ in points]],
-        fmt=marker, color=colour, markersize=4, elinewidth=1, alpha=0.8, label=f"N = {size_words(size)}",
+        fmt=marker, color=colour, markersize=4, elinewidth=1, alpha=0.8, label=f"N = {size_text(size)}",
     )  # fmt: skip

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from diffmem.files import write_folder
 from diffmem.optimum.gap_records import GapResult
 from diffmem.optimum.report.gap_figure import KIND_WORDS, gap_figure, loss_figure, side_by_side
-from diffmem.optimum.report.gap_scatter import correlation_words, position_figure, scatter_figure
+from diffmem.optimum.report.gap_scatter import correlation_text, position_figure, scatter_figure
 from diffmem.reports.figures import figure_svg
 from diffmem.reports.folder import numbers_bytes
 from diffmem.reports.html import png_bytes
-from diffmem.reports.text import rate_words, size_words
+from diffmem.reports.text import rate_text, size_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,11 +34,11 @@ def gap_table(result: GapResult) -> Table:
         table.add_column(name, justify="right", no_wrap=True, vertical="bottom")
     for run in result.runs:
         positions = [None if (curve := run.curve(kind)) is None else curve.position for kind in KIND_WORDS]
-        rate = "not measured" if run.rmem is None else rate_words(run.rmem)
+        rate = "not measured" if run.rmem is None else rate_text(run.rmem)
         cells = (
             Path(run.folder).name[:8],
-            size_words(run.images),
-            size_words(round(run.epoch)),
+            size_text(run.images),
+            size_text(round(run.epoch)),
             *map(_mean, positions),
             rate,
         )
@@ -56,7 +56,7 @@ def gap_notes(result: GapResult) -> list[str]:
         "Position of the model: 0 at the optimum of its training images, 1 at their Gaussian, ± standard error; on noisy training"
         " images, noisy held-out images and states of its own sampling.",
         *(
-            f"Position on {KIND_WORDS[one.kind]} and R_mem: {correlation_words(one)}."
+            f"Position on {KIND_WORDS[one.kind]} and R_mem: {correlation_text(one)}."
             for one in result.correlations
         ),
     ]

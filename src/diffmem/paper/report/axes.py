@@ -14,7 +14,7 @@ from diffmem.reports.style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["GROUPS", "group_words", "mask_axis", "panel_words", "slot_words"]
+__all__ = ["GROUPS", "group_text", "mask_axis", "panel_text", "slot_text"]
 
 GROUPS = ("", "highest resolution", "middle", "lowest")
 """Where a mask keeps its skips, by `mask_group`."""
@@ -84,7 +84,7 @@ def mask_axis(
         spine.set_visible(False)
 
 
-def group_words(axes: Axes, places: Sequence[float], names: Sequence[str], *, width: float) -> None:
+def group_text(axes: Axes, places: Sequence[float], names: Sequence[str], *, width: float) -> None:
     """Name the groups of masks above the panel and part them by thin lines; nothing if there is only one group.
 
     Args:
@@ -122,7 +122,7 @@ def group_words(axes: Axes, places: Sequence[float], names: Sequence[str], *, wi
             )
 
 
-def slot_words(axes: Axes, places: Sequence[float], words: str) -> None:
+def slot_text(axes: Axes, places: Sequence[float], words: str) -> None:
     """Write the same word, upright, at each place: why nothing is drawn there."""
     for place in places:
         axes.annotate(
@@ -138,7 +138,7 @@ def slot_words(axes: Axes, places: Sequence[float], words: str) -> None:
         )
 
 
-def panel_words(axes: Axes, heading: str, text: str, width: float) -> None:
+def panel_text(axes: Axes, heading: str, text: str, width: float) -> None:
     """Say in words, in the middle of an empty panel, why it is empty.
 
     Args:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from diffmem.memorization.records import RateRecord
+from diffmem.memorization.rates import Rate
 from diffmem.paper.report.series import Series, means
 from diffmem.reports.figures import draw_intervals
 from diffmem.reports.style import COLOURS
@@ -101,7 +101,7 @@ def draw_curves(axes: Axes, one: Series) -> None:
     draw_line(axes, shared, one, joined=True, size=4.5)
 
 
-def draw_nulls(axes: Axes, points: Sequence[tuple[float, RateRecord]], *, joined: bool, flat: bool) -> None:
+def draw_nulls(axes: Axes, points: Sequence[tuple[float, Rate]], *, joined: bool, flat: bool) -> None:
     """Draw null rates; `flat`: one line through all, because they do not depend on x."""
     grey = COLOURS["grey"]
     draw_intervals(axes, points, grey, alpha=0.8)

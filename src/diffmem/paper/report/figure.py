@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from diffmem.errors import UserError
 from diffmem.paper.records import ExperimentResult
-from diffmem.paper.report.axes import group_words, mask_axis, panel_words, slot_words
+from diffmem.paper.report.axes import group_text, mask_axis, panel_text, slot_text
 from diffmem.paper.report.draw import draw_curves, draw_line, draw_nulls, draw_points, shifted
 from diffmem.paper.report.match import (
     Slot,
@@ -34,13 +34,13 @@ from diffmem.reports.style import (
     percent_axis,
     size_axis,
 )
-from diffmem.reports.text import size_words
+from diffmem.reports.text import size_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["experiment_figure", "figure_words"]
+__all__ = ["experiment_figure", "figure_text"]
 
 Y_LABEL = "Samples that are copies, R_mem"
 NULL_LABEL = "null rate (held-out images)"
@@ -93,7 +93,7 @@ def experiment_figure(result: ExperimentResult) -> Figure:
     if any(one.paper for one in series):
         _draw_paper(right, result, slots, series, panel)
     else:
-        panel_words(right, NOTHING, f"What it found: {result.finding}", panel)
+        panel_text(right, NOTHING, f"What it found: {result.finding}", panel)
     for axes, paper in zip(below, (False, True), strict=False):
         names = [slot.paper_name if paper else slot.name for slot in slots]
         places, _ = places_of(slots, paper=paper)
@@ -116,7 +116,7 @@ def experiment_figure(result: ExperimentResult) -> Figure:
     return figure
 
 
-def figure_words(result: ExperimentResult) -> str:
+def figure_text(result: ExperimentResult) -> str:
     """Return the figure in words, for those who cannot see it."""
     slots = slots_of(result)
     parts = []
@@ -135,7 +135,7 @@ def _axis(
     axes: Axes, result: ExperimentResult, slots: Sequence[Slot], xs: list[float], *, paper: bool, width: float
 ) -> None:
     if result.form == "size":
-        longest = max(len(size_words(x)) for x in xs)
+        longest = max(len(size_text(x)) for x in xs)
         size_axis(axes, xs, room=(longest * CHARACTER + 0.1) / width)
         axes.set_xlabel("Training images N (log scale)")
     elif result.form == "epochs":
@@ -145,7 +145,7 @@ def _axis(
         places, _ = places_of(slots, paper=paper)
         axes.set_xlim(min(places) - 0.6, max(places) + 0.6)
         axes.set_xticks([])
-        group_words(axes, places, [slot.paper_name for slot in slots], width=width)
+        group_text(axes, places, [slot.paper_name for slot in slots], width=width)
     else:
         places, logarithmic = places_of(slots, paper=paper)
         names = [slot.paper_name if paper else slot.name for slot in slots]
@@ -184,7 +184,7 @@ def _draw_ours(
             for place, slot in zip(places, slots, strict=True)
             if slot.level is None or not slot.level.study.runs
         ]
-        slot_words(axes, empty, "not run")
+        slot_text(axes, empty, "not run")
 
 
 def _draw_paper(
@@ -204,8 +204,8 @@ def _draw_paper(
     if result.form in ("level", "masks"):
         places, _ = places_of(slots, paper=True)
         known = {x for one in drawn for x, _ in one.paper}
-        slot_words(axes, [place for place in places if place not in known], "unknown")
-    unknown = _unknown_words(result, slots)
+        slot_text(axes, [place for place in places if place not in known], "unknown")
+    unknown = _unknown_text(result, slots)
     if unknown:
         room = int(0.95 * width / CHARACTER)
         lines = textwrap.wrap(unknown, room)
@@ -214,7 +214,7 @@ def _draw_paper(
         axes.set_xlabel("\n".join([axes.get_xlabel(), *map(plain, lines)]).strip("\n"))
 
 
-def _unknown_words(result: ExperimentResult, slots: Sequence[Slot]) -> str:
+def _unknown_text(result: ExperimentResult, slots: Sequence[Slot]) -> str:
     """Say which of the paper's points are unknown where the panel has no place that says so."""
     parts = []
     if result.form in ("level", "masks"):
@@ -231,7 +231,7 @@ def _unknown_words(result: ExperimentResult, slots: Sequence[Slot]) -> str:
             if missing:
                 at.setdefault(", ".join(missing), []).append(pair.paper)
         parts = [
-            f"{names} at N = {' and '.join(map(size_words, sorted(sizes)))}" for names, sizes in at.items()
+            f"{names} at N = {' and '.join(map(size_text, sorted(sizes)))}" for names, sizes in at.items()
         ]
     else:
         for name in dict.fromkeys(slot.paper_name for slot in slots):
@@ -240,7 +240,7 @@ def _unknown_words(result: ExperimentResult, slots: Sequence[Slot]) -> str:
                 continue
             missing_at = paper_gaps(result, name)
             if missing_at:
-                parts.append(f"{name} at {', '.join(map(size_words, missing_at))}")
+                parts.append(f"{name} at {', '.join(map(size_text, missing_at))}")
     return f"Unknown: {'; '.join(parts)}" if parts else ""
 
 

@@ -7,22 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffmem.paper.records import ExperimentResult
-from diffmem.paper.report.figure import experiment_figure, figure_words
+from diffmem.paper.report.figure import experiment_figure, figure_text
 from diffmem.paper.report.match import experiment_runs, level_sizes
 from diffmem.paper.report.tables import ExperimentRow, experiment_rows
 from diffmem.paper.report.text import (
     lead,
-    level_words,
-    method_words,
+    level_text,
+    method_text,
     paper_heading,
     seed_count,
-    verdict_words,
+    verdict_text,
 )
 from diffmem.reports.folder import ReportPaths, numbers_bytes, write_pages
 from diffmem.reports.gallery import Gallery
 from diffmem.reports.html import png_bytes, png_uri, render_page, svg_uri
-from diffmem.reports.text import line_words, threshold_words
-from diffmem.studies.report.text import emm_words, warnings_of
+from diffmem.reports.text import line_text, threshold_text
+from diffmem.studies.report.text import emm_text, warnings_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +64,7 @@ def experiment_warnings(result: ExperimentResult) -> list[str]:
     found: dict[str, list[str]] = {}
     for level in result.levels:
         for warning in warnings_of(level.study):
-            found.setdefault(warning, []).append(level_words(level.name))
+            found.setdefault(warning, []).append(level_text(level.name))
     return [
         warning if len(names) == len(result.levels) else f"{', '.join(names)}: {warning}"
         for warning, names in found.items()
@@ -88,18 +88,18 @@ def _page(result: ExperimentResult, galleries: Sequence[Gallery], figure: Figure
         result=result,
         lead=lead(result),
         paper_heading=paper_heading(result),
-        verdicts=[(claim, verdict_words(result, claim)) for claim in result.claims],
+        verdicts=[(claim, verdict_text(result, claim)) for claim in result.claims],
         warnings=experiment_warnings(result),
         image=None if figure is None else svg_uri(figure),
-        alt="" if figure is None else figure_words(result),
+        alt="" if figure is None else figure_text(result),
         rows=rows,
         several_seeds=any(row.seeds > 1 for row, _ in rows),
         seeds=seed_count(result),
-        threshold=" or ".join(dict.fromkeys(threshold_words(study.threshold) for study in studies)),
-        line=" or ".join(dict.fromkeys(line_words(study.epsilon) for study in studies)),
+        threshold=" or ".join(dict.fromkeys(threshold_text(study.threshold) for study in studies)),
+        line=" or ".join(dict.fromkeys(line_text(study.epsilon) for study in studies)),
         galleries=[(gallery, png_uri(gallery.figure())) for gallery in galleries],
-        method=method_words(result),
-        runs=[(level_words(level.name), run) for level, _, runs in level_sizes(result) for run in runs],
+        method=method_text(result),
+        runs=[(level_text(level.name), run) for level, _, runs in level_sizes(result) for run in runs],
         thresholds=list(
             dict.fromkeys(name for run in experiment_runs(result) for name in run.peak.at_thresholds)
         ),
@@ -114,7 +114,7 @@ def _with_emm(result: ExperimentResult) -> list[tuple[ExperimentRow, str | None]
     found: list[tuple[ExperimentRow, str | None]] = []
     before = None
     for row, (level, _, _) in zip(experiment_rows(result), level_sizes(result), strict=True):
-        emm = emm_words(level.study.emm, [run.size for run in level.study.runs])
+        emm = emm_text(level.study.emm, [run.size for run in level.study.runs])
         found.append((row, None if level is before else emm))
         before = level
     return found

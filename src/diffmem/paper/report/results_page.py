@@ -12,14 +12,14 @@ from diffmem.paper.report.page import experiment_warnings
 from diffmem.paper.report.tables import emm_rows, experiment_rows, several_sizes
 from diffmem.paper.report.text import (
     SCALE_WORDS,
-    data_words,
-    method_words,
+    data_text,
+    method_text,
     paper_heading,
-    verdict_words,
-    versions_words,
+    verdict_text,
+    versions_text,
 )
-from diffmem.progress import seconds_to_words
-from diffmem.reports.text import count_words, sentence, size_words, threshold_words
+from diffmem.reports.text import sentence, size_text, threshold_text
+from diffmem.text import count_text, duration_text
 
 __all__ = ["markdown_table", "results_page"]
 
@@ -104,17 +104,17 @@ def _opening(results: Sequence[ExperimentResult], command: str) -> str:
     seeds = sorted({run.seed for run in runs})
     samples = sorted({one.memorized.total for run in runs for one in run.evaluations})
     scales = list(dict.fromkeys(result.scale for result in results))
-    thresholds = list(dict.fromkeys(threshold_words(study.threshold) for study in studies))
+    thresholds = list(dict.fromkeys(threshold_text(study.threshold) for study in studies))
     methods = sorted({one.memorized.method for run in runs for one in run.evaluations})
-    versions = versions_words(studies)
+    versions = versions_text(studies)
     paragraphs = [
         'What the experiments of "On Memorization in Diffusion Models" (Gu et al., 2025) give when they are run'
         " with diffmem, beside what the paper found.",
         *(SCALE_WORDS[scale] for scale in scales),
-        f"{count_words(len(runs), 'training run', 'training runs')} in"
-        f" {count_words(len(results), 'experiment', 'experiments')}, with"
-        f" {count_words(len(seeds), 'seed', 'different seeds')}"
-        f" ({', '.join(map(str, seeds))}), took {seconds_to_words(spent)} of training and sampling, summed over"
+        f"{count_text(len(runs), 'training run', 'training runs')} in"
+        f" {count_text(len(results), 'experiment', 'experiments')}, with"
+        f" {count_text(len(seeds), 'seed', 'different seeds')}"
+        f" ({', '.join(map(str, seeds))}), took {duration_text(spent)} of training and sampling, summed over"
         " processes that ran side by side."
         if runs
         else "No training has finished yet.",
@@ -160,14 +160,14 @@ def _anchor(heading: str) -> str:
 def _section(result: ExperimentResult, picture: str | None) -> list[str]:
     parts = [f"## {_heading(result)}", f"The paper: {_inline(sentence(result.finding))}"]
     parts.append(
-        f"{SCALE_WORDS[result.scale].split(':')[0]}. Data: {_inline(sentence(data_words(result), capital=False))}"
+        f"{SCALE_WORDS[result.scale].split(':')[0]}. Data: {_inline(sentence(data_text(result), capital=False))}"
     )
     if picture is not None:
         parts.append(f"![{_inline(result.title)}: this run beside the paper]({picture.replace(' ', '%20')})")
     if result.claims:
         parts.append(
             "\n".join(
-                f"- {_inline(sentence(claim.claim))} {_inline(verdict_words(result, claim))}"
+                f"- {_inline(sentence(claim.claim))} {_inline(verdict_text(result, claim))}"
                 for claim in result.claims
             )
         )
@@ -184,7 +184,7 @@ def _section(result: ExperimentResult, picture: str | None) -> list[str]:
         cells = [
             [
                 row.level,
-                size_words(row.size),
+                size_text(row.size),
                 *([str(row.seeds)] if several else []),
                 row.peak,
                 row.paper,
@@ -209,10 +209,10 @@ def _section(result: ExperimentResult, picture: str | None) -> list[str]:
         parts.append("Notes:")
         parts.append("\n".join(f"- {_inline(sentence(note))}" for note in notes))
     made = []
-    for heading, lines in method_words(result):
+    for heading, lines in method_text(result):
         told = lines if len(lines) <= MOST else [lines[0], f"{len(lines) - 1} more, by {result.factor}"]
         if heading != "Versions":
             made.append(f"- {heading}: {_inline('; '.join(told))}")
     parts.append("How it was made:")
-    parts.append("\n".join([*made, f"- Time: {seconds_to_words(result.seconds)}"]))
+    parts.append("\n".join([*made, f"- Time: {duration_text(result.seconds)}"]))
     return parts

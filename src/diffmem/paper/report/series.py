@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from diffmem.memorization.records import RateRecord
+from diffmem.memorization.rates import Rate
 from diffmem.paper.records import ExperimentResult, LevelRecord
 from diffmem.paper.report.match import (
     Slot,
@@ -19,7 +19,7 @@ from diffmem.paper.report.match import (
 )
 from diffmem.reports.level_axis import numbers_of
 from diffmem.reports.style import COLOURS, Colour, ordered_colours
-from diffmem.reports.text import size_words
+from diffmem.reports.text import size_text
 from diffmem.runs.records import RunRecord
 
 __all__ = ["Look", "Series", "looks", "means", "null_points", "places_of", "series_of"]
@@ -53,7 +53,7 @@ class Series:
     key: str
     label: str
     look: Look
-    ours: list[list[tuple[float, RateRecord]]] = field(default_factory=list)
+    ours: list[list[tuple[float, Rate]]] = field(default_factory=list)
     paper: list[tuple[float, float]] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     breaks: list[float] = field(default_factory=list)
@@ -68,7 +68,7 @@ def looks(count: int) -> list[Look]:
     ]
 
 
-def means(points: Sequence[tuple[float, RateRecord]], least: int = 1) -> list[tuple[float, float]]:
+def means(points: Sequence[tuple[float, Rate]], least: int = 1) -> list[tuple[float, float]]:
     """Return (x, mean percent) at each x that has at least `least` points, ascending in x."""
     found: dict[float, list[float]] = defaultdict(list)
     for x, rate in points:
@@ -174,11 +174,11 @@ def _by_size(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
         ]
         gaps += _breaks(slots, right)
         if pair.ours is None:
-            label = f"N = {size_words(pair.paper or 0)} (paper only)"
+            label = f"N = {size_text(pair.paper or 0)} (paper only)"
         else:
-            label = f"N = {size_words(pair.ours)}"
+            label = f"N = {size_text(pair.ours)}"
             if pair.paper is not None and pair.paper != pair.ours:
-                label += f" (paper: {size_words(pair.paper)})"
+                label += f" (paper: {size_text(pair.paper)})"
         found.append(Series(label, label, look, ours, paper, gaps, _breaks(slots, left)))
     return found
 
@@ -199,7 +199,7 @@ def _by_epoch(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
             found.append(Series(name, _level_label([], name), by_level[index], [], paper, gaps))
         for size in here:
             runs = [run for level in levels for run in level.study.runs if run.size == size]
-            label = f"N = {size_words(size)}"
+            label = f"N = {size_text(size)}"
             look = by_size[sizes.index(size)]
             if several_levels:
                 words = _level_label(levels, name)
@@ -213,12 +213,12 @@ def _by_epoch(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
     return [one for one in found if one.paper or any(one.ours)]
 
 
-def _curve(run: RunRecord) -> list[tuple[float, RateRecord]]:
+def _curve(run: RunRecord) -> list[tuple[float, Rate]]:
     # An evaluation before the first epoch has no place on a logarithmic axis.
     return [(one.epoch, one.memorized) for one in run.evaluations if one.epoch > 0]
 
 
-def null_points(result: ExperimentResult, slots: Sequence[Slot]) -> list[tuple[float, RateRecord]]:
+def null_points(result: ExperimentResult, slots: Sequence[Slot]) -> list[tuple[float, Rate]]:
     """Return (x, null rate) of every run that has one; over epochs x is the end of its training."""
     if result.form in ("level", "masks"):
         places = places_of(slots, paper=False)[0]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from diffmem.paper.records import ExperimentResult
 from diffmem.paper.report.match import level_sizes
-from diffmem.paper.report.text import level_words, paper_heading, paper_words, rates_words, verdict_words
-from diffmem.reports.text import percent
-from diffmem.studies.report.text import emm_words
+from diffmem.paper.report.text import level_text, paper_heading, paper_text, rates_text, verdict_text
+from diffmem.studies.report.text import emm_text
+from diffmem.text import percent
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,13 +40,13 @@ def experiment_rows(result: ExperimentResult) -> list[ExperimentRow]:
         nulls = [run.null for run in runs if run.null is not None]
         rows.append(
             ExperimentRow(
-                level=level_words(level.name),
+                level=level_text(level.name),
                 size=size,
                 seeds=len(runs),
-                peak=rates_words([run.peak.memorized for run in runs]),
-                last=rates_words([run.last.memorized for run in runs]),
-                null=rates_words(nulls) if nulls else "none held out",
-                paper=paper_words(result, level, size),
+                peak=rates_text([run.peak.memorized for run in runs]),
+                last=rates_text([run.last.memorized for run in runs]),
+                null=rates_text(nulls) if nulls else "none held out",
+                paper=paper_text(result, level, size),
             )
         )
     return rows
@@ -56,9 +56,9 @@ def emm_rows(result: ExperimentResult) -> list[tuple[str, str, str]]:
     """Return (level, the paper's level, EMM with its 95% interval) of each level."""
     return [
         (
-            level_words(level.name),
-            level_words(level.paper_name),
-            emm_words(level.study.emm, [run.size for run in level.study.runs]),
+            level_text(level.name),
+            level_text(level.paper_name),
+            emm_text(level.study.emm, [run.size for run in level.study.runs]),
         )
         for level in result.levels
     ]
@@ -88,7 +88,7 @@ def experiment_table(result: ExperimentResult) -> Table:
     if several_sizes(result):
         lines += ["EMM:", *(f"  {level}: {emm}" for level, _, emm in emm_rows(result))]
     for claim in result.claims:
-        lines.append(f"{claim.claim}: {verdict_words(result, claim)}")
+        lines.append(f"{claim.claim}: {verdict_text(result, claim)}")
     table = Table(
         title=Text(f"{result.title} ({result.scale} scale)"),
         caption=Text("\n".join(lines)),

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffmem.memorization.records import RateRecord
+from diffmem.memorization.rates import Rate
 from diffmem.paper.records import ClaimRecord, ExperimentResult, LevelRecord
 from diffmem.paper.report.match import experiment_runs, paper_points, published_at
 from diffmem.reports.level_axis import mask_of
-from diffmem.reports.text import percent, rate_words, sentence, size_words
+from diffmem.reports.text import rate_text, sentence, size_text
 from diffmem.studies.records import StudyResult
+from diffmem.text import percent
 
 __all__ = [
     "SCALE_WORDS",
     "UNKNOWN",
-    "data_words",
+    "data_text",
     "lead",
-    "level_words",
-    "method_words",
+    "level_text",
+    "method_text",
     "paper_heading",
-    "paper_words",
-    "rates_words",
+    "paper_text",
+    "rates_text",
     "seed_count",
-    "verdict_words",
-    "versions_words",
+    "verdict_text",
+    "versions_text",
 ]
 
 UNKNOWN = "unknown"
@@ -43,29 +44,29 @@ _VERDICTS = {
 }
 
 
-def verdict_words(result: ExperimentResult, claim: ClaimRecord) -> str:
+def verdict_text(result: ExperimentResult, claim: ClaimRecord) -> str:
     """Return a verdict in a sentence: 'The CPU scale does not show this, nor the opposite: ...'."""
     numbers = sentence(claim.numbers, capital=False)
     opening = f"{_WHO[result.scale]} {_VERDICTS[claim.verdict]}"
     return f"{opening}: {numbers}" if numbers else f"{opening}."
 
 
-def level_words(name: str) -> str:
+def level_text(name: str) -> str:
     """Return a level's name for a table; a mask '1,0,0' becomes '100'."""
     mask = mask_of(name)
     return name if mask is None else "".join("1" if on else "0" for on in mask)
 
 
-def rates_words(rates: Sequence[RateRecord]) -> str:
+def rates_text(rates: Sequence[Rate]) -> str:
     """Return one rate with its interval; of several seeds their mean and the span of all their intervals."""
     if len(rates) == 1:
-        return rate_words(rates[0])
+        return rate_text(rates[0])
     mean = sum(rate.value for rate in rates) / len(rates)
     low, high = min(rate.low for rate in rates), max(rate.high for rate in rates)
     return f"{percent(mean)} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def paper_words(result: ExperimentResult, level: LevelRecord, size: int) -> str:
+def paper_text(result: ExperimentResult, level: LevelRecord, size: int) -> str:
     """Return the paper's number that stands beside one level and size, or 'unknown'.
 
     Where the paper's size is another, it is named: '92.1% at 1,000'. Where the paper draws epochs, it is the
@@ -76,16 +77,16 @@ def paper_words(result: ExperimentResult, level: LevelRecord, size: int) -> str:
         if not points:
             return UNKNOWN
         epoch, value = max(points, key=lambda point: point[1])
-        return f"{value:.1f}% at {size_words(epoch)}"
+        return f"{value:.1f}% at {size_text(epoch)}"
     found = published_at(result, level.paper_name, size)
     if not found:
         return UNKNOWN
     words = " or ".join(f"{value:.1f}%" for _, value in found)
-    return words if found[0][0] == size else f"{words} at {size_words(found[0][0])}"
+    return words if found[0][0] == size else f"{words} at {size_text(found[0][0])}"
 
 
 def paper_heading(result: ExperimentResult) -> str:
-    """Return the heading of a column of `paper_words`: what stands behind 'at'."""
+    """Return the heading of a column of `paper_text`: what stands behind 'at'."""
     return "paper (at epoch)" if result.form == "epochs" else "paper (at its N)"
 
 
@@ -94,7 +95,7 @@ def seed_count(result: ExperimentResult) -> int:
     return len({run.seed for run in experiment_runs(result)})
 
 
-def data_words(result: ExperimentResult) -> str:
+def data_text(result: ExperimentResult) -> str:
     """Return the data in words: of all levels if they share it, else the first and how many others there are."""
     found = list(dict.fromkeys(level.study.data for level in result.levels))
     if len(found) <= 1:
@@ -104,17 +105,17 @@ def data_words(result: ExperimentResult) -> str:
 
 def lead(result: ExperimentResult) -> str:
     """Return the first lines of a page: the scale and the data set used."""
-    data = data_words(result)
+    data = data_text(result)
     return SCALE_WORDS[result.scale] + (f" Data: {sentence(data, capital=False)}" if data else "")
 
 
-def method_words(result: ExperimentResult) -> list[tuple[str, list[str]]]:
+def method_text(result: ExperimentResult) -> list[tuple[str, list[str]]]:
     """Return how the experiment was made: (heading, lines); a line per level only where levels differ."""
 
     def lines(of: str) -> list[str]:
         texts: dict[str, list[str]] = {}
         for level in result.levels:
-            texts.setdefault(str(getattr(level.study, of)), []).append(level_words(level.name))
+            texts.setdefault(str(getattr(level.study, of)), []).append(level_text(level.name))
         if len(texts) <= 1:
             return list(texts)
         return [f"{', '.join(names)}: {text}" for text, names in texts.items()]
@@ -127,11 +128,11 @@ def method_words(result: ExperimentResult) -> list[tuple[str, list[str]]]:
         "Measuring protocol": "protocol",
     }
     found = [(heading, lines(of)) for heading, of in headings.items()]
-    found.append(("Versions", versions_words([level.study for level in result.levels])))
+    found.append(("Versions", versions_text([level.study for level in result.levels])))
     return [(heading, told) for heading, told in found if told]
 
 
-def versions_words(studies: Sequence[StudyResult]) -> list[str]:
+def versions_text(studies: Sequence[StudyResult]) -> list[str]:
     """Return each set of versions that the studies used, once."""
     return list(
         dict.fromkeys(", ".join(f"{name} {one}" for name, one in study.versions.items()) for study in studies)

@@ -266,9 +266,9 @@ class Database:
                 ):
                     time.sleep(random.uniform(0.01, 0.1))
                     continue
-                raise self._in_words(error) from error
+                raise self._as_text(error) from error
 
-    def _in_words(self, error: sqlite3.Error) -> DiffmemError:
+    def _as_text(self, error: sqlite3.Error) -> DiffmemError:
         code, text = _code(error), str(error)
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return DamagedDatabaseError(f"{self.path} is damaged ({text}).")

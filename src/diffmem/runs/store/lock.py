@@ -168,7 +168,7 @@ class RunLock:
 
     def __enter__(self) -> Self:
         """Take the lock."""
-        if not world().is_first:
+        if not world().is_main:
             return self
         if not self._lock.take(self._seconds):
             pid, host = self._holder()

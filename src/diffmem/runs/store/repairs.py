@@ -28,7 +28,7 @@ def note_incident(folder: Path, text: str) -> None:
     Raises:
         DiffmemError: The file cannot be written.
     """
-    if not world().is_first:
+    if not world().is_main:
         return
     with locked(folder / ".incidents.lock"):
         write_json(

@@ -87,7 +87,7 @@ class StatusFile:
         if self._written is not None and now - self._written < self._every:
             return
         self._written = now
-        if not world().is_first:
+        if not world().is_main:
             return
         gained, left = done - self._first, None
         if gained > 0 and total >= done:
@@ -100,7 +100,7 @@ class StatusFile:
 
     def close(self) -> None:
         """Remove the file: nobody works here any more."""
-        if world().is_first:
+        if world().is_main:
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from diffmem.errors import UserError
-from diffmem.memorization.records import RateRecord
+from diffmem.memorization.rates import Rate
 from diffmem.reports.figures import draw_intervals, line_of_epsilon, spread_labels
 from diffmem.reports.style import (
     COLOURS,
@@ -21,10 +21,10 @@ from diffmem.reports.style import (
     percent_axis,
     size_axis,
 )
-from diffmem.reports.text import size_words
+from diffmem.reports.text import size_text
 from diffmem.runs.records import RunRecord
 from diffmem.studies.records import StudyResult
-from diffmem.studies.report.text import emm_words
+from diffmem.studies.report.text import emm_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +78,7 @@ def _runs_of(result: StudyResult) -> list[RunRecord]:
 
 def _curve(
     axes: Axes,
-    points: Sequence[tuple[int, RateRecord]],
+    points: Sequence[tuple[int, Rate]],
     colour: str,
     marker: str,
     label: str,
@@ -114,7 +114,7 @@ def _curve(
 
 def _draw_emm(axes: Axes, result: StudyResult) -> None:
     emm = result.emm
-    words = "EMM " + emm_words(emm, [run.size for run in result.runs])
+    words = "EMM " + emm_text(emm, [run.size for run in result.runs])
     left, right = axes.get_xlim()
     place = {"below smallest": 0.0, "above largest": 1.0}.get(emm.status, 0.5)
     if emm.status == "estimated" and emm.value is not None:
@@ -199,7 +199,7 @@ def _label_ends(
         seeds = f" ({len(ends[size])} seeds)" if len(ends[size]) > 1 else ""
         line = {"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 3, "relpos": (0, 0.5)}
         axes.annotate(
-            f"N = {size_words(size)}{seeds}",
+            f"N = {size_text(size)}{seeds}",
             point,
             xytext=(1.05, place),
             textcoords=axes.get_yaxis_transform(),

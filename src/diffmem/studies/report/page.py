@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from diffmem.reports.gallery import Gallery
 from diffmem.reports.html import png_uri, render_page, svg_uri
-from diffmem.reports.text import line_words, percent, size_words, threshold_words
+from diffmem.reports.text import line_text, size_text, threshold_text
 from diffmem.studies.records import StudyResult
 from diffmem.studies.report.figures import rmem_against_epochs, rmem_against_size
 from diffmem.studies.report.tables import summary_rows
-from diffmem.studies.report.text import emm_words, headline, warnings_of
+from diffmem.studies.report.text import emm_text, headline, warnings_of
+from diffmem.text import percent
 
 if TYPE_CHECKING:
     pass
@@ -35,13 +36,13 @@ def render_report(result: StudyResult, galleries: Sequence[Gallery] = ()) -> str
         package=__package__,
         result=result,
         headline=headline(result),
-        emm=emm_words(result.emm, sizes),
-        emm_last=None if result.emm_last is None else emm_words(result.emm_last, sizes),
+        emm=emm_text(result.emm, sizes),
+        emm_last=None if result.emm_last is None else emm_text(result.emm_last, sizes),
         warnings=warnings_of(result),
         rows=summary_rows(result),
         several_seeds=len(set(sizes)) < len(sizes),
-        line=line_words(result.epsilon),
-        threshold=threshold_words(result.threshold),
+        line=line_text(result.epsilon),
+        threshold=threshold_text(result.threshold),
         methods=sorted({one.memorized.method for run in result.runs for one in run.evaluations}),
         samples=sorted({one.memorized.total for run in result.runs for one in run.evaluations}),
         figures=_figures(result),
@@ -59,9 +60,9 @@ def _figures(result: StudyResult) -> list[tuple[str, str, str]]:
             svg_uri(rmem_against_size(result)),
             "R_mem, the share of samples that are copies, by number of training images. Peak over training: "
             + "; ".join(
-                f"{size_words(run.size)} images {percent(run.peak.memorized.value)}" for run in result.runs
+                f"{size_text(run.size)} images {percent(run.peak.memorized.value)}" for run in result.runs
             )
-            + f". EMM: {emm_words(result.emm, [run.size for run in result.runs])}.",
+            + f". EMM: {emm_text(result.emm, [run.size for run in result.runs])}.",
         )
     ]
     if any(one.epoch > 0 for run in result.runs for one in run.evaluations):
@@ -71,8 +72,7 @@ def _figures(result: StudyResult) -> list[tuple[str, str, str]]:
                 svg_uri(rmem_against_epochs(result)),
                 "R_mem by epoch, one curve per training set. At the end of training: "
                 + "; ".join(
-                    f"{size_words(run.size)} images {percent(run.last.memorized.value)}"
-                    for run in result.runs
+                    f"{size_text(run.size)} images {percent(run.last.memorized.value)}" for run in result.runs
                 )
                 + ".",
             )

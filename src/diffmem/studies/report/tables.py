@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diffmem.progress import seconds_to_words
-from diffmem.reports.text import line_words, percent, rate_words, size_words
+from diffmem.reports.text import line_text, rate_text, size_text
 from diffmem.runs.records import RunRecord
 from diffmem.studies.records import StudyResult
-from diffmem.studies.report.text import emm_words
+from diffmem.studies.report.text import emm_text
+from diffmem.text import duration_text, percent
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,16 +41,16 @@ def summary_rows(result: StudyResult) -> list[SummaryRow]:
     """
     return [
         SummaryRow(
-            size=size_words(run.size),
+            size=size_text(run.size),
             seed=str(run.seed),
-            epochs=size_words(run.epochs),
-            peak=rate_words(run.peak.memorized),
-            peak_epoch=size_words(run.peak.epoch),
+            epochs=size_text(run.epochs),
+            peak=rate_text(run.peak.memorized),
+            peak_epoch=size_text(run.peak.epoch),
             last=percent(run.last.memorized.value),
-            null="none held out" if run.null is None else rate_words(run.null),
+            null="none held out" if run.null is None else rate_text(run.null),
             distinct=f"{run.peak.distinct_replicated:,} of {run.size - run.duplicates:,}",
             distance=f"{run.peak.mean_nearest_distance:.2f}",
-            time=seconds_to_words(run.training_seconds),
+            time=duration_text(run.training_seconds),
         )
         for run in _ascending(result)
     ]
@@ -68,9 +68,9 @@ def terminal_table(result: StudyResult) -> Table:
 
     sizes = [run.size for run in result.runs]
     several = len(set(sizes)) < len(sizes)
-    line = f"EMM at {line_words(result.epsilon)}: {emm_words(result.emm, sizes)}"
+    line = f"EMM at {line_text(result.epsilon)}: {emm_text(result.emm, sizes)}"
     if result.emm_last is not None:
-        line += f"; from the ends of training: {emm_words(result.emm_last, sizes)}"
+        line += f"; from the ends of training: {emm_text(result.emm_last, sizes)}"
     table = Table(title=Text(result.title), caption=Text(line), caption_justify="left", title_justify="left")
     table.box, table.pad_edge = SIMPLE_HEAD, False
     names = ["N", *(["seed"] if several else []), "R_mem peak [95%]", "at\nepoch", "R_mem\nend", "null\nrate"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from diffmem.reports.text import count_words, line_words, percent, size_words
+from diffmem.reports.text import line_text, size_text
 from diffmem.studies.records import EmmRecord, StudyResult
+from diffmem.text import count_text, percent
 
-__all__ = ["NULL_RATE_WORTH_A_WARNING", "emm_words", "headline", "warnings_of"]
+__all__ = ["NULL_RATE_WORTH_A_WARNING", "emm_text", "headline", "warnings_of"]
 
 
 NULL_RATE_WORTH_A_WARNING = 0.02
@@ -17,7 +18,7 @@ def _interval(emm: EmmRecord) -> tuple[float, float] | None:
     return None if emm.low is None or emm.high is None else (emm.low, emm.high)
 
 
-def emm_words(emm: EmmRecord, sizes: list[int]) -> str:
+def emm_text(emm: EmmRecord, sizes: list[int]) -> str:
     """Return EMM in a few words: '47 [41, 55]', 'above 5,000', 'below 500', 'not monotone, 32 to 256',
     'unfinished, 64 to 128 so far' or 'unknown'.
 
@@ -27,52 +28,52 @@ def emm_words(emm: EmmRecord, sizes: list[int]) -> str:
     """
     if emm.status == "estimated" and emm.value is not None:
         interval = _interval(emm)
-        return size_words(emm.value) + (
-            "" if interval is None else f" [{size_words(interval[0])}, {size_words(interval[1])}]"
+        return size_text(emm.value) + (
+            "" if interval is None else f" [{size_text(interval[0])}, {size_text(interval[1])}]"
         )
     if emm.status == "above largest" and sizes:
-        return f"above {size_words(max(sizes))}"
+        return f"above {size_text(max(sizes))}"
     if emm.status == "below smallest" and sizes:
-        return f"below {size_words(min(sizes))}"
+        return f"below {size_text(min(sizes))}"
     if emm.status in ("not monotone", "unfinished"):
-        ends = _ends_words(emm)
+        ends = _ends_text(emm)
         so_far = " so far" if ends and emm.status == "unfinished" else ""
         return emm.status + (f", {ends}{so_far}" if ends else "")
     return "unknown"
 
 
-def _ends_words(emm: EmmRecord) -> str:
+def _ends_text(emm: EmmRecord) -> str:
     """Return where EMM lies as far as it is known: '64 to 128', 'at least 64', 'below 128' or nothing."""
     if emm.low is not None and emm.high is not None:
-        return f"{size_words(emm.low)} to {size_words(emm.high)}"
+        return f"{size_text(emm.low)} to {size_text(emm.high)}"
     if emm.low is not None:
-        return f"at least {size_words(emm.low)}"
-    return "" if emm.high is None else f"below {size_words(emm.high)}"
+        return f"at least {size_text(emm.low)}"
+    return "" if emm.high is None else f"below {size_text(emm.high)}"
 
 
 def headline(result: StudyResult) -> str:
     """Answer the study's question in one or two plain sentences."""
-    emm, share = result.emm, line_words(result.epsilon)
+    emm, share = result.emm, line_text(result.epsilon)
     if not result.runs or emm.status == "no runs":
         return "No training has finished yet, so nothing can be said about memorization."
     smallest, largest = result.runs[0].size, result.runs[-1].size
     if emm.status == "above largest":
         rates = [run.peak.memorized.value for run in result.runs if run.size == largest]
         return (
-            f"Even when trained on {count_words(largest, 'image', 'images')}, the largest size tried,"
+            f"Even when trained on {count_text(largest, 'image', 'images')}, the largest size tried,"
             f" this model copies its training data: {percent(max(rates))} of its samples are copies, and"
             f" the line is drawn at {share}."
-            f" Its EMM is above {size_words(largest)}; larger sizes would tell where it is."
+            f" Its EMM is above {size_text(largest)}; larger sizes would tell where it is."
         )
     if emm.status == "below smallest":
         rates = [run.peak.memorized.value for run in result.runs if run.size == smallest]
         return (
-            f"Already when trained on {count_words(smallest, 'image', 'images')}, the smallest size tried,"
+            f"Already when trained on {count_text(smallest, 'image', 'images')}, the smallest size tried,"
             f" fewer than {share} of this model's samples are copies of its training data:"
-            f" {percent(max(rates))}. Its EMM is below {size_words(smallest)}; smaller sizes would tell"
+            f" {percent(max(rates))}. Its EMM is below {size_text(smallest)}; smaller sizes would tell"
             " where it is."
         )
-    ends = _ends_words(emm)
+    ends = _ends_text(emm)
     if emm.status == "not monotone":
         return (
             "R_mem does not fall with the number of training images here: a larger size certainly reaches"
@@ -85,10 +86,10 @@ def headline(result: StudyResult) -> str:
         )
     interval = _interval(emm)
     between = (
-        "" if interval is None else f" (95% interval {size_words(interval[0])} to {size_words(interval[1])})"
+        "" if interval is None else f" (95% interval {size_text(interval[0])} to {size_text(interval[1])})"
     )
     return (
-        f"Trained on up to about {size_words(emm.value or math.nan)} images{between}, this model copies its"
+        f"Trained on up to about {size_text(emm.value or math.nan)} images{between}, this model copies its"
         f" training data: at least {share} of its samples are copies of a training image."
         " On more images it copies less."
     )
@@ -100,13 +101,13 @@ def warnings_of(result: StudyResult) -> list[str]:
     without = [run for run in result.runs if run.null is None]
     if without:
         warnings.append(
-            f"{count_words(len(without), 'run has', 'runs have')} no null rate, because no images were"
+            f"{count_text(len(without), 'run has', 'runs have')} no null rate, because no images were"
             " held out: how often the rule fires by chance is not known there."
         )
     for run in result.runs:
         if run.null is not None and run.null.value > NULL_RATE_WORTH_A_WARNING:
             warnings.append(
-                f"At {count_words(run.size, 'image', 'images')} (seed {run.seed}) the rule also fires on"
+                f"At {count_text(run.size, 'image', 'images')} (seed {run.seed}) the rule also fires on"
                 f" {percent(run.null.value)} of held-out images, which are no copies: R_mem may overstate"
                 " copying by about as much."
             )
@@ -114,7 +115,7 @@ def warnings_of(result: StudyResult) -> list[str]:
     if copies:
         most = max(run.duplicates for run in copies)
         warnings.append(
-            f"{count_words(len(copies), 'training set holds', 'training sets hold')} exact duplicates"
+            f"{count_text(len(copies), 'training set holds', 'training sets hold')} exact duplicates"
             f" (up to {most:,}); they were counted as one image each."
         )
     return list(dict.fromkeys(warnings))

@@ -32,7 +32,7 @@ def decision_log(
         steps = search.found.steps
         for number, (sizes, why) in enumerate(steps):
             if number == 0:
-                add(f"begins with N = {sizes[0]:,} ({_start_words(search)}).")
+                add(f"begins with N = {sizes[0]:,} ({_start_text(search)}).")
             told = [records[search.level, search.seed, size] for size in sizes]
             ends = [_told(record) for record in told if record.verdict != "unfinished"]
             if number + 1 < len(steps):
@@ -40,7 +40,7 @@ def decision_log(
                 numbers = " and ".join(f"{size:,}" for size in following)
                 ends[-1:] = [f"{ends[-1]}; next {numbers}, {why}."]
             elif ends and search.finished:
-                ends[-1] = f"{ends[-1]}; {_end_words(search)}."
+                ends[-1] = f"{ends[-1]}; {_end_text(search)}."
             for text in ends:
                 add(text if text.endswith(".") else f"{text}.")
             going = [f"{record.size:,}" for record in told if record.verdict == "unfinished"]
@@ -56,13 +56,13 @@ def _told(record: SizeRecord) -> str:
     return f"N = {record.size:,}: {record.why}: {record.verdict}{early}"
 
 
-def _start_words(search: Search) -> str:
+def _start_text(search: Search) -> str:
     if search.rule.start is None:
         return "the smallest size"
     return "where the recipe, a neighbouring level or the first seed says"
 
 
-def _end_words(search: Search) -> str:
+def _end_text(search: Search) -> str:
     emm = search.emm
     if emm.status == "above largest":
         return f"even the largest size memorizes, EMM is above {search.rule.largest:,}"

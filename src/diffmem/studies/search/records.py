@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from diffmem.memorization.records import RateRecord, Record
+from diffmem.memorization.rates import Rate
+from diffmem.memorization.records import Record
 from diffmem.studies.records import EmmRecord
 
 __all__ = ["CostRecord", "LevelRecord", "LogEntry", "PointRecord", "SearchResult", "SizeRecord", "Verdict"]
@@ -21,7 +22,7 @@ class PointRecord(Record):
 
     epoch: float
     images_seen: int
-    memorized: RateRecord
+    memorized: Rate
     verdict: Literal["at least", "below", "undecided"] = Field(
         description="Whether R_mem is at least 1 - epsilon here, at the confidence that the search needs."
     )
@@ -45,7 +46,7 @@ class SizeRecord(Record):
         description="Why training ended: memorization was certain, the futility rule, or the last epoch."
     )
     points: list[PointRecord] = Field(description="In the order of training.")
-    null: RateRecord | None = Field(
+    null: Rate | None = Field(
         description="The same rule on held-out images; none if there are none or it is not measured yet."
     )
     images_trained: int

@@ -17,7 +17,7 @@ from diffmem.data import open_images
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError
 from diffmem.memorization import RatioRule
-from diffmem.memorization.records import RateRecord
+from diffmem.memorization.rates import Rate
 from diffmem.models.denoiser import Denoiser
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.evaluations import judged
@@ -165,7 +165,7 @@ class SizeRun(Run):
     def _shared_counts(self, terms: Terms, warn: Callable[[str], None]) -> list[Counts]:
         """Return the counts that the first process reads, in every process."""
         here = world()
-        counts = here.share(self.counts(terms, warn) if here.is_first else None)
+        counts = here.broadcast(self.counts(terms, warn) if here.is_main else None)
         if counts is None:  # what the first process shares is never none
             raise DiffmemError(f"The counts of {self.folder} were not shared.")
         return list(counts)
@@ -206,7 +206,7 @@ class SizeRun(Run):
         for seen, (hits, total), state in zip(self.points, counts, states, strict=True):
             if total:
                 low, high = anytime_interval(hits, total, confidence)
-                rate = RateRecord(
+                rate = Rate(
                     count=hits, total=total, value=hits / total, low=low, high=high, method="anytime-valid"
                 )
                 points.append(
@@ -233,7 +233,7 @@ class SizeRun(Run):
             incidents=incidents(self.folder),
         )
 
-    def _null_record(self, rule: RatioRule) -> RateRecord | None:
+    def _null_record(self, rule: RatioRule) -> Rate | None:
         try:
             null = read_null(self._null_path)
         except DiffmemError:

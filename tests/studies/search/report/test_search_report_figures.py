@@ -25,10 +25,10 @@ from reports_search import (
 from diffmem.errors import UserError
 from diffmem.studies.records import EmmRecord
 from diffmem.studies.search.report.cost import cost_figure
-from diffmem.studies.search.report.curves import curves_figure, curves_words
+from diffmem.studies.search.report.curves import curves_figure, curves_text
 from diffmem.studies.search.report.figure import emm_by_level_figure
 from diffmem.studies.search.report.names import short_names
-from diffmem.studies.search.report.surface import surface_figure, surface_words
+from diffmem.studies.search.report.surface import surface_figure, surface_text
 
 FIGURES = [emm_by_level_figure, cost_figure, surface_figure, curves_figure]
 SEARCHES = [
@@ -332,7 +332,7 @@ def test_a_search_for_a_single_answer_out_of_reach_is_drawn(search):
 
 def test_the_words_of_surface_and_curves_tell_their_numbers():
     result = unfinished_search()
-    assert "24 images 93.4% at epoch 2,500 (memorized)" in surface_words(result)
-    assert "180 images 65.6% at epoch 1,500" in curves_words(result)
-    assert "2x2: nothing measured yet" in surface_words(result)
-    assert "2x2: nothing measured yet" in curves_words(result)
+    assert "24 images 93.4% at epoch 2,500 (memorized)" in surface_text(result)
+    assert "180 images 65.6% at epoch 1,500" in curves_text(result)
+    assert "2x2: nothing measured yet" in surface_text(result)
+    assert "2x2: nothing measured yet" in curves_text(result)

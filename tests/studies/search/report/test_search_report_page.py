@@ -24,7 +24,7 @@ from reports_search import (
 from reports_study import make_gallery
 
 from diffmem.errors import DiffmemError
-from diffmem.reports.text import rate_words
+from diffmem.reports.text import rate_text
 from diffmem.studies.search.records import LogEntry, SearchResult
 from diffmem.studies.search.report import page as search_page
 from diffmem.studies.search.report.page import render_search_report, write_search_report
@@ -97,8 +97,8 @@ def test_the_page_holds_every_run(page):
     for level in make_search().levels:
         for run in level.runs:
             assert run.run_id in page.words
-            assert rate_words(run.peak.memorized) in page.words
-            assert rate_words(run.null) in page.words
+            assert rate_text(run.peak.memorized) in page.words
+            assert rate_text(run.null) in page.words
             assert run.why in page.words
     assert "2,500 of 4,000" in page.words
 

@@ -15,7 +15,7 @@ from reports_search import (
 )
 from rich.console import Console
 
-from diffmem.reports.text import rate_words
+from diffmem.reports.text import rate_text
 from diffmem.studies.search.report.tables import search_table, watch_table
 
 LIVE = {
@@ -72,7 +72,7 @@ def test_the_other_runs_show_what_was_decided():
     rows = cells(watch_table(result, LIVE))[2:]
     runs = [run for level in result.levels for run in level.runs if run.run_id not in LIVE]
     assert [row[5] for row in rows] == [run.verdict for run in runs] + ["no runs yet"]
-    assert [row[4] for row in rows[:-1]] == [rate_words(run.peak.memorized) for run in runs]
+    assert [row[4] for row in rows[:-1]] == [rate_text(run.peak.memorized) for run in runs]
 
 
 def test_an_unfinished_run_that_nobody_works_on_waits():

@@ -19,16 +19,16 @@ from reports_search import (
 from reports_study import make_result
 
 from diffmem.studies.records import EmmRecord
-from diffmem.studies.report.text import emm_words, headline
+from diffmem.studies.report.text import emm_text, headline
 from diffmem.studies.search.report.text import (
-    cost_words,
+    cost_text,
     lead,
     level_answer,
     level_emm,
-    method_words,
-    number_words,
+    method_text,
+    number_text,
     search_warnings,
-    share_words,
+    share_text,
 )
 
 UNFINISHED = [
@@ -47,7 +47,7 @@ def answers_of(result):
 
 @pytest.mark.parametrize(("emm", "words"), UNFINISHED)
 def test_an_emm_without_a_single_number_says_what_is_known(emm, words):
-    assert emm_words(emm, [16, 512]) == words
+    assert emm_text(emm, [16, 512]) == words
 
 
 def test_the_headline_of_a_study_says_that_the_search_goes_on():
@@ -173,26 +173,26 @@ def test_a_long_list_of_runs_is_cut_and_counted():
     ("number", "words"), [(830, "830"), (52_340, "52,300"), (4_210_000, "4.21 M"), (1.3e9, "1.3 G"), (0, "0")]
 )
 def test_large_numbers_are_short(number, words):
-    assert number_words(number) == words
+    assert number_text(number) == words
 
 
 def test_the_cost_is_told_as_a_share_of_the_grids():
     cost = make_search().cost
-    assert share_words(cost) == "17%"
-    assert share_words(cost.model_copy(update={"grid_units": cost.units / 0.004})) == "0.4%"
-    assert "21 runs: 15 M images trained on" in cost_words(make_search())
-    assert "17% of what a fixed grid of equal precision would cost" in cost_words(make_search())
-    assert "11 runs so far" in cost_words(unfinished_search())
+    assert share_text(cost) == "17%"
+    assert share_text(cost.model_copy(update={"grid_units": cost.units / 0.004})) == "0.4%"
+    assert "21 runs: 15 M images trained on" in cost_text(make_search())
+    assert "17% of what a fixed grid of equal precision would cost" in cost_text(make_search())
+    assert "11 runs so far" in cost_text(unfinished_search())
 
 
 def test_without_a_grid_no_share_is_told():
     cost = make_cost([make_training("8x8", 64, 96)]).model_copy(update={"grid_units": 0.0})
-    assert share_words(cost) == "–"
-    assert "grid" not in cost_words(make_search(cost=cost))
+    assert share_text(cost) == "–"
+    assert "grid" not in cost_text(make_search(cost=cost))
 
 
 def test_the_method_names_the_rule_the_interval_and_the_versions():
-    words = {heading: " ".join(lines) for heading, lines in method_words(make_search())}
+    words = {heading: " ".join(lines) for heading, lines in method_text(make_search())}
     assert "less than 1/3 of its distance" in words["Copy and R_mem"]
     assert "at most 10,000 images" in words["Sampling stops when it knows"].lower()
     assert "within 10% of EMM" in words["EMM"]
@@ -204,7 +204,7 @@ def test_what_differs_between_levels_is_told_for_each():
     levels = [
         make_search_level(name).model_copy(update={"model": f"U-Net for {name}"}) for name in ("8x8", "4x4")
     ]
-    words = dict(method_words(make_search(levels)))
+    words = dict(method_text(make_search(levels)))
     assert words["Model"] == ["8x8: U-Net for 8x8", "4x4: U-Net for 4x4"]
     assert words["What a level changes"] == ["8x8: data.resolution = 8x8", "4x4: data.resolution = 4x4"]
 

@@ -8,7 +8,7 @@ from diffmem.reports.style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, dress, ne
 from diffmem.studies.search.records import CostRecord, SearchResult
 from diffmem.studies.search.report.figure import NAME_LETTERS
 from diffmem.studies.search.report.names import short_names
-from diffmem.studies.search.report.text import number_words, share_words
+from diffmem.studies.search.report.text import number_text, share_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +60,7 @@ def cost_figure(result: SearchResult) -> Figure:
                 hatch="////", edgecolor="white", linewidth=0, zorder=2, gid="sampling",
             )  # fmt: skip
             words = (
-                f"{share_words(cost)}: {number_words(cost.units)} of {number_words(cost.grid_units)}"
+                f"{share_text(cost)}: {number_text(cost.units)} of {number_text(cost.grid_units)}"
                 f"{'' if finished else ', so far'}"
             )
         # Inside the grid's bar where the search left room there.

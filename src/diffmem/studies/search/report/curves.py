@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Literal
 
 from diffmem.reports.figures import draw_intervals, line_of_epsilon, spread_labels
 from diffmem.reports.style import COLOURS, SMALL_FONT_SIZE, dress, epoch_axis, legend_below, percent_axis
-from diffmem.reports.text import percent, size_words
+from diffmem.reports.text import size_text
 from diffmem.studies.search.records import LevelRecord, SearchResult, SizeRecord
 from diffmem.studies.search.report.panels import level_panels, shown_points
+from diffmem.text import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["curves_figure", "curves_words"]
+__all__ = ["curves_figure", "curves_text"]
 
 _LOOKS: dict[str, tuple[str, str, Literal["-", "--", ":"]]] = {
     "memorized": (COLOURS["vermillion"], "o", "-"),
@@ -55,12 +56,12 @@ def curves_figure(result: SearchResult) -> Figure:
     return figure
 
 
-def curves_words(result: SearchResult) -> str:
+def curves_text(result: SearchResult) -> str:
     """Return the learning curves in words, for those who cannot see them."""
     parts = []
     for level in result.levels:
         found = [
-            f"{size_words(run.size)} images {percent(points[-1].memorized.value)} at epoch {size_words(points[-1].epoch)}"
+            f"{size_text(run.size)} images {percent(points[-1].memorized.value)} at epoch {size_text(points[-1].epoch)}"
             for run in level.runs
             if (points := shown_points(run))
         ]
@@ -111,7 +112,7 @@ def _name_ends(axes: Axes, runs: Sequence[SizeRecord], height: float) -> None:
         looks = {_LOOKS[run.verdict][0] for run in ends[size]}
         colour = looks.pop() if len(looks) == 1 else COLOURS["black"]
         axes.annotate(
-            size_words(size),
+            size_text(size),
             last[size],
             xytext=(1.06, place),
             textcoords=axes.get_yaxis_transform(),

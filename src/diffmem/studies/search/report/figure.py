@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffmem.reports.level_axis import level_axis, numbers_of, plain
 from diffmem.reports.style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, dress, new_figure, no_minor_ticks
-from diffmem.reports.text import size_words
+from diffmem.reports.text import size_text
 from diffmem.studies.search.records import LevelRecord, SearchResult
 from diffmem.studies.search.report.names import short_names
 from diffmem.studies.search.report.text import level_emm
@@ -178,7 +178,7 @@ def _rows(result: SearchResult) -> Figure:
     axes.set_xscale("log")
     axes.set_xlim(left, right)
     axes.xaxis.set_minor_locator(no_minor_ticks())
-    axes.set_xticks(ticks, [size_words(tick) for tick in ticks])
+    axes.set_xticks(ticks, [size_text(tick) for tick in ticks])
     axes.set_ylim(max(count, 1) - 0.45, -0.55)
     axes.set_yticks(range(count), names)
     axes.tick_params(axis="y", length=0, labelsize=FONT_SIZE - 0.5)
@@ -214,7 +214,7 @@ def _over_numbers(result: SearchResult, numbers: Sequence[float]) -> Figure:
     axes.set_yscale("log")
     axes.set_ylim(low, high)
     axes.yaxis.set_minor_locator(no_minor_ticks())
-    axes.set_yticks(ticks, [size_words(tick) for tick in ticks])
+    axes.set_yticks(ticks, [size_text(tick) for tick in ticks])
     level_axis(axes, numbers, [level.name for level in result.levels], logarithmic=True, width=WIDTH - 1.0)
     known = sorted(
         (number, level.emm.value)

@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING, Any
 from diffmem.reports.folder import ReportPaths, gallery_names, numbers_bytes, write_pages
 from diffmem.reports.gallery import Gallery
 from diffmem.reports.html import embedded_png, png_bytes, png_uri, render_page, svg_uri
-from diffmem.reports.text import line_words, sentence, size_words
+from diffmem.reports.text import line_text, sentence, size_text
 from diffmem.studies.search.records import CostRecord, SearchResult
 from diffmem.studies.search.report.cost import cost_figure
-from diffmem.studies.search.report.curves import curves_figure, curves_words
+from diffmem.studies.search.report.curves import curves_figure, curves_text
 from diffmem.studies.search.report.figure import emm_by_level_figure
 from diffmem.studies.search.report.panels import measured_levels
-from diffmem.studies.search.report.surface import surface_figure, surface_words
+from diffmem.studies.search.report.surface import surface_figure, surface_text
 from diffmem.studies.search.report.text import (
-    cost_words,
-    epochs_words,
+    cost_text,
+    epochs_text,
     lead,
     level_answer,
     level_emm,
     level_label,
-    method_words,
-    number_words,
-    peak_words,
+    method_text,
+    number_text,
+    peak_text,
     search_runs,
     search_warnings,
-    share_words,
-    stopped_words,
+    share_text,
+    stopped_text,
 )
 
 if TYPE_CHECKING:
@@ -93,12 +93,12 @@ def render_search_report(result: SearchResult, galleries: Sequence[Gallery] = ()
 
 def _pictures(result: SearchResult) -> list[_Picture]:
     """Return the figures that the search can fill."""
-    runs, line = search_runs(result), line_words(result.epsilon)
+    runs, line = search_runs(result), line_text(result.epsilon)
     found = []
     if runs:
         answers = "; ".join(
             f"{level.name}: {level_emm(level, result)}"
-            + (f", the paper {size_words(level.published)}" if level.published else "")
+            + (f", the paper {size_text(level.published)}" if level.published else "")
             for level in result.levels
         )
         found.append(
@@ -121,7 +121,7 @@ def _pictures(result: SearchResult) -> list[_Picture]:
                 "rmem_surface.png",
                 "R_mem over training-set size and epochs",
                 surface_figure(result),
-                surface_words(result),
+                surface_text(result),
                 f"A column is a training, a cell an evaluation: blue below {line}, orange from {line} on. Sizes stand in"
                 " order, not to scale. The circle over a column is its verdict.",
             ),
@@ -129,20 +129,20 @@ def _pictures(result: SearchResult) -> list[_Picture]:
                 "learning_curves.png",
                 "Learning curves",
                 curves_figure(result),
-                curves_words(result),
+                curves_text(result),
                 "Bars are intervals that hold however often one looked; they are wide where few images told enough. The"
                 " numbers at the right are training-set sizes. Curves are moved sideways a little so that bars do not"
                 " hide each other.",
             ),
         ]
     if runs:
-        shares = "; ".join(f"{level.name} {share_words(level.cost)}" for level in result.levels)
+        shares = "; ".join(f"{level.name} {share_text(level.cost)}" for level in result.levels)
         found.append(
             _Picture(
                 "cost.png",
                 "Cost against a fixed grid",
                 cost_figure(result),
-                f"Cost as a share of the grid's: {shares}; all levels {share_words(result.cost)}.",
+                f"Cost as a share of the grid's: {shares}; all levels {share_text(result.cost)}.",
                 "In the cost of training on one image once (M: million, G: billion). The grid would train every size of the"
                 " same range, as far apart as the tolerance asks for, to the end, and sample all images at every point.",
             )
@@ -160,11 +160,11 @@ def _page(result: SearchResult, pictures: Sequence[_Picture], galleries: list[tu
         "result": result,
         "lead": lead(result),
         "answers": [(level_label(level.name, result), level_answer(level, result)) for level in result.levels],
-        "cost": cost_words(result),
-        "share": share_words(result.cost),
+        "cost": cost_text(result),
+        "share": share_text(result.cost),
         "warnings": search_warnings(result),
         "levels": [
-            (level, level_emm(level, result), _spent(level.cost), share_words(level.cost))
+            (level, level_emm(level, result), _spent(level.cost), share_text(level.cost))
             for level in result.levels
         ],
         "published": _published(result),
@@ -172,12 +172,12 @@ def _page(result: SearchResult, pictures: Sequence[_Picture], galleries: list[tu
         "pictures": [
             (one.heading, _uri(one.figure), one.alt, one.caption) for one in pictures
         ],
-        "runs": [(run, epochs_words(run), peak_words(run), stopped_words(run)) for run in runs],
+        "runs": [(run, epochs_text(run), peak_text(run), stopped_text(run)) for run in runs],
         "incidents": any(run.incidents for run in runs),
         "open_runs": len(runs) <= _OPEN_ROWS,
         "log": _log(result),
         "open_log": len(result.log) <= _OPEN_ROWS,
-        "method": method_words(result),
+        "method": method_text(result),
     }  # fmt: skip
     bare = render_page("search.html", package=__package__, **values, shown=[], folded=[], left_out=0)
     kept = _fitting(galleries, MOST_BYTES - len(bare.encode()))
@@ -193,7 +193,7 @@ def _page(result: SearchResult, pictures: Sequence[_Picture], galleries: list[tu
 
 
 def _spent(cost: CostRecord) -> tuple[str, str]:
-    return number_words(cost.images_trained), number_words(cost.images_sampled)
+    return number_text(cost.images_trained), number_text(cost.images_sampled)
 
 
 def _uri(figure: Figure) -> str:

@@ -16,7 +16,7 @@ from diffmem.reports.style import (
     no_minor_ticks,
     readable_ticks,
 )
-from diffmem.reports.text import line_words, size_words
+from diffmem.reports.text import line_text, size_text
 from diffmem.studies.search.records import LevelRecord, SearchResult, SizeRecord
 from diffmem.studies.search.report.panels import level_panels, shown_points
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-__all__ = ["surface_figure", "surface_words"]
+__all__ = ["surface_figure", "surface_text"]
 
 _BELOW = ("#F1F5FA", "#B9D4EA", "#6BA6D3", "#2A6FAE", "#0B3C6F")
 _ABOVE = ("#F6B042", "#D55E00")
@@ -72,13 +72,13 @@ def surface_figure(result: SearchResult) -> Figure:
     return figure
 
 
-def surface_words(result: SearchResult) -> str:
+def surface_text(result: SearchResult) -> str:
     """Return the surface in words, for those who cannot see it."""
     parts = []
     for level in result.levels:
         found = [
-            f"{size_words(run.size)} images {100 * run.peak.memorized.value:.1f}% at epoch"
-            f" {size_words(run.peak.epoch)} ({run.verdict})"
+            f"{size_text(run.size)} images {100 * run.peak.memorized.value:.1f}% at epoch"
+            f" {size_text(run.peak.epoch)} ({run.verdict})"
             for run in level.runs
             if run.peak is not None
         ]
@@ -143,7 +143,7 @@ def _panel(axes: Axes, level: LevelRecord, ramp: Colormap, line: float, width: f
     aside = max(0.7, (_FEWEST_COLUMNS - places[-1]) / 2)  # few columns are not drawn as wide as the panel
     axes.set_xlim(-aside, places[-1] + aside)
     shown = readable_ticks(epochs, bounds[0], bounds[-1], room=0.09)
-    axes.set_yticks(shown, [size_words(epoch) for epoch in shown])
+    axes.set_yticks(shown, [size_text(epoch) for epoch in shown])
     axes.yaxis.set_minor_locator(no_minor_ticks())
     for place, run in zip(places, runs, strict=True):
         reached = bounds[0]
@@ -189,7 +189,7 @@ def _name_sizes(axes: Axes, runs: Sequence[SizeRecord], places: Sequence[float],
     for run, place in zip(runs, places, strict=True):
         at.setdefault(run.size, []).append(place)
     middles = [sum(found) / len(found) for found in at.values()]
-    labels = [size_words(size) for size in at]
+    labels = [size_text(size) for size in at]
     left, right = axes.get_xlim()
     slot = width / (right - left) * (middles[-1] - middles[0]) / max(len(middles) - 1, 1)
     axes.set_xticks(middles, labels)
@@ -258,7 +258,7 @@ def _keys(figure: Figure, ramp: Colormap, result: SearchResult, panels: list[Axe
             marker="o",
             markersize=3,
             color="black",
-            label=f"certainly at least {line_words(result.epsilon)}",
+            label=f"certainly at least {line_text(result.epsilon)}",
         ),
         Line2D([], [], linestyle="", marker="$?$", color="black", label="not decided at this epoch"),
         Patch(fill=False, edgecolor="#9A9A9A", linestyle=(0, (2, 2)), label="not trained (so far)"),

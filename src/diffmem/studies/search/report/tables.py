@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from diffmem.progress import seconds_to_words
-from diffmem.reports.text import line_words, rate_words, size_words
+from diffmem.reports.text import line_text, rate_text, size_text
 from diffmem.studies.search.records import SearchResult, SizeRecord
-from diffmem.studies.search.report.text import cost_words, level_emm, search_runs, share_words
+from diffmem.studies.search.report.text import cost_text, level_emm, search_runs, share_text
+from diffmem.text import duration_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,7 +24,7 @@ def search_table(result: SearchResult) -> Table:
     """
     from rich.text import Text
 
-    line = f"EMM at {line_words(result.epsilon)}; {cost_words(result)}"
+    line = f"EMM at {line_text(result.epsilon)}; {cost_text(result)}"
     if not result.finished:
         line += " The search still goes on."
     table = _table(result.title, line)
@@ -35,9 +35,9 @@ def search_table(result: SearchResult) -> Table:
         cells = [
             level.name,
             level_emm(level, result),
-            "–" if level.published is None else size_words(level.published),
+            "–" if level.published is None else size_text(level.published),
             str(len(level.runs)),
-            share_words(level.cost),
+            share_text(level.cost),
         ]
         table.add_row(*map(Text, cells))
     return table
@@ -57,7 +57,7 @@ def watch_table(result: SearchResult, live: Mapping[str, Mapping[str, object]]) 
 
     table = _table(
         result.title,
-        f"R_mem with its interval at the best evaluation point; the line is {line_words(result.epsilon)}.",
+        f"R_mem with its interval at the best evaluation point; the line is {line_text(result.epsilon)}.",
     )
     table.add_column(Text(result.factor), max_width=20, min_width=6, overflow="fold")
     for name in ("N", "seed", "epoch", "R_mem so far"):
@@ -72,7 +72,7 @@ def watch_table(result: SearchResult, live: Mapping[str, Mapping[str, object]]) 
             working.append([run_id, "–", "–", _live_share(state), "–", _note(state), _left(state)])
     for level in result.levels:
         for run in sorted(level.runs, key=lambda run: (run.size, run.seed)):
-            cells = [level.name, size_words(run.size), str(run.seed), *_state(run, live.get(run.run_id))]
+            cells = [level.name, size_text(run.size), str(run.seed), *_state(run, live.get(run.run_id))]
             (working if run.run_id in live else others).append(cells)
         if not level.runs:
             others.append([level.name, "–", "–", "–", "–", "no runs yet", ""])
@@ -97,13 +97,13 @@ def _table(title: str, line: str) -> Table:
 
 def _state(run: SizeRecord, state: Mapping[str, object] | None) -> list[str]:
     """Return epoch, R_mem, decision and time left of a run."""
-    rate = "–" if run.peak is None else rate_words(run.peak.memorized)
+    rate = "–" if run.peak is None else rate_text(run.peak.memorized)
     share = None if state is None else _share(state)
     # The record is as old as the last evaluation; the worker's own count is newer.
     trained = (
         run.epochs_trained if share is None else max(run.epochs_trained, float(round(share * run.epochs)))
     )
-    epochs = f"{size_words(trained)}/{size_words(run.epochs)}"
+    epochs = f"{size_text(trained)}/{size_text(run.epochs)}"
     if state is None:
         return [epochs, rate, "waiting" if run.verdict == "unfinished" else run.verdict, ""]
     return [epochs, rate, _note(state), _left(state)]
@@ -127,4 +127,4 @@ def _note(state: Mapping[str, object]) -> str:
 
 def _left(state: Mapping[str, object]) -> str:
     left = state.get("seconds_left")
-    return seconds_to_words(left) if isinstance(left, int | float) else "–"
+    return duration_text(left) if isinstance(left, int | float) else "–"

@@ -6,33 +6,26 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from diffmem.reports.level_axis import numbers_of
-from diffmem.reports.text import (
-    count_words,
-    line_words,
-    percent,
-    rate_words,
-    sentence,
-    size_words,
-    threshold_words,
-)
+from diffmem.reports.text import line_text, rate_text, sentence, size_text, threshold_text
 from diffmem.studies.emm import ONE_RUN_PER_SIZE
-from diffmem.studies.report.text import NULL_RATE_WORTH_A_WARNING, emm_words
+from diffmem.studies.report.text import NULL_RATE_WORTH_A_WARNING, emm_text
 from diffmem.studies.search.records import CostRecord, LevelRecord, SearchResult, SizeRecord
+from diffmem.text import count_text, percent
 
 __all__ = [
-    "cost_words",
-    "epochs_words",
+    "cost_text",
+    "epochs_text",
     "lead",
     "level_answer",
     "level_emm",
     "level_label",
-    "method_words",
-    "number_words",
-    "peak_words",
+    "method_text",
+    "number_text",
+    "peak_text",
     "search_runs",
     "search_warnings",
-    "share_words",
-    "stopped_words",
+    "share_text",
+    "stopped_text",
 ]
 
 _STOPPED = {
@@ -73,51 +66,51 @@ def _status(level: LevelRecord) -> str:
 
 
 def level_emm(level: LevelRecord, result: SearchResult) -> str:
-    """Return EMM of a level in a few words, as `emm_words`, and 'no runs yet' before its first run."""
+    """Return EMM of a level in a few words, as `emm_text`, and 'no runs yet' before its first run."""
     if _status(level) == "no runs":
         return "no runs yet"
-    return emm_words(level.emm, [run.size for run in level.runs] or list(result.sizes))
+    return emm_text(level.emm, [run.size for run in level.runs] or list(result.sizes))
 
 
 def level_answer(level: LevelRecord, result: SearchResult) -> str:
     """Return what was found for a level, and the paper's value if it is known, in one to three sentences."""
-    emm, line = level.emm, line_words(result.epsilon)
+    emm, line = level.emm, line_text(result.epsilon)
     sizes = [run.size for run in level.runs] or list(result.sizes)
     if emm.status == "estimated" and emm.value is not None:
-        found = f"EMM is about {size_words(emm.value)} training images"
+        found = f"EMM is about {size_text(emm.value)} training images"
         if emm.low is not None and emm.high is not None:
             confidence = f"{100 * result.confidence:.4g}%"
-            found += f" ({confidence} interval {size_words(emm.low)} to {size_words(emm.high)})"
+            found += f" ({confidence} interval {size_text(emm.low)} to {size_text(emm.high)})"
         found += "."
     elif emm.status == "above largest":
-        size = size_words(max(sizes))
+        size = size_text(max(sizes))
         found = (
             f"EMM is above {size}: even {size} training images, the most that were allowed, are memorized."
         )
     elif emm.status == "below smallest":
-        size = size_words(min(sizes))
+        size = size_text(min(sizes))
         found = f"EMM is below {size}: not even {size} training images, the fewest that were allowed, are memorized."
     elif emm.status == "not monotone":
-        ends = emm_words(emm, sizes).partition(", ")[2]
+        ends = emm_text(emm, sizes).partition(", ")[2]
         found = (
             f"EMM is not one number: R_mem is not monotone. A larger size certainly reaches {line} and a smaller one"
             f" certainly does not{f'; this happens within {ends} training images' if ends else ''}."
         )
     elif _status(level) == "unfinished":
-        ends = emm_words(emm, sizes).partition(", ")[2].removesuffix(" so far")
+        ends = emm_text(emm, sizes).partition(", ")[2].removesuffix(" so far")
         found = "EMM is not known yet, the search goes on: " + (
             f"so far it is {ends} training images." if ends else "no size is decided so far."
         )
     else:
         found = "EMM is not known yet: no training has begun."
     if level.published is not None:
-        found += f" The paper: {size_words(level.published)}."
+        found += f" The paper: {size_text(level.published)}."
     return found
 
 
 def lead(result: SearchResult) -> str:
     """Answer the question of the search in a few plain sentences, before the answers of its levels."""
-    line = line_words(result.epsilon)
+    line = line_text(result.epsilon)
     what = (
         f"EMM is the largest number of training images at which at least {line} of a model's samples are copies"
         " of one of them."
@@ -139,8 +132,8 @@ def lead(result: SearchResult) -> str:
         (low, first), (high, last) = known[0], known[-1]
         at = "at " if _numeric(result) else ""
         found.append(
-            f"By {result.factor}, EMM goes from about {size_words(low)} training images ({at}{first.name}) to about"
-            f" {size_words(high)} ({at}{last.name})."
+            f"By {result.factor}, EMM goes from about {size_text(low)} training images ({at}{first.name}) to about"
+            f" {size_text(high)} ({at}{last.name})."
         )
         if first.emm.high is not None and last.emm.low is not None and last.emm.low <= first.emm.high:
             found.append("Their intervals overlap, so it is not certain that they differ.")
@@ -148,7 +141,7 @@ def lead(result: SearchResult) -> str:
         value, level = known[0]
         found.append(
             f"Of {len(result.levels)} levels only {level_label(level.name, result)} has a number for EMM: about"
-            f" {size_words(value)} training images."
+            f" {size_text(value)} training images."
         )
     else:
         found.append(
@@ -157,7 +150,7 @@ def lead(result: SearchResult) -> str:
     others = Counter(_status(level) for level in result.levels if level.emm.status != "estimated")
     if others:
         kinds = [
-            f"{count_words(count, 'level is', 'levels are')} {_OTHERWISE[status]}"
+            f"{count_text(count, 'level is', 'levels are')} {_OTHERWISE[status]}"
             for status, count in others.items()
         ]
         found.append(f"{'Besides, ' if known else ''}{', '.join(kinds)}.")
@@ -166,22 +159,22 @@ def lead(result: SearchResult) -> str:
     return " ".join([*found, what])
 
 
-def peak_words(run: SizeRecord) -> str:
+def peak_text(run: SizeRecord) -> str:
     """Return the highest R_mem of a run with its interval, '92.1% [91.5, 92.6]', or that there is none yet."""
-    return "not measured yet" if run.peak is None else rate_words(run.peak.memorized)
+    return "not measured yet" if run.peak is None else rate_text(run.peak.memorized)
 
 
-def epochs_words(run: SizeRecord) -> str:
+def epochs_text(run: SizeRecord) -> str:
     """Return the epochs trained, of all: '1,500 of 4,000'."""
-    return f"{size_words(run.epochs_trained)} of {size_words(run.epochs)}"
+    return f"{size_text(run.epochs_trained)} of {size_text(run.epochs)}"
 
 
-def stopped_words(run: SizeRecord) -> str:
+def stopped_text(run: SizeRecord) -> str:
     """Return why the training ended, or that it has not."""
     return _STOPPED[run.stopped]
 
 
-def number_words(number: float) -> str:
+def number_text(number: float) -> str:
     """Return a large number in a few characters: '830', '52,300', '4.2 M', '1.3 G'."""
     for unit, name in ((1e9, "G"), (1e6, "M")):
         if number >= unit:
@@ -189,7 +182,7 @@ def number_words(number: float) -> str:
     return f"{float(f'{number:.3g}'):,.0f}"
 
 
-def share_words(cost: CostRecord) -> str:
+def share_text(cost: CostRecord) -> str:
     """Return what was spent as a share of the grid: '12%', '0.4%', or '–' where there is no grid."""
     if not cost.grid_units:
         return "–"
@@ -197,17 +190,17 @@ def share_words(cost: CostRecord) -> str:
     return f"{share:.0f}%" if share >= 10 or share == 0 else f"{share:.1f}%"
 
 
-def cost_words(result: SearchResult) -> str:
+def cost_text(result: SearchResult) -> str:
     """Compare the cost of the whole search with the grid's, in a sentence."""
     cost = result.cost
     spent = (
-        f"{count_words(cost.runs, 'run', 'runs')}{'' if result.finished else ' so far'}:"
-        f" {number_words(cost.images_trained)} images trained on and"
-        f" {number_words(cost.images_sampled)} images sampled"
+        f"{count_text(cost.runs, 'run', 'runs')}{'' if result.finished else ' so far'}:"
+        f" {number_text(cost.images_trained)} images trained on and"
+        f" {number_text(cost.images_sampled)} images sampled"
     )
     if not cost.grid_units:
         return f"{spent}."
-    return f"{spent}, {share_words(cost)} of what a fixed grid of equal precision would cost."
+    return f"{spent}, {share_text(cost)} of what a fixed grid of equal precision would cost."
 
 
 def search_warnings(result: SearchResult) -> list[str]:
@@ -231,13 +224,13 @@ def search_warnings(result: SearchResult) -> list[str]:
     undecided = these(lambda run: run.verdict == "undecided")
     if undecided:
         warnings.append(
-            f"{count_words(len(undecided), 'run was', 'runs were')} not decided within the allowed samples, as R_mem"
-            f" is too near {line_words(result.epsilon)} there: {_named(undecided, result)}."
+            f"{count_text(len(undecided), 'run was', 'runs were')} not decided within the allowed samples, as R_mem"
+            f" is too near {line_text(result.epsilon)} there: {_named(undecided, result)}."
         )
     hopeless = these(lambda run: run.stopped == "hopeless")
     if hopeless:
         warnings.append(
-            f"{count_words(len(hopeless), 'training was', 'trainings were')} given up by the futility rule before the"
+            f"{count_text(len(hopeless), 'training was', 'trainings were')} given up by the futility rule before the"
             " last epoch: what was concluded there rests on the course of the learning curve:"
             f" {_named(hopeless, result)}."
         )
@@ -251,7 +244,7 @@ def search_warnings(result: SearchResult) -> list[str]:
     without = these(lambda run: run.null is None and run.verdict != "unfinished")
     if without:
         warnings.append(
-            f"{count_words(len(without), 'run has', 'runs have')} no null rate: how often the rule fires by chance is"
+            f"{count_text(len(without), 'run has', 'runs have')} no null rate: how often the rule fires by chance is"
             " not known there."
         )
     warnings += [f"{_name(run, result)}: {sentence(incident)}" for run in runs for incident in run.incidents]
@@ -280,16 +273,16 @@ def _named(runs: Sequence[SizeRecord], result: SearchResult, letters: int = 160)
     return "; ".join(parts) + (f"; and {len(runs) - shown} more" if shown < len(runs) else "")
 
 
-def method_words(result: SearchResult) -> list[tuple[str, list[str]]]:
+def method_text(result: SearchResult) -> list[tuple[str, list[str]]]:
     """Return (heading, paragraphs) of how the search was carried out and of what was studied."""
-    line, seeds = line_words(result.epsilon), len(result.seeds)
+    line, seeds = line_text(result.epsilon), len(result.seeds)
     methods = sorted({point.memorized.method for run in search_runs(result) for point in run.points})
     found = [
         (
             "Copy and R_mem",
             [
                 "A generated image is a copy when its distance to the nearest training image is less than"
-                f" {threshold_words(result.threshold)} of its distance to the second nearest (Yoon et al., 2023). R_mem is"
+                f" {threshold_text(result.threshold)} of its distance to the second nearest (Yoon et al., 2023). R_mem is"
                 " the share of generated images that are copies; the highest over training decides. The null rate is the"
                 " same rule on real images that were not in the training set: how often it is wrong by chance."
             ],
@@ -298,8 +291,8 @@ def method_words(result: SearchResult) -> list[tuple[str, list[str]]]:
             "EMM",
             [
                 f"The largest number of training images N at which R_mem is still at least {line} (Gu et al., 2025). The"
-                f" search allowed N from {size_words(result.sizes[0])} to {size_words(result.sizes[1])} and"
-                f" {count_words(seeds, 'seed', 'seeds')}, and ends when half the interval is within"
+                f" search allowed N from {size_text(result.sizes[0])} to {size_text(result.sizes[1])} and"
+                f" {count_text(seeds, 'seed', 'seeds')}, and ends when half the interval is within"
                 f" {100 * result.tolerance:.3g}% of EMM.",
                 *dict.fromkeys(sentence(level.emm.method) for level in result.levels if level.emm.method),
             ],
