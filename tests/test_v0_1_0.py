@@ -13,12 +13,13 @@ from diffmem.auditing import AuditResult
 from diffmem.data import CanarySet, open_images
 from diffmem.errors import UserError
 from diffmem.memorization import Neighbours, RatioRule
-from diffmem.models import load_denoiser
+from diffmem.models import build_denoiser, load_denoiser
 from diffmem.models.weights import read_tensors
 from diffmem.optimum.gap_records import GapResult
 from diffmem.paper.records import ExperimentResult
 from diffmem.studies.records import StudyResult
 from diffmem.studies.search.records import SearchResult
+from diffmem.training import Trainer, TrainingConfig
 
 STORES = Path(__file__).parent / "fixtures" / "v0_1_0"
 FINISHED, STOPPED = "runs/89e0a5bf51831314", "runs/b4aabf8e8e3cfdbe"
@@ -145,12 +146,18 @@ def test_a_stopped_run_goes_on_where_it_stopped(bring, call):
     )
 
 
-def test_the_weights_to_go_on_from_are_in_the_order_of_the_network():
-    """They are one vector: in another order they would fit as well, and be another network."""
-    state, _ = read_tensors(STORES / FINISHED / "training-state.safetensors")
-    at_snapshot = load_denoiser(STORES / FINISHED / "snapshots" / f"{int(state['seen']):010d}.safetensors")[0]
-    averaged = torch.cat([weights.flatten() for weights in at_snapshot.parameters()])
-    torch.testing.assert_close(state["ema"], averaged, rtol=0, atol=0)
+def test_the_weights_to_go_on_from_are_given_to_the_layers_that_they_are_of():
+    """They are one vector: layers in another order would take them as well, and be another network."""
+    state, words = read_tensors(STORES / FINISHED / "training-state.safetensors")
+    assert words["run"] == Path(FINISHED).name
+    snapshot, model, _ = load_denoiser(
+        STORES / FINISHED / "snapshots" / f"{int(state['seen']):010d}.safetensors"
+    )
+    images = open_images(STORES / "train.npz").images
+    trainer = Trainer(build_denoiser(model, snapshot.image_shape), images, None, TrainingConfig(), 0)
+    trainer.load_state(state)
+    for name, averaged in snapshot.state_dict().items():
+        torch.testing.assert_close(trainer.ema.state_dict()[name], averaged, rtol=0, atol=0)
 
 
 def test_runs_are_listed_with_their_states(bring, call):
