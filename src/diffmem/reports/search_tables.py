@@ -31,7 +31,7 @@ def search_table(result: SearchResult) -> Table:
 
     line = f"EMM at {line_words(result.epsilon)}; {cost_words(result)}"
     if not result.finished:
-        line += " The search still goes on."
+        line += " The search is still running."
     table = _table(result.title, line)
     table.add_column(Text(result.factor), max_width=28, overflow="fold")
     for name in ("EMM [95%]" if result.confidence == 0.95 else "EMM", "paper", "runs", "of the grid's\ncost"):
@@ -62,7 +62,7 @@ def watch_table(result: SearchResult, live: Mapping[str, Mapping[str, object]]) 
 
     table = _table(
         result.title,
-        f"R_mem with its interval at the best evaluation point; the line is {line_words(result.epsilon)}.",
+        f"R_mem with its interval at the best evaluation point; the target is {line_words(result.epsilon)}.",
     )
     table.add_column(Text(result.factor), max_width=20, min_width=6, overflow="fold")
     for name in ("N", "seed", "epoch", "R_mem so far"):
