@@ -27,13 +27,13 @@ def generate(
 ) -> None:
     """Generate images, one per seed; the image of a seed does not depend on the others.
 
-    Interrupt with Ctrl-C: the same command goes on where it stopped.
+    Interrupt with Ctrl-C: the same command resumes.
     Several processes share the work: torchrun --nproc-per-node=8 -m diffmem generate ...
 
     Example: diffmem generate runs/0123456789abcdef samples.npz --seeds 0-999
 
-    The optimum needs no model: it is the closed form that training on DATA
-    would end on, and can only copy it.
+    The optimum needs no model: it is the closed-form minimizer of the training
+    loss on DATA, and can only copy DATA.
 
     Example: diffmem generate --optimum cifar10-1k.zip samples.npz --seeds 0-49999
 
@@ -104,7 +104,7 @@ def _print_evaluations(denoiser: Denoiser) -> None:
     if tally.asked:
         print(
             f"image evaluations: {tally.computed:,} of the {tally.asked:,} of dense passes"
-            f" ({tally.computed / tally.asked:.1%}); left out: less than {denoiser.tolerance:g} of the weight at every call"
+            f" ({tally.computed / tally.asked:.1%}); skipped: less than {denoiser.tolerance:g} of the weight at every call"
         )
 
 

@@ -21,7 +21,7 @@ def runs(store: Path, *, rebuild: bool = False, json: bool = False) -> None:
     Example: diffmem runs studies/digits
 
     Args:
-        store: Folder of a study, or the one that several studies share; its runs lie in runs/.
+        store: Folder of a study, or the one that several studies share; its runs are in runs/.
         rebuild: Make the index of the store anew from the folders first.
         json: Print JSON: one object for each run.
     """
@@ -46,7 +46,7 @@ def runs(store: Path, *, rebuild: bool = False, json: bool = False) -> None:
         ):
             found = index.rebuild(progress)
         if not json:
-            print(f"The index of {store} was made anew: {found:,} run{'' if found == 1 else 's'}.")
+            print(f"The index of {store} was rebuilt: {found:,} run{'' if found == 1 else 's'}.")
     with RunIndex(store, read_only=True, warn=warn) as index:
         entries, holders = [_fresh(store, entry) for entry in index.entries()], index.holders()
     if json:

@@ -63,7 +63,7 @@ def _plan(study: SearchStudy, device: str) -> None:
     threads = max(1, available_cores() // slots) if kind == "local" else available_cores()
     with show_progress("Measuring") as progress:
         plan = plan_search(study, device, slots, threads, progress)
-    table = Table(title=f"{study.recipe.title}: what it will take", title_justify="left")
+    table = Table(title=f"{study.recipe.title}: estimated cost", title_justify="left")
     table.add_column(study.recipe.factor)
     for name in ("runs", "images trained", "images sampled", "hours", "hours, grid", "disk"):
         table.add_column(name, justify="right")
@@ -75,14 +75,14 @@ def _plan(study: SearchStudy, device: str) -> None:
         )  # fmt: skip
     console().print(table)
     print(
-        f"{plan.runs:.0f} trainings, {plan.slots} at a time: {duration_text(3600 * plan.hours)} in the mean, nine of ten"
-        f" below {duration_text(3600 * plan.hours_high)}; a grid of equal precision {duration_text(3600 * plan.grid_hours)}."
+        f"{plan.runs:.0f} trainings, {plan.slots} at a time: {duration_text(3600 * plan.hours)} on average, below"
+        f" {duration_text(3600 * plan.hours_high)} in nine of ten cases; a fixed grid {duration_text(3600 * plan.grid_hours)}."
     )
     print(
-        f"Memory {bytes_text(plan.memory)}, disk {bytes_text(plan.disk)}. Trainings in the store already: {plan.finished}."
+        f"Memory {bytes_text(plan.memory)}, disk {bytes_text(plan.disk)}. Trainings already in the store: {plan.finished}."
     )
     print(
-        "Hours of one process unless said otherwise, from a measurement of seconds on this machine and simulated searches with EMM"
+        "Hours of one process unless stated otherwise, from a short measurement on this machine and simulated searches with EMM"
         " anywhere between the sizes."
     )
 
@@ -123,13 +123,13 @@ def status(folder: Path) -> None:
 
 
 def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
-    """Show the table of a study while it goes on elsewhere, until it is finished or Ctrl-C.
+    """Show the table of a running study, until it is finished or Ctrl-C.
 
     Example: diffmem study watch studies/width
 
     Args:
         folder: Folder of the study.
-        every: Seconds between two looks.
+        every: Seconds between updates.
         once: Show it once and end.
     """
     from rich.live import Live
@@ -194,4 +194,4 @@ def new(path: Path) -> None:
     if path.exists():
         raise UserError(f"{path} exists already; choose another name or remove it.")
     write_text(path, (files("diffmem.studies.search") / "template.yaml").read_text("utf-8"))
-    print(f"{path}: look through it, then: diffmem study {path} --out studies/{path.stem} --plan")
+    print(f"{path}: edit it, then: diffmem study {path} --out studies/{path.stem} --plan")
