@@ -267,7 +267,7 @@ def test_the_first_process_decides_for_all(monkeypatch):
     class Second:
         is_main = False
 
-        def share(self, value):
+        def broadcast(self, value):
             assert value is False  # what this process has on its disk does not count
             return True
 
