@@ -58,7 +58,7 @@ def test_a_plan_names_runs_hours_memory_and_disk_and_writes_nothing(recipe, tmp_
     monkeypatch.setattr(plan, "_SIMULATIONS", 5)
     run("study", recipe, "--out", tmp_path / "study", "--plan", "--device", "cpu")
     shown = " ".join(capsys.readouterr().out.split())
-    for word in ("runs", "trainings", "Memory", "disk", "grid of equal precision"):
+    for word in ("runs", "trainings", "Memory", "disk", "a fixed grid"):
         assert word in shown
     assert not (tmp_path / "study").exists()
 

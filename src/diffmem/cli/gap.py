@@ -28,14 +28,14 @@ def gap(
     is compared with both, on noisy training images, on noisy held-out images and
     on the states of its own sampling, and its loss with the least that is possible.
     Writes gap.json and figures, side by side for several runs.
-    Interrupt with Ctrl-C: the same command goes on where it stopped.
+    Interrupt with Ctrl-C: the same command resumes.
 
     Example: diffmem gap runs/0123456789abcdef --heldout cifar10-test.zip
 
     Args:
         runs: Folders of runs, made by `diffmem train` or a study.
-        heldout: Images of the same kind that were not trained on; if none, those that the study of the run kept.
-        train: The training images, if the run's folder does not know where they lie; for a single run.
+        heldout: Images of the same source that were not trained on; by default those that the study of the run kept.
+        train: The training images, if the run's folder does not record their path; for a single run.
         out: Folder to write.
         sigmas: Noise levels for noisy images, such as 0.5,1,2,4; by default those of the sampler.
         samples: Noisy images, and states, at each level.
@@ -43,11 +43,11 @@ def gap(
         seed: Seed of images and noise.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
     """
-    from diffmem.cli.common import choose_device
     from diffmem.cli.optimum import parse_sigmas
     from diffmem.console import console
     from diffmem.data import open_images
     from diffmem.distributed import world
+    from diffmem.environment import choose_device
     from diffmem.folder_lock import locked_folder
     from diffmem.optimum.gap import correlations
     from diffmem.optimum.gap_records import GapResult

@@ -37,10 +37,10 @@ def reproduce(
     device: str | None = None,
     workers: int | None = None,
 ) -> None:
-    """Run an experiment of "On Memorization in Diffusion Models" and lay it beside the paper's numbers.
+    """Run an experiment of "On Memorization in Diffusion Models" and compare it with the paper's numbers.
 
     Arguments are in the paper's numbers: --set size=2000 is a training set of 2,000 images at the paper scale, and the
-    one that stands for it at the cpu scale. Interrupt with Ctrl-C; the same command goes on.
+    one that stands for it at the cpu scale. Interrupt with Ctrl-C; the same command resumes.
 
     Example: diffmem reproduce fig5_labels --all-levels
 
@@ -56,7 +56,7 @@ def reproduce(
         set_: Change a parameter of the experiment, the size, or any key of the recipe, key=value; may be repeated.
         all_levels: The whole figure instead of one level of its factor.
         out: Folder to write; by default reproduce/EXPERIMENT, or reproduce with --all.
-        store: Folder in which runs and their data lie: experiments with the same one share them. By default --out.
+        store: Folder of runs and their data: experiments with the same one share them. By default --out.
         all_: All experiments, with all levels.
         page: With --all: also write all results to this Markdown file, figures beside it.
         note: A sentence of yours that the reports carry with the others, for example what is special about the data.
@@ -76,7 +76,7 @@ def reproduce(
     if page is not None and not all_:
         raise UserError("--page is the page of all experiments: give --all with it.")
 
-    from diffmem.cli.common import choose_device
+    from diffmem.environment import choose_device
 
     place = choose_device(device)
     size = _scale(scale, place)
@@ -116,8 +116,7 @@ def _scale(wanted: str | None, device: str) -> Literal["paper", "cpu", "smoke"]:
 def _carry_out(planned: list[Reproduction], device: str, workers: int | None, page: Path | None) -> None:
     import yaml
 
-    from diffmem.cli.common import warn
-    from diffmem.console import console
+    from diffmem.console import console, warn
     from diffmem.distributed import world
     from diffmem.files import write_text
     from diffmem.paper.report.tables import experiment_table

@@ -21,15 +21,14 @@ def runs(store: Path, *, rebuild: bool = False, json: bool = False) -> None:
     Example: diffmem runs studies/digits
 
     Args:
-        store: Folder of a study, or the one that several studies share; its runs lie in runs/.
+        store: Folder of a study, or the one that several studies share; its runs are in runs/.
         rebuild: Make the index of the store anew from the folders first.
         json: Print JSON: one object for each run.
     """
     import json as json_format
     from dataclasses import asdict
 
-    from diffmem.cli.common import warn
-    from diffmem.console import console
+    from diffmem.console import console, warn
     from diffmem.errors import UserError
     from diffmem.progress import show_progress
     from diffmem.runs.store.folders import RUNS
@@ -47,7 +46,7 @@ def runs(store: Path, *, rebuild: bool = False, json: bool = False) -> None:
         ):
             found = index.rebuild(progress)
         if not json:
-            print(f"The index of {store} was made anew: {found:,} run{'' if found == 1 else 's'}.")
+            print(f"The index of {store} was rebuilt: {found:,} run{'' if found == 1 else 's'}.")
     with RunIndex(store, read_only=True, warn=warn) as index:
         entries, holders = [_fresh(store, entry) for entry in index.entries()], index.holders()
     if json:
@@ -71,7 +70,7 @@ def runs(store: Path, *, rebuild: bool = False, json: bool = False) -> None:
 
 def _fresh(store: Path, entry: RunEntry) -> RunEntry:
     """Return the entry of a run that may have moved on since it was noted, as its folder has it now."""
-    from diffmem.cli.common import warn
+    from diffmem.console import warn
     from diffmem.runs.store.folders import read_entries
 
     # A run that was noted as new need not have a folder yet.

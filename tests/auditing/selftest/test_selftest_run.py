@@ -157,7 +157,7 @@ def test_another_judge_is_asked_and_found_out(images):
     found = self_test(images, samples=299, shares=(0, 0.5), duplicated=("exact copies",), judge=judge)
     assert asked == [(299, 600, 299)] * 4
     assert [one for one in found.failures if "must be 'none found'" in one]
-    assert all("0 of 299 samples planted" in one for one in found.failures)
+    assert all("0 of 299 samples are copies" in one for one in found.failures)
     assert not found.passed
 
 
@@ -166,7 +166,7 @@ def test_a_judge_that_sees_nothing_fails(images):
         images, samples=299, shares=(0, 0.5), duplicated=("none",), judge=lambda *sets: "none found"
     )
     assert found.failures == [
-        f"Training set without copies, 150 of 299 samples planted ({kind}): the verdict is 'none found' and must be 'copies found'."
+        f"Training set without copies, 150 of 299 samples are copies ({kind}): the verdict is 'none found' and must be 'copies found'."
         for kind in ("exact", MIXED)
     ]
 

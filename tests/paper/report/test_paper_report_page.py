@@ -74,7 +74,7 @@ def test_over_epochs_the_papers_number_is_its_peak():
     [
         ("shown", "The CPU scale shows this: 3 of 4."),
         ("opposite", "The CPU scale shows the opposite: 3 of 4."),
-        ("cannot tell", "The CPU scale does not show this, nor the opposite: 3 of 4."),
+        ("cannot tell", "The CPU scale shows neither this nor the opposite: 3 of 4."),
     ],
 )
 def test_verdicts_are_plain_sentences(verdict, words):

@@ -46,7 +46,7 @@ class Repeats(Criterion):
     @property
     def title(self) -> str:
         """Name for people."""
-        return "Ratio, near-copies in the training set passed over"
+        return "Ratio, near-copies in the training set skipped"
 
     @property
     def rule(self) -> str:

@@ -202,7 +202,7 @@ def collapse_text(collapse: Collapse) -> str:
     """Return the collapse, measured and predicted, in a few lines for the terminal."""
     lines = [f"The own weight falls through 1/2 at sigma {_measured(collapse)}."]
     if collapse.spectrum is None or collapse.isotropic is None:
-        lines.append("Nothing is predicted: there are no two distinct images to choose between.")
+        lines.append("Nothing is predicted: there are no two distinct images.")
         return "\n".join(lines)
     lines.append(
         f"Predicted from all eigenvalues of the covariance (log n = 1/2 sum log(1 + v / sigma^2)): {collapse.spectrum:.3g}."

@@ -169,7 +169,7 @@ def loss_figure(runs: Sequence[RunGap]) -> Figure:
         axes.set_xlabel("Noise level σ", fontsize=SMALL_FONT_SIZE)
     grid[0][0].set_ylabel("Squared error per value,\n[-1, 1] units (log scale)", fontsize=SMALL_FONT_SIZE)
     figure.suptitle(
-        "Denoising loss, and the least it can be",
+        "Denoising loss and its exact minimum",
         fontsize=TITLE_FONT_SIZE,
         x=0.01,
         ha="left",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["correlation_text", "position_figure", "scatter_figure"]
 
 _MARKERS = "osD^vP*X"
-_TITLE = "Between its optimum and a Gaussian: where does the model lie?"
+_TITLE = "Position of the model between its optimum and a Gaussian"
 
 
 def correlation_text(found: Correlation) -> str:
@@ -101,7 +101,7 @@ def scatter_figure(runs: Sequence[RunGap], correlations: Sequence[Correlation]) 
     kinds = [kind for kind in INPUT_TEXT if positions_and_rmem(runs, kind)]
     if not kinds:
         raise UserError(
-            "No run has been measured, so there is nothing to set against R_mem; see diffmem measure --expdir."
+            "No run has been measured, so there is nothing to plot against R_mem; see diffmem measure --expdir."
         )
     figure = new_figure(1.2 + 3.1 * len(kinds), 4.3)
     grid = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]

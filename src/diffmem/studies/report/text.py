@@ -61,17 +61,17 @@ def headline(result: StudyResult) -> str:
         rates = [run.peak.memorized.value for run in result.runs if run.size == largest]
         return (
             f"Even when trained on {count_text(largest, 'image', 'images')}, the largest size tried,"
-            f" this model copies its training data: {percent(max(rates))} of its samples are copies, and"
-            f" the line is drawn at {share}."
-            f" Its EMM is above {size_text(largest)}; larger sizes would tell where it is."
+            f" this model copies its training data: {percent(max(rates))} of its samples are copies (threshold:"
+            f" {share})."
+            f" Its EMM is above {size_text(largest)}; larger sizes would locate it."
         )
     if emm.status == "below smallest":
         rates = [run.peak.memorized.value for run in result.runs if run.size == smallest]
         return (
             f"Already when trained on {count_text(smallest, 'image', 'images')}, the smallest size tried,"
             f" fewer than {share} of this model's samples are copies of its training data:"
-            f" {percent(max(rates))}. Its EMM is below {size_text(smallest)}; smaller sizes would tell"
-            " where it is."
+            f" {percent(max(rates))}. Its EMM is below {size_text(smallest)}; smaller sizes would"
+            " locate it."
         )
     ends = _ends_text(emm)
     if emm.status == "not monotone":
@@ -81,7 +81,7 @@ def headline(result: StudyResult) -> str:
             + (f"; the crossings lie within {ends} training images." if ends else ".")
         )
     if emm.status == "unfinished":
-        return "The search for EMM still goes on: " + (
+        return "The search for EMM is still running: " + (
             f"so far it is {ends} training images." if ends else "no training has decided anything yet."
         )
     interval = _interval(emm)
@@ -102,13 +102,13 @@ def warnings_of(result: StudyResult) -> list[str]:
     if without:
         warnings.append(
             f"{count_text(len(without), 'run has', 'runs have')} no null rate, because no images were"
-            " held out: how often the rule fires by chance is not known there."
+            " held out: how often the rule flags images by chance is not known there."
         )
     for run in result.runs:
         if run.null is not None and run.null.value > NULL_RATE_WORTH_A_WARNING:
             warnings.append(
-                f"At {count_text(run.size, 'image', 'images')} (seed {run.seed}) the rule also fires on"
-                f" {percent(run.null.value)} of held-out images, which are no copies: R_mem may overstate"
+                f"At {count_text(run.size, 'image', 'images')} (seed {run.seed}) the rule also flags"
+                f" {percent(run.null.value)} of held-out images, which are not copies: R_mem may overstate"
                 " copying by about as much."
             )
     copies = [run for run in result.runs if run.duplicates]

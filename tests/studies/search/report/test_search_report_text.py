@@ -181,7 +181,7 @@ def test_the_cost_is_told_as_a_share_of_the_grids():
     assert share_text(cost) == "17%"
     assert share_text(cost.model_copy(update={"grid_units": cost.units / 0.004})) == "0.4%"
     assert "21 runs: 15 M images trained on" in cost_text(make_search())
-    assert "17% of what a fixed grid of equal precision would cost" in cost_text(make_search())
+    assert "17% of the cost of a fixed grid" in cost_text(make_search())
     assert "11 runs so far" in cost_text(unfinished_search())
 
 

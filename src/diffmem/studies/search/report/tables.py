@@ -26,7 +26,7 @@ def search_table(result: SearchResult) -> Table:
 
     line = f"EMM at {line_text(result.epsilon)}; {cost_text(result)}"
     if not result.finished:
-        line += " The search still goes on."
+        line += " The search is still running."
     table = _table(result.title, line)
     table.add_column(Text(result.factor), max_width=28, overflow="fold")
     for name in ("EMM [95%]" if result.confidence == 0.95 else "EMM", "paper", "runs", "of the grid's\ncost"):
@@ -57,7 +57,7 @@ def watch_table(result: SearchResult, live: Mapping[str, Mapping[str, object]]) 
 
     table = _table(
         result.title,
-        f"R_mem with its interval at the best evaluation point; the line is {line_text(result.epsilon)}.",
+        f"R_mem with its interval at the best evaluation point; the target is {line_text(result.epsilon)}.",
     )
     table.add_column(Text(result.factor), max_width=20, min_width=6, overflow="fold")
     for name in ("N", "seed", "epoch", "R_mem so far"):
