@@ -41,6 +41,8 @@ class Init:
             "kaiming_uniform": 3 / fan_in,
             "kaiming_normal": 1 / fan_in,
         }
+        if self.mode not in scales:
+            raise ValueError(f"unknown initialisation {self.mode!r}")
         drawn = torch.randn(shape) if self.mode == "kaiming_normal" else 2 * torch.rand(shape) - 1
         return math.sqrt(scales[self.mode]) * drawn
 

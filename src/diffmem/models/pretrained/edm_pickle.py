@@ -217,10 +217,9 @@ def _arguments(network: PickledObject, path: Path) -> dict[str, Any]:
     if len(positional) > len(names):
         raise ValueError(f"{kind} is given {len(positional)} arguments by position; it takes {len(names)}")
     given = dict(zip(names, positional, strict=False))
-    for name, value in keywords.items():
-        if not isinstance(name, str) or name in given:
-            raise ValueError("the constructor is given an argument twice, or one without a name")
-        given[name] = value
+    if not all(isinstance(name, str) for name in keywords) or given.keys() & keywords.keys():
+        raise ValueError("the constructor is given an argument twice, or one without a name")
+    given |= keywords
     if len(given) > _MAX_ENTRIES:
         raise UserError(f"{path} is refused: its constructor has {len(given):,} arguments.")
     arguments = {name: _plain(name[:_LONGEST_WORD], value, path) for name, value in given.items()}
