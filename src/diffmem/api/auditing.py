@@ -114,10 +114,10 @@ def audit(
         open_feature_space(one, place) if isinstance(one, str) else one
         for one in options.get("features") or []
     ]
-    denoiser = None if model is None else as_model(model, place, allow_pickle=allow_pickle)
+    opened = None if model is None else as_model(model, place, allow_pickle=allow_pickle)
     read = {role: None if one is None else as_images(one, given.get(role)) for role, one in sets.items()}
     request = AuditRequest(
-        training=read["training"], samples=read["samples"], heldout=read["heldout"], model=denoiser, sources=sources, device=place, **options,
+        training=read["training"], samples=read["samples"], heldout=read["heldout"], model=opened, sources=sources, device=place, **options,
     )  # fmt: skip
     if request.training is not None and "training" in sources:
         others = _others(request.training, sources["training"], given.get("training", Reading()))
