@@ -22,7 +22,7 @@ def levels(kind, **more):
     generator = torch.Generator().manual_seed(0)
     uniform = torch.rand(SAMPLES, generator=generator)
     normal = torch.randn(SAMPLES, generator=generator)
-    return kind.training_levels(uniform, normal, **more).double().numpy()
+    return kind.noise_levels(uniform, normal, **more).double().numpy()
 
 
 def test_vp_draws_its_time_uniformly_from_1e_5_to_1():
@@ -32,7 +32,7 @@ def test_vp_draws_its_time_uniformly_from_1e_5_to_1():
 
 
 def test_vp_covers_its_range_of_noise_from_the_first_uniform_number_to_the_last():
-    ends = VP().training_levels(torch.tensor([0.0, 1.0]), torch.zeros(2)).tolist()
+    ends = VP().noise_levels(torch.tensor([0.0, 1.0]), torch.zeros(2)).tolist()
     assert ends == pytest.approx(
         [
             math.sqrt(math.expm1(19.9 / 2 + 0.1)),
@@ -46,7 +46,7 @@ def test_ve_draws_noise_levels_log_uniformly_from_0_02_to_100():
     logarithm = np.log(levels(VE()))
     span = stats.uniform(math.log(0.02), math.log(100 / 0.02))
     assert stats.kstest(logarithm, span.cdf).statistic < ALLOWED
-    ends = VE().training_levels(torch.tensor([0.0, 0.5, 1.0]), torch.zeros(3)).tolist()
+    ends = VE().noise_levels(torch.tensor([0.0, 0.5, 1.0]), torch.zeros(3)).tolist()
     assert ends == pytest.approx([0.02, math.sqrt(2), 100], rel=1e-5)
 
 
@@ -101,7 +101,7 @@ def test_a_denoiser_sees_the_image_plus_sigma_times_the_noise_with_its_label(kin
 def test_the_exact_denoiser_of_a_single_image_has_no_loss(kind):
     image = torch.rand(1, 3, 4, 4) * 2 - 1
     batch = image.expand(16, -1, -1, -1)
-    sigma = kind.training_levels(torch.rand(16), torch.randn(16))
+    sigma = kind.noise_levels(torch.rand(16), torch.randn(16))
 
     def exact(x, level, labels):
         return batch  # the only image that any noisy one can come from

@@ -57,7 +57,7 @@ def test_ten_steps_are_those_of_an_ordinary_training_written_out(optimizer, prec
         noise = torch.randn((4, *SHAPE), generator=generator)
         chosen = order.batch(seen, 4)
         images, labels = torch.from_numpy(IMAGES)[chosen] / 127.5 - 1, torch.from_numpy(LABELS)[chosen]
-        sigma = theirs.preconditioning.training_levels(uniform, normal)
+        sigma = theirs.preconditioning.noise_levels(uniform, normal)
         chosen_optimizer.zero_grad()
         denoising_loss(theirs, theirs.preconditioning, images, sigma, noise, labels).backward()
         for group in chosen_optimizer.param_groups:

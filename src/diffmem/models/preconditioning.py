@@ -24,7 +24,7 @@ __all__ = ["EDM", "VE", "VP", "Preconditioned", "Preconditioning"]
 
 
 class Preconditioning(ABC):
-    """The four coefficients as functions of sigma, and the range of sigma they are meant for.
+    """The four coefficients as functions of sigma, the range of sigma they are meant for, and how it is trained on.
 
     Attributes:
         name: 'vp', 've' or 'edm'.
@@ -41,7 +41,7 @@ class Preconditioning(ABC):
         """Return c_skip, c_out, c_in and c_noise for a float32 tensor of noise levels."""
 
     @abstractmethod
-    def training_levels(
+    def noise_levels(
         self, uniform: Tensor, normal: Tensor, p_mean: float = -1.2, p_std: float = 1.2
     ) -> Tensor:
         """Turn random numbers into training noise levels.
@@ -54,7 +54,7 @@ class Preconditioning(ABC):
         """
 
     def loss_weight(self, sigma: Tensor) -> Tensor:
-        """Return lambda(sigma), by which the squared error is multiplied: 1 / sigma^2, unless said otherwise."""
+        """Return lambda(sigma), the weight of squared errors in the loss (Karras et al. 2022, Table 1): here 1 / sigma^2."""
         return 1 / sigma**2
 
 
@@ -103,10 +103,10 @@ class VP(Preconditioning):
         """c_skip = 1, c_out = -sigma, c_in = 1 / sqrt(sigma^2 + 1), c_noise = (M - 1) t(sigma)."""
         return 1.0, -sigma, 1 / (sigma**2 + 1).sqrt(), (self.steps - 1) * self.time(sigma)
 
-    def training_levels(
+    def noise_levels(
         self, uniform: Tensor, normal: Tensor, p_mean: float = -1.2, p_std: float = 1.2
     ) -> Tensor:
-        """sigma(t) at t uniform on [epsilon_t, 1]."""
+        """Return sigma(t) at t uniform on [epsilon_t, 1]."""
         return self.sigma_of(1 + uniform * (self.epsilon_t - 1))
 
 
@@ -122,10 +122,10 @@ class VE(Preconditioning):
         """c_skip = 1, c_out = sigma, c_in = 1, c_noise = log(sigma / 2)."""
         return 1.0, sigma, 1.0, (0.5 * sigma).log()
 
-    def training_levels(
+    def noise_levels(
         self, uniform: Tensor, normal: Tensor, p_mean: float = -1.2, p_std: float = 1.2
     ) -> Tensor:
-        """Log-uniform on [sigma_min, sigma_max]."""
+        """Return levels that are log-uniform on [sigma_min, sigma_max]."""
         span = torch.tensor(self.sigma_max / self.sigma_min, device=uniform.device)
         return self.sigma_min * span.pow(uniform)
 
@@ -152,14 +152,14 @@ class EDM(Preconditioning):
             sigma.log() / 4,
         )
 
-    def training_levels(
+    def noise_levels(
         self, uniform: Tensor, normal: Tensor, p_mean: float = -1.2, p_std: float = 1.2
     ) -> Tensor:
-        """Log-normal."""
+        """Return log-normal levels."""
         return (normal * p_std + p_mean).exp()
 
     def loss_weight(self, sigma: Tensor) -> Tensor:
-        """(sigma^2 + s^2) / (sigma s)^2 (Karras et al. 2022, Table 1)."""
+        """Return (sigma^2 + s^2) / (sigma s)^2 with s = sigma_data."""
         return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
 
 

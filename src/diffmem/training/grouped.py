@@ -287,7 +287,7 @@ class TrainerGroup:
             torch.stack(parts, dim=1) for parts in zip(*(draw[:4] for draw in draws), strict=True)
         )
         preconditioning = self._network.preconditioning
-        sigma = preconditioning.training_levels(uniform, normal, config.p_mean, config.p_std)
+        sigma = preconditioning.noise_levels(uniform, normal, config.p_mean, config.p_std)
         labels = None
         if self._network.num_labels:
             labels = torch.stack([draw.labels for draw in draws if draw.labels is not None], dim=1).flatten()

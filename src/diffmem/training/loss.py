@@ -1,4 +1,4 @@
-"""Denoising score matching: the loss, with the study's weighting (a sum over pixels, a mean over the batch).
+"""Denoising score matching, with the study's weighting (a sum over pixels, a mean over the batch).
 
 L = E_{y, sigma, n} lambda(sigma) ||D(y + sigma n; sigma) - y||^2 (Karras et al. 2022, eq. 2 and 108).
 """
@@ -28,7 +28,7 @@ def denoising_loss(
 
     Args:
         denoiser: A `Preconditioned` network (or its compiled form).
-        preconditioning: Its preconditioning, which fixes the weighting.
+        preconditioning: Its preconditioning, which weights the levels.
         images: Clean images y in [-1, 1], float (B, C, H, W).
         sigma: Noise levels, float (B,).
         noise: Standard normal noise n, like the images.
