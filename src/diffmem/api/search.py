@@ -139,12 +139,12 @@ def prepared_search(
     """Return a search before it begins; arguments and errors are those of `run_search`."""
     # On a login node there is no GPU; where the jobs run is what counts.
     if recipe.executor.kind in ("inline", "local"):
-        place = choose_device(device)
+        device = choose_device(device)
     else:
-        place = device or recipe.executor.device or choose_device(None)
+        device = device or recipe.executor.device or choose_device(None)
     with show_progress("Reading images") as progress:
         study = SearchStudy(recipe.with_whole_paths(), out, store or place_of(out), progress)
-    return EmmSearch(study, place)
+    return EmmSearch(study, device)
 
 
 def open_emm(folder: str | Path) -> EmmSearch:

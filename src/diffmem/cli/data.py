@@ -176,8 +176,8 @@ def data_fetch(name: Literal["cifar10"], *, out: Path | None = None) -> None:
     target = out or Path("datasets") / name / download.file
     with show_progress(f"Downloading {download.file}") as progress:
         new = fetch(download, target, progress)
-    told = "downloaded" if new else "is complete already, nothing was downloaded"
-    print(f"{target}: {told} ({bytes_text(download.size)}, MD5 {download.md5})")
+    outcome = "downloaded" if new else "is complete already, nothing was downloaded"
+    print(f"{target}: {outcome} ({bytes_text(download.size)}, MD5 {download.md5})")
 
 
 def check_target(sources: tuple[str | None, ...], out: Path) -> None:
@@ -189,22 +189,22 @@ def check_target(sources: tuple[str | None, ...], out: Path) -> None:
     for source in sources:
         if source in (None, "digits"):
             continue
-        place = Path(str(source)).expanduser()
-        if out.exists() and place.exists() and out.samefile(place):
+        path = Path(str(source)).expanduser()
+        if out.exists() and path.exists() and out.samefile(path):
             raise UserError(f"{out} is the source itself; write to another file.")
 
 
 def _canaries_text(planted: CanarySet, path: Path) -> str:
     from diffmem.data.canaries import smallest_p_value
 
-    told = (
+    text = (
         f"{path}: {len(planted)} canaries that are in the set {planted.repeats} times each, and {len(planted)} control canaries that"
         " are not; do not train on this file."
     )
     if len(planted) >= _ENOUGH_CANARIES:
-        return told
+        return text
     return (
-        f"{told} So few have little power: the smallest p-value of their exposure is {smallest_p_value(len(planted)):.2g}; plant"
+        f"{text} So few have little power: the smallest p-value of their exposure is {smallest_p_value(len(planted)):.2g}; plant"
         f" {_ENOUGH_CANARIES} or more."
     )
 

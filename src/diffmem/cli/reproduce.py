@@ -72,8 +72,8 @@ def reproduce(
 
     from diffmem.environment import choose_device
 
-    place = choose_device(device)
-    size = _scale(scale, place)
+    device = choose_device(device)
+    size = _scale(scale, device)
     settings = list(set_ or [])
     if experiment is not None:
         folder = out or Path("reproduce") / experiment
@@ -94,7 +94,7 @@ def reproduce(
         ]
     if note is not None:
         planned = [replace(one, notes=(note, *one.notes)) for one in planned]
-    _run(planned, place, workers, page)
+    _run(planned, device, workers, page)
 
 
 def _scale(wanted: str | None, device: str) -> Literal["paper", "cpu", "smoke"]:
