@@ -79,7 +79,9 @@ def _exit_code(call: Callable[[], None], arguments: list[str], rank: int = 0) ->
         )  # a command that answers by its code
     except KeyboardInterrupt:
         if not rank:
-            kept = " What was done is kept: the same command goes on from there." if _goes_on(arguments) else ""
+            kept = (
+                " What was done is kept: the same command goes on from there." if _goes_on(arguments) else ""
+            )
             print(f"\nStopped.{kept}", file=sys.stderr)
         return 130
     return None

@@ -117,7 +117,8 @@ def audit(
     opened = None if model is None else as_model(model, device, allow_pickle=allow_pickle)
     read = {role: None if one is None else as_images(one, given.get(role)) for role, one in sets.items()}
     request = AuditRequest(
-        training=read["training"], samples=read["samples"], heldout=read["heldout"], model=opened, sources=sources, device=device, **options,
+        training=read["training"], samples=read["samples"], heldout=read["heldout"], model=opened, sources=sources, device=device,
+        **options,
     )  # fmt: skip
     if request.training is not None and "training" in sources:
         others = _others(request.training, sources["training"], given.get("training", Reading()))
