@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffmem.data.build import Labels, Selection, build, relabelled, select
+from diffmem.data.build import BuildConfig, Labels, Selection, build, relabelled, select
 from diffmem.data.canaries import CanarySet, canaries_path, plant_canaries
 from diffmem.data.conversions import Conversion
 from diffmem.data.duplicates import duplicate_groups
@@ -26,6 +26,7 @@ __all__ = [
     "DOGS",
     "DOWNLOADS",
     "UNDERSTOOD",
+    "BuildConfig",
     "CanarySet",
     "Conversion",
     "Download",

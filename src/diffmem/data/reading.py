@@ -17,6 +17,7 @@ __all__ = [
     "Fit",
     "Pages",
     "Reading",
+    "check_choice",
     "check_resolution",
     "parse_reading",
 ]
@@ -29,14 +30,21 @@ Fit = Literal["crop", "stretch", "pad"]
 OPTIONS = "options of diffmem data build; of diffmem audit as --train-read KEY=VALUE"
 """Where the choices are made, for messages."""
 
-_WORDS: dict[str, tuple[str, ...]] = {
+_WORDS: dict[str, tuple[str | None, ...]] = {
     "alpha": get_args(Alpha),
     "exif": get_args(Exif),
-    "pages": get_args(Pages),
-    "fit": get_args(Fit),
+    "pages": (None, *get_args(Pages)),
+    "fit": (None, *get_args(Fit)),
 }
 _NUMBERS = ("white", "resolution")
 _MAX_WHITE = 65_535
+
+
+def check_choice(key: str, value: str | None, permitted: Sequence[str | None]) -> None:
+    """Refuse a value that is none of those permitted; None among them means that nothing need be chosen."""
+    if value not in permitted:
+        words = [word for word in permitted if word is not None]
+        raise UserError(f"{key} {value!r} is unknown; choose {', '.join(words[:-1])} or {words[-1]}.")
 
 
 @dataclass(frozen=True)
@@ -73,11 +81,7 @@ class Reading:
 
     def __post_init__(self) -> None:
         for key, permitted in _WORDS.items():
-            value = getattr(self, key)
-            if value not in permitted and not (value is None and key in ("pages", "fit")):
-                raise UserError(
-                    f"{key} {value!r} is unknown; choose {', '.join(permitted[:-1])} or {permitted[-1]}."
-                )
+            check_choice(key, getattr(self, key), permitted)
         if self.white is not None and not 1 <= self.white <= _MAX_WHITE:
             raise UserError(
                 f"white is the stored value that becomes 255, from 1 to {_MAX_WHITE:,}, not {self.white}."

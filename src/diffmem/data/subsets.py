@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data.images import ImageSet
-from diffmem.errors import UserError
+from diffmem.errors import UserError, nearest
 
-__all__ = ["balanced", "choose_classes", "first", "hold_out", "random_subset"]
+__all__ = ["balanced", "check_count", "choose_classes", "first", "hold_out", "random_subset"]
 
 
 def balanced(images: ImageSet, n: int) -> ImageSet:
@@ -167,8 +167,6 @@ def _class_number(images: ImageSet, name: str | int) -> int:
     text = str(name)
     if text.isascii() and text.isdigit() and int(text) < images.num_classes:
         return int(text)
-    from diffmem.errors import nearest
-
     known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") if names else ""
     numbers = f"the numbers 0 to {images.num_classes - 1}"
     raise UserError(
@@ -177,9 +175,14 @@ def _class_number(images: ImageSet, name: str | int) -> int:
     )
 
 
-def _check_size(images: ImageSet, n: int) -> None:
+def check_count(n: int) -> None:
+    """Refuse a number of images below 1."""
     if n < 1:
         raise UserError(f"A set needs at least 1 image; {n} were asked for.")
+
+
+def _check_size(images: ImageSet, n: int) -> None:
+    check_count(n)
     if n > len(images):
         raise UserError(f"{n} images were asked for but there are only {len(images)}.")
 
