@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from diffmem.data.formats.guards import printable
 from diffmem.text import count_text
 
 if TYPE_CHECKING:
@@ -46,9 +47,7 @@ def name_text(name: str) -> str:
     """Return a name that a foreign file chose, short and as letters that a terminal can show."""
     if len(name) > _LONGEST_NAME:
         name = f"{name[: _LONGEST_NAME // 2]}...{name[-_LONGEST_NAME // 2 :]}"
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name
-    )
+    return printable(name)
 
 
 @dataclass

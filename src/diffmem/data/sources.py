@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from diffmem.data.fit import fit_images
 from diffmem.data.formats.cifar10 import is_cifar10_folder, read_cifar10
 from diffmem.data.formats.digits import read_digits
 from diffmem.data.formats.edm_zip import read_zip
 from diffmem.data.formats.folder import read_folder
-from diffmem.data.formats.guards import checked_zip, in_one_line
+from diffmem.data.formats.guards import checked_zip, in_one_line, unpacked
 from diffmem.data.formats.guards import reading as as_text
 from diffmem.data.formats.idx import IMAGE_MAGIC, idx_image_files, read_idx
 from diffmem.data.formats.npy import MAGIC, read_npy
 from diffmem.data.formats.npz import read_npz
-from diffmem.data.formats.signatures import LIKELY, ending_of
+from diffmem.data.formats.signatures import HEAD_BYTES, LIKELY, ending_of
 from diffmem.data.images import ImageSet
 from diffmem.data.reading import AS_USUAL, Reading
 from diffmem.errors import UserError
@@ -138,11 +137,8 @@ def _kind(path: Path) -> str:
         return "idx" if idx_image_files(path) else "folder"
     if not path.is_file():
         return "unknown"
-    with path.open("rb") as stream:
-        head = stream.read(512)
-        if head.startswith(b"\x1f\x8b"):
-            stream.seek(0)
-            head = gzip.GzipFile(fileobj=cast("gzip._ReadableFileobj", stream)).read(512)
+    with unpacked(path, HEAD_BYTES) as (stream, _):
+        head = stream.read(HEAD_BYTES)
     if head.startswith(b"PK"):
         with checked_zip(path) as archive:
             endings = set(map(ending_of, archive.namelist()))

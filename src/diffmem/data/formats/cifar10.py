@@ -6,21 +6,20 @@ files data_batch_1 to 5 and of the rows within each.
 
 from __future__ import annotations
 
-import gzip
 import tarfile
 from pathlib import Path
-from typing import IO, BinaryIO, Self, cast
+from typing import IO, Self, cast
 
 import numpy as np
 
 from diffmem.data.formats.arrays import naming
 from diffmem.data.formats.guards import (
-    BoundedStream,
     check_member_name,
     check_ratio,
     read_plain,
     reading,
     stays_inside,
+    unpacked,
 )
 from diffmem.data.formats.unpickle import MAX_PICKLE_BYTES, load_dictionary
 from diffmem.data.images import ImageSet, frozen
@@ -104,11 +103,7 @@ class _Member(tarfile.TarInfo):
 
 def _from_archive(path: Path, wanted: tuple[str, ...]) -> dict[str, bytes]:
     contents: dict[str, bytes] = {}
-    with reading(str(path)), path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        plain = gzip.GzipFile(fileobj=file) if packed else file
-        stream = BoundedStream(cast(BinaryIO, plain), _MAX_ARCHIVE_BYTES, str(path))
+    with reading(str(path)), unpacked(path, _MAX_ARCHIVE_BYTES) as (stream, _):
         # A stream is read forwards once, so that members and headers cannot make the reader jump about.
         with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", tarinfo=_Member) as archive:
             for number, info in enumerate(archive):

@@ -7,7 +7,6 @@ Labels, names, class names and history lie beside it in a small file of their ow
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,16 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data.formats.arrays import (
+    ArrayArchive,
     as_nchw,
     layout_of,
-    member_array,
-    member_labels,
-    member_text,
-    members_of,
     naming,
+    open_arrays,
     read_header,
 )
-from diffmem.data.formats.guards import checked_zip, reading
+from diffmem.data.formats.guards import reading
 from diffmem.data.images import ImageSet
 from diffmem.data.names import NumberedNames, PackedNames
 from diffmem.errors import UserError
@@ -124,30 +121,22 @@ def _check_belongs(meta: _Meta, images: NDArray[np.uint8], beside: Path, path: P
 
 
 def _read_meta(path: Path) -> _Meta:
-    what = str(path)
-    with checked_zip(path) as archive:
-        layout, sample = member_text(archive, "layout", what), member_text(archive, "sample", what)
-        shape = _numbers(archive, "shape", what)
+    with open_arrays(path) as arrays:
+        layout, sample, shape = arrays.text("layout"), arrays.text("sample"), arrays.array("shape", np.int64)
         return _Meta(
-            member_labels(archive, what),
-            _names(archive, what),
-            member_text(archive, "class_names", what),
-            member_text(archive, "history", what) or (),
+            arrays.labels(),
+            _names(arrays, path),
+            arrays.text("class_names"),
+            arrays.text("history") or (),
             layout[0] if layout else None,
             None if shape is None else tuple(shape.reshape(-1).tolist()),
             sample[0] if sample else None,
         )
 
 
-def _names(archive: zipfile.ZipFile, what: str) -> Sequence[str] | None:
-    ends, members = _numbers(archive, "names_ends", what), members_of(archive)
-    if ends is None or "names_utf8" not in members:
-        return member_text(archive, "names", what)
-    content = member_array(archive, members["names_utf8"], f"{what}: names_utf8", np.uint8)
-    with reading(f"{what}: names_utf8"):
+def _names(arrays: ArrayArchive, path: Path) -> Sequence[str] | None:
+    ends, content = arrays.array("names_ends", np.int64), arrays.array("names_utf8", np.uint8)
+    if ends is None or content is None:
+        return arrays.text("names")
+    with reading(f"{path}: names_utf8"):
         return PackedNames(content.tobytes(), ends.astype(np.int64))
-
-
-def _numbers(archive: zipfile.ZipFile, key: str, what: str) -> NDArray[Any] | None:
-    info = members_of(archive).get(key)
-    return None if info is None else member_array(archive, info, f"{what}: {key}", np.int64)

@@ -7,16 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from diffmem.data.conversions import Conversion, name_text
-from diffmem.data.formats.arrays import (
-    as_nchw,
-    layout_of,
-    member_array,
-    member_labels,
-    member_text,
-    members_of,
-    naming,
-)
-from diffmem.data.formats.guards import checked_zip
+from diffmem.data.formats.arrays import as_nchw, layout_of, naming, open_arrays
 from diffmem.data.images import ImageSet
 from diffmem.data.names import NumberedNames
 from diffmem.errors import UserError
@@ -40,33 +31,29 @@ def read_npz(path: Path) -> ImageSet:
         UserError: The archive is damaged, a key is missing, or an array has a type or shape that cannot be
             meant.
     """
-    what = str(path)
-    with checked_zip(path) as archive:
-        members = members_of(archive)
-        key = next((key for key in _IMAGES if key in members), None)
-        if key is None:
-            found = ", ".join(sorted(members))[:200] or "nothing"
+    with open_arrays(path) as arrays:
+        key = next((key for key in _IMAGES if key in arrays.members), None)
+        stored = None if key is None else arrays.array(key, np.uint8)
+        if stored is None:
+            found = ", ".join(sorted(arrays.members))[:200] or "nothing"
             raise UserError(
                 f"{path} has no key {', '.join(_IMAGES)}; it has {found}. Save the images as 'images'."
             )
-        told = member_text(archive, "layout", what)
-        stored = member_array(archive, members[key], f"{path}: {key}", np.uint8)
-        layout = layout_of(stored.shape, told[0] if told else None, f"{path}: {key}", "beside it")
+        declared = arrays.text("layout")
+        layout = layout_of(stored.shape, declared[0] if declared else None, f"{path}: {key}", "beside it")
         images = as_nchw(stored, layout)
-        labels = member_labels(archive, what)
-        dropped = sorted(members.keys() - {key, *_USED})
-        names = member_text(archive, "names", what)
-        class_names = member_text(archive, "class_names", what)
-        history = member_text(archive, "history", what) or ()
-    conversions = _passed_over(dropped, len(members), labels is None)
-    told_of = (f"npz {path.name}: {len(images)} images", *(one.sentence for one in conversions))
+        labels, names = arrays.labels(), arrays.text("names")
+        class_names, history = arrays.text("class_names"), arrays.text("history") or ()
+        dropped, total = sorted(arrays.members.keys() - {key, *_USED}), len(arrays.members)
+    conversions = _passed_over(dropped, total, labels is None)
+    steps = (f"npz {path.name}: {len(images)} images", *(one.sentence for one in conversions))
     with naming(path):
         return ImageSet(
             images,
             labels,
             names if names is not None else NumberedNames(path.name, range(len(images))),
             class_names if labels is not None else None,
-            (*history, *told_of),
+            (*history, *steps),
             conversions,
         )
 
@@ -76,7 +63,7 @@ def _passed_over(keys: list[str], total: int, unlabelled: bool) -> tuple[Convers
     if not keys:
         return ()
     told = f"{count_text(len(keys), 'other array')} passed over ({', '.join(map(name_text, keys[:3]))}{', ...' if len(keys) > 3 else ''})"
-    if _UNNAMED_LABELS in keys and unlabelled:
+    meant = _UNNAMED_LABELS in keys and unlabelled
+    if meant:
         told += f": if {_UNNAMED_LABELS} holds labels, save them as 'labels'"
-        return (Conversion("labels", "none", len(keys), total, told, False),)
-    return (Conversion("passed-over", "none", len(keys), total, told, False),)
+    return (Conversion("labels" if meant else "passed-over", "none", len(keys), total, told, False),)
