@@ -8,7 +8,6 @@ from diffmem.data.conversions import Conversion
 from diffmem.data.duplicates import duplicate_groups
 from diffmem.data.duplication import duplicated
 from diffmem.data.fetch import DOWNLOADS, Download, fetch
-from diffmem.data.fit import fit_images
 from diffmem.data.imagenet import DOGS, read_imagenet, read_synsets
 from diffmem.data.images import ImageSet
 from diffmem.data.labels import random_labels, unique_labels
@@ -19,7 +18,7 @@ from diffmem.data.shares import count_of_share
 from diffmem.data.sheet import contact_sheet
 from diffmem.data.sources import UNDERSTOOD, Split, open_images
 from diffmem.data.subsets import balanced, choose_classes, first, hold_out, random_subset
-from diffmem.data.transforms import grayscale, resize, rgb
+from diffmem.data.transforms import fit_images, grayscale, resize, rgb
 from diffmem.data.write import write_images
 
 __all__ = [

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,7 +17,9 @@ from diffmem.data.names import LazyNames
 from diffmem.data.storage import contiguous, gather, parts
 from diffmem.errors import UserError
 
-__all__ = ["ImageSet"]
+__all__ = ["ImageSet", "frozen"]
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +173,7 @@ class ImageSet:
         return ImageSet(images, self.labels, self.names, self.class_names, history, self.conversions)
 
 
-def frozen(array: NDArray[Any]) -> NDArray[Any]:
+def frozen(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
     """Mark an array that nobody else writes to as read-only, so that `ImageSet` need not copy it."""
     array.flags.writeable = False
     return array

@@ -6,17 +6,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
 from diffmem.data.conversions import Conversion
 from diffmem.data.images import ImageSet
-from diffmem.data.reading import Alpha, Fit, Reading
+from diffmem.data.reading import ALPHA_TEXT, FIT_TEXT, Reading
 from diffmem.data.sources import open_images
 from diffmem.progress import Progress
 
 __all__ = ["OtherReading", "other_readings"]
 
 _HIGHEST = 65_535
+_TEXT: dict[str, dict[Any, str]] = {
+    "alpha": {**ALPHA_TEXT},
+    "exif": {"apply": "EXIF orientation applied", "ignore": "EXIF orientation ignored"},
+    "pages": {"all": "all pages and frames"},
+    "fit": {**FIT_TEXT, "stretch": "stretched to a square", "pad": "padded to a square"},
+}
 
 
 @dataclass(frozen=True)
@@ -42,49 +48,24 @@ def other_readings(images: ImageSet, source: str | Path, reading: Reading) -> li
         source: What `open_images` was given.
         reading: How it was read; its split stays.
     """
-    found = []
-    for conversion in images.conversions:
-        if not conversion.changes_pixels:
-            continue
-        for text, other in _others(conversion, reading):
-            opened = partial(_open, source, other)
-            found.append(OtherReading(text, other, opened))
-    return found
 
+    def opened(other: Reading, progress: Progress) -> ImageSet:
+        return open_images(source, progress=progress, reading=other)
 
-def _open(source: str | Path, reading: Reading, progress: Progress) -> ImageSet:
-    return open_images(source, progress=progress, reading=reading)
+    return [
+        OtherReading(text, other, partial(opened, other))
+        for conversion in images.conversions
+        if conversion.changes_pixels
+        for text, other in _others(conversion, reading)
+    ]
 
 
 def _others(conversion: Conversion, reading: Reading) -> Iterator[tuple[str, Reading]]:
-    if conversion.key == "alpha":
-        told = {
-            "white": "transparent pixels laid on white",
-            "black": "transparent pixels laid on black",
-            "drop": "transparency dropped",
-        }
-        for ground in get_args(Alpha):
-            if ground != reading.alpha:
-                yield told[ground], replace(reading, alpha=ground)
-    elif conversion.key == "exif":
-        if reading.exif == "ignore":
-            yield "EXIF orientation applied", replace(reading, exif="apply")
-        else:
-            yield "EXIF orientation ignored", replace(reading, exif="ignore")
-    elif conversion.key == "white" and conversion.largest:
+    for value, text in _TEXT.get(conversion.key, {}).items():
+        if value != getattr(reading, conversion.key):
+            yield text, replace(reading, **{conversion.key: value})
+    if conversion.key == "white" and conversion.largest:
         largest = conversion.largest
-        levels = dict.fromkeys((_HIGHEST, largest, 2 ** largest.bit_length() - 1))
-        for white in levels:
+        for white in dict.fromkeys((_HIGHEST, largest, 2 ** largest.bit_length() - 1)):
             if str(white) != conversion.choice:
                 yield f"white level {white:,} of 16-bit files", replace(reading, white=white)
-    elif conversion.key == "pages" and reading.pages != "all":
-        yield "all pages and frames", replace(reading, pages="all")
-    elif conversion.key == "fit" and reading.fit is not None:
-        told = {
-            "crop": "cropped to the middle square",
-            "stretch": "stretched to a square",
-            "pad": "padded to a square",
-        }
-        for fit in get_args(Fit):
-            if fit != reading.fit:
-                yield told[fit], replace(reading, fit=fit)

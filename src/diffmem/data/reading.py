@@ -9,7 +9,9 @@ from typing import Any, Literal, get_args
 from diffmem.errors import UserError, nearest
 
 __all__ = [
+    "ALPHA_TEXT",
     "AS_USUAL",
+    "FIT_TEXT",
     "MAX_RESOLUTION",
     "OPTIONS",
     "Alpha",
@@ -29,6 +31,18 @@ Fit = Literal["crop", "stretch", "pad"]
 
 OPTIONS = "options of diffmem data build; of diffmem audit as --train-read KEY=VALUE"
 """Where the choices are made, for messages."""
+
+ALPHA_TEXT: dict[Alpha, str] = {
+    "white": "transparent pixels laid on white",
+    "black": "transparent pixels laid on black",
+    "drop": "transparency dropped",
+}
+FIT_TEXT: dict[Fit, str] = {
+    "crop": "cropped to the middle square",
+    "stretch": "stretched",
+    "pad": "padded with black",
+}
+"""What is done where a choice is made, for messages."""
 
 _WORDS: dict[str, tuple[str | None, ...]] = {
     "alpha": get_args(Alpha),

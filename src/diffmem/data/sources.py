@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from diffmem.data.fit import fit_images
 from diffmem.data.formats.cifar10 import is_cifar10_folder, read_cifar10
 from diffmem.data.formats.digits import read_digits
 from diffmem.data.formats.edm_zip import read_zip
@@ -18,6 +17,7 @@ from diffmem.data.formats.npz import read_npz
 from diffmem.data.formats.signatures import HEAD_BYTES, LIKELY, ending_of
 from diffmem.data.images import ImageSet
 from diffmem.data.reading import AS_USUAL, Reading
+from diffmem.data.transforms import fit_images
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
 
