@@ -25,21 +25,21 @@ _MOST_SHOWN = 8
 
 
 class Division(NamedTuple):
-    """The files of one split.
+    """The files of one split, or all where there are no splits.
 
     Attributes:
-        kept: Which of the files they are.
+        chosen: Which of the files they are.
         classes: Their paths without the folder of the split and those that hold all: folders in them are classes.
-        conversion: What was chosen.
+        conversions: What was chosen; nothing where there are no splits.
     """
 
-    kept: list[int]
+    chosen: list[int]
     classes: list[str]
-    conversion: Conversion
+    conversions: tuple[Conversion, ...] = ()
 
 
-def divide(paths: Sequence[str], wanted: str | None, what: str, in_archive: bool = False) -> Division | None:
-    """Return the files of a split, where the folders of a data set are splits; none where they are not.
+def divide(paths: Sequence[str], wanted: str | None, what: str, in_archive: bool = False) -> Division:
+    """Return the files of a split, where the folders of a data set are splits; all where they are not.
 
     They are if, at the first level at which there are several or which has such a name, all are called train, val,
     valid, validation, test and the like, in any case of letters; or if those for training and those for testing lie among
@@ -58,30 +58,33 @@ def divide(paths: Sequence[str], wanted: str | None, what: str, in_archive: bool
     level = _level(folders)
     if level is None:
         if wanted in (None, "train"):
-            return None
+            return Division(list(range(len(paths))), list(paths))
         raise UserError(
             f"{what} has no {wanted} split: it is one set. Leave the split out, or name the folder or file of those images."
         )
-    counts = Counter(place[level] for place in folders)
+    counts = Counter(folder[level] for folder in folders)
     by_path = not in_archive and _same(folders, level)
-    chosen = _chosen(
+    split = _chosen(
         counts, wanted, what, "/".join([what.rstrip("/"), *folders[0][:level]]) if by_path else None
     )
-    kept = [index for index, place in enumerate(folders) if place[level] == chosen]
+    chosen = [index for index, folder in enumerate(folders) if folder[level] == split]
     first = next(at for at in range(level + 1) if at == level or not _same(folders, at + 1))
-    classes = ["/".join([*folders[index][first:level], *folders[index][level + 1 :], "x"]) for index in kept]
+    classes = [
+        "/".join([*folders[index][first:level], *folders[index][level + 1 :], "x"]) for index in chosen
+    ]
     others = ", ".join(
-        f"{name_text(name)} {count:,}" for name, count in sorted(counts.items()) if name != chosen
+        f"{name_text(name)} {count:,}" for name, count in sorted(counts.items()) if name != split
     )
-    told = f"split {name_text(chosen)}: {len(kept):,} of {count_text(len(paths), 'image file')}"
-    told += f" (not read: {others})" if others else " (there is no other)"
-    return Division(kept, classes, Conversion("split", chosen, len(kept), len(paths), told, bool(others)))
+    text = f"split {name_text(split)}: {len(chosen):,} of {count_text(len(paths), 'image file')}"
+    text += f" (not read: {others})" if others else " (there is no other)"
+    conversion = Conversion("split", split, len(chosen), len(paths), text, bool(others))
+    return Division(chosen, classes, (conversion,))
 
 
 def _level(folders: Sequence[Sequence[str]]) -> int | None:
     """Return at which level of the folders the splits are."""
-    for level in range(min((len(place) for place in folders), default=0)):
-        names = {place[level] for place in folders}
+    for level in range(min(map(len, folders), default=0)):
+        names = {folder[level] for folder in folders}
         known = {name for name in names if name.lower() in _NAMES}
         groups = {number for name in known for number, group in enumerate(_GROUPS) if name.lower() in group}
         if known == names and (len(names) > 1 or _same(folders, level)) and groups & {0, 1, 2}:
@@ -93,7 +96,7 @@ def _level(folders: Sequence[Sequence[str]]) -> int | None:
 
 def _same(folders: Sequence[Sequence[str]], level: int) -> bool:
     """Whether all files have the same folders before a level."""
-    return all(place[:level] == folders[0][:level] for place in folders)
+    return all(folder[:level] == folders[0][:level] for folder in folders)
 
 
 def _chosen(counts: Counter[str], wanted: str | None, what: str, above: str | None) -> str:
