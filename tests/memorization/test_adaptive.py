@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from diffmem.errors import UserError
-from diffmem.memorization.adaptive import AdaptiveRule
-from diffmem.memorization.criteria import Criterion, RatioRule
+from diffmem.memorization.criteria import AdaptiveRule, Criterion, RatioRule
 from diffmem.memorization.measure import measure
 from diffmem.memorization.neighbours.neighbours import Neighbours, nearest_neighbours
 
@@ -54,7 +53,7 @@ def test_fifty_copies_in_training_blind_it_and_collapsing_them_mends_it():
     sample = training[:1] ^ 1
     found = nearest_neighbours(sample, training, 50)
     assert AdaptiveRule().ratio(found) == pytest.approx(2)
-    assert measure(sample, training, criterion=AdaptiveRule(), k=50).rate.count == 1
+    assert measure(sample, training, criterion=AdaptiveRule()).rate.count == 1
 
 
 def test_exact_copies_are_memorized_even_where_all_neighbours_are_copies():
@@ -66,7 +65,7 @@ def test_exact_copies_are_memorized_even_where_all_neighbours_are_copies():
 def test_copies_are_found_and_fresh_images_are_not():
     training, fresh = pictures(2, 200), pictures(3, 50)
     samples = np.concatenate([training[:30], training[30:60] ^ 3, fresh])
-    result = measure(samples, training, heldout=pictures(4, 50), criterion=AdaptiveRule(), k=50)
+    result = measure(samples, training, heldout=pictures(4, 50), criterion=AdaptiveRule())
     np.testing.assert_array_equal(result.memorized, [True] * 60 + [False] * 50)
     assert result.null is not None
     assert result.null.count == 0

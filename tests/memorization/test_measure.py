@@ -7,8 +7,9 @@ import pytest
 
 from diffmem.errors import UserError
 from diffmem.memorization.criteria import AbsoluteRule, RatioRule
-from diffmem.memorization.measure import measure, rates_at_thresholds
+from diffmem.memorization.measure import measure
 from diffmem.memorization.neighbours.neighbours import nearest_neighbours
+from diffmem.memorization.rates import Intervals
 
 
 def images(seed: int, count: int) -> np.ndarray:
@@ -106,14 +107,14 @@ def test_another_criterion_stands_in_the_protocol():
 def test_rates_grow_with_the_threshold():
     training = images(10, 100)
     found = measure(np.concatenate([noisy(training[:50]), images(11, 50)]), training)
-    rates = rates_at_thresholds(found.neighbours, [1e-9, 1 / 3, 1.0])
-    assert [rate.count for rate in rates] == [0, 50, 100]
-    assert rates[1] == found.rate
+    counts = [RatioRule(threshold)(found.neighbours).sum() for threshold in (1e-9, 1 / 3, 1.0)]
+    assert counts == [0, 50, 100]
+    assert found.rate.count == 50
 
 
 def test_the_json_holds_the_numbers_and_no_arrays():
     training = images(12, 50)
-    found = measure(noisy(training), training, heldout=images(13, 30), method="wilson", confidence=0.9)
+    found = measure(noisy(training), training, heldout=images(13, 30), intervals=Intervals(0.9, "wilson"))
     content = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert content["memorized"]["count"] == 50
     assert content["memorized"]["method"] == "wilson"

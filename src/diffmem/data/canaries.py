@@ -165,8 +165,8 @@ class CanarySet:
         if any(number.size != 1 for number in numbers.values()):
             raise UserError(f"{path}: repeats and seed must be one number each; it is damaged.")
         with naming(path):
-            scalars = {key: int(number.item()) for key, number in numbers.items()}
-            return cls(**parts, **scalars, fingerprint=fingerprint[0])
+            parts |= {key: int(number.item()) for key, number in numbers.items()}
+            return cls(**parts, fingerprint=fingerprint[0])
 
 
 def canaries_path(out: Path) -> Path:

@@ -14,7 +14,7 @@ from diffmem.memorization.neighbours.contents import common_space, content_keys,
 from diffmem.memorization.neighbours.index import NeighbourIndex
 from diffmem.memorization.neighbours.neighbours import Neighbours, nearest_neighbours
 from diffmem.memorization.neighbours.rows import Metric
-from diffmem.memorization.rates import Method, Rate
+from diffmem.memorization.rates import USUAL, Intervals, Rate
 from diffmem.progress import NO_PROGRESS, Progress, part_of
 
 __all__ = ["Authenticity", "authenticity", "gaps_of"]
@@ -61,12 +61,9 @@ class Authenticity:
     @property
     def copied(self) -> Rate:
         """The share of samples that are not authentic: high where images are copied."""
-        return _opposite(self.rate)
-
-    @property
-    def copied_null(self) -> Rate | None:
-        """The share of held-out images that are not authentic."""
-        return _opposite(self.null) if self.null else None
+        return Rate(
+            self.rate.total - self.rate.count, self.rate.total, self.rate.confidence, self.rate.method
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers, without the arrays, for a JSON file."""
@@ -87,15 +84,14 @@ def authenticity(
     heldout: NDArray[Any] | None = None,
     metric: Metric = "euclidean",
     space: str | None = None,
-    confidence: float = 0.95,
-    method: Method = "clopper-pearson",
+    intervals: Intervals = USUAL,
     device: torch.device | str | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> Authenticity:
     """Measure which samples are authentic.
 
     Exact copies within the training set are collapsed first. Near-duplicates blind the measure in the same way; leave
-    them out with `near_duplicates(training, radius).kept` before. Only the training images that some sample has as its
+    them out with `near_duplicates(training, radius).distinct` before. Only the training images that some sample has as its
     nearest are compared with the whole set.
 
     Args:
@@ -104,8 +100,7 @@ def authenticity(
         heldout: Images of the same distribution that were not trained on, for the null.
         metric: As in `nearest_neighbours`.
         space: Names the space in the protocol id, for features; by default the metric and the type.
-        confidence: Coverage of the intervals.
-        method: How the intervals are computed.
+        intervals: How the intervals are computed.
         device: Where distances are computed.
         progress: Told the share of the work that is done.
 
@@ -117,13 +112,13 @@ def authenticity(
     if heldout is not None and len(heldout):
         named["held-out images"] = heldout
     where = common_space(named, metric, space)
-    kept = np.sort(distinct(content_keys(training)))
-    if len(kept) < 2:
+    originals = np.sort(distinct(content_keys(training)))
+    if len(originals) < 2:
         raise UserError(
-            f"The training set has {len(training)} images of which {len(kept)} is distinct; a training image is compared "
+            f"The training set has {len(training)} images of which {len(originals)} is distinct; a training image is compared "
             "with its nearest other one, so at least 2 distinct images are needed."
         )
-    references = taken(training, kept)
+    references = taken(training, originals)
     queries = [samples] if len(named) == 2 else [samples, named["held-out images"]]
     total = sum(len(part) for part in queries)
     found, done = [], 0
@@ -138,18 +133,15 @@ def authenticity(
     authentic = gaps < distances
     count = len(samples)
     fresh = distances[count:] > 0
-    null = None
-    if fresh.any():
-        null = Rate(int(authentic[count:][fresh].sum()), int(fresh.sum()), confidence, method)
     return Authenticity(
-        neighbours=Neighbours(found[0].distances, kept[found[0].indices]),
+        neighbours=Neighbours(found[0].distances, originals[found[0].indices]),
         gaps=gaps[:count],
         authentic=authentic[:count],
-        rate=Rate(int(authentic[:count].sum()), count, confidence, method),
-        null=null,
+        rate=intervals.rate(authentic[:count]),
+        null=intervals.rate(authentic[count:][fresh]) if fresh.any() else None,
         heldout_overlap=int((~fresh).sum()),
         training_images=len(training),
-        duplicates=len(training) - len(kept),
+        duplicates=len(training) - len(originals),
         name=f"{where}/authpct/exact-dups-collapsed/v1",
     )
 
@@ -184,7 +176,3 @@ def gaps_of(
     if own is not None:
         passed |= indices == own[:, None]
     return np.take_along_axis(distances, np.argmin(passed, axis=1)[:, None], 1)[:, 0]
-
-
-def _opposite(rate: Rate) -> Rate:
-    return Rate(rate.total - rate.count, rate.total, rate.confidence, rate.method)

@@ -21,7 +21,6 @@ __all__ = [
     "Moments",
     "feature_moments",
     "frechet_distance",
-    "frechet_of_images",
     "frechet_of_moments",
     "too_few_images",
 ]
@@ -165,21 +164,3 @@ def frechet_of_moments(one: Moments, other: Moments) -> float:
     if problem:
         raise UserError(problem)
     return frechet_distance(one.mean, one.covariance, other.mean, other.covariance)
-
-
-def frechet_of_images(a: NDArray[np.uint8], b: NDArray[np.uint8], features: FeatureFunction) -> float:
-    """Return the squared Frechet distance of the features of two sets of images.
-
-    Args:
-        a: uint8 (N, C, H, W).
-        b: uint8 (M, C, H, W).
-        features: What is compared; N and M must exceed their number.
-
-    Returns:
-        The distance, at least 0, in squared units of the features.
-
-    Raises:
-        UserError: There are too few images for so many features.
-        DiffmemError: The features are no finite array.
-    """
-    return frechet_of_moments(feature_moments(a, features), feature_moments(b, features))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from numbers import Integral
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from diffmem.errors import UserError
 from diffmem.memorization.records import Record
 
-__all__ = ["Method", "Rate", "null_rate_uniform"]
+__all__ = ["USUAL", "Intervals", "Method", "Rate", "null_rate_uniform"]
 
 Method = Literal["clopper-pearson", "wilson"]
 
@@ -60,6 +62,20 @@ class Rate(Record):
 
     def __str__(self) -> str:
         return f"{self.value:.1%} [{100 * self.low:.1f}, {100 * self.high:.1f}] ({self.count}/{self.total})"
+
+
+class Intervals(NamedTuple):
+    """How the intervals of rates are computed; see `Rate`."""
+
+    confidence: float = 0.95
+    method: Method = "clopper-pearson"
+
+    def rate(self, flags: NDArray[np.bool_]) -> Rate:
+        """Return the share of true flags, bool (N,)."""
+        return Rate(int(flags.sum()), len(flags), *self)
+
+
+USUAL = Intervals()
 
 
 def _interval(count: int, total: int, confidence: float, method: str) -> tuple[float, float]:

@@ -30,8 +30,8 @@ from diffmem.memorization.neighbours.contents import (
 )
 from diffmem.memorization.neighbours.index import NeighbourIndex
 from diffmem.memorization.neighbours.neighbours import Neighbours, nearest_neighbours
-from diffmem.memorization.rates import Method, Rate
-from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.memorization.rates import USUAL, Intervals, Rate
+from diffmem.progress import NO_PROGRESS, Progress, part_of
 
 __all__ = [
     "Transforms",
@@ -191,17 +191,12 @@ class VariantSearch:
     duplicates: int
     shape: tuple[int, ...]
 
-    def rates(
-        self, criterion: Criterion, *, confidence: float = 0.95, method: Method = "clopper-pearson"
-    ) -> VariantRates:
+    def rates(self, criterion: Criterion, intervals: Intervals = USUAL) -> VariantRates:
         """Apply a criterion to the samples and to the held-out images."""
-        memorized, null = criterion(self.samples.neighbours), None
-        if self.heldout is not None:
-            flagged = criterion(self.heldout.neighbours)
-            null = Rate(int(flagged.sum()), len(flagged), confidence, method)
-        rate = Rate(int(memorized.sum()), len(memorized), confidence, method)
+        memorized = criterion(self.samples.neighbours)
+        null = None if self.heldout is None else intervals.rate(criterion(self.heldout.neighbours))
         name = f"pixel-l2/uint8/{self.transforms.name}/{criterion.name}/variant-dups-collapsed/v1"
-        return VariantRates(memorized, rate, null, name)
+        return VariantRates(memorized, intervals.rate(memorized), null, name)
 
 
 def variant_neighbours(
@@ -250,13 +245,13 @@ def variant_neighbours(
         )
     windows = contiguous(transforms.window(training)) if transforms.shift else training
     keys = _keys(windows, transforms.flip)
-    kept = np.sort(distinct(keys))
-    if not 1 <= k <= len(kept):
+    originals = np.sort(distinct(keys))
+    if not 1 <= k <= len(originals):
         raise UserError(
-            f"k = {k} neighbours were asked for, and the {len(training)} training images hold {len(kept)} that differ "
-            f"under {transforms.name}; give at least {max(k, 1)} distinct images, or choose k in 1..{len(kept)}."
+            f"k = {k} neighbours were asked for, and the {len(training)} training images hold {len(originals)} that differ "
+            f"under {transforms.name}; give at least {max(k, 1)} distinct images, or choose k in 1..{len(originals)}."
         )
-    references = taken(windows, kept)
+    references = taken(windows, originals)
     fresh, overlap = None, 0
     if heldout is not None and len(heldout):
         both = _keys(transforms.window(heldout), transforms.flip)
@@ -274,18 +269,15 @@ def variant_neighbours(
         step = width / len(transforms)
         best, which = None, np.zeros(len(images), np.int64)
         for at, changed in enumerate(transforms.apply(images)):
-
-            def told(done: float, total: float, note: str = "", *, at: int = at) -> None:
-                progress(start + step * (at + done / max(total, 1)), 1.0, note)
-
-            found = nearest_neighbours(changed, references, k, index=index, device=device, progress=told)
+            part = part_of(progress, start + step * at, step)
+            found = nearest_neighbours(changed, references, k, index=index, device=device, progress=part)
             if best is None:
                 best = found
                 continue
             which[found.distances[:, 0] < best.distances[:, 0]] = at
             best = _joined(best, found)
         assert best is not None  # there is at least the unchanged sample
-        return VariantNeighbours(Neighbours(best.distances, kept[best.indices]), which)
+        return VariantNeighbours(Neighbours(best.distances, originals[best.indices]), which)
 
     share = counts[0] / sum(counts)
     return VariantSearch(
@@ -294,7 +286,7 @@ def variant_neighbours(
         heldout=None if fresh is None else search(fresh, share, 1 - share),
         heldout_overlap=overlap,
         training_images=len(training),
-        duplicates=len(training) - len(kept),
+        duplicates=len(training) - len(originals),
         shape=references.shape[1:],
     )
 

@@ -68,7 +68,7 @@ class Distribution:
         copied = config.duplication
         wanted = BuildConfig(
             labels=config.labels, label_classes=config.label_classes, seed=config.seed,
-            duplicate=copied and copied.share, copies=copied and copied.copies,
+            duplicate=copied.share if copied else None, copies=copied.copies if copied else None,
         )  # fmt: skip
         return relabelled(images, wanted)
 

@@ -157,19 +157,15 @@ class _Check:
         fit = None
         if len(drawn) >= _READ:
             fit = best_reading(alike, self.training, self.heldout if same else None, layouts=same)
-        reading = None if fit is None else fit.reading
         # Values of 0 and 1 are no constant images: a reading that fits comes first.
-        unscaled = reading is not None and int(drawn.max()) <= _UNSCALED
-        found = None if unscaled else self._near_constant(drawn, len(distinct), reading is None)
+        unscaled = fit is not None and int(drawn.max()) <= _UNSCALED
+        found = None if unscaled else self._near_constant(drawn, len(distinct), fit is None)
         found = found or self._near_repeats()
         if found:
             return found
         # Nor can such values be told from noise: too little of the images is left in them.
-        if (
-            fit is not None
-            and reading is not None
-            and (unscaled or not self._still_noise(gauge, reading, alike))
-        ):
+        if fit is not None and (unscaled or not self._still_noise(gauge, fit.reading, alike)):
+            reading = fit.reading
             self.reading = reading.title
             self.reinterpreted = reading.mend(np.asarray(self.samples))
             return "value range", (

@@ -8,7 +8,7 @@ from PIL import Image
 
 from diffmem.memorization.plausibility.records import SetStatisticsRecord
 
-__all__ = ["conform", "contrast_of", "draw", "gradient_of", "set_statistics", "std_of"]
+__all__ = ["conform", "draw", "gradient_of", "set_statistics", "std_of"]
 
 DRAWN = 2000
 _DRAW_BYTES = 24 << 20
@@ -72,9 +72,6 @@ def std_of(images: NDArray[np.uint8]) -> NDArray[np.float64]:
         for block in _blocks(images)
     ]
     return np.sqrt(np.concatenate(spread)) if spread else np.zeros(0)
-
-
-contrast_of = std_of
 
 
 def gradient_of(images: NDArray[np.uint8]) -> NDArray[np.float64]:

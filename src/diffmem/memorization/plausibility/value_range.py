@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,23 +22,16 @@ _BEYOND = 2.0
 _PIXELS = 1000
 
 
-@dataclass(frozen=True)
-class Fit:
-    """A reading of the samples beside the plain one; distances are in standard deviations of the training images.
+class Fit(NamedTuple):
+    """A reading of the samples that fits better than the plain one.
 
     Attributes:
-        reading: The reading that fits best, if it is clearly better than the plain one; else None.
-        plain: Distance of the samples as they are.
-        best: Distance of the samples under the best of the readings.
+        reading: The reading.
         ratio: How many times nearer the samples are under it, in the features that it changes.
-        chance: Distance of fresh images.
     """
 
-    reading: Reading | None
-    plain: float
-    best: float
+    reading: Reading
     ratio: float
-    chance: float
 
 
 def features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -72,7 +65,7 @@ def best_reading(
     training: NDArray[np.uint8],
     heldout: NDArray[np.uint8] | None = None,
     layouts: bool = True,
-) -> Fit:
+) -> Fit | None:
     """Look for a reading of the samples under which they fit the training images clearly better.
 
     Args:
@@ -82,7 +75,7 @@ def best_reading(
         layouts: Whether readings that take bytes for other pixels are tried: no if the samples were resized.
 
     Returns:
-        The fit. `reading` is None unless the plain distance is far beyond chance and the reading's a third of it or less.
+        The fit; none unless the plain distance is far beyond chance and the reading's a third of it or less.
     """
     samples, training = samples[:_LARGEST], training[:_LARGEST]
     known = features(training)
@@ -92,7 +85,7 @@ def best_reading(
     apart = distances(seen, known, scale)
     usual = chance_distances(known, fresh, scale, count)
     plain, chance = float(apart.mean()), float(usual.mean())
-    best: tuple[float, float, float, Reading] | None = None
+    best: tuple[float, float, Fit] | None = None
     if plain > 1.5 * chance:
         for reading in readings(samples.shape[1], layouts):
             # Compared as written, not as mended: what a mistake destroys is destroyed in both.
@@ -102,21 +95,15 @@ def best_reading(
             # A mistake that leaves most features as they are is judged by those that it changes.
             changed = distances(expected, known, scale) > np.maximum(_CHANGED, usual)
             if changed.any() and (best is None or found.mean() < best[0]):
+                before = apart[changed].mean()
                 close = np.maximum(found[changed].mean(), usual[changed].mean() / 2)
-                ratio = float(apart[changed].mean() / close)
-                best = (
-                    float(found.mean()),
-                    ratio,
-                    float(apart[changed].mean() / usual[changed].mean()),
-                    reading,
-                )
+                best = found.mean(), before / usual[changed].mean(), Fit(reading, float(before / close))
     if best is None:
-        return Fit(None, plain, plain, 1.0, chance)
-    distance_left, ratio, beyond, reading = best
+        return None
+    left, beyond, fit = best
     # Ten training images know little of what all images are like: a bright subset may fit a mistake better.
-    needed = (SOFTLY if reading.soft else CLEARLY) * (1 + _FEW / len(known))
-    clear = ratio >= needed and beyond >= _BEYOND and distance_left <= plain / 1.5
-    return Fit(reading if clear else None, plain, distance_left, ratio, chance)
+    needed = (SOFTLY if fit.reading.soft else CLEARLY) * (1 + _FEW / len(known))
+    return fit if fit.ratio >= needed and beyond >= _BEYOND and left <= plain / 1.5 else None
 
 
 def scale_of(known: NDArray[np.float32], images: NDArray[np.uint8]) -> NDArray[np.float32]:
