@@ -23,7 +23,7 @@ from diffmem.memorization.neighbours.near import NearPairs, pairs_within
 from diffmem.memorization.neighbours.neighbours import Neighbours, nearest_neighbours
 from diffmem.memorization.rates import Intervals, Rate, null_rate_uniform
 from diffmem.memorization.repeats import RepeatAwareRule
-from diffmem.memorization.variants import Transforms, VariantSearch, variant_neighbours
+from diffmem.memorization.variants import Transforms, VariantNeighbours, variant_neighbours
 
 __all__ = [
     "AbsoluteRule",
@@ -45,7 +45,7 @@ __all__ = [
     "RepeatAwareRule",
     "SimilarityRule",
     "Transforms",
-    "VariantSearch",
+    "VariantNeighbours",
     "authenticity",
     "copying_test",
     "index_for",

@@ -22,10 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffmem.memorization.neighbours.candidates import PIECE_BYTES, Best
 from diffmem.memorization.neighbours.index import NeighbourIndex, sample_of
 from diffmem.memorization.neighbours.rows import Rows, full_precision
-from diffmem.memorization.neighbours.search import search
+from diffmem.memorization.neighbours.search import PIECE_BYTES, Best, search
 from diffmem.memorization.neighbours.sketch import Cuts, Sketch, ceilings, fit_basis, tail_share
 from diffmem.memorization.neighbours.workers import dealt, even_parts
 from diffmem.progress import Progress
