@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from diffmem.data.duplication import duplicated
 from diffmem.data.imagenet import read_imagenet
 from diffmem.data.images import ImageSet
-from diffmem.data.labels import random_labels, unique_labels
 from diffmem.data.mixture import mixture
 from diffmem.data.reading import AS_USUAL, Reading, check_choice
-from diffmem.data.shares import check_share, count_of_share
+from diffmem.data.shares import check_share, count_of_share, duplicated, random_labels, unique_labels
 from diffmem.data.sources import open_images
 from diffmem.data.subsets import balanced, check_count, choose_classes, first, random_subset
 from diffmem.data.transforms import grayscale, resize

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from diffmem.data.formats.arrays import naming, open_arrays
 from diffmem.data.formats.guards import check_total, in_one_line, is_plain_file
-from diffmem.data.images import ImageSet, frozen
+from diffmem.data.images import ImageSet, checked_images, checked_labels, frozen
 from diffmem.data.storage import gather, new_images, parts
 from diffmem.data.write import write_arrays
 from diffmem.errors import UserError
@@ -64,34 +64,18 @@ class CanarySet:
 
     def __post_init__(self) -> None:
         for name in _IMAGES:
-            images = getattr(self, name)
-            if (
-                images.dtype != np.uint8
-                or images.ndim != 4
-                or images.shape[1] not in (1, 3)
-                or 0 in images.shape
-            ):
+            with naming(name):
+                object.__setattr__(self, name, checked_images(getattr(self, name)))
+            shape, planted = getattr(self, name).shape, self.planted.shape
+            if shape != planted:
                 raise UserError(
-                    f"The {name} images must be uint8 (K, C, H, W), not {images.dtype} {images.shape}."
+                    f"There must be as many {name} images as planted ones, of one shape, not {shape} and {planted}."
                 )
-            if images.shape != self.planted.shape:
-                raise UserError(
-                    f"There must be as many {name} images as planted ones, of one shape, not {images.shape} and {self.planted.shape}."
-                )
-            object.__setattr__(self, name, frozen(images.copy()))
         if (self.planted_labels is None) != (self.control_labels is None):
             raise UserError("Either both groups of canaries have labels or none has.")
-        for name in ("planted_labels", "control_labels"):
-            labels = getattr(self, name)
-            if labels is None:
-                continue
-            if labels.shape != (len(self),) or labels.dtype.kind not in "iu":
-                raise UserError(
-                    f"The {name.replace('_', ' ')} must be one whole number per image, not {labels.dtype} {labels.shape}."
-                )
-            if int(labels.min()) < 0 or int(labels.max()) > np.iinfo(np.int32).max:
-                raise UserError(f"The {name.replace('_', ' ')} lie outside of 0 to {np.iinfo(np.int32).max}.")
-            object.__setattr__(self, name, frozen(labels.astype(np.int64)))
+        for name in ("planted_labels", "control_labels") if self.planted_labels is not None else ():
+            with naming(name.replace("_", " ")):
+                object.__setattr__(self, name, checked_labels(getattr(self, name), len(self)))
         if len({image.tobytes() for image in (*self.planted, *self.control)}) < 2 * len(self):
             raise UserError(
                 "Two canaries are the same image; each group must differ from the other and in itself."

@@ -17,7 +17,7 @@ from diffmem.data.names import LazyNames
 from diffmem.data.storage import contiguous, gather, parts
 from diffmem.errors import UserError
 
-__all__ = ["ImageSet", "frozen"]
+__all__ = ["ImageSet", "checked_images", "checked_labels", "frozen"]
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -53,11 +53,11 @@ class ImageSet:
     conversions: tuple[Conversion, ...] = ()
 
     def __post_init__(self) -> None:
-        images = _checked_images(self.images)
+        images = checked_images(self.images)
         count = len(images)
         object.__setattr__(self, "images", images)
         if self.labels is not None:
-            object.__setattr__(self, "labels", _checked_labels(self.labels, count))
+            object.__setattr__(self, "labels", checked_labels(self.labels, count))
         for field in ("names", "class_names", "history"):
             value = getattr(self, field)
             if value is not None and not isinstance(value, LazyNames):
@@ -179,7 +179,8 @@ def frozen(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
     return array
 
 
-def _checked_images(images: object) -> NDArray[np.uint8]:
+def checked_images(images: object) -> NDArray[np.uint8]:
+    """Return images as `ImageSet` keeps them, or refuse them; see there."""
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
         kind = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
         raise UserError(f"Images must be a uint8 array with values from 0 to 255, not {kind}.")
@@ -193,7 +194,8 @@ def _checked_images(images: object) -> NDArray[np.uint8]:
     return images
 
 
-def _checked_labels(labels: object, count: int) -> NDArray[np.int64]:
+def checked_labels(labels: object, count: int) -> NDArray[np.int64]:
+    """Return the labels of `count` images as `ImageSet` keeps them, or refuse them; see there."""
     array = np.asarray(labels)
     if array.shape != (count,):
         raise UserError(

@@ -242,9 +242,9 @@ def as_nchw(array: NDArray[np.uint8], layout: Layout) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Put the file's name before what `ImageSet` says."""
+def naming(what: object) -> Iterator[None]:
+    """Put a file's name, or what else is checked, before what `ImageSet` says."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{what}: {error}") from error
