@@ -56,7 +56,7 @@ def test_the_authenticity_criterion_is_that_of_authenticity(detector):
 
 def test_the_transformed_ratio_is_that_of_variant_neighbours(detector):
     samples = np.concatenate([TRAINING[:20, :, :, ::-1], HELDOUT[:50]])
-    known = variant_neighbours(samples, TRAINING, transforms=Transforms(True, 1)).samples
+    known = variant_neighbours(samples, TRAINING, transforms=Transforms(True, 1))
     found = detector.detect(samples)
     np.testing.assert_array_equal(
         found.batch.neighbours["changed pixels"].indices[:, :2], known.neighbours.indices
