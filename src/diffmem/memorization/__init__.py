@@ -5,7 +5,6 @@ This package knows arrays of images, not models: it works on samples made by any
 
 from __future__ import annotations
 
-from diffmem.memorization.authenticity import Authenticity, authenticity
 from diffmem.memorization.copying import CellConfig, CopyingRecord, copying_test
 from diffmem.memorization.criteria import (
     AbsoluteRule,
@@ -28,7 +27,6 @@ from diffmem.memorization.variants import Transforms, VariantNeighbours, variant
 __all__ = [
     "AbsoluteRule",
     "AdaptiveRule",
-    "Authenticity",
     "CellConfig",
     "CopyingRecord",
     "Criterion",
@@ -46,7 +44,6 @@ __all__ = [
     "SimilarityRule",
     "Transforms",
     "VariantNeighbours",
-    "authenticity",
     "copying_test",
     "index_for",
     "measure",
