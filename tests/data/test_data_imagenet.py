@@ -138,7 +138,7 @@ def test_images_of_several_sizes_need_a_resolution(tmp_path):
     write_folders(tmp_path, (1, 1, 1))
     (tmp_path / SYNSETS[2] / f"{SYNSETS[2]}_0.JPEG").write_bytes(encoded(np.zeros((9, 9), np.uint8)))
     write_list(tmp_path / "list.txt")
-    with pytest.raises(UserError, match="give a resolution"):
+    with pytest.raises(UserError, match=r"12 x 12 but .* 9 x 9\. .*--resolution"):
         read(tmp_path)
     assert read(tmp_path, resolution=8).shape == (3, 8, 8)
 

@@ -140,19 +140,18 @@ def test_a_training_set_without_two_distinct_images_is_refused(training):  # tra
 
 
 @pytest.mark.parametrize(
-    ("samples", "heldout", "options", "message"),
+    ("samples", "heldout", "message"),
     [
-        (np.zeros((5, 1, 8, 8), np.uint8), None, {}, r"samples have shape \(1, 8, 8\).*\(3, 8, 8\).*resize"),
-        (images(0, 5), np.zeros((5, 3, 4, 4), np.uint8), {}, r"held-out images have shape \(3, 4, 4\)"),
-        (images(0, 5).astype(np.float32), None, {}, "float32; convert them to uint8"),
-        (images(0, 5).reshape(5, -1), None, {}, r"give an array \(N, C, H, W\)"),
-        (images(0, 0), None, {}, "no samples"),
-        (images(0, 5), None, {"k": 1}, "k = 1"),
+        (np.zeros((5, 1, 8, 8), np.uint8), None, r"samples are uint8 \(1, 8, 8\).*\(3, 8, 8\).*bring both"),
+        (images(0, 5), np.zeros((5, 3, 4, 4), np.uint8), r"held-out images are uint8 \(3, 4, 4\)"),
+        (images(0, 5).astype(np.float32), None, "float32.*bring both to one type"),
+        (images(0, 5).reshape(5, -1), None, "bring both to one type and shape"),
+        (images(0, 0), None, "give at least one"),
     ],
 )
-def test_bad_input_is_refused_with_its_remedy(samples, heldout, options, message):
+def test_bad_input_is_refused_with_its_remedy(samples, heldout, message):
     with pytest.raises(UserError, match=message):
-        measure(samples, images(18, 20), heldout=heldout, **options)
+        measure(samples, images(18, 20), heldout=heldout)
 
 
 def test_an_index_that_is_kept_changes_nothing_and_is_used_again(tmp_path):

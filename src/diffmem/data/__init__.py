@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from diffmem.data.build import BuildConfig, Labels, Selection, build, relabelled, select
+from diffmem.data.build import BuildConfig, Labels, Selection, build, mixture, relabelled, select
 from diffmem.data.canaries import CanarySet, canaries_path, plant_canaries
 from diffmem.data.conversions import Conversion
 from diffmem.data.duplicates import duplicate_groups
 from diffmem.data.fetch import DOWNLOADS, Download, fetch
 from diffmem.data.imagenet import DOGS, read_imagenet, read_synsets
 from diffmem.data.images import ImageSet
-from diffmem.data.mixture import mixture
 from diffmem.data.other_readings import OtherReading, other_readings
 from diffmem.data.reading import Reading, parse_reading
 from diffmem.data.shares import count_of_share, duplicated, random_labels, unique_labels

@@ -7,18 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
+
 from diffmem.data.imagenet import read_imagenet
-from diffmem.data.images import ImageSet
-from diffmem.data.mixture import mixture
+from diffmem.data.images import ImageSet, frozen
 from diffmem.data.reading import AS_USUAL, Reading, check_choice
 from diffmem.data.shares import check_share, count_of_share, duplicated, random_labels, unique_labels
 from diffmem.data.sources import open_images
+from diffmem.data.storage import new_images
 from diffmem.data.subsets import balanced, check_count, choose_classes, first, random_subset
 from diffmem.data.transforms import grayscale, resize
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
 
-__all__ = ["BuildConfig", "Labels", "Selection", "build", "relabelled", "select"]
+__all__ = ["BuildConfig", "Labels", "Selection", "build", "mixture", "relabelled", "select"]
 
 Selection = Literal["balanced", "first", "random"]
 Labels = Literal["true", "random", "unique", "none"]
@@ -186,6 +188,77 @@ def _part(source: str | Path | ImageSet, config: BuildConfig, progress: Progress
     if config.resolution is not None:
         images = resize(images, config.resolution, progress)
     return grayscale(images) if config.gray else images
+
+
+def mixture(one: ImageSet, other: ImageSet, n: int, share: float, seed: int | None = None) -> ImageSet:
+    """Return n images, a share of which come from `other`: those of `one`, then those of `other`.
+
+    Each part is the beginning of a fixed order. So for one share the sets are nested across n; for one n, a
+    larger share has all images of `other` that a smaller one has, and `one` the other way round.
+
+    The mixtures of CIFAR-10 and ImageNet dogs in Gu et al. 2023, "On Memorization in Diffusion Models", figure
+    2(c), take the first images of each source; their alpha is `share`, with ImageNet as `other`.
+
+    Args:
+        one: The first source.
+        other: The second source, of the same shape.
+        n: Number of images, 1 or more.
+        share: From 0 to 1. `other` gives n * share images, halves rounded up (never cut off).
+        seed: If given, the order of each source is a permutation of this seed (see `random_subset`); if not,
+            it is the source's own.
+
+    Returns:
+        n images with labels 0 (first) and 1 (second). The classes are named 'first' and 'second'.
+
+    Raises:
+        UserError: The shapes differ, a source has too few images, or n, share or seed is out of range.
+    """
+    if n < 1:
+        raise UserError(f"A mixture needs at least 1 image; {n} were asked for.")
+    if one.shape != other.shape:
+        raise UserError(f"The sources of a mixture need one shape: {_difference(one, other)}")
+    of_second = count_of_share(n, share)
+    counts = n - of_second, of_second
+    parts = []
+    for which, source, count in zip(("first", "second"), (one, other), counts, strict=True):
+        if count > len(source):
+            raise UserError(
+                f"{n} images at a share of {share:g} need {count} of the {which} source, which has "
+                f"{len(source)}."
+            )
+        if count:
+            parts.append(first(source, count) if seed is None else random_subset(source, count, seed))
+    order = "the first of each" if seed is None else f"random, seed {seed}"
+    story = (
+        *(f"first source: {step}" for step in one.history),
+        *(f"second source: {step}" for step in other.history),
+        f"mixture: {counts[0]} images of the first source and {counts[1]} of the second "
+        f"(share {share:g} of {n}), {order}",
+    )
+    pixels = new_images((n, *one.shape))
+    np.concatenate([part.images for part in parts], out=pixels)
+    return ImageSet(
+        frozen(pixels),
+        frozen(np.repeat(np.arange(2, dtype=np.int64), counts)),
+        tuple(name for part in parts for name in part.names),
+        ("first", "second"),
+        story,
+        (*one.conversions, *other.conversions),
+    )
+
+
+def _difference(one: ImageSet, other: ImageSet) -> str:
+    (channels_1, height_1, width_1), (channels_2, height_2, width_2) = one.shape, other.shape
+    if (height_1, width_1) != (height_2, width_2):
+        return (
+            f"the first has {width_1} x {height_1} pixels, the second {width_2} x {height_2}; "
+            "resize both to one resolution."
+        )
+    words = {1: "grey", 3: "RGB"}
+    return (
+        f"the first is {words[channels_1]}, the second {words[channels_2]}; turn the colour images grey, or the "
+        "grey ones into RGB."
+    )
 
 
 def relabelled(images: ImageSet, config: BuildConfig) -> ImageSet:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -137,16 +137,13 @@ class ImageSet:
         if chosen.min() < 0 or chosen.max() >= len(self):
             wrong = chosen[(chosen < 0) | (chosen >= len(self))][0]
             raise UserError(f"There is no image {wrong}: the set has images 0 to {len(self) - 1}.")
-        labels = None if self.labels is None else frozen(self.labels[chosen])
         names = (
             self.names.take(chosen)
             if isinstance(self.names, LazyNames)
             else tuple(self.names[index] for index in chosen)
         )
-        history = (*self.history, step)
-        return ImageSet(
-            gather(self.images, chosen), labels, names, self.class_names, history, self.conversions
-        )
+        labels = None if self.labels is None else frozen(self.labels[chosen])
+        return self._with(step, images=gather(self.images, chosen), labels=labels, names=names)
 
     def with_labels(self, labels: ArrayLike | None, class_names: Sequence[str] | None, step: str) -> ImageSet:
         """Return the same images with other labels.
@@ -159,9 +156,7 @@ class ImageSet:
         Raises:
             UserError: There is not one label per image, or class names are missing.
         """
-        new = None if labels is None else np.asarray(labels)
-        names = None if class_names is None else tuple(class_names)
-        return ImageSet(self.images, new, self.names, names, (*self.history, step), self.conversions)
+        return self._with(step, labels=labels, class_names=class_names)
 
     def with_images(self, images: NDArray[np.uint8], step: str) -> ImageSet:
         """Return a set with other pixels, (N, C', H', W'), and the same labels and names.
@@ -169,8 +164,11 @@ class ImageSet:
         Raises:
             UserError: The number of images differs, or they are not uint8 of 1 or 3 channels.
         """
-        history = (*self.history, step)
-        return ImageSet(images, self.labels, self.names, self.class_names, history, self.conversions)
+        return self._with(step, images=images)
+
+    def _with(self, step: str, **changes: Any) -> ImageSet:
+        """Return a set with some fields changed, and one more step in its history."""
+        return replace(self, history=(*self.history, step), **changes)
 
 
 def frozen(array: NDArray[_Scalar]) -> NDArray[_Scalar]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from diffmem.data.duplicates import duplicate_groups
 from diffmem.errors import UserError
 from diffmem.memorization.criteria import Criterion, RatioRule
-from diffmem.memorization.neighbours.contents import taken
+from diffmem.memorization.neighbours.contents import check_images, taken
 from diffmem.memorization.neighbours.index import index_for
 from diffmem.memorization.neighbours.neighbours import Neighbours, nearest_neighbours
 from diffmem.memorization.plausibility import SampleCheck, SampleCheckRecord, check_samples
@@ -123,7 +123,8 @@ def measure(
         DiffmemError: The file of the index is damaged or something else.
     """
     criterion = RatioRule() if criterion is None else criterion
-    _check(samples, training, heldout)
+    named = {"training images": training, "samples": samples}
+    check_images(named if heldout is None or not len(heldout) else {**named, "held-out images": heldout})
     k = max(2, criterion.count)
     first = np.asarray(duplicate_groups(training))
     distinct = np.flatnonzero(first == np.arange(len(training)))
@@ -176,26 +177,6 @@ def measure(
 def protocol_id(criterion: Criterion) -> str:
     """Return the id of measuring with this criterion as `measure` does; equal ids mean comparable numbers."""
     return f"pixel-l2/uint8/{criterion.name}/exact-dups-collapsed/v1"
-
-
-def _check(
-    samples: NDArray[np.uint8], training: NDArray[np.uint8], heldout: NDArray[np.uint8] | None
-) -> None:
-    named = {"samples": samples, "training images": training}
-    if heldout is not None:
-        named["held-out images"] = heldout
-    for name, images in named.items():
-        if images.dtype != np.uint8:
-            raise UserError(f"The {name} have type {images.dtype}; convert them to uint8, 0 to 255.")
-        if images.ndim != 4:
-            raise UserError(f"The {name} have shape {images.shape}; give an array (N, C, H, W).")
-        if images.shape[1:] != training.shape[1:]:
-            raise UserError(
-                f"The {name} have shape {images.shape[1:]} and the training images {training.shape[1:]} "
-                f"(C, H, W); resize or convert one of them so that both are as the model saw them."
-            )
-    if len(samples) == 0:
-        raise UserError("There are no samples to measure; give at least one generated image.")
 
 
 def _sample_notes(check: SampleCheck, memorized: NDArray[np.bool_], rate: Rate) -> list[str]:

@@ -21,7 +21,7 @@ from diffmem.errors import UserError
 from diffmem.memorization.neighbours.cascade import index_pays
 from diffmem.memorization.neighbours.contents import (
     Keys,
-    common_space,
+    check_images,
     content_keys,
     distinct,
     taken,
@@ -172,11 +172,7 @@ def variant_neighbours(
         UserError: The arrays are not uint8 images of one shape, there are no samples, the shift is above a quarter of the
             shorter side, or the training set has fewer than k distinct images.
     """
-    common_space({"training images": training, "samples": samples}, "euclidean", None)
-    if training.dtype != np.uint8 or training.ndim != 4:
-        raise UserError(
-            f"Variants are made of uint8 images (N, C, H, W), not of {training.dtype} {training.shape}; convert them."
-        )
+    check_images({"training images": training, "samples": samples})
     side = min(training.shape[2:])
     if 4 * transforms.shift > side:
         raise UserError(

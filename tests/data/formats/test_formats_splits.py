@@ -3,7 +3,7 @@ import pytest
 from data_builders import encoded, write_zip
 
 from diffmem.data import BuildConfig, Reading, build, open_images
-from diffmem.data.formats.splits import divide
+from diffmem.data.formats.files import divide
 from diffmem.errors import UserError
 
 RNG = np.random.default_rng(5)

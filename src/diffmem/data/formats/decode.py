@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
+import os
 import tempfile
+import threading
+from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
@@ -18,12 +22,18 @@ from diffmem.data.formats.guards import MAX_PIXELS
 from diffmem.data.formats.guards import reading as as_text
 from diffmem.data.formats.headers import Header, check_size, read_header_of
 from diffmem.data.formats.markers import CountedStream, without_exif
-from diffmem.data.formats.quiet import quiet
 from diffmem.data.formats.signatures import HEAD_BYTES, not_an_image, readable_format
 from diffmem.data.reading import OPTIONS, Reading
 from diffmem.errors import UserError
 
-__all__ = ["decode_pages", "stored_orientation"]
+__all__ = ["decode_pages", "quiet", "stored_orientation"]
+
+_STDERR = 2
+_LOCK = threading.RLock()
+
+# Without a handler, Python prints Pillow's own log of damaged files; programs that set up logging still get it.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
 
 _LONGEST_ROW = 65_535
 _TILE_SIDES = (322, 323)  # tags of a TIFF
@@ -37,6 +47,31 @@ _COLOURS = {
     "LAB": "LAB to RGB",
     "HSV": "HSV to RGB",
 }
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Let nothing that a C library prints on standard error out of the block; one thread at a time.
+
+    The file descriptor is what such libraries know, so that what other threads print meanwhile is lost: keep the block
+    short.
+    """
+    with _LOCK:
+        try:
+            kept = os.dup(_STDERR)
+        except OSError:  # there is no standard error
+            yield
+            return
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            try:
+                os.dup2(nowhere, _STDERR)
+            finally:
+                os.close(nowhere)
+            yield
+        finally:
+            os.dup2(kept, _STDERR)
+            os.close(kept)
 
 
 def decode_pages(content: bytes, name: str, reading: Reading, tally: Tally) -> list[NDArray[np.uint8]]:

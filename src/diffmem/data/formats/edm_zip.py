@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data.formats.arrays import naming
+from diffmem.data.formats.files import PassedOver, divide
 from diffmem.data.formats.folder import labels_of
 from diffmem.data.formats.guards import checked_zip, read_member
 from diffmem.data.formats.guards import reading as reading_text
-from diffmem.data.formats.passed_over import PassedOver
 from diffmem.data.formats.signatures import HEAD_BYTES
-from diffmem.data.formats.splits import divide
 from diffmem.data.formats.stack import Stacked, stack_images
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.reading import AS_USUAL, Reading

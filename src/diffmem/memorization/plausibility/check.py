@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from diffmem.errors import UserError
 from diffmem.memorization.plausibility.noise import NoiseGauges
-from diffmem.memorization.plausibility.readings import Reading
 from diffmem.memorization.plausibility.records import SampleCheckRecord, SampleKind, SetStatisticsRecord
 from diffmem.memorization.plausibility.repeats import (
     clusters,
@@ -19,7 +18,7 @@ from diffmem.memorization.plausibility.repeats import (
 )
 from diffmem.memorization.plausibility.statistics import conform, draw, set_statistics
 from diffmem.memorization.plausibility.tiles import find_lattice, find_sheet
-from diffmem.memorization.plausibility.value_range import best_reading
+from diffmem.memorization.plausibility.value_range import Reading, best_reading
 
 __all__ = ["SampleCheck", "check_samples"]
 
