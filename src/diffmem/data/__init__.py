@@ -9,11 +9,10 @@ from diffmem.data.duplicates import duplicate_groups
 from diffmem.data.fetch import DOWNLOADS, Download, fetch
 from diffmem.data.imagenet import DOGS, read_imagenet, read_synsets
 from diffmem.data.images import ImageSet
-from diffmem.data.other_readings import OtherReading, other_readings
 from diffmem.data.reading import Reading, parse_reading
 from diffmem.data.shares import count_of_share, duplicated, random_labels, unique_labels
 from diffmem.data.sheet import contact_sheet
-from diffmem.data.sources import UNDERSTOOD, Split, open_images
+from diffmem.data.sources import UNDERSTOOD, OtherReading, Split, open_images, other_readings
 from diffmem.data.subsets import balanced, choose_classes, first, hold_out, random_subset
 from diffmem.data.transforms import fit_images, grayscale, resize, rgb
 from diffmem.data.write import write_images

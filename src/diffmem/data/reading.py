@@ -143,14 +143,10 @@ def parse_reading(pairs: Sequence[str]) -> Reading:
             raise UserError(f"There is no {key!r} to choose.{nearest(key, keys)} Keys are {', '.join(keys)}.")
         if key in values:
             raise UserError(f"{key} is chosen twice: {values[key]} and {value}.")
-        values[key] = _number(key, value) if key in _NUMBERS else value
+        if key in _NUMBERS and not (value.isascii() and value.isdigit()):
+            raise UserError(f"{key} must be a whole number, not {value!r}.")
+        values[key] = int(value) if key in _NUMBERS else value
     return Reading(**values)
-
-
-def _number(key: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise UserError(f"{key} must be a whole number, not {text!r}.")
-    return int(text)
 
 
 MAX_RESOLUTION = 4096

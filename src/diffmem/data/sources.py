@@ -1,10 +1,14 @@
-"""`open_images`: whatever holds images, recognised by its content."""
+"""`open_images`: whatever holds images, recognised by its content; and the same read by the other rules that loaders have."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from diffmem.data.conversions import Conversion
 from diffmem.data.formats.cifar10 import is_cifar10_folder, read_cifar10
 from diffmem.data.formats.digits import read_digits
 from diffmem.data.formats.edm_zip import read_zip
@@ -12,16 +16,15 @@ from diffmem.data.formats.folder import read_folder
 from diffmem.data.formats.guards import checked_zip, in_one_line, unpacked
 from diffmem.data.formats.guards import reading as as_text
 from diffmem.data.formats.idx import IMAGE_MAGIC, idx_image_files, read_idx
-from diffmem.data.formats.npy import MAGIC, read_npy
-from diffmem.data.formats.npz import read_npz
+from diffmem.data.formats.npy import MAGIC, read_npy, read_npz
 from diffmem.data.formats.signatures import HEAD_BYTES, LIKELY, ending_of
 from diffmem.data.images import ImageSet
-from diffmem.data.reading import AS_USUAL, Reading
+from diffmem.data.reading import ALPHA_TEXT, AS_USUAL, FIT_TEXT, Reading
 from diffmem.data.transforms import fit_images
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
 
-__all__ = ["UNDERSTOOD", "Split", "open_images"]
+__all__ = ["UNDERSTOOD", "OtherReading", "Split", "open_images", "other_readings"]
 
 Split = Literal["train", "test"]
 """The splits of sources that come with them (CIFAR-10 and IDX files)."""
@@ -35,6 +38,15 @@ UNDERSTOOD = (
     "IDX files such as train-images-idx3-ubyte.gz"
 )
 """What `open_images` reads, in words."""
+
+
+_HIGHEST = 65_535
+_TEXT: dict[str, dict[Any, str]] = {
+    "alpha": {**ALPHA_TEXT},
+    "exif": {"apply": "EXIF orientation applied", "ignore": "EXIF orientation ignored"},
+    "pages": {"all": "all pages and frames"},
+    "fit": {**FIT_TEXT, "stretch": "stretched to a square", "pad": "padded to a square"},
+}
 
 
 @in_one_line()
@@ -71,7 +83,7 @@ def open_images(
     if source == "digits":
         _check_fixed(split)
         return _fitted(read_digits(split or "train"), reading, "digits", progress)
-    path = _place(source)
+    path = _path(source)
     with as_text(str(path)):
         kind = _kind(path)
     if kind == "unknown":
@@ -95,7 +107,7 @@ def open_images(
     return _fitted(images, reading, str(path), progress)
 
 
-def _place(source: str | Path) -> Path:
+def _path(source: str | Path) -> Path:
     try:
         path = Path(source).expanduser()
         there = path.exists()
@@ -148,3 +160,49 @@ def _kind(path: Path) -> str:
     if head.startswith(IMAGE_MAGIC):
         return "idx"
     return "cifar10" if head[257:262] == b"ustar" else "unknown"
+
+
+@dataclass(frozen=True)
+class OtherReading:
+    """A source as it would be by another rule.
+
+    Attributes:
+        text: The rule in words.
+        reading: The reading that follows it; all else is as it was.
+        open: Reads the source so.
+    """
+
+    text: str
+    reading: Reading
+    open: Callable[[Progress], ImageSet]
+
+
+def other_readings(images: ImageSet, source: str | Path, reading: Reading) -> list[OtherReading]:
+    """Return the other readings of a source that can give other pixels, one for each rule that was a choice.
+
+    Args:
+        images: The set as it was read, or one that was made of it.
+        source: What `open_images` was given.
+        reading: How it was read; its split stays.
+    """
+
+    def opened(other: Reading, progress: Progress) -> ImageSet:
+        return open_images(source, progress=progress, reading=other)
+
+    return [
+        OtherReading(text, other, partial(opened, other))
+        for conversion in images.conversions
+        if conversion.changes_pixels
+        for text, other in _others(conversion, reading)
+    ]
+
+
+def _others(conversion: Conversion, reading: Reading) -> Iterator[tuple[str, Reading]]:
+    for value, text in _TEXT.get(conversion.key, {}).items():
+        if value != getattr(reading, conversion.key):
+            yield text, replace(reading, **{conversion.key: value})
+    if conversion.key == "white" and conversion.largest:
+        largest = conversion.largest
+        for white in dict.fromkeys((_HIGHEST, largest, 2 ** largest.bit_length() - 1)):
+            if str(white) != conversion.choice:
+                yield f"white level {white:,} of 16-bit files", replace(reading, white=white)

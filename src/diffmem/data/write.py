@@ -111,14 +111,10 @@ def _write_npy(images: ImageSet, out: Path, progress: Progress) -> None:
 
 
 def _described(images: ImageSet) -> dict[str, NDArray[Any]]:
-    arrays: dict[str, NDArray[Any]] = {}
-    if images.labels is not None:
-        arrays["labels"] = images.labels
-    if images.class_names is not None:
-        arrays["class_names"] = np.array(images.class_names)
-    if images.history:
-        arrays["history"] = np.array(images.history)
-    return arrays
+    described = {
+        "labels": images.labels, "class_names": images.class_names, "history": images.history or None,
+    }  # fmt: skip
+    return {key: np.asarray(value) for key, value in described.items() if value is not None}
 
 
 def write_arrays(out: Path, arrays: dict[str, NDArray[Any]]) -> None:

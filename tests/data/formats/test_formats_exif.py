@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from diffmem.data import Reading
 from diffmem.data.conversions import Tally
 from diffmem.data.formats.decode import decode_pages, stored_orientation
-from diffmem.data.formats.exif import orientation_of, xmp_orientation
+from diffmem.data.formats.headers import orientation_of, xmp_orientation
 
 APPLY = Reading(exif="apply")
 

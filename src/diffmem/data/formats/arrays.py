@@ -96,7 +96,7 @@ class ArrayArchive:
     """
 
     def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
-        self._archive, self._name = archive, name
+        self._archive, self.name = archive, name
         self.members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
 
     def array(self, key: str, meant: type[np.generic] | None) -> NDArray[Any] | None:
@@ -112,7 +112,7 @@ class ArrayArchive:
         Raises:
             UserError: It is damaged or too large, or see `read_header`.
         """
-        info, what = self.members.get(key), f"{self._name}: {key}"
+        info, what = self.members.get(key), f"{self.name}: {key}"
         if info is None:
             return None
         with reading(what), self._archive.open(info) as stream:
@@ -143,7 +143,7 @@ class ArrayArchive:
         array = self.array(key, None)
         if array is None:
             return None
-        what = f"{self._name}: {key}"
+        what = f"{self.name}: {key}"
         if array.size > _MAX_WORDS:
             raise UserError(f"{what} is refused: it has {array.size:,} texts; the limit is {_MAX_WORDS:,}.")
         with reading(what):

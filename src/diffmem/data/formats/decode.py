@@ -17,10 +17,16 @@ from PIL import Image, UnidentifiedImageError
 
 from diffmem.data.conversions import Tally
 from diffmem.data.formats.deep import deep_pnm, deep_values, eight_bits
-from diffmem.data.formats.exif import orientation_of, upright, xmp_orientation
 from diffmem.data.formats.guards import MAX_PIXELS
 from diffmem.data.formats.guards import reading as as_text
-from diffmem.data.formats.headers import Header, check_size, read_header_of
+from diffmem.data.formats.headers import (
+    Header,
+    check_size,
+    orientation_of,
+    read_header_of,
+    upright,
+    xmp_orientation,
+)
 from diffmem.data.formats.markers import CountedStream, without_exif
 from diffmem.data.formats.signatures import HEAD_BYTES, not_an_image, readable_format
 from diffmem.data.reading import OPTIONS, Reading

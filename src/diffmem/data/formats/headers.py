@@ -1,22 +1,35 @@
-"""What encoded images tell of their size and their frames before anything is decoded, and the limits for it.
+"""What encoded images tell of their size, frames and orientation before anything is decoded, and the limits for it.
 
-Formats: WebP (Google, "WebP Container Specification"), TIFF 6.0 and BigTIFF; others in modules of their own.
+Formats: Exif 2.32 (CIPA DC-008), which is a TIFF: a table of entries of 12 bytes each, of which one has tag 274; WebP (Google, "WebP Container Specification"), TIFF 6.0 and BigTIFF; others in modules of their own.
 """
 
 from __future__ import annotations
 
+import re
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from diffmem.data.formats.av1 import read_avif
-from diffmem.data.formats.exif import orientation_of
 from diffmem.data.formats.guards import MAX_PIXELS
 from diffmem.data.formats.markers import check_gif, check_jpeg, exif_of_jpeg
 from diffmem.data.formats.png import check_png
 from diffmem.data.formats.signatures import HEAD_BYTES, pnm_size
 from diffmem.errors import UserError
 
-__all__ = ["MAX_FRAME_PIXELS", "MAX_SIDE", "Header", "check_size", "read_header_of"]
+__all__ = [
+    "MAX_FRAME_PIXELS",
+    "MAX_SIDE",
+    "Header",
+    "check_size",
+    "orientation_of",
+    "quarter_turned",
+    "read_header_of",
+    "upright",
+    "xmp_orientation",
+]
 
 MAX_SIDE = 65_535
 """Longest side of an image in pixels."""
@@ -24,6 +37,8 @@ MAX_SIDE = 65_535
 MAX_FRAME_PIXELS = 1_000_000_000
 """Most pixels of all frames or pages of one file."""
 
+_TAG, _SHORT, _LONG = 0x112, 3, 4
+_XMP = re.compile(rb"tiff:Orientation(?:=\"|>)([1-8])")
 _MAX_PARTS = 100_000  # chunks, boxes or pages of one file
 _SMALL = 16 * 2**20
 _SIZES = {
@@ -180,3 +195,51 @@ def _number(content: bytes, layout: str, place: int) -> int:
         return 0
     value: int = struct.unpack_from(layout, content, place)[0]
     return value
+
+
+def orientation_of(exif: bytes) -> int:
+    """Return the orientation in EXIF data, 1 (as it is stored) to 8; 0 if there is none.
+
+    Only the entries of the first table are looked at: tags that claim the same bytes again and again cost nothing.
+    """
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or len(exif) < 10:
+        return 0
+    (place,) = struct.unpack_from(f"{order}I", exif, 4)
+    if place + 2 > len(exif):
+        return 0
+    (count,) = struct.unpack_from(f"{order}H", exif, place)
+    for at in range(place + 2, min(place + 2 + 12 * count, len(exif) - 11), 12):
+        tag, kind = struct.unpack_from(f"{order}HH", exif, at)
+        if tag == _TAG and kind in (_SHORT, _LONG):
+            value: int = struct.unpack_from(f"{order}{'H' if kind == _SHORT else 'I'}", exif, at + 8)[0]
+            return value if 1 <= value <= 8 else 0
+    return 0
+
+
+def xmp_orientation(xmp: bytes) -> int:
+    """Return the orientation in an XMP packet, where Pillow looks if there is none in EXIF data; 0 if there is none."""
+    found = _XMP.search(xmp)
+    return int(found[1]) if found else 0
+
+
+def quarter_turned(orientation: int) -> bool:
+    """Whether an orientation exchanges width and height."""
+    return orientation >= 5
+
+
+def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Return an image (H, W) or (H, W, C) as it is meant to be seen, as a view.
+
+    Args:
+        pixels: As they are stored.
+        orientation: 0 to 8, see `orientation_of`.
+    """
+    if orientation >= 5:
+        pixels = np.swapaxes(pixels, 0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels

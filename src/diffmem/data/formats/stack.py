@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from diffmem.data.conversions import Conversion, Tally
 from diffmem.data.formats.decode import decode_pages, stored_orientation
-from diffmem.data.formats.exif import quarter_turned
 from diffmem.data.formats.guards import check_bulk, check_total
+from diffmem.data.formats.headers import quarter_turned
 from diffmem.data.formats.signatures import KINDS
 from diffmem.data.images import frozen
 from diffmem.data.reading import AS_USUAL, OPTIONS, Reading
