@@ -1,6 +1,7 @@
 """What encoded images tell of their size, frames and orientation before anything is decoded, and the limits for it.
 
-Formats: Exif 2.32 (CIPA DC-008), which is a TIFF: a table of entries of 12 bytes each, of which one has tag 274; WebP (Google, "WebP Container Specification"), TIFF 6.0 and BigTIFF; others in modules of their own.
+Formats: Exif 2.32 (CIPA DC-008), which is a TIFF: a table of entries of 12 bytes each, of which one has tag 274; WebP
+(Google, "WebP Container Specification"), TIFF 6.0 and BigTIFF; others in modules of their own.
 """
 
 from __future__ import annotations
