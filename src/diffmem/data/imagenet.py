@@ -177,7 +177,7 @@ def _base(root: Path, listed: dict[str, str]) -> Path:
 
 def _chosen(base: Path, listed: dict[str, str], size: int | None, seed: int) -> list[tuple[int, str, str]]:
     """Return (label, synset, file name) of the images in their order."""
-    turns: list[tuple[int, int, str, str]] = []
+    ordered: list[tuple[int, int, str, str]] = []
     for label, synset in enumerate(listed):
         with as_text(str(base / synset)):
             entries = [
@@ -193,13 +193,13 @@ def _chosen(base: Path, listed: dict[str, str], size: int | None, seed: int) -> 
                     f"{len(listed)} synsets need {need} of it."
                 )
             entries = entries[:need]
-        turns.extend((turn, label, synset, entry) for turn, entry in enumerate(entries))
-    if not turns:
+        ordered.extend((number, label, synset, entry) for number, entry in enumerate(entries))
+    if not ordered:
         raise UserError(
             f"The synset folders in {base} hold no images; the formats {', '.join(KINDS)} are read."
         )
-    turns.sort()
-    return [(label, synset, entry) for _, label, synset, entry in turns]
+    ordered.sort()
+    return [(label, synset, entry) for _, label, synset, entry in ordered]
 
 
 def _key(seed: int, synset: str, file: str) -> tuple[bytes, str]:

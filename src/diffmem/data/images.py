@@ -211,12 +211,12 @@ def checked_labels(labels: object, count: int) -> NDArray[np.int64]:
 
 
 def _checked_text(words: object, field: str) -> tuple[str, ...]:
-    kept = tuple(words) if isinstance(words, Sequence) and not isinstance(words, str) else (words,)
-    for word in kept:
+    texts = tuple(words) if isinstance(words, Sequence) and not isinstance(words, str) else (words,)
+    for word in texts:
         # A NUL at the end is lost in NumPy's text, a lone surrogate cannot be written at all.
         if not isinstance(word, str) or "\0" in word or _has_surrogate(word):
             raise UserError(f"The {field.replace('_', ' ')} must be plain Unicode text; found {word!r:.60}.")
-    return kept
+    return texts
 
 
 def _has_surrogate(word: str) -> bool:

@@ -35,19 +35,19 @@ def balanced(images: ImageSet, n: int) -> ImageSet:
     if len(empty):
         raise UserError(
             f"A balanced selection needs images of every class and {len(empty)} of {classes} have none, the "
-            f"first is class {_told(images, int(empty[0]))}; keep only classes that have images, or choose "
+            f"first is class {_class_text(images, int(empty[0]))}; keep only classes that have images, or choose "
             "'first' or 'random'."
         )
     if n % classes:
         below, above = n - n % classes, n - n % classes + classes
         sizes = [size for size in (below, above) if classes <= size <= len(images)]
-        told = (
+        text = (
             f"the nearest sizes are {' and '.join(map(str, sizes))}"
             if sizes
             else f"it needs at least {classes}"
         )
         raise UserError(
-            f"{n} images cannot be balanced over {classes} classes: {told}. Or choose 'first' or 'random'."
+            f"{n} images cannot be balanced over {classes} classes: {text}. Or choose 'first' or 'random'."
         )
     need = n // classes
     order = np.argsort(images.labels, kind="stable")
@@ -55,7 +55,7 @@ def balanced(images: ImageSet, n: int) -> ImageSet:
     if len(short):
         label = int(short[0])
         raise UserError(
-            f"Class {_told(images, label)} has {counts[label]} images but {n} images over {classes} classes need "
+            f"Class {_class_text(images, label)} has {counts[label]} images but {n} images over {classes} classes need "
             f"{need} each; "
             f"the largest balanced size is {counts.min() * classes}."
         )
@@ -142,11 +142,11 @@ def choose_classes(images: ImageSet, classes: list[str | int]) -> ImageSet:
     numbers.sort()
     for number in numbers:
         if not np.any(images.labels == number):
-            raise UserError(f"Class {_told(images, number)} has no images in this set.")
+            raise UserError(f"Class {_class_text(images, number)} has no images in this set.")
     inside = np.flatnonzero(np.isin(images.labels, numbers))
     all_names = images.class_names
-    told = ", ".join(all_names[number] if all_names else str(number) for number in numbers)
-    taken = images.take(inside, f"classes {told}: {len(inside)} of {len(images)} images")
+    text = ", ".join(all_names[number] if all_names else str(number) for number in numbers)
+    taken = images.take(inside, f"classes {text}: {len(inside)} of {len(images)} images")
     if numbers == list(range(len(numbers))) and (all_names is None or len(all_names) == len(numbers)):
         return taken
     assert taken.labels is not None
@@ -156,7 +156,7 @@ def choose_classes(images: ImageSet, classes: list[str | int]) -> ImageSet:
     )
 
 
-def _told(images: ImageSet, label: int) -> str:
+def _class_text(images: ImageSet, label: int) -> str:
     return f"{label} ({images.class_names[label]})" if images.class_names else str(label)
 
 

@@ -63,8 +63,8 @@ class PassedOver:
 
     def nothing(self, what: str) -> UserError:
         """Return the error about a source of which nothing is read."""
-        told = "".join(f"; {one.sentence}" for one in self.conversions(0))
-        return UserError(f"{what} holds no images; the formats {', '.join(KINDS)} are read{told}.")
+        text = "".join(f"; {one.sentence}" for one in self.conversions(0))
+        return UserError(f"{what} holds no images; the formats {', '.join(KINDS)} are read{text}.")
 
     def conversions(self, files: int) -> tuple[Conversion, ...]:
         """Return what was passed over.
@@ -76,14 +76,14 @@ class PassedOver:
         found = []
         if self._images:
             kinds = ", ".join(f"{kind} {count:,}" for kind, count in self._kinds.most_common())
-            told = (
+            text = (
                 f"{len(self._images):,} of {count_text(total, 'file')} not read: images of kinds that are not understood,"
                 f" {kinds} ({_named(self._images)})"
             )
-            found.append(Conversion("not-read", "none", len(self._images), total, told, True))
+            found.append(Conversion("not-read", "none", len(self._images), total, text, True))
         if self._others:
-            told = f"{count_text(len(self._others), 'other file')} passed over ({_named(self._others)})"
-            found.append(Conversion("passed-over", "none", len(self._others), total, told, False))
+            text = f"{count_text(len(self._others), 'other file')} passed over ({_named(self._others)})"
+            found.append(Conversion("passed-over", "none", len(self._others), total, text, False))
         return tuple(found)
 
 
@@ -183,18 +183,18 @@ def _chosen(counts: Counter[str], wanted: str | None, what: str, above: str | No
     listed = [
         f"{name} ({count_text(count, 'image')})" for name, count in sorted(counts.items())[:_MOST_SHOWN]
     ]
-    told = ", ".join(listed) + (", ..." if len(counts) > _MOST_SHOWN else "")
+    text = ", ".join(listed) + (", ..." if len(counts) > _MOST_SHOWN else "")
     if wanted is None:
         if len(counts) == 1:
             return next(iter(counts))
         first = next((name for name in sorted(counts) if name.lower() in _TRAIN), min(counts))
         remedy = "Give" if above is None else f"Name {above}/{first}, or give"
-        raise UserError(f"{what} holds splits, not classes: {told}. {remedy} --split {first} ({OPTIONS}).")
+        raise UserError(f"{what} holds splits, not classes: {text}. {remedy} --split {first} ({OPTIONS}).")
     exact = [name for name in counts if name == wanted] or [
         name for name in counts if name.lower() == wanted.lower()
     ]
     group = next((group for group in _GROUPS if wanted.lower() in group), frozenset())
     found = exact or [name for name in counts if name.lower() in group]
     if len(found) != 1:
-        raise UserError(f"{what} has no split {wanted!r}; its splits are {told}.")
+        raise UserError(f"{what} has no split {wanted!r}; its splits are {text}.")
     return found[0]

@@ -97,10 +97,10 @@ def in_one_line() -> Iterator[None]:
     try:
         yield
     except DiffmemError as error:
-        told = str(error)
-        if len(told) > _LONGEST_LINE:
-            told = f"{told[: _LONGEST_LINE // 2]} ... {told[-_LONGEST_LINE // 2 :]}"
-        error.args = (printable(told),)
+        text = str(error)
+        if len(text) > _LONGEST_LINE:
+            text = f"{text[: _LONGEST_LINE // 2]} ... {text[-_LONGEST_LINE // 2 :]}"
+        error.args = (printable(text),)
         raise
 
 
@@ -239,10 +239,10 @@ def _check_directory(path: Path) -> None:
         stream.seek(max(0, size - _ZIP_TAIL))
         tail = stream.read(_ZIP_TAIL)
     for found in re.finditer(rb"PK", tail):
-        place = found.start()
-        claimed = [*struct.unpack_from("<I", tail, place + 12)] if place + 16 <= len(tail) else []
-        if place >= 76 and tail[place - 20 : place - 16] == b"PK":
-            claimed += struct.unpack_from("<Q", tail, place - 36)
+        offset = found.start()
+        claimed = [*struct.unpack_from("<I", tail, offset + 12)] if offset + 16 <= len(tail) else []
+        if offset >= 76 and tail[offset - 20 : offset - 16] == b"PK":
+            claimed += struct.unpack_from("<Q", tail, offset - 36)
         if any(_MAX_DIRECTORY_BYTES < length <= size for length in claimed):
             raise UserError(
                 f"{path} is refused: its directory has more than {_MAX_DIRECTORY_BYTES:,} bytes. Make several smaller archives."

@@ -128,12 +128,12 @@ def read_header_of(content: bytes, kind: str) -> Header:
 
 def _webp(content: bytes) -> Header:
     width = height = frames = 0
-    orientation, place = 0, 12
+    orientation, offset = 0, 12
     for _ in range(_MAX_PARTS):
-        if place + 8 > len(content):
+        if offset + 8 > len(content):
             return Header(width, height, max(1, frames), orientation)
-        kind, length = struct.unpack_from("<4sI", content, place)
-        part = content[place + 8 : place + 8 + (length if kind == b"EXIF" else min(length, 16))]
+        kind, length = struct.unpack_from("<4sI", content, offset)
+        part = content[offset + 8 : offset + 8 + (length if kind == b"EXIF" else min(length, 16))]
         size = (0, 0)
         if kind == b"VP8X" and len(part) >= 10:
             size = _three_bytes(part, 4), _three_bytes(part, 7)
@@ -148,12 +148,12 @@ def _webp(content: bytes) -> Header:
         elif kind == b"EXIF":
             orientation = orientation_of(part)
         width, height = max(width, size[0]), max(height, size[1])
-        place += 8 + length + (length & 1)
+        offset += 8 + length + (length & 1)
     raise ValueError(f"it has more than {_MAX_PARTS:,} chunks")
 
 
-def _three_bytes(part: bytes, place: int) -> int:
-    return int.from_bytes(part[place : place + 3], "little") + 1
+def _three_bytes(part: bytes, offset: int) -> int:
+    return int.from_bytes(part[offset : offset + 3], "little") + 1
 
 
 def _tiff(content: bytes) -> Header:
@@ -162,15 +162,15 @@ def _tiff(content: bytes) -> Header:
     number, entry = (f"{order}Q", 20) if big else (f"{order}H", 12)
     pointer, step = (f"{order}Q", 8) if big else (f"{order}I", 4)
     width = height = pages = orientation = claimed = 0
-    place = _number(content, pointer, 8 if big else 4)
+    offset = _number(content, pointer, 8 if big else 4)
     seen: set[int] = set()
     left = len(content) // entry + _MAX_PARTS  # entries
-    while place and place not in seen and place + 2 <= len(content):
-        seen.add(place)
+    while offset and offset not in seen and offset + 2 <= len(content):
+        seen.add(offset)
         if len(seen) > _MAX_PARTS:
             raise ValueError(f"it has more than {_MAX_PARTS:,} pages")
-        count = _number(content, number, place)
-        start = place + struct.calcsize(number)
+        count = _number(content, number, offset)
+        start = offset + struct.calcsize(number)
         left -= count
         if left < 0:
             raise ValueError("its parts claim the same bytes again and again")
@@ -186,15 +186,15 @@ def _tiff(content: bytes) -> Header:
             orientation = tags.get(274, 0)
         pages += 1
         width, height = max(width, tags.get(256, 0)), max(height, tags.get(257, 0))
-        place = _number(content, pointer, start + entry * count)
+        offset = _number(content, pointer, start + entry * count)
     return Header(width, height, max(1, pages), orientation)
 
 
-def _number(content: bytes, layout: str, place: int) -> int:
-    """Return the number at a place, 0 if the file ends before."""
-    if place + struct.calcsize(layout) > len(content):
+def _number(content: bytes, layout: str, offset: int) -> int:
+    """Return the number at an offset, 0 if the file ends before."""
+    if offset + struct.calcsize(layout) > len(content):
         return 0
-    value: int = struct.unpack_from(layout, content, place)[0]
+    value: int = struct.unpack_from(layout, content, offset)[0]
     return value
 
 
@@ -207,11 +207,11 @@ def orientation_of(exif: bytes) -> int:
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None or len(exif) < 10:
         return 0
-    (place,) = struct.unpack_from(f"{order}I", exif, 4)
-    if place + 2 > len(exif):
+    (offset,) = struct.unpack_from(f"{order}I", exif, 4)
+    if offset + 2 > len(exif):
         return 0
-    (count,) = struct.unpack_from(f"{order}H", exif, place)
-    for at in range(place + 2, min(place + 2 + 12 * count, len(exif) - 11), 12):
+    (count,) = struct.unpack_from(f"{order}H", exif, offset)
+    for at in range(offset + 2, min(offset + 2 + 12 * count, len(exif) - 11), 12):
         tag, kind = struct.unpack_from(f"{order}HH", exif, at)
         if tag == _TAG and kind in (_SHORT, _LONG):
             value: int = struct.unpack_from(f"{order}{'H' if kind == _SHORT else 'I'}", exif, at + 8)[0]

@@ -166,11 +166,11 @@ def _passed_over(keys: list[str], total: int, unlabelled: bool) -> tuple[Convers
     """Return what is said of arrays that are not read."""
     if not keys:
         return ()
-    told = f"{count_text(len(keys), 'other array')} passed over ({', '.join(map(name_text, keys[:3]))}{', ...' if len(keys) > 3 else ''})"
+    text = f"{count_text(len(keys), 'other array')} passed over ({', '.join(map(name_text, keys[:3]))}{', ...' if len(keys) > 3 else ''})"
     meant = _UNNAMED_LABELS in keys and unlabelled
     if meant:
-        told += f": if {_UNNAMED_LABELS} holds labels, save them as 'labels'"
-    return (Conversion("labels" if meant else "passed-over", "none", len(keys), total, told, False),)
+        text += f": if {_UNNAMED_LABELS} holds labels, save them as 'labels'"
+    return (Conversion("labels" if meant else "passed-over", "none", len(keys), total, text, False),)
 
 
 def _names(arrays: ArrayArchive) -> Sequence[str] | None:

@@ -188,17 +188,17 @@ def not_an_image(head: bytes, name: str) -> UserError:
     """Return the error that says what a file is that was meant as an image and is none of these formats."""
     kind = unread_kind(head)
     if not head:
-        told = "it is empty; make or download it again"
+        text = "it is empty; make or download it again"
     elif kind is not None:
-        told = f"it is of the kind {kind}, which is not read; convert it to PNG, or take it out"
+        text = f"it is of the kind {kind}, which is not read; convert it to PNG, or take it out"
     elif _MARKUP.match(head):
-        told = "it is an HTML page: a server answered with a page in place of the image; download it again"
+        text = "it is an HTML page: a server answered with a page in place of the image; download it again"
     else:
         found = _kind_of(head, _OTHERS)
-        told = f"it is {found}, no image"
+        text = f"it is {found}, no image"
         if found is None:
-            told = f"it is no image of the formats {', '.join(KINDS)}. It is damaged or incomplete; make or download it again"
-    return UserError(f"Cannot read {name}: {told}.")
+            text = f"it is no image of the formats {', '.join(KINDS)}. It is damaged or incomplete; make or download it again"
+    return UserError(f"Cannot read {name}: {text}.")
 
 
 def _brand(head: bytes) -> str | None:

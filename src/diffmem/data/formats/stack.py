@@ -176,15 +176,15 @@ def _unequal(
     reading: Reading,
 ) -> UserError:
     """Return the error about two images of unequal size, with its cause and its remedy."""
-    told = f"{what}: the images differ in size: {first[0]} is {first[2]} x {first[1]} but {names[index]} is {size[1]} x {size[0]}."
+    text = f"{what}: the images differ in size: {first[0]} is {first[2]} x {first[1]} but {names[index]} is {size[1]} x {size[0]}."
     turned = 0
     if reading.exif == "ignore" and tuple(size) == first[:0:-1]:
         looked_at = range(min(len(names), _MOST_LOOKED_AT))
         turned = sum(quarter_turned(stored_orientation(read(place))) for place in looked_at)
     if turned:
         of = f"{turned:,} of {count_text(len(looked_at), 'file')}"
-        told += f" {of} carry an EXIF orientation that turns them: --exif apply turns them."
+        text += f" {of} carry an EXIF orientation that turns them: --exif apply turns them."
     return UserError(
-        f"{told} {'Or bring' if turned else 'Bring'} all to one size: --fit crop (or stretch, or pad) with"
+        f"{text} {'Or bring' if turned else 'Bring'} all to one size: --fit crop (or stretch, or pad) with"
         f" --resolution ({OPTIONS})."
     )

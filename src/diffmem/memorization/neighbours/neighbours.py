@@ -151,9 +151,9 @@ def nearest_neighbours(
             f"k = {k} neighbours were asked for, but there are {len(known)} references; "
             f"choose k in 1..{len(known)}."
         )
-    place = known.images.device if device is None else torch.device(device)
+    target = known.images.device if device is None else torch.device(device)
     if block_bytes is None:
-        block_bytes = CPU_BLOCK_BYTES if place.type == "cpu" else CUDA_BLOCK_BYTES
+        block_bytes = CPU_BLOCK_BYTES if target.type == "cpu" else CUDA_BLOCK_BYTES
     if block_bytes < 1:
         raise UserError(f"block_bytes = {block_bytes} must be positive.")
     if index is not None:
@@ -163,10 +163,10 @@ def nearest_neighbours(
     found = None  # with fewer queries than processes, some have none
     if last > first or here.is_main:
         share = asked if here.size == 1 else asked.part(first, last)
-        if place.type == "cpu":
+        if target.type == "cpu":
             found = indexed_search(share, known, k, index, block_bytes, progress)
         else:
-            found = search(share, known, k, place, block_bytes, progress)
+            found = search(share, known, k, target, block_bytes, progress)
     parts = [part for part in here.gather(found) if part is not None]
     squares, indices = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Neighbours(squares / 2 if metric == "cosine" else np.sqrt(squares), indices)

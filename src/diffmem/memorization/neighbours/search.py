@@ -174,9 +174,9 @@ def chunked(values: Tensor, k: int) -> Tensor:
 
 def below(chunks: Tensor, least: Tensor, limit: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield, in parts, row, column and value of the finite entries up to the limit of their column."""
-    places = (least <= limit).nonzero()
-    for start in range(0, len(places), PENDING // CHUNK):
-        part = places[start : start + PENDING // CHUNK]
+    positions = (least <= limit).nonzero()
+    for start in range(0, len(positions), PENDING // CHUNK):
+        part = positions[start : start + PENDING // CHUNK]
         at, column = part.unbind(1)
         inside = chunks[:, at, column]
         tooth, pair = ((inside <= limit[column]) & (inside < torch.inf)).nonzero().unbind(1)

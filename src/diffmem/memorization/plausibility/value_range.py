@@ -164,7 +164,7 @@ def features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     pixels = images.astype(np.float32)
     flat = images.reshape(count, -1)
     ordered = np.sort(flat[:, :: max(1, flat.shape[1] // _PIXELS)], axis=1).astype(np.float32)
-    places = np.rint(np.array(_QUANTILES) * (ordered.shape[1] - 1)).astype(np.int64)
+    positions = np.rint(np.array(_QUANTILES) * (ordered.shape[1] - 1)).astype(np.int64)
     halves = [np.array_split(pixels, 2, axis=2)[side] for side in (0, 1)]
     quarters = [
         np.array_split(half, 2, axis=3)[side].mean(axis=(2, 3))
@@ -173,7 +173,7 @@ def features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         if half.size and np.array_split(half, 2, axis=3)[side].size
     ]
     means = np.stack(quarters, axis=2)
-    parts = [ordered[:, places], means.reshape(count, -1)]
+    parts = [ordered[:, positions], means.reshape(count, -1)]
     if channels > 1:
         parts.append(np.diff(means, axis=1).reshape(count, -1))
     steps = [
