@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from diffmem.data.formats.files import PassedOver
 from diffmem.data.formats.guards import MAX_FILE_BYTES, in_one_line, read_plain, stays_inside
 from diffmem.data.formats.guards import reading as as_text
-from diffmem.data.formats.signatures import KINDS, LIKELY
+from diffmem.data.formats.signatures import LIKELY
 from diffmem.data.formats.stack import stack_images
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.reading import AS_USUAL, FIT_TEXT, Fit, Reading, check_resolution
@@ -195,9 +196,7 @@ def _chosen(base: Path, listed: dict[str, str], size: int | None, seed: int) -> 
             entries = entries[:need]
         ordered.extend((number, label, synset, entry) for number, entry in enumerate(entries))
     if not ordered:
-        raise UserError(
-            f"The synset folders in {base} hold no images; the formats {', '.join(KINDS)} are read."
-        )
+        raise PassedOver().nothing(f"{base} with its synset folders")
     ordered.sort()
     return [(label, synset, entry) for _, label, synset, entry in ordered]
 

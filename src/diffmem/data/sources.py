@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from diffmem.data.conversions import Conversion
 from diffmem.data.formats.cifar10 import is_cifar10_folder, read_cifar10
@@ -19,7 +19,7 @@ from diffmem.data.formats.idx import IMAGE_MAGIC, idx_image_files, read_idx
 from diffmem.data.formats.npy import MAGIC, read_npy, read_npz
 from diffmem.data.formats.signatures import HEAD_BYTES, LIKELY, ending_of
 from diffmem.data.images import ImageSet
-from diffmem.data.reading import ALPHA_TEXT, AS_USUAL, FIT_TEXT, Reading
+from diffmem.data.reading import ALPHA_TEXT, AS_USUAL, FIT_TEXT, Reading, check_choice
 from diffmem.data.transforms import fit_images
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
@@ -81,7 +81,7 @@ def open_images(
         raise UserError(f"Two splits are asked for: {split} and {reading.split}. Name one.")
     split = reading.split if split is None else split
     if source == "digits":
-        _check_fixed(split)
+        check_choice("split", split, (None, *get_args(Split)))
         return _fitted(read_digits(split or "train"), reading, "digits", progress)
     path = _path(source)
     with as_text(str(path)):
@@ -92,7 +92,7 @@ def open_images(
         return read_zip(path, progress, reading, split)
     if kind == "folder":
         return read_folder(path, progress, reading, split)
-    _check_fixed(split)
+    check_choice("split", split, (None, *get_args(Split)))
     if kind == "cifar10":
         images = read_cifar10(path, split or "train")
     elif kind == "idx":
@@ -122,11 +122,6 @@ def _path(source: str | Path) -> Path:
     if not there:
         raise UserError(f"There is nothing at {source}. Images are read from: {UNDERSTOOD}.")
     return path
-
-
-def _check_fixed(split: str | None) -> None:
-    if split not in (None, "train", "test"):
-        raise UserError(f"There is no split {split!r}; choose 'train' or 'test'.")
 
 
 def _fitted(images: ImageSet, reading: Reading, what: str, progress: Progress) -> ImageSet:

@@ -107,11 +107,6 @@ class CellResults:
         return sum(part.heldout for _, part in self.used) / sum(cell.heldout for cell in self.cells)
 
     @property
-    def covered_samples(self) -> float:
-        """Share of the samples that lie in cells that are used."""
-        return sum(part.samples for _, part in self.used) / sum(cell.samples for cell in self.cells)
-
-    @property
     def spread(self) -> float:
         """Standard deviation of C_T where samples are like held-out images."""
         return math.sqrt(sum(weight**2 for weight, _ in self.used))
@@ -257,7 +252,7 @@ def copying_test(
                 part = part_of(progress, (2 * cell + at) / (2 * cells.count), 1 / (2 * cells.count))
                 found = nearest_neighbours(taken(images, group), home_images, 1, device=device, progress=part)
                 distances.append(found.distances[:, 0])
-            comparison = compare_ranks(*distances, confidence)
+            comparison = compare_ranks(distances[0], distances[1], confidence)
         results.append(CellResult(len(near), len(groups[0]), len(groups[1]), comparison))
     overlap, copies = len(heldout) - len(fresh), len(training) - len(references)
     inside_all = CellResults(tuple(results), overlap, len(training), copies)

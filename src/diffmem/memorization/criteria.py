@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from diffmem.errors import UserError
 from diffmem.memorization.neighbours.neighbours import Neighbours
 
-__all__ = ["AbsoluteRule", "AdaptiveRule", "Criterion", "NormalizedRule", "RatioRule", "SimilarityRule"]
+__all__ = [
+    "AbsoluteRule",
+    "AdaptiveRule",
+    "Criterion",
+    "NormalizedRule",
+    "RatioRule",
+    "SimilarityRule",
+    "ratio_of",
+]
 
 _ROUNDING = 1e-12
 
@@ -67,8 +75,8 @@ class RatioRule:
         Raises:
             UserError: Only one neighbour of each image is known.
         """
-        nearest, second = neighbours.nearest(2).T
-        return nearest < self.threshold * second
+        distances = neighbours.nearest(2)
+        return distances[:, 0] < self.threshold * distances[:, 1]
 
     def ratio(self, neighbours: Neighbours) -> NDArray[np.float64]:
         """Return d1 / d2 of each image, float64 (Q,), in [0, 1]; 1 where both are zero, in accord with the
@@ -77,8 +85,8 @@ class RatioRule:
         Raises:
             UserError: Only one neighbour of each image is known.
         """
-        nearest, second = neighbours.nearest(2).T
-        return np.divide(nearest, second, out=np.ones_like(nearest), where=second > 0)
+        distances = neighbours.nearest(2)
+        return ratio_of(distances[:, 0], distances[:, 1], 1.0)
 
 
 @dataclass(frozen=True)
@@ -259,7 +267,7 @@ class AdaptiveRule:
             UserError: Fewer than `count` neighbours of each image are known.
         """
         nearest, mean = self._parts(neighbours)
-        return np.divide(nearest, self.alpha * mean, out=np.zeros_like(nearest), where=mean > 0)
+        return ratio_of(nearest, self.alpha * mean, 0.0)
 
     def null_rate(self, dimension: float) -> float:
         """Return about the share of fresh, never copied points that the rule flags, for locally uniform data.
@@ -281,3 +289,8 @@ class AdaptiveRule:
         known = neighbours.nearest(self.count)
         # Row by row in one order: the mean of an image does not depend on the images beside it.
         return known[:, 0], np.add.reduce(np.ascontiguousarray(known), axis=1) / self.count
+
+
+def ratio_of(nearest: NDArray[np.float64], other: NDArray[np.float64], if_zero: float) -> NDArray[np.float64]:
+    """Return nearest / other, float64 (Q,); `if_zero` where the latter is 0."""
+    return np.divide(nearest, other, out=np.full_like(nearest, if_zero), where=other > 0)

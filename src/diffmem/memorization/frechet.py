@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.errors import DiffmemError, UserError
-from diffmem.progress import NO_PROGRESS, Progress
 
 __all__ = [
     "FeatureFunction",
@@ -98,9 +97,7 @@ def _root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
     return root
 
 
-def feature_moments(
-    images: NDArray[np.uint8], features: FeatureFunction, progress: Progress = NO_PROGRESS
-) -> Moments:
+def feature_moments(images: NDArray[np.uint8], features: FeatureFunction) -> Moments:
     """Compute the moments of the features of images, batch by batch.
 
     Batches are joined by the update of Chan, Golub and LeVeque (1983), which loses no digits where the mean is large.
@@ -108,7 +105,6 @@ def feature_moments(
     Args:
         images: uint8 (N, C, H, W), N at least 2.
         features: What to compute of them.
-        progress: Told the number of images.
 
     Raises:
         UserError: There are fewer than two images.
@@ -135,7 +131,6 @@ def feature_moments(
         scatter += centred.T @ centred + np.outer(shift, shift) * (count * len(rows) / total)
         mean = mean + shift * (len(rows) / total)
         count = total
-        progress(count, len(images), "features")
     return Moments(mean, scatter / (count - 1), count)
 
 

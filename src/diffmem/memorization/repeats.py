@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.errors import UserError
+from diffmem.memorization.criteria import ratio_of
 from diffmem.memorization.neighbours.neighbours import Neighbours
 
 __all__ = ["RepeatAwareRule"]
@@ -64,7 +65,7 @@ class RepeatAwareRule:
             UserError: Fewer than `count` neighbours of each image are known.
         """
         nearest, other = neighbours.distances[:, 0], self._others(neighbours)
-        return np.divide(nearest, other, out=np.ones_like(nearest), where=other > 0)
+        return ratio_of(nearest, other, 1.0)
 
     def _others(self, neighbours: Neighbours) -> NDArray[np.float64]:
         """Return the distance to the nearest training image that is no near-copy of the first, float64 (Q,)."""

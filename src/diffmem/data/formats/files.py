@@ -19,7 +19,7 @@ from diffmem.data.reading import OPTIONS
 from diffmem.errors import UserError
 from diffmem.text import count_text
 
-__all__ = ["Division", "PassedOver", "divide"]
+__all__ = ["Division", "PassedOver", "divide", "named"]
 
 _MOST_NAMED = 3
 
@@ -78,16 +78,17 @@ class PassedOver:
             kinds = ", ".join(f"{kind} {count:,}" for kind, count in self._kinds.most_common())
             text = (
                 f"{len(self._images):,} of {count_text(total, 'file')} not read: images of kinds that are not understood,"
-                f" {kinds} ({_named(self._images)})"
+                f" {kinds} ({named(self._images)})"
             )
             found.append(Conversion("not-read", "none", len(self._images), total, text, True))
         if self._others:
-            text = f"{count_text(len(self._others), 'other file')} passed over ({_named(self._others)})"
+            text = f"{count_text(len(self._others), 'other file')} passed over ({named(self._others)})"
             found.append(Conversion("passed-over", "none", len(self._others), total, text, False))
         return tuple(found)
 
 
-def _named(names: list[str]) -> str:
+def named(names: list[str]) -> str:
+    """Return the first of some names that a foreign file chose."""
     return ", ".join(map(name_text, sorted(names)[:_MOST_NAMED])) + (
         ", ..." if len(names) > _MOST_NAMED else ""
     )

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.data.conversions import Conversion, name_text
+from diffmem.data.conversions import Conversion
 from diffmem.data.formats.arrays import (
     ArrayArchive,
     as_nchw,
@@ -23,6 +23,7 @@ from diffmem.data.formats.arrays import (
     open_arrays,
     read_header,
 )
+from diffmem.data.formats.files import named
 from diffmem.data.formats.guards import reading
 from diffmem.data.images import ImageSet
 from diffmem.data.names import NumberedNames, PackedNames
@@ -166,7 +167,7 @@ def _passed_over(keys: list[str], total: int, unlabelled: bool) -> tuple[Convers
     """Return what is said of arrays that are not read."""
     if not keys:
         return ()
-    text = f"{count_text(len(keys), 'other array')} passed over ({', '.join(map(name_text, keys[:3]))}{', ...' if len(keys) > 3 else ''})"
+    text = f"{count_text(len(keys), 'other array')} passed over ({named(keys)})"
     meant = _UNNAMED_LABELS in keys and unlabelled
     if meant:
         text += f": if {_UNNAMED_LABELS} holds labels, save them as 'labels'"

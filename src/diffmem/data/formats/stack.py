@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from diffmem.data.conversions import Conversion, Tally
 from diffmem.data.formats.decode import decode_pages, stored_orientation
+from diffmem.data.formats.files import PassedOver
 from diffmem.data.formats.guards import check_bulk, check_total
 from diffmem.data.formats.headers import quarter_turned
-from diffmem.data.formats.signatures import KINDS
 from diffmem.data.images import frozen
 from diffmem.data.reading import AS_USUAL, OPTIONS, Reading
 from diffmem.data.storage import new_images
@@ -119,7 +119,7 @@ def stack_images(
             level of 16-bit images is unclear.
     """
     if not names:
-        raise UserError(f"{what} holds no images; the formats {', '.join(KINDS)} are read.")
+        raise PassedOver().nothing(what)
     if prepared is None and reading.fit is not None and reading.resolution is not None:
         prepared = partial(fitted, fit=reading.fit, side=reading.resolution)
     tally, stack = Tally(), _Stack(len(names), what, held)

@@ -29,7 +29,7 @@ from diffmem.memorization.neighbours.sketch import Cuts, Sketch, ceilings, fit_b
 from diffmem.memorization.neighbours.workers import dealt, even_parts
 from diffmem.progress import Progress
 
-__all__ = ["cascade", "cascade_serves", "index_pays", "indexed_search"]
+__all__ = ["cascade", "index_pays", "indexed_search"]
 
 QUERIES = 2048  # queries in a block
 PRODUCT = 1 << 19  # numbers in a product of the first bounds: stays in the cache
@@ -199,11 +199,6 @@ class _Block:
         self.ceiling[self.dense] = -torch.inf
 
 
-def cascade_serves(index: NeighbourIndex, k: int) -> bool:
-    """Say whether an index has so many leaves that bounds can leave most of them out."""
-    return len(index.order) >= index.leaf * max(8, 2 * k)
-
-
 def cascade(queries: Rows, references: Rows, best: Best, index: NeighbourIndex, progress: Progress) -> Tensor:
     """Find the nearest references of the queries, where bounds leave few enough.
 
@@ -270,7 +265,8 @@ def indexed_search(
                     progress(0, pairs, f"{note}: {100 * done / total:.0f}%")
 
                 index = NeighbourIndex.prepared(references, sample, cuts, basis, building)
-        if index is None or not cascade_serves(index, k):
+        # Of so few leaves, bounds leave out next to none.
+        if index is None or len(index.order) < index.leaf * max(8, 2 * k):
             return search(queries, references, k, cpu, block_bytes, progress)
         best = Best(queries, references, k, max(1, PIECE_BYTES // queries.dim))
         left = cascade(queries, references, best, index, progress)
