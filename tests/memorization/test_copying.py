@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from diffmem.data.formats.digits import read_digits
+from diffmem.data.sources import read_digits
 from diffmem.errors import UserError
 from diffmem.memorization.cells import Cells
 from diffmem.memorization.copying import CellConfig, CellResult, CellResults, CopyingRecord, copying_test

@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from diffmem.data.conversions import Conversion
 from diffmem.data.formats.cifar10 import is_cifar10_folder, read_cifar10
-from diffmem.data.formats.digits import read_digits
 from diffmem.data.formats.edm_zip import read_zip
 from diffmem.data.formats.folder import read_folder
 from diffmem.data.formats.guards import checked_zip, in_one_line, unpacked
@@ -18,13 +19,13 @@ from diffmem.data.formats.guards import reading as as_text
 from diffmem.data.formats.idx import IMAGE_MAGIC, idx_image_files, read_idx
 from diffmem.data.formats.npy import MAGIC, read_npy, read_npz
 from diffmem.data.formats.signatures import HEAD_BYTES, LIKELY, ending_of
-from diffmem.data.images import ImageSet
+from diffmem.data.images import ImageSet, frozen
 from diffmem.data.reading import ALPHA_TEXT, AS_USUAL, FIT_TEXT, Reading, check_choice
 from diffmem.data.transforms import fit_images
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
 
-__all__ = ["UNDERSTOOD", "OtherReading", "Split", "open_images", "other_readings"]
+__all__ = ["UNDERSTOOD", "OtherReading", "Split", "open_images", "other_readings", "read_digits"]
 
 Split = Literal["train", "test"]
 """The splits of sources that come with them (CIFAR-10 and IDX files)."""
@@ -201,3 +202,27 @@ def _others(conversion: Conversion, reading: Reading) -> Iterator[tuple[str, Rea
         for white in dict.fromkeys((_HIGHEST, largest, 2 ** largest.bit_length() - 1)):
             if str(white) != conversion.choice:
                 yield f"white level {white:,} of 16-bit files", replace(reading, white=white)
+
+
+def read_digits(split: str) -> ImageSet:
+    """Return the 1,797 handwritten digits that come with scikit-learn: (1797, 1, 8, 8), ten classes, in the order of scikit-learn.
+
+    The values 0 to 16 of the scans become 0 to 255 by round(v * 255 / 16). Source: Alpaydin and Kaynak 1998,
+    "Optical Recognition of Handwritten Digits", the test part of the UCI data set, as
+    `sklearn.datasets.load_digits`.
+
+    Raises:
+        UserError: `split` is 'test': the digits are one set.
+    """
+    if split == "test":
+        raise UserError(
+            "The digits have no test split. Hold some out instead: diffmem.data.hold_out(images, n, seed) "
+            "gives both parts."
+        )
+    from sklearn.datasets import load_digits
+
+    scans, labels = load_digits(return_X_y=True)
+    images = np.rint(scans * 255 / 16).astype(np.uint8).reshape(-1, 1, 8, 8)
+    names = tuple(f"digit_{index:04d}" for index in range(len(images)))
+    step = f"handwritten digits of scikit-learn: {len(images)} images"
+    return ImageSet(frozen(images), labels.astype(np.int64), names, tuple("0123456789"), (step,))

@@ -165,8 +165,7 @@ def pixel_features(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     height, width = images.shape[2:]
     side = (min(GRID, height), min(GRID, width))
     pooled = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(images.astype(np.float64)), side)
-    rows: NDArray[np.float64] = pooled.flatten(1).numpy()
-    return rows
+    return pooled.flatten(1).numpy()
 
 
 def _batched(
@@ -199,8 +198,7 @@ def _rows(network: Callable[[Tensor], Any], batch: Tensor) -> NDArray[np.floatin
     if not isinstance(found, torch.Tensor) or found.ndim != 2 or len(found) != len(batch):
         what = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
         raise UserError(f"The network of the features returned {what} for {len(batch)} images, not (B, F).")
-    rows: NDArray[np.floating] = found.double().cpu().numpy()
-    return rows
+    return found.double().cpu().numpy()
 
 
 def _torchscript(path: Path, device: torch.device | str) -> Callable[[Tensor], Any]:

@@ -93,8 +93,7 @@ def _root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
     scaled: NDArray[np.float64] = vectors * np.sqrt(
         values.clip(min=0)
     )  # rounding makes zero eigenvalues negative
-    root: NDArray[np.float64] = scaled @ vectors.T
-    return root
+    return scaled @ vectors.T
 
 
 def feature_moments(images: NDArray[np.uint8], features: FeatureFunction) -> Moments:

@@ -85,8 +85,7 @@ class _Block:
             found = [part for part in self.bounded(leaves_near + first, column) if len(part.column)]
             if found:
                 self.decide(_Pairs(*(torch.cat(parts) for parts in zip(*found, strict=True))), scouted)
-        left: Tensor = self.dense.nonzero()[:, 0] + self.start
-        return left
+        return self.dense.nonzero()[:, 0] + self.start
 
     def least(self, first: int, last: int) -> Tensor:
         """Return the least first bound of each leaf and query, float32 (last - first, Q)."""

@@ -107,19 +107,14 @@ class Best:
             terms = math.gcd(left.shape[1], SUM)
             if terms < 32:
                 difference = left.to(torch.int32).sub_(right)
-                return _float64(difference.mul_(difference).sum(1))
+                return difference.mul_(difference).sum(1).double().numpy()
             # Sums of so few squares are exact in float32, which takes half the time of integers.
             gaps = left.float().sub_(right.float()).view(len(left), -1, terms)
-            return _float64(torch.linalg.vecdot(gaps, gaps).double().sum(1))
+            return torch.linalg.vecdot(gaps, gaps).double().sum(1).numpy()
         gap = left.to(torch.float64).sub_(right).numpy()
         # numpy sums each row alone, in one order: the result does not depend on the other rows.
         total: NDArray[np.float64] = np.add.reduce(np.square(gap, out=gap), axis=1)
         return total
-
-
-def _float64(squares: Tensor) -> NDArray[np.float64]:
-    result: NDArray[np.float64] = squares.to(torch.float64).numpy()
-    return result
 
 
 class Candidates:
@@ -220,8 +215,7 @@ class _Search:
         self.right[: last - first, self.dim] = norms
         self.right[last - first :, : self.dim] = 0
         self.right[last - first :, self.dim] = torch.inf
-        largest: float = (float(norms.max()) * (1 + (self.dim + 8) * UNIT)) ** 0.5
-        return largest
+        return math.sqrt(float(norms.max()) * (1 + (self.dim + 8) * UNIT))
 
     def block(self, start: int, stop: int, step: Callable[[float], None]) -> None:
         """Compare the queries start..stop with all references; `step` gets the share done."""
