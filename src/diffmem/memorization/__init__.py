@@ -20,7 +20,7 @@ from diffmem.memorization.neighbours.groups import DuplicateGroups, near_duplica
 from diffmem.memorization.neighbours.index import NeighbourIndex, index_for
 from diffmem.memorization.neighbours.near import NearPairs, pairs_within
 from diffmem.memorization.neighbours.neighbours import Neighbours, nearest_neighbours
-from diffmem.memorization.rates import Intervals, Rate, null_rate_uniform
+from diffmem.memorization.rates import Intervals, Rate
 from diffmem.memorization.repeats import RepeatAwareRule
 from diffmem.memorization.variants import Transforms, VariantNeighbours, variant_neighbours
 
@@ -49,7 +49,6 @@ __all__ = [
     "measure",
     "near_duplicates",
     "nearest_neighbours",
-    "null_rate_uniform",
     "open_features",
     "pairs_within",
     "protocol_id",

@@ -221,7 +221,9 @@ class AdaptiveRule:
     Where it lies. A mean of 50 hardly notices a second copy, so unlike the ratio of two neighbours the rule survives
     training images that occur a few times; one that occurs 50 times escapes it (the ratio is then 1 / alpha, its
     largest value), so exact copies must be collapsed all the same. It has 50 chances to be wrong where the ratio rule has
-    one: on data of few dimensions its null rate is far higher, see `null_rate`.
+    one: on data of few dimensions its null rate is far higher: for locally uniform data of d
+    dimensions about 1 - (1 - c^d)^(n - 1) with c = threshold * alpha * d / (d + 1), while that of a ratio rule is its threshold to
+    the power of d.
 
     Attributes:
         alpha: Factor of the mean, in (0, 1].
@@ -268,22 +270,6 @@ class AdaptiveRule:
         """
         nearest, mean = self._parts(neighbours)
         return ratio_of(nearest, self.alpha * mean, 0.0)
-
-    def null_rate(self, dimension: float) -> float:
-        """Return about the share of fresh, never copied points that the rule flags, for locally uniform data.
-
-        Given the n-th neighbour at distance R, the others lie as independent points in its ball, and the mean of the n is
-        near R * d / (d + 1). So the nearest one is below the cut with probability 1 - (1 - c^d)^(n - 1), where c is
-        threshold * alpha * d / (d + 1): about n - 1 times as often as a ratio rule with the threshold c. A rule of thumb,
-        within a tenth for points in such a ball; held-out images give the null rate of the data at hand.
-
-        Args:
-            dimension: Local intrinsic dimension d of the data, positive.
-        """
-        if not (math.isfinite(dimension) and dimension > 0):
-            raise UserError(f"The null rate needs a positive dimension, not {dimension}.")
-        cut = self.threshold * self.alpha * dimension / (dimension + 1)
-        return float(-math.expm1((self.count - 1) * math.log1p(-(cut**dimension))))
 
     def _parts(self, neighbours: Neighbours) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         known = neighbours.nearest(self.count)
