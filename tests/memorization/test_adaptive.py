@@ -88,10 +88,6 @@ def test_the_null_rate_is_that_of_uniform_points_in_a_ball(dimension):
     assert uniform_null_rate(dimension) == pytest.approx(flagged, rel=0.1, abs=0.01)
 
 
-def test_its_null_rate_is_far_above_that_of_the_ratio_rule():
-    assert uniform_null_rate(8) > 100 * (1 / 3) ** 8
-
-
 def test_the_name_holds_all_constants():
     assert isinstance(AdaptiveRule(), Criterion)
     assert AdaptiveRule(0.25, 10, 1.5).name == "adaptive<=1.5/alpha=0.25/n=10"
