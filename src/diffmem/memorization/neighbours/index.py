@@ -162,7 +162,7 @@ class NeighbourIndex:
         """
         rows = rows_of(array_of(references), "the references", self.metric)
         self.check(rows)
-        tensors = dict(zip(TENSORS, self._tensors(), strict=True))
+        tensors = {"centre": self.centre, "basis": self.basis, "order": self.order, **vars(self.sketch)}
         metadata = {
             "format": FORMAT,
             "references": rows.fingerprint(),
@@ -173,10 +173,6 @@ class NeighbourIndex:
         metadata["checksum"] = _checksum(tensors, metadata)
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
-
-    def _tensors(self) -> tuple[Tensor, ...]:
-        sketch = self.sketch
-        return self.centre, self.basis, self.order, sketch.first, sketch.second, sketch.third, sketch.norms
 
     @classmethod
     def load(cls, path: Path, references: Any) -> NeighbourIndex:
