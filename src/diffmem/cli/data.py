@@ -78,36 +78,21 @@ def data_build(
             Both are kept in OUT.canaries.npz, for diffmem audit --canaries. Needs --repeats.
         repeats: How often each of the canaries that are put back occurs.
     """
-    from diffmem.data.build import build
+    from diffmem.data.build import BuildConfig, build
     from diffmem.data.canaries import canaries_path, check_canaries, plant_canaries
     from diffmem.data.write import meta_path, write_images
     from diffmem.progress import show_progress
 
-    how = reading.reading(resolution)
+    config = BuildConfig(
+        size=size, resolution=resolution, gray=gray, classes=classes, selection=selection, seed=seed,
+        reading=reading.reading(resolution), synsets=synsets, mix=mix, share=share, mix_classes=mix_classes,
+        mix_synsets=mix_synsets, labels=labels, label_classes=label_classes, duplicate=duplicate, copies=copies,
+    )  # fmt: skip
     check_target((source, mix), out)
     check_canaries(canaries, repeats)
     planted = None
     with show_progress("Building") as progress:
-        images = build(
-            source,
-            size=size,
-            resolution=resolution,
-            gray=gray,
-            classes=classes,
-            selection=selection,
-            seed=seed,
-            reading=how,
-            synsets=synsets,
-            mix=mix,
-            share=share,
-            mix_classes=mix_classes,
-            mix_synsets=mix_synsets,
-            labels=labels,
-            label_classes=label_classes,
-            duplicate=duplicate,
-            copies=copies,
-            progress=progress,
-        )
+        images = build(source, config, progress)
         if canaries is not None and repeats is not None:
             images, planted = plant_canaries(images, canaries, repeats, seed)
             # First: a set whose canaries nobody knows would be of no use.

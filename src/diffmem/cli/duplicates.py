@@ -63,7 +63,7 @@ def data_duplicates(
                 f"{count_text(groups.removed, 'image', 'images')} removed that repeat an earlier one within "
                 f"{radius_text(radius)}, directly or through others ({count_text(len(groups), 'group', 'groups')})"
             )
-            clean = images.take(groups.kept, step)
+            clean = images.take(groups.distinct, step)
             with show_progress("Writing") as progress:
                 write_images(clean, dedup, progress)
             print(f"{dedup}: {set_text(clean)}, fingerprint {clean.fingerprint[:16]}")
