@@ -7,6 +7,7 @@ from encoded_images import PHOTO, frames, see_through, several, turned
 from PIL import Image, ImageCms
 
 from diffmem.data import (
+    BuildConfig,
     Reading,
     build,
     canaries_path,
@@ -168,7 +169,7 @@ def test_conversions_stay_with_what_is_made_of_a_set(tmp_path):
         images.with_labels([0, 1], None, "labels"),
         images.with_images(images.images[:, :1], "red"),
         duplicated(images, 1, 2, 0),
-        build(images, size=1, resolution=4, gray=True),
+        build(images, BuildConfig(size=1, resolution=4, gray=True)),
     ]
     assert all(one.conversions == kept for one in made)
     assert mixture(images, images, 2, 0.5).conversions == kept * 2

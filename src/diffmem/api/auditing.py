@@ -100,7 +100,7 @@ def audit(
     Raises:
         UserError: Images or the model cannot be read, or do not go together.
     """
-    place, given = choose_device(device), dict(readings or {})
+    device, given = choose_device(device), dict(readings or {})
     sets = {"training": training, "heldout": heldout, "samples": samples}
     sources = {
         role: str(one) for role, one in {**sets, "model": model}.items() if isinstance(one, str | Path)
@@ -111,13 +111,14 @@ def audit(
     if isinstance(options.get("canaries"), str | Path):
         options["canaries"] = CanarySet.load(Path(options["canaries"]))
     options["features"] = [
-        open_feature_space(one, place) if isinstance(one, str) else one
+        open_feature_space(one, device) if isinstance(one, str) else one
         for one in options.get("features") or []
     ]
-    opened = None if model is None else as_model(model, place, allow_pickle=allow_pickle)
+    opened = None if model is None else as_model(model, device, allow_pickle=allow_pickle)
     read = {role: None if one is None else as_images(one, given.get(role)) for role, one in sets.items()}
     request = AuditRequest(
-        training=read["training"], samples=read["samples"], heldout=read["heldout"], model=opened, sources=sources, device=place, **options,
+        training=read["training"], samples=read["samples"], heldout=read["heldout"], model=opened, sources=sources, device=device,
+        **options,
     )  # fmt: skip
     if request.training is not None and "training" in sources:
         others = _others(request.training, sources["training"], given.get("training", Reading()))

@@ -82,14 +82,14 @@ def run_study(
     if source.exists():  # so that the report can be drawn again from any folder
         data = recipe.data.model_copy(update={"source": str(source.resolve())})
         recipe = recipe.model_copy(update={"data": data})
-    place = choose_device(device)
+    device = choose_device(device)
     with show_progress("Reading images") as progress:
         study = Study(recipe, folder, progress)
     if world().is_main:
         write_text(folder / _RECIPE, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
     with show_progress(recipe.title) as progress:
-        study.execute(device=place, workers=workers, progress=progress, warn=warn)
-    return GridStudy(study, place)
+        study.execute(device=device, workers=workers, progress=progress, warn=warn)
+    return GridStudy(study, device)
 
 
 def open_study(folder: str | Path) -> GridStudy:

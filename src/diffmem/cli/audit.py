@@ -84,7 +84,7 @@ def audit(
     from diffmem.environment import choose_device
     from diffmem.folder_lock import locked_folder
 
-    place = choose_device(device)
+    device = choose_device(device)
     if self_test:
         for name, path in (("--heldout", heldout), ("--samples", samples), ("--model", model)):
             if path is not None:
@@ -92,7 +92,7 @@ def audit(
                     f"{name} cannot be combined with --self-test, which uses only the images of --train."
                 )
         with locked_folder(out):
-            failed = _self_test("digits" if train is None else train, transforms, seed, place, out)
+            failed = _self_test("digits" if train is None else train, transforms, seed, device, out)
         if failed:
             raise SystemExit(1)
         return

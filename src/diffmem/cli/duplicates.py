@@ -59,11 +59,11 @@ def data_duplicates(
             for path in write_duplicates(data, images, groups, out):
                 print(f"written: {path}")
         if dedup is not None:
-            told = (
+            step = (
                 f"{count_text(groups.removed, 'image', 'images')} removed that repeat an earlier one within "
                 f"{radius_text(radius)}, directly or through others ({count_text(len(groups), 'group', 'groups')})"
             )
-            clean = images.take(groups.kept, told)
+            clean = images.take(groups.distinct, step)
             with show_progress("Writing") as progress:
                 write_images(clean, dedup, progress)
             print(f"{dedup}: {set_text(clean)}, fingerprint {clean.fingerprint[:16]}")

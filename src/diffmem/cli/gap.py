@@ -69,7 +69,7 @@ def gap(
     levels = parse_sigmas(sigmas)
     sampling = load_recipe(SamplerConfig, None, set_ or [])
     settings = GapSettings(None if levels is None else tuple(levels), samples, sampling, seed)
-    place = choose_device(device)
+    device = choose_device(device)
     with locked_folder(out):
         fresh = None
         if heldout is not None:
@@ -79,7 +79,7 @@ def gap(
         with show_progress("Comparing") as progress:
             for index, folder in enumerate(runs):
 
-                def tell(done: float, total: float, note: str = "", index: int = index) -> None:
+                def on_run(done: float, total: float, note: str = "", index: int = index) -> None:
                     progress(index + done / total, len(runs), f"run {index + 1} of {len(runs)}")
 
                 one = measure_gap(
@@ -88,8 +88,8 @@ def gap(
                     train=train,
                     heldout=fresh,
                     cache=out / "runs",
-                    device=place,
-                    progress=tell,
+                    device=device,
+                    progress=on_run,
                 )
                 if train is not None:
                     remember_data(folder, train)

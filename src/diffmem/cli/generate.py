@@ -65,11 +65,11 @@ def generate(
         raise UserError(f"--labels {labels!r} must be random or the number of a class.")
     if conditional and optimum is None:
         raise UserError("--conditional belongs to --optimum; a trained model knows whether it has classes.")
-    place = choose_device(device)
+    device = choose_device(device)
     denoiser = (
-        open_model(model, device=place)
+        open_model(model, device=device)
         if model is not None
-        else _optimum(str(optimum), conditional, place, workspace)
+        else _optimum(str(optimum), conditional, device, workspace)
     )
     images = generate_images(
         denoiser, numbers, sampler=config, labels="random" if labels == "random" else int(labels), batch_size=batch_size, out=out,

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from diffmem.data import (
+    BuildConfig,
     ImageSet,
     Split,
     build,
@@ -64,10 +65,12 @@ class Distribution:
             raise UserError(
                 f"{config.source} has no labels; choose data.labels none, random or unique, or name a labelled set."
             )
-        share, copies = None, None
-        if config.duplication is not None:
-            share, copies = config.duplication.share, config.duplication.copies
-        return relabelled(images, config.labels, config.label_classes, share, copies, config.seed)
+        copied = config.duplication
+        wanted = BuildConfig(
+            labels=config.labels, label_classes=config.label_classes, seed=config.seed,
+            duplicate=copied.share if copied else None, copies=copied.copies if copied else None,
+        )  # fmt: skip
+        return relabelled(images, wanted)
 
     def describe(self) -> str:
         """Return P in words, for reports."""
@@ -181,8 +184,8 @@ def _opened(file: _File) -> ImageSet:
 
 @lru_cache(maxsize=6)
 def _built(wish: _Wish) -> ImageSet:
-    return build(
-        wish.source.source if isinstance(wish.source, _File) else wish.source,
+    wanted = BuildConfig(
         size=wish.count, resolution=wish.resolution, gray=wish.gray, classes=wish.classes, synsets=wish.synsets,
-        seed=wish.seed, progress=wish.progress,
+        seed=wish.seed,
     )  # fmt: skip
+    return build(wish.source.source if isinstance(wish.source, _File) else wish.source, wanted, wish.progress)

@@ -6,12 +6,11 @@ import hostile_files as make
 import numpy as np
 import pytest
 from data_builders import encoded
-from encoded_images import PHOTO, frames, several
+from encoded_images import PHOTO, decode_image, frames, several
 from hostile_files import PNG, chunk, patched
 from PIL import Image
 
 from diffmem.data.formats.av1 import read_avif
-from diffmem.data.formats.decode import decode_image
 from diffmem.data.formats.headers import check_size, read_header_of
 from diffmem.errors import UserError
 

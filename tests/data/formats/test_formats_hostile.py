@@ -294,7 +294,7 @@ def test_a_set_that_decodes_to_far_more_than_it_holds_is_refused():
 
 
 def test_a_batch_of_nothing_but_lists_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("diffmem.data.formats.unpickle._MAX_OPCODES", 1000)
+    monkeypatch.setattr("diffmem.data.formats.cifar10._MAX_OPCODES", 1000)
     batch = b"\x80\x02}(U\x01a](" + b"]" * 1000 + b"eu."
     path = write_cifar(tmp_path / "c.tar.gz", cifar_parts() | {"data_batch_1": batch})
     with pytest.raises(UserError, match="more than 1,000 opcodes"):

@@ -6,7 +6,7 @@ import pytest
 
 from diffmem.data import open_images
 from diffmem.memorization.plausibility import check_samples
-from diffmem.memorization.plausibility.readings import readings
+from diffmem.memorization.plausibility.value_range import readings
 
 TRAINING, HELDOUT, FRESH = tools.digits()
 SCENES, MORE_SCENES = tools.scenes(600, 0), tools.scenes(500, 1)

@@ -97,7 +97,7 @@ class Sketch:
         self.third[:, :-2] = parts[:, cuts.second :]
         self.third[:, -2], self.third[:, -1] = rho[2], rho[1]
 
-    def turn(self) -> None:
+    def to_queries(self) -> None:
         """Make sketches of references sketches of queries, whose products with those of references are bounds."""
         for part in (self.first, self.second):
             part.mul_(-2)
@@ -134,8 +134,7 @@ def fit_basis(sample: Tensor, directions: int) -> Tensor:
         # The largest row sum bounds the largest eigenvalue of B^T B. The margin outweighs the rounding of the
         # scaled B.
         norm = (basis.double().T @ basis.double()).abs().sum(0).max().sqrt()
-    scaled: Tensor = (basis * ((1 - 1e-5) / norm).float()).contiguous()
-    return scaled
+    return (basis * ((1 - 1e-5) / norm).float()).contiguous()
 
 
 def tail_share(sample: Tensor, basis: Tensor) -> float:
