@@ -37,6 +37,7 @@ def test_it_is_a_denoiser_of_latents_that_stand_for_images():
     assert (made.sigma_min, made.sigma_max, made.device) == (INNER.sigma_min, INNER.sigma_max, INNER.device)
     x = torch.randn(3, *CODES, dtype=torch.float64)
     assert torch.equal(made(x, 0.7), INNER(x, 0.7))
+    assert str(made).startswith("<latents of images of 1 x 2 x 4 (C, H, W), denoised by <GaussianDenoiser; ")
 
 
 def test_codes_are_decoded_unclipped_in_single_precision_and_encoded_back():

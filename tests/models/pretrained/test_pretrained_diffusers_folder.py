@@ -305,6 +305,8 @@ def test_a_folder_is_opened_by_what_opens_any_model_and_known_by_all_that_belong
     opened = open_model(folder)
     assert (opened.origin.format, opened.origin.path) == ("diffusers folder", folder)
     assert torch.equal(answer(opened), answer(open_diffusers(plain)))
+    assert str(opened).startswith("<UNet2DModel, ")
+    assert f"epsilon at {STEPS:,} timesteps" in str(opened)
     settings = folder / "scheduler_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"beta_end": 0.01}))
     assert open_model(folder).origin.digest != opened.origin.digest
