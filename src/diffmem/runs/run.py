@@ -30,7 +30,6 @@ from diffmem.runs.frechet import store_frechet, stored_frechet
 from diffmem.runs.null import measure_null, read_null
 from diffmem.runs.recipe import MeasureConfig
 from diffmem.runs.records import RunRecord
-from diffmem.runs.store.lock import RunLock
 from diffmem.runs.trained import TrainedRun, agreed
 from diffmem.sampling import SamplerConfig, discard_shards, generate, generate_resumable
 from diffmem.settings import config_hash
@@ -90,7 +89,7 @@ class Run(TrainedRun):
             KeyboardInterrupt: A stop was requested; the state is saved.
         """
         self.check_distinct()  # before anything is written
-        with RunLock(self.folder):
+        with self.locked():
             self._execute(sampling, measure, torch.device(device), progress, warn)
 
     def _execute(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from diffmem.data import ImageSet, duplicate_groups
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
 from diffmem.files import read_number, write_json, write_text
+from diffmem.folder_lock import locked_folder
 from diffmem.models import build_denoiser, load_denoiser
 from diffmem.models.config import ModelConfig
 from diffmem.models.denoiser import Denoiser
@@ -31,6 +33,7 @@ from diffmem.training.schedule import evaluation_images
 __all__ = ["TrainedRun", "agreed"]
 
 _FORMAT = 2  # part of every run's hash: raised when the same configuration comes to mean another computation
+_SECONDS_TO_WAIT = 30.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,15 @@ class TrainedRun:
         """Indices of the training images that are no copies of earlier ones, among which neighbours are searched."""
         groups = duplicate_groups(self.training_set)
         return np.flatnonzero(groups == np.arange(len(groups)))
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the right to write in the folder, which one job has at a time; another one may be just ending.
+
+        Raises:
+            BusyFolderError: On entering: another process has held it for half a minute; the error names it.
+            DiffmemError: On entering: the folder cannot be written or its file system knows no locks.
+        """
+        return locked_folder(self.folder, "end it", _SECONDS_TO_WAIT)
 
     def write_config(self) -> None:
         """Write what the run is into its folder; where it was trained for longer already, that is kept."""

@@ -24,9 +24,8 @@ from diffmem.runs.evaluations import judged
 from diffmem.runs.null import read_null
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.runs.run import Run
-from diffmem.runs.store.lock import RunLock
-from diffmem.runs.store.repairs import incidents, note_incident
-from diffmem.runs.store.status import StatusFile
+from diffmem.runs.store.repairs import note_repair, repairs
+from diffmem.runs.store.workers import reported_status
 from diffmem.runs.trained import agreed
 from diffmem.sampling import SamplerConfig
 from diffmem.settings import config_hash
@@ -230,7 +229,7 @@ class SizeRun(Run):
             images_sampled=sum(total for _, total in counts),
             training_seconds=self.training_seconds(),
             sampling_seconds=sum(part.seconds for found in stored for part in found),
-            incidents=incidents(self.folder),
+            incidents=repairs(self.folder),
         )
 
     def _null_record(self, rule: RatioRule) -> Rate | None:
@@ -283,15 +282,14 @@ def work_on_size(content: dict[str, Any], progress: Progress, warn: Callable[[st
     terms = Terms(recipe.sampling, recipe.measure.threshold, StoppingRule(**content["rule"]), futility)
 
     def noted(text: str) -> None:
-        note_incident(run.folder, text)
+        note_repair(run.folder, text)
         warn(text)
 
-    with RunLock(run.folder), StatusFile(run.folder) as status:
+    with run.locked(), reported_status(run.folder) as report_status:
 
         def told(done: float, total: float, note: str = "") -> None:
-            status.tell(
-                done, total, "training" if done < total else "sampling"
-            )  # the table beside it has the rest
+            # The table beside it has the rest.
+            report_status(done, total, "training" if done < total else "sampling")
             progress(done, total, note)
 
         run.execute_until_decided(terms, device=content["device"], progress=told, warn=noted)
