@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from training_builders import MODEL, denoiser, trainer
+from training_builders import MODEL, denoiser, train, trainer
 
 from diffmem import __main__ as command_line
 from diffmem.data import ImageSet
@@ -22,7 +22,7 @@ from diffmem.errors import DiffmemError, UserError
 from diffmem.memorization import nearest_neighbours
 from diffmem.optimum.optimum import Optimum
 from diffmem.sampling import SamplerConfig, generate_resumable
-from diffmem.training import loop, train
+from diffmem.training import loop
 
 RNG = np.random.default_rng(0)
 REFERENCES = RNG.integers(0, 256, (40, 1, 4, 4), dtype=np.uint8)

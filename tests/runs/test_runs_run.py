@@ -234,7 +234,13 @@ def test_a_run_in_a_folder_of_another_name_is_the_same_run(copied, tmp_path):
     moved = tmp_path / "elsewhere"
     copied.folder.rename(moved)
     there = Run(
-        copied.training_set, copied.heldout, copied.model, copied.training, 0, tmp_path / "store", place=moved
+        copied.training_set,
+        copied.heldout,
+        copied.model,
+        copied.training,
+        0,
+        tmp_path / "store",
+        own_folder=moved,
     )
     assert there.run_id == copied.run_id
     assert there.is_finished(SAMPLING, MEASURE)
@@ -253,7 +259,7 @@ def test_the_first_process_decides_for_all(monkeypatch):
     class Second:
         is_main = False
 
-        def share(self, value):
+        def broadcast(self, value):
             assert value is False  # what this process has on its disk does not count
             return True
 

@@ -38,8 +38,8 @@ def measure_run(
     from diffmem.memorization import RatioRule, protocol_id
     from diffmem.memorization.features import open_features
     from diffmem.progress import show_progress
+    from diffmem.runs.opening import open_run, remember_data, snapshots_of
     from diffmem.runs.recipe import MeasureConfig
-    from diffmem.runs.run_folder import open_run, remember_data, snapshots_of
     from diffmem.sampling import SamplerConfig
     from diffmem.settings import load_recipe
 

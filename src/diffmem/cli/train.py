@@ -62,8 +62,8 @@ def train(
     from diffmem.data import open_images
     from diffmem.distributed import world
     from diffmem.progress import show_progress
+    from diffmem.runs.opening import remember_data
     from diffmem.runs.run import Run
-    from diffmem.runs.run_folder import remember_data
 
     place = choose_device(device)
     if tensorboard:

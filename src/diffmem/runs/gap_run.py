@@ -26,8 +26,8 @@ from diffmem.optimum.gaussian import GaussianDenoiser
 from diffmem.optimum.optimum import Optimum
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.evaluations import EvaluationStore
+from diffmem.runs.opening import open_run, snapshots_of
 from diffmem.runs.run import Run
-from diffmem.runs.run_folder import open_run, snapshots_of
 from diffmem.sampling import SamplerConfig
 from diffmem.settings import config_hash
 from diffmem.training.loss import loss_weight

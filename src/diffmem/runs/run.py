@@ -90,54 +90,45 @@ class Run(TrainedRun):
         """
         self.check_distinct()  # before anything is written
         with self.locked():
-            self._execute(sampling, measure, torch.device(device), progress, warn)
+            self._execute(sampling, measure, device, progress, warn)
 
     def _execute(
         self,
         sampling: SamplerConfig,
         measure: MeasureConfig,
-        place: torch.device,
+        device: torch.device | str,
         progress: Progress,
         warn: Callable[[str], None],
     ) -> None:
-        store = self.evaluation_store(sampling, measure.samples)
+        store, size = self.evaluation_store(sampling, measure.samples), len(self.training_set)
         features = None  # opened before hours of training: it may be missing
         if measure.frechet is not None:
-            features = open_features(measure.frechet, place)
-        units, trained = self.total_units(sampling, measure), [0.0]
+            features = open_features(measure.frechet, device)
+        units, each = self.total_units(sampling, measure), self.sampling_units(sampling, measure)
         measured = {seen for seen in self.points if store.path(seen).exists()}
 
-        def tell(more: float = 0.0) -> None:
-            note = f"N={len(self.training_set)}, epoch {trained[0] / len(self.training_set):.0f}"
-            evaluated = self.sampling_units(sampling, measure) * (len(measured) + more)
-            progress(trained[0] + evaluated, units, note)
+        def report(trained: float, more: float = 0.0) -> None:
+            progress(trained + each * (len(measured) + more), units, f"N={size}, epoch {trained / size:.0f}")
 
-        def after_step(done: float, total: float, note: str = "") -> None:
-            trained[0] = done
-            tell()
-
-        def evaluate(seen: int, denoiser: Denoiser | None = None) -> None:
+        def evaluate(seen: int, trained: float, denoiser: Denoiser | None = None) -> None:
             measured.discard(seen)
             self.evaluate(
-                seen, sampling, measure.samples, features, denoiser=denoiser, device=place,
-                progress=lambda made, total, note="": tell(made / total), warn=warn,
+                seen, sampling, measure.samples, features, denoiser=denoiser, device=device,
+                progress=lambda made, total, note="": report(trained, made / total), warn=warn,
             )  # fmt: skip
             measured.add(seen)
-            tell()
+            report(trained)
 
         if self.model.is_trained:
-            self.fit(
-                device=place,
-                on_snapshot=lambda trainer: evaluate(trainer.seen, trainer.ema),
-                progress=after_step,
-                warn=warn,
-            )
+            for seen, denoiser in self.training_snapshots(
+                device=device, progress=lambda done, total, note="": report(done), warn=warn
+            ):
+                evaluate(seen, seen, denoiser)
         else:
             self.write_config()
-        trained[0] = self.points[-1]
         for seen in self.points:
-            evaluate(seen)
-        self.measure_null(device=place, warn=warn)
+            evaluate(seen, self.points[-1])
+        self.measure_null(device=device, warn=warn)
 
     def evaluate(
         self,

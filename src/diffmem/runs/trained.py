@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,8 +25,9 @@ from diffmem.models.config import ModelConfig
 from diffmem.models.denoiser import Denoiser
 from diffmem.optimum.optimum import Optimum
 from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.runs.run_folder import CONFIG_FILE, RunFolder
 from diffmem.settings import config_hash
-from diffmem.training import Trainer, TrainingConfig, train
+from diffmem.training import Trainer, TrainingConfig, training_snapshots
 from diffmem.training.loop import snapshot_path
 from diffmem.training.schedule import evaluation_images
 
@@ -47,7 +48,7 @@ class TrainedRun:
         training: The procedure T.
         seed: Seed of weights, order and noise.
         store: Folder in which runs lie.
-        place: The run's own folder, if it is not the one in the store that is named by its configuration.
+        own_folder: The run's folder, if it is not the one in the store that is named by its configuration.
     """
 
     training_set: ImageSet
@@ -56,7 +57,7 @@ class TrainedRun:
     training: TrainingConfig
     seed: int
     store: Path
-    place: Path | None = None
+    own_folder: Path | None = None
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -82,7 +83,7 @@ class TrainedRun:
     @property
     def folder(self) -> Path:
         """Where the run lies."""
-        return self.store / self.run_id if self.place is None else self.place
+        return self.own_folder or self.store / self.run_id
 
     @cached_property
     def points(self) -> list[int]:
@@ -108,9 +109,12 @@ class TrainedRun:
 
     def write_config(self) -> None:
         """Write what the run is into its folder; where it was trained for longer already, that is kept."""
-        path = self.folder / "config.yaml"
-        if world().is_main and _epochs_of(path) <= self.training.epochs:
-            write_text(path, yaml.safe_dump(self.config, sort_keys=False))
+        if not world().is_main:
+            return
+        with suppress(UserError):  # there is none, or it is damaged
+            if RunFolder(self.folder).config.training.epochs > self.training.epochs:
+                return
+        write_text(self.folder / CONFIG_FILE, yaml.safe_dump(self.config, sort_keys=False))
 
     @property
     def _time_path(self) -> Path:
@@ -120,17 +124,28 @@ class TrainedRun:
         self,
         *,
         device: torch.device | str = "cpu",
-        on_snapshot: Callable[[Trainer], object] = lambda trainer: None,
         progress: Progress = NO_PROGRESS,
         warn: Callable[[str], None] = print,
     ) -> Path:
-        """Train, unless all snapshots are there; return the last snapshot.
+        """Train, unless all snapshots are there, and return the last snapshot; see `training_snapshots`."""
+        for _ in self.training_snapshots(device=device, progress=progress, warn=warn):
+            pass
+        return snapshot_path(self.folder, self.points[-1])
+
+    def training_snapshots(
+        self,
+        *,
+        device: torch.device | str = "cpu",
+        progress: Progress = NO_PROGRESS,
+        warn: Callable[[str], None] = print,
+    ) -> Iterator[tuple[int, Denoiser]]:
+        """Train, unless all snapshots are there, and yield the images seen and the averaged denoiser at each evaluation point.
+
+        Who leaves the loop ends the training there; a later call goes on from this point, which it yields again.
 
         Args:
             device: Where to train.
-            on_snapshot: Called at each evaluation point with the averaged denoiser in place; training ends there if it
-                returns True.
-            progress: Told the images seen.
+            progress: Reported the images seen.
             warn: Told of damaged files that are made anew.
 
         Raises:
@@ -143,34 +158,21 @@ class TrainedRun:
             whole = [self.is_whole_snapshot(seen, warn) for seen in self.points]
             return all(whole)  # only now: all are looked at, as damaged ones are removed
 
-        if not agreed(all_whole):
-            first = world().is_main
-            self.write_config()
-            shape, classes = self.training_set.shape, self.training_set.num_classes
-            denoiser = build_denoiser(self.model, shape, classes, self.seed)
-            images, labels = self.training_set.images, self.training_set.labels
-            trainer = Trainer(denoiser, images, labels, self.training, self.seed, device)
-            start, spent, elsewhere = time.monotonic(), self.training_seconds(), [0.0]
-
-            def at_snapshot(trainer: Trainer) -> bool:
-                begin = time.monotonic()
-                if first:
-                    seconds = spent + begin - start - elsewhere[0]
-                    write_json(self._time_path, {"training_seconds": seconds})
-                enough = on_snapshot(trainer)
-                elsewhere[0] += time.monotonic() - begin
-                return enough is True
-
-            train(
-                trainer,
-                self.model,
-                self.folder,
-                self.run_id,
-                on_snapshot=at_snapshot,
-                warn=warn,
-                progress=progress,
-            )
-        return snapshot_path(self.folder, self.points[-1])
+        if agreed(all_whole):
+            return
+        self.write_config()
+        images = self.training_set
+        denoiser = build_denoiser(self.model, images.shape, images.num_classes, self.seed)
+        trainer = Trainer(denoiser, images.images, images.labels, self.training, self.seed, device)
+        start = time.monotonic() - self.training_seconds()
+        for seen in training_snapshots(
+            trainer, self.model, self.folder, self.run_id, warn=warn, progress=progress
+        ):
+            now = time.monotonic()
+            if world().is_main:
+                write_json(self._time_path, {"training_seconds": now - start})
+            yield seen, trainer.ema
+            start += time.monotonic() - now  # spent elsewhere
 
     def denoiser(self, seen: int, device: torch.device | str = "cpu") -> Denoiser:
         """Return the model after so many images; under torchrun the first process reads it for all.
@@ -220,14 +222,6 @@ class TrainedRun:
             path.unlink()
             return False
         return True
-
-
-def _epochs_of(path: Path) -> float:
-    """Return the epochs in a run's configuration; 0 if it is missing or damaged."""
-    try:
-        return float(yaml.safe_load(path.read_text("utf-8"))["training"]["epochs"])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError):
-        return 0.0
 
 
 def agreed(check: Callable[[], bool]) -> bool:

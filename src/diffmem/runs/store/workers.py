@@ -18,9 +18,18 @@ from diffmem.files import write_json
 from diffmem.memorization.records import Record
 from diffmem.progress import NO_PROGRESS, Pace, Progress
 
-__all__ = ["Lease", "ProcessId", "Status", "is_gone", "read_status", "reported_status", "this_process"]
+__all__ = [
+    "STATUS_FILE",
+    "Lease",
+    "ProcessId",
+    "Status",
+    "is_gone",
+    "read_status",
+    "reported_status",
+    "this_process",
+]
 
-_STATUS_FILE = "status.json"
+STATUS_FILE = "status.json"
 _SECONDS_OF_SILENCE = 120.0
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -158,7 +167,7 @@ def reported_status(folder: Path, every: float = 1.0) -> Iterator[Progress]:
     if not world().is_main:
         yield NO_PROGRESS
         return
-    path, me, started = folder / _STATUS_FILE, this_process(), time.time()
+    path, me, started = folder / STATUS_FILE, this_process(), time.time()
     pace, written = Pace(), -every
 
     def report(done: float, total: float, note: str = "") -> None:
@@ -190,7 +199,7 @@ def read_status(folder: Path) -> Status | None:
         reported nothing for two minutes.
     """
     try:
-        status = Status.model_validate_json((folder / _STATUS_FILE).read_bytes())
+        status = Status.model_validate_json((folder / STATUS_FILE).read_bytes())
     except (OSError, ValidationError):
         return None
     process = ProcessId(status.host, status.process.place, status.pid, status.process.start)

@@ -40,7 +40,6 @@ from diffmem.studies.search.decisions import (
 )
 from diffmem.studies.search.parts import Parts, counts_of
 from diffmem.studies.search.records import PointRecord, SizeRecord
-from diffmem.training import Trainer
 from diffmem.training.loop import snapshot_path
 
 __all__ = ["SizeRun", "Terms", "work_on_size"]
@@ -142,21 +141,17 @@ class SizeRun(Run):
                 counts[index] = hits + int(terms.memorized(neighbours).sum()), total + turn.more
                 tell(seen)
 
-        def at_snapshot(trainer: Trainer) -> bool:
-            sample(self.points.index(trainer.seen), trainer.ema)
-            return not now().more
-
         while (turn := now()).more:
             reach = self.points[turn.point]
             if has_snapshot(reach):
                 sample(turn.point)
                 continue
-            self.fit(
-                device=device,
-                on_snapshot=at_snapshot,
-                progress=lambda done, total, note="": tell(done),
-                warn=warn,
-            )
+            for seen, denoiser in self.training_snapshots(
+                device=device, progress=lambda done, total, note="": tell(done), warn=warn
+            ):
+                sample(self.points.index(seen), denoiser)
+                if not now().more:
+                    break
             if now().more and not has_snapshot(reach):
                 raise DiffmemError(f"{self.folder}: the snapshot after {reach} images was not made.")
         self.measure_null(device=device, warn=warn)
