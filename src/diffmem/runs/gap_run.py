@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,6 @@ from diffmem.runs.opening import open_run, snapshots_of
 from diffmem.runs.run import Run
 from diffmem.sampling import SamplerConfig
 from diffmem.settings import config_hash
-from diffmem.training.loss import loss_weight
 
 __all__ = ["GapSettings", "heldout_of", "measure_gap", "stored_rmem"]
 
@@ -137,7 +135,7 @@ def _measured(
     denoiser = run.denoiser(seen, device)
     optimum = Optimum(images, conditional=conditional, device=device)
     gaussian = GaussianDenoiser.from_images(images, device=device)
-    weight = partial(loss_weight, denoiser.preconditioning) if isinstance(denoiser, Preconditioned) else None
+    weight = denoiser.preconditioning.loss_weight if isinstance(denoiser, Preconditioned) else None
     kinds: list[tuple[Kind, ImageSet | None, int]] = [("training", images, settings.samples)]
     if fresh is not None:
         fresh = _unseen(fresh, images)
