@@ -17,7 +17,7 @@ from store_builders import child, until, wait_for_ever
 import diffmem
 from diffmem import distributed
 from diffmem.errors import DiffmemError, UserError
-from diffmem.executors.pool import error_from_json, error_to_json
+from diffmem.executors.pool import Event, event_from_json, event_to_json
 from diffmem.folder_lock import BusyFolderError, locked_folder
 
 HOLD = """
@@ -141,7 +141,7 @@ def test_a_lock_that_cannot_be_made_is_told(tmp_path):
 
 
 def test_the_error_survives_the_way_from_a_worker():
-    error = error_from_json(error_to_json(BusyFolderError("text")))
+    error = event_from_json(event_to_json(Event("k", "failed", error=BusyFolderError("text")))).error
     assert (type(error), str(error)) == (BusyFolderError, "text")
 
 

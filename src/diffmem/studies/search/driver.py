@@ -75,7 +75,7 @@ def carry_out_search(
         with StopRequest() as stop, stop.at_once(), RunIndex(study.store, warn=warn) as index:
             driver = _Driver(study, index, device, clock, progress, warn)
             with open_pool(
-                study.recipe.executor, device=device, folder=study.folder, told=driver.told
+                study.recipe.executor, device=device, folder=study.folder, on_event=driver.told
             ) as pool:
                 driver.drive(pool)
     finally:
