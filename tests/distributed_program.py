@@ -76,6 +76,9 @@ def everything(folder):
     found["means"], found["weights_of_optimum"] = shares_of_an_optimum()
     assert here.gather("x" * here.rank) == ["x" * rank for rank in range(here.size)]
     assert here.broadcast(f"from {here.rank}") == "from 0"
+    computed: list[int] = []
+    assert here.from_main(lambda: computed.append(here.rank) or here.rank + 7) == 7
+    assert computed == [0][: here.is_main]  # what another process has on its disk does not count
     assert here.any(here.rank == here.size - 1)
     assert not here.any(False)
     if here.size > 1:

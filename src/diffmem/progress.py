@@ -99,7 +99,6 @@ def show_progress(title: str, every: float = 10.0) -> Iterator[Progress]:
     """Show the progress of one piece of work on standard error and yield the function to call.
 
     Args:
-        title: What is being done.
         every: Without a terminal, the least number of seconds between two lines.
     """
     pace = Pace()

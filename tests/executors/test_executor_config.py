@@ -7,8 +7,8 @@ import torch
 import yaml
 
 from diffmem.errors import UserError
-from diffmem.executors import open as open_module
 from diffmem.executors import local
+from diffmem.executors import open as open_module
 from diffmem.executors.config import ExecutorConfig, walltime_seconds
 from diffmem.executors.inline import InlinePool
 from diffmem.executors.local import LocalPool

@@ -148,7 +148,6 @@ def run_child(
     """Run a task in a process of its own, or in `task.processes` under torchrun, and return how it ended.
 
     Args:
-        task: What to do.
         report: Called with progress and warnings.
         asked: Whether the work should save and end; asked about ten times a second.
         environment: Variables to set in the child.
@@ -220,7 +219,6 @@ def _judge(key: str, reader: _Reader, code: int, errors: str, *, was_asked: bool
     """Return what the ends of the processes mean for the task: the cause, where one of them drew the others with it.
 
     Args:
-        key: The task's.
         reader: What the processes reported.
         code: How the process that was started here ended.
         errors: What was written to standard error.

@@ -38,7 +38,7 @@ def run_jobs(
         costs: Expected cost of each job, in any unit.
         workers: Number of processes; 1 runs them in this process.
         progress: Reported the cost done, of all cost.
-        warn: Told the jobs' warnings.
+        warn: Called with the jobs' warnings.
 
     Raises:
         DiffmemError: A job failed (the first failure, after the others were stopped), or its process died.

@@ -28,7 +28,6 @@ def open_pool(
     """Return the pool that a recipe asks for; use it as a context manager.
 
     Args:
-        config: The recipe's `executor`.
         device: Where tasks compute: 'cpu' or 'cuda'.
         folder: Of the study; clusters keep their scripts and logs in it, and need it on a common disk.
         threads: local: threads of each process; the cores divided by the processes if not given.

@@ -46,7 +46,6 @@ def open_parsl(config: ExecutorConfig, folder: Path) -> ParslPool:
     """Return the pool of a recipe's executor of a kind that needs Parsl.
 
     Args:
-        config: The recipe's `executor`.
         folder: Of the study; on a disk that it shares with the workers.
 
     Raises:
@@ -82,7 +81,6 @@ class ParslPool(Pool):
     """A pool of the workers of a Parsl configuration, which is started here and ended by `stop`.
 
     Args:
-        config: The configuration.
         folder: For the pool's files; workers see it under the same path.
         seconds_to_save: How long before a job's time limit (DIFFMEM_ENDS on the worker) its tasks are asked to save and end.
         gpus: GPUs of each machine, to be divided among its workers; None leaves that to the configuration.
@@ -191,7 +189,6 @@ def _started(config: Config, log: Path) -> Iterator[DataFlowKernel]:
     """Start Parsl, and end it with its workers.
 
     Args:
-        config: Its configuration.
         log: Where its warnings go.
     """
     before = os.environ.get("PATH", "")

@@ -169,7 +169,6 @@ def outcome(
     """Run a task and return its end; an interrupt passes through.
 
     Args:
-        key: The task's.
         run: `run(progress, warn)`.
         report: Called with what it reports meanwhile.
     """

@@ -55,12 +55,7 @@ def progress_file(folder: Path, number: int) -> Path:
 
 
 def run_remotely(task: Mapping[str, Any], assignment: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a task on the machine of a worker and return how it ended, as JSON, with the warnings.
-
-    Args:
-        task: The fields of a `Task`.
-        assignment: The fields of an `Assignment`.
-    """
+    """Run a task on the machine of a worker and return how it ended, as JSON, with the warnings."""
     warnings: list[str] = []
     end = _run(Task(**task), Assignment(**assignment), warnings)
     return {"end": event_to_json(end), "warnings": warnings}

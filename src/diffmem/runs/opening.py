@@ -28,11 +28,10 @@ def open_run(
     """Open a run made by `diffmem train` or a study, wherever its folder lies now.
 
     Args:
-        folder: The run's folder.
         train: Its training images, any source that `open_images` reads. If none, they are looked for where `remember_data`
             says and in the store of the study that the folder belongs to.
         heldout: Images for the null rate, or none.
-        progress: Told of images being read.
+        progress: Reported of images being read.
 
     Raises:
         UserError: The folder is no run's, or the training images are missing or not those of the run.

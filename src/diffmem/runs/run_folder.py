@@ -37,11 +37,7 @@ class RunConfig(BaseModel):
 
 
 class RunFolder:
-    """The folder of a run, wherever it lies; what is there is read when it is asked for.
-
-    Args:
-        path: The folder.
-    """
+    """The folder of a run, wherever it lies; what is there is read when it is asked for."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

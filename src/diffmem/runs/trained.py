@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from diffmem.data import ImageSet, duplicate_groups
 from diffmem.distributed import world
-from diffmem.errors import DiffmemError, UserError
-from diffmem.files import read_number, write_json, write_text
+from diffmem.errors import UserError
+from diffmem.files import is_whole, read_number, write_json, write_text
 from diffmem.folder_lock import locked_folder
 from diffmem.models import build_denoiser, load_denoiser
 from diffmem.models.config import ModelConfig
@@ -31,7 +31,7 @@ from diffmem.training import Trainer, TrainingConfig, training_snapshots
 from diffmem.training.loop import snapshot_path
 from diffmem.training.schedule import evaluation_images
 
-__all__ = ["TrainedRun", "agreed"]
+__all__ = ["TrainedRun"]
 
 _FORMAT = 2  # part of every run's hash: raised when the same configuration comes to mean another computation
 _SECONDS_TO_WAIT = 30.0
@@ -144,9 +144,8 @@ class TrainedRun:
         Who leaves the loop ends the training there; a later call goes on from this point, which it yields again.
 
         Args:
-            device: Where to train.
             progress: Reported the images seen.
-            warn: Told of damaged files that are made anew.
+            warn: Warned of damaged files that are made anew.
 
         Raises:
             DiffmemError: Training diverged or a file cannot be written.
@@ -158,7 +157,7 @@ class TrainedRun:
             whole = [self.is_whole_snapshot(seen, warn) for seen in self.points]
             return all(whole)  # only now: all are looked at, as damaged ones are removed
 
-        if agreed(all_whole):
+        if world().from_main(all_whole):
             return
         self.write_config()
         images = self.training_set
@@ -182,12 +181,7 @@ class TrainedRun:
         """
         if not self.model.is_trained:
             return Optimum(self.training_set, conditional=self.training_set.labels is not None, device=device)
-        here = world()
-        read = load_denoiser(snapshot_path(self.folder, seen))[0] if here.is_main else None
-        shared = here.broadcast(read)
-        if shared is None:  # what the first process shares is never none
-            raise DiffmemError(f"The snapshot {snapshot_path(self.folder, seen)} was not shared.")
-        return shared.to(device)
+        return world().from_main(lambda: load_denoiser(snapshot_path(self.folder, seen))[0]).to(device)
 
     def training_seconds(self) -> float:
         """Time spent on training so far."""
@@ -206,25 +200,14 @@ class TrainedRun:
             )
 
     def is_whole_snapshot(self, seen: int, warn: Callable[[str], None]) -> bool:
-        """Whether a snapshot is there and can be read; a damaged one is told and removed.
+        """Whether a snapshot is there and can be read; a damaged one is removed, and `warn` told.
 
         Args:
             seen: Images seen at the snapshot.
-            warn: Told of a damaged one, which is to be made anew.
+            warn: Warned of a damaged one, which is to be made anew.
         """
         path = snapshot_path(self.folder, seen)
-        if not path.exists():
-            return False
-        try:
-            load_denoiser(path)
-        except DiffmemError as error:
-            warn(f"{error} It is made anew.")
-            path.unlink()
-            return False
-        return True
-
-
-def agreed(check: Callable[[], bool]) -> bool:
-    """Ask the first process, whose disk decides, and return its answer in every process."""
-    here = world()
-    return here.broadcast(check() if here.is_main else False)
+        whole = is_whole(path, lambda: load_denoiser(path), warn)
+        if not whole:
+            path.unlink(missing_ok=True)
+        return whole

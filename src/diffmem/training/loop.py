@@ -113,7 +113,7 @@ def training_snapshots(
         folder: The run's folder; that of the first process is used.
         tag: Identity of the run; a state with another tag is not used.
         progress: Reported the images seen, of all images.
-        warn: Told of a damaged state that is not used.
+        warn: Warned of a damaged state that is not used.
 
     Raises:
         DiffmemError: The loss or a weight became NaN or infinite, a file cannot be written, another process ended, or the
@@ -122,7 +122,7 @@ def training_snapshots(
     """
     config, size, here = trainer.config, trainer.size, world()
     points = evaluation_images(config, size)
-    state = here.broadcast(_read_state(folder, tag, points, warn) if here.is_main else None)
+    state = here.from_main(lambda: _read_state(folder, tag, points, warn))
     if state is not None:
         trainer.load_state(state)
         del state  # as large as the trainer

@@ -96,7 +96,6 @@ class Trainer:
         denoiser: The network to train, moved to the device; trained in place.
         images: Training images, uint8 (N, C, H, W).
         labels: Classes, int64 (N,), or none for an unconditional denoiser.
-        config: The procedure T.
         seed: Seed of the data order, noise and dropout.
         device: Where to train. The whole set is held there.
 

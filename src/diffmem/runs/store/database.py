@@ -31,7 +31,7 @@ class Database:
         path: The file; its folder is made if missing.
         schema: Statements that make the tables.
         version: Number of this schema, from 1.
-        warn: Told of a database that was made anew.
+        warn: Warned of a database that was made anew.
 
     Attributes:
         is_new: Whether another file is there than before, or none was; its user sets it to false.

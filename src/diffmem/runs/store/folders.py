@@ -78,10 +78,9 @@ def read_entries(
     A folder that is no run yet (it holds no configuration and no snapshots) is passed over.
 
     Args:
-        store: The store.
         names: Names of folders among its runs.
-        warn: Told of folders that do not describe a run; they are left out.
-        progress: Told the folders read: every file is looked at for its size, which takes a while on a network.
+        warn: Warned of folders that do not describe a run; they are left out.
+        progress: Reported the folders read: every file is looked at for its size, which takes a while on a network.
     """
     entries, wanted = [], list(names)
     for done, name in enumerate(wanted):
@@ -99,9 +98,6 @@ def read_entry(folder: Path) -> RunEntry:
     """Read what is known of a run from its folder: its configuration, and the names, sizes and times of its files.
 
     Snapshots are not opened: whether they are whole is found when they are used.
-
-    Args:
-        folder: The run's folder.
 
     Raises:
         UserError: The folder does not describe a run.

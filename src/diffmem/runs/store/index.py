@@ -54,7 +54,7 @@ class RunIndex:
         store: The store; its runs lie in `runs/`.
         seconds_to_expire: Age of a heartbeat at which its owner counts as dead; `beat` several times as often. The same for
             all who use a store.
-        warn: Told of what was set aside, taken over or left out.
+        warn: Warned of what was set aside, taken over or left out.
         progress: Reported the folders read while opening.
 
     Raises:
@@ -246,8 +246,7 @@ def read_index(store: Path, warn: Callable[[str], None] = print) -> tuple[list[R
     Runs that the index does not know, or all if it cannot be read, are read from the folders; leases are then not known.
 
     Args:
-        store: The store.
-        warn: Told of an index that cannot be read, and of folders that are left out.
+        warn: Warned of an index that cannot be read, and of folders that are left out.
 
     Raises:
         UserError: The index was made by a newer version.

@@ -161,7 +161,6 @@ def reported_status(folder: Path, every: float = 1.0) -> Iterator[Progress]:
     """Yield a `Progress` that keeps the status of a run's folder while the block runs; under torchrun the first process alone writes.
 
     Args:
-        folder: The run's folder.
         every: Least number of seconds between two writes.
     """
     if not world().is_main:

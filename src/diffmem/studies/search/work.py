@@ -26,7 +26,6 @@ from diffmem.runs.recipe import StudyRecipe
 from diffmem.runs.run import Run
 from diffmem.runs.store.repairs import note_repair, repairs
 from diffmem.runs.store.workers import reported_status
-from diffmem.runs.trained import agreed
 from diffmem.sampling import SamplerConfig
 from diffmem.settings import config_hash
 from diffmem.studies.search.choice import Outcome, outcome_of
@@ -116,13 +115,13 @@ class SizeRun(Run):
             KeyboardInterrupt: A stop was requested; the state is saved.
         """
         self.check_distinct()
-        counts, parts = self._shared_counts(terms, warn), self.parts(terms.sampling)
+        counts, parts = world().from_main(lambda: self.counts(terms, warn)), self.parts(terms.sampling)
 
         def now() -> Stand:
             return self.stand(terms, counts)
 
         def has_snapshot(seen: int) -> bool:
-            return agreed(lambda: self.is_whole_snapshot(seen, warn))
+            return world().from_main(lambda: self.is_whole_snapshot(seen, warn))
 
         def tell(seen: float) -> None:
             best = max((one for one in counts if one[1]), key=lambda one: one[0] / one[1], default=None)
@@ -155,14 +154,6 @@ class SizeRun(Run):
             if now().more and not has_snapshot(reach):
                 raise DiffmemError(f"{self.folder}: the snapshot after {reach} images was not made.")
         self.measure_null(device=device, warn=warn)
-
-    def _shared_counts(self, terms: Terms, warn: Callable[[str], None]) -> list[Counts]:
-        """Return the counts that the first process reads, in every process."""
-        here = world()
-        counts = here.broadcast(self.counts(terms, warn) if here.is_main else None)
-        if counts is None:  # what the first process shares is never none
-            raise DiffmemError(f"The counts of {self.folder} were not shared.")
-        return list(counts)
 
     def outcome(self, terms: Terms) -> Outcome | None:
         """Return what this training says; none while it is not final, or the null is missing or damaged."""
