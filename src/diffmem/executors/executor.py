@@ -42,7 +42,7 @@ def run_jobs(
 
     Raises:
         DiffmemError: A job failed (the first failure, after the others were stopped), or its process died.
-        KeyboardInterrupt: A stop was requested; all jobs were told and given time to save.
+        KeyboardInterrupt: A stop was requested; all jobs were asked to end and given time to save.
     """
     order = sorted(range(len(jobs)), key=lambda i: -costs[i])
     done = [0.0] * len(jobs)

@@ -149,7 +149,7 @@ class Pool(Protocol):
         ...
 
     def poll(self, seconds: float) -> list[Event]:
-        """Return what happened since the last call; waits at most so many seconds for something to tell."""
+        """Return what happened since the last call; waits at most so many seconds for an event."""
         ...
 
     def stop(self) -> None:

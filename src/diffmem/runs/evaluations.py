@@ -186,7 +186,7 @@ class EvaluationStore:
             raise DiffmemError(f"{path} is damaged ({error}); it was not used.") from error
 
     def is_whole(self, seen: int, warn: Callable[[str], None], *, images: bool = False) -> bool:
-        """Whether an evaluation can be used; what is damaged is told.
+        """Whether an evaluation can be used.
 
         Args:
             seen: Images seen at the snapshot.

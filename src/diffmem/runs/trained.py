@@ -200,7 +200,7 @@ class TrainedRun:
             )
 
     def is_whole_snapshot(self, seen: int, warn: Callable[[str], None]) -> bool:
-        """Whether a snapshot is there and can be read; a damaged one is removed, and `warn` told.
+        """Whether a snapshot is there and can be read; a damaged one is removed, with a warning.
 
         Args:
             seen: Images seen at the snapshot.

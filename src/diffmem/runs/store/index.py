@@ -45,8 +45,8 @@ _SECONDS_TO_EXPIRE = 60.0
 class RunIndex:
     """The index of a store; a context manager that closes it. For one thread of one process.
 
-    Opening makes the index where it is missing; one that is damaged is set aside, which is told, and made anew, also when that
-    is found later. Runs in the folders that the index does not know are read, and runs whose folders were removed are
+    Opening makes the index where it is missing; one that is damaged is set aside, with a warning, and made anew, also when
+    that is found later. Runs in the folders that the index does not know are read, and runs whose folders were removed are
     forgotten; reading a folder looks at the size of each file, so that the first opening of a large old store on a network
     takes a while.
 
@@ -93,11 +93,11 @@ class RunIndex:
 
         Args:
             run_id: The run; its folder may be missing.
-            study: What it is wanted for, told to others who want it.
+            study: What it is wanted for, for others who want it.
 
         Returns:
-            Whether it is ours, now or already; false if another live owner has it. A dead owner's is taken over, which is
-            told.
+            Whether it is ours, now or already; false if another live owner has it. A dead owner's is taken over, with
+            a warning.
 
         Raises:
             DiffmemError: The index cannot be written.
@@ -132,7 +132,7 @@ class RunIndex:
         """Renew all our leases.
 
         Returns:
-            The runs that were lost meanwhile, taken over by others; work on them should stop. Each is told once.
+            The runs that were lost meanwhile, taken over by others; work on them should stop. Each is returned once.
 
         Raises:
             DiffmemError: The index cannot be written.

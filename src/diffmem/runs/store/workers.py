@@ -142,7 +142,7 @@ class Status(Record):
         started: When it began, seconds since 1970.
         updated: When it last reported, seconds since 1970.
         seconds_left: How long the rest takes at the pace so far; none before there is one.
-        process: What else tells it from other processes (see `ProcessId`).
+        process: What else distinguishes it from other processes (see `ProcessId`).
     """
 
     done: FiniteFloat
