@@ -102,7 +102,7 @@ def test_without_torchrun_there_is_one_process_that_agrees_with_itself():
         assert here.is_main
         assert here.any(True)
         assert not here.any(False)
-        assert here.broadcast("word") == "word"
+        assert here.broadcast("word") == here.from_main(lambda: "word") == "word"
         assert here.gather("word") == ["word"]
         here.wait()
         tensor = torch.tensor([1.0, 2.0])

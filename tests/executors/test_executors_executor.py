@@ -87,7 +87,7 @@ def test_no_jobs_are_no_work():
     ("ending", "kind", "words"),
     [
         (".error", UserError, "bad value 7"),
-        (".bug", DiffmemError, "ended unexpectedly .exit code 1"),
+        (".bug", DiffmemError, "ended unexpectedly: ValueError: a bug"),
         (".exit", DiffmemError, "ended unexpectedly .exit code 9"),
         (".kill", DiffmemError, "ended unexpectedly .exit code -9"),
     ],

@@ -17,7 +17,6 @@ from diffmem.optimum.gap_records import GapCurve, Kind, RunGap
 from diffmem.optimum.gaussian import GaussianDenoiser
 from diffmem.optimum.optimum import Optimum
 from diffmem.sampling import SamplerConfig, generate, noise_levels
-from diffmem.training.loss import loss_weight
 
 SHAPE = (1, 3, 3)
 SIGMAS = [0.05, 0.5, 1.0, 2.0, 20.0]
@@ -179,7 +178,7 @@ OPTIMUM_OF_OTHERS = Optimum(image_set(12, labels=np.arange(12) // 4), conditiona
 
 def test_the_weight_is_that_of_the_training_loss():
     found = gap_errors(GAUSSIAN, OPTIMUM, GAUSSIAN, IMAGES, sigmas=[0.5, 1.0], samples=4)
-    curve = curve_of("training", found, lambda sigma: loss_weight(EDM(), sigma))
+    curve = curve_of("training", found, EDM().loss_weight)
     assert [point.weight for point in curve.points] == pytest.approx(
         [(0.5**2 + 0.25) / 0.0625, (1 + 0.25) / 0.25]
     )

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_builders import MODEL, SHORT, results, snapshots, tensors, trainer
+from training_builders import MODEL, SHORT, results, snapshots, tensors, train, trainer
 
 import diffmem
 from diffmem.errors import DiffmemError, UserError
 from diffmem.models.weights import load_denoiser, write_tensors
-from diffmem.training import EmaConfig, EvaluationConfig, loop, train
+from diffmem.training import EmaConfig, EvaluationConfig, loop
 from diffmem.training.loop import STATE_FILE, snapshot_path
 from diffmem.training.schedule import evaluation_images, learning_rate
 
@@ -156,11 +156,11 @@ def test_an_error_in_a_measurement_loses_no_training(tmp_path, undisturbed):
 CHILD = """
 import sys
 from pathlib import Path
-from training_builders import MODEL, trainer
+from training_builders import MODEL, train, trainer
 from diffmem.training import loop
 loop._SECONDS_BETWEEN_STATES = 0.0  # a state after each step, so that the end may fall into the writing of one
 told = lambda current: print("measured", current.seen, flush=True)
-loop.train(trainer(), MODEL, Path(sys.argv[1]), "tag", on_snapshot=told, progress=lambda *_: __import__("time").sleep(0.02))
+train(trainer(), MODEL, Path(sys.argv[1]), "tag", on_snapshot=told, progress=lambda *_: __import__("time").sleep(0.02))
 """
 
 

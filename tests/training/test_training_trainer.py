@@ -14,7 +14,7 @@ from diffmem.distributed import World
 from diffmem.errors import DiffmemError, UserError
 from diffmem.training import EmaConfig, Trainer, TrainingConfig
 from diffmem.training import trainer as trainer_module
-from diffmem.training.loss import denoising_loss, draw_noise_levels
+from diffmem.training.loss import denoising_loss
 from diffmem.training.randomness import DataOrder, stream_seed
 from diffmem.training.schedule import ema_beta, learning_rate
 from diffmem.training.trainer import arithmetic
@@ -57,7 +57,7 @@ def test_ten_steps_are_those_of_an_ordinary_training_written_out(optimizer, prec
         noise = torch.randn((4, *SHAPE), generator=generator)
         chosen = order.batch(seen, 4)
         images, labels = torch.from_numpy(IMAGES)[chosen] / 127.5 - 1, torch.from_numpy(LABELS)[chosen]
-        sigma = draw_noise_levels(theirs.preconditioning, uniform, normal)
+        sigma = theirs.preconditioning.noise_levels(uniform, normal)
         chosen_optimizer.zero_grad()
         denoising_loss(theirs, theirs.preconditioning, images, sigma, noise, labels).backward()
         for group in chosen_optimizer.param_groups:

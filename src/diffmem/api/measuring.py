@@ -20,9 +20,9 @@ from diffmem.memorization.features import open_features
 from diffmem.progress import part_of, show_progress
 from diffmem.reports.figures import save_figure
 from diffmem.reports.gallery import gallery_figure
+from diffmem.runs.opening import open_run, remember_data, snapshots_of
 from diffmem.runs.recipe import MeasureConfig
 from diffmem.runs.records import RunRecord
-from diffmem.runs.run_folder import open_run, remember_data, snapshots_of
 from diffmem.sampling import SamplerConfig
 from diffmem.text import html_table
 

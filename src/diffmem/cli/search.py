@@ -151,7 +151,7 @@ def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
 
 
 def _live(study: SearchStudy) -> Mapping[str, Mapping[str, object]]:
-    from diffmem.runs.store.status import read_status
+    from diffmem.runs.store.workers import read_status
     from diffmem.studies.search.levels import Item
 
     live: dict[str, Mapping[str, object]] = {}

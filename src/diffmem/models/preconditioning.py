@@ -23,7 +23,7 @@ __all__ = ["EDM", "VE", "VP", "Preconditioned", "Preconditioning"]
 
 
 class Preconditioning(ABC):
-    """The four coefficients as functions of sigma, and the range of sigma they are meant for.
+    """The four coefficients as functions of sigma, the range of sigma they are meant for, and how it is trained on.
 
     Attributes:
         name: 'vp', 've' or 'edm'.
@@ -38,6 +38,23 @@ class Preconditioning(ABC):
     @abstractmethod
     def coefficients(self, sigma: Tensor) -> tuple[Tensor | float, Tensor, Tensor | float, Tensor]:
         """Return c_skip, c_out, c_in and c_noise for a float32 tensor of noise levels."""
+
+    @abstractmethod
+    def noise_levels(
+        self, uniform: Tensor, normal: Tensor, p_mean: float = -1.2, p_std: float = 1.2
+    ) -> Tensor:
+        """Turn random numbers into training noise levels.
+
+        Args:
+            uniform: Uniform on [0, 1), float (B,); used by VP and VE.
+            normal: Standard normal, float (B,); used by EDM.
+            p_mean: Mean of ln(sigma) for EDM.
+            p_std: Standard deviation of ln(sigma) for EDM.
+        """
+
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        """Return lambda(sigma), the weight of squared errors in the loss (Karras et al. 2022, Table 1): here 1 / sigma^2."""
+        return 1 / sigma**2
 
 
 @dataclass(frozen=True)
@@ -85,6 +102,12 @@ class VP(Preconditioning):
         """c_skip = 1, c_out = -sigma, c_in = 1 / sqrt(sigma^2 + 1), c_noise = (M - 1) t(sigma)."""
         return 1.0, -sigma, 1 / (sigma**2 + 1).sqrt(), (self.steps - 1) * self.time(sigma)
 
+    def noise_levels(
+        self, uniform: Tensor, normal: Tensor, p_mean: float = -1.2, p_std: float = 1.2
+    ) -> Tensor:
+        """Return sigma(t) at t uniform on [epsilon_t, 1]."""
+        return self.sigma_of(1 + uniform * (self.epsilon_t - 1))
+
 
 @dataclass(frozen=True)
 class VE(Preconditioning):
@@ -97,6 +120,13 @@ class VE(Preconditioning):
     def coefficients(self, sigma: Tensor) -> tuple[Tensor | float, Tensor, Tensor | float, Tensor]:
         """c_skip = 1, c_out = sigma, c_in = 1, c_noise = log(sigma / 2)."""
         return 1.0, sigma, 1.0, (0.5 * sigma).log()
+
+    def noise_levels(
+        self, uniform: Tensor, normal: Tensor, p_mean: float = -1.2, p_std: float = 1.2
+    ) -> Tensor:
+        """Return levels that are log-uniform on [sigma_min, sigma_max]."""
+        span = torch.tensor(self.sigma_max / self.sigma_min, device=uniform.device)
+        return self.sigma_min * span.pow(uniform)
 
 
 @dataclass(frozen=True)
@@ -120,6 +150,16 @@ class EDM(Preconditioning):
             1 / total.sqrt(),
             sigma.log() / 4,
         )
+
+    def noise_levels(
+        self, uniform: Tensor, normal: Tensor, p_mean: float = -1.2, p_std: float = 1.2
+    ) -> Tensor:
+        """Return log-normal levels."""
+        return (normal * p_std + p_mean).exp()
+
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        """Return (sigma^2 + s^2) / (sigma s)^2 with s = sigma_data."""
+        return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
 
 
 class Preconditioned(nn.Module):

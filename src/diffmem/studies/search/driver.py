@@ -15,11 +15,11 @@ from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
 from diffmem.executors.open import open_pool
 from diffmem.executors.pool import Event, Pool, Task
+from diffmem.folder_lock import BusyFolderError
 from diffmem.interrupt import StopRequest
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.store.folders import read_entry
 from diffmem.runs.store.index import RunIndex
-from diffmem.runs.store.lock import BusyRunError
 from diffmem.studies.search.choice import Outcome
 from diffmem.studies.search.levels import Item, Search, follow
 from diffmem.studies.search.study import SearchStudy
@@ -75,7 +75,7 @@ def carry_out_search(
         with StopRequest() as stop, stop.at_once(), RunIndex(study.store, warn=warn) as index:
             driver = _Driver(study, index, device, clock, progress, warn)
             with open_pool(
-                study.recipe.executor, device=device, folder=study.folder, told=driver.told
+                study.recipe.executor, device=device, folder=study.folder, on_event=driver.told
             ) as pool:
                 driver.drive(pool)
     finally:
@@ -170,7 +170,7 @@ class _Driver:
             self._tell()
         elif event.kind == "warning":
             self._warn(f"{item.level}, N = {item.size:,}: {event.text}")
-        elif event.kind == "failed" and not isinstance(event.error, BusyRunError):
+        elif event.kind == "failed" and not isinstance(event.error, BusyFolderError):
             raise event.error or DiffmemError(event.text)
         else:
             del self._active[event.key]

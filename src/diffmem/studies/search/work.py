@@ -24,10 +24,8 @@ from diffmem.runs.evaluations import judged
 from diffmem.runs.null import read_null
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.runs.run import Run
-from diffmem.runs.store.lock import RunLock
-from diffmem.runs.store.repairs import incidents, note_incident
-from diffmem.runs.store.status import StatusFile
-from diffmem.runs.trained import agreed
+from diffmem.runs.store.repairs import note_repair, repairs
+from diffmem.runs.store.workers import reported_status
 from diffmem.sampling import SamplerConfig
 from diffmem.settings import config_hash
 from diffmem.studies.search.choice import Outcome, outcome_of
@@ -41,7 +39,6 @@ from diffmem.studies.search.decisions import (
 )
 from diffmem.studies.search.parts import Parts, counts_of
 from diffmem.studies.search.records import PointRecord, SizeRecord
-from diffmem.training import Trainer
 from diffmem.training.loop import snapshot_path
 
 __all__ = ["SizeRun", "Terms", "work_on_size"]
@@ -118,13 +115,13 @@ class SizeRun(Run):
             KeyboardInterrupt: A stop was requested; the state is saved.
         """
         self.check_distinct()
-        counts, parts = self._shared_counts(terms, warn), self.parts(terms.sampling)
+        counts, parts = world().from_main(lambda: self.counts(terms, warn)), self.parts(terms.sampling)
 
         def now() -> Stand:
             return self.stand(terms, counts)
 
         def has_snapshot(seen: int) -> bool:
-            return agreed(lambda: self.is_whole_snapshot(seen, warn))
+            return world().from_main(lambda: self.is_whole_snapshot(seen, warn))
 
         def tell(seen: float) -> None:
             best = max((one for one in counts if one[1]), key=lambda one: one[0] / one[1], default=None)
@@ -143,32 +140,20 @@ class SizeRun(Run):
                 counts[index] = hits + int(terms.memorized(neighbours).sum()), total + turn.more
                 tell(seen)
 
-        def at_snapshot(trainer: Trainer) -> bool:
-            sample(self.points.index(trainer.seen), trainer.ema)
-            return not now().more
-
         while (turn := now()).more:
             reach = self.points[turn.point]
             if has_snapshot(reach):
                 sample(turn.point)
                 continue
-            self.fit(
-                device=device,
-                on_snapshot=at_snapshot,
-                progress=lambda done, total, note="": tell(done),
-                warn=warn,
-            )
+            for seen, denoiser in self.training_snapshots(
+                device=device, progress=lambda done, total, note="": tell(done), warn=warn
+            ):
+                sample(self.points.index(seen), denoiser)
+                if not now().more:
+                    break
             if now().more and not has_snapshot(reach):
                 raise DiffmemError(f"{self.folder}: the snapshot after {reach} images was not made.")
         self.measure_null(device=device, warn=warn)
-
-    def _shared_counts(self, terms: Terms, warn: Callable[[str], None]) -> list[Counts]:
-        """Return the counts that the first process reads, in every process."""
-        here = world()
-        counts = here.broadcast(self.counts(terms, warn) if here.is_main else None)
-        if counts is None:  # what the first process shares is never none
-            raise DiffmemError(f"The counts of {self.folder} were not shared.")
-        return list(counts)
 
     def outcome(self, terms: Terms) -> Outcome | None:
         """Return what this training says; none while it is not final, or the null is missing or damaged."""
@@ -230,7 +215,7 @@ class SizeRun(Run):
             images_sampled=sum(total for _, total in counts),
             training_seconds=self.training_seconds(),
             sampling_seconds=sum(part.seconds for found in stored for part in found),
-            incidents=incidents(self.folder),
+            incidents=repairs(self.folder),
         )
 
     def _null_record(self, rule: RatioRule) -> Rate | None:
@@ -283,15 +268,14 @@ def work_on_size(content: dict[str, Any], progress: Progress, warn: Callable[[st
     terms = Terms(recipe.sampling, recipe.measure.threshold, StoppingRule(**content["rule"]), futility)
 
     def noted(text: str) -> None:
-        note_incident(run.folder, text)
+        note_repair(run.folder, text)
         warn(text)
 
-    with RunLock(run.folder), StatusFile(run.folder) as status:
+    with run.locked(), reported_status(run.folder) as report_status:
 
         def told(done: float, total: float, note: str = "") -> None:
-            status.tell(
-                done, total, "training" if done < total else "sampling"
-            )  # the table beside it has the rest
+            # The table beside it has the rest.
+            report_status(done, total, "training" if done < total else "sampling")
             progress(done, total, note)
 
         run.execute_until_decided(terms, device=content["device"], progress=told, warn=noted)
