@@ -43,9 +43,9 @@ def carry_out_search_study(
     from diffmem.cli.common import choose_device, warn
     from diffmem.distributed import world
     from diffmem.progress import show_progress
-    from diffmem.studies.search.driver import carry_out_search
+    from diffmem.studies.search.driver import run_search
     from diffmem.studies.search.recipe import load_search
-    from diffmem.studies.search.study import SearchStudy, place_of
+    from diffmem.studies.search.study import SearchStudy, store_of
 
     if processes is not None:
         settings = [*settings, f"executor={{kind: local, processes: {processes}}}"]
@@ -55,12 +55,12 @@ def carry_out_search_study(
     if recipe.executor.kind in ("inline", "local"):
         place = choose_device(device)
     with show_progress("Reading images") as progress:
-        study = SearchStudy(recipe, out, store or place_of(out), progress)
+        study = SearchStudy(recipe, out, store or store_of(out), progress)
     if plan:
         _plan(study, place)
         return
     with show_progress(recipe.title) as progress:
-        carry_out_search(study, device=place, progress=progress, warn=warn)
+        run_search(study, device=place, progress=progress, warn=warn)
     if world().is_main:
         report_search(study, place)
 
@@ -217,13 +217,12 @@ def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
 
 def _live(study: SearchStudy) -> Mapping[str, Mapping[str, object]]:
     from diffmem.runs.store.status import read_status
-    from diffmem.studies.search.levels import Item
 
     live: dict[str, Mapping[str, object]] = {}
-    for level, group in study.searches().items():
+    for group in study.searches().values():
         for search in group:
-            for size in search.found.waiting if search.found else ():
-                run = study.run(Item(level, search.seed, size))
+            for item in search.waiting:
+                run = study.run(item)
                 now = read_status(run.folder)
                 if now is not None:
                     live[run.run_id] = {

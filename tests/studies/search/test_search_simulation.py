@@ -9,7 +9,7 @@ from scipy.optimize import brentq
 from diffmem.sampling.config import image_cost
 from diffmem.studies.search.choice import SizeRule
 from diffmem.studies.search.cost import grid_of_equal_precision
-from diffmem.studies.search.decisions import FutilityRule
+from diffmem.studies.search.decisions import FutilityRule, StoppingRule
 from diffmem.studies.search.interval import emm_of_seed, emm_of_seeds
 from diffmem.studies.search.simulation import PROGRESS_OF_TRAINING, curve_through, search_level
 
@@ -29,24 +29,19 @@ def curve(name):
     return rate, min(points), max(points), brentq(lambda size: rate(size) - 0.9, min(points), max(points))
 
 
-def searched(name, seed, seeds=1, start=None, **settings):
+def searched(name, seed, seeds=1, start=None, futility=None, run_noise=0.0):
     """Search once on a published curve; return EMM, its truth, the cost, and the cost of a grid."""
     rate, smallest, largest, truth = curve(name)
     rng = np.random.default_rng(seed)
     start, found, units = start or smallest * 2 ** rng.uniform(), {}, 0.0
+
+    def stopping(size):
+        affordable = 0.5 * EPOCHS[-1] * size / image_cost(35)
+        return StoppingRule.of(0.9, 0.05 / 12, len(EPOCHS), 10_000, affordable, futility)
+
     for number in range(seeds):
         rule = SizeRule(smallest, largest, start=start)
-        replayed, trainings = search_level(
-            rate,
-            rule,
-            epochs=EPOCHS,
-            cap=10_000,
-            evaluations=35,
-            alpha=0.05 / 12,
-            share=0.5,
-            rng=rng,
-            **settings,
-        )
+        replayed, trainings = search_level(rate, rule, stopping, EPOCHS, rng, run_noise)
         found[number] = emm_of_seed(replayed, rule)
         start = (found[number].value or start) / rule.ratio**0.5
         units += sum(one.images_trained + one.images_sampled * image_cost(35) for one in trainings.values())

@@ -26,7 +26,7 @@ from diffmem.studies.search.study import SearchStudy
 from diffmem.studies.study import add_seconds
 from diffmem.training.loop import STATE_FILE
 
-__all__ = ["carry_out_search"]
+__all__ = ["run_search"]
 
 _WORK = "diffmem.studies.search.work:work_on_size"
 _SECONDS_BETWEEN_BEATS = 10.0
@@ -42,7 +42,7 @@ class _Losses:
     mark: object = None
 
 
-def carry_out_search(
+def run_search(
     study: SearchStudy,
     *,
     device: str = "cpu",
@@ -69,7 +69,7 @@ def carry_out_search(
             "A search starts its processes itself; start it without torchrun, and set executor.processes_per_run for"
             " several GPUs a training."
         )
-    study.write_place()
+    study.write_recipe()
     clock = _Clock(study)
     try:
         with StopRequest() as stop, stop.at_once(), RunIndex(study.store, warn=warn) as index:

@@ -29,27 +29,23 @@ def decision_log(
         if search.found is None:
             add("waits for the search that says where to begin.")
             continue
-        steps = search.found.steps
-        for number, (sizes, why) in enumerate(steps):
+        for number, (size, _) in enumerate(search.found.steps):
             if number == 0:
-                add(f"begins with N = {sizes[0]:,} ({_start_text(search)}).")
-            told = [records[search.level, search.seed, size] for size in sizes]
-            ends = [_told(record) for record in told if record.verdict != "unfinished"]
-            if number + 1 < len(steps):
-                following, why = steps[number + 1]
-                numbers = " and ".join(f"{size:,}" for size in following)
-                ends[-1:] = [f"{ends[-1]}; next {numbers}, {why}."]
-            elif ends and search.finished:
-                ends[-1] = f"{ends[-1]}; {_end_text(search)}."
-            for text in ends:
-                add(text if text.endswith(".") else f"{text}.")
-            going = [f"{record.size:,}" for record in told if record.verdict == "unfinished"]
-            if going:
-                add(f"N = {' and '.join(going)}: not decided yet.")
+                add(f"begins with N = {size:,} ({_start_text(search)}).")
+            record = records[search.level, search.seed, size]
+            if record.verdict == "unfinished":
+                add(f"N = {size:,}: not decided yet.")
+            elif number + 1 < len(search.found.steps):
+                following, why = search.found.steps[number + 1]
+                add(f"{_found_text(record)}; next {following:,}, {why}.")
+            elif search.finished:
+                add(f"{_found_text(record)}; {_end_text(search)}.")
+            else:
+                add(f"{_found_text(record)}.")
     return entries
 
 
-def _told(record: SizeRecord) -> str:
+def _found_text(record: SizeRecord) -> str:
     early = ""
     if record.stopped == "decided" and record.epochs_trained < record.epochs:
         early = f"; stopped at {record.epochs_trained / record.epochs:.0%} of the epochs"
