@@ -99,7 +99,7 @@ def _measure_samples(
     from diffmem.cli.common import choose_device
     from diffmem.data import open_images
     from diffmem.distributed import world
-    from diffmem.files import write_json
+    from diffmem.files import write_bytes, write_json
     from diffmem.memorization import RatioRule
     from diffmem.memorization import measure as measure_images
     from diffmem.progress import show_progress
@@ -127,20 +127,21 @@ def _measure_samples(
         found.neighbours.save(out.with_suffix(".neighbours.npz"))
         print(out)
     if gallery is not None:
-        from diffmem.reports.figures import save_figure
+        from diffmem.memorization.examples import Example
         from diffmem.reports.gallery import gallery_figure
+        from diffmem.reports.html import png_bytes
 
         worst = np.argsort(found.ratio, kind="stable")[:8]
         pairs = found.neighbours.indices[worst]
-        figure = gallery_figure(
+        shown = Example(
             "The samples of smallest ratio",
             made.images[worst],
             training.images[pairs[:, 0]],
             training.images[pairs[:, 1]],
-            found.ratio[worst].tolist(),
+            found.ratio[worst],
             threshold,
         )
-        save_figure(figure, gallery)
+        write_bytes(gallery, png_bytes(gallery_figure(shown)))
         print(gallery)
 
 

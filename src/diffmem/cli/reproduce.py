@@ -121,14 +121,16 @@ def _carry_out(planned: list[Reproduction], device: str, workers: int | None, pa
     from diffmem.distributed import world
     from diffmem.files import write_text
     from diffmem.paper.report.tables import experiment_table
-    from diffmem.paper.reproduce import carry_out
+    from diffmem.paper.reproduce import reproduce as run_experiment
     from diffmem.progress import show_progress
 
     results = []
     for one in planned:
         print(one.first_line)
         with show_progress(one.experiment.name) as progress:
-            result, studies = carry_out(one, device=device, workers=workers, progress=progress, warn=warn)
+            result, studies = run_experiment(
+                one, device=device, workers=workers, progress=progress, warn=warn
+            )
         if not world().is_main:
             continue
         for level, study in zip(one.levels, studies, strict=True):
@@ -150,13 +152,11 @@ def _file_name(level: str) -> str:
 
 def _write(one: Reproduction, result: ExperimentResult, studies: list[Study]) -> ReportPaths:
     from diffmem.paper.report.page import write_experiment
-    from diffmem.reports.gallery import example_gallery
 
     galleries = []
     for level, study in zip(result.levels[:_MOST_GALLERIES], studies, strict=False):
         run = max(level.study.runs, key=lambda run: run.peak.memorized.value)
-        title = f"{result.factor} {level.name}"
-        galleries.append(example_gallery(title, study.example(run.run_id), level.study.threshold))
+        galleries.append(study.example(run.run_id).titled(f"{result.factor} {level.name}"))
     return write_experiment(result, galleries, one.folder)
 
 

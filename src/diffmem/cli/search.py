@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from diffmem.text import bytes_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from diffmem.runs.store.status import Status
     from diffmem.studies.search.levels import Item
     from diffmem.studies.search.recipe import SearchRecipe
     from diffmem.studies.search.study import SearchStudy
@@ -144,7 +143,6 @@ def report_search(study: SearchStudy, device: str = "cpu") -> None:
     """Write the report of a search as it is now, and print its table."""
     from diffmem.cli.common import warn
     from diffmem.console import console
-    from diffmem.reports.gallery import example_gallery
     from diffmem.studies.search.levels import Item
     from diffmem.studies.search.report.page import write_search_report
     from diffmem.studies.search.report.tables import search_table
@@ -164,7 +162,7 @@ def report_search(study: SearchStudy, device: str = "cpu") -> None:
         if example is not None:
             seed = f", seed {item.seed}" if len(result.seeds) > 1 else ""
             title = f"{item.level}, N = {item.size:,}{seed}"
-            galleries.append(example_gallery(title, example, result.threshold))
+            galleries.append(example.titled(title))
     paths = write_search_report(result, galleries, study.folder)
     console().print(search_table(result))
     print(f"{paths.html}\n{paths.json}")
@@ -215,19 +213,17 @@ def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
             time.sleep(every)
 
 
-def _live(study: SearchStudy) -> Mapping[str, Mapping[str, object]]:
+def _live(study: SearchStudy) -> dict[str, Status]:
     from diffmem.runs.store.status import read_status
 
-    live: dict[str, Mapping[str, object]] = {}
+    live: dict[str, Status] = {}
     for group in study.searches().values():
         for search in group:
             for item in search.waiting:
                 run = study.run(item)
-                now = read_status(run.folder)
-                if now is not None:
-                    live[run.run_id] = {
-                        "note": now.note, "done": now.done, "total": now.total, "seconds_left": now.seconds_left,
-                    }  # fmt: skip
+                status = read_status(run.folder)
+                if status is not None:
+                    live[run.run_id] = status
     return live
 
 

@@ -124,9 +124,8 @@ def report(folder: Path) -> None:
 def _report(work: Study, device: str) -> None:
     from diffmem.console import console
     from diffmem.distributed import world
-    from diffmem.reports.gallery import example_gallery
+    from diffmem.studies.report.page import write_report
     from diffmem.studies.report.tables import terminal_table
-    from diffmem.studies.report.write import write_report
 
     result = work.result(device)
     if not world().is_main:
@@ -134,7 +133,7 @@ def _report(work: Study, device: str) -> None:
     by_rate = sorted(result.runs, key=lambda run: run.peak.memorized.value)
     galleries = []
     for run, words in ((by_rate[-1], "Most memorized"), (by_rate[0], "Least memorized")):
-        galleries.append(example_gallery(words, work.example(run.run_id), result.threshold))
+        galleries.append(work.example(run.run_id).titled(words))
         if len(result.runs) == 1:
             break
     paths = write_report(result, galleries, work.folder)

@@ -7,21 +7,16 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from diffmem.reports.style import readable_ticks
+from diffmem.reports.style import plain, readable_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["CHARACTER", "level_axis", "mask_of", "numbers_of", "plain"]
+__all__ = ["CHARACTER", "level_axis", "mask_of", "numbers_of"]
 
 
 CHARACTER = 0.068
 """Width of a letter of the small font, in inches; generous, so that labels do not touch."""
-
-
-def plain(text: str) -> str:
-    """Return text that matplotlib draws as it stands: a dollar sign begins a formula."""
-    return text.replace("$", r"\$")
 
 
 def level_axis(

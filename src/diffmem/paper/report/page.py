@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffmem.memorization.examples import Example
 from diffmem.paper.records import ExperimentResult
 from diffmem.paper.report.figure import experiment_figure, figure_text
 from diffmem.paper.report.match import experiment_runs, level_sizes
@@ -15,13 +16,11 @@ from diffmem.paper.report.text import (
     level_text,
     method_text,
     paper_heading,
-    seed_count,
     verdict_text,
 )
-from diffmem.reports.folder import ReportPaths, numbers_bytes, write_pages
-from diffmem.reports.gallery import Gallery
-from diffmem.reports.html import png_bytes, png_uri, render_page, svg_uri
-from diffmem.reports.text import line_text, threshold_text
+from diffmem.reports.folder import ReportPaths, gallery_pictures, write_pages
+from diffmem.reports.html import gallery_uris, png_bytes, render_page, svg_uri
+from diffmem.reports.text import shared_texts, target_text, threshold_text
 from diffmem.studies.report.text import emm_text, warnings_of
 
 if TYPE_CHECKING:
@@ -30,46 +29,43 @@ if TYPE_CHECKING:
 __all__ = ["experiment_warnings", "render_experiment", "write_experiment"]
 
 
-def write_experiment(result: ExperimentResult, galleries: Sequence[Gallery], folder: Path) -> ReportPaths:
+def write_experiment(result: ExperimentResult, examples: Sequence[Example], folder: Path) -> ReportPaths:
     """Write an experiment's folder: `report.html`, `figure.png` and `result.json`.
 
     The record comes last, after all else is whole (see `write_folder`). Without any evaluated run there is no figure.
 
     Args:
         result: The experiment; `ExperimentResult.model_validate_json` reads `result.json` back.
-        galleries: Shown in the given order, inside the page.
+        examples: Galleries, shown in the given order, inside the page.
         folder: Made if it is missing; files of an earlier report are replaced.
 
     Raises:
         DiffmemError: A file cannot be written, or the result holds a number that JSON cannot (NaN, infinity).
     """
-    numbers = numbers_bytes(result)
     figure = experiment_figure(result) if _drawable(result) else None
     pictures = {} if figure is None else {"figure.png": png_bytes(figure)}
-    return write_pages(folder, pictures, _page(result, galleries, figure), "result.json", numbers)
+    return write_pages(folder, pictures, _page(result, examples, figure), "result.json", result)
 
 
-def render_experiment(result: ExperimentResult, galleries: Sequence[Gallery] = ()) -> str:
+def render_experiment(result: ExperimentResult, examples: Sequence[Example] = ()) -> str:
     """Return an experiment as one self-contained HTML page; everything that comes from the result is escaped.
 
     Args:
         result: The experiment; without runs the page says so and has no figure.
-        galleries: Shown in the given order.
+        examples: Galleries, shown in the given order.
     """
-    return _page(result, galleries, experiment_figure(result) if _drawable(result) else None)
+    return _page(result, examples, experiment_figure(result) if _drawable(result) else None)
 
 
 def experiment_warnings(result: ExperimentResult) -> list[str]:
     """Return what to know before using the numbers, of all levels, each once; a level is named where they differ."""
-    found: dict[str, list[str]] = {}
-    for level in result.levels:
-        for warning in warnings_of(level.study):
-            found.setdefault(warning, []).append(level_text(level.name))
-    return [
-        warning if len(names) == len(result.levels) else f"{', '.join(names)}: {warning}"
-        for warning, names in found.items()
+    warnings = (
+        (level_text(level.name), warning)
+        for level in result.levels
+        for warning in warnings_of(level.study)
         if warning not in result.notes
-    ]
+    )
+    return shared_texts(warnings, len(result.levels))
 
 
 def _drawable(result: ExperimentResult) -> bool:
@@ -79,7 +75,7 @@ def _drawable(result: ExperimentResult) -> bool:
     return bool(runs)
 
 
-def _page(result: ExperimentResult, galleries: Sequence[Gallery], figure: Figure | None) -> str:
+def _page(result: ExperimentResult, examples: Sequence[Example], figure: Figure | None) -> str:
     studies = [level.study for level in result.levels]
     rows = _with_emm(result)
     return render_page(
@@ -94,10 +90,10 @@ def _page(result: ExperimentResult, galleries: Sequence[Gallery], figure: Figure
         alt="" if figure is None else figure_text(result),
         rows=rows,
         several_seeds=any(row.seeds > 1 for row, _ in rows),
-        seeds=seed_count(result),
+        seeds=len({run.seed for run in experiment_runs(result)}),
         threshold=" or ".join(dict.fromkeys(threshold_text(study.threshold) for study in studies)),
-        line=" or ".join(dict.fromkeys(line_text(study.epsilon) for study in studies)),
-        galleries=[(gallery, png_uri(gallery.figure())) for gallery in galleries],
+        target=" or ".join(dict.fromkeys(target_text(study.epsilon) for study in studies)),
+        galleries=gallery_uris(examples, gallery_pictures(examples).values()),
         method=method_text(result),
         runs=[(level_text(level.name), run) for level, _, runs in level_sizes(result) for run in runs],
         thresholds=list(

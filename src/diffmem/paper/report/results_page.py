@@ -210,9 +210,9 @@ def _section(result: ExperimentResult, picture: str | None) -> list[str]:
         parts.append("\n".join(f"- {_inline(sentence(note))}" for note in notes))
     made = []
     for heading, lines in method_text(result):
-        told = lines if len(lines) <= MOST else [lines[0], f"{len(lines) - 1} more, by {result.factor}"]
+        shown = lines if len(lines) <= MOST else [lines[0], f"{len(lines) - 1} more, by {result.factor}"]
         if heading != "Versions":
-            made.append(f"- {heading}: {_inline('; '.join(told))}")
+            made.append(f"- {heading}: {_inline('; '.join(shown))}")
     parts.append("How it was made:")
     parts.append("\n".join([*made, f"- Time: {duration_text(result.seconds)}"]))
     return parts

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from diffmem.memorization.rates import Rate
 from diffmem.paper.records import ExperimentResult, LevelRecord
@@ -22,7 +22,7 @@ from diffmem.reports.style import COLOURS, Colour, ordered_colours
 from diffmem.reports.text import size_text
 from diffmem.runs.records import RunRecord
 
-__all__ = ["Look", "Series", "looks", "means", "null_points", "places_of", "series_of"]
+__all__ = ["Look", "Series", "looks", "null_points", "places_of", "series_of"]
 
 _COLOURS = ("blue", "vermillion", "green", "orange", "purple", "sky", "black")
 _MARKERS = "osD^v<>"
@@ -34,6 +34,12 @@ class Look:
 
     colour: Colour
     marker: str
+
+    @property
+    def style(self) -> dict[str, Any]:
+        """Both, with a white edge of the marker, for matplotlib."""
+        edge = {"markeredgecolor": "white", "markeredgewidth": 0.6}
+        return {"color": self.colour, "marker": self.marker, **edge}
 
 
 @dataclass(frozen=True)
@@ -66,14 +72,6 @@ def looks(count: int) -> list[Look]:
     return [
         Look(colour, _MARKERS[index % len(_MARKERS)]) for index, colour in enumerate(ordered_colours(count))
     ]
-
-
-def means(points: Sequence[tuple[float, Rate]], least: int = 1) -> list[tuple[float, float]]:
-    """Return (x, mean percent) at each x that has at least `least` points, ascending in x."""
-    found: dict[float, list[float]] = defaultdict(list)
-    for x, rate in points:
-        found[x].append(100 * rate.value)
-    return [(x, sum(found[x]) / len(found[x])) for x in sorted(found) if len(found[x]) >= least]
 
 
 def places_of(slots: Sequence[Slot], *, paper: bool) -> tuple[list[float], bool]:

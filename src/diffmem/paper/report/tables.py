@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from diffmem.paper.records import ExperimentResult
 from diffmem.paper.report.match import level_sizes
 from diffmem.paper.report.text import level_text, paper_heading, paper_text, rates_text, verdict_text
+from diffmem.reports.tables import text_table
 from diffmem.studies.report.text import emm_text
 from diffmem.text import percent
 
@@ -74,8 +75,6 @@ def experiment_table(result: ExperimentResult) -> Table:
 
     A mask of skip connections is written as ones and zeros.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
     rows = experiment_rows(result)
@@ -89,13 +88,7 @@ def experiment_table(result: ExperimentResult) -> Table:
         lines += ["EMM:", *(f"  {level}: {emm}" for level, _, emm in emm_rows(result))]
     for claim in result.claims:
         lines.append(f"{claim.claim}: {verdict_text(result, claim)}")
-    table = Table(
-        title=Text(f"{result.title} ({result.scale} scale)"),
-        caption=Text("\n".join(lines)),
-        caption_justify="left",
-        title_justify="left",
-    )
-    table.box, table.pad_edge = SIMPLE_HEAD, False
+    table = text_table(f"{result.title} ({result.scale} scale)", "\n".join(lines))
     table.add_column("level", overflow="fold")
     for name in ["N", *(["seeds"] if several else []), "R_mem peak [95%]", "end", "null"]:
         table.add_column(name, justify="right", no_wrap=True)

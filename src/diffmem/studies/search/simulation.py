@@ -117,6 +117,5 @@ def _published_progress(shares: list[float]) -> list[float]:
     """Return the share of the final R_mem at shares of the epochs, through `PROGRESS_OF_TRAINING` (PCHIP in the logarithm)."""
     known = sorted(PROGRESS_OF_TRAINING)
     curve = PchipInterpolator(np.log(known), [PROGRESS_OF_TRAINING[share] for share in known])
-    return np.where(
-        np.less(shares, known[0]), 0.0, np.clip(curve(np.log(np.maximum(shares, known[0]))), 0, 1)
-    ).tolist()
+    inside = np.clip(curve(np.log(np.maximum(shares, known[0]))), 0, 1)
+    return [float(rate) for rate in np.where(np.less(shares, known[0]), 0.0, inside)]
