@@ -60,11 +60,8 @@ class Example:
         """Return generated images with their neighbours.
 
         Args:
-            title: What made the images.
             images: The first images of an evaluation.
             neighbours: Those of all its images.
-            training: The training images.
-            rule: Has the ratios.
         """
         shown = neighbours.slice(0, len(images))
         nearest, second = training[shown.indices[:, 0]], training[shown.indices[:, 1]]

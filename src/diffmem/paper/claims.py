@@ -28,10 +28,6 @@ _FLOOR = 5.0  # points; closer to 0 or 100% two procedures look the same whateve
 def judge(rule: ClaimRule, levels: Sequence[LevelRecord]) -> ClaimRecord | None:
     """Return whether the levels of an experiment show a claim.
 
-    Args:
-        rule: The claim.
-        levels: The levels that were run.
-
     Returns:
         'shown' or 'opposite' if the interval of the difference excludes zero (for 'same': if it lies within or beyond the
         margin; for 'at_least': if the interval of the rate does), else 'cannot tell'. None if the levels, sizes or epochs that the

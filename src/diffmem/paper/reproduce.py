@@ -109,7 +109,6 @@ def plan(
     """Translate an experiment to a scale.
 
     Args:
-        experiment: From `load_experiment`.
         scale_name: 'paper', 'cpu' or 'smoke'.
         folder: Where the report goes.
         all_levels: The whole figure; otherwise the first level with the parameters that are set.

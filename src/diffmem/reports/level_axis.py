@@ -25,7 +25,6 @@ def level_axis(
     """Put the levels' names on the x axis, turned where they do not fit side by side.
 
     Args:
-        axes: The axes.
         places: Where each level is.
         names: Its name; empty for none.
         logarithmic: The places are positive numbers on a log10 axis; names that would collide are left out.

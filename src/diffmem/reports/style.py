@@ -76,7 +76,6 @@ def caption_figure(figure: Figure, title: str, caption: str, letters: int = 400)
     """Write a title above a figure and a caption below it.
 
     Args:
-        figure: The figure.
         title: Wrapped at 80 letters.
         caption: Small and grey.
         letters: Of the caption on a line.
@@ -92,7 +91,6 @@ def show_image(axes: Axes, image: NDArray[np.uint8], left: float, top: float) ->
     """Draw an image one unit wide, pixel by pixel, on axes whose y runs down; the limits of the axes move to it.
 
     Args:
-        axes: The axes.
         image: uint8 (C, H, W), C = 1 or 3.
         left: Its left edge.
         top: Its upper edge.
@@ -141,7 +139,6 @@ def legend_below(figure: Figure, handles: Sequence[Any], length: float) -> None:
     """Put one legend for all panels under a figure, four entries side by side.
 
     Args:
-        figure: The figure.
         handles: What is explained.
         length: Of the samples of lines, in letters.
     """
@@ -189,7 +186,6 @@ def size_axis(axes: Axes, sizes: Sequence[float], room: float = 0.075) -> None:
     """Make the x axis a log2 axis with a plain number at each size, as far as the numbers fit.
 
     Args:
-        axes: The axes.
         sizes: Positive numbers.
         room: Least distance of two numbers, as a share of the axis.
     """
@@ -210,7 +206,6 @@ def epoch_axis(axes: Axes, epochs: Sequence[float], dense: float = 3e3) -> None:
     """Make the x axis a log10 axis with plain numbers at 1, 2 and 5 times the powers of ten.
 
     Args:
-        axes: The axes.
         epochs: Positive numbers.
         dense: Only the powers of ten have numbers where the axis spans more than this factor.
     """

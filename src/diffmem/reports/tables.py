@@ -14,8 +14,6 @@ def text_table(title: str, caption: str, *, narrow: bool = False) -> Table:
     """Return an empty table with a title above it and a caption below, both as they stand: no markup is read.
 
     Args:
-        title: Above.
-        caption: Below.
         narrow: Less room between the columns.
     """
     from rich.box import SIMPLE_HEAD

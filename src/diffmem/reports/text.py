@@ -70,6 +70,6 @@ def capitalized(text: str) -> str:
 
 
 def sentence(text: str, *, capital: bool = True) -> str:
-    """Return a text that ends with a full stop and, unless told otherwise, begins with a capital letter."""
+    """Return a text that ends with a full stop and, unless `capital` is false, begins with a capital letter."""
     text = text.strip()
     return (capitalized(text) if capital else text) + ("" if text[-1:] in (*".!?", "") else ".")

@@ -38,7 +38,6 @@ def crossing(sizes: Sequence[int], fit: NDArray[np.float64], level: float) -> fl
     Args:
         sizes: Ascending training-set sizes.
         fit: Its value at each, from `non_increasing`.
-        level: What it falls through.
 
     Returns:
         The size; infinity if the fit is at or above the level at the largest size, 0 if it is below it at the

@@ -59,10 +59,9 @@ class Study:
     """A recipe carried out in a folder.
 
     Args:
-        recipe: What to do.
         folder: Where results lie; made if missing.
         store: Where runs and their data lie; the folder if not given. Studies may share it: runs are named by content.
-        progress: Told of images being read.
+        progress: Reports the reading of images.
 
     Raises:
         UserError: The data cannot be had, a size cannot be drawn, or the images do not fit the model.
@@ -112,11 +111,6 @@ class Study:
         """
         execute_studies([self], self.folder, device=device, workers=workers, progress=progress, warn=warn)
         return self.result(device)
-
-    def unfinished(self) -> list[Run]:
-        """Return the runs that are not trained and measured yet."""
-        recipe = self.recipe
-        return [run for run in self.runs() if not run.is_finished(recipe.sampling, recipe.measure)]
 
     def job(self, run: Run, device: str) -> _Job:
         """Return what a worker process needs to do a run; the images that it trains on are written to the store."""
@@ -189,8 +183,6 @@ def stored_set(store: Path, images: ImageSet, kind: str) -> Path:
     """Write a set once, named by its content, so that workers and later readers have the very images; return where it lies.
 
     Args:
-        store: The store.
-        images: The set.
         kind: 'train' or 'heldout', the beginning of its name.
 
     Raises:
@@ -235,12 +227,11 @@ def execute_studies(
     Under torchrun all processes work on each run together, one run after the other.
 
     Args:
-        studies: What to do.
         folder: Where the time spent is noted.
         device: 'cpu' or 'cuda'.
         workers: Processes; by default one per core, or one on a GPU. Not used under torchrun.
-        progress: Told the work done, in images trained.
-        warn: Told of damaged files that are made anew.
+        progress: Reports the work done, in images trained.
+        warn: Gets a message for each damaged file that is made anew.
 
     Raises:
         DiffmemError: A run failed.
@@ -249,9 +240,10 @@ def execute_studies(
     begin, here = time.monotonic(), world()
     waiting: dict[Path, tuple[Study, Run]] = {}
     for study in studies:
-        for run in study.unfinished():
-            recipe = study.recipe
-            waiting[run.evaluation_folder(recipe.sampling, recipe.measure.samples)] = (study, run)
+        sampling, measure = study.recipe.sampling, study.recipe.measure
+        for run in study.runs():
+            if not run.is_finished(sampling, measure):
+                waiting[run.evaluation_folder(sampling, measure.samples)] = (study, run)
     costs = [run.total_units(study.recipe.sampling, study.recipe.measure) for study, run in waiting.values()]
     try:
         if waiting and here.size > 1:

@@ -28,7 +28,6 @@ def mask_axis(
     The top square is the first skip connection, at the highest resolution. A name that is no mask is written.
 
     Args:
-        axes: The axes below the panel, of the same x axis.
         places: Where each level is.
         names: Its mask; empty for none.
         height: Height of the axes in inches.
@@ -88,7 +87,6 @@ def group_text(axes: Axes, places: Sequence[float], names: Sequence[str], *, wid
     """Name the groups of masks above the panel and part them by thin lines; nothing if there is only one group.
 
     Args:
-        axes: The panel.
         places: Where each level is, one step each.
         names: Its mask.
         width: Width of the axes in inches.
@@ -136,7 +134,6 @@ def panel_text(axes: Axes, heading: str, text: str, width: float) -> None:
     """Say in words, in the middle of an empty panel, why it is empty.
 
     Args:
-        axes: The axes; its x axis is taken away.
         heading: The first line, bold.
         text: The rest, wrapped.
         width: Width of the axes in inches.

@@ -20,7 +20,7 @@ __all__ = ["draw_curves", "draw_line", "draw_nulls", "draw_points", "shifted"]
 
 def shifted(axes: Axes, index: int, count: int, step: float) -> Transform:
     """Return the axes' transform moved sideways by a few points, so that intervals at one x do not hide each other."""
-    # Many curves are told apart by their height; moved that often they would leave their place.
+    # Many curves are distinguished by their height; moved that often they would leave their place.
     return moved(axes, (index - (count - 1) / 2) * step if count <= 7 else 0.0)
 
 

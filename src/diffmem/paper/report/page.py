@@ -52,7 +52,6 @@ def render_experiment(result: ExperimentResult, examples: Sequence[Example] = ()
 
     Args:
         result: The experiment; without runs the page says so and has no figure.
-        examples: Galleries, shown in the given order.
     """
     return _page(result, examples, experiment_figure(result) if _drawable(result) else None)
 

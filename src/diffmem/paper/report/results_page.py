@@ -39,7 +39,6 @@ def results_page(results: Sequence[ExperimentResult], pictures: Mapping[str, str
         results: The experiments, in the order of the page.
         pictures: Name of an experiment -> path of its figure, relative to the page. An experiment without one
             has no figure.
-        command: The command that makes these results again.
 
     Raises:
         UserError: There are no results, two have the same name, or a picture's path is absolute.

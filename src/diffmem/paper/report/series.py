@@ -47,7 +47,6 @@ class Series:
     """One entry of the legend.
 
     Attributes:
-        key: The paper's name of the level, or the size, that the curve stands for.
         label: Its name in the legend.
         look: The same in both panels.
         ours: The runs' points (x, rate): one point per run, or a curve per run over epochs.
@@ -56,7 +55,6 @@ class Series:
         breaks: Where a category begins among the runs.
     """
 
-    key: str
     label: str
     look: Look
     ours: list[list[tuple[float, Rate]]] = field(default_factory=list)
@@ -66,7 +64,7 @@ class Series:
 
 
 def looks(count: int) -> list[Look]:
-    """Return `count` looks that can be told apart by colour and by marker; above seven the colours are a ramp."""
+    """Return `count` looks that differ in colour and in marker; above seven the colours are a ramp."""
     if count <= len(_COLOURS):
         return [Look(COLOURS[name], mark) for name, mark in zip(_COLOURS, _MARKERS, strict=True)][:count]
     return [
@@ -120,7 +118,6 @@ def series_of(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
     size where it is epochs.
 
     Args:
-        result: The experiment.
         slots: Its levels, from `slots_of`.
     """
     if result.form in ("level", "masks"):
@@ -137,7 +134,7 @@ def series_of(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
             for run in sorted(level.study.runs, key=lambda run: (run.size, run.seed))
         ]
         paper, gaps = paper_points(result, name), paper_gaps(result, name)
-        found.append(Series(name, _level_label(levels, name), look, ours, paper, gaps))
+        found.append(Series(_level_label(levels, name), look, ours, paper, gaps))
     return found
 
 
@@ -177,7 +174,7 @@ def _by_size(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
             label = f"N = {size_text(pair.ours)}"
             if pair.paper is not None and pair.paper != pair.ours:
                 label += f" (paper: {size_text(pair.paper)})"
-        found.append(Series(label, label, look, ours, paper, gaps, _breaks(slots, left)))
+        found.append(Series(label, look, ours, paper, gaps, _breaks(slots, left)))
     return found
 
 
@@ -194,7 +191,7 @@ def _by_epoch(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
         here = sorted({run.size for level in levels for run in level.study.runs})
         one_each = all(len({run.size for run in level.study.runs}) <= 1 for level in result.levels)
         if not here:
-            found.append(Series(name, _level_label([], name), by_level[index], [], paper, gaps))
+            found.append(Series(_level_label([], name), by_level[index], [], paper, gaps))
         for size in here:
             runs = [run for level in levels for run in level.study.runs if run.size == size]
             label = f"N = {size_text(size)}"
@@ -206,7 +203,7 @@ def _by_epoch(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
                 look = Look(by_level[index].colour, mark or by_level[index].marker)
             # The paper's curve of a level belongs to its first entry only.
             curves = [curve for curve in map(_curve, runs) if curve]
-            found.append(Series(name, label, look, curves, paper, gaps))
+            found.append(Series(label, look, curves, paper, gaps))
             paper = []
     return [one for one in found if one.paper or any(one.ours)]
 

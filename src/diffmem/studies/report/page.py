@@ -27,7 +27,6 @@ def write_report(result: StudyResult, examples: Sequence[Example], out_dir: Path
 
     Args:
         result: The study; `StudyResult.model_validate_json` reads `report.json` back.
-        examples: Galleries, shown in the given order.
         out_dir: The folder; made if it is missing, files of an earlier report are replaced.
 
     Raises:
@@ -45,7 +44,6 @@ def render_report(result: StudyResult, examples: Sequence[Example] = ()) -> str:
 
     Args:
         result: The study; without runs the page says so and has no figures.
-        examples: Galleries, shown in the given order.
     """
     galleries = gallery_uris(examples, gallery_pictures(examples).values())
     return _page(result, _pictures(result), galleries)

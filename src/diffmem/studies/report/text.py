@@ -19,7 +19,6 @@ def emm_text(emm: EmmRecord, sizes: list[int]) -> str:
     'unfinished, 64 to 128 so far' or 'unknown'.
 
     Args:
-        emm: What the study found.
         sizes: The sizes it tried, in any order.
     """
     if emm.status == "estimated" and emm.value is not None:

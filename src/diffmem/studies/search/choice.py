@@ -49,8 +49,6 @@ def outcome_of(
     """Return what a training says whose verdict is final.
 
     Args:
-        state: Its state, from `StoppingRule.state`.
-        rule: When it stopped.
         epochs: Of all evaluation points.
         counts: (memorized, all) images at each; (0, 0) where none were sampled.
     """
@@ -126,7 +124,6 @@ def replay(rule: SizeRule, outcome: Callable[[int], Outcome | None]) -> Replay:
     """Follow the search as far as outcomes are known.
 
     Args:
-        rule: How sizes are chosen.
         outcome: Size -> what its training says; none if it is not known yet.
     """
     so_far = Replay()

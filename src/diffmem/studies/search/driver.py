@@ -54,10 +54,9 @@ def run_search(
     Trainings that another study on the same store works on are waited for, and used.
 
     Args:
-        study: What to do.
         device: 'cpu' or 'cuda'.
-        progress: Told how many searches are done, in parts, of all.
-        warn: Told of damaged files that are made anew, of workers that died, of leases taken over.
+        progress: Reports how many searches are done, in parts, of all.
+        warn: Gets a message for each damaged file that is made anew, worker that died, lease taken over.
 
     Raises:
         UserError: It was started under torchrun, or the executor does not fit this machine.
@@ -70,29 +69,15 @@ def run_search(
             " several GPUs a training."
         )
     study.write_recipe()
-    clock = _Clock(study)
-    try:
-        with StopRequest() as stop, stop.at_once(), RunIndex(study.store, warn=warn) as index:
-            driver = _Driver(study, index, device, clock, progress, warn)
+    with StopRequest() as stop, stop.at_once(), RunIndex(study.store, warn=warn) as index:
+        driver = _Driver(study, index, device, progress, warn)
+        try:
             with open_pool(
-                study.recipe.executor, device=device, folder=study.folder, told=driver.told
+                study.recipe.executor, device=device, folder=study.folder, told=driver.on_event
             ) as pool:
                 driver.drive(pool)
-    finally:
-        clock.note()
-
-
-class _Clock:
-    """Adds the time of this session to the study's, now and then, so that a killed driver's is not lost."""
-
-    def __init__(self, study: SearchStudy) -> None:
-        self._study, self._noted = study, time.monotonic()
-
-    def note(self) -> None:
-        """Add the time since it was last noted."""
-        now = time.monotonic()
-        add_seconds(self._study.folder, now - self._noted)
-        self._noted = now
+        finally:
+            driver.note_time()
 
 
 class _Driver:
@@ -101,17 +86,22 @@ class _Driver:
         study: SearchStudy,
         index: RunIndex,
         device: str,
-        clock: _Clock,
         progress: Progress,
         warn: Callable[[str], None],
     ) -> None:
-        self._study, self._index, self._device, self._clock = study, index, device, clock
+        self._study, self._index, self._device = study, index, device
         self._progress, self._warn = progress, warn
         self._active: dict[str, Item] = {}
         self._losses: dict[str, _Losses] = {}
         self._note = ""
         self._searches: list[Search] = []
-        self._beaten = time.monotonic()
+        self._beaten = self._noted = time.monotonic()
+
+    def note_time(self) -> None:
+        """Add the time since it was last noted to the study's: now and then, so that a killed driver's is not lost."""
+        now = time.monotonic()
+        add_seconds(self._study.folder, now - self._noted)
+        self._noted = now
 
     def drive(self, pool: Pool) -> None:
         """Go on until nothing is waited for."""
@@ -124,17 +114,17 @@ class _Driver:
                 stale, looked = False, time.monotonic()
             waiting = [item for search in self._searches for item in search.waiting]
             if not waiting and not self._active:
-                self._tell()
+                self._report()
                 return
             self._fill(pool, waiting)
             if self._active:
                 for event in pool.poll(1.0):
-                    self.told(event)
+                    self.on_event(event)
                     stale = stale or event.kind == "finished"
             else:
                 time.sleep(1.0)  # another study works on all that is waited for
             self._beat()
-            self._tell()
+            self._report()
 
     def _outcome(self, item: Item) -> Outcome | None:
         """Return what a training says; what our workers are at has no outcome yet, and its files need not be read."""
@@ -151,15 +141,11 @@ class _Driver:
             if self._study.outcome(item) is not None:  # another study ended it between our look and our claim
                 self._index.release(run.run_id)
                 continue
-            self._submit(pool, item)
+            processes = self._study.recipe.executor.processes_per_run
+            pool.submit(Task(run.run_id, _WORK, self._study.content(item, self._device), processes))
+            self._active[run.run_id] = item
 
-    def _submit(self, pool: Pool, item: Item) -> None:
-        run = self._study.run(item)
-        processes = self._study.recipe.executor.processes_per_run
-        pool.submit(Task(run.run_id, _WORK, self._study.content(item, self._device), processes))
-        self._active[run.run_id] = item
-
-    def told(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Take note of what became of a training."""
         item = self._active.get(event.key)
         if item is None:
@@ -167,7 +153,7 @@ class _Driver:
         if event.kind == "progress":
             self._note = f"{item.level}: {event.text}"
             self._beat()
-            self._tell()
+            self._report()
         elif event.kind == "warning":
             self._warn(f"{item.level}, N = {item.size:,}: {event.text}")
         elif event.kind == "failed" and not isinstance(event.error, BusyRunError):
@@ -210,13 +196,13 @@ class _Driver:
     def _beat(self) -> None:
         if time.monotonic() - self._beaten > _SECONDS_BETWEEN_BEATS:
             self._beaten = time.monotonic()
-            self._clock.note()
+            self.note_time()
             for run_id in self._index.beat():
                 self._warn(
                     f"The lease of run {run_id} was taken over by another study; its lock still keeps both apart."
                 )
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         # A search usually takes four or five sizes; the part of a search that is still open is a guess.
         done = sum(
             1.0 if one.finished else min(0.9, len(one.found.outcomes) / 5) if one.found else 0.0

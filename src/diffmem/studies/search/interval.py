@@ -70,7 +70,6 @@ def emm_of_seeds(seeds: Mapping[int, EmmRecord], rule: SizeRule, confidence: flo
 
     Args:
         seeds: Seed -> EMM of its search.
-        rule: The rule of the searches.
         confidence: Coverage of the interval, in (0, 1).
     """
     from scipy.special import stdtrit

@@ -28,7 +28,6 @@ class Search:
     """The search of one level with one seed, as far as it has come.
 
     Attributes:
-        level: The level.
         seed: The seed.
         rule: How sizes are chosen, with the size it begins at.
         found: The replay; none while it waits for the search that says where to begin.
@@ -64,9 +63,6 @@ def hint_order(count: int) -> list[tuple[int, int | None]]:
 
     The middle level begins without a hint; then the middles of both halves begin where their nearest searched neighbour
     ended, and so on: neighbours are alike, and at each stage many levels can be searched at the same time.
-
-    Args:
-        count: Number of levels.
     """
     order: list[tuple[int, int | None]] = []
     stage = [(0, count)]
@@ -87,7 +83,6 @@ def follow(recipe: SearchRecipe, outcome: Callable[[Item], Outcome | None]) -> d
     """Return the searches of all levels as far as outcomes are known; a function of the outcomes alone.
 
     Args:
-        recipe: The study.
         outcome: What a training says; none if it is not known yet.
 
     Returns:

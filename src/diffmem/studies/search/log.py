@@ -16,7 +16,6 @@ def decision_log(
     """Return the decisions of one level's searches, in order.
 
     Args:
-        searches: One for each seed.
         records: (level, seed, size) -> what that training did and says.
     """
     entries = []

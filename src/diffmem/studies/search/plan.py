@@ -55,7 +55,6 @@ class LevelPlan:
     """What one level will take: means over simulated searches; `_high` is what nine of ten stay below.
 
     Attributes:
-        name: The level.
         runs: Trainings.
         runs_high: The same, high.
         images_trained: Images trained on.
@@ -110,8 +109,6 @@ def measure_speed(study: SearchStudy, level: str, device: str, threads: int, sec
     """Train and sample for a moment.
 
     Args:
-        study: The study.
-        level: The level.
         device: 'cpu' or 'cuda'.
         threads: Of this process, on a CPU.
         seconds: How long each is measured.
@@ -161,11 +158,10 @@ def plan_search(
     """Project what a study takes.
 
     Args:
-        study: The study.
         device: 'cpu' or 'cuda'.
         slots: Trainings at the same time.
         threads: Of each, on a CPU.
-        progress: Told the levels measured.
+        progress: Reports the levels measured.
     """
     names = list(study.levels)
     speeds = {}

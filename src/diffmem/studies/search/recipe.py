@@ -112,9 +112,6 @@ class SearchRecipe(TrainRecipe):
     def level(self, name: str) -> StudyRecipe:
         """Return the configuration of one level, as a study of its sizes.
 
-        Args:
-            name: The level.
-
         Raises:
             UserError: Its settings do not fit.
         """
@@ -175,10 +172,6 @@ def is_search(path: Path) -> bool:
 
 def load_search(path: Path, settings: list[str] | None = None) -> SearchRecipe:
     """Read the recipe of a search and check every level.
-
-    Args:
-        path: The YAML file.
-        settings: `key=value` changes.
 
     Raises:
         UserError: The file, a key or a level in it is wrong.

@@ -90,7 +90,6 @@ def search_level(
 
     Args:
         curve: N -> R_mem at the end of training.
-        sizes: How sizes are chosen.
         stopping: N -> when its training stops.
         epochs: Evaluation points, ascending.
         rng: Draws images and the variation between runs.

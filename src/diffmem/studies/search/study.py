@@ -40,10 +40,9 @@ class SearchStudy:
     """A recipe of a search carried out in a folder.
 
     Args:
-        recipe: What to do.
         folder: Where the recipe and the report lie.
         store: Where runs and their data lie; the folder if not given. Studies may share it.
-        progress: Told of images being read.
+        progress: Reports the reading of images.
 
     Raises:
         UserError: The data cannot be had, the largest size cannot be drawn, or the images do not fit a model.
@@ -264,7 +263,7 @@ def open_search(folder: Path, progress: Progress = NO_PROGRESS) -> SearchStudy:
 
     Args:
         folder: The folder given to `diffmem study --out`.
-        progress: Told of images being read.
+        progress: Reports the reading of images.
 
     Raises:
         UserError: It is no such folder.

@@ -20,9 +20,6 @@ def cost_figure(result: SearchResult) -> Figure:
     """Draw the cost of every level, and of the whole search, in percent of the grid's: training and sampling apart.
 
     The grid is the pale bar that ends at 100%. A level without a grid has no bar.
-
-    Args:
-        result: The search.
     """
     from matplotlib.patches import Patch
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 from diffmem.reports.figures import draw_intervals, draw_target_rate, name_ends
 from diffmem.reports.style import COLOURS, dress, epoch_axis, legend_below, moved, percent_axis
 from diffmem.reports.text import size_text
-from diffmem.studies.search.records import LevelRecord, SearchResult, SizeRecord
+from diffmem.studies.search.records import LevelRecord, PointRecord, SearchResult, SizeRecord
 from diffmem.studies.search.report.panels import level_panels, shown_points
-from diffmem.text import percent
+from diffmem.studies.search.report.text import points_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,15 +58,11 @@ def curves_figure(result: SearchResult) -> Figure:
 
 def curves_text(result: SearchResult) -> str:
     """Return the learning curves in words, for those who cannot see them."""
-    parts = []
-    for level in result.levels:
-        found = [
-            f"{size_text(run.size)} images {percent(points[-1].memorized.value)} at epoch {size_text(points[-1].epoch)}"
-            for run in level.runs
-            if (points := shown_points(run))
-        ]
-        parts.append(f"{level.name}: {', '.join(found) or 'nothing measured yet'}")
-    return f"R_mem over epochs, a curve per training; its last point: {'; '.join(parts)}."
+
+    def last(run: SizeRecord) -> PointRecord | None:
+        return next(reversed(shown_points(run)), None)
+
+    return f"R_mem over epochs, a curve per training; its last point: {points_text(result, last)}."
 
 
 def _height(level: LevelRecord) -> float:

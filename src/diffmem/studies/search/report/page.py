@@ -50,7 +50,6 @@ def write_search_report(result: SearchResult, examples: Sequence[Example], out_d
 
     Args:
         result: The search, finished or not; `SearchResult.model_validate_json` reads `report.json` back.
-        examples: Galleries, shown in the given order.
         out_dir: The folder; made if it is missing, files of an earlier report are replaced.
 
     Raises:
@@ -113,7 +112,7 @@ def _pictures(result: SearchResult) -> list[Picture]:
                 "Learning curves",
                 curves_figure(result),
                 curves_text(result),
-                "Bars are intervals that hold however often one looked; they are wide where few images told enough. The"
+                "Bars are intervals that hold however often one looked; they are wide where few images were enough. The"
                 " numbers at the right are training-set sizes. Curves are moved sideways a little so that bars do not"
                 " hide each other.",
             ),

@@ -40,7 +40,6 @@ def level_rows(
     """Return a figure with an empty row for each name, the first on top.
 
     Args:
-        names: Of all levels.
         xlabel: What runs along the rows.
         height: Of all but the rows, in inches.
         more: Names of further rows.
@@ -64,7 +63,6 @@ def level_panels(
     """Return a figure with an empty panel for each measured level, named with its EMM above it.
 
     Args:
-        result: The search.
         height: Level -> height of its panel in inches; a row is as high as its highest panel.
         most: Most panels side by side.
         pad: Free points between a panel and what is written over it.
@@ -114,7 +112,6 @@ def short_names(names: Sequence[str], letters: int) -> list[str]:
     omission stands for the rest.
 
     Args:
-        names: All names of one figure.
         letters: Most letters on a line; 8 or more.
     """
     words = [name.split() for name in names]

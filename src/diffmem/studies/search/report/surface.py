@@ -19,6 +19,7 @@ from diffmem.reports.style import (
 from diffmem.reports.text import size_text, target_text
 from diffmem.studies.search.records import LevelRecord, SearchResult, SizeRecord
 from diffmem.studies.search.report.panels import level_panels, shown_points
+from diffmem.studies.search.report.text import points_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,16 +81,8 @@ def surface_figure(result: SearchResult) -> Figure:
 
 def surface_text(result: SearchResult) -> str:
     """Return the surface in words, for those who cannot see it."""
-    parts = []
-    for level in result.levels:
-        found = [
-            f"{size_text(run.size)} images {100 * run.peak.memorized.value:.1f}% at epoch"
-            f" {size_text(run.peak.epoch)} ({run.verdict})"
-            for run in level.runs
-            if run.peak is not None
-        ]
-        parts.append(f"{level.name}: {', '.join(found) or 'nothing measured yet'}")
-    return f"R_mem by training-set size and epoch; highest R_mem of each training: {'; '.join(parts)}."
+    peaks = points_text(result, lambda run: run.peak)
+    return f"R_mem by training-set size and epoch; highest R_mem of each training: {peaks}."
 
 
 def _ramp(target_rate: float) -> Colormap:

@@ -20,11 +20,7 @@ __all__ = ["search_table", "watch_table"]
 
 
 def search_table(result: SearchResult) -> Table:
-    """Return EMM of every level with its interval, the paper's value, the runs and the cost, for 80 columns.
-
-    Args:
-        result: The search; an unfinished one has what is known so far.
-    """
+    """Return EMM of every level with its interval, the paper's value, the runs and the cost, for 80 columns."""
     from rich.text import Text
 
     caption = f"EMM at {target_text(result.epsilon)}; {cost_text(result)}"
@@ -52,7 +48,6 @@ def watch_table(result: SearchResult, live: Mapping[str, Status]) -> Table:
     The runs in work come first, then the others in the order of levels, sizes and seeds.
 
     Args:
-        result: The search as far as it is known.
         live: Id of each run in work -> what it does. A run that the records do not have yet gets a row with its id.
     """
     from rich.text import Text

@@ -9,7 +9,7 @@ from diffmem.reports.level_axis import numbers_of
 from diffmem.reports.text import large_text, sentence, shared_texts, size_text, target_text, threshold_text
 from diffmem.studies.emm import ONE_RUN_PER_SIZE
 from diffmem.studies.report.text import NULL_RATE_WORTH_A_WARNING, emm_text, ends_text
-from diffmem.studies.search.records import CostRecord, LevelRecord, SearchResult, SizeRecord
+from diffmem.studies.search.records import CostRecord, LevelRecord, PointRecord, SearchResult, SizeRecord
 from diffmem.text import count_text, percent
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "level_emm",
     "level_label",
     "method_text",
+    "points_text",
     "search_runs",
     "search_warnings",
     "share_text",
@@ -144,6 +145,19 @@ def share_text(cost: CostRecord) -> str:
         return "–"
     share = 100 * cost.share
     return f"{share:.0f}%" if share >= 10 or share == 0 else f"{share:.1f}%"
+
+
+def points_text(result: SearchResult, point: Callable[[SizeRecord], PointRecord | None]) -> str:
+    """Return one point of every run with its verdict, level by level; of a run without it, nothing."""
+    parts = []
+    for level in result.levels:
+        found = [
+            f"{size_text(run.size)} images {percent(one.memorized.value)} at epoch {size_text(one.epoch)} ({run.verdict})"
+            for run in level.runs
+            if (one := point(run)) is not None
+        ]
+        parts.append(f"{level.name}: {', '.join(found) or 'nothing measured yet'}")
+    return "; ".join(parts)
 
 
 def cost_text(result: SearchResult) -> str:
