@@ -30,8 +30,6 @@ def level_axis(
         logarithmic: The places are positive numbers on a log10 axis; names that would collide are left out.
         width: Width of the axes in inches, to know what fits.
     """
-    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
-
     if logarithmic:
         low, high = min(places), max(places)
         margin = (high / low) ** 0.05
@@ -41,9 +39,8 @@ def level_axis(
         room = (CHARACTER * longest + 0.08) / width
         kept = set(readable_ticks(list(places), low / margin, high * margin, room))
         shown = [(x, name) for x, name in zip(places, names, strict=True) if x in kept and name]
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_locator(FixedLocator([x for x, _ in shown]))
-        axes.xaxis.set_major_formatter(FixedFormatter([plain(name) for _, name in shown]))
+        axes.set_xticks([x for x, _ in shown], [plain(name) for _, name in shown])
+        axes.set_xticks([], minor=True)
         return
     axes.set_xlim(min(places) - 0.6, max(places) + 0.6)
     slot = width / (max(places) - min(places) + 1.2)

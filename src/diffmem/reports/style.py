@@ -189,17 +189,13 @@ def size_axis(axes: Axes, sizes: Sequence[float], room: float = 0.075) -> None:
         sizes: Positive numbers.
         room: Least distance of two numbers, as a share of the axis.
     """
-    from matplotlib.ticker import FixedFormatter, FixedLocator
-
     low, high = min(sizes), max(sizes)
     margin = (high / low) ** 0.06 if high > low else 2.0
     axes.set_xscale("log", base=2)
     axes.set_xlim(low / margin, high * margin)
     shown = readable_ticks(list(sizes), low / margin, high * margin, room)
-    axes.xaxis.set_major_locator(FixedLocator(shown))
-    axes.xaxis.set_major_formatter(FixedFormatter([size_text(size) for size in shown]))
-    axes.xaxis.set_minor_locator(FixedLocator(sorted(set(sizes))))
-    axes.xaxis.set_minor_formatter(FixedFormatter([]))
+    axes.set_xticks(shown, [size_text(size) for size in shown])
+    axes.set_xticks(sorted(set(sizes)), [""] * len(set(sizes)), minor=True)
 
 
 def epoch_axis(axes: Axes, epochs: Sequence[float], dense: float = 3e3) -> None:
@@ -209,17 +205,14 @@ def epoch_axis(axes: Axes, epochs: Sequence[float], dense: float = 3e3) -> None:
         epochs: Positive numbers.
         dense: Only the powers of ten have numbers where the axis spans more than this factor.
     """
-    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
-
     low, high = min(epochs), max(epochs)
     margin = (high / low) ** 0.03 if high > low else 2.0
     left, right = low / margin, high * margin
     axes.set_xscale("log", base=10)
     axes.set_xlim(left, right)
     inside = round_numbers(left, right, (1,) if right / left > dense else (1, 2, 5)) or [low, high]
-    axes.xaxis.set_major_locator(FixedLocator(inside))
-    axes.xaxis.set_major_formatter(FixedFormatter([size_text(number) for number in inside]))
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(inside, [size_text(number) for number in inside])
+    axes.set_xticks([], minor=True)
 
 
 def round_numbers(low: float, high: float, steps: Sequence[float]) -> list[float]:

@@ -76,7 +76,7 @@ def experiment_figure(result: ExperimentResult) -> Figure:
     across = 12.5 if masks and len(slots) > 12 else 10.5
     panel = (across - 1.6) / 2
     entries = _legend_entries(result, slots, series)
-    columns, rows = _legend_shape([entry.get_label() for entry in entries], across)
+    columns, rows = _legend_shape([str(entry.get_label()) for entry in entries], across)
     figure = new_figure(across, _height(result, slots, rows))
     if masks:
         grid = figure.subplots(2, 2, gridspec_kw={"height_ratios": [3.0, 1.15]})

@@ -78,24 +78,15 @@ def places_of(slots: Sequence[Slot], *, paper: bool) -> tuple[list[float], bool]
     Levels that are positive numbers over a wide range (a factor of 50) have a logarithmic axis, all others one
     step each.
     """
-    numbers = {
-        of: numbers_of([name for name in names if name])
-        for of, names in (
-            ("ours", [slot.name for slot in slots]),
-            ("paper", [slot.paper_name for slot in slots]),
-        )
-    }
-    wide = all(
-        found is not None and min(found) > 0 and len(set(found)) == len(found) for found in numbers.values()
-    )
-    if wide and numbers["paper"] is not None and max(numbers["paper"]) / min(numbers["paper"]) >= 50:
-        theirs = numbers["paper"]
-        mine = iter(numbers["ours"] or [])
-        if paper:
-            return theirs, True
-        # A level of the paper alone has no number of ours: it keeps the paper's place.
-        return [next(mine) if slot.name else theirs[index] for index, slot in enumerate(slots)], True
-    return [float(index) for index in range(len(slots))], False
+    ours = numbers_of([slot.name for slot in slots if slot.name])
+    theirs = numbers_of([slot.paper_name for slot in slots])
+    if ours is None or theirs is None or max(theirs) < 50 * min(theirs):
+        return [float(index) for index in range(len(slots))], False
+    if any(min(numbers) <= 0 or len(set(numbers)) < len(numbers) for numbers in (ours, theirs)):
+        return [float(index) for index in range(len(slots))], False
+    mine = iter(ours)
+    # A level of the paper alone has no number of ours: it keeps the paper's place.
+    return [x if paper or not slot.name else next(mine) for x, slot in zip(theirs, slots, strict=True)], True
 
 
 def _breaks(slots: Sequence[Slot], places: Sequence[float]) -> list[float]:
@@ -105,10 +96,6 @@ def _breaks(slots: Sequence[Slot], places: Sequence[float]) -> list[float]:
         for index, (one, other) in enumerate(pairwise(slots))
         if numbers_of([one.paper_name, other.paper_name]) is None
     ]
-
-
-def _both(ours: str, paper: str) -> str:
-    return ours if ours == paper else f"{ours} (paper: {paper})"
 
 
 def series_of(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
@@ -141,7 +128,8 @@ def series_of(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
 def _level_label(levels: Sequence[LevelRecord], paper_name: str) -> str:
     if not levels:
         return f"{paper_name} (paper only)"
-    return _both(", ".join(dict.fromkeys(level.name for level in levels)), paper_name)
+    ours = ", ".join(dict.fromkeys(level.name for level in levels))
+    return ours if ours == paper_name else f"{ours} (paper: {paper_name})"
 
 
 def _by_size(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:

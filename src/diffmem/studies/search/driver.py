@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from diffmem.distributed import world
@@ -32,14 +31,6 @@ _WORK = "diffmem.studies.search.work:work_on_size"
 _SECONDS_BETWEEN_BEATS = 10.0
 _SECONDS_BETWEEN_LOOKS = 2.0
 _MOST_LOSSES = 5  # in a row, of one training that comes no further
-
-
-@dataclass
-class _Losses:
-    """How often work on a training died without having come further."""
-
-    count: int = 0
-    mark: object = None
 
 
 def run_search(
@@ -92,7 +83,9 @@ class _Driver:
         self._study, self._index, self._device = study, index, device
         self._progress, self._warn = progress, warn
         self._active: dict[str, Item] = {}
-        self._losses: dict[str, _Losses] = {}
+        self._losses: dict[
+            str, tuple[int, object]
+        ] = {}  # run id -> how often in a row it was lost, how far it was
         self._note = ""
         self._searches: list[Search] = []
         self._beaten = self._noted = time.monotonic()
@@ -180,13 +173,13 @@ class _Driver:
             self._index.note(read_entry(run.folder))
 
     def _lost(self, item: Item, event: Event) -> None:
-        run, losses = self._study.run(item), self._losses.setdefault(event.key, _Losses())
-        mark = _how_far(run.folder)
-        losses.count = losses.count + 1 if mark == losses.mark else 1
-        losses.mark = mark
-        if losses.count >= _MOST_LOSSES:
+        count, before = self._losses.get(event.key, (0, None))
+        reached = _how_far(self._study.run(item).folder)
+        count = count + 1 if reached == before else 1
+        self._losses[event.key] = (count, reached)
+        if count >= _MOST_LOSSES:
             raise DiffmemError(
-                f"The worker of the training of {item.size:,} images ({item.level}, seed {item.seed}) died {losses.count}"
+                f"The worker of the training of {item.size:,} images ({item.level}, seed {item.seed}) died {count}"
                 f" times without coming further: {event.text} Finished work is kept."
             )
         self._warn(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 
 from diffmem.studies.search.levels import Search
 from diffmem.studies.search.records import LogEntry, SizeRecord
@@ -21,27 +22,30 @@ def decision_log(
     entries = []
     for search in searches:
         seed = f"seed {search.seed}, " if len(searches) > 1 else ""
-
-        def add(text: str, search: Search = search, seed: str = seed) -> None:
-            entries.append(LogEntry(level=search.level, text=f"{seed}{text}"))
-
-        if search.found is None:
-            add("waits for the search that says where to begin.")
-            continue
-        for number, (size, _) in enumerate(search.found.steps):
-            if number == 0:
-                add(f"begins with N = {size:,} ({_start_text(search)}).")
-            record = records[search.level, search.seed, size]
-            if record.verdict == "unfinished":
-                add(f"N = {size:,}: not decided yet.")
-            elif number + 1 < len(search.found.steps):
-                following, why = search.found.steps[number + 1]
-                add(f"{_found_text(record)}; next {following:,}, {why}.")
-            elif search.finished:
-                add(f"{_found_text(record)}; {_end_text(search)}.")
-            else:
-                add(f"{_found_text(record)}.")
+        for text in _decisions(search, records):
+            entries.append(LogEntry(level=search.level, text=f"{seed}{text}."))
     return entries
+
+
+def _decisions(search: Search, records: Mapping[tuple[str, int, int], SizeRecord]) -> Iterator[str]:
+    if search.found is None:
+        yield "waits for the search that says where to begin"
+        return
+    steps = search.found.steps
+    start = "the smallest size"
+    if search.rule.start is not None:
+        start = "where the recipe, a neighbouring level or the first seed says"
+    yield f"begins with N = {steps[0][0]:,} ({start})"
+    for (size, _), following in zip_longest(steps, steps[1:]):
+        record = records[search.level, search.seed, size]
+        if record.verdict == "unfinished":
+            yield f"N = {size:,}: not decided yet"
+        elif following is not None:
+            yield f"{_found_text(record)}; next {following[0]:,}, {following[1]}"
+        elif search.finished:
+            yield f"{_found_text(record)}; {_end_text(search)}"
+        else:
+            yield _found_text(record)
 
 
 def _found_text(record: SizeRecord) -> str:
@@ -49,12 +53,6 @@ def _found_text(record: SizeRecord) -> str:
     if record.stopped == "decided" and record.epochs_trained < record.epochs:
         early = f"; stopped at {record.epochs_trained / record.epochs:.0%} of the epochs"
     return f"N = {record.size:,}: {record.why}: {record.verdict}{early}"
-
-
-def _start_text(search: Search) -> str:
-    if search.rule.start is None:
-        return "the smallest size"
-    return "where the recipe, a neighbouring level or the first seed says"
 
 
 def _end_text(search: Search) -> str:

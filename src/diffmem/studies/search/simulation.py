@@ -6,7 +6,6 @@ A simulated training has an R_mem for each evaluation point; its images are Bern
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from scipy.special import expit, logit
 from diffmem.studies.search.choice import Outcome, Replay, SizeRule, outcome_of, replay
 from diffmem.studies.search.decisions import Counts, StoppingRule
 
-__all__ = ["PROGRESS_OF_TRAINING", "SimulatedTraining", "curve_through", "search_level"]
+__all__ = ["PROGRESS_OF_TRAINING", "SimulatedTraining", "search_level"]
 
 PROGRESS_OF_TRAINING: Mapping[float, float] = {
     0.104: 0.011, 0.125: 0.018, 0.167: 0.070, 0.208: 0.147, 0.25: 0.243, 0.292: 0.350, 0.333: 0.440, 0.417: 0.582,
@@ -25,25 +24,6 @@ PROGRESS_OF_TRAINING: Mapping[float, float] = {
 }  # fmt: skip
 """Share of the epochs -> share of the final R_mem: the curve of the paper's Figure 5 for unique labels at 50,000 images, read
 off at 1,250 to 12,000 epochs and divided by its last value (65.5%)."""
-
-
-def curve_through(points: Mapping[float, float]) -> Callable[[float], float]:
-    """Return R_mem as a function of N through published points: monotone (PCHIP) in its logit over ln N, straight outside.
-
-    Args:
-        points: Training-set size -> R_mem in [0, 1]; at least two sizes.
-    """
-    sizes = sorted(points)
-    places = np.log(sizes)
-    logits = logit(np.clip([points[size] for size in sizes], 5e-4, 1 - 5e-4))
-    inside, slopes = PchipInterpolator(places, logits), np.diff(logits) / np.diff(places)
-
-    def rate(size: float) -> float:
-        place = np.clip(math.log(size), places[0], places[-1])
-        slope = slopes[0] if place == places[0] else slopes[-1]
-        return float(expit(inside(place) + slope * (math.log(size) - place)))
-
-    return rate
 
 
 @dataclass(frozen=True)

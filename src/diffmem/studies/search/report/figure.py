@@ -15,7 +15,6 @@ from diffmem.reports.style import (
     dress,
     moved,
     new_figure,
-    no_minor_ticks,
     plain,
     round_numbers,
 )
@@ -173,7 +172,7 @@ def _rows(result: SearchResult) -> Figure:
     left, right, ticks = _axis_of_emm(_limits(result))
     axes.set_xscale("log")
     axes.set_xlim(left, right)
-    axes.xaxis.set_minor_locator(no_minor_ticks())
+    axes.set_xticks([], minor=True)
     axes.set_xticks(ticks, [size_text(tick) for tick in ticks])
     for place, level in enumerate(result.levels):
         _draw_level(axes, level, result, place, across=True)
@@ -201,7 +200,7 @@ def _over_numbers(result: SearchResult, numbers: Sequence[float]) -> Figure:
     low, high, ticks = _axis_of_emm(_limits(result))
     axes.set_yscale("log")
     axes.set_ylim(low, high)
-    axes.yaxis.set_minor_locator(no_minor_ticks())
+    axes.set_yticks([], minor=True)
     axes.set_yticks(ticks, [size_text(tick) for tick in ticks])
     level_axis(
         axes, numbers, [level.name for level in result.levels], logarithmic=True, width=ROWS_WIDTH - 1.0

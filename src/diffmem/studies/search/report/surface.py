@@ -13,7 +13,6 @@ from diffmem.reports.style import (
     SMALL_FONT_SIZE,
     dress,
     legend_below,
-    no_minor_ticks,
     readable_ticks,
 )
 from diffmem.reports.text import size_text, target_text
@@ -143,7 +142,7 @@ def _panel(axes: Axes, level: LevelRecord, ramp: Colormap, target_rate: float, w
     axes.set_xlim(-aside, places[-1] + aside)
     shown = readable_ticks(epochs, bounds[0], bounds[-1], room=0.09)
     axes.set_yticks(shown, [size_text(epoch) for epoch in shown])
-    axes.yaxis.set_minor_locator(no_minor_ticks())
+    axes.set_yticks([], minor=True)
     for place, run in zip(places, runs, strict=True):
         reached = bounds[0]
         for point in shown_points(run):

@@ -98,4 +98,7 @@ def _epochs(run: SizeRecord, status: Status | None) -> str:
 
 def _live_cells(status: Status) -> list[str]:
     """Return what a run in work does, and the time left."""
-    return [status.note or "in work", "–" if status.seconds_left is None else duration_text(status.seconds_left)]
+    return [
+        status.note or "in work",
+        "–" if status.seconds_left is None else duration_text(status.seconds_left),
+    ]
