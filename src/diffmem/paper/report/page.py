@@ -10,7 +10,7 @@ from diffmem.memorization.examples import Example
 from diffmem.paper.records import ExperimentResult
 from diffmem.paper.report.figure import experiment_figure, figure_text
 from diffmem.paper.report.match import experiment_runs, level_sizes
-from diffmem.paper.report.tables import ExperimentRow, experiment_rows
+from diffmem.paper.report.tables import experiment_rows
 from diffmem.paper.report.text import (
     lead,
     level_text,
@@ -21,7 +21,7 @@ from diffmem.paper.report.text import (
 from diffmem.reports.folder import ReportPaths, gallery_pictures, write_pages
 from diffmem.reports.html import gallery_uris, png_bytes, render_page, svg_uri
 from diffmem.reports.text import shared_texts, target_text, threshold_text
-from diffmem.studies.report.text import emm_text, warnings_of
+from diffmem.studies.report.text import warnings_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,7 +76,7 @@ def _drawable(result: ExperimentResult) -> bool:
 
 def _page(result: ExperimentResult, examples: Sequence[Example], figure: Figure | None) -> str:
     studies = [level.study for level in result.levels]
-    rows = _with_emm(result)
+    rows = experiment_rows(result)
     return render_page(
         "experiment.html",
         package=__package__,
@@ -88,7 +88,7 @@ def _page(result: ExperimentResult, examples: Sequence[Example], figure: Figure 
         image=None if figure is None else svg_uri(figure),
         alt="" if figure is None else figure_text(result),
         rows=rows,
-        several_seeds=any(row.seeds > 1 for row, _ in rows),
+        several_seeds=any(row.seeds > 1 for row in rows),
         seeds=len({run.seed for run in experiment_runs(result)}),
         threshold=" or ".join(dict.fromkeys(threshold_text(study.threshold) for study in studies)),
         target=" or ".join(dict.fromkeys(target_text(study.epsilon) for study in studies)),
@@ -102,14 +102,3 @@ def _page(result: ExperimentResult, examples: Sequence[Example], figure: Figure 
             (run.peak.frechet_of for run in experiment_runs(result) if run.peak.frechet_of is not None), None
         ),
     )
-
-
-def _with_emm(result: ExperimentResult) -> list[tuple[ExperimentRow, str | None]]:
-    """Pair each row with the EMM of its level, which stands in the level's first row only."""
-    found: list[tuple[ExperimentRow, str | None]] = []
-    before = None
-    for row, (level, _, _) in zip(experiment_rows(result), level_sizes(result), strict=True):
-        emm = emm_text(level.study.emm, [run.size for run in level.study.runs])
-        found.append((row, None if level is before else emm))
-        before = level
-    return found

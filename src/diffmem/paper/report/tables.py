@@ -26,6 +26,8 @@ class ExperimentRow:
     """
 
     level: str
+    first: bool  # of its level
+    emm: str  # of its level
     size: int
     seeds: int
     peak: str
@@ -39,9 +41,12 @@ def experiment_rows(result: ExperimentResult) -> list[ExperimentRow]:
     rows = []
     for level, size, runs in level_sizes(result):
         nulls = [run.null for run in runs if run.null is not None]
+        sizes = [run.size for run in level.study.runs]
         rows.append(
             ExperimentRow(
                 level=level_text(level.name),
+                first=size == min(sizes),
+                emm=emm_text(level.study.emm, sizes),
                 size=size,
                 seeds=len(runs),
                 peak=rates_text([run.peak.memorized for run in runs]),
@@ -93,11 +98,10 @@ def experiment_table(result: ExperimentResult) -> Table:
     for name in ["N", *(["seeds"] if several else []), "R_mem peak [95%]", "end", "null"]:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column(paper_heading(result).replace(" (", "\n("), justify="right", no_wrap=True)
-    before = None
-    for row, (level, _, runs) in zip(rows, level_sizes(result), strict=True):
+    for row, (_, _, runs) in zip(rows, level_sizes(result), strict=True):
         nulls = [run.null.value for run in runs if run.null is not None]
         cells = [
-            "" if level is before else row.level,
+            row.level if row.first else "",
             f"{row.size:,}",
             *([str(row.seeds)] if several else []),
             row.peak,
@@ -105,6 +109,5 @@ def experiment_table(result: ExperimentResult) -> Table:
             percent(sum(nulls) / len(nulls)) if nulls else "–",
             row.paper,
         ]
-        table.add_row(*(Text(cell) for cell in cells))
-        before = level
+        table.add_row(*map(Text, cells))
     return table
