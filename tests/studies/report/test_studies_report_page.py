@@ -13,9 +13,8 @@ from rich.console import Console
 from diffmem.errors import DiffmemError
 from diffmem.reports.text import rate_text, size_text
 from diffmem.studies.records import EmmRecord, StudyResult
-from diffmem.studies.report.page import render_report
-from diffmem.studies.report.tables import summary_rows, terminal_table
-from diffmem.studies.report.write import write_report
+from diffmem.studies.report.page import render_report, write_report
+from diffmem.studies.report.tables import terminal_table
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +130,14 @@ def test_seeds_are_shown_only_where_there_are_several():
 
 def test_rows_hold_the_peak_and_the_end():
     run = make_run(128, duplicates=2)
-    row = summary_rows(make_result(runs=[run]))[0]
-    assert (row.size, row.peak_epoch, row.time) == ("128", "2,000", "7 min 02 s")
-    assert row.peak == rate_text(run.peak.memorized)
-    assert row.last == f"{100 * run.last.memorized.value:.1f}%"
-    assert row.distinct == f"{run.peak.distinct_replicated} of 126"
+    result = make_result(runs=[run])
+    columns = terminal_table(result).columns
+    row = [str(cell) for column in columns for cell in column.cells]
+    peak, last = rate_text(run.peak.memorized), f"{100 * run.last.memorized.value:.1f}%"
+    copied = f"{run.peak.distinct_replicated} of 126"
+    assert row == ["128", peak, "2,000", last, "0.2%", copied, "7 min 02 s"]
+    page = render_report(result)
+    assert all(f"<td>{cell}</td>" in page for cell in (peak, "2,000", last, copied, "7 min 02 s"))
 
 
 def test_the_terminal_table_fits_80_columns(result):

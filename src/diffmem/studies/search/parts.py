@@ -39,7 +39,7 @@ class Parts:
 
         Args:
             seen: Images seen at the evaluation point.
-            warn: Told of a damaged part, which is then removed so that it is made anew; if none, it is only not used.
+            warn: Gets a message for a damaged part, which is then removed so that it is made anew; if none, it is only not used.
         """
         store, found, start = self.store(seen), [], 0
         while store.path(start).is_file():

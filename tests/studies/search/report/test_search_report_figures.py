@@ -27,7 +27,7 @@ from diffmem.studies.records import EmmRecord
 from diffmem.studies.search.report.cost import cost_figure
 from diffmem.studies.search.report.curves import curves_figure, curves_text
 from diffmem.studies.search.report.figure import emm_by_level_figure
-from diffmem.studies.search.report.names import short_names
+from diffmem.studies.search.report.panels import short_names
 from diffmem.studies.search.report.surface import surface_figure, surface_text
 
 FIGURES = [emm_by_level_figure, cost_figure, surface_figure, curves_figure]

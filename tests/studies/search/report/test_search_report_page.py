@@ -24,6 +24,7 @@ from reports_search import (
 from reports_study import make_gallery
 
 from diffmem.errors import DiffmemError
+from diffmem.reports.gallery import gallery_text
 from diffmem.reports.text import rate_text
 from diffmem.studies.search.records import LogEntry, SearchResult
 from diffmem.studies.search.report import page as search_page
@@ -193,7 +194,7 @@ def test_galleries_that_do_not_fit_are_left_in_the_folder_and_the_page_says_so(m
     paths = write_search_report(empty_search(), galleries, tmp_path)
     page = Page(paths.html.read_text())
     shown = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
-    assert shown == [galleries[0].alt, galleries[2].alt]
+    assert shown == [gallery_text(galleries[0]), gallery_text(galleries[2])]
     assert paths.html.stat().st_size <= most
     assert "2 more pictures are beside this page" in page.words
     assert len(list(tmp_path.glob("gallery_*.png"))) == 4

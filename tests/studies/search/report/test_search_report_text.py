@@ -18,6 +18,7 @@ from reports_search import (
 )
 from reports_study import make_result
 
+from diffmem.reports.text import large_text
 from diffmem.studies.records import EmmRecord
 from diffmem.studies.report.text import emm_text, headline
 from diffmem.studies.search.report.text import (
@@ -26,7 +27,6 @@ from diffmem.studies.search.report.text import (
     level_answer,
     level_emm,
     method_text,
-    number_text,
     search_warnings,
     share_text,
 )
@@ -173,7 +173,7 @@ def test_a_long_list_of_runs_is_cut_and_counted():
     ("number", "words"), [(830, "830"), (52_340, "52,300"), (4_210_000, "4.21 M"), (1.3e9, "1.3 G"), (0, "0")]
 )
 def test_large_numbers_are_short(number, words):
-    assert number_text(number) == words
+    assert large_text(number) == words
 
 
 def test_the_cost_is_told_as_a_share_of_the_grids():
