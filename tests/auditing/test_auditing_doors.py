@@ -94,7 +94,7 @@ def test_a_runs_folder(through_the_run, kind):
 def test_a_pickle_in_the_layout_of_edm_gives_the_same_samples_and_rates(
     through_the_run, runs, kind, tmp_path
 ):
-    state = open_model(runs[kind]).denoiser.state_dict()
+    state = open_model(runs[kind]).state_dict()
     path = tmp_path / "network-snapshot-000100.pkl"
     path.write_bytes(pickled(snapshot(state, IN_EDMS_WORDS, source="raise SystemExit('this was executed')")))
     result = judged(kind, tmp_path, model=open_model(path))
@@ -106,7 +106,7 @@ def test_a_pickle_in_the_layout_of_edm_gives_the_same_samples_and_rates(
 def test_a_folder_of_samples_gives_the_same_rates(through_the_run, runs, kind, tmp_path):
     folder = tmp_path / "samples"
     folder.mkdir()
-    made = generate(open_model(runs[kind]).denoiser, range(NUMBER))
+    made = generate(open_model(runs[kind]), range(NUMBER))
     for seed, image in enumerate(made.images):
         Image.fromarray(image[0]).save(folder / f"{seed:06d}.png")
     result = judged(kind, tmp_path, samples=open_images(folder))
@@ -115,7 +115,7 @@ def test_a_folder_of_samples_gives_the_same_rates(through_the_run, runs, kind, t
 
 
 def test_jpeg_samples_of_the_memorizing_model_are_still_found(runs, tmp_path):
-    made = generate(open_model(runs["memorizing"]).denoiser, range(NUMBER))
+    made = generate(open_model(runs["memorizing"]), range(NUMBER))
 
     def jpeg(image):
         stream = io.BytesIO()
@@ -158,7 +158,7 @@ def test_a_folder_of_diffusers_that_was_trained_as_its_tutorial_does(kind, steps
         schedule.step()
     diffusers.DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(tmp_path / "model")
     opened = open_model(tmp_path / "model")
-    assert opened.path == tmp_path / "model"
+    assert opened.origin.path == tmp_path / "model"
     result = judged(kind, tmp_path, model=opened)
     assert result.verdict.verdict == VERDICTS[kind]
     assert result.model.kind == "diffusers folder"

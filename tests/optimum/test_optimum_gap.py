@@ -12,8 +12,9 @@ from diffmem.errors import DiffmemError, UserError
 from diffmem.memorization.means import mean_record
 from diffmem.memorization.rates import Rate
 from diffmem.models import EDM
-from diffmem.optimum.gap import Errors, correlations, curve_of, gap_errors, spearman
-from diffmem.optimum.gap_records import GapCurve, Kind, RunGap
+from diffmem.optimum import gap
+from diffmem.optimum.gap import Errors, GapSettings, correlations, curve_of, spearman
+from diffmem.optimum.gap_records import GapCurve, GapInputs, RunGap
 from diffmem.optimum.gaussian import GaussianDenoiser
 from diffmem.optimum.optimum import Optimum
 from diffmem.sampling import SamplerConfig, generate, noise_levels
@@ -29,6 +30,10 @@ def image_set(count, seed=0, shape=SHAPE, labels=None):
 
 IMAGES, HELDOUT = image_set(12), image_set(40, seed=1)
 OPTIMUM, GAUSSIAN = Optimum(IMAGES), GaussianDenoiser.from_images(IMAGES)
+
+
+def gap_errors(denoiser, optimum, gaussian, images, labels=None, **settings):
+    return gap.gap_errors(denoiser, optimum, gaussian, images, GapSettings(**settings), labels)
 
 
 class Changed:
@@ -54,7 +59,7 @@ class Between(Changed):
         return self.share * GAUSSIAN(x, sigma) + (1 - self.share) * OPTIMUM(x, sigma)
 
 
-@pytest.mark.parametrize("images", [IMAGES, HELDOUT, None], ids=get_args(Kind))
+@pytest.mark.parametrize("images", [IMAGES, HELDOUT, None], ids=get_args(GapInputs))
 def test_the_optimum_has_no_gap_and_the_gaussian_none_to_the_gaussian(images):
     found = gap_errors(OPTIMUM, OPTIMUM, GAUSSIAN, images, sigmas=SIGMAS, samples=20)
     assert not found.to_optimum.any()

@@ -321,7 +321,7 @@ def _probe(request: AuditRequest, samples: ImageSet, progress: Progress) -> _Pro
         exposure.append(exposure_of_samples(samples, request.canaries))
     if request.model is None:
         return _Probes(exposure)
-    denoiser, membership, flipd = request.model.denoiser, None, None
+    denoiser, membership, flipd = request.model, None, None
     if request.training is not None:
         membership = infer_membership(
             denoiser, request.training, request.heldout, request.seed, progress=part_of(progress, 0, 0.6)
@@ -342,7 +342,7 @@ def _estimate(request: AuditRequest, report: Callable[[str], None]) -> None:
     parts = {}
     if request.model is not None:
         parts["sampling"] = estimate_sampling(
-            request.model.denoiser, request.sampler, request.drawn, request.batch_size
+            request.model, request.sampler, request.drawn, request.batch_size
         )
     if request.training is not None:
         samples = request.number if request.samples is None else len(request.samples)

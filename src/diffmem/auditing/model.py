@@ -12,7 +12,7 @@ from diffmem.attacks.scores import NotFiniteError
 from diffmem.auditing.records import MembershipPart, ModelRecord
 from diffmem.data import ImageSet, grayscale, resize, rgb
 from diffmem.errors import UserError
-from diffmem.models import Denoiser, OpenedModel
+from diffmem.models import Denoiser, origin_of
 from diffmem.models.denoiser import pixel_shape_of
 from diffmem.progress import NO_PROGRESS, Progress, part_of
 from diffmem.sampling import BrokenModelError, SamplerConfig, generate_resumable
@@ -29,7 +29,7 @@ _ATTACKS: tuple[Attack, ...] = ("loss", "secmi", "pia")
 
 
 def sample(
-    opened: OpenedModel,
+    denoiser: Denoiser,
     number: int,
     config: SamplerConfig,
     first_seed: int,
@@ -46,10 +46,10 @@ def sample(
         UserError: The model returns values that are not finite.
     """
     seeds = range(first_seed, first_seed + number)
-    tag = f"audit {opened.digest} {config.model_dump_json()}"
+    tag = f"audit {origin_of(denoiser).digest} {config.model_dump_json()}"
     try:
         made = generate_resumable(
-            opened.denoiser, seeds, config, shards, tag, batch_size=batch_size, progress=progress
+            denoiser, seeds, config, shards, tag, batch_size=batch_size, progress=progress
         )
     except BrokenModelError as error:
         raise UserError(str(error)) from error  # in an audit, the model is the user's input
@@ -58,7 +58,7 @@ def sample(
 
 
 def model_record(
-    opened: OpenedModel,
+    denoiser: Denoiser,
     source: str | None,
     config: SamplerConfig,
     first_seed: int,
@@ -66,13 +66,14 @@ def model_record(
     private: bool,
 ) -> ModelRecord:
     """Return the record of a model and its samples."""
+    origin = origin_of(denoiser)
     return ModelRecord(
         source=None if private else source,
-        kind=opened.kind,
-        digest=opened.digest,
+        kind=origin.format,
+        digest=origin.digest,
         sampling=config.describe(),
         seeds=(first_seed, first_seed + number - 1),
-        notes=list(opened.notes),
+        notes=list(origin.notes),
     )
 
 

@@ -10,7 +10,7 @@ from diffmem.auditing.spaces import FeatureSpace
 from diffmem.data import CanarySet, ImageSet
 from diffmem.errors import UserError
 from diffmem.memorization import Transforms
-from diffmem.models import OpenedModel
+from diffmem.models import Denoiser
 from diffmem.progress import Progress
 from diffmem.sampling import SamplerConfig
 
@@ -71,7 +71,7 @@ class AuditRequest:
     training: ImageSet | None = None
     samples: ImageSet | None = None
     heldout: ImageSet | None = None
-    model: OpenedModel | None = None
+    model: Denoiser | None = None
     canaries: CanarySet | None = None
     other_training: Sequence[OtherTraining] = ()
     deduplicated: bool | None = None
@@ -119,7 +119,7 @@ class AuditRequest:
             raise UserError(
                 f"The share of copies to exclude must lie between 0 and 1, not {self.target:g}; the default is 0.01."
             )
-        classes = 0 if self.model is None or self.canaries is None else self.model.denoiser.num_labels
+        classes = 0 if self.model is None or self.canaries is None else self.model.num_labels
         if classes and self.canaries is not None and self.canaries.planted_labels is None:
             raise UserError(
                 f"The model has {classes} classes and the canaries have no labels; plant them in a labelled set."

@@ -9,7 +9,7 @@ from diffmem.cli.common import Settings
 from diffmem.errors import UserError
 
 if TYPE_CHECKING:
-    from diffmem.models import Denoiser, OpenedModel
+    from diffmem.models import Denoiser
 
 __all__ = ["generate"]
 
@@ -53,7 +53,7 @@ def generate(
     from diffmem.api.sampling import check_samples_file
     from diffmem.api.sampling import generate as generate_images
     from diffmem.environment import choose_device
-    from diffmem.models import open_model
+    from diffmem.models import open_model, origin_of
     from diffmem.sampling import SamplerConfig, parse_seeds
     from diffmem.settings import load_recipe
 
@@ -66,18 +66,19 @@ def generate(
     if conditional and optimum is None:
         raise UserError("--conditional belongs to --optimum; a trained model knows whether it has classes.")
     device = choose_device(device)
-    opened = (
-        open_model(model, device)
+    denoiser = (
+        open_model(model, device=device)
         if model is not None
         else _optimum(str(optimum), conditional, device, workspace)
     )
     images = generate_images(
-        opened, numbers, sampler=config, labels="random" if labels == "random" else int(labels), batch_size=batch_size, out=out,
+        denoiser, numbers, sampler=config, labels="random" if labels == "random" else int(labels), batch_size=batch_size, out=out,
     )  # fmt: skip
     channels, height, width = images.shape
-    source = opened.path if optimum is None else f"{opened.name} of {optimum}"
+    origin = origin_of(denoiser)
+    source = origin.path if optimum is None else f"{origin.name} of {optimum}"
     print(f"{out}: {len(images)} images of {height}x{width}x{channels} from {source}")
-    _print_evaluations(opened.denoiser)
+    _print_evaluations(denoiser)
 
 
 def _model_and_out(paths: tuple[Path, ...], optimum: str | None) -> tuple[Path | None, Path]:
@@ -108,13 +109,14 @@ def _print_evaluations(denoiser: Denoiser) -> None:
         )
 
 
-def _optimum(data: str, conditional: bool, device: str, workspace: int) -> OpenedModel:
+def _optimum(data: str, conditional: bool, device: str, workspace: int) -> Denoiser:
     """Return the optimum of an image set, named by its content."""
     from diffmem.api.inputs import as_images
-    from diffmem.models import OpenedModel
+    from diffmem.models import Origin
     from diffmem.optimum.optimum import Optimum
 
     images = as_images(data)
     kind = "the conditional optimum" if conditional else "the optimum"
     denoiser = Optimum(images, conditional, device=device, workspace_bytes=workspace * 10**6)
-    return OpenedModel(denoiser, "optimum", f"{kind} of {len(images)} images", f"{kind} {images.fingerprint}")
+    denoiser.origin = Origin("optimum", f"{kind} of {len(images)} images", f"{kind} {images.fingerprint}")
+    return denoiser

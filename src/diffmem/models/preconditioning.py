@@ -16,7 +16,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from diffmem.errors import UserError
+from diffmem.models.arguments import checked_labels
+from diffmem.models.denoiser import DescribedDenoiser, count_parameters
 from diffmem.models.networks.unet import UNet
 
 __all__ = ["EDM", "VE", "VP", "Preconditioned", "Preconditioning"]
@@ -162,7 +163,7 @@ class EDM(Preconditioning):
         return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
 
 
-class Preconditioned(nn.Module):
+class Preconditioned(DescribedDenoiser, nn.Module):
     """A network with its preconditioning: a `Denoiser` that can be trained.
 
     Attributes:
@@ -172,12 +173,16 @@ class Preconditioned(nn.Module):
         sigma_max: Largest noise level.
     """
 
-    def __init__(self, model: UNet, channels: int, preconditioning: Preconditioning) -> None:
+    def __init__(self, model: UNet, preconditioning: Preconditioning) -> None:
         super().__init__()
         self.model, self.preconditioning = model, preconditioning
-        self.image_shape = (channels, model.resolution, model.resolution)
+        self.image_shape = (model.settings.image_channels, model.resolution, model.resolution)
         self.num_labels = model.num_labels
         self.sigma_min, self.sigma_max = preconditioning.sigma_min, preconditioning.sigma_max
+
+    def _text(self) -> str:
+        count = count_parameters(self.model)
+        return f"{type(self.model).__name__}, {self.preconditioning.name.upper()} preconditioning, {count:,} parameters"
 
     @property
     def device(self) -> torch.device:
@@ -198,18 +203,9 @@ class Preconditioned(nn.Module):
         return c_skip * x + c_out * raw.to(torch.float32)  # type: ignore[no-any-return]
 
     def _checked(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
-        if not self.num_labels:
-            if labels is not None:
-                raise UserError("This denoiser is unconditional: it takes no labels. Leave them out.")
-            return None
         if labels is None:
-            return torch.full((1,), -1, dtype=torch.int64, device=x.device)
+            return torch.full((1,), -1, dtype=torch.int64, device=x.device) if self.num_labels else None
         # A check of values would make the GPU wait; there, a label out of range fails in the lookup itself.
-        if labels.device.type == "cpu" and labels.numel():
-            low, high = int(labels.min()), int(labels.max())
-            if low < -1 or high >= self.num_labels:
-                raise UserError(
-                    f"Label {high if high >= self.num_labels else low} is outside 0..{self.num_labels - 1},"
-                    " the classes of this denoiser."
-                )
+        if labels.device.type == "cpu" or not self.num_labels:
+            labels = checked_labels(labels, len(x), self.num_labels)
         return labels.to(torch.int64).reshape(-1)

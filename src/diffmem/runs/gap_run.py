@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,35 +19,17 @@ from diffmem.memorization import RatioRule
 from diffmem.memorization.rates import Rate
 from diffmem.models import Preconditioned
 from diffmem.optimum.curves import balanced_indices
-from diffmem.optimum.gap import curve_of, gap_errors
-from diffmem.optimum.gap_records import Kind, RunGap
+from diffmem.optimum.gap import GapSettings, curve_of, gap_errors
+from diffmem.optimum.gap_records import GapInputs, RunGap
 from diffmem.optimum.gaussian import GaussianDenoiser
 from diffmem.optimum.optimum import Optimum
 from diffmem.progress import NO_PROGRESS, Progress, parts_of
 from diffmem.runs.evaluations import EvaluationStore, judged
 from diffmem.runs.opening import open_run, snapshots_of
 from diffmem.runs.run import Run
-from diffmem.sampling import SamplerConfig
 from diffmem.settings import config_hash
 
 __all__ = ["GapSettings", "heldout_of", "measure_gap", "stored_rmem"]
-
-
-@dataclass(frozen=True)
-class GapSettings:
-    """What is measured of each run.
-
-    Attributes:
-        sigmas: Noise levels for noisy images; none for those of the sampler.
-        samples: Inputs of each kind at each level.
-        sampling: The sampler of the trajectories.
-        seed: Seed of images and noise.
-    """
-
-    sigmas: tuple[float, ...] | None = None
-    samples: int = 256
-    sampling: SamplerConfig = field(default_factory=SamplerConfig)
-    seed: int = 0
 
 
 def measure_gap(
@@ -131,7 +113,7 @@ def _measured(
     optimum = Optimum(images, conditional=conditional, device=device)
     gaussian = GaussianDenoiser.from_images(images, device=device)
     weight = denoiser.preconditioning.loss_weight if isinstance(denoiser, Preconditioned) else None
-    kinds: list[tuple[Kind, ImageSet | None, int]] = [("training", images, settings.samples)]
+    kinds: list[tuple[GapInputs, ImageSet | None, int]] = [("training", images, settings.samples)]
     if fresh is not None:
         fresh = _unseen(fresh, images)
     if fresh is None:
@@ -147,11 +129,8 @@ def _measured(
             optimum,
             gaussian,
             clean,
+            replace(settings, samples=samples),
             labels=_labels(images, samples, settings.seed),
-            sigmas=settings.sigmas,
-            samples=samples,
-            sampling=settings.sampling,
-            seed=settings.seed,
             progress=part,
         )
         curves.append(curve_of(kind, errors, weight))

@@ -77,7 +77,7 @@ class _Affine(_Linear):
 
 class _GroupNorm(_Grouped, GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
-        return F.group_norm(x, self.groups * self.members, self.weight, self.bias, self.eps)
+        return F.group_norm(x, self.num_groups * self.members, self.weight, self.bias, self.eps)
 
 
 class _FourierEmbedding(_Grouped, FourierEmbedding):

@@ -303,8 +303,8 @@ def test_what_the_levels_are_for_a_thousand_linear_steps(plain):
 def test_a_folder_is_opened_by_what_opens_any_model_and_known_by_all_that_belongs_to_it(tmp_path, plain):
     folder = shutil.copytree(plain, tmp_path / "model")
     opened = open_model(folder)
-    assert (opened.kind, opened.path) == ("diffusers folder", folder)
-    assert torch.equal(answer(opened.denoiser), answer(open_diffusers(plain)))
+    assert (opened.origin.format, opened.origin.path) == ("diffusers folder", folder)
+    assert torch.equal(answer(opened), answer(open_diffusers(plain)))
     settings = folder / "scheduler_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"beta_end": 0.01}))
-    assert open_model(folder).digest != opened.digest
+    assert open_model(folder).origin.digest != opened.origin.digest

@@ -48,7 +48,7 @@ def change(folder, part, **settings):
         ("vae", {"block_out_channels": [10**6, 10**6]}, "shape"),
         ("vae", {"layers_per_block": 2}, "lack"),
         ("vae", {"layers_per_block": 10**9}, "layers_per_block"),
-        ("vae", {"use_quant_conv": False}, "that the network"),
+        ("vae", {"use_quant_conv": False}, "not one of this network"),
         ("vae", {"down_block_types": ["DownEncoderBlock2D"]}, "vae"),
         ("vae", {"down_block_types": None}, "describes no network"),
         ("vae", {"norm_num_groups": 3}, "describes no network"),

@@ -37,7 +37,7 @@ def changed(plain, target, **settings):
         ({"num_class_embeds": 10**12}, "class_embedding"),
         ({"layers_per_block": 2}, "lack"),
         ({"layers_per_block": 10**9}, "layers_per_block"),
-        ({"down_block_types": ["DownBlock2D", "DownBlock2D"]}, "that the network"),
+        ({"down_block_types": ["DownBlock2D", "DownBlock2D"]}, "not one of this network"),
         ({"down_block_types": ["DownBlock2D", "Nothing"]}, "Nothing"),
         ({"down_block_types": None}, "describes no network"),
         ({"norm_num_groups": 3}, "describes no network"),

@@ -20,6 +20,7 @@ from edm_pickle_builder import Call, Nested, Persistent, pickled, saved, snapsho
 from edm_pickle_tools import GOOD, SONG, STATE, opened, rebuilt, refused, same
 
 from diffmem.errors import UserError
+from diffmem.models import weights
 from diffmem.models.pretrained import edm_pickle
 from diffmem.models.pretrained.edm_pickle import open_edm_pickle
 
@@ -235,7 +236,7 @@ def test_too_many_opcodes_are_refused(tmp_path, monkeypatch):
 
 
 def test_a_file_that_is_too_large_is_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr(edm_pickle, "MAX_FILE_BYTES", len(GOOD) - 1)
+    monkeypatch.setattr(weights, "MAX_FILE_BYTES", len(GOOD) - 1)
     assert f"the limit is {len(GOOD) - 1:,}" in refused(tmp_path, GOOD)
 
 
