@@ -8,15 +8,13 @@ were planted, so without any memorization all rankings are equally likely, whate
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from diffmem.attacks.membership import AreaRecord
-from diffmem.attacks.roc import area_under_curve
+from diffmem.attacks.roc import Area, area_under_curve
 from diffmem.attacks.scores import loss_levels, loss_scores
 from diffmem.data import CanarySet, ImageSet
 from diffmem.data.canaries import smallest_p_value
@@ -76,7 +74,7 @@ class ExposureRecord(Record):
     smallest_p: float = Field(
         description="The smallest p-value that so many canaries can give: 1 / C(2 K, K)."
     )
-    auc: AreaRecord | None = Field(
+    auc: Area | None = Field(
         description="Share of pairs in which the planted canary scores above the control one; none for K = 1."
     )
     reproduced: ReproducedRecord | None = Field(description="None for a model.")
@@ -230,7 +228,7 @@ def _record(
         greatest=greatest,
         p_value=p,
         smallest_p=smallest,
-        auc=None if count < 2 else AreaRecord(**asdict(area_under_curve(planted, control))),
+        auc=None if count < 2 else area_under_curve(planted, control),
         reproduced=reproduced,
         planted_scores=planted.tolist(),
         control_scores=control.tolist(),

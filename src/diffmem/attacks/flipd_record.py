@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from typing import TypedDict
 
 import numpy as np
@@ -12,8 +11,7 @@ from pydantic import Field
 
 from diffmem.attacks.exposure import rank_sum_p_value
 from diffmem.attacks.flipd import Derivative, Flipd, Trace, flipd
-from diffmem.attacks.membership import AreaRecord
-from diffmem.attacks.roc import area_under_curve
+from diffmem.attacks.roc import Area, area_under_curve
 from diffmem.data import CanarySet, ImageSet
 from diffmem.errors import UserError
 from diffmem.memorization.rates import Rate
@@ -56,7 +54,7 @@ class FlipdRecord(Record):
     unmarked: dict[str, float] | None = Field(
         description="The same of the control canaries' images without their marks: ordinary images that were not trained on."
     )
-    auc: AreaRecord | None = Field(
+    auc: Area | None = Field(
         description="Share of pairs in which the planted canary is below the control one: 1 if memorized images stand out, 0.5 by chance."
     )
     p_value: float | None = Field(
@@ -166,7 +164,7 @@ class _Calibration(TypedDict):
     planted: dict[str, float] | None
     control: dict[str, float] | None
     unmarked: dict[str, float] | None
-    auc: AreaRecord | None
+    auc: Area | None
     p_value: float | None
     threshold: float | None
     false_alarm: float | None
@@ -188,7 +186,7 @@ def _calibrated(values: dict[str, NDArray[np.float64]]) -> _Calibration:
     planted, control, unmarked = values["planted"], values["control"], values["unmarked"]
     threshold, count = float(unmarked.min()), len(planted)
     below = [Rate(int((part < threshold).sum()), len(part)) for part in (planted, samples)]
-    auc = None if count < 2 else AreaRecord(**asdict(area_under_curve(-planted, -control)))
+    auc = None if count < 2 else area_under_curve(-planted, -control)
     p = rank_sum_p_value(-planted, -control)
     return _Calibration(
         planted=_quantiles(planted), control=_quantiles(control), unmarked=_quantiles(unmarked), auc=auc, p_value=p,

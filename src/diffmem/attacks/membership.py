@@ -31,7 +31,7 @@ from diffmem.memorization.records import Record
 from diffmem.models import Denoiser, Latent, pixel_shape_of
 from diffmem.progress import NO_PROGRESS, Progress
 
-__all__ = ["AreaRecord", "Attack", "MembershipRecord", "class_mix_p_value", "membership", "without_model"]
+__all__ = ["Attack", "MembershipRecord", "class_mix_p_value", "membership", "without_model"]
 
 Attack = Literal["loss", "secmi", "pia", "pian"]
 """How images are scored, see `membership_scores`; 'pian' is PIA with normalized noise."""
@@ -40,18 +40,6 @@ Attack = Literal["loss", "secmi", "pia", "pian"]
 _FALSE_ALARM = 0.01
 _PERMUTATIONS = 9999
 _BLOCK = 1 << 20  # classes times draws at a time
-
-
-class AreaRecord(Record):
-    """The area under the receiver operating characteristic with its interval: 1 separates, 0.5 is chance."""
-
-    value: float
-    low: float
-    high: float
-    members: int
-    nonmembers: int
-    confidence: float
-    method: str = Field(description="How the interval was computed: 'delong' or 'pairs'.")
 
 
 class MembershipRecord(Record):
@@ -76,7 +64,7 @@ class MembershipRecord(Record):
     nonmember_copies: int = Field(
         description="Non-members removed as exact copies of an earlier one (shared ones not counted)."
     )
-    auc: AreaRecord = Field(description="Of all images. Higher scores mean members; below 0.5 stays so.")
+    auc: Area = Field(description="Of all images. Higher scores mean members; below 0.5 stays so.")
     target_fpr: float = Field(description="The false-positive rate for which the threshold was chosen.")
     threshold: float = Field(description="Chosen on one half of the non-members; members are above it.")
     tpr: Rate = Field(
@@ -85,7 +73,7 @@ class MembershipRecord(Record):
     fpr: Rate = Field(
         description="Share of the other half's non-members above the threshold: the rate that the true-positive rate is at."
     )
-    without_model: dict[str, AreaRecord] = Field(
+    without_model: dict[str, Area] = Field(
         description="The area that a plain statistic of the images gives, larger counting as members; 0.5 for sets of one source."
     )
     class_mix_p: float | None = Field(
@@ -169,12 +157,12 @@ def membership(
         shared=counts[0],
         member_copies=counts[1],
         nonmember_copies=counts[2],
-        auc=_area_record(area_under_curve(scores[0], scores[1])),
+        auc=area_under_curve(scores[0], scores[1]),
         target_fpr=fpr,
         threshold=point.threshold,
         tpr=point.found,
         fpr=point.false,
-        without_model={name: _area_record(area) for name, area in plain.items()},
+        without_model=plain,
         class_mix_p=mix,
         warnings=_warnings(plain, mix),
         notes=notes,
@@ -334,15 +322,3 @@ def _warnings(plain: dict[str, Area], mix: float | None) -> list[str]:
             " the same shares."
         )
     return found
-
-
-def _area_record(area: Area) -> AreaRecord:
-    return AreaRecord(
-        value=area.value,
-        low=area.low,
-        high=area.high,
-        members=area.members,
-        nonmembers=area.nonmembers,
-        confidence=area.confidence,
-        method=area.method,
-    )

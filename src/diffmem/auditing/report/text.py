@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from diffmem.attacks.membership import AreaRecord
+from diffmem.attacks.roc import Area
 from diffmem.auditing.records import (
     AuditResult,
     CriterionRecord,
@@ -117,7 +117,7 @@ def fine_rate(rate: Rate) -> str:
     return f"{fine_percent(rate.value)} [{_points(rate.low)}, {_points(rate.high)}]"
 
 
-def area_text(area: AreaRecord) -> str:
+def area_text(area: Area) -> str:
     """Return an area under a curve with its interval: '0.512 [0.487, 0.537]'."""
     return f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]"
 
@@ -261,7 +261,7 @@ def number_text(value: Any) -> str:
     """Return any value of a record in words: rates with intervals, lists joined, numbers with at most six digits."""
     if isinstance(value, Rate):
         return f"{fine_rate(value)}, {value.count:,} of {value.total:,} ({value.method})"
-    if isinstance(value, AreaRecord):
+    if isinstance(value, Area):
         return f"{area_text(value)}, {value.members:,} against {value.nonmembers:,} ({value.confidence:.0%}, {value.method})"
     if isinstance(value, BaseModel):
         return "; ".join(f"{name}: {words}" for name, _, words in record_rows(value))
