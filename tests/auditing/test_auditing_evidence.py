@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from audit_tools import digits, image_set, noisy
 
-from diffmem.auditing.criteria import PIXELS, Criterion, Scores
+from diffmem.auditing.criteria import PIXELS, Criterion
 from diffmem.auditing.detector import CopyDetector
 from diffmem.auditing.evidence import SAME_PICTURE_RMS, same_pictures, weigh
 from diffmem.auditing.findings import criterion_records, sharp_rungs
@@ -146,22 +146,13 @@ class Darkest(Criterion):
 
     key: ClassVar[str] = "darkest"
     weight: ClassVar[float] = 3.0
+    strictness: ClassVar[tuple[float, ...]] = (0.5, 0.1)
+    title: ClassVar[str] = "Distance over brightness"
+    rule: ClassVar[str] = "darkest/v1"
 
-    def __post_init__(self):
-        object.__setattr__(self, "strictness", (0.5, 0.1))
-
-    @property
-    def title(self):
-        return "Distance over brightness"
-
-    @property
-    def rule(self):
-        return "darkest/v1"
-
-    def __call__(self, batch):
-        copied, distance = self._nearest(batch)
+    def _score(self, batch):
         light = np.sqrt(np.square(batch.images.astype(float)).reshape(len(batch), -1).sum(1)) + 1
-        return Scores(distance / light, copied, distance)
+        return batch.neighbours[self.space].distances[:, 0] / light
 
 
 def test_a_criterion_of_another_file_works_everywhere_without_any_other_change():

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from diffmem.auditing.criteria import PIXELS, Batch, Criterion, Scores
+from diffmem.auditing.criteria import PIXELS, Batch, Criterion
 from diffmem.auditing.detector import Detections
 from diffmem.auditing.evidence import weigh
 from diffmem.auditing.findings import criterion_records, samples_needed, sharp_rungs
@@ -22,21 +22,9 @@ class Given(Criterion):
     """The score is the distance to the nearest reference."""
 
     key: ClassVar[str] = "given"
-
-    def __post_init__(self):
-        object.__setattr__(self, "strictness", (1.0, 0.5, 0.1))
-
-    @property
-    def title(self):
-        return "As given"
-
-    @property
-    def rule(self):
-        return "given/v1"
-
-    def __call__(self, batch):
-        copied, distance = self._nearest(batch)
-        return Scores(distance, copied, distance)
+    strictness: ClassVar[tuple[float, ...]] = (1.0, 0.5, 0.1)
+    title: ClassVar[str] = "As given"
+    rule: ClassVar[str] = "given/v1"
 
 
 CRITERION = Given(REFERENCES)
