@@ -1,6 +1,6 @@
 """Records of criteria from scores that are made up: what follows from counts alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -36,17 +36,18 @@ def detections(count, *scores, first=0):
     given[: len(scores)] = scores
     copied = np.arange(first, first + count)
     batch = Batch(np.zeros((count, 1, 2, 2), np.uint8), {PIXELS: Neighbours(given[:, None], copied[:, None])})
-    return Detections(batch, {"given": CRITERION(batch)})
+    return Detections(batch, {"given": CRITERION(batch)}, np.ones(count, np.int64))
 
 
 def null_of(count, *scores):
-    return Null(detections(count, *scores, first=1500), count, np.zeros(count, bool), {}, 3000, False)
+    return Null(detections(count, *scores, first=1500), np.zeros(count, bool), {}, 3000, False)
 
 
 def record(samples, null, target=0.01, judged=None):
-    trials = np.ones(len(samples), bool) if judged is None else judged
-    evidence = weigh([CRITERION], samples, null, judged=trials)
-    (found,) = criterion_records([CRITERION], ["id"], samples, trials, null, evidence, target)
+    if judged is not None:
+        samples = replace(samples, times=judged.astype(np.int64))
+    evidence = weigh([CRITERION], samples, null)
+    (found,) = criterion_records([CRITERION], ["id"], samples, null, evidence, target)
     return found
 
 
@@ -123,7 +124,7 @@ def test_the_strictness_leaves_samples_room_for_what_chance_flags():
 
 
 def test_without_a_null_flagged_samples_cannot_be_told_and_none_are_none():
-    nothing = Null(None, 0, np.zeros(0, bool), {}, 3000, False)
+    nothing = Null(None, np.zeros(0, bool), {}, 3000, False)
     found = record(detections(1000, 0.05), nothing)
     assert (found.finding, found.null) == ("cannot tell", None)
     assert "There is no null" in found.notes[0]

@@ -19,8 +19,7 @@ _BINS = 50
 
 def distance_records(found: Comparison) -> list[DistanceRecord]:
     """Return histograms of ratios (where there are two training images) and of distances."""
-    compared = found.null.training.get(PIXELS)
-    null = [one.batch.neighbours[PIXELS] for one in (found.null.heldout, compared) if one is not None]
+    null = [one.batch.neighbours[PIXELS] for one in found.null.parts(PIXELS)]
     samples = found.found.batch.neighbours[PIXELS]
     scale = 1 / math.sqrt(math.prod(found.space.shape))
     rms = [samples.distances[:, 0] * scale, _joined([one.distances[:, 0] for one in null]) * scale]

@@ -10,6 +10,7 @@ from diffmem.attacks.membership import Attack, membership
 from diffmem.attacks.roc import images_needed
 from diffmem.attacks.scores import NotFiniteError
 from diffmem.auditing.records import MembershipPart, ModelRecord
+from diffmem.auditing.request import AuditOptions
 from diffmem.data import ImageSet, grayscale, resize, rgb
 from diffmem.errors import UserError
 from diffmem.models import Denoiser, OpenedModel
@@ -30,12 +31,9 @@ _ATTACKS: tuple[Attack, ...] = ("loss", "secmi", "pia")
 
 def sample(
     opened: OpenedModel,
-    number: int,
     config: SamplerConfig,
-    first_seed: int,
+    options: AuditOptions,
     shards: Path,
-    *,
-    batch_size: int = 64,
     progress: Progress = NO_PROGRESS,
 ) -> ImageSet:
     """Generate the samples of an audit, one per seed; labels are drawn from the seeds.
@@ -45,11 +43,11 @@ def sample(
     Raises:
         UserError: The model returns values that are not finite.
     """
-    seeds = range(first_seed, first_seed + number)
+    seeds = range(options.first_seed, options.first_seed + options.num)
     tag = f"audit {opened.digest} {config.model_dump_json()}"
     try:
         made = generate_resumable(
-            opened.denoiser, seeds, config, shards, tag, batch_size=batch_size, progress=progress
+            opened.denoiser, seeds, config, shards, tag, batch_size=options.batch_size, progress=progress
         )
     except BrokenModelError as error:
         raise UserError(str(error)) from error  # in an audit, the model is the user's input
@@ -58,20 +56,15 @@ def sample(
 
 
 def model_record(
-    opened: OpenedModel,
-    source: str | None,
-    config: SamplerConfig,
-    first_seed: int,
-    number: int,
-    private: bool,
+    opened: OpenedModel, source: str | None, config: SamplerConfig, options: AuditOptions
 ) -> ModelRecord:
     """Return the record of a model and its samples."""
     return ModelRecord(
-        source=None if private else source,
+        source=None if options.private else source,
         kind=opened.kind,
         digest=opened.digest,
         sampling=config.describe(),
-        seeds=(first_seed, first_seed + number - 1),
+        seeds=(options.first_seed, options.first_seed + options.num - 1),
         notes=list(opened.notes),
     )
 

@@ -29,7 +29,7 @@ def notes_of(request: AuditRequest, aligned: Aligned, check: SampleCheckRecord) 
         f"Reading the {_NAMES[role]}: {line}"
         for role, images in given.items()
         if images is not None
-        for line in reading_lines(images, request.private)
+        for line in reading_lines(images, request.options.private)
     ]
     return [
         *read,

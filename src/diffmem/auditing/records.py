@@ -323,7 +323,7 @@ class AuditResult(Record):
     verdict: VerdictRecord
     inputs: list[InputRecord]
     model: ModelRecord | None = Field(description="None if samples were given.")
-    space: SpaceRecord | None = Field(description="None without training images.")
+    space: SpaceRecord | None = Field(default=None, description="None without training images.")
     sample_check: SampleCheckRecord | None = Field(
         default=None,
         description="Whether these can be samples of a model of this training set; none without training images.",
@@ -332,10 +332,12 @@ class AuditResult(Record):
         default_factory=list,
         description="The samples under other readings of images or values, where there was a choice.",
     )
-    criteria: list[CriterionRecord] = Field(description="Empty if no sample can be judged.")
-    copying: CopyingRecord | None = Field(description="None without held-out images.")
-    copies: CopiesRecord | None = Field(description="None without training images.")
-    distances: list[DistanceRecord]
+    criteria: list[CriterionRecord] = Field(
+        default_factory=list, description="Empty if no sample can be judged."
+    )
+    copying: CopyingRecord | None = Field(default=None, description="None without held-out images.")
+    copies: CopiesRecord | None = Field(default=None, description="None without training images.")
+    distances: list[DistanceRecord] = Field(default_factory=list)
     membership: MembershipPart | None = Field(description="None unless a model was given.")
     flipd: FlipdRecord | None = None
     exposure: list[ExposureRecord] = Field(default_factory=list)

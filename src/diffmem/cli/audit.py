@@ -111,7 +111,7 @@ def audit(
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out names a folder for the report.")
     with locked_folder(out):
-        from diffmem.auditing import AuditRequest, open_feature_space, parse_transforms
+        from diffmem.auditing import AuditOptions, AuditRequest, open_feature_space, parse_transforms
         from diffmem.data import CanarySet
         from diffmem.models import open_model
         from diffmem.sampling import SamplerConfig
@@ -131,9 +131,12 @@ def audit(
         sets = _Sets((train, train_read), (heldout, heldout_read), (samples, samples_read))
         request = AuditRequest(
             training=sets.training, samples=sets.samples, heldout=sets.heldout, model=opened, canaries=planted,
-            other_training=sets.other_training, deduplicated=deduplicated, number=num, sampler=config, first_seed=first_seed,
-            transforms=changes, features=spaces, target=target, private=private, seed=seed, title=title,
-            sources={role: source for role, source in sources.items() if source is not None}, device=place, batch_size=batch_size,
+            other_training=sets.other_training, sampler=config, transforms=changes, features=spaces,
+            sources={role: source for role, source in sources.items() if source is not None}, device=place,
+            options=AuditOptions(
+                num=num, first_seed=first_seed, deduplicated=deduplicated, target=target, private=private, seed=seed, title=title,
+                batch_size=batch_size,
+            ),
         )  # fmt: skip
         code = _audit(request, out)
     if code:

@@ -83,7 +83,7 @@ def test_a_private_audit_with_an_image_or_a_name_is_refused_and_nothing_is_writt
     result = private_found()
     if leak == "record":
         result = result.model_copy(update={"model": result.model.model_copy(update={"source": "secret.pkl"})})
-    images = make_images(result) if leak == "image" else None
+    images = make_images(result) if leak == "image" else {}
     with pytest.raises(DiffmemError, match="private"):
         write_audit(result, images, make_matches(60, private=leak != "match"), tmp_path / "out")
     assert not (tmp_path / "out").exists()

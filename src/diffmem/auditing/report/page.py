@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,14 +18,7 @@ from diffmem.auditing.report.figures import (
     power_of,
     power_text,
 )
-from diffmem.auditing.report.gallery import (
-    AuditImages,
-    display_text,
-    near_figure,
-    near_text,
-    worst_figure,
-    worst_text,
-)
+from diffmem.auditing.report.gallery import AuditGallery, display_text, gallery_figure
 from diffmem.auditing.report.text import (
     VERDICT_WORDS,
     area_text,
@@ -74,17 +67,17 @@ class AuditPicture:
         return embedded_png(self.png)
 
 
-def render_audit(result: AuditResult, images: AuditImages | None = None) -> str:
+def render_audit(result: AuditResult, galleries: Mapping[str, AuditGallery]) -> str:
     """Return an audit as one self-contained HTML page; everything that comes from the record is escaped.
 
     Args:
         result: The audit.
-        images: Of its matches; none shows none. A private audit shows none whatever is given.
+        galleries: See `audit_images`. A private audit shows none whatever is given.
     """
-    return page_of(result, audit_pictures(result, images))
+    return page_of(result, audit_pictures(result, galleries))
 
 
-def audit_pictures(result: AuditResult, images: AuditImages | None) -> list[AuditPicture]:
+def audit_pictures(result: AuditResult, galleries: Mapping[str, AuditGallery]) -> list[AuditPicture]:
     """Return the pictures that an audit can fill."""
     found = []
     if result.distances:
@@ -96,8 +89,8 @@ def audit_pictures(result: AuditResult, images: AuditImages | None) -> list[Audi
                 " as far from the training images as fresh images are.",
             )
         )  # fmt: skip
-    if images is not None and not result.private:
-        found += _galleries(result, images)
+    if not result.private:
+        found += _galleries(galleries)
     if result.copies is not None and any(one.times > 1 for one in result.copies.most_copied):
         found.append(
             _picture(
@@ -118,21 +111,21 @@ def audit_pictures(result: AuditResult, images: AuditImages | None) -> list[Audi
     return found
 
 
-def _galleries(result: AuditResult, images: AuditImages) -> list[AuditPicture]:
+def _galleries(galleries: Mapping[str, AuditGallery]) -> list[AuditPicture]:
     found = []
-    size = display_text(images.samples.shape)
-    if result.copies is not None and result.copies.worst:
+    size = "".join({display_text(one.samples.shape) for one in galleries.values()})
+    if "worst" in galleries:
         found.append(
             _picture(
-                "audit_worst.png", worst_figure(result.copies.worst, images), worst_text(result),
+                "audit_worst.png", gallery_figure(galleries["worst"]), galleries["worst"].text,
                 "Above each column: number of the sample → number of the training image. Below: distance to the nearest over that to the"
                 f" second nearest training image, and distance in RMS grey levels. {size}",
             )
         )  # fmt: skip
-    if images.near is not None:
+    if "near" in galleries:
         found.append(
             _picture(
-                "audit_near.png", near_figure(images.near), near_text(images.near),
+                "audit_near.png", gallery_figure(galleries["near"]), galleries["near"].text,
                 "The samples with the smallest ratios that no deciding criterion flags, not selected otherwise: this is what"
                 f" images that are no copies look like here. Where they look like copies, the audit has missed some. {size}",
             )
