@@ -10,6 +10,7 @@ from diffmem.memorization import RatioRule, nearest_neighbours
 from diffmem.memorization.features import open_features
 from diffmem.memorization.frechet import frechet_of_images
 from diffmem.models.config import ModelConfig
+from diffmem.models.weights import read_tensors, write_tensors
 from diffmem.runs import trained
 from diffmem.runs.frechet import stored_frechet
 from diffmem.runs.run import Run
@@ -162,6 +163,19 @@ def test_a_damaged_file_is_reported_and_made_anew_where_it_is_needed(copied, mon
         assert path.read_bytes() == before
     assert len(told) == 1
     assert numbers(copied) == wanted
+
+
+def test_a_whole_snapshot_that_this_version_cannot_read_is_kept_and_nothing_is_trained(copied, monkeypatch):
+    forbid(monkeypatch, "training")
+    path = snapshot_path(copied.folder, copied.points[-1])
+    tensors, words = read_tensors(path)
+    words["model"] = words["model"].replace('"channels"', '"width_in_channels"')
+    write_tensors(path, tensors, words)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="go on with the version of diffmem that wrote it") as caught:
+        copied.execute(SAMPLING, MEASURE, warn=pytest.fail)
+    assert str(path) in str(caught.value)
+    assert path.read_bytes() == before
 
 
 def test_lost_images_of_a_gallery_are_generated_again_and_nothing_is_written(copied):

@@ -5,13 +5,14 @@ The records hold no timings, so that the same inputs and seed give the same file
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from diffmem.attacks.exposure import ExposureRecord
 from diffmem.attacks.flipd_record import FlipdRecord
 from diffmem.attacks.membership import MembershipRecord
+from diffmem.errors import UserError
 from diffmem.memorization.plausibility import SampleCheckRecord
 from diffmem.memorization.rates import Rate
 from diffmem.memorization.records import Record
@@ -311,6 +312,9 @@ class VerdictRecord(Record):
     reasons: list[str] = Field(description="What it rests on, a sentence each.")
     missing: list[str] = Field(description="What would be needed to tell more, a sentence each.")
 
+    def __str__(self) -> str:
+        return self.sentence
+
 
 class AuditResult(Record):
     """An audit: the content of `audit.json`."""
@@ -346,6 +350,17 @@ class AuditResult(Record):
     )
     limitations: list[str] = Field(description="What a clean audit does not prove, a sentence each.")
     versions: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_this_schema(cls, values: Any) -> Any:
+        found = values.get("schema_version", SCHEMA) if isinstance(values, dict) else SCHEMA
+        if found != SCHEMA:
+            raise UserError(
+                f"This audit's record has the schema {found!r}, and this version reads {SCHEMA!r} alone: make the record again with"
+                " the command of the audit (diffmem audit --train ... --out ...), or read it with the version that its 'versions' name."
+            )
+        return values
 
     def criterion(self, key: str) -> CriterionRecord | None:
         """Return the criterion with a key, or none."""

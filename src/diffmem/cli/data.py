@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from diffmem.cli.common import warn
 from diffmem.cli.reading import AS_USUAL, ReadingOptions
+from diffmem.console import warn
 from diffmem.text import bytes_text
 
 if TYPE_CHECKING:

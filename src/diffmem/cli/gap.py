@@ -43,11 +43,11 @@ def gap(
         seed: Seed of images and noise.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
     """
-    from diffmem.cli.common import choose_device
     from diffmem.cli.optimum import parse_sigmas
     from diffmem.console import console
     from diffmem.data import open_images
     from diffmem.distributed import world
+    from diffmem.environment import choose_device
     from diffmem.folder_lock import locked_folder
     from diffmem.optimum.gap import correlations
     from diffmem.optimum.gap_records import GapResult

@@ -38,10 +38,10 @@ def optimum(
         seed: Seed of the noise.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
     """
-    from diffmem.cli.common import choose_device
     from diffmem.console import console
     from diffmem.data import open_images
     from diffmem.distributed import world
+    from diffmem.environment import choose_device
     from diffmem.folder_lock import locked_folder
     from diffmem.optimum.curves import optimum_curves
     from diffmem.optimum.report.figure import collapse_text, optimum_table, write_optimum

@@ -27,7 +27,7 @@ def quickstart(
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
         workers: Processes that train at the same time; by default one per core on a CPU.
     """
-    from diffmem.cli.study import carry_out
+    from diffmem.cli.study import run_grid
     from diffmem.studies.quickstart import quickstart_recipe
 
-    carry_out(quickstart_recipe(fast), out, device, workers)
+    run_grid(quickstart_recipe(fast), out, device, workers)

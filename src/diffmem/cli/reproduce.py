@@ -76,7 +76,7 @@ def reproduce(
     if page is not None and not all_:
         raise UserError("--page is the page of all experiments: give --all with it.")
 
-    from diffmem.cli.common import choose_device
+    from diffmem.environment import choose_device
 
     place = choose_device(device)
     size = _scale(scale, place)
@@ -116,8 +116,7 @@ def _scale(wanted: str | None, device: str) -> Literal["paper", "cpu", "smoke"]:
 def _carry_out(planned: list[Reproduction], device: str, workers: int | None, page: Path | None) -> None:
     import yaml
 
-    from diffmem.cli.common import warn
-    from diffmem.console import console
+    from diffmem.console import console, warn
     from diffmem.distributed import world
     from diffmem.files import write_text
     from diffmem.paper.report.tables import experiment_table

@@ -28,8 +28,7 @@ def runs(store: Path, *, rebuild: bool = False, json: bool = False) -> None:
     import json as json_format
     from dataclasses import asdict
 
-    from diffmem.cli.common import warn
-    from diffmem.console import console
+    from diffmem.console import console, warn
     from diffmem.errors import UserError
     from diffmem.progress import show_progress
     from diffmem.runs.store.folders import RUNS
@@ -71,7 +70,7 @@ def runs(store: Path, *, rebuild: bool = False, json: bool = False) -> None:
 
 def _fresh(store: Path, entry: RunEntry) -> RunEntry:
     """Return the entry of a run that may have moved on since it was noted, as its folder has it now."""
-    from diffmem.cli.common import warn
+    from diffmem.console import warn
     from diffmem.runs.store.folders import read_entries
 
     # A run that was noted as new need not have a folder yet.

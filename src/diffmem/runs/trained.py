@@ -21,6 +21,7 @@ from diffmem.files import read_number, write_json, write_text
 from diffmem.models import build_denoiser, load_denoiser
 from diffmem.models.config import ModelConfig
 from diffmem.models.denoiser import Denoiser
+from diffmem.models.weights import read_tensors
 from diffmem.optimum.optimum import Optimum
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.settings import config_hash
@@ -197,6 +198,9 @@ class TrainedRun:
         Args:
             seen: Images seen at the snapshot.
             warn: Told of a damaged one, which is to be made anew.
+
+        Raises:
+            UserError: It is not damaged, but not a network that this version knows: hours of training are not thrown away for that.
         """
         path = snapshot_path(self.folder, seen)
         if not path.exists():
@@ -204,10 +208,24 @@ class TrainedRun:
         try:
             load_denoiser(path)
         except DiffmemError as error:
+            if _is_undamaged(path):
+                raise UserError(
+                    f"{error} The file is not damaged, so it was not made anew: go on with the version of diffmem that wrote it, or"
+                    " delete it to train it again."
+                ) from error
             warn(f"{error} It is made anew.")
             path.unlink()
             return False
         return True
+
+
+def _is_undamaged(path: Path) -> bool:
+    """Whether the tensors of a file are what was written, whatever network they are of."""
+    try:
+        read_tensors(path)
+    except DiffmemError:
+        return False
+    return True
 
 
 def _epochs_of(path: Path) -> float:

@@ -156,6 +156,25 @@ class SearchRecipe(TrainRecipe):
             )
         return found
 
+    def with_whole_paths(self) -> SearchRecipe:
+        """Return the recipe with paths in full, so that the study can be opened from any folder."""
+        values = yaml.safe_load(dump_search(self))
+
+        def whole(source: object) -> object:
+            return (
+                str(Path(source).resolve()) if isinstance(source, str) and Path(source).exists() else source
+            )
+
+        for settings in (values["data"], values["data"]["mixture"] or {}):
+            if "source" in settings:
+                settings["source"] = whole(settings["source"])
+        for settings in values["levels"].values():
+            for key in {"data.source", "data.mixture.source"} & set(settings):
+                settings[key] = whole(settings[key])
+        if "path" in values["executor"]:
+            values["executor"]["path"] = whole(values["executor"]["path"])
+        return type(self).model_validate(values)
+
     @property
     def alpha(self) -> float:
         """The allowed error of one training's verdict: that of the interval, shared by all sizes of a search."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffmem.__main__ import _wants_gpu
-from diffmem.cli.common import choose_device
+from diffmem.environment import choose_device
 from diffmem.errors import UserError
 
 
