@@ -114,7 +114,7 @@ def test_a_model_of_classes_is_asked_with_labels_and_their_lack_is_noted():
     assert found.notes == []
     found = flipd_record(Blind(10), image_set(made.images), canaries, most=2)
     assert found.notes == [
-        "The model has classes and the samples images have no labels: it was asked without."
+        "The model has classes and the samples images have no labels: it was evaluated without."
     ]
     model = Blind(0)
     flipd_record(model, made, canaries, most=2)

@@ -136,7 +136,7 @@ def test_held_out_images_that_are_training_images_leave_the_null_and_it_is_said(
 def test_held_out_images_of_which_all_are_training_images_are_a_problem(detector):
     found = run(detector, FRESH, null_images(detector, TRAINING[:50], 500))
     assert "All 50 held-out images are identical to training images" in found.around.problems[0]
-    assert "Name the two sets apart" in found.around.problems[0]
+    assert "Give two different sets" in found.around.problems[0]
 
 
 def test_without_held_out_images_training_images_are_the_null(detector, nulls):

@@ -104,7 +104,7 @@ def test_a_criterion_that_flags_null_images_at_every_strictness_is_not_usable():
     many = [0.05] * 100
     found = record(detections(1000, *many), null_of(1000, *many))
     assert (found.finding, found.strictness) == ("not usable", None)
-    assert "says nothing of a share of copies" in found.notes[0]
+    assert "cannot exclude a rate of copies" in found.notes[0]
 
 
 def test_the_bound_is_that_of_the_loosest_strictness_at_which_chance_flags_few():
@@ -127,7 +127,7 @@ def test_without_a_null_flagged_samples_cannot_be_told_and_none_are_none():
     nothing = Null(None, np.zeros(0, bool), {}, 3000, False)
     found = record(detections(1000, 0.05), nothing)
     assert (found.finding, found.null) == ("cannot tell", None)
-    assert "There is no null" in found.notes[0]
+    assert "There are no null images" in found.notes[0]
     assert record(detections(1000), nothing).finding == "none"
 
 

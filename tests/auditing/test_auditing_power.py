@@ -86,7 +86,7 @@ def test_kinds_can_be_chosen_and_unknown_ones_are_refused(detector, training):
     found = measure_power(detector, training, 0, count=5, keys=["mirrored", "exact"])
     assert [one.key for one in found["ratio"]] == ["mirrored", "exact"]
     assert measure_power(detector, training, 0, keys=[])["ratio"] == []
-    with pytest.raises(UserError, match="no planted copy 'colour'"):
+    with pytest.raises(UserError, match="no positive control 'colour'"):
         measure_power(detector, training, 0, keys=["colour"])
     with pytest.raises(UserError, match="At least 1 copy of each kind"):
         measure_power(detector, training, 0, count=0)

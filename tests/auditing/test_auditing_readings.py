@@ -63,7 +63,7 @@ def test_one_copy_under_another_reading_is_not_cleared():
     assert (found.copies, found.same_pictures) == (0, 1)
     copies, problems = reading_problems([found])
     assert not copies
-    assert "1 of 300 samples are all but identical" in problems[0]
+    assert "1 of 300 samples are nearly identical" in problems[0]
 
 
 def test_fresh_samples_that_fit_another_reading_better_are_not_cleared():

@@ -40,7 +40,7 @@ CRITERIA = (
     ),
     (
         "repeats",
-        "Ratio, near-copies in the training set passed over",
+        "Ratio, near-copies in the training set skipped",
         f"{SPACE}/ratio<0.3333/near-copies-passed-over/n=50/v1",
         "deciding",
     ),

@@ -57,7 +57,7 @@ class ExposureRecord(Record):
     )
     protocol: str = Field(description="Id of the score with its constants.")
     canaries: int = Field(description="K, the planted canaries, and as many in the control group.")
-    repeats: int = Field(description="How often the training set holds each planted canary.")
+    repeats: int = Field(description="How often each planted canary is in the training set.")
     training_fingerprint: str = Field(description="Of the training set that the canaries were planted in.")
     samples: int | None = Field(description="Samples that were searched; none for a model.")
     exposures: list[float] = Field(
@@ -69,7 +69,7 @@ class ExposureRecord(Record):
         description="The greatest exposure that so many control canaries can show: log2(K + 1) bits."
     )
     p_value: float = Field(
-        description="Chance of planted canaries ranking as high or higher if nothing was memorized: Mann-Whitney, one-sided."
+        description="p-value of planted canaries ranking as high or higher if nothing was memorized: Mann-Whitney, one-sided."
     )
     smallest_p: float = Field(
         description="The smallest p-value that so many canaries can give: 1 / C(2 K, K)."

@@ -43,7 +43,7 @@ class FlipdRecord(Record):
     standard_error: float | None = Field(
         description="Root mean square standard error of a sample's value; none if the trace is exact."
     )
-    images: int = Field(description="Samples that were asked about.")
+    images: int = Field(description="Samples that were measured.")
     samples: dict[str, float] = Field(
         description="Quantiles of the samples' values, by share: '0' is the smallest, '1' the largest."
     )
@@ -58,7 +58,7 @@ class FlipdRecord(Record):
         description="Share of pairs in which the planted canary is below the control one: 1 if memorized images stand out, 0.5 by chance."
     )
     p_value: float | None = Field(
-        description="Chance of planted canaries ranking as low or lower if nothing was memorized: Mann-Whitney, one-sided."
+        description="p-value of planted canaries ranking as low or lower if nothing was memorized: Mann-Whitney, one-sided."
     )
     threshold: float | None = Field(
         description="The smallest value of an unmarked image that was not trained on; what lies below is as low as memorized images."
@@ -69,8 +69,8 @@ class FlipdRecord(Record):
     )
     planted_below: Rate | None = Field(description="Share of the planted canaries below the threshold.")
     samples_below: Rate | None = Field(description="Share of the samples below the threshold.")
-    sentence: str = Field(description="What follows, with its numbers.")
-    notes: list[str] = Field(default_factory=list, description="What a reader must know.")
+    sentence: str = Field(description="The finding with its numbers.")
+    notes: list[str] = Field(default_factory=list, description="Notes.")
 
 
 def flipd_record(
@@ -108,7 +108,7 @@ def flipd_record(
         UserError: The images do not fit the model, or it returns values that are not finite.
     """
     if most < 1:
-        raise UserError(f"At least 1 sample must be asked about, not {most}.")
+        raise UserError(f"At least 1 sample must be measured, not {most}.")
     if len(samples) > most:
         chosen = np.sort(np.random.default_rng([seed, 0x666C6970]).choice(len(samples), most, replace=False))
         samples = samples.take(chosen, f"{most} drawn for FLIPD")
@@ -141,7 +141,9 @@ def flipd_record(
         )
         done += len(images)
         if denoiser.num_labels and labels is None:
-            notes.append(f"The model has classes and the {name} images have no labels: it was asked without.")
+            notes.append(
+                f"The model has classes and the {name} images have no labels: it was evaluated without."
+            )
     one = found["samples"]
     how = "exact" if one.trace == "exact" else f"hutchinson {one.probes}/seed={seed}"
     errors = one.standard_errors

@@ -55,9 +55,7 @@ class MembershipRecord(Record):
     seed: int = Field(description="Seed of the noise and of the halves.")
     members: int = Field(description="Members that were scored, after copies were removed.")
     nonmembers: int = Field(description="Non-members that were scored, after copies were removed.")
-    shared: int = Field(
-        description="Distinct images that were in both sets; they were removed from both, as nothing can tell them apart."
-    )
+    shared: int = Field(description="Distinct images that were in both sets; they were removed from both.")
     member_copies: int = Field(
         description="Members removed as exact copies of an earlier one (shared ones not counted)."
     )
@@ -74,10 +72,10 @@ class MembershipRecord(Record):
         description="Share of the other half's non-members above the threshold: the rate that the true-positive rate is at."
     )
     without_model: dict[str, Area] = Field(
-        description="The area that a plain statistic of the images gives, larger counting as members; 0.5 for sets of one source."
+        description="AUC of a simple statistic of the images, larger values counting as members; 0.5 for sets of one source."
     )
     class_mix_p: float | None = Field(
-        description="Chance of so different shares of classes if members were drawn at random; none without labels."
+        description="p-value of the difference in class frequencies if members were drawn at random; none without labels."
     )
     warnings: list[str] = Field(
         default_factory=list, description="Why the numbers may not be about membership."

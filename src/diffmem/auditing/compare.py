@@ -207,7 +207,7 @@ def _about_heldout(
     said: list[str] = []
     overlap = int(null.overlap.sum())
     if check.copied:
-        kind = "identical" if check.identical == check.copied else "all but identical"
+        kind = "identical" if check.identical == check.copied else "nearly identical"
         images = "1 sample is" if check.copied == 1 else f"{check.copied:,} of {len(samples):,} samples are"
         sentence = f"{images} {kind} to held-out images and to no training image"
         if check.seen:
@@ -217,15 +217,15 @@ def _about_heldout(
                 else ""
             )
             problems.append(
-                f"{sentence}: the model has seen them, so they are no held-out images.{swapped} Add them to the training images, and give"
+                f"{sentence}: the model was trained on them, so they are not held out.{swapped} Add them to the training images, and give"
                 " others that were not trained on."
             )
         else:
-            said.append(f"{sentence}: as many as chance may make.")
+            said.append(f"{sentence}: chance may explain as many.")
     if near is not None and near > MOST_NEAR:
         problems.append(
-            f"{near:.0%} of the held-out images have a near-copy in the training set: they are no independent images, as where one clip,"
-            " patient or burst is on both sides. Split by clip or patient, not by frame."
+            f"{near:.0%} of the held-out images have a near-copy in the training set: they are not independent, for example because one"
+            " clip, patient or burst is in both sets. Split by clip or patient, not by frame."
         )
     elif near is None and near_training is not None and near_training > MOST_NEAR:
         problems.append(
@@ -234,11 +234,9 @@ def _about_heldout(
         )
     if overlap:
         part = f"All {overlap:,}" if overlap == len(null.overlap) else f"{overlap:,} of {len(null.overlap):,}"
-        sentence = (
-            f"{part} held-out images are identical to training images; they are no null and were left out."
-        )
+        sentence = f"{part} held-out images are identical to training images; they were left out of the null."
         (problems if near is None and overlap == len(null.overlap) else said).append(
-            sentence + (" Name the two sets apart." if overlap == len(null.overlap) else "")
+            sentence + (" Give two different sets." if overlap == len(null.overlap) else "")
         )
     return problems, said
 

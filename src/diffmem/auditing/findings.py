@@ -153,22 +153,22 @@ def _finding(
         return "copies", []
     if null is None:
         if rate.count:
-            return "cannot tell", ["There is no null: no image is known that was never copied."]
+            return "cannot tell", ["There are no null images: the false-positive rate is not known."]
     elif not usable:
         return "not usable", [
-            f"It flags {null} of images that were never copied, and more than {BY_CHANCE * target:.2%} of them at every strictness: in"
-            f" these data it says nothing of a share of copies of {target:.2%}."
+            f"It flags {null} of null images, and more than {BY_CHANCE * target:.2%} of them at every threshold: in"
+            f" these data it cannot exclude a rate of copies of {target:.2%}."
         ]
     elif first is not None and first.events and first.p_value <= DOUBT * first.level:
         return "cannot tell", [
-            f"{first.events} events of samples below {first.strictness:.3g}, {first.others} of images that were never copied; chance may do"
-            f" that ({format_p(first.p_value)}, {first.level:.2g} is needed)."
+            f"{first.events} events of samples below {first.strictness:.3g}, {first.others} of null images; chance may explain"
+            f" this ({format_p(first.p_value)}, {first.level:.2g} is needed)."
         ]
     if bound > target:
         needed = _samples_needed(target, min(rate.value, BY_CHANCE * target))
         more = "more are needed" if needed is None else f"about {needed:,} are needed"
         return "cannot tell", [
-            f"{rate.total:,} samples that can be judged, {rate.count} of them flagged, exclude a share of {bound:.2%} only; {more} for"
+            f"{rate.total:,} samples that can be judged, {rate.count} of them flagged, exclude only rates above {bound:.2%}; {more} for"
             f" {target:.2%}."
         ]
     return "none", []

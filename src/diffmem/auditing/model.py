@@ -115,8 +115,8 @@ def infer_membership(
     if short or heldout is None:
         told = " and ".join(f"{count:,} {kind} images" for kind, count in have.items())
         return MembershipPart(
-            refused=f"There are {told}; a true-positive rate at {FALSE_POSITIVES:.0%} false positives needs {needed} of each, as"
-            " of fewer even a perfect attack could not show it. Give more."
+            refused=f"There are {told}; a true-positive rate at {FALSE_POSITIVES:.0%} false positives needs {needed} of each;"
+            " with fewer even a perfect attack could not show it. Give more."
         )
     classes = denoiser.num_labels
     if classes:

@@ -65,7 +65,7 @@ def reading_problems(readings: Sequence[ReadingRecord]) -> tuple[list[str], list
             )
         elif one.same_pictures:
             problems.append(
-                f"under another reading, {one.text}, {one.same_pictures:,} of {one.samples:,} samples are all but identical to training"
+                f"under another reading, {one.text}, {one.same_pictures:,} of {one.samples:,} samples are nearly identical to training"
                 f" images. {one.remedy}."
             )
         elif one.fits_better:
@@ -86,7 +86,7 @@ def _canary_notes(request: AuditRequest) -> list[str]:
     ):
         return []
     return [
-        "The canaries were planted in another set than the training images that were given (their fingerprints differ): their exposure is"
+        "The canaries were planted in another set than the given training images (their fingerprints differ): their exposure is"
         " about that set."
     ]
 
@@ -100,7 +100,7 @@ def _source_notes(training: ImageSet, heldout: ImageSet | None) -> list[str]:
     )
     return [
         f"Held-out and training images differ in {name} (area under the curve {area.value:.3f} [{area.low:.3f}, {area.high:.3f}], 0.5"
-        " for one source): the null may be of another kind of images than the training set."
+        " for one source): the null may not be comparable with the training set."
         for name, area in without_model(part, heldout).items()
         if not area.low <= 0.5 <= area.high
     ]

@@ -79,7 +79,7 @@ goes in one of eight directions, drawn for each image; the pixels that come in r
 each image, and Pillow's bicubic filter resizes it. A blur repeats the edge outwards. JPEG is Pillow's, colour subsampled 4:2:0.
 """
 
-FRESH = Planting("fresh", "fresh image, never copied")
+FRESH = Planting("fresh", "fresh image, not copied")
 """Images that were not trained on: what they make a criterion flag are false alarms."""
 
 _KINDS = {kind.key: kind for kind in (*PLANTED, FRESH)}
@@ -94,7 +94,7 @@ def planting(key: str) -> Planting:
         UserError: There is none.
     """
     if key not in _KINDS:
-        raise UserError(f"There is no planted copy {key!r}; known are {', '.join(_KINDS)}.")
+        raise UserError(f"There is no positive control {key!r}; known are {', '.join(_KINDS)}.")
     return _KINDS[key]
 
 

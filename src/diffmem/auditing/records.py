@@ -61,7 +61,7 @@ class InputRecord(Record):
     shape: tuple[int, int, int] = Field(description="(C, H, W) as given.")
     fingerprint: str = Field(description="SHA-256 of pixels and labels, as given.")
     read: list[str] = Field(
-        description="What reading did to the images, and what it passed over, a sentence each; empty if nothing."
+        description="Conversions and skipped files when the set was read, a sentence each; empty if nothing."
     )
     steps: list[str] = Field(
         description="What was done to bring it into the common space, in order; empty if nothing."
@@ -76,11 +76,11 @@ class ModelRecord(Record):
     digest: str = Field(description="SHA-256 of its weights.")
     sampling: str = Field(description="The sampler with its settings.")
     seeds: tuple[int, int] = Field(description="First and last seed of the samples.")
-    notes: list[str] = Field(default_factory=list, description="What a reader must know about the opening.")
+    notes: list[str] = Field(default_factory=list, description="Notes on opening the model.")
 
 
 class SpaceRecord(Record):
-    """The space in which images are compared, and the images that were never copied."""
+    """The space in which images are compared, and the null images, which are not copies."""
 
     protocol: str = Field(
         description="Id of space, preprocessing and constants; part of each criterion's id."
@@ -95,8 +95,8 @@ class SpaceRecord(Record):
         description="Training images that were compared with all others; 0 where they are no null."
     )
     deduplicated: bool = Field(
-        description="Whether near-copies were removed from the training set, by its history or by word: then its images say nothing of"
-        " how often fresh ones come near, and only held-out images do."
+        description="Whether near-copies were removed from the training set, by its history or by word: then its images do not show how"
+        " often fresh ones come near, and only held-out images do."
     )
     disagree: list[str] = Field(
         description="Criteria, by key, by which held-out images come near to training images more often, or less often, than these to"
@@ -109,7 +109,7 @@ class SpaceRecord(Record):
         description="Largest share of the held-out images that a criterion of near-copies flags; none without any."
     )
     heldout_copied: int = Field(
-        description="Samples that are all but identical to a held-out image, and to no training image."
+        description="Samples that are nearly identical to a held-out image, and to no training image."
     )
 
     @property
@@ -129,11 +129,13 @@ class ChanceTest(Record):
     strictness: float = Field(description="Threshold of the criterion's score; an image below it is flagged.")
     flagged: int = Field(description="Samples that are flagged.")
     events: int = Field(description="Events of samples; of 'groups', the samples in them.")
-    others: int = Field(description="Events of images that were never copied; of 'groups', those images.")
+    others: int = Field(description="Events of null images; of 'groups', those images.")
     share: float = Field(description="Probability that an event without any copying is one of samples.")
-    p_value: float = Field(description="Chance of so many events of samples without any copying.")
+    p_value: float = Field(
+        description="p-value: probability of so many events of samples without any copying."
+    )
     level: float = Field(
-        description="Copies are found up to this p-value: this test's part of the error of 1%."
+        description="Copies are found up to this p-value: this test's part of the false-alarm rate of 1%."
     )
 
     @property
@@ -146,7 +148,7 @@ class ChanceTest(Record):
 class PowerRecord(Record):
     """How many planted copies of one kind a criterion finds in these data."""
 
-    key: str = Field(description="Kind of planted copy, for example 'exact'.")
+    key: str = Field(description="Kind of positive control, for example 'exact'.")
     kind: str = Field(description="The same in words, for example 'JPEG, quality 50'.")
     detected: Rate
     traced: Rate | None = Field(
@@ -167,7 +169,7 @@ class CriterionRecord(Record):
     role: Literal["deciding", "supporting"] = Field(
         description="Whether the verdict rests on it. Supporting ones can be misled by blur or by the choice of data."
     )
-    exact_only: bool = Field(description="Whether it sees exact copies alone.")
+    exact_only: bool = Field(description="Whether it finds only exact copies.")
     threshold: float = Field(description="An image is flagged if its score is below this.")
     strictness: float | None = Field(
         description="The loosest threshold at which few images are flagged by chance: below it a sample is a match, and the bound is for"
@@ -176,11 +178,11 @@ class CriterionRecord(Record):
     matches: int = Field(description="Samples whose score is below that.")
     flagged: Rate = Field(description="Share of the samples that could be judged which it flags.")
     null: Rate | None = Field(
-        description="The same share of images that were never copied: held-out ones, and training images each against all others"
+        description="The same share of null images: held-out ones, and training images (leave-one-out)"
         " where those are a null; one that training images flag each other for counts twice. None without any."
     )
     null_heldout: Rate | None = Field(description="Of the held-out images alone.")
-    null_training: Rate | None = Field(description="Of the training images alone, each against all others.")
+    null_training: Rate | None = Field(description="Of the training images alone (leave-one-out).")
     tests: list[ChanceTest] = Field(
         description="The loosest strictness first; none of a supporting criterion."
     )
@@ -189,7 +191,8 @@ class CriterionRecord(Record):
     finding: Finding
     notes: list[str] = Field(default_factory=list)
     power: list[PowerRecord] = Field(
-        default_factory=list, description="Of planted copies of these training images; empty if not measured."
+        default_factory=list,
+        description="On positive controls of these training images; empty if not measured.",
     )
 
     @property
@@ -294,13 +297,13 @@ class ReadingRecord(Record):
     samples: int = Field(description="Samples that could be judged.")
     criterion: str | None = Field(description="Key of the criterion that finds them.")
     same_pictures: int = Field(
-        description="Samples that are all but identical to a training image under it, where no training image is to another."
+        description="Samples that are nearly identical to a training image under it, where no training image is to another."
     )
     median_distance: float = Field(
         description="Median distance of the samples to the nearest training image under it, RMS grey levels."
     )
     usual_distance: float = Field(description="The same as the images were read.")
-    fits_better: bool = Field(description="Whether the first is below four fifths of the second.")
+    fits_better: bool = Field(description="Whether the first is below 80% of the second.")
 
 
 class VerdictRecord(Record):
@@ -345,9 +348,7 @@ class AuditResult(Record):
     membership: MembershipPart | None = Field(description="None unless a model was given.")
     flipd: FlipdRecord | None = None
     exposure: list[ExposureRecord] = Field(default_factory=list)
-    notes: list[str] = Field(
-        default_factory=list, description="What a reader must know about the inputs, a sentence each."
-    )
+    notes: list[str] = Field(default_factory=list, description="Notes on the inputs, a sentence each.")
     limitations: list[str] = Field(description="What a clean audit does not prove, a sentence each.")
     versions: dict[str, str]
 

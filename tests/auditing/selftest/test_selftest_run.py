@@ -164,14 +164,14 @@ def test_an_audit_that_always_finds_copies_is_found_out(images, monkeypatch):
     )
     assert asked == [(299, 600, 299)] * 4
     assert [one for one in found.failures if "must be 'none found'" in one]
-    assert all("0 of 299 samples planted" in one for one in found.failures)
+    assert all("0 of 299 samples are copies" in one for one in found.failures)
     assert not found.passed
 
 
 def test_an_audit_that_never_finds_copies_fails(images, monkeypatch):
     found, _ = with_verdict(images, monkeypatch, "none found", shares=(0, 0.5), duplicated=("none",))
     assert found.failures == [
-        f"Training set without copies, 150 of 299 samples planted ({kind}): the verdict is 'none found' and must be 'copies found'."
+        f"Training set without copies, 150 of 299 samples are copies ({kind}): the verdict is 'none found' and must be 'copies found'."
         for kind in ("exact", MIXED)
     ]
 

@@ -36,7 +36,7 @@ class Repeats(Ratio):
     @property
     def title(self) -> str:
         """Name for people."""
-        return "Ratio, near-copies in the training set passed over"
+        return "Ratio, near-copies in the training set skipped"
 
     @property
     def neighbours_needed(self) -> int:

@@ -44,7 +44,7 @@ __all__ = [
     "power_text",
 ]
 
-FALSE_ALARMS = "never copied (false alarms)"
+FALSE_ALARMS = "null images (false positives)"
 """Heading of the row of images that were not planted."""
 
 MOST_BARS = 20
@@ -75,9 +75,7 @@ def distance_figure(result: AuditResult) -> Figure:
             _threshold(axes, ratio_threshold(result))
     handles: list[Any] = [Patch(facecolor=_SAMPLES, alpha=0.45, edgecolor=_SAMPLES, label="samples")]
     if any(record.null for record in panels):
-        handles.append(
-            Line2D([], [], color=_NULL, linestyle="--", linewidth=1.6, label="never copied (null)")
-        )
+        handles.append(Line2D([], [], color=_NULL, linestyle="--", linewidth=1.6, label="null images"))
     if worst:
         label = "flagged samples" + (f", the {len(worst)} nearest" if _cut(result) else "")
         handles.append(
@@ -158,9 +156,7 @@ def distance_text(result: AuditResult) -> str:
         name = "Ratio of distances" if record.quantity == "ratio" else "Distance in RMS grey levels"
         parts = [f"half of the samples below {_middle(record.edges, record.samples):.3g}"]
         if record.null:
-            parts.append(
-                f"half of the images that were never copied below {_middle(record.edges, record.null):.3g}"
-            )
+            parts.append(f"half of the null images below {_middle(record.edges, record.null):.3g}")
         lines.append(f"{name}: {', '.join(parts)}.")
     copies = result.copies
     if copies is not None:
@@ -212,7 +208,7 @@ def power_figure(result: AuditResult) -> Figure:
         result: With power for at least one criterion.
     """
     columns = [PowerColumn(one.key, one.title, one.power, one.null) for one in result.criteria if one.power]
-    return power_panels([("Share that each criterion finds", columns)])
+    return power_panels([("Fraction that each criterion finds", columns)])
 
 
 def power_panels(panels: Sequence[tuple[str, Sequence[PowerColumn]]]) -> Figure:
@@ -276,7 +272,7 @@ def _power_panel(
     for side in axes.spines.values():
         side.set_visible(False)
     if named:
-        axes.set_ylabel("Planted copy", fontsize=FONT_SIZE)
+        axes.set_ylabel("Positive control", fontsize=FONT_SIZE)
     axes.set_title(_safe(heading), fontsize=TITLE_FONT_SIZE, loc="left", pad=12, fontweight="bold")
 
 
@@ -293,9 +289,9 @@ def power_text(result: AuditResult) -> str:
     for one in result.criteria:
         if one.power:
             found = ", ".join(f"{power.kind} {fine_percent(power.detected.value)}" for power in one.power)
-            alarms = "" if one.null is None else f"; false alarms {fine_percent(one.null.value)}"
+            alarms = "" if one.null is None else f"; false positives {fine_percent(one.null.value)}"
             parts.append(f"{one.title}: {found}{alarms}")
-    return f"Share of planted copies that each criterion finds. {'. '.join(parts)}."
+    return f"Fraction of positive controls that each criterion finds. {'. '.join(parts)}."
 
 
 def copied_figure(result: AuditResult) -> Figure:

@@ -84,8 +84,8 @@ def audit_pictures(result: AuditResult, galleries: Mapping[str, AuditGallery]) -
         found.append(
             _picture(
                 "audit_distances.png", distance_figure(result), distance_text(result),
-                "How near samples come to training images, beside images that were never copied. Shares are on a logarithmic axis:"
-                " a single sample is seen. Samples that lie apart on the left are copies; where both outlines agree, samples are"
+                "Distances of samples and of null images (not copied) to their nearest training images. The axis is logarithmic, so that"
+                " single samples show. A separate group on the left are copies; where both outlines agree, samples are"
                 " as far from the training images as fresh images are.",
             )
         )  # fmt: skip
@@ -103,9 +103,9 @@ def audit_pictures(result: AuditResult, galleries: Mapping[str, AuditGallery]) -
         found.append(
             _picture(
                 "audit_power.png", power_figure(result), power_text(result),
-                "Copies of these very training images were planted, and counted where each criterion found them. A dark cell: the"
-                " criterion sees such copies. A light one: it would miss them, and a clean audit does not exclude them. Intervals"
-                " are in the table below.",
+                "Positive controls: copies of these training images, unchanged and changed, and the fraction that each criterion finds. A"
+                " dark cell: the criterion finds such copies. A light one: it would miss them, and a clean audit does not exclude them."
+                " Intervals are in the table below.",
             )
         )  # fmt: skip
     return found
@@ -126,8 +126,8 @@ def _galleries(galleries: Mapping[str, AuditGallery]) -> list[AuditPicture]:
         found.append(
             _picture(
                 "audit_near.png", gallery_figure(galleries["near"]), galleries["near"].text,
-                "The samples with the smallest ratios that no deciding criterion flags, not selected otherwise: this is what"
-                f" images that are no copies look like here. Where they look like copies, the audit has missed some. {size}",
+                "The samples with the smallest ratios that no deciding criterion flags, not otherwise selected: what"
+                f" non-copies look like here. If they look like copies, the audit has missed some. {size}",
             )
         )  # fmt: skip
     return found
@@ -166,7 +166,7 @@ def page_of(result: AuditResult, pictures: Sequence[AuditPicture]) -> str:
         exposure=[(_EXPOSURE[one.source], one, list(record_rows(one, without=("sentence",)))) for one in result.exposure],
         copying=None if result.copying is None else list(record_rows(result.copying)),
         inputs=[(_ROLES[one.role], input_text(one)) for one in result.inputs],
-        asked=f"The audit was to exclude a share of copies of {fine_percent(result.target)}; seed {result.seed}.",
+        asked=f"The audit was to exclude a rate of copies of {fine_percent(result.target)}; seed {result.seed}.",
         space=[] if result.space is None else space_text(result.space, result),
     )  # fmt: skip
 

@@ -30,8 +30,8 @@ _HEADS = {
 }
 _DUPLICATION = {
     "none": "no duplicates in the training set",
-    "exact copies": "two exact duplicates of each planted image in the training set",
-    "near-copies": "two near-copies of each planted image in the training set",
+    "exact copies": "two exact duplicates of each copied image in the training set",
+    "near-copies": "two near-copies of each copied image in the training set",
 }
 
 
@@ -56,10 +56,10 @@ def self_test_lines(result: SelfTestResult) -> tuple[str, list[str]]:
     kinds = [
         f"{one.key}: {one.kind}" for one in result.parts[-1].criteria[0].power if one.key not in one.kind
     ]
-    lines.append(f"Planted copies: {'; '.join(kinds)}. False alarms: fresh images.")
-    lines.append("* supporting: the verdict does not rest on it.")
+    lines.append(f"Positive controls: {'; '.join(kinds)}. False positives: fresh images.")
+    lines.append("* supporting: not used for the verdict.")
     head = "The audit works" if result.passed else "The audit FAILS on these images"
-    return f"{head}: {sets}, copies planted in known shares.", lines
+    return f"{head}: {sets}, known fractions of copies.", lines
 
 
 def _from(part: SelfTestPart) -> str:
@@ -74,10 +74,10 @@ def self_test_table(part: SelfTestPart) -> Table:
     from rich.text import Text
 
     table = Table(
-        title=f"Share found, in percent; {_DUPLICATION[part.duplication]}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False,
+        title=f"Found, in percent; {_DUPLICATION[part.duplication]}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False,
         collapse_padding=True,
     )  # fmt: skip
-    table.add_column("planted", no_wrap=True)
+    table.add_column("control", no_wrap=True)
     for one in part.criteria:
         table.add_column(_HEADS.get(one.key, one.key[:10]), justify="right", no_wrap=True)
     for at, kind in enumerate(part.criteria[0].power):

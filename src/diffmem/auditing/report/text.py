@@ -73,7 +73,7 @@ class CriterionRow:
         record: What is shown.
         flagged: '3 of 10,000'.
         rate: '0.03% [0.01, 0.09]'.
-        null: The same of images that were never copied, with its counts; 'no null' without any.
+        null: The same for null images, with its counts; 'no null' without any.
         chance: What chance would flag, and the p-value.
         bound: 'below 0.09%'.
         finding: Sign and word.
@@ -123,7 +123,7 @@ def area_text(area: Area) -> str:
 
 
 def chance_text(row: CriterionRecord) -> str:
-    """Return what chance does: '1.2 expected; below 0.1: 13 events beside 0, p = 3e-08'; a dash without a null."""
+    """Return the expected number and the strongest test: '1.2 expected; below 0.1: 13 events beside 0, p = 3e-08'; a dash if no null."""
     expected = "–" if row.expected is None else f"{row.expected:.3g} expected"
     test = row.strongest
     if test is None or not test.events:
@@ -162,9 +162,9 @@ def key_numbers(result: AuditResult) -> list[tuple[str, str]]:
     found = []
     samples = next((one for one in result.inputs if one.role == "samples"), None)
     if samples is not None:
-        found.append((f"{samples.images:,}", "samples looked at"))
+        found.append((f"{samples.images:,}", "samples"))
     if result.sample_check is not None and result.sample_check.judged != result.sample_check.samples:
-        found.append((f"{result.sample_check.judged:,}", "of them different images that can be judged"))
+        found.append((f"{result.sample_check.judged:,}", "of them different and judged"))
     if result.copies is not None:
         copies = result.copies
         found += [
@@ -180,7 +180,7 @@ def key_numbers(result: AuditResult) -> list[tuple[str, str]]:
     if result.space is not None:
         found += [
             (f"{result.space.training_images:,}", "training images"),
-            (f"{result.space.null_images:,}", "images that were never copied, to show chance"),
+            (f"{result.space.null_images:,}", "null images (not copied)"),
         ]
     return found
 
@@ -211,28 +211,28 @@ def space_text(space: SpaceRecord, result: AuditResult) -> list[str]:
     if space.null_heldout:
         parts.append(count_text(space.null_heldout, "held-out image", "held-out images"))
     if space.null_training:
-        parts.append(f"{space.null_training:,} training images, each against all others")
+        parts.append(f"{space.null_training:,} training images (leave-one-out)")
     if parts:
-        lines.append(f"The null: {' and '.join(parts)} stand for images that were never copied.")
+        lines.append(f"Null images, which are not copies: {' and '.join(parts)}.")
     else:
-        lines.append("There are no images that were never copied: what chance does is not known.")
+        lines.append("There are no null images: the false-positive rate is not known.")
     if space.null_training:
         lines.append(
-            "That training images are a null assumes that they were drawn as fresh images are: that no near-copies were removed from them."
+            "Using training images as null assumes that they are a random sample of their source: that no near-copies were removed."
         )
     elif space.deduplicated:
         lines.append(
-            "Near-copies were removed from the training set, so its images say nothing of how near fresh ones come."
+            "Near-copies were removed from the training set, so its images are not used as null images."
         )
     if space.null_heldout:
         lines.append(
-            "Samples were also looked for among training and held-out images together: a model that has not seen the split lies as readily"
-            " beside the ones as beside the others."
+            "Samples were also compared with training and held-out images together: without copying, they come near to both equally"
+            " often, in proportion to their number."
         )
     if space.disagree:
         lines.append(
-            f"By {', '.join(space.disagree)}, held-out images and training images come near to training images unequally often; there the"
-            " held-out images alone are the null."
+            f"By {', '.join(space.disagree)}, held-out and training images differ in how often they come near to training images; there"
+            " only the held-out images are the null."
         )
     if space.heldout_overlap:
         lines.append(
@@ -292,7 +292,8 @@ def audit_table(result: AuditResult) -> Table:
     from rich.text import Text
 
     table = Table(
-        caption=Text("Brackets are 95% intervals. (s): supporting, decides nothing."), caption_justify="left"
+        caption=Text("Brackets are 95% intervals. (s): supporting, not used for the verdict."),
+        caption_justify="left",
     )
     table.box, table.pad_edge, table.collapse_padding = SIMPLE_HEAD, False, True
     table.add_column("criterion", min_width=16, overflow="fold", vertical="top")
@@ -347,7 +348,7 @@ def _parts(result: AuditResult) -> list[tuple[str, list[str]]]:
         parts.insert(0, ("Nearest", [match_text(one) for one in result.copies.worst[:3]]))
     if result.membership is not None:
         lines = [
-            f"{one.attack}: AUC {area_text(one.auc)}, true positives {fine_rate(one.tpr)} at {fine_percent(one.fpr.value)} false ones"
+            f"{one.attack}: AUC {area_text(one.auc)}, TPR {fine_rate(one.tpr)} at {fine_percent(one.fpr.value)} FPR"
             for one in result.membership.attacks
         ]
         warnings = [warning for one in result.membership.attacks for warning in one.warnings]

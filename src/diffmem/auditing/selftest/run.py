@@ -79,9 +79,7 @@ def self_test(
         UserError: There are too few images, or a number is out of range.
     """
     if not duplicated or not shares:
-        raise UserError(
-            "A self-test needs at least one kind of training set and one share of planted copies."
-        )
+        raise UserError("A self-test needs at least one kind of training set and one share of copies.")
     training, heldout, fresh = _split(images, seed, samples)
     parts = []
     for duplication, progress_here in parts_of(progress, duplicated):
