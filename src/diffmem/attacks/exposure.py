@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from diffmem.attacks.roc import Area, area_under_curve
-from diffmem.attacks.scores import loss_levels, loss_scores
+from diffmem.attacks.scores import attack_levels, attack_scores
 from diffmem.data import CanarySet, ImageSet
 from diffmem.data.canaries import smallest_p_value
 from diffmem.errors import UserError
@@ -89,7 +89,7 @@ class ExposureRecord(Record):
 def exposure_of_model(
     denoiser: Denoiser, canaries: CanarySet, seed: int = 0, progress: Progress = NO_PROGRESS
 ) -> ExposureRecord:
-    """Score the canaries by the loss of a model; see `membership_scores.loss_scores`.
+    """Score the canaries by the loss of a model; see `attack_scores`.
 
     Args:
         denoiser: Any denoiser; if it is `Latent`, canaries are encoded. One with classes is asked with the labels of the canaries.
@@ -104,8 +104,8 @@ def exposure_of_model(
     labels = None
     if denoiser.num_labels and canaries.planted_labels is not None and canaries.control_labels is not None:
         labels = np.concatenate([canaries.planted_labels, canaries.control_labels])
-    levels = loss_levels(denoiser)
-    scores = loss_scores(denoiser, images, labels, levels, seed, progress=progress)
+    levels = attack_levels("loss", denoiser)
+    scores = attack_scores("loss", denoiser, images, labels, levels, seed, progress=progress)
     protocol = f"exposure/loss/sigma={levels[0]:.4g}..{levels[-1]:.4g} ({len(levels)})/seed={seed}"
     return _record("model", protocol, canaries, scores, None, None)
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.attacks.exposure import ExposureRecord, exposure_of_model, exposure_of_samples
+from diffmem.attacks.flipd import FlipdConfig
 from diffmem.attacks.flipd_record import FlipdRecord, flipd_record
 from diffmem.auditing.compare import Comparison, compare
 from diffmem.auditing.copying import copying_record
@@ -259,7 +260,7 @@ def _attack(request: AuditRequest, samples: ImageSet, progress: Progress) -> _At
     if canaries is not None:
         exposure.append(exposure_of_model(denoiser, canaries, seed, stages.exposure))
     if canaries is not None or request.training is None:
-        flipd = flipd_record(denoiser, samples, canaries, seed, PROBED, progress=stages.flipd)
+        flipd = flipd_record(denoiser, samples, canaries, PROBED, FlipdConfig(seed=seed), stages.flipd)
     return _Attacks(exposure, membership, flipd)
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from diffmem.attacks.membership import Attack, membership
+from diffmem.attacks.asking import NotFiniteError
+from diffmem.attacks.membership import membership
 from diffmem.attacks.roc import images_needed
-from diffmem.attacks.scores import NotFiniteError
+from diffmem.attacks.scores import Attack
 from diffmem.auditing.records import MembershipPart, ModelRecord
 from diffmem.auditing.request import AuditOptions
 from diffmem.data import ImageSet, grayscale, resize, rgb
