@@ -24,6 +24,7 @@ from diffmem.auditing.records import (
     SpaceRecord,
 )
 from diffmem.auditing.report.gallery import near_gallery, worst_gallery
+from diffmem.auditing.report.page import audit_pictures, page_of
 from diffmem.auditing.significance import event_p_value, share_of_samples, upper_bound
 from diffmem.auditing.verdict import limitations, verdict_of
 from diffmem.memorization.plausibility import SampleCheckRecord, SetStatisticsRecord
@@ -382,3 +383,8 @@ def make_images(result, shape=(3, 32, 32), near=10):
         ratios = [0.412 + 0.01 * at for at in range(near)]
         galleries["near"] = near_gallery(numbers, ratios, *(blobs(near, shape, seed) for seed in (4, 5, 6)))
     return galleries
+
+
+def render_audit(result, galleries=None):
+    """The page of an audit."""
+    return page_of(result, audit_pictures(result, galleries or {}))

@@ -35,7 +35,7 @@ from diffmem.reports.html import embedded_png, png_bytes, render_page
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["AuditPicture", "audit_pictures", "page_of", "render_audit"]
+__all__ = ["AuditPicture", "audit_pictures", "page_of"]
 
 _GALLERY_DPI = 100
 _ROLES = {"training": "Training images", "heldout": "Held-out images", "samples": "Samples"}
@@ -67,18 +67,8 @@ class AuditPicture:
         return embedded_png(self.png)
 
 
-def render_audit(result: AuditResult, galleries: Mapping[str, AuditGallery]) -> str:
-    """Return an audit as one self-contained HTML page; everything that comes from the record is escaped.
-
-    Args:
-        result: The audit.
-        galleries: See `audit_images`. A private audit shows none whatever is given.
-    """
-    return page_of(result, audit_pictures(result, galleries))
-
-
 def audit_pictures(result: AuditResult, galleries: Mapping[str, AuditGallery]) -> list[AuditPicture]:
-    """Return the pictures that an audit can fill."""
+    """Return the pictures that an audit can fill; a private one shows no gallery whatever is given."""
     found = []
     if result.distances:
         found.append(
@@ -139,7 +129,7 @@ def _picture(name: str, figure: Figure, alt: str, caption: str) -> AuditPicture:
 
 
 def page_of(result: AuditResult, pictures: Sequence[AuditPicture]) -> str:
-    """Return the page with pictures that are drawn already."""
+    """Return an audit with its pictures as one self-contained HTML page; everything that comes from the record is escaped."""
     copies = result.copies
     return render_page(
         "audit.html",
