@@ -21,7 +21,7 @@ from diffmem.auditing import (
 from diffmem.auditing import audit as run_audit
 from diffmem.auditing.records import VerdictRecord
 from diffmem.auditing.report import audit_images, write_audit
-from diffmem.auditing.report.text import audit_table, criterion_rows
+from diffmem.auditing.report.text import FINDING_TEXT, audit_table, count_of_total, deciding_first
 from diffmem.console import rendered
 from diffmem.data import CanarySet, ImageSet, Reading, other_readings
 from diffmem.environment import choose_device
@@ -60,7 +60,10 @@ class Audit:
         )
 
     def _repr_html_(self) -> str:
-        rows = [(row.record.title, f"{row.flagged}; {row.finding}") for row in criterion_rows(self.result)]
+        rows = [
+            (one.title, f"{count_of_total(one.flagged)}; {FINDING_TEXT[one.finding]}")
+            for one in deciding_first(self.result.criteria)
+        ]
         return html_table(self.verdict.sentence, rows)
 
     def save(self, out: str | Path) -> Path:

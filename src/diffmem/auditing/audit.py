@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from diffmem.attacks.exposure import ExposureRecord, exposure_of_model, exposure_of_samples
 from diffmem.attacks.flipd import FlipdConfig
 from diffmem.attacks.flipd_record import FlipdRecord, flipd_record
-from diffmem.auditing.compare import Comparison, compare
+from diffmem.auditing.compare import Comparison, compare, copies_found
 from diffmem.auditing.copying import copying_record
 from diffmem.auditing.detector import CopyDetector, occurrences
 from diffmem.auditing.distances import distance_records
@@ -150,7 +150,7 @@ def _with_training(
     if heldout is not None:
         copying = copying_record(aligned, options.seed, request.device, stages.copying)
     shown = found
-    if not found.copies_found:
+    if not copies_found(found.criteria):
         shown = next((other for other, record in others if record.copies), found)
     elsewhere, problems = reading_problems(readings)
     around = replace(

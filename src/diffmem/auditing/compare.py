@@ -24,7 +24,7 @@ from diffmem.auditing.verdict import Circumstances
 from diffmem.data import ImageSet
 from diffmem.progress import NO_PROGRESS, Progress, Stages
 
-__all__ = ["Comparison", "compare", "judge"]
+__all__ = ["Comparison", "compare", "copies_found", "judge"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +56,6 @@ class Comparison:
     copies: CopiesRecord
     matches: list[MatchRecord]
     around: Circumstances
-
-    @property
-    def copies_found(self) -> bool:
-        """Whether a deciding criterion finds copies."""
-        return _copies_found(self.criteria)
 
 
 def judge(
@@ -100,7 +95,7 @@ def judge(
     used = _used(detector.criteria, null, evidence, records, options.target, int(found.trials.sum()))
     matches = matches_of(detector, training, samples, found, used, options)
     near_heldout, near_training = near_share(null, detector.criteria)
-    problems, said = _about_heldout(check, null, near_heldout, near_training, samples, _copies_found(records))
+    problems, said = _about_heldout(check, null, near_heldout, near_training, samples, copies_found(records))
     return Comparison(
         detector=detector,
         training=training,
@@ -162,7 +157,8 @@ def compare(
     return replace(found, criteria=criteria)
 
 
-def _copies_found(criteria: Sequence[CriterionRecord]) -> bool:
+def copies_found(criteria: Sequence[CriterionRecord]) -> bool:
+    """Return whether a deciding criterion finds copies."""
     return any(one.role == "deciding" and one.finding == "copies" for one in criteria)
 
 

@@ -43,11 +43,6 @@ class Events:
     training: int
     members: NDArray[np.int64]
 
-    @property
-    def others(self) -> int:
-        """Events that are not of samples."""
-        return self.heldout + self.training
-
 
 def groups_of(references: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return a group number for each reference, int64 (N,): references that pairs join are of one group.

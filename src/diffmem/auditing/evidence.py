@@ -178,12 +178,13 @@ def _fresh(
     weight = samples.times[samples.flags(criterion, rung)]
     heldout = _links(criterion, null.heldout, rung)
     events = count_events(groups, links, heldout, _links(criterion, compared, rung), weight)
+    others = events.heldout + events.training
     share = share_of_samples(int(samples.trials.sum()), null.fresh, null.distinct, drawn)
     strictness, flagged = criterion.strictness[rung], len(links.copied)
     tests = [
         ChanceTest(
-            test="fresh", strictness=strictness, flagged=flagged, events=events.samples, others=events.others, share=share,
-            p_value=event_p_value(events.samples, events.others, share), level=level_of(criteria, criterion, rung, "fresh"),
+            test="fresh", strictness=strictness, flagged=flagged, events=events.samples, others=others, share=share,
+            p_value=event_p_value(events.samples, others, share), level=level_of(criteria, criterion, rung, "fresh"),
         )
     ]  # fmt: skip
     if criterion.all_but_identical is not None:

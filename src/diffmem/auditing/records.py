@@ -112,11 +112,6 @@ class SpaceRecord(Record):
         description="Samples that are nearly identical to a held-out image, and to no training image."
     )
 
-    @property
-    def null_images(self) -> int:
-        """All images that were never copied."""
-        return self.null_heldout + self.null_training
-
 
 class ChanceTest(Record):
     """One test of one criterion at one strictness: events of samples beside others. An event is a group of near-copies, counted once."""
@@ -194,11 +189,6 @@ class CriterionRecord(Record):
         default_factory=list,
         description="On positive controls of these training images; empty if not measured.",
     )
-
-    @property
-    def expected(self) -> float | None:
-        """Samples that would be flagged at the null rate; none without a null."""
-        return None if self.null is None else self.null.value * self.flagged.total
 
     @property
     def strongest(self) -> ChanceTest | None:

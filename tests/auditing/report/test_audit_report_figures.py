@@ -119,7 +119,7 @@ def test_images_that_do_not_fit_together_are_refused():
 
 def test_panels_of_power_stand_side_by_side_and_name_their_rows_once():
     result = copies_found()
-    columns = [PowerColumn(one.key, one.title, one.power, None) for one in result.criteria[:2]]
+    columns = [PowerColumn(one.title, one.power, None) for one in result.criteria[:2]]
     first, second = power_panels([("one", columns), ("two", columns[:1])]).axes
     assert first.get_title(loc="left") == "one"
     assert first.get_yticklabels()[0].get_text() == "exact copy"

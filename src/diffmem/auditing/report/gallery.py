@@ -94,7 +94,11 @@ def worst_gallery(
         [f"{one.sample} → {one.training}" for one in matches],
         [
             f"ratio {one.ratio:.2f}\nRMS {one.rms:.1f}"
-            + ("" if one.variant == "as is" else f"\n{_short(one.variant)}")
+            + (
+                ""
+                if one.variant == "as is"
+                else f"\n{one.variant if len(one.variant) <= 16 else one.variant[:15] + '…'}"
+            )
             for one in matches
         ],
         f"Samples above the training images that they copy and the nearest other training images: {lines}.",
@@ -235,7 +239,3 @@ def gallery_figure(gallery: AuditGallery) -> Figure:
     axes.set_xlim(0, across)
     axes.set_ylim(down, 0)
     return figure
-
-
-def _short(words: str) -> str:
-    return words if len(words) <= 16 else words[:15] + "…"

@@ -87,14 +87,11 @@ def write_audit(
         **{one.name: one.png for one in pictures},
         "audit.json": numbers,
     }
-    written = write_folder(folder, contents, [*PICTURES, *_left_behind(folder)])
+    # Temporary files of an audit that was killed while it wrote can hold what is private now.
+    left = [path.name for name in ("audit", "matches") for path in folder.glob(f".{name}*.tmp*")]
+    written = write_folder(folder, contents, [*PICTURES, *left])
     page, table, *drawn, record = written
     return AuditPaths(page, record, table, tuple(drawn))
-
-
-def _left_behind(folder: Path) -> list[str]:
-    """Return the temporary files of an audit that was killed while it wrote; they can hold what is private now."""
-    return [path.name for name in ("audit", "matches") for path in folder.glob(f".{name}*.tmp*")]
 
 
 def matches_csv(matches: Sequence[MatchRecord], *, private: bool) -> str:
