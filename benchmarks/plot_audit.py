@@ -44,7 +44,7 @@ def power_picture(photos: SelfTestResult, digits: SelfTestResult, path: Path) ->
     panels = []
     for words, result in (("photographs, 32 x 32", photos), ("digits, 8 x 8", digits)):
         columns = [
-            PowerColumn(one.key, one.title, one.power, one.false_alarms) for one in result.parts[0].criteria
+            PowerColumn(one.title, one.power, one.false_alarms) for one in result.parts[0].criteria
         ]
         panels.append((words, columns))
     save_figure(power_panels(panels), path)

@@ -4,11 +4,11 @@ import io
 
 import numpy as np
 import pytest
-from audit_tools import digits, image_set
+from audit_tools import digits, image_set, make_request
 from edm_pickle_builder import pickled, snapshot
 from PIL import Image
 
-from diffmem.auditing import AuditRequest, audit
+from diffmem.auditing import audit
 from diffmem.data import open_images
 from diffmem.models import ModelConfig, open_model
 from diffmem.runs.run import Run
@@ -73,7 +73,7 @@ def training_set(kind):
 
 
 def judged(kind, tmp_path, **door):
-    request = AuditRequest(training=training_set(kind), heldout=image_set(HELDOUT), number=NUMBER, **door)
+    request = make_request(training=training_set(kind), heldout=image_set(HELDOUT), num=NUMBER, **door)
     return audit(request, tmp_path / "shards").result
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from diffmem.attacks.exposure import ExposureRecord, ReproducedRecord
 from diffmem.attacks.flipd_record import FlipdRecord
-from diffmem.attacks.membership import AreaRecord, MembershipRecord
+from diffmem.attacks.membership import MembershipRecord
+from diffmem.attacks.roc import Area
 from diffmem.memorization.rates import Rate
 
 
@@ -13,7 +14,7 @@ def rate(count, total):
 
 
 def make_area(value, half=0.02, members=1280, nonmembers=1275):
-    return AreaRecord(
+    return Area(
         value=value,
         low=value - half,
         high=value + half,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -96,9 +97,10 @@ def verdict_of(
             there.said,
         )
     if there.problems:
+        first = re.sub("^The ", "the ", there.problems[0])
         return _record(
             "cannot tell",
-            f"Cannot tell: {_inside(there.problems[0])}",
+            f"Cannot tell: {first}",
             reasons,
             [*there.problems[1:], *there.said],
         )
@@ -280,11 +282,6 @@ def _criterion_text(one: CriterionRecord) -> str:
 
 def _share(rate: Rate) -> str:
     return f"{_percent(rate.value)}% [{_percent(rate.low)}, {_percent(rate.high)}]"
-
-
-def _inside(sentence: str) -> str:
-    """Return a sentence as it stands after a colon."""
-    return f"the {sentence[4:]}" if sentence.startswith("The ") else sentence
 
 
 def _percent(share: float) -> str:

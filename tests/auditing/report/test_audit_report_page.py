@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from audit_builders import copies_of, make_criterion, make_images, make_match
+from audit_builders import copies_of, make_criterion, make_images, make_match, render_audit
 from audit_examples import AUDITS, cannot_tell, copies_found, full_audit, none_found, private_found
 from page_parser import Page, check_loads_nothing
 
-from diffmem.auditing.report.page import render_audit
 from diffmem.auditing.report.text import fine_percent, fine_rate
 
 SKIPPED = {"distances", "edges", "shape", "private", "confidence", "images"}

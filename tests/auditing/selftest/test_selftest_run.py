@@ -146,35 +146,38 @@ def test_the_same_seed_gives_the_same_result_to_the_byte(images):
     assert SelfTestResult.model_validate_json(first).model_dump_json() == first
 
 
-def test_another_judge_is_asked_and_found_out(images):
+def with_verdict(images, monkeypatch, verdict, **settings):
+    """The self-test of an audit that always says the same."""
     asked = []
 
-    def judge(samples, training, heldout):
-        asked.append((len(samples), len(training), len(heldout)))
-        assert len(np.unique(samples.images, axis=0)) == 299
-        return "copies found"
+    def same(trial, samples, progress):
+        asked.append((len(samples), len(trial.training), len(np.unique(samples.images, axis=0))))
+        return verdict
 
-    found = self_test(images, samples=299, shares=(0, 0.5), duplicated=("exact copies",), judge=judge)
+    monkeypatch.setattr(module._Trial, "_verdict", same)
+    return self_test(images, samples=299, **settings), asked
+
+
+def test_an_audit_that_always_finds_copies_is_found_out(images, monkeypatch):
+    found, asked = with_verdict(
+        images, monkeypatch, "copies found", shares=(0, 0.5), duplicated=("exact copies",)
+    )
     assert asked == [(299, 600, 299)] * 4
     assert [one for one in found.failures if "must be 'none found'" in one]
     assert all("0 of 299 samples are copies" in one for one in found.failures)
     assert not found.passed
 
 
-def test_a_judge_that_sees_nothing_fails(images):
-    found = self_test(
-        images, samples=299, shares=(0, 0.5), duplicated=("none",), judge=lambda *sets: "none found"
-    )
+def test_an_audit_that_never_finds_copies_fails(images, monkeypatch):
+    found, _ = with_verdict(images, monkeypatch, "none found", shares=(0, 0.5), duplicated=("none",))
     assert found.failures == [
         f"Training set without copies, 150 of 299 samples are copies ({kind}): the verdict is 'none found' and must be 'copies found'."
         for kind in ("exact", MIXED)
     ]
 
 
-def test_a_judge_that_cannot_tell_without_reason_fails(images):
-    found = self_test(
-        images, samples=299, shares=(0,), duplicated=("none",), judge=lambda *sets: "cannot tell"
-    )
+def test_an_audit_that_cannot_tell_without_reason_fails(images, monkeypatch):
+    found, _ = with_verdict(images, monkeypatch, "cannot tell", shares=(0,), duplicated=("none",))
     assert len(found.failures) == 2
 
 
@@ -191,7 +194,7 @@ class _Changed(CopyDetector):
 def test_a_detector_that_counts_duplicates_as_neighbours_fails(images, monkeypatch):
     class Naive(_Changed):
         def changed(self, batch, score):
-            twice = self.occurrences[self.kept[next(iter(batch.neighbours.values())).indices[:, 0]]] > 1
+            twice = self.occurrences[self.distinct[next(iter(batch.neighbours.values())).indices[:, 0]]] > 1
             return np.where(twice, 1.5, score)
 
     monkeypatch.setattr(module, "CopyDetector", Naive)
