@@ -31,6 +31,13 @@ def result(images):
     return self_test(images, seed=0, samples=299, shares=SHARES)
 
 
+@pytest.fixture
+def few_kinds(monkeypatch):
+    """A few kinds of copies: for tests of what becomes of a self-test, not of every kind."""
+    chosen = ("exact", "noise4", "mirrored", "shift1", "shift2", "averaged")
+    monkeypatch.setattr(module, "PLANTED", tuple(kind for kind in module.PLANTED if kind.key in chosen))
+
+
 def row(part, kind, share):
     return next(one for one in part.shares if one.kind == kind and one.share == share)
 
@@ -109,12 +116,14 @@ def test_fresh_images_are_taken_for_copies_no_more_often_than_promised(result):
         assert part.criterion("ratio").usable
 
 
+@pytest.mark.usefixtures("few_kinds")
 def test_shuffles_find_copies_where_the_tests_of_chance_let_them(images, monkeypatch):
     monkeypatch.setattr("diffmem.auditing.levels.FALSE_ALARM", 20.0)
     (part,) = self_test(images, samples=299, shares=(1,), duplicated=("none",)).parts
     assert part.false_verdicts.value > 0.2
 
 
+@pytest.mark.usefixtures("few_kinds")
 def test_exact_copies_among_the_images_are_taken_for_one(images):
     doubled = images.take(np.repeat(np.arange(898), 2), "doubled")
     (part,) = self_test(doubled, samples=299, shares=(0,), duplicated=("none",)).parts
@@ -134,6 +143,7 @@ def test_coverage_is_stated_for_all_numbers_of_images(result):
     assert all(one.smallest >= 0.95 for one in result.coverage)
 
 
+@pytest.mark.usefixtures("few_kinds")
 def test_the_same_seed_gives_the_same_result_to_the_byte(images):
     def text(seed):
         return self_test(
@@ -146,6 +156,7 @@ def test_the_same_seed_gives_the_same_result_to_the_byte(images):
     assert SelfTestResult.model_validate_json(first).model_dump_json() == first
 
 
+@pytest.mark.usefixtures("few_kinds")
 def test_another_judge_is_asked_and_found_out(images):
     asked = []
 
@@ -161,6 +172,7 @@ def test_another_judge_is_asked_and_found_out(images):
     assert not found.passed
 
 
+@pytest.mark.usefixtures("few_kinds")
 def test_a_judge_that_sees_nothing_fails(images):
     found = self_test(
         images, samples=299, shares=(0, 0.5), duplicated=("none",), judge=lambda *sets: "none found"
@@ -171,6 +183,7 @@ def test_a_judge_that_sees_nothing_fails(images):
     ]
 
 
+@pytest.mark.usefixtures("few_kinds")
 def test_a_judge_that_cannot_tell_without_reason_fails(images):
     found = self_test(
         images, samples=299, shares=(0,), duplicated=("none",), judge=lambda *sets: "cannot tell"
@@ -188,6 +201,7 @@ class _Changed(CopyDetector):
         return found
 
 
+@pytest.mark.usefixtures("few_kinds")
 def test_a_detector_that_counts_duplicates_as_neighbours_fails(images, monkeypatch):
     class Naive(_Changed):
         def changed(self, batch, score):
@@ -201,6 +215,7 @@ def test_a_detector_that_counts_duplicates_as_neighbours_fails(images, monkeypat
     assert not any("Training set without copies" in failure for failure in found.failures)
 
 
+@pytest.mark.usefixtures("few_kinds")
 def test_a_detector_that_flags_everything_finds_no_copies(images, monkeypatch):
     class Eager(_Changed):
         def changed(self, batch, score):
@@ -214,6 +229,7 @@ def test_a_detector_that_flags_everything_finds_no_copies(images, monkeypatch):
     )
 
 
+@pytest.mark.usefixtures("few_kinds")
 def test_changed_copies_are_found_where_changes_are_looked_for(images):
     found = self_test(
         images, samples=299, shares=(0, 0.5), duplicated=("none",), transforms=Transforms(True, 1)
@@ -239,6 +255,7 @@ def test_bad_numbers_are_refused(images):
         self_test(images, seed=-1)
 
 
+@pytest.mark.usefixtures("few_kinds")
 def test_progress_goes_from_the_beginning_to_the_end(images):
     told = []
     self_test(
