@@ -5,15 +5,19 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from cli_builders import TINY_MODEL, caller, environment
+from parameters import slow
 from PIL import Image
 
+from diffmem import auditing
 from diffmem.__main__ import main
 from diffmem.auditing import AuditResult
+from diffmem.auditing.selftest import run as selftest
 from diffmem.data import ImageSet, open_images, write_images
 
 PAGE, NUMBERS, MATCHES = "audit.html", "audit.json", "matches.csv"
@@ -252,8 +256,13 @@ def test_a_wrong_question_is_one_line_with_code_2_and_nothing_is_written(
     assert {path.name for path in tmp_path.iterdir()} == {"file"}
 
 
-@pytest.mark.slow
-def test_the_self_test_passes_and_says_what_it_proved(call, tmp_path):
+@pytest.mark.parametrize("size", ["small", slow("as released")])
+def test_the_self_test_passes_and_says_what_it_proved(call, tmp_path, monkeypatch, size):
+    if size == "small":
+        monkeypatch.setattr(selftest, "_DRAWS", 60)
+        monkeypatch.setattr(selftest, "PLANTED", selftest.PLANTED[:3])
+        small = partial(auditing.self_test, samples=299, shares=(0, 0.1, 1), duplicated=("none",))
+        monkeypatch.setattr(auditing, "self_test", small)
     told = call("audit", "--self-test", "--out", tmp_path / "self")
     assert told.code == 0, told.out + told.err
     assert told.out.startswith("The audit works")

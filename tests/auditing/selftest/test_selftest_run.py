@@ -2,14 +2,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from parameters import ALL
 
 from diffmem.auditing.detector import CopyDetector
+from diffmem.auditing.positive_controls import PLANTED
 from diffmem.auditing.selftest import run as module
 from diffmem.auditing.selftest.records import MIXED, SelfTestResult
 from diffmem.auditing.selftest.run import self_test
 from diffmem.data import open_images, random_subset
 from diffmem.errors import UserError
 from diffmem.memorization import Transforms
+
+pytestmark = pytest.mark.thorough  # with every kind of copy in `make test-slow`
 
 SHARES = (0.0, 0.01, 0.1, 1.0)
 
@@ -19,10 +23,18 @@ def images():
     return random_subset(open_images("digits"), 898, 0)
 
 
+def planted(*keys):
+    return tuple(kind for kind in PLANTED if kind.key in keys)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def fewer_shuffles():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_DRAWS", 60)
+        if not ALL:
+            patch.setattr(
+                module, "PLANTED", planted("exact", "noise4", "noise12", "jpeg75", "shift2", "averaged")
+            )
         yield
 
 
@@ -34,8 +46,9 @@ def result(images):
 @pytest.fixture
 def few_kinds(monkeypatch):
     """A few kinds of copies: for tests of what becomes of a self-test, not of every kind."""
-    chosen = ("exact", "noise4", "mirrored", "shift1", "shift2", "averaged")
-    monkeypatch.setattr(module, "PLANTED", tuple(kind for kind in module.PLANTED if kind.key in chosen))
+    monkeypatch.setattr(
+        module, "PLANTED", planted("exact", "noise4", "mirrored", "shift1", "shift2", "averaged")
+    )
 
 
 def row(part, kind, share):
