@@ -104,6 +104,7 @@ def test_the_page_holds_every_run(page):
     assert "2,500 of 4,000" in page.words
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_decision_log_stands_level_by_level_in_its_order():
     log = [
         LogEntry(level="4x4", text="Second level, first line."),
@@ -118,6 +119,7 @@ def test_the_decision_log_stands_level_by_level_in_its_order():
     assert "4x4 (1 entry)" in words
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_long_log_and_a_long_table_are_folded():
     def opened(result):
         return [attributes for tag, attributes in Page(render_search_report(result)).tags if tag == "details"]
@@ -156,6 +158,7 @@ def test_hostile_text_is_escaped():
     assert page.words.count(evil) > 12
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     "search", [troubled_search, unfinished_search, pytest.param(numeric_search, marks=pytest.mark.slow)]
 )
@@ -206,6 +209,7 @@ def test_galleries_of_which_none_fits_are_named_too(monkeypatch):
     assert "1 more picture is beside this page" in page.words
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_many_galleries_are_folded():
     page = Page(render_search_report(empty_search(), [make_gallery(1)] * 6))
     assert len([tag for tag, _ in page.tags if tag == "img"]) == 6
@@ -218,6 +222,7 @@ def test_twelve_levels_with_fifteen_galleries_each_stay_below_5_megabytes():
     assert 3_000_000 < len(page.encode()) < 5_000_000
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_folder_is_complete_and_its_json_reads_back(tmp_path):
     result, galleries = (
         small_search(),
