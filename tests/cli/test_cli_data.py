@@ -227,7 +227,7 @@ def test_fetch_puts_the_archive_where_examples_look_for_it_and_does_so_once(tmp_
     app(["fetch", "cifar10"])
     printed = capsys.readouterr().out
     assert printed == (
-        "datasets/cifar10/cifar-10-python.tar.gz: is there already and whole, nothing was downloaded "
+        "datasets/cifar10/cifar-10-python.tar.gz: is complete already, nothing was downloaded "
         f"(7 B, MD5 {md5})\n"
     )
 

@@ -288,7 +288,8 @@ def test_a_gpu_that_is_not_there_is_told(call, tmp_path, arguments):
     told = call(*arguments, "--device", "cuda")
     assert told.code == 2
     assert (
-        told.err == "error: Device 'cuda' was asked for, but torch sees no CUDA GPU here; use --device cpu.\n"
+        told.err
+        == "error: Device 'cuda' was requested, but torch finds no CUDA GPU here; use --device cpu.\n"
     )
 
 

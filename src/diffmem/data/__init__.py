@@ -19,7 +19,7 @@ Modules:
     sheet: a contact sheet for people.
     storage, names: pixels and names of sets that are larger than memory.
     reading: the choices for which loaders have different rules; other_readings, the same source by the other rules.
-    conversions: what was done to the images of a source, or passed over, counted and in words.
+    conversions: what was done to the images of a source, or skipped, counted and in words.
     splits: folders called train and test, which are no classes.
     signatures, passed_over, headers, decode, deep, exif, fit, stack: encoded images, known by their content and judged by
         their header, to pixels of one shape.

@@ -47,7 +47,7 @@ class Header(NamedTuple):
         shape: Length of each dimension.
         fortran: Whether the first index runs fastest.
         dtype: Type of the values, without Python objects.
-        bytes: How many bytes the header tells of after itself.
+        bytes: How many bytes the header declares after itself.
     """
 
     shape: tuple[int, ...]
@@ -106,7 +106,7 @@ def member_array(
             raise UserError(f"{what} is refused: an array of shape {str(header.shape)[:60]} is too large.")
         left = info.file_size - stream.tell()
         if header.bytes != left:
-            raise EOFError(f"the header tells of {header.bytes:,} bytes but there are {left:,}")
+            raise EOFError(f"the header declares {header.bytes:,} bytes but there are {left:,}")
         shape = header.shape[::-1] if header.fortran else header.shape
         if meant is np.uint8:
             values: NDArray[Any] = filled(stream, shape)
@@ -114,7 +114,7 @@ def member_array(
             content = stream.read(header.bytes)
             values = np.frombuffer(content, header.dtype).reshape(shape)
         if stream.read(1):  # at the end, where the CRC is checked
-            raise ValueError("there is more than its header tells of")
+            raise ValueError("there is more than its header declares")
         return values.transpose() if header.fortran else values
 
 
@@ -130,7 +130,7 @@ def filled(stream: IO[bytes], shape: tuple[int, ...]) -> NDArray[np.uint8]:
     while place < flat.size:
         content = stream.read(min(PART_BYTES, flat.size - place))
         if not content:
-            raise EOFError(f"its header tells of {flat.size:,} values but it has {place:,}")
+            raise EOFError(f"its header declares {flat.size:,} values but it has {place:,}")
         flat[place : place + len(content)] = np.frombuffer(content, np.uint8)
         place += len(content)
     values.flags.writeable = False

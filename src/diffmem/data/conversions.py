@@ -1,4 +1,4 @@
-"""What was done to encoded images, or passed over, when a set was read: counted, in words, and for programs."""
+"""What was done to encoded images, or skipped, when a set was read: counted, in words, and for programs."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Tally:
         whites: Files by white level; `clipped`: those with values above it.
         colours: Files by what was turned into RGB or grey.
         profiles: Files with a colour profile.
-        several: Files of several pages or frames; `others`: pages and frames that were passed over; `pages`: images made
+        several: Files of several pages or frames; `others`: pages and frames that were skipped; `pages`: images made
             of them.
         mpo: JPEGs with further pictures.
         fitted: Images that had another shape.
@@ -179,8 +179,8 @@ class Tally:
             told = f"alpha channel of {self._of(self.alpha)} is opaque: dropped, which changes nothing"
             return Conversion("alpha", reading.alpha, 0, self.files, told, False)
         done = {
-            "white": "transparent pixels laid on white",
-            "black": "transparent pixels laid on black",
+            "white": "transparent pixels composited on white",
+            "black": "transparent pixels composited on black",
             "drop": "transparency dropped, the stored colours kept",
         }[reading.alpha]
         told = f"{done} in {self._of(self.transparent)}"
@@ -198,10 +198,10 @@ class Tally:
             return None
         of = self._of(self.turned)
         if reading.exif == "apply":
-            told = f"EXIF orientation applied: {of} were stored turned"
+            told = f"EXIF orientation applied: {of} were stored rotated"
         else:
             told = (
-                f"EXIF orientation ignored: {of} are stored turned (--exif apply turns them, as Hugging Face datasets does and"
+                f"EXIF orientation ignored: {of} are stored rotated (--exif apply rotates them, as Hugging Face datasets does and"
                 " torchvision does not)"
             )
         return Conversion("exif", reading.exif, self.turned, self.files, told, True)
@@ -215,7 +215,7 @@ class Tally:
     def _fit(self, reading: Reading) -> Conversion | None:
         if reading.fit is None or not self.fitted:
             return None
-        done = {"crop": "cropped to the middle square", "stretch": "stretched", "pad": "padded with black"}
+        done = {"crop": "centre-cropped to a square", "stretch": "stretched", "pad": "padded with black"}
         side = reading.resolution
         told = (
             f"brought to {side} x {side} in {self.fitted:,} of {count_text(self.images, 'image')}: {done[reading.fit]}"

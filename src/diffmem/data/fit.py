@@ -67,7 +67,7 @@ def fit_images(images: ImageSet, fit: Fit, side: int, progress: Progress = NO_PR
         result[index] = square if channels == 1 else square.transpose(2, 0, 1)
         if index % 1024 == 1023:
             progress(index + 1, len(images), "resizing images")
-    done = {"crop": "cropped to the middle square", "stretch": "stretched", "pad": "padded with black"}[fit]
+    done = {"crop": "centre-cropped to a square", "stretch": "stretched", "pad": "padded with black"}[fit]
     return images.with_images(
         frozen(result),
         f"brought from {width} x {height} to {side} x {side}: {done} where not square, resampled (LANCZOS)",

@@ -140,9 +140,9 @@ def _read(path: Path, dimensions: int) -> NDArray[np.uint8]:
             check_ratio(size, path.stat().st_size, str(path))
         elif size != path.stat().st_size - 4 - 4 * dimensions:
             raise EOFError(
-                f"its header tells of {size:,} values but it has {path.stat().st_size - 4 - 4 * dimensions:,}"
+                f"its header declares {size:,} values but it has {path.stat().st_size - 4 - 4 * dimensions:,}"
             )
         values = filled(cast(IO[bytes], stream), shape)
         if stream.read(1):  # at the end, where gzip compares its checksum
-            raise EOFError(f"its header tells of {size:,} values but it has more")
+            raise EOFError(f"its header declares {size:,} values but it has more")
         return values

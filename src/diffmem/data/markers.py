@@ -54,7 +54,7 @@ class CountedStream(io.BytesIO):
         content = super().read(size)
         self._left -= len(content)
         if self._left < 0:
-            raise ValueError("its parts claim the same bytes again and again")
+            raise ValueError("its parts claim the same bytes repeatedly")
         return content
 
 

@@ -88,7 +88,7 @@ def read_npy(path: Path) -> ImageSet:
         start, size = stream.tell(), path.stat().st_size
         if header.bytes != size - start:
             raise UserError(
-                f"Cannot read {path}: its header tells of {header.bytes:,} bytes of images but it has "
+                f"Cannot read {path}: its header declares {header.bytes:,} bytes of images but it has "
                 f"{size - start:,}. It is damaged or incomplete; make or download it again."
             )
         if header.fortran:

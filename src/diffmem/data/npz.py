@@ -74,7 +74,7 @@ def _passed_over(keys: list[str], total: int, unlabelled: bool) -> tuple[Convers
     """Return what is said of arrays that are not read."""
     if not keys:
         return ()
-    told = f"{count_text(len(keys), 'other array')} passed over ({', '.join(map(name_text, keys[:3]))}{', ...' if len(keys) > 3 else ''})"
+    told = f"{count_text(len(keys), 'other array')} skipped ({', '.join(map(name_text, keys[:3]))}{', ...' if len(keys) > 3 else ''})"
     if _UNNAMED_LABELS in keys and unlabelled:
         told += f": if {_UNNAMED_LABELS} holds labels, save them as 'labels'"
         return (Conversion("labels", "none", len(keys), total, told, False),)

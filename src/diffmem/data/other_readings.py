@@ -59,8 +59,8 @@ def _open(source: str | Path, reading: Reading, progress: Progress) -> ImageSet:
 def _others(conversion: Conversion, reading: Reading) -> Iterator[tuple[str, Reading]]:
     if conversion.key == "alpha":
         told = {
-            "white": "transparent pixels laid on white",
-            "black": "transparent pixels laid on black",
+            "white": "transparent pixels composited on white",
+            "black": "transparent pixels composited on black",
             "drop": "transparency dropped",
         }
         for ground in get_args(Alpha):
@@ -81,7 +81,7 @@ def _others(conversion: Conversion, reading: Reading) -> Iterator[tuple[str, Rea
         yield "all pages and frames", replace(reading, pages="all")
     elif conversion.key == "fit" and reading.fit is not None:
         told = {
-            "crop": "cropped to the middle square",
+            "crop": "centre-cropped to a square",
             "stretch": "stretched to a square",
             "pad": "padded to a square",
         }

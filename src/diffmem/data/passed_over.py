@@ -15,7 +15,7 @@ _MOST_NAMED = 3
 
 
 class PassedOver:
-    """Sorts the files of a source into those that are read and those that are passed over, by their content.
+    """Sorts the files of a source into those that are read and those that are skipped, by their content.
 
     A file with the ending of an image is read without being looked at here: if it is none, that is an error.
     """
@@ -57,7 +57,7 @@ class PassedOver:
         return UserError(f"{what} holds no images; the formats {', '.join(KINDS)} are read{told}.")
 
     def conversions(self, files: int) -> tuple[Conversion, ...]:
-        """Return what was passed over.
+        """Return what was skipped.
 
         Args:
             files: Number of files that are read.
@@ -67,12 +67,12 @@ class PassedOver:
         if self._images:
             kinds = ", ".join(f"{kind} {count:,}" for kind, count in self._kinds.most_common())
             told = (
-                f"{len(self._images):,} of {count_text(total, 'file')} not read: images of kinds that are not understood,"
+                f"{len(self._images):,} of {count_text(total, 'file')} not read: images of unsupported formats,"
                 f" {kinds} ({_named(self._images)})"
             )
             found.append(Conversion("not-read", "none", len(self._images), total, told, True))
         if self._others:
-            told = f"{count_text(len(self._others), 'other file')} passed over ({_named(self._others)})"
+            told = f"{count_text(len(self._others), 'other file')} skipped ({_named(self._others)})"
             found.append(Conversion("passed-over", "none", len(self._others), total, told, False))
         return tuple(found)
 
