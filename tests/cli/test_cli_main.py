@@ -342,7 +342,7 @@ def test_ctrl_c_ends_with_code_130_and_the_same_command_goes_on(call, tmp_path, 
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on from there" in told
+    assert "the same command resumes from there" in told
     assert "Traceback" not in told
     (run,) = (tmp_path / "runs").iterdir()
     seen = int(read_tensors(run / STATE_FILE)[0]["seen"])

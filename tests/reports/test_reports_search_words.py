@@ -146,7 +146,7 @@ def test_the_warnings_hold_notes_null_rates_undecided_runs_and_incidents():
         "1 run was not decided within the allowed samples",
         "up to 7.0% of held-out images",
         "damaged at N\u00a0=\u00a0150",
-        "damaged, N\u00a0=\u00a0420: A damaged snapshot at epoch 2,000 was found and made anew.",
+        "damaged, N\u00a0=\u00a0420: A damaged snapshot at epoch 2,000 was found and regenerated.",
     ):
         assert sum(part in warning for warning in warnings) == 1
 
@@ -212,7 +212,7 @@ def test_what_differs_between_levels_is_told_for_each():
 
 def test_a_note_of_all_levels_is_told_once():
     levels = [
-        make_search_level(name, emm=estimated(96, notes=["A wider interval than asked for."]))
+        make_search_level(name, emm=estimated(96, notes=["A wider interval than requested."]))
         for name in ("8x8", "4x4")
     ]
-    assert search_warnings(make_search(levels))[0] == "A wider interval than asked for."
+    assert search_warnings(make_search(levels))[0] == "A wider interval than requested."

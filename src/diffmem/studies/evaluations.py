@@ -200,7 +200,7 @@ class EvaluationStore:
             if images:
                 _ = stored.images
         except DiffmemError as error:
-            warn(f"{error} It is made anew.")
+            warn(f"{error} It is regenerated.")
             return False
         return True
 

@@ -61,7 +61,7 @@ def measure_null(
         try:
             read_null(path)
         except DiffmemError as error:
-            warn(f"{error} It is made anew.")
+            warn(f"{error} It is regenerated.")
             return False
         return True
 

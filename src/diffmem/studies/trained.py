@@ -204,7 +204,7 @@ class TrainedRun:
         try:
             load_denoiser(path)
         except DiffmemError as error:
-            warn(f"{error} It is made anew.")
+            warn(f"{error} It is regenerated.")
             path.unlink()
             return False
         return True

@@ -164,7 +164,7 @@ def test_what_is_no_database_is_set_aside_and_told(path, told, content):
     assert held(base) == []
     assert path.with_name("index.sqlite.damaged-1").read_bytes() == content
     assert told == [
-        f"{path} is damaged; it was set aside as index.sqlite.damaged-1 and is made anew from the folders."
+        f"{path} is damaged; it was set aside as index.sqlite.damaged-1 and is rebuilt from the folders."
     ]
 
 

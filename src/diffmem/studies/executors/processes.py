@@ -224,7 +224,7 @@ class Processes:
             )
             return [Event(key, "failed", worker.bug, error=bug)]
         if code == 0:
-            return [Event(key, "stopped", "Its process was asked to stop, and saved.")]
+            return [Event(key, "stopped", "Its process was stopped, and saved.")]
         if not worker.ready and code is not None and code > 0:
             error = DiffmemError(f"A worker process cannot start (exit code {code}); its error is above.")
             return [Event(key, "failed", str(error), error=error)]

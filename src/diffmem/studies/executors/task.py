@@ -28,7 +28,7 @@ def main(file: Path) -> None:
         end_with_input()
         event = carried_out(task.key, lambda: _work(task, rank, journal))
     except KeyboardInterrupt:
-        event = Event(task.key, "stopped", "It was asked to stop, and saved.")
+        event = Event(task.key, "stopped", "It was stopped, and saved.")
     journal(event)
     if event.kind != "finished":
         # The usual end would run the destructors of the connections, which can wait for others for ever.

@@ -155,7 +155,7 @@ def _next_round(rule: SizeRule, so_far: Replay) -> tuple[list[int], str]:
         so_far.status = "below smallest"
         return [], ""
     if len(outcomes) >= rule.most:
-        so_far.note = f"The search ended after {rule.most} sizes with a wider interval than asked for."
+        so_far.note = f"The search ended after {rule.most} sizes with a wider interval than requested."
         return [], _end(so_far)
     bottom, top = below or rule.smallest, above or rule.largest
     if None not in (below, above) and (top / bottom <= rule.ratio or top - bottom <= 1):
@@ -241,14 +241,14 @@ def _inside(rule: SizeRule, so_far: Replay, guess: float, below: int, above: int
     """Close in on the crossing between two certain sizes."""
     width = above / below
     guess = min(max(guess, below * width**0.15), above / width**0.15)
-    far = "the other side of where the rates put the crossing"
+    far = "the other side of the estimated crossing"
     if guess / below <= rule.ratio:  # one training ends the search if the guess is right
         return _one(so_far, math.floor(below * rule.ratio), below + 1, above - 1, far)
     if above / guess <= rule.ratio:
         return _one(so_far, math.ceil(above / rule.ratio), below + 1, above - 1, far)
     # The lower side first: it costs less, and stops early if it memorizes.
     low = _flanks(rule, guess)[0]
-    return _one(so_far, low, below + 1, above - 1, "just below where the rates put the crossing")
+    return _one(so_far, low, below + 1, above - 1, "just below the estimated crossing")
 
 
 def _one(so_far: Replay, size: float, least: int, most: int, why: str) -> tuple[list[int], str]:

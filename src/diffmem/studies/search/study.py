@@ -171,7 +171,7 @@ class SearchStudy:
         notes = []
         if self.recipe.futility is not None:
             notes.append(
-                "Trainings were given up early where their curves looked hopeless (search.futility); the error of that rule is"
+                "Trainings that were unlikely to memorize were stopped early (search.futility); the error of that rule is"
                 " not in the intervals."
             )
         return notes

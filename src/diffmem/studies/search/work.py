@@ -250,7 +250,7 @@ def _why(now: Stand, points: list[PointRecord]) -> str:
         f"R_mem in [{rate.low:.3f}, {rate.high:.3f}] after {rate.total:,} images at epoch {best.epoch:,.0f}"
     )
     if now.stopped == "hopeless":
-        words += f", given up at epoch {points[-1].epoch:,.0f}"
+        words += f", stopped at epoch {points[-1].epoch:,.0f}"
     elif not decided and now.verdict == "not memorized":
         words += ", the highest of all points"
     return words

@@ -205,7 +205,7 @@ class Database:
         if version > self._version:
             raise UserError(
                 f"{self.path} was made by a newer version of diffmem (its schema is {version}, this version knows"
-                f" {self._version}); use that version, or remove the file: it is made anew from the folders."
+                f" {self._version}); use that version, or remove the file: it is rebuilt from the folders."
             )
         return "ours"
 
@@ -251,7 +251,7 @@ class Database:
                     self.path.with_name(self.path.name + ending).rename(aside.with_name(aside.name + ending))
         except OSError as error:
             raise DiffmemError(f"Cannot rename {self.path}: {error.strerror or error}.") from error
-        self._warn(f"{self.path} {why}; it was set aside as {aside.name} and is made anew from the folders.")
+        self._warn(f"{self.path} {why}; it was set aside as {aside.name} and is rebuilt from the folders.")
 
     def _patiently(self, attempt: Callable[[], _T]) -> _T:
         """Try until others are out of the way; errors of SQLite become errors of this package."""
