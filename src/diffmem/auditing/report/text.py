@@ -122,7 +122,7 @@ def area_words(area: AreaRecord) -> str:
 
 
 def chance_words(row: CriterionRecord) -> str:
-    """Return the expected number and the strongest test: '1.2 expected; below 0.1: 13 events beside 0, p = 3e-08'; a dash if no null."""
+    """Return the expected number and the strongest test: '1.2 expected; below 0.1: 13 events against 0, p = 3e-08'; a dash if no null."""
     expected = "–" if row.expected is None else f"{row.expected:.3g} expected"
     test = row.strongest
     if test is None or not test.events:
