@@ -48,8 +48,8 @@ def test_build_plants_canaries_and_says_where_their_file_is(tmp_path, capsys):
     told, warned = capsys.readouterr()
     told = told.splitlines()
     assert (len(told), warned) == (2, "")
-    assert told[1].startswith(f"{tmp_path / 'd.canaries.npz'}: 5 canaries that the set holds 3 times each")
-    assert told[1].endswith("keep this file away from training.")
+    assert told[1].startswith(f"{tmp_path / 'd.canaries.npz'}: 5 canaries that are in the set 3 times each")
+    assert told[1].endswith("do not train on this file.")
 
 
 def test_build_warns_of_the_canaries_of_an_earlier_set(tmp_path, capsys):

@@ -135,8 +135,8 @@ class Tally:
             told = f"all pages and frames read: {of} hold several, {self.pages:,} images in all"
             return Conversion("pages", "all", self.several, self.files, told, True)
         told = (
-            f"first page or frame only: {of} hold several; {count_text(self.others, 'page or frame', 'pages and frames')} passed"
-            " over (--pages all reads them)"
+            f"first page or frame only: {of} hold several; {count_text(self.others, 'page or frame', 'pages and frames')} skipped"
+            " (--pages all reads them)"
         )
         return Conversion("pages", "first", self.several, self.files, told, True)
 
