@@ -79,7 +79,7 @@ def _exit_code(call: Callable[[], None], words: list[str], rank: int = 0) -> int
         )  # a command that answers by its code
     except KeyboardInterrupt:
         if not rank:
-            kept = " What was done is kept: the same command goes on from there." if _goes_on(words) else ""
+            kept = " What was done is kept: the same command resumes from there." if _goes_on(words) else ""
             print(f"\nStopped.{kept}", file=sys.stderr)
         return 130
     return None

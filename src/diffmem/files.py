@@ -225,7 +225,7 @@ def is_whole(path: Path, read: Callable[[], object], warn: Callable[[str], None]
     try:
         read()
     except DiffmemError as error:
-        warn(f"{error} It is made anew.")
+        warn(f"{error} It is regenerated.")
         return False
     return True
 

@@ -131,7 +131,7 @@ def test_held_out_images_that_the_model_has_seen_are_named(audit, parts, count):
     told = audit(np.concatenate([parts["heldout"][:count], parts["fresh"][count:]]))
     assert told.code == OPEN
     assert f"{count} of 400 samples are identical to held-out images" in headline(told)
-    assert "the model has seen them" in headline(told)
+    assert "the model was trained on them" in headline(told)
     assert ("swapped" in headline(told)) == (count == 400)
 
 

@@ -249,4 +249,4 @@ def test_ctrl_c_promises_to_go_on_only_where_the_command_does(monkeypatch, capsy
     assert code_of(*words) == 130
     told = capsys.readouterr().err
     assert "Stopped." in told
-    assert ("goes on from there" in told) == goes_on
+    assert ("resumes from there" in told) == goes_on

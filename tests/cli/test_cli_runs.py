@@ -82,7 +82,7 @@ def test_every_line_fits_a_terminal_of_80_columns(call, store):
 def test_rebuild_makes_the_index_anew(call, store):
     done = call("runs", store, "--rebuild")
     assert done.code == 0
-    assert f"The index of {store} was made anew: 2 runs." in done.out
+    assert f"The index of {store} was rebuilt: 2 runs." in done.out
     assert (store / "index.sqlite").exists()
     with RunIndex(store) as index:
         index._do(lambda connection: connection.execute("UPDATE runs SET bytes = 1"))

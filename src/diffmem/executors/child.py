@@ -231,8 +231,8 @@ def _judge(key: str, reader: _Reader, code: int, errors: str, *, was_asked: bool
     if ends:
         return ends[0]
     if code == -signal.SIGTERM or (was_asked and code != -signal.SIGKILL):
-        return Event(key, "stopped", "It was asked to stop before it had begun.")
-    last = (errors.strip().splitlines() or ["it left no words"])[-1].strip()
+        return Event(key, "stopped", "It was stopped before it had started.")
+    last = (errors.strip().splitlines() or ["no output"])[-1].strip()
     if reader.begun or code < 0:
         text = f"The process of the task ended unexpectedly (exit code {code}; -9 often means that memory ran out): {last}"
         return Event(key, "lost", text)

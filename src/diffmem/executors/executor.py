@@ -75,5 +75,5 @@ def run_jobs(
                     raise event.error
                 else:
                     raise DiffmemError(
-                        f"{event.text} Finished work is kept: the same command goes on from there."
+                        f"{event.text} Finished work is kept: the same command resumes from there."
                     )

@@ -219,7 +219,7 @@ def _gone(kernel: DataFlowKernel) -> DiffmemError | None:
         if process is not None and process.poll() is not None:
             return DiffmemError(
                 f"The process by which Parsl reaches its workers ended (exit code {process.returncode}). Finished work is"
-                " kept: the same command goes on from there."
+                " kept: the same command resumes from there."
             )
     return None
 

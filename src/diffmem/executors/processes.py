@@ -184,7 +184,7 @@ class Processes:
         if key is None:
             return []
         if code == 0:
-            return [Event(key, "stopped", "Its process was asked to stop, and saved.")]
+            return [Event(key, "stopped", "Its process was stopped, and saved.")]
         if not worker.ready and code is not None and code > 0:
             error = DiffmemError(f"A worker process cannot start (exit code {code}); its error is above.")
             return [Event(key, "failed", str(error), error=error)]

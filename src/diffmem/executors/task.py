@@ -34,7 +34,7 @@ def main(file: Path) -> None:
         end_with_input()
         event = outcome(task.key, run, report if not rank else lambda event: None)
     except KeyboardInterrupt:
-        event = Event(task.key, "stopped", "It was asked to stop, and saved.")
+        event = Event(task.key, "stopped", "It was stopped, and saved.")
     report(event)
     if event.kind != "finished":
         # The usual end would run the destructors of the connections, which can wait for others for ever.

@@ -141,7 +141,7 @@ def test_what_is_no_database_is_set_aside_and_told(path, told, content):
     assert path.with_name("index.sqlite.damaged").read_bytes() == content
     (text,) = told
     assert text.startswith(f"{path} is damaged (")
-    assert text.endswith("It was set aside as index.sqlite.damaged and is made anew from the folders.")
+    assert text.endswith("It was set aside as index.sqlite.damaged and is rebuilt from the folders.")
 
 
 def test_an_empty_file_is_a_new_database(path, told):

@@ -148,7 +148,7 @@ def test_a_damaged_index_is_set_aside_and_made_anew(store, told):
     (store / "index.sqlite").write_bytes(b"nothing like a database" * 400)
     assert entries_of(store, told) == before == [read_entry(run.folder)]
     assert len(told) == 1
-    assert "It was set aside as index.sqlite.damaged and is made anew from the folders" in told[0]
+    assert "It was set aside as index.sqlite.damaged and is rebuilt from the folders" in told[0]
     assert (store / "index.sqlite.damaged").exists()
 
 

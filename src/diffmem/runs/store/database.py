@@ -121,7 +121,7 @@ class Database:
             self.path.replace(aside)
         except OSError as error:
             raise DiffmemError(f"Cannot rename {self.path}: {error.strerror or error}.") from error
-        self._warn(f"{damage} It was set aside as {aside.name} and is made anew from the folders.")
+        self._warn(f"{damage} It was set aside as {aside.name} and is rebuilt from the folders.")
 
 
 def read_database(path: Path, version: int, work: Callable[[sqlite3.Connection], _T]) -> _T:
@@ -166,7 +166,7 @@ def _check(connection: sqlite3.Connection, path: Path, version: int) -> bool:
     if theirs > version:
         raise UserError(
             f"{path} was made by a newer version of diffmem (its schema is {theirs}, this version knows {version}); use that"
-            " version, or remove the file: it is made anew from the folders."
+            " version, or remove the file: it is rebuilt from the folders."
         )
     return True
 

@@ -75,7 +75,7 @@ def read_entries(
 ) -> list[RunEntry]:
     """Read the entries of several runs.
 
-    A folder that is no run yet (it holds no configuration and no snapshots) is passed over.
+    A folder that is no run yet (it holds no configuration and no snapshots) is skipped.
 
     Args:
         names: Names of folders among its runs.

@@ -183,7 +183,7 @@ class _Driver:
                 f" times without coming further: {event.text} Finished work is kept."
             )
         self._warn(
-            f"{item.level}, N = {item.size:,}: {event.text} The training goes on from its last saved state."
+            f"{item.level}, N = {item.size:,}: {event.text} The training resumes from its last saved state."
         )
 
     def _beat(self) -> None:

@@ -210,7 +210,7 @@ def _why(state: TrainingState, points: list[PointRecord]) -> str:
         f"R_mem in [{rate.low:.3f}, {rate.high:.3f}] after {rate.total:,} images at epoch {best.epoch:,.0f}"
     )
     if state.stopped == "hopeless":
-        return f"{found}, given up at epoch {points[-1].epoch:,.0f}"
+        return f"{found}, stopped at epoch {points[-1].epoch:,.0f}"
     return f"{found}, the highest of all points" if state.verdict == "not memorized" else found
 
 

@@ -81,14 +81,14 @@ def test_the_answer_comes_first(page):
             "By resolution, EMM goes from about 96",
             "EMM is about 96 training images (95% interval 88 to 106). The paper: 1,068.",
             "Before you use these numbers",
-            "What every level found",
+            "Results by level",
             "R_mem over training-set size and epochs",
             "Learning curves",
             "Cost against a fixed grid",
             "Every run",
             "Decision log",
             "What the samples look like",
-            "How it was done",
+            "Method Copy and R_mem",
         )
     ]
     assert places == sorted(places)
@@ -176,7 +176,7 @@ def test_every_kind_of_answer_is_on_its_page(search):
 
 def test_a_search_without_runs_has_a_page_without_figures():
     page = Page(render_search_report(empty_search()))
-    assert "No training has begun yet" in page.words
+    assert "No training has started yet" in page.words
     assert not [tag for tag, _ in page.tags if tag in ("img", "table")]
 
 
