@@ -19,7 +19,8 @@ from diffmem.auditing.positive_controls import PLANTED, plant
 from diffmem.auditing.report.figures import PowerColumn, power_panels
 from diffmem.auditing.selftest.records import SelfTestPart, SelfTestResult
 from diffmem.data import open_images
-from diffmem.reports.figures import save_figure
+from diffmem.files import write_bytes
+from diffmem.reports.html import png_bytes
 from diffmem.reports.style import SMALL_FONT_SIZE, new_figure
 
 SHOWN = 7  # the digit that is changed
@@ -36,23 +37,21 @@ def planted_picture(path: Path) -> None:
         made = plant(images[[SHOWN]], kind.key, 0, images)[0, 0]
         axes.imshow(made, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_title(kind.key, fontsize=SMALL_FONT_SIZE)
-    save_figure(figure, path)
+    write_bytes(path, png_bytes(figure))
 
 
 def power_picture(photos: SelfTestResult, digits: SelfTestResult, path: Path) -> None:
     """Draw what each criterion finds, without duplicates in the training set."""
     panels = []
     for words, result in (("photographs, 32 x 32", photos), ("digits, 8 x 8", digits)):
-        columns = [
-            PowerColumn(one.key, one.title, one.power, one.false_alarms) for one in result.parts[0].criteria
-        ]
+        columns = [PowerColumn(one.title, one.power, one.false_alarms) for one in result.parts[0].criteria]
         panels.append((words, columns))
-    save_figure(power_panels(panels), path)
+    write_bytes(path, png_bytes(power_panels(panels)))
 
 
 def table(photos: SelfTestPart, digits: SelfTestPart, keys: list[str]) -> str:
-    """Return the shares found, photographs / digits, in percent."""
-    lines = [f"| planted | {' | '.join(keys)} |", f"|---{'|---' * len(keys)}|"]
+    """Return the fractions found, photographs / digits, in percent."""
+    lines = [f"| control | {' | '.join(keys)} |", f"|---{'|---' * len(keys)}|"]
     for at, kind in enumerate(photos.criteria[0].power):
         cells = [
             f"{_number(photos.criterion(key).power[at].detected.value)} / {_number(digits.criterion(key).power[at].detected.value)}"

@@ -20,6 +20,6 @@ def denoise(x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None) -
 
 
 model = dm.function_denoiser(denoise, digits.shape, sigma_min=0.01, sigma_max=50)
-audit = dm.audit(train, model=model, heldout=heldout, number=300)
+audit = dm.audit(train, model=model, heldout=heldout, num=300)
 print(audit)
 print(audit.save("audit-model"))

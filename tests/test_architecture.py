@@ -41,6 +41,7 @@ DRAWS = {"matplotlib": set(), "jinja2": set(), "rich": {"progress", "console"}}
 """Libraries for what people look at, and where they are imported beside the reports and the command line."""
 
 MOST_OF_THE_CODE = 0.15
+MOST_PARAMETERS = 8
 
 
 def name_of(path):
@@ -177,6 +178,21 @@ def test_only_reports_the_command_line_and_the_public_functions_use_reports():
             assert not {
                 used for used in modules_used(path) if is_for_reading(used) and not used.startswith("cli")
             }, module
+
+
+def parameters(function):
+    given = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    return len([one for one in given if one.arg not in ("self", "cls")])
+
+
+def test_no_function_but_a_command_has_many_parameters():
+    many = {
+        f"{module_of(path)}.{node.name}"
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and parameters(node) > MOST_PARAMETERS
+    }
+    assert {name for name in many if not name.startswith("cli.")} == set()
 
 
 def test_no_package_holds_too_much_of_the_code():

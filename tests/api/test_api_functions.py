@@ -127,7 +127,7 @@ def test_the_optimum_as_a_function_of_the_callers_own_is_found_to_copy(train, he
         return (torch.softmax(-distances / (2 * sigma[:, None] ** 2), dim=1) @ known).reshape(x.shape)
 
     model = dm.function_denoiser(denoise, train.shape, 0.01, 50)
-    audit = dm.audit(train, model=model, heldout=heldout, number=150, transforms="flip", device="cpu")
+    audit = dm.audit(train, model=model, heldout=heldout, num=150, transforms="flip", device="cpu")
     assert audit.verdict.verdict == "copies found"
 
 

@@ -6,6 +6,7 @@ from diffmem.auditing.compare import judge
 from diffmem.auditing.detector import CopyDetector
 from diffmem.auditing.heldout import MOST_NEAR, BothSides, check_heldout, near_share
 from diffmem.auditing.nulls import null_images
+from diffmem.auditing.request import AuditOptions
 
 TRAINING, HELDOUT, FRESH = digits(500, 300, 500)
 
@@ -21,11 +22,12 @@ def null(detector):
 
 
 def check(detector, null, samples):
-    return check_heldout(detector, detector.detect(samples), null, times_of(samples))
+    return check_heldout(detector, detector.detect(samples, times=times_of(samples)), null)
 
 
 def judged(detector, null, samples):
-    return judge(detector, image_set(detector.training), image_set(samples), null, times=times_of(samples))
+    sets = image_set(detector.training), image_set(samples)
+    return judge(detector, *sets, null, AuditOptions(), times=times_of(samples)).around
 
 
 def test_fresh_samples_are_no_held_out_images(detector, null):

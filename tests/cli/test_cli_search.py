@@ -87,6 +87,7 @@ def test_a_folder_that_is_no_search_is_told(tmp_path, capsys, command):
     assert "not the folder of a search" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_workers_change_where_a_search_runs(recipe, tmp_path):
     run("study", recipe, "--out", tmp_path / "study", "--workers", 2, "--set", "title=T")
     assert yaml.safe_load((tmp_path / "study" / "recipe.yaml").read_text())["executor"] == {

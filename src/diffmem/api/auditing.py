@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from diffmem.api.inputs import Images, Model, as_images, as_model
 from diffmem.auditing import (
     Audited,
+    AuditOptions,
     AuditRequest,
     AuditResult,
     OtherTraining,
@@ -20,7 +21,7 @@ from diffmem.auditing import (
 from diffmem.auditing import audit as run_audit
 from diffmem.auditing.records import VerdictRecord
 from diffmem.auditing.report import audit_images, write_audit
-from diffmem.auditing.report.text import audit_table, criterion_rows
+from diffmem.auditing.report.text import FINDING_TEXT, audit_table, count_of_total, deciding_first
 from diffmem.console import rendered
 from diffmem.data import CanarySet, ImageSet, Reading, other_readings
 from diffmem.environment import choose_device
@@ -59,7 +60,10 @@ class Audit:
         )
 
     def _repr_html_(self) -> str:
-        rows = [(row.record.title, f"{row.flagged}; {row.finding}") for row in criterion_rows(self.result)]
+        rows = [
+            (one.title, f"{count_of_total(one.flagged)}; {FINDING_TEXT[one.finding]}")
+            for one in deciding_first(self.result.criteria)
+        ]
         return html_table(self.verdict.sentence, rows)
 
     def save(self, out: str | Path) -> Path:
@@ -94,7 +98,8 @@ def audit(
         shards: Folder that keeps generated samples, so that a call that was interrupted goes on; the caller removes it.
         report: Called with lines that say how long the work will take, where that is long.
         device: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
-        options: Further fields of `AuditRequest`, for example number, target, private, deduplicated, seed. `transforms` may be
+        options: Fields of `AuditOptions`, for example num, target, private, deduplicated, seed, or these as one object, `options`;
+            further fields of `AuditRequest`. `transforms` may be
             written as 'flip+shift2', `features` as ['inception'], `canaries` as a path; `allow_pickle` is that of `open_model`.
 
     Raises:
@@ -116,9 +121,11 @@ def audit(
     ]
     opened = None if model is None else as_model(model, device, allow_pickle=allow_pickle)
     read = {role: None if one is None else as_images(one, given.get(role)) for role, one in sets.items()}
+    names = options.keys() & {field.name for field in fields(AuditOptions)}
+    settings = replace(options.pop("options", AuditOptions()), **{name: options.pop(name) for name in names})
     request = AuditRequest(
         training=read["training"], samples=read["samples"], heldout=read["heldout"], model=opened, sources=sources, device=device,
-        **options,
+        options=settings, **options,
     )  # fmt: skip
     if request.training is not None and "training" in sources:
         others = _others(request.training, sources["training"], given.get("training", Reading()))

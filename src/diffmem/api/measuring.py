@@ -13,16 +13,17 @@ from diffmem.data import ImageSet
 from diffmem.distributed import world
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
-from diffmem.files import write_json
+from diffmem.files import write_bytes, write_json
 from diffmem.memorization import Measurement, Neighbours, Rate, RatioRule, protocol_id
 from diffmem.memorization import measure as measure_images
+from diffmem.memorization.examples import Example
 from diffmem.memorization.features import open_features
 from diffmem.progress import part_of, show_progress
-from diffmem.reports.figures import save_figure
 from diffmem.reports.gallery import gallery_figure
+from diffmem.reports.html import png_bytes
+from diffmem.runs.opening import open_run, remember_data, snapshots_of
 from diffmem.runs.recipe import MeasureConfig
 from diffmem.runs.records import RunRecord
-from diffmem.runs.run_folder import open_run, remember_data, snapshots_of
 from diffmem.sampling import SamplerConfig
 from diffmem.text import html_table
 
@@ -120,15 +121,15 @@ class Measured:
         path = _with_ending(Path(out), ".png")
         worst = np.argsort(self.numbers.ratio, kind="stable")[:_SHOWN]
         pairs = self.neighbours.indices[worst]
-        figure = gallery_figure(
+        shown = Example(
             "The samples of smallest ratio",
             self.samples.images[worst],
             self.training.images[pairs[:, 0]],
             self.training.images[pairs[:, 1]],
-            self.numbers.ratio[worst].tolist(),
+            self.numbers.ratio[worst],
             self.threshold,
         )
-        save_figure(figure, path)
+        write_bytes(path, png_bytes(gallery_figure(shown)))
         return path
 
 

@@ -13,10 +13,10 @@ from diffmem.files import write_bytes, write_text
 from diffmem.paper.records import ExperimentResult
 from diffmem.paper.report.page import write_experiment
 from diffmem.paper.report.results_page import results_page
-from diffmem.paper.reproduce import Reproduction, carry_out
+from diffmem.paper.reproduce import Reproduction
+from diffmem.paper.reproduce import reproduce as run_experiment
 from diffmem.progress import show_progress
 from diffmem.reports.folder import ReportPaths
-from diffmem.reports.gallery import example_gallery
 from diffmem.studies.study import Study
 
 __all__ = ["reproduce", "write_results_page"]
@@ -42,7 +42,9 @@ def reproduce(
     """
     for one in planned:
         with show_progress(one.experiment.name) as progress:
-            result, studies = carry_out(one, device=device, workers=workers, progress=progress, warn=warn)
+            result, studies = run_experiment(
+                one, device=device, workers=workers, progress=progress, warn=warn
+            )
         if world().is_main:
             yield result, _write(one, result, studies)
 
@@ -52,12 +54,11 @@ def _write(one: Reproduction, result: ExperimentResult, studies: list[Study]) ->
         name = "".join(sign if sign.isalnum() or sign in ".,=-" else "_" for sign in level.paper_name)
         recipe = yaml.safe_dump(study.recipe.model_dump(mode="json"), sort_keys=False)
         write_text(one.folder / "recipes" / f"{name}.yaml", recipe)
-    galleries = []
+    examples = []
     for record, study in zip(result.levels[:_MOST_GALLERIES], studies, strict=False):
         run = max(record.study.runs, key=lambda run: run.peak.memorized.value)
-        title = f"{result.factor} {record.name}"
-        galleries.append(example_gallery(title, study.example(run.run_id), record.study.threshold))
-    return write_experiment(result, galleries, one.folder)
+        examples.append(study.example(run.run_id).titled(f"{result.factor} {record.name}"))
+    return write_experiment(result, examples, one.folder)
 
 
 def write_results_page(

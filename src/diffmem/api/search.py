@@ -16,13 +16,13 @@ from diffmem.progress import show_progress
 from diffmem.reports.folder import ReportPaths
 from diffmem.settings import validated
 from diffmem.studies.records import EmmRecord
-from diffmem.studies.search.driver import carry_out_search
+from diffmem.studies.search.driver import run_search as search_sizes
 from diffmem.studies.search.recipe import SearchRecipe
 from diffmem.studies.search.records import SearchResult
 from diffmem.studies.search.report.galleries import write_search
 from diffmem.studies.search.report.tables import search_table
 from diffmem.studies.search.report.text import level_emm
-from diffmem.studies.search.study import SearchStudy, open_search, place_of
+from diffmem.studies.search.study import SearchStudy, open_search, store_of
 from diffmem.studies.study import stored_set
 from diffmem.text import html_table
 
@@ -129,7 +129,7 @@ def run_search(
     """
     found = prepared_search(recipe, out, store=store, device=device)
     with show_progress(recipe.title) as progress:
-        carry_out_search(found.study, device=found.device, progress=progress, warn=warn)
+        search_sizes(found.study, device=found.device, progress=progress, warn=warn)
     return EmmSearch(found.study, found.device)
 
 
@@ -143,7 +143,7 @@ def prepared_search(
     else:
         device = device or recipe.executor.device or choose_device(None)
     with show_progress("Reading images") as progress:
-        study = SearchStudy(recipe.with_whole_paths(), out, store or place_of(out), progress)
+        study = SearchStudy(recipe.with_whole_paths(), out, store or store_of(out), progress)
     return EmmSearch(study, device)
 
 

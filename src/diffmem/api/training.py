@@ -15,8 +15,8 @@ from diffmem.environment import choose_device
 from diffmem.errors import UserError
 from diffmem.models import Denoiser, ModelConfig
 from diffmem.progress import show_progress
+from diffmem.runs.opening import remember_data
 from diffmem.runs.run import Run
-from diffmem.runs.run_folder import remember_data
 from diffmem.text import html_table
 from diffmem.training import TrainingConfig
 

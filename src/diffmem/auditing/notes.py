@@ -29,7 +29,7 @@ def notes_of(request: AuditRequest, aligned: Aligned, check: SampleCheckRecord) 
         f"Reading the {_NAMES[role]}: {line}"
         for role, images in given.items()
         if images is not None
-        for line in reading_lines(images, request.private)
+        for line in reading_lines(images, request.options.private)
     ]
     return [
         *read,
@@ -41,11 +41,11 @@ def notes_of(request: AuditRequest, aligned: Aligned, check: SampleCheckRecord) 
 
 
 def reading_lines(images: ImageSet, private: bool) -> list[str]:
-    """Return what reading did to a set's images, and what it passed over, a sentence each; without names in a private report."""
+    """Return what reading did to a set's images, and what it skipped, a sentence each; without names in a private report."""
     return [
         f"{one.count:,} of {one.total:,} files: {one.key}, {one.choice}."
         if private
-        else _sentence(one.sentence)
+        else one.sentence.rstrip(".") + "."
         for one in images.conversions
     ]
 
@@ -71,10 +71,6 @@ def reading_problems(readings: Sequence[ReadingRecord]) -> tuple[list[str], list
         elif one.fits_better:
             problems.append(f"another reading fits the samples better, {one.text}: {fit}. {one.remedy}.")
     return copies, problems
-
-
-def _sentence(text: str) -> str:
-    return text.rstrip(".") + "."
 
 
 def _canary_notes(request: AuditRequest) -> list[str]:

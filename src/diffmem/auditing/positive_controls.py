@@ -195,19 +195,6 @@ def _jpeg(image: Pixels, level: float, bits: np.random.PCG64) -> Pixels:
     return pixels.reshape(*image.shape[1:], -1).transpose(2, 0, 1)
 
 
-def _light(image: Pixels, level: float, bits: np.random.PCG64) -> NDArray[np.float64]:
-    return image.astype(np.float64) + level
-
-
-def _contrast(image: Pixels, level: float, bits: np.random.PCG64) -> NDArray[np.float64]:
-    mean = image.mean(dtype=np.float64)
-    return np.asarray(mean + level * (image - mean), np.float64)
-
-
-def _mirror(image: Pixels, level: float, bits: np.random.PCG64) -> Pixels:
-    return image[..., ::-1]
-
-
 def _shift(image: Pixels, level: float, bits: np.random.PCG64) -> Pixels:
     down, right = _COMPASS[int(bits.random_raw() % len(_COMPASS))]
     size = int(level)
@@ -238,10 +225,10 @@ _Maker = Callable[[Pixels, float, np.random.PCG64], NDArray[np.float64] | Pixels
 _MAKERS: dict[str, _Maker] = {
     "noise": _noise,
     "jpeg": _jpeg,
-    "brighter": _light,
-    "darker": _light,
-    "contrast": _contrast,
-    "mirrored": _mirror,
+    "brighter": lambda image, level, bits: image.astype(np.float64) + level,
+    "darker": lambda image, level, bits: image.astype(np.float64) + level,
+    "contrast": lambda image, level, bits: image.mean() + level * (image - image.mean()),
+    "mirrored": lambda image, level, bits: image[..., ::-1],
     "shift": _shift,
     "crop": _crop,
     "blur": _blur,

@@ -113,11 +113,6 @@ class SpaceRecord(Record):
         description="Samples that are nearly identical to a held-out image, and to no training image."
     )
 
-    @property
-    def null_images(self) -> int:
-        """All images that were never copied."""
-        return self.null_heldout + self.null_training
-
 
 class ChanceTest(Record):
     """One test of one criterion at one strictness: events of samples beside others. An event is a group of near-copies, counted once."""
@@ -195,11 +190,6 @@ class CriterionRecord(Record):
         default_factory=list,
         description="On positive controls of these training images; empty if not measured.",
     )
-
-    @property
-    def expected(self) -> float | None:
-        """Samples that would be flagged at the null rate; none without a null."""
-        return None if self.null is None else self.null.value * self.flagged.total
 
     @property
     def strongest(self) -> ChanceTest | None:
@@ -313,7 +303,7 @@ class AuditResult(Record):
     verdict: VerdictRecord
     inputs: list[InputRecord]
     model: ModelRecord | None = Field(description="None if samples were given.")
-    space: SpaceRecord | None = Field(description="None without training images.")
+    space: SpaceRecord | None = Field(default=None, description="None without training images.")
     sample_check: SampleCheckRecord | None = Field(
         default=None,
         description="Whether these can be samples of a model of this training set; none without training images.",
@@ -322,10 +312,12 @@ class AuditResult(Record):
         default_factory=list,
         description="The samples under other readings of images or values, where there was a choice.",
     )
-    criteria: list[CriterionRecord] = Field(description="Empty if no sample can be judged.")
-    copying: CopyingRecord | None = Field(description="None without held-out images.")
-    copies: CopiesRecord | None = Field(description="None without training images.")
-    distances: list[DistanceRecord]
+    criteria: list[CriterionRecord] = Field(
+        default_factory=list, description="Empty if no sample can be judged."
+    )
+    copying: CopyingRecord | None = Field(default=None, description="None without held-out images.")
+    copies: CopiesRecord | None = Field(default=None, description="None without training images.")
+    distances: list[DistanceRecord] = Field(default_factory=list)
     membership: MembershipPart | None = Field(description="None unless a model was given.")
     flipd: FlipdRecord | None = None
     exposure: list[ExposureRecord] = Field(default_factory=list)

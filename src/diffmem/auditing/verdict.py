@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -96,9 +97,10 @@ def verdict_of(
             there.said,
         )
     if there.problems:
+        first = re.sub("^The ", "the ", there.problems[0])
         return _record(
             "cannot tell",
-            f"Cannot tell: {_inside(there.problems[0])}",
+            f"Cannot tell: {first}",
             reasons,
             [*there.problems[1:], *there.said],
         )
@@ -266,8 +268,8 @@ def _sees(one: CriterionRecord) -> bool:
 
 
 def format_test(test: ChanceTest) -> str:
-    """Return a test in a few words: '13 events beside 0, p = 3e-08'."""
-    return f"{test.events:,} {'event' if test.events == 1 else 'events'} beside {test.others:,}, {format_p(test.p_value)}"
+    """Return a test in a few words: '13 events against 0, p = 3e-08'."""
+    return f"{test.events:,} {'event' if test.events == 1 else 'events'} against {test.others:,}, {format_p(test.p_value)}"
 
 
 def _criterion_text(one: CriterionRecord) -> str:
@@ -280,11 +282,6 @@ def _criterion_text(one: CriterionRecord) -> str:
 
 def _share(rate: Rate) -> str:
     return f"{_percent(rate.value)}% [{_percent(rate.low)}, {_percent(rate.high)}]"
-
-
-def _inside(sentence: str) -> str:
-    """Return a sentence as it stands after a colon."""
-    return f"the {sentence[4:]}" if sentence.startswith("The ") else sentence
 
 
 def _percent(share: float) -> str:

@@ -123,7 +123,7 @@ def audit(
         done = run_audit(
             train, samples=samples, model=model, heldout=heldout, shards=shards, device=device,
             readings={role: parse_reading(pairs or []) for role, (_, _, pairs) in files.items()},
-            report=lambda line: print(line, file=sys.stderr), canaries=canaries, deduplicated=deduplicated, number=num,
+            report=lambda line: print(line, file=sys.stderr), canaries=canaries, deduplicated=deduplicated, num=num,
             sampler=load_recipe(SamplerConfig, None, set_ or []), first_seed=first_seed, transforms=transforms, features=features,
             target=target, private=private, seed=seed, title=title, batch_size=batch_size, allow_pickle=allow_pickle,
         )  # fmt: skip

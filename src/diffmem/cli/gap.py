@@ -54,7 +54,7 @@ def gap(
     from diffmem.optimum.report.gap_write import gap_notes, gap_table, write_gap
     from diffmem.progress import show_progress
     from diffmem.runs.gap_run import GapSettings, measure_gap
-    from diffmem.runs.run_folder import remember_data
+    from diffmem.runs.opening import remember_data
     from diffmem.sampling import SamplerConfig
     from diffmem.settings import load_recipe
 

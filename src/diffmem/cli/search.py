@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from diffmem.text import bytes_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from diffmem.api.search import EmmSearch
+    from diffmem.runs.store.workers import Status
     from diffmem.studies.search.study import SearchStudy
 
 __all__ = ["is_search_folder", "new", "report_search", "search_for_emm", "status", "watch"]
@@ -150,20 +149,17 @@ def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
             time.sleep(every)
 
 
-def _live(study: SearchStudy) -> Mapping[str, Mapping[str, object]]:
-    from diffmem.runs.store.status import read_status
-    from diffmem.studies.search.levels import Item
+def _live(study: SearchStudy) -> dict[str, Status]:
+    from diffmem.runs.store.workers import read_status
 
-    live: dict[str, Mapping[str, object]] = {}
-    for level, group in study.searches().items():
+    live: dict[str, Status] = {}
+    for group in study.searches().values():
         for search in group:
-            for size in search.found.waiting if search.found else ():
-                run = study.run(Item(level, search.seed, size))
-                now = read_status(run.folder)
-                if now is not None:
-                    live[run.run_id] = {
-                        "note": now.note, "done": now.done, "total": now.total, "seconds_left": now.seconds_left,
-                    }  # fmt: skip
+            for item in search.waiting:
+                run = study.run(item)
+                status = read_status(run.folder)
+                if status is not None:
+                    live[run.run_id] = status
     return live
 
 

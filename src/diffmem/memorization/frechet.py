@@ -90,10 +90,9 @@ def frechet_distance(
 
 def _root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-    scaled: NDArray[np.float64] = vectors * np.sqrt(
-        values.clip(min=0)
-    )  # rounding makes zero eigenvalues negative
-    return scaled @ vectors.T
+    # Rounding makes zero eigenvalues negative.
+    root: NDArray[np.float64] = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    return root
 
 
 def feature_moments(images: NDArray[np.uint8], features: FeatureFunction) -> Moments:

@@ -1,6 +1,6 @@
 """How far models are from their optimum, as typed records: the content of `gap.json`.
 
-All squared distances are means over the C * H * W values of an image, in [-1, 1] units.
+All squared distances are means over the C * H * W values of an image, for pixel values in [-1, 1].
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class GapPoint(Record):
     The last four fields are none on the model's own trajectories, where there is no clean image y.
     """
 
-    sigma: float = Field(description="Noise level, in [-1, 1] units.")
+    sigma: float = Field(description="Noise level, for pixel values in [-1, 1].")
     to_optimum: MeanRecord = Field(description="|D - D*|^2.")
     to_gaussian: MeanRecord = Field(description="|D - G|^2.")
     between: MeanRecord = Field(description="|D* - G|^2.")
     position: MeanRecord | None = Field(
-        description="mean <D - D*, G - D*> / mean |G - D*|^2: how much of the way from D* to G the model has gone, 0 at the optimum, 1"
-        " at the Gaussian; what is at right angles to the way does not count. None if D* and G are equal."
+        description="mean <D - D*, G - D*> / mean |G - D*|^2: projection of the model on the line from D* (0) to G (1), the Gaussian."
+        " None if D* and G are equal."
     )
     loss: MeanRecord | None = Field(
         default=None, description="|D - y|^2: the training loss without its weight, on training images."

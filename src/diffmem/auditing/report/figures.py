@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,6 @@ __all__ = [
     "distance_text",
     "kinds_of_power",
     "power_figure",
-    "power_of",
     "power_panels",
     "power_text",
 ]
@@ -67,7 +66,8 @@ def distance_figure(result: AuditResult) -> Figure:
     from matplotlib.patches import Patch
 
     panels = result.distances
-    worst = [] if result.copies is None else result.copies.worst
+    copies = result.copies
+    worst = [] if copies is None else copies.worst
     figure = new_figure(5.4 * len(panels), 4.3)
     for axes, record in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         _histogram(axes, record, worst)
@@ -77,16 +77,14 @@ def distance_figure(result: AuditResult) -> Figure:
     if any(record.null for record in panels):
         handles.append(Line2D([], [], color=_NULL, linestyle="--", linewidth=1.6, label="null images"))
     if worst:
-        label = "flagged samples" + (f", the {len(worst)} nearest" if _cut(result) else "")
+        label = "flagged samples" + (
+            f", the {len(worst)} nearest" if copies and len(worst) < copies.samples else ""
+        )
         handles.append(
             Line2D([], [], marker="^", linestyle="", color=_SAMPLES, markeredgecolor="black", label=label)
         )
     legend_below(figure, handles, 1.8)
     return figure
-
-
-def _cut(result: AuditResult) -> bool:
-    return result.copies is not None and len(result.copies.worst) < result.copies.samples
 
 
 def _histogram(axes: Axes, record: DistanceRecord, worst: list[MatchRecord]) -> None:
@@ -170,18 +168,12 @@ def _middle(edges: list[float], counts: list[int]) -> float:
     return edges[int(np.searchsorted(total, total[-1] / 2)) + 1] if total[-1] else math.nan
 
 
-def kinds_of_power(result: AuditResult) -> list[tuple[str, str]]:
-    """Return (key, words) of every kind of planted copy, in the order of the record."""
+def kinds_of_power(columns: Iterable[Sequence[PowerRecord]]) -> dict[str, str]:
+    """Return the text of every kind of copy that any criterion was tried on, by key, in the order of the records."""
     found: dict[str, str] = {}
-    for one in result.criteria:
-        found.update({power.key: power.kind for power in one.power if power.key not in found})
-    return list(found.items())
-
-
-def power_of(result: AuditResult, criterion: str, kind: str) -> PowerRecord | None:
-    """Return what a criterion finds of planted copies of a kind; none if it was not measured."""
-    one = result.criterion(criterion)
-    return None if one is None else next((power for power in one.power if power.key == kind), None)
+    for column in columns:
+        found |= {power.key: power.kind for power in column if power.key not in found}
+    return found
 
 
 @dataclass(frozen=True)
@@ -189,13 +181,11 @@ class PowerColumn:
     """One criterion as the figure of power shows it.
 
     Attributes:
-        key: Of the criterion.
         title: Heading of its column.
         power: What it finds of planted copies, one record for each kind.
         false_alarms: What it flags of images that were never copied; none if it is not known.
     """
 
-    key: str
     title: str
     power: Sequence[PowerRecord]
     false_alarms: Rate | None
@@ -207,7 +197,7 @@ def power_figure(result: AuditResult) -> Figure:
     Args:
         result: With power for at least one criterion.
     """
-    columns = [PowerColumn(one.key, one.title, one.power, one.null) for one in result.criteria if one.power]
+    columns = [PowerColumn(one.title, one.power, one.null) for one in result.criteria if one.power]
     return power_panels([("Fraction that each criterion finds", columns)])
 
 
@@ -218,10 +208,7 @@ def power_panels(panels: Sequence[tuple[str, Sequence[PowerColumn]]]) -> Figure:
     Args:
         panels: Heading and columns of each; at least one panel with at least one column that has power.
     """
-    kinds: dict[str, str] = {}
-    for _, columns in panels:
-        for column in columns:
-            kinds.update({power.key: power.kind for power in column.power if power.key not in kinds})
+    kinds = kinds_of_power(column.power for _, columns in panels for column in columns)
     across = 1.15 * sum(len(columns) for _, columns in panels) + 0.2 * (len(panels) - 1)
     figure = new_figure(3.4 + across, 1.9 + 0.33 * (len(kinds) + 1))
     widths = [len(columns) for _, columns in panels]

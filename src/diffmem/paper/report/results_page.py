@@ -39,7 +39,6 @@ def results_page(results: Sequence[ExperimentResult], pictures: Mapping[str, str
         results: The experiments, in the order of the page.
         pictures: Name of an experiment -> path of its figure, relative to the page. An experiment without one
             has no figure.
-        command: The command that makes these results again.
 
     Raises:
         UserError: There are no results, two have the same name, or a picture's path is absolute.
@@ -210,9 +209,9 @@ def _section(result: ExperimentResult, picture: str | None) -> list[str]:
         parts.append("\n".join(f"- {_inline(sentence(note))}" for note in notes))
     made = []
     for heading, lines in method_text(result):
-        told = lines if len(lines) <= MOST else [lines[0], f"{len(lines) - 1} more, by {result.factor}"]
+        shown = lines if len(lines) <= MOST else [lines[0], f"{len(lines) - 1} more, by {result.factor}"]
         if heading != "Versions":
-            made.append(f"- {heading}: {_inline('; '.join(told))}")
+            made.append(f"- {heading}: {_inline('; '.join(shown))}")
     parts.append("Method:")
     parts.append("\n".join([*made, f"- Time: {duration_text(result.seconds)}"]))
     return parts

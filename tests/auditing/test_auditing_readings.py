@@ -3,9 +3,10 @@ import pytest
 from audit_tools import digits, image_set, times_of
 
 from diffmem.auditing import AuditRequest, OtherTraining, audit
-from diffmem.auditing.again import Reread, look_again
 from diffmem.auditing.detector import CopyDetector
 from diffmem.auditing.notes import reading_problems
+from diffmem.auditing.readings import OtherReading, compare_reading
+from diffmem.auditing.request import AuditOptions
 from diffmem.data import fit_images
 
 TRAINING, FRESH = digits(400, 400)
@@ -18,11 +19,16 @@ def turned(images):
 
 def again(training, samples, **settings):
     """What another reading shows, under which the training images are `training`; usually they are turned."""
-    usual = CopyDetector(TRAINING, "space").detect(samples)
-    reread = Reread(
+    reading = OtherReading(
         "EXIF orientation applied", "--train-read exif=apply", image_set(training), image_set(samples), times_of(samples)
     )  # fmt: skip
-    return look_again(reread, usual, **settings).record
+    return record_of(reading, samples, **settings)
+
+
+def record_of(reading, samples, **settings):
+    detector = CopyDetector(TRAINING, "space")
+    usual = detector.detect(samples)
+    return compare_reading(reading, usual, detector, AuditOptions(**settings))[1]
 
 
 def test_copies_under_another_reading_are_found():
@@ -81,9 +87,8 @@ def test_stretched_copies_are_found_where_the_training_images_are_stretched():
     training = image_set(np.ascontiguousarray(wide))
     stretched = fit_images(training, "stretch", 8)
     samples = np.concatenate([stretched.images[:50], FRESH[:250]])
-    usual = CopyDetector(TRAINING, "space").detect(samples)
-    reread = Reread("stretched", "fit=stretch", stretched, image_set(samples), times_of(samples))
-    assert look_again(reread, usual).record.copies == 50
+    reading = OtherReading("stretched", "fit=stretch", stretched, image_set(samples), times_of(samples))
+    assert record_of(reading, samples).copies == 50
 
 
 @pytest.mark.parametrize(
@@ -96,22 +101,20 @@ def test_stretched_copies_are_found_where_the_training_images_are_stretched():
 )
 def test_copies_in_another_range_of_values_are_found_under_the_right_reading(written, read):
     samples = np.concatenate([written(TRAINING[:60]), written(FRESH[:240])])
-    usual = CopyDetector(TRAINING, "space").detect(samples)
-    reread = Reread(
+    reading = OtherReading(
         "values", "write them otherwise", image_set(TRAINING), image_set(read(samples)), times_of(samples)
     )
-    found = look_again(reread, usual).record
+    found = record_of(reading, samples)
     assert found.copies == 60
     assert found.fits_better
 
 
-def test_samples_that_are_no_trials_are_not_looked_at_again():
+def test_samples_that_are_no_trials_are_not_compared_again():
     samples = np.concatenate([turned(TRAINING)[:60], FRESH[:240]])
-    usual = CopyDetector(TRAINING, "space").detect(samples)
     times = times_of(samples)
     times[:60] = 0
-    reread = Reread("turned", "turn", image_set(turned(TRAINING)), image_set(samples), times)
-    found = look_again(reread, usual).record
+    reading = OtherReading("turned", "turn", image_set(turned(TRAINING)), image_set(samples), times)
+    found = record_of(reading, samples)
     assert (found.copies, found.samples) == (0, 240)
 
 
@@ -126,5 +129,5 @@ def test_the_pictures_and_the_matches_are_of_the_reading_that_holds_the_copies(t
     assert found.result.copies.samples == len(found.matches) == 320
     assert {match.variant for match in found.matches} == {"turned by a quarter"}
     np.testing.assert_array_equal(
-        found.training[found.matches[0].training], turned.images[found.matches[0].training]
+        found.shown.training.images[found.matches[0].training], turned.images[found.matches[0].training]
     )
