@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffmem.api.auditing import Audit, audit
     from diffmem.api.measuring import measure, measure_run
-    from diffmem.api.opening import function_denoiser, open_model
     from diffmem.api.sampling import generate
     from diffmem.api.search import find_emm, open_emm
     from diffmem.api.studying import open_study, run_study
     from diffmem.api.training import train
     from diffmem.data import ImageSet, Reading, hold_out, open_images, write_images
     from diffmem.errors import DiffmemError, UserError
-    from diffmem.models import Denoiser, ModelConfig
+    from diffmem.models import Denoiser, ModelConfig, function_denoiser, open_model
     from diffmem.optimum.optimum import Optimum
     from diffmem.runs.recipe import DataConfig, MeasureConfig, StudyRecipe
     from diffmem.sampling import SamplerConfig
@@ -56,14 +55,14 @@ _ORIGINS = {
     "UserError": "errors",
     "audit": "api.auditing",
     "find_emm": "api.search",
-    "function_denoiser": "api.opening",
+    "function_denoiser": "models",
     "generate": "api.sampling",
     "hold_out": "data",
     "measure": "api.measuring",
     "measure_run": "api.measuring",
     "open_emm": "api.search",
     "open_images": "data",
-    "open_model": "api.opening",
+    "open_model": "models",
     "open_study": "api.studying",
     "run_study": "api.studying",
     "train": "api.training",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from diffmem.data.formats.guards import in_one_line, is_folder, is_plain_file, reading
+from diffmem.environment import choose_device
 from diffmem.errors import UserError
 from diffmem.files import sha256_file
 from diffmem.models.denoiser import Denoiser, Latent, Origin, pixel_shape_of
@@ -42,7 +43,7 @@ def open_model(
     image_shape: tuple[int, int, int] | None = None,
     settings: Mapping[str, Any] | None = None,
     weights: str = _AVERAGED,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     allow_pickle: bool = False,
 ) -> Denoiser:
     """Open a trained model; nothing in it is executed.
@@ -52,7 +53,7 @@ def open_model(
         image_shape: (C, H, W) of the images that it must make; none for any.
         settings: Constructor arguments of a network of EDM, see `from_edm_state_dict`, for a safetensors file that holds its tensors alone.
         weights: Which network of an EDM pickle, that of the averaged weights ('ema') by default; other files hold one network.
-        device: Where it computes.
+        device: Where it computes: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
         allow_pickle: Whether the weights of a diffusers folder may be read from a pickle where there are no safetensors.
 
     Returns:
@@ -61,6 +62,7 @@ def open_model(
     Raises:
         UserError: Nothing is there, it is no model, it is damaged, or of a kind that is not supported; or an argument does not fit it.
     """
+    device = choose_device(device) if device is None else device
     source = Path(path)
     with suppress(RuntimeError):  # a user who is not known: the name is taken as it is
         source = source.expanduser()
