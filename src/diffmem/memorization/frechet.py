@@ -93,7 +93,8 @@ def _root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
     scaled: NDArray[np.float64] = vectors * np.sqrt(
         values.clip(min=0)
     )  # rounding makes zero eigenvalues negative
-    return scaled @ vectors.T
+    root: NDArray[np.float64] = scaled @ vectors.T
+    return root
 
 
 def feature_moments(images: NDArray[np.uint8], features: FeatureFunction) -> Moments:

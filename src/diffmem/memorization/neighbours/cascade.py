@@ -85,7 +85,8 @@ class _Block:
             found = [part for part in self.bounded(leaves_near + first, column) if len(part.column)]
             if found:
                 self.decide(_Pairs(*(torch.cat(parts) for parts in zip(*found, strict=True))), scouted)
-        return self.dense.nonzero()[:, 0] + self.start
+        left: Tensor = self.dense.nonzero()[:, 0] + self.start
+        return left
 
     def least(self, first: int, last: int) -> Tensor:
         """Return the least first bound of each leaf and query, float32 (last - first, Q)."""

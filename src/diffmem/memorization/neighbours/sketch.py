@@ -134,7 +134,8 @@ def fit_basis(sample: Tensor, directions: int) -> Tensor:
         # The largest row sum bounds the largest eigenvalue of B^T B. The margin outweighs the rounding of the
         # scaled B.
         norm = (basis.double().T @ basis.double()).abs().sum(0).max().sqrt()
-    return (basis * ((1 - 1e-5) / norm).float()).contiguous()
+    scaled: Tensor = (basis * ((1 - 1e-5) / norm).float()).contiguous()
+    return scaled
 
 
 def tail_share(sample: Tensor, basis: Tensor) -> float:
