@@ -203,7 +203,7 @@ def test_gaps_that_are_known_are_not_searched_again(monkeypatch):
 def test_searches_in_parts_find_the_same(detector, monkeypatch):
     samples = np.concatenate([noisy(TRAINING[:40], 12), HELDOUT[:40]])
     whole = detector.detect(samples).batch.neighbours["pixels"]
-    monkeypatch.setattr("diffmem.auditing.detector._PAIRS", 7 * len(detector.kept))
+    monkeypatch.setattr("diffmem.auditing.detector._PAIRS", 7 * len(detector.distinct))
     parts = detector.detect(samples).batch.neighbours["pixels"]
     np.testing.assert_array_equal(whole.indices, parts.indices)
     np.testing.assert_array_equal(whole.distances, parts.distances)

@@ -57,8 +57,8 @@ def test_build_plants_canaries_and_says_where_their_file_is(tmp_path, capsys):
     told, warned = capsys.readouterr()
     told = told.splitlines()
     assert (len(told), warned) == (2, "")
-    assert told[1].startswith(f"{tmp_path / 'd.canaries.npz'}: 5 canaries that the set holds 3 times each")
-    assert told[1].endswith("keep this file away from training.")
+    assert told[1].startswith(f"{tmp_path / 'd.canaries.npz'}: 5 canaries that are in the set 3 times each")
+    assert told[1].endswith("do not train on this file.")
 
 
 def test_build_warns_of_the_canaries_of_an_earlier_set(tmp_path, capsys):
@@ -247,7 +247,7 @@ def test_fetch_puts_the_archive_where_examples_look_for_it_and_does_so_once(tmp_
     app(["fetch", "cifar10"])
     printed = capsys.readouterr().out
     assert printed == (
-        "datasets/cifar10/cifar-10-python.tar.gz: is there already and whole, nothing was downloaded "
+        "datasets/cifar10/cifar-10-python.tar.gz: is complete already, nothing was downloaded "
         f"(7 B, MD5 {md5})\n"
     )
 

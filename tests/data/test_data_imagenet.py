@@ -268,7 +268,7 @@ def test_choices_hold_for_imagenet_and_what_was_done_is_told(tmp_path):
     built = build(
         tmp_path, BuildConfig(synsets=tmp_path / "list.txt", reading=Reading(alpha="black"), size=6)
     )
-    assert built.history[1] == "transparent pixels laid on black in 1 of 6 files"
+    assert built.history[1] == "transparent pixels composited on black in 1 of 6 files"
     with pytest.raises(UserError, match="pages all does not go with synsets"):
         read(tmp_path, reading=Reading(pages="all"))
     with pytest.raises(UserError, match="leave the split out"):

@@ -40,7 +40,7 @@ def test_images_of_unequal_shapes_are_brought_to_one_and_this_is_told(tmp_path):
     ):
         open_images(tmp_path)
     for fit, told in (
-        ("crop", "cropped to the middle square"),
+        ("crop", "centre-cropped to a square"),
         ("stretch", "stretched"),
         ("pad", "padded with black"),
     ):

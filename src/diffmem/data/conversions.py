@@ -1,4 +1,4 @@
-"""What was done to encoded images, or passed over, when a set was read: counted, in words, and for programs."""
+"""What was done to encoded images, or skipped, when a set was read: counted, in words, and for programs."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Tally:
         whites: Files by white level; `clipped`: those with values above it.
         colours: Files by what was turned into RGB or grey.
         profiles: Files with a colour profile.
-        several: Files of several pages or frames; `others`: pages and frames that were passed over; `pages`: images made
+        several: Files of several pages or frames; `others`: pages and frames that were skipped; `pages`: images made
             of them.
         mpo: JPEGs with further pictures.
         fitted: Images that had another shape.
@@ -113,7 +113,7 @@ class Tally:
         if self.several:
             of, every = f"{self._of(self.several)} hold several", not self.others
             passed = count_text(self.others, "page or frame", "pages and frames")
-            text = f"first page or frame only: {of}; {passed} passed over (--pages all reads them)"
+            text = f"first page or frame only: {of}; {passed} skipped (--pages all reads them)"
             if every:
                 text = f"all pages and frames read: {of}, {self.pages:,} images in all"
             yield Conversion("pages", "all" if every else "first", self.several, self.files, text, True)
@@ -154,9 +154,9 @@ class Tally:
     def _of_shape(self, reading: Reading) -> Iterator[Conversion]:
         if self.turned:
             text = {
-                "apply": f"EXIF orientation applied: {self._of(self.turned)} were stored turned",
+                "apply": f"EXIF orientation applied: {self._of(self.turned)} were stored rotated",
                 "ignore": (
-                    f"EXIF orientation ignored: {self._of(self.turned)} are stored turned (--exif apply turns them, as Hugging"
+                    f"EXIF orientation ignored: {self._of(self.turned)} are stored rotated (--exif apply rotates them, as Hugging"
                     " Face datasets does and torchvision does not)"
                 ),
             }[reading.exif]

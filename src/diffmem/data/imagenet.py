@@ -123,7 +123,7 @@ def read_synsets(synsets: str | Path) -> dict[str, str]:
 
     Args:
         synsets: The word 'dogs', or a text file with one synset a line: its WordNet id (as n02085620) and, if
-            wanted, its name. Empty lines and lines that begin with # are passed over.
+            wanted, its name. Empty lines and lines that begin with # are skipped.
 
     Raises:
         UserError: There is no such file, a line has no WordNet id, or one is there twice.

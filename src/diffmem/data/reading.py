@@ -33,12 +33,12 @@ OPTIONS = "options of diffmem data build; of diffmem audit as --train-read KEY=V
 """Where the choices are made, for messages."""
 
 ALPHA_TEXT: dict[Alpha, str] = {
-    "white": "transparent pixels laid on white",
-    "black": "transparent pixels laid on black",
+    "white": "transparent pixels composited on white",
+    "black": "transparent pixels composited on black",
     "drop": "transparency dropped",
 }
 FIT_TEXT: dict[Fit, str] = {
-    "crop": "cropped to the middle square",
+    "crop": "centre-cropped to a square",
     "stretch": "stretched",
     "pad": "padded with black",
 }

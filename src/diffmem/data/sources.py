@@ -72,7 +72,7 @@ def open_images(
 
     Returns:
         The images in the source's own order. Reading the same source again gives the same set. What was done to the
-        images, and what was passed over, is in its `history` and, for programs, in its `conversions`.
+        images, and what was skipped, is in its `history` and, for programs, in its `conversions`.
 
     Raises:
         UserError: Nothing is there, it is not understood, it is damaged, a split has to be chosen, or it holds pixels of

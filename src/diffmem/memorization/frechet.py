@@ -90,10 +90,8 @@ def frechet_distance(
 
 def _root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-    scaled: NDArray[np.float64] = vectors * np.sqrt(
-        values.clip(min=0)
-    )  # rounding makes zero eigenvalues negative
-    root: NDArray[np.float64] = scaled @ vectors.T
+    # Rounding makes zero eigenvalues negative.
+    root: NDArray[np.float64] = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
     return root
 
 

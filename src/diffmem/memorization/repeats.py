@@ -22,12 +22,12 @@ class RepeatAwareRule:
 
     The ratio rule compares the two nearest training images. Where the training set holds an image and a near-copy of it
     (another frame, another compression), both are near to a generated copy, their ratio is near 1, and the rule misses it.
-    Here a neighbour y is passed over if |y - y1| < threshold * m, where y1 is the nearest training image and m the median of the
+    Here a neighbour y is skipped if |y - y1| < threshold * m, where y1 is the nearest training image and m the median of the
     sample's `count` smallest distances: two training images that are as near to each other, compared with their surroundings, as
     a sample is to what it copies. There is no constant beside those of the ratio rule, and no unit.
 
     It flags all that the ratio rule flags. If all known neighbours are near-copies of the first, the farthest of them stands in
-    for the one that is not known, so that at most `count` - 1 near-copies are passed over.
+    for the one that is not known, so that at most `count` - 1 near-copies are skipped.
 
     Attributes:
         references: The training images among which neighbours were searched, in the order of their indices, uint8 (N, C, H, W).

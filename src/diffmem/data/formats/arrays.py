@@ -47,7 +47,7 @@ class Header(NamedTuple):
         shape: Length of each dimension.
         fortran: Whether the first index runs fastest.
         dtype: Type of the values, without Python objects.
-        bytes: How many bytes the header tells of after itself.
+        bytes: How many bytes the header declares after itself.
     """
 
     shape: tuple[int, ...]
@@ -123,14 +123,14 @@ class ArrayArchive:
                 )
             left = info.file_size - stream.tell()
             if header.bytes != left:
-                raise EOFError(f"the header tells of {header.bytes:,} bytes but there are {left:,}")
+                raise EOFError(f"the header declares {header.bytes:,} bytes but there are {left:,}")
             shape = header.shape[::-1] if header.fortran else header.shape
             if meant is np.uint8:
                 values: NDArray[Any] = filled(stream, shape)
             else:
                 values = np.frombuffer(stream.read(header.bytes), header.dtype).reshape(shape)
             if stream.read(1):  # at the end, where the CRC is checked
-                raise ValueError("there is more than its header tells of")
+                raise ValueError("there is more than its header declares")
             return values.transpose() if header.fortran else values
 
     def labels(self) -> NDArray[Any] | None:
@@ -174,7 +174,7 @@ def filled(stream: IO[bytes] | BoundedStream, shape: tuple[int, ...]) -> NDArray
     while done < flat.size:
         content = stream.read(min(PART_BYTES, flat.size - done))
         if not content:
-            raise EOFError(f"its header tells of {flat.size:,} values but it has {done:,}")
+            raise EOFError(f"its header declares {flat.size:,} values but it has {done:,}")
         flat[done : done + len(content)] = np.frombuffer(content, np.uint8)
         done += len(content)
     values.flags.writeable = False

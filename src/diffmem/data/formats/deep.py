@@ -149,7 +149,7 @@ def eight_bits(deep: Deep, name: str, reading: Reading, tally: Tally) -> NDArray
     Args:
         deep: The values.
         name: What to call the image in errors.
-        reading: Its `white` becomes 255; if none, the declared one, else 65,535. Transparent pixels are laid on its `alpha`.
+        reading: Its `white` becomes 255; if none, the declared one, else 65,535. Transparent pixels are composited on its `alpha`.
         tally: Where to count it.
 
     Returns:

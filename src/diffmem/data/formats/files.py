@@ -1,4 +1,4 @@
-"""The files of a folder or zip: which are read, which are passed over, and which folders are splits, as train and test, and no classes."""
+"""The files of a folder or zip: which are read, which are skipped, and which folders are splits, as train and test, and no classes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_NAMED = 3
 
 
 class PassedOver:
-    """Sorts the files of a source into those that are read and those that are passed over, by their content.
+    """Sorts the files of a source into those that are read and those that are skipped, by their content.
 
     A file with the ending of an image is read without being looked at here: if it is none, that is an error.
     """
@@ -67,7 +67,7 @@ class PassedOver:
         return UserError(f"{what} holds no images; the formats {', '.join(KINDS)} are read{text}.")
 
     def conversions(self, files: int) -> tuple[Conversion, ...]:
-        """Return what was passed over.
+        """Return what was skipped.
 
         Args:
             files: Number of files that are read.
@@ -77,12 +77,12 @@ class PassedOver:
         if self._images:
             kinds = ", ".join(f"{kind} {count:,}" for kind, count in self._kinds.most_common())
             text = (
-                f"{len(self._images):,} of {count_text(total, 'file')} not read: images of kinds that are not understood,"
+                f"{len(self._images):,} of {count_text(total, 'file')} not read: images of unsupported formats,"
                 f" {kinds} ({named(self._images)})"
             )
             found.append(Conversion("not-read", "none", len(self._images), total, text, True))
         if self._others:
-            text = f"{count_text(len(self._others), 'other file')} passed over ({named(self._others)})"
+            text = f"{count_text(len(self._others), 'other file')} skipped ({named(self._others)})"
             found.append(Conversion("passed-over", "none", len(self._others), total, text, False))
         return tuple(found)
 

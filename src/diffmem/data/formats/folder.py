@@ -30,7 +30,7 @@ def read_folder(
 
     Files are known by their content, whatever they are called. Images right in the folder have no labels. Images in
     sub-folders have the sub-folder (of the first level) as their class; classes are numbered in sorted order. If the
-    sub-folders are splits, as train and test, one of them is read, see `divide`. Hidden files are passed over; so are
+    sub-folders are splits, as train and test, one of them is read, see `divide`. Hidden files are skipped; so are
     files of other kinds, which the history then tells.
 
     Args:

@@ -173,7 +173,7 @@ def _tiff(content: bytes) -> Header:
         start = offset + struct.calcsize(number)
         left -= count
         if left < 0:
-            raise ValueError("its parts claim the same bytes again and again")
+            raise ValueError("its parts claim the same bytes repeatedly")
         tags = {}
         for at in range(start, min(start + entry * count, len(content) - entry + 1), entry):
             tag, kind = struct.unpack_from(f"{order}HH", content, at)
@@ -181,7 +181,7 @@ def _tiff(content: bytes) -> Header:
             if tag in (256, 257, 274) and kind in (3, 4):
                 tags[tag] = _number(content, f"{order}{'H' if kind == 3 else 'I'}", at + 4 + step)
         if claimed > 16 * len(content) + _SMALL:  # a profile may be of several pages
-            raise ValueError("its parts claim the same bytes again and again")
+            raise ValueError("its parts claim the same bytes repeatedly")
         if not pages:
             orientation = tags.get(274, 0)
         pages += 1
@@ -201,7 +201,7 @@ def _number(content: bytes, layout: str, offset: int) -> int:
 def orientation_of(exif: bytes) -> int:
     """Return the orientation in EXIF data, 1 (as it is stored) to 8; 0 if there is none.
 
-    Only the entries of the first table are looked at: tags that claim the same bytes again and again cost nothing.
+    Only the entries of the first table are looked at: tags that claim the same bytes repeatedly cost nothing.
     """
     exif = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])

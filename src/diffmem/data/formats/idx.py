@@ -131,8 +131,8 @@ def _read(path: Path, dimensions: int) -> NDArray[np.uint8]:
         if packed:
             check_ratio(size, path.stat().st_size, str(path))
         elif size != (left := path.stat().st_size - 4 - 4 * dimensions):
-            raise EOFError(f"its header tells of {size:,} values but it has {left:,}")
+            raise EOFError(f"its header declares {size:,} values but it has {left:,}")
         values = filled(stream, shape)
         if stream.read(1):  # at the end, where gzip compares its checksum
-            raise EOFError(f"its header tells of {size:,} values but it has more")
+            raise EOFError(f"its header declares {size:,} values but it has more")
         return values

@@ -35,7 +35,7 @@ _EXIF, _HIDDEN = b"Exif\0\0", b"EXIF\0\0"
 
 
 class CountedStream(io.BytesIO):
-    """A file in memory that is read a few times over at most: parts of it may claim the same bytes again and again.
+    """A file in memory that is read a few times over at most: parts of it may claim the same bytes repeatedly.
 
     Args:
         content: The file.
@@ -54,7 +54,7 @@ class CountedStream(io.BytesIO):
         content = super().read(size)
         self._left -= len(content)
         if self._left < 0:
-            raise ValueError("its parts claim the same bytes again and again")
+            raise ValueError("its parts claim the same bytes repeatedly")
         return content
 
 

@@ -110,7 +110,7 @@ def read_npy(path: Path) -> ImageSet:
         start, size = stream.tell(), path.stat().st_size
         if header.bytes != size - start:
             raise UserError(
-                f"Cannot read {path}: its header tells of {header.bytes:,} bytes of images but it has "
+                f"Cannot read {path}: its header declares {header.bytes:,} bytes of images but it has "
                 f"{size - start:,}. It is damaged or incomplete; make or download it again."
             )
         if header.fortran:
@@ -167,7 +167,7 @@ def _passed_over(keys: list[str], total: int, unlabelled: bool) -> tuple[Convers
     """Return what is said of arrays that are not read."""
     if not keys:
         return ()
-    text = f"{count_text(len(keys), 'other array')} passed over ({named(keys)})"
+    text = f"{count_text(len(keys), 'other array')} skipped ({named(keys)})"
     meant = _UNNAMED_LABELS in keys and unlabelled
     if meant:
         text += f": if {_UNNAMED_LABELS} holds labels, save them as 'labels'"

@@ -183,7 +183,7 @@ def _unequal(
         turned = sum(quarter_turned(stored_orientation(read(place))) for place in looked_at)
     if turned:
         of = f"{turned:,} of {count_text(len(looked_at), 'file')}"
-        text += f" {of} carry an EXIF orientation that turns them: --exif apply turns them."
+        text += f" {of} carry an EXIF orientation: --exif apply rotates them."
     return UserError(
         f"{text} {'Or bring' if turned else 'Bring'} all to one size: --fit crop (or stretch, or pad) with"
         f" --resolution ({OPTIONS})."

@@ -110,8 +110,8 @@ class Best:
                 return difference.mul_(difference).sum(1).double().numpy()
             # Sums of so few squares are exact in float32, which takes half the time of integers.
             gaps = left.float().sub_(right.float()).view(len(left), -1, terms)
-            squares: Tensor = torch.linalg.vecdot(gaps, gaps)
-            return squares.double().sum(1).numpy()
+            squares: NDArray[np.float64] = torch.linalg.vecdot(gaps, gaps).double().sum(1).numpy()
+            return squares
         gap = left.to(torch.float64).sub_(right).numpy()
         # numpy sums each row alone, in one order: the result does not depend on the other rows.
         total: NDArray[np.float64] = np.add.reduce(np.square(gap, out=gap), axis=1)
