@@ -3,11 +3,11 @@
     python benchmarks/audit.py --data cifar-10-python.tar.gz
     python benchmarks/audit.py --training 1000000 --file /somewhere/million.npy
 
-The audit compares samples, held-out images, and all training images with each other. The baseline is `measure` (R_mem and its null rate
-alone), in the same process, alternating with the audit: the ratio says what all the other criteria, the images compared with each other,
-the planted copies and the C_T test cost. Without --data, images of a like spectrum are made. A million of them are written to --file in
-blocks and stay in it; there the baseline is left out, and the projected time is printed beside the measured one.
-Exits with 1 if a bar is missed.
+The audit compares samples, held-out images, and all training images (leave-one-out). The baseline is `measure` (only R_mem and its null
+rate), in the same process, alternating with the audit: the ratio is the cost of all other criteria, the leave-one-out search,
+the positive controls and the C_T test. Without --data, synthetic images with the spectrum of photographs are used. A million of them are
+written to --file in blocks and kept; the baseline is then left out, and the estimated time is printed beside the measured one.
+Exits with 1 if a required value is missed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def named(pixels: np.ndarray) -> ImageSet:
 
 
 def made(count: int, seed: int) -> np.ndarray:
-    """Return images of a spectrum like that of photographs."""
+    """Return synthetic images with the spectrum of photographs."""
     return images("image", count, int(np.prod(SHAPE)), seed).numpy().reshape(-1, *SHAPE)
 
 
@@ -87,14 +87,14 @@ class Memory(threading.Thread):
         return int(status.split("RssAnon:")[1].split()[0]) / 1024
 
     def run(self) -> None:
-        """Look ten times a second."""
+        """Sample the memory ten times a second."""
         while not self.done:
             self.most = max(self.most, self.now())
             time.sleep(0.1)
 
 
 def audited(training: ImageSet, heldout: ImageSet, samples: ImageSet) -> tuple[float, list[str]]:
-    """Do an audit; return its seconds and what was projected."""
+    """Run an audit; return its seconds and its own estimate."""
     told: list[str] = []
     with tempfile.TemporaryDirectory() as shards:
         start = time.monotonic()

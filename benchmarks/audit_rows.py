@@ -2,7 +2,7 @@
 
     python benchmarks/audit_rows.py cifar-10-python.tar.gz --audits 5 [--rows noise2-13 none ...]
 
-For each row and audit, roles are drawn anew among the 60,000 images of CIFAR-10, files are written, and `diffmem audit` is run on them; the
+For each row and audit, roles are redrawn among the 60,000 images of CIFAR-10, files are written, and `diffmem audit` is run on them; the
 exit code (0 none found, 3 copies found, 4 cannot tell), the seconds and the first line are printed.
 """
 

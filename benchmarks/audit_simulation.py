@@ -1,10 +1,10 @@
-"""How often audits err, and how few copies they find: simulated audits of CIFAR-10, roles drawn anew each time.
+"""Error rates of audits, and how few copies they find: simulated audits of CIFAR-10, with random roles in each draw.
 
     python benchmarks/audit_simulation.py cifar-10-python.tar.gz tables/ --draws 2000 [--rows noise2-5 fresh ...] [--picture found.png]
 
-The nearest 60 images of each of all 60,000 are searched once, those of planted copies and of changed fresh images, too, and kept in the
-folder of tables (about a quarter of an hour on two cores). Every draw gives 48,000 images the role of training images, 2,000 that of
-held-out ones and 10,000 that of samples, and audits them by the audit's own code; see tests/auditing/simulation.py for what is not
+The 60 nearest neighbours of all 60,000 images, of copies and of changed fresh images are searched once and kept in the
+folder of tables (about a quarter of an hour on two cores). Every draw assigns 48,000 images as training images, 2,000 as
+held-out images and 10,000 as samples, and audits them by the audit's own code; see tests/auditing/simulation.py for what is not
 simulated. `docs/explanation/audit-criteria.md` holds the output.
 """
 
@@ -307,7 +307,7 @@ def simulate(tables: Tables, row: str, draws: int, seed: int = 0) -> dict[str, C
 
 
 def draw_picture(counts: dict[str, Counter], path: Path) -> None:
-    """Draw the share of audits that find copies against their number, with 95% intervals: by the null, and by what was changed."""
+    """Draw the fraction of audits that find copies against their number, with 95% intervals: by the null, and by what was changed."""
     from diffmem.reports.style import COLOURS, dress, new_figure, percent_axis
 
     curves = by_curve(counts)

@@ -2,15 +2,15 @@
 
     python benchmarks/concurrent_runs.py [--processes 1 2 4] [--rounds 5] [--seconds 20] [--results FILE]
 
-Baseline: one process with all cores. Against it: 1, 2, 4 processes at once, each with its share of the cores as threads (at
-least one), and one process with a single thread. The processes start anew for every measurement, are warmed up, begin at a
-common signal and train for the same time; the throughput is that of all together. The order of the arrangements turns from
-round to round; ratios are within a round, and their median and range over the rounds are printed. If torch sees a GPU, the
+Baseline: one process with all cores. Compared with it: 1, 2, 4 parallel processes, which divide the cores as threads (at
+least one each), and one process with a single thread. The processes are restarted for every measurement, warmed up, started by a
+common signal and train for the same time; the throughput is the sum over processes. The order of the configurations rotates from
+round to round; ratios are within a round, and their median and range over the rounds are printed. If torch finds a GPU, the
 same is measured there, with the processes sharing it and the cores.
 
-What other programs of the machine take meanwhile falsifies the ratios, so their share of the cores is measured and printed
+Other programs on the machine distort the ratios, so their use of the cores is measured and printed
 (Linux). A measurement begins when it is at most --others (or after --patience seconds); one in which it was more is repeated,
-up to --tries times, and the quietest one counts. Images per second of processor time, which other programs hardly change,
+up to --tries times, and the one with the least is used. Images per second of processor time, which other programs hardly change,
 are printed as well.
 """
 
@@ -33,7 +33,7 @@ __all__ = ["Measured", "cores", "parser_of", "ratio", "serve", "together"]
 
 @dataclass(frozen=True)
 class Measured:
-    """What one arrangement of processes did.
+    """Result of one configuration of processes.
 
     Attributes:
         rate: Images per second, all processes together.
@@ -262,7 +262,7 @@ def _print_table(rows: dict[str, list[Measured]], device: str) -> None:
     baseline = next(iter(rows))
     print(f"\nOn the {device}; ratios to '{baseline}', median (range) of {len(rows[baseline])} rounds")
     print(
-        f"{'arrangement':34s} {'images/s':>9s} {'ratio':>20s} {'per core-s':>10s} {'memory MB':>10s} {'own MB':>7s} {'others':>7s}"
+        f"{'configuration':34s} {'images/s':>9s} {'ratio':>20s} {'per core-s':>10s} {'memory MB':>10s} {'own MB':>7s} {'others':>7s}"
         + (f" {'GPU MB':>7s}" if device == "cuda" else "")
     )
     for name, found in rows.items():

@@ -1,11 +1,11 @@
-"""What the search for EMM costs beside a fixed grid, on curves whose EMM is known, and whether its intervals hold it.
+"""Cost of the search for EMM relative to a fixed grid, on curves whose EMM is known, and the coverage of its intervals.
 
     python benchmarks/emm_search.py [--simulations 200] [--study FOLDER]
 
 R_mem against N follows the published points of the paper's Figure 2(c) (DDPM++ on CIFAR-10 at three resolutions), R_mem against
 epochs its Figure 5 (unique labels), stretched at random to end after 40% to 100% of the training. Images are Bernoulli draws. Each
-simulated search begins at a random size of the lowest octave, so that lucky starts average out; the three levels are searched
-apart, without hints.
+simulated search starts at a random size of the lowest octave, so that lucky starts average out; the three levels are searched
+separately, without hints.
 
 Baseline: the fixed grid that the study used, every size trained to its end, 10,000 images at each evaluation point. Two grids:
 - "spaced like the bracket": neighbours as far apart as the widest final bracket of the search, (1 + t) / (1 - t);
@@ -43,7 +43,7 @@ TOLERANCE, CAP, EVALUATIONS, ALPHA, LINE = 0.1, 10_000, 35, 0.05 / 12, 0.9
 
 
 def half_width(low, high):
-    """Return half of a bracket as a share of its middle."""
+    """Return the half-width of a bracket relative to its midpoint."""
     return (high - low) / (high + low)
 
 
@@ -107,13 +107,13 @@ def compare(folder, simulations):
             len(result.seeds),
         )  # fmt: skip
         print(
-            f"{level.name:>6}  EMM {level.emm.value:5.0f}  runs {len(level.runs)}  half interval {wanted:6.1%}"
-            f"  cost {level.cost.share:6.1%} of {len(level.cost.grid_sizes)} sizes spaced as asked for,"
+            f"{level.name:>6}  EMM {level.emm.value:5.0f}  runs {len(level.runs)}  half-width {wanted:6.1%}"
+            f"  cost {level.cost.share:6.1%} of {len(level.cost.grid_sizes)} sizes spaced by the tolerance,"
             f" {level.cost.units / grid.units:6.1%} of {len(grid.sizes)} sizes of equal precision"
         )
         spent, coarse, fine = spent + level.cost.units, coarse + level.cost.grid_units, fine + grid.units
     print(
-        f"  all: {spent / coarse:.1%} of the grid spaced as asked for, {spent / fine:.1%} of the grid of equal precision"
+        f"  all: {spent / coarse:.1%} of the grid spaced by the tolerance, {spent / fine:.1%} of the grid of equal precision"
     )
 
 
@@ -150,7 +150,7 @@ def simulate(name, simulations, futility):
         grids.append((len(grid.sizes), np.mean(units) / grid.units))
     (coarse, of_coarse), (fine, of_fine) = grids
     print(
-        f"{name:>6}  EMM {truth:5.0f}  runs {np.mean(runs):.2f}  half interval {np.mean(widths):6.1%}  covered {covered}/{simulations}"
+        f"{name:>6}  EMM {truth:5.0f}  runs {np.mean(runs):.2f}  half-width {np.mean(widths):6.1%}  coverage {covered}/{simulations}"
         f"  cost {of_coarse:6.1%} of {coarse} sizes spaced like the bracket, {of_fine:6.1%} of {fine} sizes of equal precision"
     )
     return of_coarse, of_fine, covered

@@ -1,9 +1,9 @@
-"""How often the futility rule would have given up a training that came to memorize, and what it would have saved.
+"""How often the futility rule would have stopped a training that came to memorize, and what it would have saved.
 
     python benchmarks/futility.py STUDY...
 
-Reads finished searches (folders of `diffmem study`) and asks, at each evaluation point of each training, whether the rule would have
-ended it there. Baseline: the same trainings without the rule.
+Reads finished searches (folders of `diffmem study`) and tests, at each evaluation point of each training, whether the rule would have
+stopped it there. Baseline: the same trainings without the rule.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def given_up(run, rule, line):
 
 
 def main():
-    """Print the errors and the savings for several paces."""
+    """Print the errors and the savings for several values of `pace`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("studies", nargs="+", type=Path)
     results = [open_search(folder).result() for folder in parser.parse_args().studies]
@@ -54,7 +54,7 @@ def main():
         )
         error = Rate(wrong, len(reached)) if reached else "no such training"
         print(
-            f"pace {pace}: gave up {right} of {len(spared)} that did not memorize, saving {saved / max(whole, 1):.1%} of all images"
+            f"pace {pace}: stopped {right} of {len(spared)} that did not memorize, saving {saved / max(whole, 1):.1%} of all images"
             f" trained; wrongly {error} of those that did or were undecided"
         )
 

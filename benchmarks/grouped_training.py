@@ -2,16 +2,16 @@
 
     python benchmarks/grouped_training.py [--models quickstart cifar8] [--members 2 4 8] [--rounds 5] [--seconds 5]
 
-Baseline: one single-threaded process per core, each training one network (`Trainer`), as the local executor works. Against it:
-the same with the memory of a step kept for the next (as a group does), one process alone, K processes at once, `TrainerGroup`s
+Baseline: one single-threaded process per core, each training one network (`Trainer`), as the local executor works. Compared with it:
+the same with memory reused between steps (as a group does), one process, K parallel processes, `TrainerGroup`s
 of K networks in one single-threaded process per core or in one process with all cores, and K networks under `torch.func.vmap`
-(`stack_module_state`, `functional_call`, gradients of each, fused Adam over one vector, without the average) in one
+(`stack_module_state`, `functional_call`, gradients of each, fused Adam over one vector, without EMA) in one
 single-threaded process per core.
 
 Models: 'quickstart' (digits, batch 32) and 'cifar8', the CPU scale of the paper's experiments (8x8x3, batch 16). Pixels of
 'cifar8' are random, since the time does not depend on them. `--check` trains groups and separate networks side by side and
-prints how far their weights are apart; `--profile` prints where the time of one process goes. How it is measured, and what is
-done about a busy machine: see `concurrent_runs.py`. `--draw CONCURRENT.json` draws the picture from both benchmarks' results.
+prints the difference of their weights; `--profile` prints the time of one process by operation. For the measurement, also on a
+busy machine, see `concurrent_runs.py`. `--draw CONCURRENT.json` draws the figure from both benchmarks' results.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _vmapped(members: list[Any]) -> Callable[[], None]:
     import torch
     from torch.func import functional_call, grad, stack_module_state, vmap
 
-    from diffmem.training.loss import denoising_loss, draw_noise_levels
+    from diffmem.training.loss import denoising_loss
 
     first = members[0]
     network, config = first.denoiser, first.config
@@ -124,7 +124,7 @@ def _vmapped(members: list[Any]) -> Callable[[], None]:
             torch.stack(parts)
             for parts in zip(*(member.draw(seen[0])[:4] for member in members), strict=True)
         )
-        sigma = draw_noise_levels(preconditioning, uniform, normal, config.p_mean, config.p_std)
+        sigma = preconditioning.noise_levels(uniform, normal, config.p_mean, config.p_std)
         found = gradients(views, buffers, images, sigma, noise)
         torch.cat([found[key].flatten() for key in stacked], out=gradient)
         optimizer.step()
@@ -213,7 +213,7 @@ def profile(name: str, count: int) -> None:
 
 
 def _arrangements(members: list[int]) -> dict[str, tuple[str, int, int, int]]:
-    """Return for each arrangement the kind, members of a process, processes and threads; the baseline first."""
+    """Return for each configuration the kind, members of a process, processes and threads; the baseline first."""
     count = cores()
     made = {
         f"{count} processes": ("separate", 1, count, 1),
@@ -251,9 +251,9 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, list[Measured]]:
                 f"round {number + 1}, {name}: {one}: {last.rate:.0f} images/s, {last.per_core:.0f} per core-s{others}",
                 flush=True,
             )
-    print(f"\n{name}: ratios to '{names[0]}', median (range) of {args.rounds} rounds; bar {BAR:g}")
+    print(f"\n{name}: ratios to '{names[0]}', median (range) of {args.rounds} rounds; required {BAR:g}")
     print(
-        f"{'arrangement':36s} {'images/s':>9s} {'ratio':>20s} {'per core-s':>10s} {'ratio':>6s}"
+        f"{'configuration':36s} {'images/s':>9s} {'ratio':>20s} {'per core-s':>10s} {'ratio':>6s}"
         f" {'memory MB':>10s} {'own MB':>7s} {'others':>7s}"
     )
     for one, found in rows.items():
@@ -333,7 +333,7 @@ def main() -> None:
     parser = parser_of(__doc__ or "", seconds=5.0)
     parser.add_argument("--models", choices=MODELS, nargs="+", default=list(MODELS))
     parser.add_argument("--members", type=int, nargs="+", default=[2, 4, 8])
-    parser.add_argument("--skip", nargs="+", default=[], help="leave out arrangements with these words")
+    parser.add_argument("--skip", nargs="+", default=[], help="leave out configurations with these words")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--draw", type=Path, metavar="CONCURRENT.json", help="results of concurrent_runs.py")

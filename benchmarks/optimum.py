@@ -1,14 +1,14 @@
 """Speed and memory of sampling from the closed-form optimum, against dense float32 passes over all images.
 
-64 images by 18 Heun steps call the denoiser 35 times. At each call, in turn, the time is taken of
+64 images by 18 Heun steps call the denoiser 35 times. At each call, these are timed in turn:
 
-    following   the optimum as samplers use it, with certified skipping,
+    following   the optimum as samplers use it, incrementally and with certified skipping,
     cdist       `torch.cdist`, softmax, matrix product,
     products    the two matrix products alone: `addmm`, softmax, `mm`,
 
-the last two on images that are float32 already. Prints both ratios of the sums, with the seconds at each noise level, how many
+the last two on images in float32. Prints both ratios of the sums, with the seconds at each noise level, how many
 pairs of a query and an image were computed, how far the answers are apart, and the peak memory beyond the inputs. Exits with 1 if a
-ratio is below its bar (6 and 2.2) or the memory above 400 MB.
+ratio is below the required one (6 and 2.2) or the memory above 400 MB.
 
     python benchmarks/optimum.py --data cifar-10-python.tar.gz --rounds 3
 """
@@ -126,7 +126,7 @@ def main() -> int:
         return 0
     begin = time.perf_counter()
     optimum = Optimum(data)
-    optimum.directions()
+    optimum.references.directions()
     print(f"{len(data):,} images; the optimum took {time.perf_counter() - begin:.2f} s to prepare")
     clean = torch.from_numpy(data.images.reshape(len(data), -1)).float() / 127.5 - 1
     rounds = []
@@ -155,7 +155,7 @@ def main() -> int:
             sum(timed.seconds[name]) / sum(timed.seconds["following"]) for timed in rounds
         )
         failed |= ratio < bar
-        print(f"{ratio:.2f} times as fast as {name} (bar {bar})")
+        print(f"{ratio:.2f} times as fast as {name} (required {bar})")
     command = [
         sys.executable,
         __file__,
@@ -167,7 +167,7 @@ def main() -> int:
         command.append(f"--data={arguments.data}")
     extra = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     failed |= extra > MEMORY_BAR
-    print(f"peak memory beyond the images: {extra:.0f} MB (bar {MEMORY_BAR})")
+    print(f"peak memory beyond the images: {extra:.0f} MB (required {MEMORY_BAR})")
     return int(failed)
 
 

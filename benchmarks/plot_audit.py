@@ -43,16 +43,14 @@ def power_picture(photos: SelfTestResult, digits: SelfTestResult, path: Path) ->
     """Draw what each criterion finds, without duplicates in the training set."""
     panels = []
     for words, result in (("photographs, 32 x 32", photos), ("digits, 8 x 8", digits)):
-        columns = [
-            PowerColumn(one.key, one.title, one.power, one.false_alarms) for one in result.parts[0].criteria
-        ]
+        columns = [PowerColumn(one.title, one.power, one.false_alarms) for one in result.parts[0].criteria]
         panels.append((words, columns))
     save_figure(power_panels(panels), path)
 
 
 def table(photos: SelfTestPart, digits: SelfTestPart, keys: list[str]) -> str:
-    """Return the shares found, photographs / digits, in percent."""
-    lines = [f"| planted | {' | '.join(keys)} |", f"|---{'|---' * len(keys)}|"]
+    """Return the fractions found, photographs / digits, in percent."""
+    lines = [f"| control | {' | '.join(keys)} |", f"|---{'|---' * len(keys)}|"]
     for at, kind in enumerate(photos.criteria[0].power):
         cells = [
             f"{_number(photos.criterion(key).power[at].detected.value)} / {_number(digits.criterion(key).power[at].detected.value)}"

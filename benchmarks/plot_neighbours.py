@@ -1,11 +1,11 @@
-"""Draw docs/pictures/neighbours_*.png: what bounds leave over, and what a search costs as the set grows.
+"""Draw docs/pictures/neighbours_*.png: pairs that the bounds leave, and the cost of a search against the size of the set.
 
     python benchmarks/plot_neighbours.py survivors --data cifar-10-python.tar.gz
     python benchmarks/plot_neighbours.py cost --sizes 1000 3000 10000 30000 50000
     python benchmarks/plot_neighbours.py cost --sizes 1000000 --map set.bin
     python benchmarks/plot_neighbours.py draw
 
-The first two add what they measure to a JSON file (--results), which `draw` reads. The set of `cost` is made, with a
+The first two add what they measure to a JSON file (--results), which `draw` reads. The set of `cost` is synthetic, with a
 spectrum like that of CIFAR-10 (see neighbours.py), in a memory-mapped file: 3 kB for each image.
 """
 
@@ -65,7 +65,7 @@ def survivors(data: str) -> dict[str, Any]:
 
 
 def grown(path: Path, count: int) -> np.ndarray:
-    """Return a read-only memory map of made images, which are written first unless the file is there."""
+    """Return a read-only memory map of synthetic images, which are written first unless the file exists."""
     if not path.exists():
         written = np.memmap(path, np.uint8, "w+", shape=(count, DIM))
         for seed, at in enumerate(range(0, count, CHUNK)):

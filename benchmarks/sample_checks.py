@@ -1,11 +1,11 @@
-"""How often the check of samples is right: fresh images, poor but honest ones, and samples that cannot be judged.
+"""Accuracy of the check of samples: fresh images, degraded but valid ones, and samples that cannot be judged.
 
     python benchmarks/sample_checks.py
     python benchmarks/sample_checks.py --data cifar-10-python.tar.gz --emoji emoji16.npz --models runs/one.npz runs/two.npz
 
-Rows are changes of fresh images; columns are image sets, with training sets of several sizes. A cell is how many of its checks came out
-as they should. The digits are bundled; other sets are named. With --models, generated digits are checked too. Prints a table for the
-documentation, time and memory of a check, and exits with 1 if a fresh or honest row is not judged or the bars are missed.
+Rows are changes of fresh images; columns are image sets, with training sets of several sizes. A cell is the number of correct
+results. The digits are bundled; other sets are given. With --models, generated digits are checked too. Prints a table for the
+documentation, time and memory of a check, and exits with 1 if a fresh or valid row is rejected or a required value is missed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scipy.ndimage import gaussian_filter
 
 from diffmem.data import open_images
 from diffmem.memorization.plausibility import check_samples
-from diffmem.memorization.plausibility.readings import readings
+from diffmem.memorization.plausibility.value_range import readings
 
 SECONDS_BAR, MEGABYTES_BAR = 3.0, 300.0
 Change = Callable[[np.ndarray], np.ndarray]

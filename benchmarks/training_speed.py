@@ -3,8 +3,8 @@
     python benchmarks/training_speed.py [--rounds 5] [--seconds 8]
 
 Baseline: one process with the library's default threads, the same network in contiguous layout, a shuffling DataLoader over
-a map-style dataset, `torch.optim.Adam` and a parameter-by-parameter EMA as they come, the loss read every step. Ours: as the
-quickstart trains, one single-threaded process per core. Both are started anew in every round, one after the other.
+a map-style dataset, `torch.optim.Adam` and a parameter-by-parameter EMA, the loss read every step. Ours: as the
+quickstart trains, one single-threaded process per core. Both are restarted in every round, one after the other.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def main() -> None:
         )
     for kind, words in (("plain", "no loader process"), ("plain-worker", "one loader process")):
         ratio = statistics.median(a / b for a, b in zip(rows["ours"], rows[kind], strict=True))
-        print(f"ours ({cores} processes) / plain eager, {words}: {ratio:.2f}x (bar {BAR:g}x)")
+        print(f"ours ({cores} processes) / plain eager, {words}: {ratio:.2f}x (required {BAR:g}x)")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
 import ast
+import functools
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 import diffmem
 
-ROOMS = [
+ORDER = [
     "data",
     "memorization",
     "models",
@@ -22,30 +26,29 @@ ROOMS = [
     "studies",
     "paper",
     "auditing",
+    "api",
     "cli",
 ]
-GROUND_FLOOR = {
-    "__init__",
-    "console",
-    "distributed",
-    "environment",
-    "errors",
-    "files",
-    "folder_lock",
-    "interrupt",
-    "progress",
-    "settings",
-    "text",
-}
+"""A package imports only from those before it, and from the base layer."""
+
+BESIDE = {"sampling": {"training"}, "auditing": {"executors", "runs", "studies", "paper"}}
+"""What a package does not import though it comes before it."""
+
+BASE = {path.stem for path in Path(diffmem.__file__).parent.glob("*.py")} - {"__init__", "__main__"}
 PACKAGE = Path(diffmem.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
+DRAWS = {"matplotlib": set(), "jinja2": set(), "rich": {"progress", "console"}}
+"""Libraries for what people look at, and where they are imported beside the reports and the command line."""
+
+MOST_OF_THE_CODE = 0.15
+MOST_PARAMETERS = 8
 
 
 def name_of(path):
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
-def imports_of(source, package):
+def imports_of(source, package, *, named=True):
     """Every module of diffmem that the source names in an import, wherever that stands; `package` resolves relative ones."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -57,24 +60,47 @@ def imports_of(source, package):
             yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)
         elif (
-            isinstance(node, ast.Constant)
+            named
+            and isinstance(node, ast.Constant)
             and isinstance(node.value, str)
             and node.value.startswith("diffmem.")
         ):
             yield node.value.partition(":")[0]  # a command that is named to be imported when it is used
 
 
-def parts_used(path):
-    """The rooms and ground-floor modules that a module imports; `diffmem` itself counts as `__init__`."""
+@functools.cache
+def modules_used(path, *, named=True):
+    """The modules of diffmem that a module imports, without the package's name."""
     package = ".".join(("diffmem", *path.relative_to(PACKAGE).parent.parts))
-    known = {*ROOMS, *GROUND_FLOOR}
-    used = set()
-    for module in imports_of(path.read_text(), package):
-        first, _, rest = module.partition(".")
-        if first == "diffmem":
-            part = rest.partition(".")[0]
-            used.add(part if part in known else "__init__")
-    return used
+    known = {module_of(other) for other in MODULES}
+    found = {module.removeprefix("diffmem.") for module in imports_of(path.read_text(), package, named=named)}
+    found &= known
+    # `from package import module` uses the module, not the package's front door.
+    return {one for one in found if not any(other.startswith(f"{one}.") for other in found)} - {
+        module_of(path)
+    }
+
+
+def module_of(path):
+    return name_of(path).removesuffix(".__init__")
+
+
+def packages_used(path):
+    return {module.partition(".")[0] for module in modules_used(path)}
+
+
+def libraries_used(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def is_for_reading(module):
+    """Whether a module shows things to people: a report, the kit of reports, the command line, or the public API."""
+    parts = module.split(".")
+    return "report" in parts or parts[0] in ("reports", "cli")
 
 
 def test_relative_imports_and_imports_in_functions_are_seen():
@@ -84,21 +110,98 @@ def test_relative_imports_and_imports_in_functions_are_seen():
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_room_imports_only_from_the_rooms_before_it_and_the_ground_floor(path):
+def test_a_package_imports_only_from_those_before_it_and_the_base_layer(path):
     place = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    if place in ROOMS:
-        allowed = {*ROOMS[: ROOMS.index(place) + 1], *GROUND_FLOOR}
-    elif place == "__main__":
-        allowed = {"cli", *GROUND_FLOOR}
+    if place == "__init__":  # the public names, which are imported when they are used
+        return
+    if place in ORDER:
+        allowed = {*ORDER[: ORDER.index(place) + 1], *BASE} - BESIDE.get(place, set())
     else:
-        assert place in GROUND_FLOOR, f"{place} is neither a room nor on the ground floor"
-        allowed = GROUND_FLOOR
-    assert parts_used(path) <= allowed
+        allowed = {*BASE, *(["cli"] if place == "__main__" else [])}
+    assert packages_used(path) <= allowed
 
 
-def test_every_room_exists_and_says_what_it_is():
-    for room in ROOMS:
-        assert ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text())), room
+def test_every_package_has_a_place_in_the_order_and_says_what_it_is():
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(ORDER)
+    for package in PACKAGE.rglob("__init__.py"):
+        assert ast.get_docstring(ast.parse(package.read_text())), package
+
+
+def circles(edges):
+    """The groups of names that lead to each other; `edges` maps each to those that it leads to."""
+    names = sorted({*edges, *(other for others in edges.values() for other in others)})
+    number = {name: index for index, name in enumerate(names)}
+    pairs = [(number[name], number[other]) for name, others in edges.items() for other in others]
+    matrix = coo_array((np.ones(len(pairs)), tuple(np.array(pairs).T)), shape=(len(names),) * 2)
+    _, group = connected_components(matrix, connection="strong")
+    groups = [{name for name in names if group[number[name]] == one} for one in set(group)]
+    return [each for each in groups if len(each) > 1]
+
+
+def test_a_circle_is_seen():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [{"b", "c"}]
+
+
+def test_no_files_import_each_other():
+    assert circles({module_of(path): modules_used(path, named=False) for path in MODULES}) == []
+
+
+def test_no_folders_import_each_other():
+    # A package's front door and the folder around it are no circle: what lies within a folder is its own affair.
+    edges = {}
+    for path in MODULES:
+        if path.name == "__init__.py":
+            continue
+        here = module_of(path).rpartition(".")[0]
+        for other in modules_used(path):
+            there = other if (PACKAGE / other.replace(".", "/")).is_dir() else other.rpartition(".")[0]
+            if (
+                there
+                and here
+                and not f"{here}.".startswith(f"{there}.")
+                and not f"{there}.".startswith(f"{here}.")
+            ):
+                edges.setdefault(here, set()).add(there)
+    assert circles(edges) == []
+
+
+@pytest.mark.parametrize("library", DRAWS)
+def test_only_reports_and_the_command_line_draw(library):
+    users = {module_of(path) for path in MODULES if library in set(libraries_used(path))}
+    assert {user for user in users if not is_for_reading(user)} <= DRAWS[library]
+
+
+def test_only_reports_the_command_line_and_the_public_functions_use_reports():
+    for path in MODULES:
+        module = module_of(path)
+        if not is_for_reading(module) and not module.startswith("api"):
+            assert not {
+                used for used in modules_used(path) if is_for_reading(used) and not used.startswith("cli")
+            }, module
+
+
+def parameters(function):
+    given = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    return len([one for one in given if one.arg not in ("self", "cls")])
+
+
+def test_no_function_but_a_command_has_many_parameters():
+    many = {
+        f"{module_of(path)}.{node.name}"
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and parameters(node) > MOST_PARAMETERS
+    }
+    assert {name for name in many if not name.startswith("cli.")} == set()
+
+
+def test_no_package_holds_too_much_of_the_code():
+    lines = {
+        name: sum(len(path.read_text().splitlines()) for path in (PACKAGE / name).rglob("*.py"))
+        for name in ORDER
+    }
+    total = sum(len(path.read_text().splitlines()) for path in MODULES)
+    assert {name: count for name, count in lines.items() if count > MOST_OF_THE_CODE * total} == {}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

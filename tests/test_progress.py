@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from diffmem import progress
-from diffmem.progress import NO_PROGRESS, part_of, show_progress
+from diffmem.progress import NO_PROGRESS, Stages, part_of, parts_of, show_progress
 from diffmem.text import duration_text
 
 
@@ -93,3 +93,29 @@ def test_a_part_tells_its_progress_as_a_share_of_the_whole():
     part(4, 4)
     part(0, 0)
     assert told == [(0.5625, 1.0, "halfway there"), (0.75, 1.0, ""), (0.5, 1.0, "")]
+
+
+def test_stages_report_by_their_names_and_weights():
+    told = []
+    stages = Stages(lambda done, total, note="": told.append((done, total, note)), load=1, search=6, report=1)
+    stages.load(1, 2)
+    stages.search(1, 2, "space 1")
+    stages.report(4, 4)
+    assert told == [(0.0625, 1.0, ""), (0.5, 1.0, "space 1"), (1.0, 1.0, "")]
+    with pytest.raises(AttributeError, match="judge"):
+        _ = stages.judge
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"), [(None, [0.25, 0.5, 0.75, 1.0]), ([3, 1], [0.375, 0.75, 0.875, 1.0])]
+)
+def test_parts_of_a_work_follow_each_other_by_their_weights(weights, expected):
+    told = []
+    for item, part in parts_of(lambda done, total, note="": told.append((done, note)), ["a", "b"], weights):
+        part(1, 2, item)
+        part(2, 2, item)
+    assert told == list(zip(expected, "aabb", strict=True))
+
+
+def test_a_work_without_parts_reports_nothing():
+    assert list(parts_of(NO_PROGRESS, [])) == []

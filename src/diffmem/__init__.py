@@ -1,11 +1,121 @@
 """diffmem: measure, explain and audit memorization in diffusion models.
 
-The rooms of the package follow the definition of effective model memorization, EMM(P, M, T): `data` (P), `models` (M),
-`training` (T), `sampling`, `memorization`, `studies`, `reports`, `cli`. A room imports only from rooms before it.
+    import diffmem as dm
+
+    train, heldout = dm.open_images("train.npz"), dm.open_images("fresh.npz")
+    run = dm.train(train, model=dm.ModelConfig(channels=32), training=dm.TrainingConfig(epochs=2000))
+    samples = dm.generate(run.model, seeds=range(1000))
+    print(dm.measure(samples, train, heldout=heldout))
+    print(dm.audit(train, samples=samples, heldout=heldout).verdict)
+
+The names are imported when they are first used, so that `import diffmem` is instant. The packages follow the definition of
+effective model memorization, EMM(P, M, T): `data` (P), `models` (M), `training` (T); each imports only from those before it,
+in the order that `tests/test_architecture.py` holds.
 """
 
 from __future__ import annotations
 
-__all__ = ["__version__"]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffmem.api.auditing import Audit, audit
+    from diffmem.api.measuring import measure, measure_run
+    from diffmem.api.opening import function_denoiser, open_model
+    from diffmem.api.sampling import generate
+    from diffmem.api.search import find_emm, open_emm
+    from diffmem.api.studying import open_study, run_study
+    from diffmem.api.training import train
+    from diffmem.data import ImageSet, Reading, hold_out, open_images, write_images
+    from diffmem.errors import DiffmemError, UserError
+    from diffmem.models import Denoiser, ModelConfig
+    from diffmem.optimum.optimum import Optimum
+    from diffmem.runs.recipe import DataConfig, MeasureConfig, StudyRecipe
+    from diffmem.sampling import SamplerConfig
+    from diffmem.studies.search.recipe import SearchConfig
+    from diffmem.training import TrainingConfig
+    from diffmem.training.config import EmaConfig, EvaluationConfig
 
 __version__ = "0.1.0"
+
+_ORIGINS = {
+    "Audit": "api.auditing",
+    "DataConfig": "runs.recipe",
+    "Denoiser": "models",
+    "DiffmemError": "errors",
+    "EmaConfig": "training.config",
+    "EvaluationConfig": "training.config",
+    "ImageSet": "data",
+    "MeasureConfig": "runs.recipe",
+    "ModelConfig": "models",
+    "Optimum": "optimum.optimum",
+    "Reading": "data",
+    "SamplerConfig": "sampling",
+    "SearchConfig": "studies.search.recipe",
+    "StudyRecipe": "runs.recipe",
+    "TrainingConfig": "training",
+    "UserError": "errors",
+    "audit": "api.auditing",
+    "find_emm": "api.search",
+    "function_denoiser": "api.opening",
+    "generate": "api.sampling",
+    "hold_out": "data",
+    "measure": "api.measuring",
+    "measure_run": "api.measuring",
+    "open_emm": "api.search",
+    "open_images": "data",
+    "open_model": "api.opening",
+    "open_study": "api.studying",
+    "run_study": "api.studying",
+    "train": "api.training",
+    "write_images": "data",
+}
+"""Where each public name is defined."""
+
+__all__ = [
+    "Audit",
+    "DataConfig",
+    "Denoiser",
+    "DiffmemError",
+    "EmaConfig",
+    "EvaluationConfig",
+    "ImageSet",
+    "MeasureConfig",
+    "ModelConfig",
+    "Optimum",
+    "Reading",
+    "SamplerConfig",
+    "SearchConfig",
+    "StudyRecipe",
+    "TrainingConfig",
+    "UserError",
+    "__version__",
+    "audit",
+    "find_emm",
+    "function_denoiser",
+    "generate",
+    "hold_out",
+    "measure",
+    "measure_run",
+    "open_emm",
+    "open_images",
+    "open_model",
+    "open_study",
+    "run_study",
+    "train",
+    "write_images",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in _ORIGINS:
+        raise AttributeError(f"module 'diffmem' has no attribute {name!r}")
+    from importlib import import_module
+
+    found = getattr(import_module(f"diffmem.{_ORIGINS[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import functools
+import io
 import os
 import sys
 import unicodedata
@@ -18,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Output", "ascii_signs", "console", "speaking", "without_controls"]
+__all__ = ["Output", "ascii_signs", "console", "rendered", "speaking", "warn", "without_controls"]
 
 _HANDLER = "diffmem-signs"
 _WIDEST = 100_000
@@ -176,6 +177,15 @@ def console(
     return made
 
 
+def rendered(*shown: object, width: int = 100) -> str:
+    """Return as text what a console would print, tables of rich included."""
+    stream = io.StringIO()
+    to = console(file=stream, width=width)
+    for one in shown:
+        to.print(one)
+    return stream.getvalue().rstrip()
+
+
 @functools.cache
 def _console_class() -> Any:
     from rich.console import Console
@@ -217,3 +227,8 @@ def _console_class() -> Any:
             super().print(*objects, **options)
 
     return AnyConsole
+
+
+def warn(text: str) -> None:
+    """Tell a warning on standard error."""
+    print(f"warning: {text}", file=sys.stderr)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import platform
 
 import diffmem
+from diffmem.distributed import under_torchrun
+from diffmem.errors import UserError
 
-__all__ = ["versions"]
+__all__ = ["choose_device", "versions"]
 
 
 def versions(device: str) -> dict[str, str]:
@@ -26,3 +29,33 @@ def versions(device: str) -> dict[str, str]:
         "numpy": np.__version__,
         "device": name,
     }
+
+
+def choose_device(wanted: str | None) -> str:
+    """Return the device to use: the wanted one, else CUDA where there is one, else the CPU.
+
+    Under torchrun, each process on a machine has a GPU of its own: `cuda` means that one.
+
+    Raises:
+        UserError: The wanted device is unknown or absent, or one GPU was named for several processes.
+    """
+    import torch
+
+    own = f"cuda:{os.environ['LOCAL_RANK']}" if under_torchrun() else "cuda"
+    if wanted is None:
+        return own if torch.cuda.is_available() else "cpu"
+    kind = wanted.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise UserError(f"Device {wanted!r} is not known; choose cpu, cuda or cuda:N.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"Device {wanted!r} was asked for, but torch sees no CUDA GPU here; use --device cpu."
+        )
+    if under_torchrun() and wanted == "cuda":
+        return own
+    if under_torchrun() and kind == "cuda" and int(os.environ["WORLD_SIZE"]) > 1:
+        raise UserError(
+            f"Device {wanted!r} names one GPU, but {os.environ['WORLD_SIZE']} processes run together, each with a GPU"
+            " of its own; write --device cuda."
+        )
+    return wanted

@@ -1,20 +1,23 @@
 """Progress of long work: a bar with the time left on a terminal, a plain line now and then elsewhere.
 
 Work code takes a `Progress` (a callable, `NO_PROGRESS` by default) and calls it; only the command line decides what is
-shown. So the rooms of the library stay silent when they are used from Python.
+shown. So the library stays silent when it is used from Python.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from types import SimpleNamespace
+from typing import Protocol, TypeVar
 
 from diffmem.text import duration_text
 
-__all__ = ["NO_PROGRESS", "Progress", "part_of", "show_progress"]
+__all__ = ["NO_PROGRESS", "Pace", "Progress", "Stages", "part_of", "parts_of", "show_progress"]
+
+_Item = TypeVar("_Item")
 
 
 class Progress(Protocol):
@@ -30,18 +33,65 @@ def NO_PROGRESS(done: float, total: float, note: str = "") -> None:  # noqa: N80
 
 
 def part_of(progress: Progress, start: float, width: float) -> Progress:
-    """Return the progress of one piece of a work, told as shares of the whole.
+    """Return the progress of one piece of a work, reported as shares of the whole.
 
     Args:
-        progress: Of the whole; told numbers from 0 to 1.
+        progress: Of the whole; reported numbers from 0 to 1.
         start: Share of the whole that is done before.
         width: Share that the piece is.
     """
 
-    def told(done: float, total: float, note: str = "") -> None:
+    def report(done: float, total: float, note: str = "") -> None:
         progress(start + width * done / max(total, 1), 1.0, note)
 
-    return told
+    return report
+
+
+class Stages(SimpleNamespace):
+    """The progress of a work's stages, by name: after `Stages(progress, load=1, search=8)`, `stages.search` is a `Progress`.
+
+    Args:
+        progress: Of the whole; reported numbers from 0 to 1.
+        weights: What part of the time each stage takes, in any unit, in order; together above 0.
+    """
+
+    def __init__(self, progress: Progress, **weights: float) -> None:
+        super().__init__(**dict(parts_of(progress, weights, list(weights.values()))))
+
+
+def parts_of(
+    progress: Progress, items: Iterable[_Item], weights: Sequence[float] | None = None
+) -> Iterator[tuple[_Item, Progress]]:
+    """Yield the items of a work that is done one after the other, each with the progress of its part.
+
+    Args:
+        progress: Of the whole; reported numbers from 0 to 1.
+        items: What is done, in order.
+        weights: What part of the time each takes, in any unit, together above 0; equal parts if none.
+    """
+    listed = list(items)
+    sizes = [1.0] * len(listed) if weights is None else weights
+    total, before = sum(sizes), 0.0
+    for item, size in zip(listed, sizes, strict=True):
+        yield item, part_of(progress, before / total, size / total)
+        before += size
+
+
+class Pace:
+    """How long the rest of a work takes at the pace so far. Work that is resumed starts above zero: what this process does counts."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, float] | None = None
+
+    def seconds_left(self, done: float, total: float) -> float | None:
+        """Take note of the units done and return the seconds that the others take; none before there is a pace, and at the end."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = done, now
+        gained = done - self._first[0]
+        if gained <= 0 or total <= done:
+            return None
+        return (now - self._first[1]) * (total - done) / gained
 
 
 @contextmanager
@@ -49,18 +99,14 @@ def show_progress(title: str, every: float = 10.0) -> Iterator[Progress]:
     """Show the progress of one piece of work on standard error and yield the function to call.
 
     Args:
-        title: What is being done.
         every: Without a terminal, the least number of seconds between two lines.
     """
-    start = time.monotonic()
-    first: list[float] = []
+    pace = Pace()
 
-    def left(done: float, total: float) -> str:
-        # Work that is resumed starts above zero: the rate counts only what this process did.
-        gained = done - first[0]
-        if gained <= 0 or total <= done:
-            return ""
-        return duration_text((time.monotonic() - start) * (total - done) / gained) + " left"
+    def text(done: float, total: float, note: str, share: str = "") -> str:
+        seconds = pace.seconds_left(done, total)
+        left = "" if seconds is None else duration_text(seconds) + " left"
+        return ", ".join(part for part in (share, left, note) if part)
 
     if sys.stderr.isatty():
         from rich.progress import BarColumn, TextColumn
@@ -80,23 +126,17 @@ def show_progress(title: str, every: float = 10.0) -> Iterator[Progress]:
             task = bar.add_task(title, total=1.0, note="")
 
             def on_bar(done: float, total: float, note: str = "") -> None:
-                first[:] = first or [done]
-                words = ", ".join(part for part in (left(done, total), note) if part)
-                bar.update(task, completed=done, total=total, note=words)
+                bar.update(task, completed=done, total=total, note=text(done, total, note))
 
             yield on_bar
         return
 
-    last = [start]
+    last = [time.monotonic()]
 
     def on_lines(done: float, total: float, note: str = "") -> None:
-        first[:] = first or [done]
-        now = time.monotonic()
-        if now - last[0] >= every:
-            last[0] = now
-            words = ", ".join(
-                part for part in (f"{100 * done / max(total, 1e-12):.0f}%", left(done, total), note) if part
-            )
-            print(f"{title}: {words}", file=sys.stderr, flush=True)
+        line = f"{title}: {text(done, total, note, f'{100 * done / max(total, 1e-12):.0f}%')}"
+        if time.monotonic() - last[0] >= every:
+            last[0] = time.monotonic()
+            print(line, file=sys.stderr, flush=True)
 
     yield on_lines

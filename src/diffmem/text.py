@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["bytes_text", "count_text", "duration_text", "percent"]
+from collections.abc import Iterable
+from html import escape
+
+__all__ = ["bytes_text", "count_text", "duration_text", "html_table", "percent"]
 
 
 def count_text(count: int, one: str, many: str | None = None) -> str:
@@ -32,3 +35,12 @@ def bytes_text(count: float) -> str:
 def percent(share: float) -> str:
     """Return a share in [0, 1] as a percentage with one decimal, '92.1%'."""
     return f"{100 * share:.1f}%"
+
+
+def html_table(title: str, rows: Iterable[tuple[str, object]]) -> str:
+    """Return names and values as an HTML table, for a notebook; all text is escaped."""
+    lines = "".join(
+        f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(str(value))}</td></tr>"
+        for name, value in rows
+    )
+    return f"<table><caption style='text-align:left'><b>{escape(title)}</b></caption>{lines}</table>"

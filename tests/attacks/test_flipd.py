@@ -6,15 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from diffmem.attacks.flipd import SIGMA, flipd
+from diffmem.attacks import flipd as module
+from diffmem.attacks.flipd import SIGMA, FlipdConfig
 from diffmem.data import ImageSet
 from diffmem.errors import UserError
 from diffmem.models import VP, FunctionDenoiser, LatentDenoiser, ModelConfig, build_denoiser
 from diffmem.optimum.gaussian import GaussianDenoiser
 from diffmem.optimum.optimum import Optimum
+from diffmem.progress import NO_PROGRESS
 
 SHAPE = (1, 4, 4)
 DIM = 16
+
+
+def flipd(denoiser, images, labels=None, sigma=None, progress=NO_PROGRESS, **settings):
+    return module.flipd(denoiser, images, labels, FlipdConfig(sigma=sigma, **settings), progress)
 
 
 def images(count, seed=0, shape=SHAPE):
@@ -58,7 +64,11 @@ def test_flipd_of_the_optimum_is_its_closed_form(sigma):
     training = images(60, shape=(1, 2, 3))
     asked = np.concatenate([training[:4], images(4, seed=1, shape=(1, 2, 3))])
     found = flipd(Optimum(image_set(training)), asked, sigma=sigma)
-    assert (found.derivative, found.trace, found.dimension) == ("differences", "exact", 6)
+    assert (found.method.derivative, found.method.trace, found.method.dimension) == (
+        "differences",
+        "exact",
+        6,
+    )
     np.testing.assert_allclose(found.values, closed_form(training, asked, sigma), rtol=1e-6, atol=1e-6)
 
 
@@ -97,7 +107,7 @@ def test_a_differentiable_denoiser_is_differentiated():
     found = flipd(Linear(a), pixels, sigma=0.7)
     y = torch.from_numpy(rows(pixels))
     wanted = a.trace() + (y @ a.T - y).square().sum(1) / 0.7**2
-    assert found.derivative == "autograd"
+    assert found.method.derivative == "autograd"
     assert found.standard_errors is None
     np.testing.assert_allclose(found.values, wanted.numpy(), rtol=1e-12)
     with torch.no_grad():
@@ -113,7 +123,7 @@ def test_the_estimated_trace_is_right_within_its_standard_error(probe):
     spread = math.sqrt(2 * float(part.square().sum()))
     exact = flipd(Linear(a), pixels)
     found = flipd(Linear(a), pixels, trace="hutchinson", probes=100, probe=probe)
-    assert (found.trace, found.probes, exact.probes) == ("hutchinson", 100, 0)
+    assert (found.method.trace, found.method.probes, exact.method.probes) == ("hutchinson", 100, 0)
     assert found.standard_errors.mean() == pytest.approx(spread / 10, rel=0.05)
     scores = (found.values - exact.values) / found.standard_errors
     assert abs(scores.mean()) < 4 / math.sqrt(60)
@@ -132,7 +142,7 @@ def test_images_of_more_values_than_the_limit_are_estimated():
     found = flipd(
         FunctionDenoiser(lambda x, s, c: 0.5 * x, shape, 0.01, 80), images(1, shape=shape), probes=2
     )
-    assert (found.trace, found.dimension) == ("hutchinson", 3570)
+    assert (found.method.trace, found.method.dimension) == ("hutchinson", 3570)
     y = rows(images(1, shape=shape))
     assert found.values[0] == pytest.approx(1785 + 0.25 * np.square(y).sum() / SIGMA**2, rel=1e-5)
 
@@ -169,7 +179,7 @@ def test_the_trace_of_a_network_is_that_of_its_jacobian_and_differences_agree():
         error = (inner(x, 0.5) - x).detach().square().sum() / 0.25
         assert value == pytest.approx(float(jacobian.detach().trace() + error), rel=1e-4)
     near = flipd(Closed(inner), pixels, sigma=0.5)
-    assert near.derivative == "differences"
+    assert near.method.derivative == "differences"
     np.testing.assert_allclose(near.values, found.values, rtol=2e-3)
     estimated = flipd(Closed(inner), pixels, sigma=0.5, trace="hutchinson", probes=8)
     wanted = flipd(inner, pixels, sigma=0.5, trace="hutchinson", probes=8)
@@ -189,7 +199,7 @@ def weighted_half(x, sigma, labels):
 def test_a_function_without_a_way_back_is_asked_on_both_sides(function):
     pixels = images(2)
     found = flipd(FunctionDenoiser(function, SHAPE, 0.01, 80), pixels, sigma=0.5)
-    assert found.derivative == "differences"
+    assert found.method.derivative == "differences"
     np.testing.assert_allclose(found.values, 8 + np.square(rows(pixels)).sum(1), rtol=1e-5)
 
 
@@ -229,7 +239,7 @@ def test_images_are_encoded_for_a_model_of_latents():
     )
     pixels = images(3, shape=(1, 8, 8))
     found = flipd(latent, pixels, sigma=0.5)
-    assert found.dimension == DIM
+    assert found.method.dimension == DIM
     np.testing.assert_allclose(
         found.values, flipd(Linear(matrix()), pixels[:, :, ::2, ::2], sigma=0.5).values, rtol=1e-6
     )
@@ -237,11 +247,11 @@ def test_images_are_encoded_for_a_model_of_latents():
 
 def test_without_a_level_the_nearest_to_the_default_is_taken():
     model = Linear(matrix())
-    assert flipd(model, images(1)).sigma == SIGMA
+    assert flipd(model, images(1)).method.sigma == SIGMA
     model.sigma_min = 2 * SIGMA
-    assert flipd(model, images(1)).sigma == 2 * SIGMA
+    assert flipd(model, images(1)).method.sigma == 2 * SIGMA
     model.sigma_min, model.sigma_max = VP().sigma_min, SIGMA / 2
-    assert flipd(model, images(1)).sigma == SIGMA / 2
+    assert flipd(model, images(1)).method.sigma == SIGMA / 2
 
 
 def test_progress_counts_directions():

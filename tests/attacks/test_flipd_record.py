@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffmem.attacks.flipd import SIGMA, flipd
+from diffmem.attacks.flipd import SIGMA, FlipdConfig, flipd
 from diffmem.attacks.flipd_record import FlipdRecord, flipd_record
 from diffmem.data import ImageSet, hold_out, open_images, plant_canaries
 from diffmem.errors import UserError
@@ -82,24 +82,28 @@ def test_without_canaries_there_are_quantiles_and_no_threshold():
 
 def test_the_quantiles_are_those_of_the_values():
     samples = open_images("digits").take(range(30), "some")
-    found = flipd_record(Blind(), samples, sigma=0.3)
-    values = flipd(Blind(), samples.images, sigma=0.3).values
+    found = flipd_record(Blind(), samples, config=FlipdConfig(sigma=0.3))
+    values = flipd(Blind(), samples.images, config=FlipdConfig(sigma=0.3)).values
     assert found.samples == {key: np.quantile(values, float(key)) for key in found.samples}
 
 
 def test_at_most_so_many_samples_are_asked_about_and_the_seed_draws_them():
     samples = open_images("digits")
-    one, again, other = (flipd_record(Blind(), samples, None, seed, 9) for seed in (0, 0, 1))
+    one, again, other = (
+        flipd_record(Blind(), samples, None, 9, FlipdConfig(seed=seed)) for seed in (0, 0, 1)
+    )
     assert one == again
     assert one.images == 9
     assert one.samples != other.samples
     with pytest.raises(UserError, match="At least 1 sample"):
-        flipd_record(Blind(), samples, None, 0, 0)
+        flipd_record(Blind(), samples, None, 0)
 
 
 def test_an_estimated_trace_tells_its_standard_error():
     made, canaries = planted(3)
-    found = flipd_record(Optimum(made), made, canaries, most=5, sigma=1.0, trace="hutchinson", probes=8)
+    found = flipd_record(
+        Optimum(made), made, canaries, most=5, config=FlipdConfig(sigma=1.0, trace="hutchinson", probes=8)
+    )
     values = [found.samples[key] for key in ("0", "1")]
     assert (found.trace, found.probes) == ("hutchinson", 8)
     assert 0 < found.standard_error < max(map(abs, values))
@@ -114,7 +118,7 @@ def test_a_model_of_classes_is_asked_with_labels_and_their_lack_is_noted():
     assert found.notes == []
     found = flipd_record(Blind(10), image_set(made.images), canaries, most=2)
     assert found.notes == [
-        "The model has classes and the samples images have no labels: it was asked without."
+        "The model has classes and the samples images have no labels: it was evaluated without."
     ]
     model = Blind(0)
     flipd_record(model, made, canaries, most=2)

@@ -9,9 +9,9 @@ from torch import nn
 
 from diffmem.attacks.membership import MembershipRecord, class_mix_p_value, membership, without_model
 from diffmem.attacks.roc import area_under_curve, images_needed
-from diffmem.attacks.scores import loss_scores, pia_scores, secmi_scores
+from diffmem.attacks.scores import attack_scores
 from diffmem.data import ImageSet
-from diffmem.data.formats.digits import read_digits
+from diffmem.data.sources import read_digits
 from diffmem.errors import UserError
 from diffmem.models import LatentDenoiser, ModelConfig, build_denoiser
 from diffmem.optimum.gaussian import GaussianDenoiser
@@ -168,7 +168,7 @@ def test_one_percent_is_reported_where_images_are_enough():
     found = membership(Optimum(members), members, heldout, "pia")
     assert (found.tpr.count, found.tpr.total, found.fpr.total, found.target_fpr) == (368, 368, 368, 0.01)
     assert found.fpr.value < 0.03
-    scores = [pia_scores(Optimum(members), images.images) for images in (members, heldout)]
+    scores = [attack_scores("pia", Optimum(members), images.images) for images in (members, heldout)]
     assert scores[0].min() > found.threshold
 
 
@@ -379,11 +379,11 @@ def test_the_area_of_a_network_of_the_package_rises_with_epochs():
         for step in range(1, 301):
             trainer.step()
             if step in (10, 100, 300):
-                scores = [pia_scores(trainer.ema, one.images) for one in (members, heldout)]
+                scores = [attack_scores("pia", trainer.ema, one.images) for one in (members, heldout)]
                 found[name, step] = area_under_curve(*scores)
     values = [found["members", step].value for step in (10, 100, 300)]
     assert values == sorted(values)
     assert found["members", 300].low > 0.6
     assert all(found["others", step].low <= 0.5 <= found["others", step].high for step in (10, 100, 300))
-    for score in (loss_scores, secmi_scores):
-        assert np.isfinite(score(trainer.ema, members.images)).all()
+    for attack in ("loss", "secmi"):
+        assert np.isfinite(attack_scores(attack, trainer.ema, members.images)).all()

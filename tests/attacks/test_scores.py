@@ -1,27 +1,24 @@
 """Scores of denoisers whose scores are known in closed form."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from diffmem.attacks.scores import (
-    loss_levels,
-    loss_scores,
-    pia_levels,
-    pia_scores,
-    secmi_levels,
-    secmi_scores,
-)
+from diffmem.attacks.scores import attack_levels, attack_scores
 from diffmem.data import ImageSet
 from diffmem.errors import UserError
 from diffmem.models import VE, VP, LatentDenoiser
-from diffmem.models.discrete import DiscreteDenoiser, betas_of, levels_of
+from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, betas_of, levels_of
 from diffmem.optimum.gaussian import GaussianDenoiser
 from diffmem.optimum.optimum import Optimum
 
 SHAPE = (1, 4, 4)
+loss_scores, secmi_scores, pia_scores, pian_scores = (
+    partial(attack_scores, attack) for attack in ("loss", "secmi", "pia", "pian")
+)
 SCORES = [loss_scores, secmi_scores, pia_scores]
 KEPT = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
 
@@ -58,9 +55,13 @@ def scaled(array):
 def test_levels_are_those_of_the_published_timesteps():
     sigma = ((1 - KEPT) / KEPT).sqrt().tolist()
     everywhere = Answering(None)
-    assert loss_levels(everywhere) == pytest.approx([sigma[t] for t in range(10, 301, 10)], rel=1e-3)
-    assert secmi_levels(everywhere) == pytest.approx([sigma[t] for t in range(0, 101, 10)], rel=1e-3)
-    assert pia_levels(everywhere) == pytest.approx([sigma[0], sigma[200]], rel=1e-3)
+    assert attack_levels("loss", everywhere) == pytest.approx(
+        [sigma[t] for t in range(10, 301, 10)], rel=1e-3
+    )
+    assert attack_levels("secmi", everywhere) == pytest.approx(
+        [sigma[t] for t in range(0, 101, 10)], rel=1e-3
+    )
+    assert attack_levels("pia", everywhere) == pytest.approx([sigma[0], sigma[200]], rel=1e-3)
     assert sigma[0] == pytest.approx(0.01, rel=1e-3)
 
 
@@ -68,20 +69,20 @@ def test_the_smallest_level_of_a_model_stands_for_those_below_it():
     for preconditioning in (VE(), VP()):
         low, high = preconditioning.sigma_min, preconditioning.sigma_max
         model = Answering(GAUSSIAN.answer, low, high)
-        assert secmi_levels(model)[0] == max(low, secmi_levels(GAUSSIAN)[0])
-        assert pia_levels(model)[0] == max(low, pia_levels(GAUSSIAN)[0])
-        assert secmi_levels(model)[1:] == secmi_levels(GAUSSIAN)[1:]
+        assert attack_levels("secmi", model)[0] == max(low, attack_levels("secmi", GAUSSIAN)[0])
+        assert attack_levels("pia", model)[0] == max(low, attack_levels("pia", GAUSSIAN)[0])
+        assert attack_levels("secmi", model)[1:] == attack_levels("secmi", GAUSSIAN)[1:]
         for score in SCORES:
             assert np.isfinite(score(model, images(3))).all()
-    middle = loss_levels(GAUSSIAN)[4]
-    assert loss_levels(Answering(None, middle, 10)) == loss_levels(GAUSSIAN)[4:]
-    assert secmi_levels(Answering(None, middle, 10)) == secmi_levels(GAUSSIAN)[5:]
+    middle = attack_levels("loss", GAUSSIAN)[4]
+    assert attack_levels("loss", Answering(None, middle, 10)) == attack_levels("loss", GAUSSIAN)[4:]
+    assert attack_levels("secmi", Answering(None, middle, 10)) == attack_levels("secmi", GAUSSIAN)[5:]
 
 
-@pytest.mark.parametrize("levels", [loss_levels, secmi_levels, pia_levels])
-def test_a_model_without_the_levels_of_an_attack_is_refused(levels):
+@pytest.mark.parametrize("attack", ["loss", "secmi", "pia"])
+def test_a_model_without_the_levels_of_an_attack_is_refused(attack):
     with pytest.raises(UserError, match="defined from 5 to 80 only"):
-        levels(Answering(None, 5.0, 80.0))
+        attack_levels(attack, Answering(None, 5.0, 80.0))
 
 
 def test_the_loss_is_the_error_of_the_denoised_image_over_sigma():
@@ -124,7 +125,7 @@ def test_pia_of_a_gaussian_is_the_noise_seen_twice():
     np.testing.assert_allclose(pia_scores(GAUSSIAN, pixels, sigmas=sigmas), -wanted, rtol=1e-10)
     n = y * (math.sqrt(2 / math.pi) / np.abs(y).mean((1, 2, 3), keepdims=True))
     wanted = np.power(n - (y + 0.6 * n) * seen(0.6), 4).mean((1, 2, 3))
-    found = pia_scores(GAUSSIAN, pixels, sigmas=[0.1, 0.6], normalized=True)
+    found = pian_scores(GAUSSIAN, pixels, sigmas=[0.1, 0.6])
     np.testing.assert_allclose(found, -wanted, rtol=1e-10)
 
 
@@ -173,7 +174,7 @@ def test_the_noise_on_latents_has_their_shape_and_is_of_each_image():
 
 
 def test_an_image_in_which_no_noise_is_seen_is_not_divided_by_nothing():
-    found = pia_scores(Answering(lambda x, s, c: x), images(3), normalized=True)
+    found = pian_scores(Answering(lambda x, s, c: x), images(3))
     assert found.tolist() == [0, 0, 0]
 
 
@@ -183,7 +184,7 @@ def discrete(noise):
     def network(x, t, labels):
         return noise(x.double(), t.double().reshape(-1, 1, 1, 1))
 
-    return DiscreteDenoiser(network, levels_of(betas_of("linear", 1000)), "epsilon", SHAPE)
+    return DiscreteDenoiser(network, DiscreteProcess(levels_of(betas_of("linear", 1000))), SHAPE)
 
 
 def any_noise(x, t):

@@ -8,6 +8,7 @@ from diffmem.auditing.compare import compare, judge
 from diffmem.auditing.detector import CopyDetector
 from diffmem.auditing.distances import distance_records
 from diffmem.auditing.nulls import null_images
+from diffmem.auditing.request import AuditOptions
 from diffmem.memorization import Transforms
 
 TRAINING, HELDOUT, FRESH = digits(600, 500, 500)
@@ -24,13 +25,14 @@ def nulls(detector):
     return {given: null_images(detector, HELDOUT if given else None, 500) for given in (True, False)}
 
 
-def run(detector, samples, null, **settings):
+def run(detector, samples, null, times=None, **settings):
     return judge(
         detector,
         image_set(detector.training),
         image_set(samples),
         null,
-        **{"times": times_of(samples), **settings},
+        AuditOptions(**settings),
+        times=times_of(samples) if times is None else times,
     )
 
 
@@ -55,8 +57,8 @@ def test_fresh_images_have_no_copies_and_a_bound(detector, nulls):
     assert by_key(found)["ratio"].finding == "none"
     assert by_key(found)["ratio"].bound == pytest.approx(3 / 500, rel=0.01)
     assert not len(found.evidence.same)
-    assert not found.problems
-    assert found.heldout_needed is None
+    assert not found.around.problems
+    assert found.around.heldout_needed is None
 
 
 def test_one_sample_that_is_all_but_identical_is_kept_open_with_the_held_out_images_that_would_decide(
@@ -64,9 +66,9 @@ def test_one_sample_that_is_all_but_identical_is_kept_open_with_the_held_out_ima
 ):
     found = run(detector, np.concatenate([FRESH, noisy(TRAINING[:1], 2)]), nulls[True])
     assert found.evidence.same.tolist() == [500]
-    assert found.heldout_needed > len(HELDOUT)
+    assert found.around.heldout_needed > len(HELDOUT)
     two = run(detector, np.concatenate([FRESH, noisy(TRAINING[:2], 2)]), nulls[True])
-    assert two.heldout_needed < found.heldout_needed
+    assert two.around.heldout_needed < found.around.heldout_needed
 
 
 def test_the_samples_needed_count_what_chance_flags(detector, nulls):
@@ -125,14 +127,16 @@ def test_held_out_images_that_are_training_images_leave_the_null_and_it_is_said(
     assert found.space.heldout_overlap == 7
     assert found.space.null_heldout == 500
     assert by_key(found)["identical"].null.count == 0
-    assert any("7 of 507 held-out images are identical to training images" in line for line in found.said)
-    assert not found.problems
+    assert any(
+        "7 of 507 held-out images are identical to training images" in line for line in found.around.said
+    )
+    assert not found.around.problems
 
 
 def test_held_out_images_of_which_all_are_training_images_are_a_problem(detector):
     found = run(detector, FRESH, null_images(detector, TRAINING[:50], 500))
-    assert "All 50 held-out images are identical to training images" in found.problems[0]
-    assert "Name the two sets apart" in found.problems[0]
+    assert "All 50 held-out images are identical to training images" in found.around.problems[0]
+    assert "Give two different sets" in found.around.problems[0]
 
 
 def test_without_held_out_images_training_images_are_the_null(detector, nulls):
@@ -194,7 +198,12 @@ def test_histograms_hold_every_image(detector, nulls):
 
 def test_the_whole_comparison_has_the_power_of_every_criterion(detector):
     found = compare(
-        detector, image_set(TRAINING), image_set(FRESH), image_set(HELDOUT), times=times_of(FRESH)
+        detector,
+        image_set(TRAINING),
+        image_set(FRESH),
+        image_set(HELDOUT),
+        AuditOptions(),
+        times=times_of(FRESH),
     )
     for one in found.criteria:
         exact = next(power for power in one.power if power.key == "exact")
@@ -204,7 +213,7 @@ def test_the_whole_comparison_has_the_power_of_every_criterion(detector):
 
 def test_a_deduplicated_training_set_is_no_null(detector):
     found = compare(
-        detector, image_set(TRAINING), image_set(FRESH), image_set(HELDOUT), times=times_of(FRESH), deduplicated=True
+        detector, image_set(TRAINING), image_set(FRESH), image_set(HELDOUT), AuditOptions(deduplicated=True), times=times_of(FRESH)
     )  # fmt: skip
     assert found.space.deduplicated
     assert found.space.null_training == 0

@@ -10,7 +10,7 @@ from diffmem.auditing.events import Links, count_events, group_p_value, groups_o
 def links(*pairs, own=None):
     """Links to references with their scores, and which references the images are themselves."""
     copied, score = zip(*pairs, strict=True) if pairs else ((), ())
-    mine = None if own is None else np.array(own, np.int64)
+    mine = np.array([] if own is None else own, np.int64)
     return Links(np.array(copied, np.int64), np.array(score, np.float64), mine)
 
 
@@ -32,7 +32,7 @@ def test_every_reference_that_is_matched_is_an_event_of_the_kind_of_its_nearest_
 
 
 def test_several_samples_of_one_image_are_one_event():
-    found = count_events(alone(3), links((1, 0.1), (1, 0.2), (1, 0.05)), Links.none(), Links.none())
+    found = count_events(alone(3), links((1, 0.1), (1, 0.2), (1, 0.05)), Links(), Links())
     assert counted(found) == (1, 0, 0)
     assert found.members.tolist() == [[3, 0, 1]]
 
@@ -41,33 +41,31 @@ def test_samples_of_near_copies_are_one_event():
     groups = groups_of(5, np.array([(0, 1), (1, 2)]))
     assert len(set(groups[:3])) == 1
     assert len(set(groups)) == 3
-    found = count_events(groups, links((0, 0.1), (2, 0.2), (3, 0.1)), Links.none(), Links.none())
+    found = count_events(groups, links((0, 0.1), (2, 0.2), (3, 0.1)), Links(), Links())
     assert found.samples == 2
 
 
 def test_training_images_that_flag_each_other_are_one_event_with_all_its_members():
     groups = groups_of(4, np.array([(0, 1), (1, 0), (2, 1)]))
-    found = count_events(
-        groups, links((1, 0.3)), Links.none(), links((1, 0.1), (0, 0.1), (1, 0.2), own=[0, 1, 2])
-    )
+    found = count_events(groups, links((1, 0.3)), Links(), links((1, 0.1), (0, 0.1), (1, 0.2), own=[0, 1, 2]))
     assert counted(found) == (0, 0, 1)
     assert found.members.tolist() == [[1, 0, 3]]
 
 
 def test_a_tie_is_not_counted_for_the_samples():
     tie = [(0, 0.1)]
-    assert counted(count_events(alone(1), links(*tie), links(*tie), Links.none())) == (0, 1, 0)
-    assert counted(count_events(alone(2), links(*tie), Links.none(), links(*tie, own=[1]))) == (0, 0, 1)
+    assert counted(count_events(alone(1), links(*tie), links(*tie), Links())) == (0, 1, 0)
+    assert counted(count_events(alone(2), links(*tie), Links(), links(*tie, own=[1]))) == (0, 0, 1)
 
 
 def test_repeats_of_a_sample_weigh_in_the_members_and_make_no_events():
-    found = count_events(alone(2), links((0, 0.1), (1, 0.2)), links((1, 0.1)), Links.none(), np.array([7, 2]))
+    found = count_events(alone(2), links((0, 0.1), (1, 0.2)), links((1, 0.1)), Links(), np.array([7, 2]))
     assert counted(found) == (1, 1, 0)
     assert found.members.tolist() == [[7, 0, 1], [2, 1, 1]]
 
 
 def test_without_links_there_are_no_events():
-    found = count_events(alone(3), Links.none(), Links.none(), Links.none())
+    found = count_events(alone(3), Links(), Links(), Links())
     assert counted(found) == (0, 0, 0)
     assert found.members.shape == (0, 3)
     assert len(groups_of(3, np.zeros((0, 2), np.int64))) == 3

@@ -1,13 +1,13 @@
 """Tests of all criteria, and that a criterion from another file needs no change elsewhere."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 import pytest
 from audit_tools import digits, image_set, noisy
 
-from diffmem.auditing.criteria import PIXELS, Criterion, Scores
+from diffmem.auditing.criteria import PIXELS, Criterion
 from diffmem.auditing.detector import CopyDetector
 from diffmem.auditing.evidence import SAME_PICTURE_RMS, same_pictures, weigh
 from diffmem.auditing.findings import criterion_records, sharp_rungs
@@ -16,6 +16,7 @@ from diffmem.auditing.levels import FALSE_ALARM
 from diffmem.auditing.matches import matches_of
 from diffmem.auditing.nulls import null_images
 from diffmem.auditing.power import measure_power
+from diffmem.auditing.request import AuditOptions
 
 TRAINING, HELDOUT, FRESH = digits(500, 500, 500)
 
@@ -35,14 +36,14 @@ def copies(count, size=2.0):
 
 
 def test_fresh_images_are_no_evidence(detector, null):
-    found = weigh(detector, detector.detect(FRESH), null)
+    found = weigh(detector.criteria, detector.detect(FRESH), null)
     assert found.found() == []
     assert len(found.same) == 0
     assert set(found.tests) == {one.key for one in detector.criteria if one.role == "deciding"}
 
 
 def test_copies_are_found_by_the_test_of_fresh_images(detector, null):
-    found = weigh(detector, detector.detect(copies(20)), null)
+    found = weigh(detector.criteria, detector.detect(copies(20)), null)
     assert {"ratio", "repeats"} <= {
         key for key, tests in found.tests.items() if any(t.p_value <= t.level for t in tests)
     }
@@ -53,7 +54,7 @@ def test_copies_are_found_by_the_test_of_fresh_images(detector, null):
 
 def test_many_samples_of_one_image_are_one_event_and_a_large_group(detector, null):
     samples = np.concatenate([FRESH[30:], noisy(np.repeat(TRAINING[:1], 30, axis=0), 2)])
-    found = weigh(detector, detector.detect(samples), null)
+    found = weigh(detector.criteria, detector.detect(samples), null)
     fresh, groups = (next(t for t in found.tests["ratio"] if t.test == test) for test in ("fresh", "groups"))
     assert (fresh.flagged, fresh.events) == (30, 1)
     assert fresh.p_value > fresh.level
@@ -62,7 +63,7 @@ def test_many_samples_of_one_image_are_one_event_and_a_large_group(detector, nul
 
 
 def test_a_stricter_step_never_flags_more(detector, null):
-    for tests in weigh(detector, detector.detect(copies(30, 8.0)), null).tests.values():
+    for tests in weigh(detector.criteria, detector.detect(copies(30, 8.0)), null).tests.values():
         flagged = [test.flagged for test in tests if test.test == "fresh"]
         assert flagged == sorted(flagged, reverse=True)
         assert all(test.events <= test.flagged for test in tests if test.test != "groups")
@@ -70,11 +71,12 @@ def test_a_stricter_step_never_flags_more(detector, null):
 
 def test_samples_that_are_no_trials_count_for_nothing(detector, null):
     samples = detector.detect(copies(20))
-    judged = np.arange(500) < 480
-    found = weigh(detector, samples, null, judged=judged)
+    judged = replace(samples, times=(np.arange(500) < 480).astype(np.int64))
+    found = weigh(detector.criteria, judged, null)
     assert found.found() == []
     assert len(found.same) == 0
-    assert weigh(detector, samples, null, judged=np.zeros(500, bool)).tests == {}
+    nothing = replace(samples, times=np.zeros(500, np.int64))
+    assert weigh(detector.criteria, nothing, null).tests == {}
 
 
 def test_natural_near_copies_on_all_sides_are_no_evidence():
@@ -83,7 +85,9 @@ def test_natural_near_copies_on_all_sides_are_no_evidence():
     training = np.concatenate([TRAINING, originals, noisy(originals[:10], 3, seed=2)])
     detector = CopyDetector(training, "space")
     null = null_images(detector, np.concatenate([HELDOUT, noisy(originals, 3, seed=3)]), 540)
-    found = weigh(detector, detector.detect(np.concatenate([FRESH, noisy(originals, 3, seed=4)])), null)
+    found = weigh(
+        detector.criteria, detector.detect(np.concatenate([FRESH, noisy(originals, 3, seed=4)])), null
+    )
     assert found.found() == []
     ratio = next(test for test in found.tests["repeats"] if test.test == "fresh")
     assert ratio.events + ratio.others >= 40
@@ -93,7 +97,9 @@ def test_training_images_without_near_copies_are_no_null_for_held_out_images_wit
     originals = TRAINING[:40]
     detector = CopyDetector(TRAINING, "space")
     null = null_images(detector, np.concatenate([HELDOUT, noisy(originals, 3)]), 500)
-    found = weigh(detector, detector.detect(np.concatenate([FRESH, noisy(TRAINING[40:80], 3)])), null)
+    found = weigh(
+        detector.criteria, detector.detect(np.concatenate([FRESH, noisy(TRAINING[40:80], 3)])), null
+    )
     assert {"ratio", "repeats"} <= set(found.disagree)
     assert found.found() == []
 
@@ -101,12 +107,12 @@ def test_training_images_without_near_copies_are_no_null_for_held_out_images_wit
 def test_training_images_with_many_near_copies_are_no_null_for_held_out_images_without():
     detector = CopyDetector(np.concatenate([TRAINING, noisy(TRAINING[:200], 3)]), "space")
     null = null_images(detector, HELDOUT, 500)
-    assert "ratio" in weigh(detector, detector.detect(FRESH), null).disagree
+    assert "ratio" in weigh(detector.criteria, detector.detect(FRESH), null).disagree
 
 
 def test_where_near_copies_were_removed_only_held_out_images_are_the_null(detector):
     null = null_images(detector, HELDOUT, 500, deduplicated=True)
-    found = weigh(detector, detector.detect(copies(20)), null)
+    found = weigh(detector.criteria, detector.detect(copies(20)), null)
     fresh = next(test for test in found.tests["ratio"] if test.test == "fresh")
     assert fresh.share == pytest.approx(0.5)
     assert found.disagree == []
@@ -117,15 +123,15 @@ def test_among_both_sides_the_images_copied_on_each_are_counted(detector, null):
     samples = detector.detect(np.concatenate([FRESH[40:], noisy(TRAINING[:30], 2), noisy(HELDOUT[:10], 2)]))
     both = BothSides(detector, null)
     split = both.split(samples, both.heldout.detect(samples.batch.images))
-    tests = weigh(detector, samples, null, split=split).tests["ratio"]
+    tests = weigh(detector.criteria, samples, null, split=split).tests["ratio"]
     found = next(test for test in tests if test.test == "split")
     assert (found.events, found.others, found.share) == (30, 10, pytest.approx(0.5))
 
 
 def test_a_sample_as_near_as_a_null_image_is_explained(detector):
     null = null_images(detector, np.concatenate([HELDOUT, noisy(TRAINING[:1], 2)]), 500)
-    farther = weigh(detector, detector.detect(copies(1, 3.0)), null)
-    nearer = weigh(detector, detector.detect(copies(1, 0.3)), null)
+    farther = weigh(detector.criteria, detector.detect(copies(1, 3.0)), null)
+    nearer = weigh(detector.criteria, detector.detect(copies(1, 0.3)), null)
     assert (len(farther.same), len(nearer.same)) == (0, 1)
 
 
@@ -146,22 +152,13 @@ class Darkest(Criterion):
 
     key: ClassVar[str] = "darkest"
     weight: ClassVar[float] = 3.0
+    strictness: ClassVar[tuple[float, ...]] = (0.5, 0.1)
+    title: ClassVar[str] = "Distance over brightness"
+    rule: ClassVar[str] = "darkest/v1"
 
-    def __post_init__(self):
-        object.__setattr__(self, "strictness", (0.5, 0.1))
-
-    @property
-    def title(self):
-        return "Distance over brightness"
-
-    @property
-    def rule(self):
-        return "darkest/v1"
-
-    def __call__(self, batch):
-        copied, distance = self._nearest(batch)
+    def _score(self, batch):
         light = np.sqrt(np.square(batch.images.astype(float)).reshape(len(batch), -1).sum(1)) + 1
-        return Scores(distance / light, copied, distance)
+        return batch.neighbours[self.space].distances[:, 0] / light
 
 
 def test_a_criterion_of_another_file_works_everywhere_without_any_other_change():
@@ -177,7 +174,7 @@ def test_a_criterion_of_another_file_works_everywhere_without_any_other_change()
     assert null.of_heldout(mine).shape == (500,)
     assert null.of_training(mine).shape == (500,)
 
-    evidence = weigh(detector, found, null)
+    evidence = weigh(detector.criteria, found, null)
     assert [(test.test, test.strictness) for test in evidence.tests["darkest"]] == [
         ("fresh", 0.5),
         ("fresh", 0.1),
@@ -187,7 +184,7 @@ def test_a_criterion_of_another_file_works_everywhere_without_any_other_change()
     assert any(test.p_value <= test.level for test in evidence.tests["darkest"])
 
     records = criterion_records(
-        detector.criteria, [detector.protocol(one) for one in detector.criteria], found, np.ones(500, bool), null, evidence, 0.01
+        detector.criteria, [detector.protocol(one) for one in detector.criteria], found, null, evidence, 0.01
     )  # fmt: skip
     record = next(one for one in records if one.key == "darkest")
     assert (record.finding, record.protocol) == ("copies", "pixel-l2/uint8/darkest/v1")
@@ -206,9 +203,7 @@ def test_a_criterion_of_another_file_works_everywhere_without_any_other_change()
         image_set(samples),
         found,
         {"darkest": 1},
-        np.ones(500, np.int64),
-        0,
-        False,
+        AuditOptions(),
     )
     assert {match.sample for match in matches} >= set(range(475, 500))
     assert {tuple(match.criteria) for match in matches} == {("darkest",)}

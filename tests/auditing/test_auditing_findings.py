@@ -1,12 +1,12 @@
 """Records of criteria from scores that are made up: what follows from counts alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from diffmem.auditing.criteria import PIXELS, Batch, Criterion, Scores
+from diffmem.auditing.criteria import PIXELS, Batch, Criterion
 from diffmem.auditing.detector import Detections
 from diffmem.auditing.evidence import weigh
 from diffmem.auditing.findings import criterion_records, samples_needed, sharp_rungs
@@ -22,21 +22,9 @@ class Given(Criterion):
     """The score is the distance to the nearest reference."""
 
     key: ClassVar[str] = "given"
-
-    def __post_init__(self):
-        object.__setattr__(self, "strictness", (1.0, 0.5, 0.1))
-
-    @property
-    def title(self):
-        return "As given"
-
-    @property
-    def rule(self):
-        return "given/v1"
-
-    def __call__(self, batch):
-        copied, distance = self._nearest(batch)
-        return Scores(distance, copied, distance)
+    strictness: ClassVar[tuple[float, ...]] = (1.0, 0.5, 0.1)
+    title: ClassVar[str] = "As given"
+    rule: ClassVar[str] = "given/v1"
 
 
 CRITERION = Given(REFERENCES)
@@ -48,17 +36,18 @@ def detections(count, *scores, first=0):
     given[: len(scores)] = scores
     copied = np.arange(first, first + count)
     batch = Batch(np.zeros((count, 1, 2, 2), np.uint8), {PIXELS: Neighbours(given[:, None], copied[:, None])})
-    return Detections(batch, {"given": CRITERION(batch)})
+    return Detections(batch, {"given": CRITERION(batch)}, np.ones(count, np.int64))
 
 
 def null_of(count, *scores):
-    return Null(detections(count, *scores, first=1500), count, np.zeros(count, bool), {}, 3000, False)
+    return Null(detections(count, *scores, first=1500), np.zeros(count, bool), {}, 3000, False)
 
 
 def record(samples, null, target=0.01, judged=None):
-    trials = np.ones(len(samples), bool) if judged is None else judged
-    evidence = weigh([CRITERION], samples, null, judged=trials)
-    (found,) = criterion_records([CRITERION], ["id"], samples, trials, null, evidence, target)
+    if judged is not None:
+        samples = replace(samples, times=judged.astype(np.int64))
+    evidence = weigh([CRITERION], samples, null)
+    (found,) = criterion_records([CRITERION], ["id"], samples, null, evidence, target)
     return found
 
 
@@ -115,7 +104,7 @@ def test_a_criterion_that_flags_null_images_at_every_strictness_is_not_usable():
     many = [0.05] * 100
     found = record(detections(1000, *many), null_of(1000, *many))
     assert (found.finding, found.strictness) == ("not usable", None)
-    assert "says nothing of a share of copies" in found.notes[0]
+    assert "cannot exclude a rate of copies" in found.notes[0]
 
 
 def test_the_bound_is_that_of_the_loosest_strictness_at_which_chance_flags_few():
@@ -135,10 +124,10 @@ def test_the_strictness_leaves_samples_room_for_what_chance_flags():
 
 
 def test_without_a_null_flagged_samples_cannot_be_told_and_none_are_none():
-    nothing = Null(None, 0, np.zeros(0, bool), {}, 3000, False)
+    nothing = Null(None, np.zeros(0, bool), {}, 3000, False)
     found = record(detections(1000, 0.05), nothing)
     assert (found.finding, found.null) == ("cannot tell", None)
-    assert "There is no null" in found.notes[0]
+    assert "There are no null images" in found.notes[0]
     assert record(detections(1000), nothing).finding == "none"
 
 

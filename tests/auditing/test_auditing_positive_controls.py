@@ -155,7 +155,7 @@ def test_milder_changes_of_one_sort_are_nearer_to_the_original():
 def test_keys_are_different_and_unknown_ones_are_refused():
     assert len({*KEYS, FRESH.key}) == len(PLANTED) + 1
     assert planting("jpeg20").level == 20
-    with pytest.raises(UserError, match="no planted copy 'jpeg99'; known are exact, noise4"):
+    with pytest.raises(UserError, match="no positive control 'jpeg99'; known are exact, noise4"):
         plant(textures(1, 1, 8), "jpeg99", 0, textures(2, 1, 8))
     with pytest.raises(UserError, match="seed must be 0 or more, not -1"):
         plant(textures(1, 1, 8), "noise4", -1, textures(2, 1, 8))

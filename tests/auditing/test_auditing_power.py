@@ -67,7 +67,7 @@ def test_an_image_can_be_traced_without_being_flagged(power):
 def test_either_image_of_an_equal_blend_counts_as_traced(detector, training):
     (found,) = detect_planted(detector, training, np.arange(30), [PLANTED[-2]], 0)
     assert found.kind.key == "blend50"
-    copied = detector.kept[found.found.scores["ratio"].copied]
+    copied = detector.distinct[found.found.scores["ratio"].copied]
     right = (copied == found.sources) | (copied == found.partners)
     assert (copied == found.partners).any()
     assert power_records(detector, training, [found])["ratio"][0].traced.count == right.sum()
@@ -86,7 +86,7 @@ def test_kinds_can_be_chosen_and_unknown_ones_are_refused(detector, training):
     found = measure_power(detector, training, 0, count=5, keys=["mirrored", "exact"])
     assert [one.key for one in found["ratio"]] == ["mirrored", "exact"]
     assert measure_power(detector, training, 0, keys=[])["ratio"] == []
-    with pytest.raises(UserError, match="no planted copy 'colour'"):
+    with pytest.raises(UserError, match="no positive control 'colour'"):
         measure_power(detector, training, 0, keys=["colour"])
     with pytest.raises(UserError, match="At least 1 copy of each kind"):
         measure_power(detector, training, 0, count=0)
@@ -116,7 +116,7 @@ def test_a_later_exact_copy_is_traced_to_the_first(training):
     pixels = np.concatenate([training, training[:5]])
     detector = CopyDetector(pixels, "pixel-l2/uint8")
     found = detect_planted(detector, pixels, np.arange(400, 405), [PLANTED[0]], 0)
-    assert detector.kept[found[0].found.scores["ratio"].copied].tolist() == [0, 1, 2, 3, 4]
+    assert detector.distinct[found[0].found.scores["ratio"].copied].tolist() == [0, 1, 2, 3, 4]
     assert power_records(detector, pixels, found)["ratio"][0].traced.count == 5
 
 

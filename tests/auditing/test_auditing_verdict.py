@@ -115,11 +115,9 @@ def test_many_samples_of_one_image_are_copies_of_one_training_image():
 
 
 def test_the_rate_of_the_null_stands_beside_the_headline_where_it_is_not_near_zero():
-    assert (
-        "of images that were never copied, 12.00%" in judge(criterion("copies", count=300, null=60)).sentence
-    )
-    assert "never copied" not in judge(criterion("copies", count=300)).sentence
-    assert "of images that were never copied, 0.60%" in judge(criterion("none", count=3, null=3)).sentence
+    assert "; false-positive rate 12.00% [" in judge(criterion("copies", count=300, null=60)).sentence
+    assert "false-positive rate" not in judge(criterion("copies", count=300)).sentence
+    assert "; false-positive rate 0.60% [" in judge(criterion("none", count=3, null=3)).sentence
 
 
 def test_copies_by_a_supporting_criterion_alone_decide_nothing():
@@ -174,10 +172,10 @@ def test_where_no_sample_can_be_judged_there_are_no_criteria_and_no_verdict():
 def test_samples_that_are_all_but_identical_are_not_cleared_and_the_null_images_needed_are_said():
     found = judge(criterion("none"), same_pictures=2, heldout_needed=12_000)
     assert (found.verdict, found.exit_code) == ("cannot tell", 4)
-    assert "2 samples are all but identical to training images" in found.sentence
+    assert "2 samples are nearly identical to training images" in found.sentence
     assert any("12,000 held-out images" in line for line in found.missing)
     alone = judge(criterion("none"), same_pictures=1)
-    assert "1 sample is all but identical to a training image" in alone.sentence
+    assert "1 sample is nearly identical to a training image" in alone.sentence
     assert not any("held-out" in line for line in alone.missing)
 
 
@@ -227,7 +225,7 @@ def test_identity_alone_clears_nobody_where_it_is_all_there_is():
 def test_criteria_that_do_not_see_planted_copies_cannot_tell():
     found = judge(criterion("none", "identical"), criterion("none", power=0.2))
     assert found.verdict == "cannot tell"
-    assert "planted" in found.sentence
+    assert "positive controls" in found.sentence
 
 
 def test_a_criterion_that_does_not_see_planted_copies_sets_no_bound():
@@ -260,8 +258,8 @@ def test_without_training_images_nothing_can_be_told():
 
 
 def test_a_test_is_told_by_its_events_and_its_p_value():
-    assert format_test(chance(13, 0, p_value=3e-8)) == "13 events beside 0, p = 3e-08"
-    assert format_test(chance(1, 2, p_value=0.4)) == "1 event beside 2, p = 0.4"
+    assert format_test(chance(13, 0, p_value=3e-8)) == "13 events against 0, p = 3e-08"
+    assert format_test(chance(1, 2, p_value=0.4)) == "1 event against 2, p = 0.4"
 
 
 @pytest.mark.parametrize(

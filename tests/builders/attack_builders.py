@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from diffmem.attacks.exposure import ExposureRecord, ReproducedRecord
 from diffmem.attacks.flipd_record import FlipdRecord
-from diffmem.attacks.membership import AreaRecord, MembershipRecord
+from diffmem.attacks.membership import MembershipRecord
+from diffmem.attacks.roc import Area
 from diffmem.memorization.rates import Rate
 
 
@@ -13,7 +14,7 @@ def rate(count, total):
 
 
 def make_area(value, half=0.02, members=1280, nonmembers=1275):
-    return AreaRecord(
+    return Area(
         value=value,
         low=value - half,
         high=value + half,
@@ -100,5 +101,5 @@ def make_flipd():
         planted_below=rate(6, 8),
         samples_below=rate(4, 128),
         sentence="Half of the samples have fewer than 235 local dimensions.",
-        notes=["The model has classes and the samples images have no labels: it was asked without."],
+        notes=["The model has classes and the samples images have no labels: it was evaluated without."],
     )

@@ -23,7 +23,8 @@ from diffmem.auditing.records import (
     ReadingRecord,
     SpaceRecord,
 )
-from diffmem.auditing.report.gallery import AuditImages, NearMisses
+from diffmem.auditing.report.gallery import near_gallery, worst_gallery
+from diffmem.auditing.report.page import audit_pictures, page_of
 from diffmem.auditing.significance import event_p_value, share_of_samples, upper_bound
 from diffmem.auditing.verdict import limitations, verdict_of
 from diffmem.memorization.plausibility import SampleCheckRecord, SetStatisticsRecord
@@ -40,7 +41,7 @@ CRITERIA = (
     ),
     (
         "repeats",
-        "Ratio, near-copies in the training set passed over",
+        "Ratio, near-copies in the training set skipped",
         f"{SPACE}/ratio<0.3333/near-copies-passed-over/n=50/v1",
         "deciding",
     ),
@@ -336,7 +337,7 @@ def make_audit(
                 images=number,
                 shape=shape,
                 fingerprint=hashlib.sha256(role.encode()).hexdigest(),
-                read=["12 files laid on white."] if role == "training" else [],
+                read=["12 files composited on white."] if role == "training" else [],
                 steps=["resized to 32 x 32 with LANCZOS"] if role == "samples" else [],
             )
             for role, number in counted.items()
@@ -369,22 +370,21 @@ def blobs(count, shape, seed):
 
 
 def make_images(result, shape=(3, 32, 32), near=10):
-    """Images of the worst matches, with noise on the training image, and of near misses."""
-    count = 0 if result.copies is None else len(result.copies.worst)
-    nearest = blobs(count, shape, 1)
-    noise = np.random.default_rng(2).normal(0, 6, nearest.shape)
-    return AuditImages(
-        samples=np.clip(nearest + noise, 0, 255).astype(np.uint8),
-        nearest=nearest,
-        second=blobs(count, shape, 3),
-        near=None
-        if not near
-        else NearMisses(
-            samples=blobs(near, shape, 4),
-            nearest=blobs(near, shape, 5),
-            second=blobs(near, shape, 6),
-            numbers=[31 + 97 * at for at in range(near)],
-            ratios=[0.412 + 0.01 * at for at in range(near)],
-            rms=[14.27 + at for at in range(near)],
-        ),
-    )
+    """Galleries of the worst matches, with noise on the training image, and of near misses."""
+    galleries = {}
+    worst = [] if result.copies is None else result.copies.worst
+    if worst:
+        nearest = blobs(len(worst), shape, 1)
+        noise = np.random.default_rng(2).normal(0, 6, nearest.shape)
+        samples = np.clip(nearest + noise, 0, 255).astype(np.uint8)
+        galleries["worst"] = worst_gallery(worst, samples, nearest, blobs(len(worst), shape, 3))
+    if near:
+        numbers = [31 + 97 * at for at in range(near)]
+        ratios = [0.412 + 0.01 * at for at in range(near)]
+        galleries["near"] = near_gallery(numbers, ratios, *(blobs(near, shape, seed) for seed in (4, 5, 6)))
+    return galleries
+
+
+def render_audit(result, galleries=None):
+    """The page of an audit."""
+    return page_of(result, audit_pictures(result, galleries or {}))

@@ -1,7 +1,10 @@
 """Image sets with known copies, for the tests of audits."""
 
+from dataclasses import fields
+
 import numpy as np
 
+from diffmem.auditing import AuditOptions, AuditRequest
 from diffmem.data import ImageSet, duplicate_groups, open_images
 
 
@@ -27,3 +30,9 @@ def times_of(images):
     """How often each image occurs, at its first place; 0 elsewhere."""
     first = duplicate_groups(images)
     return np.bincount(first, minlength=len(first)).astype(np.int64)
+
+
+def make_request(**settings):
+    """A request whose options stand beside its sets."""
+    names = {field.name for field in fields(AuditOptions)} & settings.keys()
+    return AuditRequest(options=AuditOptions(**{name: settings.pop(name) for name in names}), **settings)

@@ -188,7 +188,6 @@ class Draw:
         fresh = self.detect(universe.table.take(heldout)) if len(heldout) else None
         self.null = Null(
             heldout=fresh,
-            heldout_images=len(heldout),
             overlap=np.zeros(len(heldout), bool),
             training={} if deduplicated else self._leave_one_out(own, rng),
             distinct=len(training),
@@ -208,7 +207,7 @@ class Draw:
     def _of_space(self, found: Detections, space: str) -> Detections:
         keys = [one.key for one in self.criteria if one.space == space]
         batch = replace(found.batch, neighbours={space: found.batch.neighbours[space]})
-        return Detections(batch, {key: found.scores[key] for key in keys})
+        return replace(found, batch=batch, scores={key: found.scores[key] for key in keys})
 
     @property
     def rest(self) -> Ints:
@@ -226,7 +225,8 @@ class Draw:
         batch = self._batch(table, len(self.order) if both else len(self.training))
         if own is not None:
             batch = replace(batch, own=self._place[own])
-        return Detections(batch, {one.key: one(batch) for one in (self.both if both else self.criteria)})
+        scores = {one.key: one(batch) for one in (self.both if both else self.criteria)}
+        return Detections(batch, scores, np.ones(len(batch), np.int64))
 
     def audit(self, samples: Table, target: float = 0.01) -> Outcome:
         """Audit samples, all of them different images and trials."""
@@ -243,9 +243,7 @@ class Draw:
         )
         evidence = weigh(self.criteria, found, self.null, split=split, near=near)
         keys = [one.key for one in self.criteria]
-        records = criterion_records(
-            self.criteria, keys, found, np.ones(len(found), bool), self.null, evidence, target
-        )
+        records = criterion_records(self.criteria, keys, found, self.null, evidence, target)
         around = Circumstances(same_pictures=len(evidence.same))
         return Outcome(
             verdict_of(records, _NO_COPIES, self._space(evidence), target, around), evidence, records

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parameters import amount, few
 
 from diffmem.studies import emm
 from diffmem.studies.emm import crossing, estimate_emm, non_increasing
@@ -162,14 +163,22 @@ def test_a_clear_rise_is_noted_and_a_rise_within_sampling_error_is_not(fewer_rep
     assert "not monotone" not in " ".join(within.notes)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("sizes", "middle", "steepness"),
-    [((16, 32, 64, 96, 192), 80, 3), ((16, 32, 64, 96, 192), 60, 6), ((500, 1000, 2000, 4000), 2200, 2.7)],
+    few(
+        [
+            ((16, 32, 64, 96, 192), 80, 3),
+            ((16, 32, 64, 96, 192), 60, 6),
+            ((500, 1000, 2000, 4000), 2200, 2.7),
+        ],
+        1,
+    ),
 )
 def test_the_interval_covers_the_true_emm_as_often_as_it_claims(monkeypatch, sizes, middle, steepness):
     # E[R_mem] is logistic in log N; what can be estimated is the crossing of its interpolation between the sizes.
     monkeypatch.setattr(emm, "_REPLICATES", 200)
-    simulations, samples = 150, 200
+    simulations, samples = amount(50, 150), 200
     rates = 1 / (1 + (np.array(sizes) / middle) ** steepness)
     truth = crossing(sizes, rates, 0.9)
     rng = np.random.default_rng(0)

@@ -8,16 +8,14 @@ were planted, so without any memorization all rankings are equally likely, whate
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from diffmem.attacks.membership import AreaRecord
-from diffmem.attacks.roc import area_under_curve
-from diffmem.attacks.scores import loss_levels, loss_scores
+from diffmem.attacks.roc import Area, area_under_curve
+from diffmem.attacks.scores import attack_levels, attack_scores
 from diffmem.data import CanarySet, ImageSet
 from diffmem.data.canaries import smallest_p_value
 from diffmem.errors import UserError
@@ -59,7 +57,7 @@ class ExposureRecord(Record):
     )
     protocol: str = Field(description="Id of the score with its constants.")
     canaries: int = Field(description="K, the planted canaries, and as many in the control group.")
-    repeats: int = Field(description="How often the training set holds each planted canary.")
+    repeats: int = Field(description="How often each planted canary is in the training set.")
     training_fingerprint: str = Field(description="Of the training set that the canaries were planted in.")
     samples: int | None = Field(description="Samples that were searched; none for a model.")
     exposures: list[float] = Field(
@@ -71,12 +69,12 @@ class ExposureRecord(Record):
         description="The greatest exposure that so many control canaries can show: log2(K + 1) bits."
     )
     p_value: float = Field(
-        description="Chance of planted canaries ranking as high or higher if nothing was memorized: Mann-Whitney, one-sided."
+        description="p-value of planted canaries ranking as high or higher if nothing was memorized: Mann-Whitney, one-sided."
     )
     smallest_p: float = Field(
         description="The smallest p-value that so many canaries can give: 1 / C(2 K, K)."
     )
-    auc: AreaRecord | None = Field(
+    auc: Area | None = Field(
         description="Share of pairs in which the planted canary scores above the control one; none for K = 1."
     )
     reproduced: ReproducedRecord | None = Field(description="None for a model.")
@@ -91,7 +89,7 @@ class ExposureRecord(Record):
 def exposure_of_model(
     denoiser: Denoiser, canaries: CanarySet, seed: int = 0, progress: Progress = NO_PROGRESS
 ) -> ExposureRecord:
-    """Score the canaries by the loss of a model; see `membership_scores.loss_scores`.
+    """Score the canaries by the loss of a model; see `attack_scores`.
 
     Args:
         denoiser: Any denoiser; if it is `Latent`, canaries are encoded. One with classes is asked with the labels of the canaries.
@@ -106,8 +104,8 @@ def exposure_of_model(
     labels = None
     if denoiser.num_labels and canaries.planted_labels is not None and canaries.control_labels is not None:
         labels = np.concatenate([canaries.planted_labels, canaries.control_labels])
-    levels = loss_levels(denoiser)
-    scores = loss_scores(denoiser, images, labels, levels, seed, progress=progress)
+    levels = attack_levels("loss", denoiser)
+    scores = attack_scores("loss", denoiser, images, labels, levels, seed, progress=progress)
     protocol = f"exposure/loss/sigma={levels[0]:.4g}..{levels[-1]:.4g} ({len(levels)})/seed={seed}"
     return _record("model", protocol, canaries, scores, None, None)
 
@@ -230,7 +228,7 @@ def _record(
         greatest=greatest,
         p_value=p,
         smallest_p=smallest,
-        auc=None if count < 2 else AreaRecord(**asdict(area_under_curve(planted, control))),
+        auc=None if count < 2 else area_under_curve(planted, control),
         reproduced=reproduced,
         planted_scores=planted.tolist(),
         control_scores=control.tolist(),

@@ -11,7 +11,6 @@ It is evaluated at the image itself, without noise, as the original does.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -19,14 +18,26 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Generator, Tensor
+from pydantic import Field
+from torch import Tensor
 
+from diffmem.attacks.asking import check_finite, denoised, encoded, generator_of, labels_of
 from diffmem.errors import UserError
-from diffmem.models import Denoiser, Latent, pixel_shape_of
-from diffmem.models.arguments import checked_labels
+from diffmem.memorization.records import Record
+from diffmem.models import Denoiser
 from diffmem.progress import NO_PROGRESS, Progress
 
-__all__ = ["EXACT_UP_TO", "SIGMA", "Derivative", "Flipd", "Probe", "Trace", "flipd"]
+__all__ = [
+    "EXACT_UP_TO",
+    "SIGMA",
+    "Derivative",
+    "Flipd",
+    "FlipdConfig",
+    "FlipdMethod",
+    "Probe",
+    "Trace",
+    "flipd",
+]
 
 Trace = Literal["exact", "hutchinson"]
 """How the trace of the Jacobian is computed: direction by direction, or estimated from random directions."""
@@ -53,6 +64,55 @@ EXACT_UP_TO = 3500
 _STEP = {torch.float64: 1e-4, torch.float32: 0.1}
 
 
+@dataclass(frozen=True)
+class FlipdConfig:
+    """How FLIPD is measured.
+
+    Attributes:
+        sigma: Noise level, in units of what the model denoises; none for `SIGMA`, or the nearest level that the model knows.
+        trace: 'exact', or 'hutchinson' (Hutchinson 1989); none for exact up to `EXACT_UP_TO` values.
+        probes: Random directions for each image, 2 or more, if the trace is estimated.
+        probe: Their kind.
+        seed: Of the random directions.
+        batch_size: Directions at a time.
+
+    Raises:
+        UserError: A value is out of range.
+    """
+
+    sigma: float | None = None
+    trace: Trace | None = None
+    probes: int = 16
+    probe: Probe = "rademacher"
+    seed: int = 0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.probes < 2 or self.batch_size < 1:
+            raise UserError(
+                f"FLIPD needs 2 or more probes and a batch of 1 or more, not {self.probes} and {self.batch_size}."
+            )
+        if self.trace not in (None, *get_args(Trace)) or self.probe not in get_args(Probe):
+            raise UserError(
+                f"The trace is {' or '.join(get_args(Trace))} and probes are {' or '.join(get_args(Probe))}, not {self.trace!r} and"
+                f" {self.probe!r}."
+            )
+
+
+class FlipdMethod(Record):
+    """How FLIPD was measured."""
+
+    sigma: float = Field(description="The noise level, in units of what the model denoises.")
+    dimension: int = Field(
+        description="Values of an image, or of its latents: the greatest number of dimensions."
+    )
+    trace: Trace = Field(description="'exact', or 'hutchinson' if it was estimated from random directions.")
+    probes: int = Field(description="Random directions for each image; 0 if the trace is exact.")
+    derivative: Derivative = Field(
+        description="'autograd', or 'differences' for a model that cannot be differentiated."
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Flipd:
     """FLIPD of N images.
@@ -60,112 +120,74 @@ class Flipd:
     Attributes:
         values: d, float64 (N,). About the number of local dimensions; an estimate of the trace can make it negative.
         standard_errors: Of the values, from the spread over the probes, float64 (N,); none if the trace is exact.
-        sigma: The noise level.
-        dimension: Number of values of what the model denoises, C H W.
-        trace: How the trace was computed.
-        probes: Random directions for each image; 0 if the trace is exact.
-        derivative: How the Jacobian was applied.
+        method: How it was measured.
     """
 
     values: NDArray[np.float64]
     standard_errors: NDArray[np.float64] | None
-    sigma: float
-    dimension: int
-    trace: Trace
-    probes: int
-    derivative: Derivative
+    method: FlipdMethod
 
 
 def flipd(
     denoiser: Denoiser,
     images: NDArray[np.uint8],
     labels: NDArray[np.int64] | None = None,
-    sigma: float | None = None,
-    *,
-    trace: Trace | None = None,
-    probes: int = 16,
-    probe: Probe = "rademacher",
-    seed: int = 0,
-    batch_size: int = 64,
+    config: FlipdConfig | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> Flipd:
     """Compute FLIPD of images.
 
     A direction costs a forward and a backward pass. Denoisers that cannot be differentiated, as closed forms and functions of the
-    caller's, are asked on both sides of the image instead. Random directions come from the seed and an image's own pixels, so results
+    caller's, are evaluated on both sides of the image instead. Random directions come from the seed and an image's own pixels, so results
     depend neither on the batch nor on the order, up to rounding of the denoiser.
 
     Args:
         denoiser: The model, which treats each image of a batch on its own. If it is `Latent`, images are encoded first.
         images: uint8 (N, C, H, W), pixels.
         labels: Class of each image, int64 (N,), or -1 for no label; or none.
-        sigma: Noise level, in units of what the model denoises; none for `SIGMA`, or the nearest level that the model knows.
-        trace: 'exact', or 'hutchinson' (Hutchinson 1989); none for exact up to `EXACT_UP_TO` values.
-        probes: Random directions for each image, 2 or more, if the trace is estimated.
-        probe: Their kind.
-        seed: Of the random directions.
-        batch_size: Directions at a time.
-        progress: Told the directions that are done.
+        config: How; the defaults if none.
+        progress: Of the directions.
 
     Raises:
         UserError: Images, labels or sigma do not fit the model, or it returns values that are not finite.
     """
-    shape = pixel_shape_of(denoiser)
-    if images.dtype != np.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != shape or len(images) == 0:
-        raise UserError(
-            f"The model takes one or more uint8 images (N, C, H, W) with (C, H, W) = {shape}, not {images.dtype} {images.shape}."
-        )
-    if labels is not None and len(labels) != len(images):
-        raise UserError(f"There are {len(labels)} labels for {len(images)} images; give one for each.")
-    if probes < 2 or batch_size < 1:
-        raise UserError(
-            f"FLIPD needs 2 or more probes and a batch of 1 or more, not {probes} and {batch_size}."
-        )
-    if trace not in (None, *get_args(Trace)) or probe not in get_args(Probe):
-        raise UserError(
-            f"The trace is {' or '.join(get_args(Trace))} and probes are {' or '.join(get_args(Probe))}, not {trace!r} and {probe!r}."
-        )
+    config = config or FlipdConfig()
+    given = labels_of(denoiser, images, labels)
     dim = math.prod(denoiser.image_shape)
-    chosen: Trace = trace or ("exact" if dim <= EXACT_UP_TO else "hutchinson")
-    asked = _Asked(denoiser, _level(denoiser, sigma))
-    given = None
-    if labels is not None:
-        numbers = torch.tensor(labels, dtype=torch.int64)
-        given = checked_labels(numbers, len(images), denoiser.num_labels).to(denoiser.device)
-    count = dim if chosen == "exact" else probes
+    exact = (config.trace or ("exact" if dim <= EXACT_UP_TO else "hutchinson")) == "exact"
+    model = _Model(denoiser, _level(denoiser, config.sigma))
+    count = dim if exact else config.probes
     values, errors = np.empty(len(images)), np.empty(len(images))
     for at, image in enumerate(images):
         label = None if given is None else given[at : at + 1]
-        y = torch.tensor(image[None], dtype=torch.float64).div_(127.5).sub_(1).to(denoiser.device)
-        with torch.no_grad():
-            x = denoiser.encode(y).double() if isinstance(denoiser, Latent) else y
+        x = encoded(denoiser, image[None])
         if at == 0:
-            asked.try_out(x, label)
-        directions = None if chosen == "exact" else _directions(image, seed, probes, dim, probe)
+            model.try_out(x, label)
+        directions = None if exact else _directions(image, config, dim)
         products = torch.empty(count, dtype=torch.float64)
-        for start in range(0, count, batch_size):
-            stop = min(start + batch_size, count)
+        for start in range(0, count, config.batch_size):
+            stop = min(start + config.batch_size, count)
             if directions is None:
                 v = torch.zeros(stop - start, dim, dtype=torch.float64)
                 v[torch.arange(stop - start), torch.arange(start, stop)] = 1
             else:
                 v = directions[start:stop]
-            products[start:stop] = asked.products(x, v.reshape(-1, *x.shape[1:]).to(x.device), label).cpu()
+            products[start:stop] = model.products(x, v.reshape(-1, *x.shape[1:]).to(x.device), label).cpu()
             progress(at * count + stop, len(images) * count)
-        found = products.sum() if directions is None else products.mean()
-        values[at] = float(found) + asked.miss(x, label)
-        errors[at] = 0.0 if directions is None else float(products.std()) / math.sqrt(probes)
-        if not math.isfinite(values[at]):
-            raise UserError(
-                f"The model returned values that are not finite for image {at}: its weights are broken or its training diverged."
-            )
-    exact = chosen == "exact"
-    return Flipd(
-        values, None if exact else errors, asked.sigma, dim, chosen, 0 if exact else probes, asked.derivative
+        values[at] = float(products.sum() if exact else products.mean()) + model.miss(x, label)
+        errors[at] = 0.0 if exact else float(products.std()) / math.sqrt(config.probes)
+        check_finite(values[at : at + 1], at)
+    method = FlipdMethod(
+        sigma=model.sigma,
+        dimension=dim,
+        trace="exact" if exact else "hutchinson",
+        probes=0 if exact else config.probes,
+        derivative=model.derivative,
     )
+    return Flipd(values, None if exact else errors, method)
 
 
-class _Asked:
+class _Model:
     """A denoiser at one noise level."""
 
     def __init__(self, denoiser: Denoiser, sigma: float) -> None:
@@ -175,11 +197,7 @@ class _Asked:
 
     def clean(self, x: Tensor, label: Tensor | None) -> Tensor:
         """Return D(x), of the denoiser's type; x (B, C, H, W), the label (1,) of all."""
-        level = torch.full((len(x),), self.sigma, dtype=torch.float64, device=x.device)
-        found = self.denoiser(x, level, None if label is None else label.expand(len(x)))
-        if found.shape != x.shape:
-            raise UserError(f"The model returned shape {tuple(found.shape)} for images {tuple(x.shape)}.")
-        return found
+        return denoised(self.denoiser, x, self.sigma, None if label is None else label.expand(len(x)))
 
     def miss(self, x: Tensor, label: Tensor | None) -> float:
         """Return |D(x) - x|^2 / sigma^2 of one image."""
@@ -228,11 +246,9 @@ def _level(denoiser: Denoiser, sigma: float | None) -> float:
     return sigma
 
 
-def _directions(image: NDArray[np.uint8], seed: int, probes: int, dim: int, kind: Probe) -> Tensor:
+def _directions(image: NDArray[np.uint8], config: FlipdConfig, dim: int) -> Tensor:
     """Return random directions from the seed and the pixels, float64 (probes, dim)."""
-    digest = hashlib.blake2b(f"flipd {seed} ".encode(), digest_size=4)
-    digest.update(image.tobytes())
-    generator = Generator("cpu").manual_seed(int.from_bytes(digest.digest(), "little"))
-    if kind == "gaussian":
-        return torch.randn(probes, dim, generator=generator, dtype=torch.float64)
-    return torch.randint(2, (probes, dim), generator=generator).double().mul_(2).sub_(1)
+    generator = generator_of(image, f"flipd {config.seed}")
+    if config.probe == "gaussian":
+        return torch.randn(config.probes, dim, generator=generator, dtype=torch.float64)
+    return torch.randint(2, (config.probes, dim), generator=generator).double().mul_(2).sub_(1)

@@ -8,50 +8,27 @@ model, or the mix of classes separate the sets. Passing is no proof that the sou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from diffmem.attacks.roc import Area, area_under_curve, check_counts, operating_point
-from diffmem.attacks.scores import (
-    loss_levels,
-    loss_scores,
-    pia_levels,
-    pia_scores,
-    secmi_levels,
-    secmi_scores,
-)
+from diffmem.attacks.scores import Attack, attack_levels, attack_name, attack_scores
 from diffmem.data import ImageSet, duplicate_groups
-from diffmem.errors import UserError, nearest
+from diffmem.errors import UserError
 from diffmem.memorization.rates import Rate
 from diffmem.memorization.records import Record
-from diffmem.models import Denoiser, Latent, pixel_shape_of
-from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.models import Denoiser, pixel_shape_of
+from diffmem.progress import NO_PROGRESS, Progress, parts_of
 
-__all__ = ["AreaRecord", "Attack", "MembershipRecord", "class_mix_p_value", "membership", "without_model"]
-
-Attack = Literal["loss", "secmi", "pia", "pian"]
-"""How images are scored, see `membership_scores`; 'pian' is PIA with normalized noise."""
+__all__ = ["Attack", "MembershipRecord", "class_mix_p_value", "membership", "without_model"]
 
 # Chance that sets of one source are reported as separable: of all statistics together, and of the mix of classes.
 _FALSE_ALARM = 0.01
 _PERMUTATIONS = 9999
 _BLOCK = 1 << 20  # classes times draws at a time
-
-
-class AreaRecord(Record):
-    """The area under the receiver operating characteristic with its interval: 1 separates, 0.5 is chance."""
-
-    value: float
-    low: float
-    high: float
-    members: int
-    nonmembers: int
-    confidence: float
-    method: str = Field(description="How the interval was computed: 'delong' or 'pairs'.")
 
 
 class MembershipRecord(Record):
@@ -67,16 +44,14 @@ class MembershipRecord(Record):
     seed: int = Field(description="Seed of the noise and of the halves.")
     members: int = Field(description="Members that were scored, after copies were removed.")
     nonmembers: int = Field(description="Non-members that were scored, after copies were removed.")
-    shared: int = Field(
-        description="Distinct images that were in both sets; they were removed from both, as nothing can tell them apart."
-    )
+    shared: int = Field(description="Distinct images that were in both sets; they were removed from both.")
     member_copies: int = Field(
         description="Members removed as exact copies of an earlier one (shared ones not counted)."
     )
     nonmember_copies: int = Field(
         description="Non-members removed as exact copies of an earlier one (shared ones not counted)."
     )
-    auc: AreaRecord = Field(description="Of all images. Higher scores mean members; below 0.5 stays so.")
+    auc: Area = Field(description="Of all images. Higher scores mean members; below 0.5 stays so.")
     target_fpr: float = Field(description="The false-positive rate for which the threshold was chosen.")
     threshold: float = Field(description="Chosen on one half of the non-members; members are above it.")
     tpr: Rate = Field(
@@ -85,11 +60,11 @@ class MembershipRecord(Record):
     fpr: Rate = Field(
         description="Share of the other half's non-members above the threshold: the rate that the true-positive rate is at."
     )
-    without_model: dict[str, AreaRecord] = Field(
-        description="The area that a plain statistic of the images gives, larger counting as members; 0.5 for sets of one source."
+    without_model: dict[str, Area] = Field(
+        description="AUC of a simple statistic of the images, larger values counting as members; 0.5 for sets of one source."
     )
     class_mix_p: float | None = Field(
-        description="Chance of so different shares of classes if members were drawn at random; none without labels."
+        description="p-value of the difference in class frequencies if members were drawn at random; none without labels."
     )
     warnings: list[str] = Field(
         default_factory=list, description="Why the numbers may not be about membership."
@@ -129,11 +104,7 @@ def membership(
         UserError: There are fewer members or non-members than `membership_rates.images_needed`, the sets do not fit each other or
             the model, or the model returns values that are not finite.
     """
-    if attack not in get_args(Attack):
-        choices = list(get_args(Attack))
-        raise UserError(
-            f"Unknown attack {attack!r}; choose one of {', '.join(choices)}.{nearest(str(attack), choices)}"
-        )
+    levels = attack_levels(attack, denoiser, sigmas)
     if members.shape != nonmembers.shape:
         raise UserError(
             f"The members have shape {members.shape}, the non-members {nonmembers.shape} (C, H, W): they are not of one source."
@@ -147,73 +118,38 @@ def membership(
         raise UserError(
             f"The model has {denoiser.num_labels} classes, so members and non-members need labels: membership shows less without them."
         )
-    kept, counts = _distinct(members, nonmembers)
+    distinct, counts = _distinct(members, nonmembers)
     notes = _removed(counts)
-    check_counts(len(kept[0]), len(kept[1]), fpr, " ".join(notes))
-    levels, score, protocol = _attack(denoiser, attack, sigmas)
-    total = len(kept[0]) + len(kept[1])
-    scores = []
-    for images, before in zip(kept, (0, len(kept[0])), strict=True):
-        classes = images.labels if conditional else None
-        scores.append(score(images.images, classes, levels, seed, _shifted(progress, before, total)))
+    check_counts(len(distinct[0]), len(distinct[1]), fpr, " ".join(notes))
+    scores = [
+        attack_scores(
+            attack, denoiser, one.images, one.labels if conditional else None, levels, seed, progress=part
+        )
+        for one, part in parts_of(progress, distinct, [len(one) for one in distinct])
+    ]
     point = operating_point(scores[0], scores[1], fpr, seed)
-    plain = without_model(*kept)
-    mix = class_mix_p_value(*kept, seed=seed)
+    plain = without_model(*distinct)
+    mix = class_mix_p_value(*distinct, seed=seed)
     return MembershipRecord(
         attack=attack,
-        protocol=f"{protocol}, fpr {fpr:g}",
+        protocol=f"{attack_name(attack, denoiser, levels)}, fpr {fpr:g}",
         sigmas=levels,
         seed=seed,
-        members=len(kept[0]),
-        nonmembers=len(kept[1]),
+        members=len(distinct[0]),
+        nonmembers=len(distinct[1]),
         shared=counts[0],
         member_copies=counts[1],
         nonmember_copies=counts[2],
-        auc=_area_record(area_under_curve(scores[0], scores[1])),
+        auc=area_under_curve(scores[0], scores[1]),
         target_fpr=fpr,
         threshold=point.threshold,
         tpr=point.found,
         fpr=point.false,
-        without_model={name: _area_record(area) for name, area in plain.items()},
+        without_model=plain,
         class_mix_p=mix,
         warnings=_warnings(plain, mix),
         notes=notes,
     )
-
-
-_Scores = Callable[
-    [NDArray[np.uint8], "NDArray[np.int64] | None", Sequence[float], int, Progress], NDArray[np.float64]
-]
-
-
-def _attack(
-    denoiser: Denoiser, attack: Attack, sigmas: Sequence[float] | None
-) -> tuple[list[float], _Scores, str]:
-    """Return the levels of an attack, what scores images by it, and its id."""
-    own = {"loss": loss_levels, "secmi": secmi_levels, "pia": pia_levels, "pian": pia_levels}[attack]
-    levels = own(denoiser) if sigmas is None else [float(sigma) for sigma in sigmas]
-
-    def score(
-        images: NDArray[np.uint8],
-        labels: NDArray[np.int64] | None,
-        sigmas: Sequence[float],
-        seed: int,
-        told: Progress,
-    ) -> NDArray[np.float64]:
-        if attack == "loss":
-            return loss_scores(denoiser, images, labels, sigmas, seed, progress=told)
-        if attack == "secmi":
-            return secmi_scores(denoiser, images, labels, sigmas, seed, progress=told)
-        return pia_scores(denoiser, images, labels, sigmas, seed, normalized=attack == "pian", progress=told)
-
-    words = {
-        "loss": "loss of the noise, 1 draw",
-        "secmi": "secmi-stat",
-        "pia": "pia, power 4",
-        "pian": "pian, power 4",
-    }[attack]
-    words += " of latents" if isinstance(denoiser, Latent) else ""
-    return levels, score, f"{words}, sigma {' '.join(f'{level:.4g}' for level in levels)}"
 
 
 def _distinct(
@@ -224,7 +160,7 @@ def _distinct(
     groups = duplicate_groups(np.concatenate([members.images, nonmembers.images]))
     sides = groups[:count], groups[count:]
     shared = np.intersect1d(*sides)
-    kept, copies = [], []
+    distinct, copies = [], []
     for images, side, name in zip((members, nonmembers), sides, ("members", "non-members"), strict=True):
         first = np.unique(side, return_index=True)[1]
         alone = ~np.isin(side, shared)
@@ -234,8 +170,8 @@ def _distinct(
                 f"All {len(images)} {name} are copies of images in the other set; nothing is left."
             )
         copies.append(int(alone.sum()) - len(chosen))
-        kept.append(images.take(chosen, f"without copies, {len(chosen)} {name}"))
-    return (kept[0], kept[1]), (len(shared), copies[0], copies[1])
+        distinct.append(images.take(chosen, f"without copies, {len(chosen)} {name}"))
+    return (distinct[0], distinct[1]), (len(shared), copies[0], copies[1])
 
 
 def _removed(counts: tuple[int, int, int]) -> list[str]:
@@ -247,15 +183,6 @@ def _removed(counts: tuple[int, int, int]) -> list[str]:
         if copies:
             notes.append(f"Exact copies of other {name}, removed: {copies}.")
     return notes
-
-
-def _shifted(progress: Progress, before: int, both: int) -> Progress:
-    """Return the progress of one set as that of both."""
-
-    def told(done: float, total: float, note: str = "") -> None:
-        progress(before + done, both, note)
-
-    return told
 
 
 def without_model(
@@ -334,15 +261,3 @@ def _warnings(plain: dict[str, Area], mix: float | None) -> list[str]:
             " the same shares."
         )
     return found
-
-
-def _area_record(area: Area) -> AreaRecord:
-    return AreaRecord(
-        value=area.value,
-        low=area.low,
-        high=area.high,
-        members=area.members,
-        nonmembers=area.nonmembers,
-        confidence=area.confidence,
-        method=area.method,
-    )

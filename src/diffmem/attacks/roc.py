@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from diffmem.errors import UserError
 from diffmem.memorization import Rate
+from diffmem.memorization.records import Record
 
 __all__ = ["Area", "Operating", "area_under_curve", "check_counts", "images_needed", "operating_point"]
 
@@ -20,18 +22,10 @@ __all__ = ["Area", "Operating", "area_under_curve", "check_counts", "images_need
 _FEW_PAIRS = 5
 
 
-@dataclass(frozen=True)
-class Area:
-    """The share of pairs of a member and a non-member in which the member scores higher; equal scores count half.
+class Area(Record):
+    """The area under the receiver operating characteristic with its interval: 1 separates, 0.5 is chance.
 
-    Attributes:
-        value: In [0, 1]; 0.5 is chance.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
-        members: Number of members.
-        nonmembers: Number of non-members.
-        confidence: Coverage of the interval.
-        method: 'delong' or 'pairs', see `area_under_curve`.
+    It is the share of pairs of a member and a non-member in which the member scores higher; equal scores count half.
     """
 
     value: float
@@ -40,7 +34,7 @@ class Area:
     members: int
     nonmembers: int
     confidence: float
-    method: str
+    method: str = Field(description="How the interval was computed: 'delong' or 'pairs'.")
 
 
 def area_under_curve(
@@ -80,7 +74,9 @@ def area_under_curve(
     wins, tail = value * trials, (1 - confidence) / 2
     low = float(betaincinv(wins, trials - wins + 1, tail)) if value > 0 else 0.0
     high = float(betaincinv(wins + 1, trials - wins, 1 - tail)) if value < 1 else 1.0
-    return Area(value, min(low, value), max(high, value), m, n, confidence, method)
+    return Area(
+        value=value, low=min(low, value), high=max(high, value), members=m, nonmembers=n, confidence=confidence, method=method
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from __future__ import annotations
 from diffmem.auditing.audit import Audited, audit
 from diffmem.auditing.options import open_feature_space, parse_transforms
 from diffmem.auditing.records import AuditResult
-from diffmem.auditing.request import AuditRequest, OtherTraining
+from diffmem.auditing.request import AuditOptions, AuditRequest, OtherTraining
 from diffmem.auditing.selftest.run import self_test
 from diffmem.auditing.spaces import FeatureSpace
 
 __all__ = [
+    "AuditOptions",
     "AuditRequest",
     "AuditResult",
     "Audited",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,13 @@ from diffmem.auditing.matches import copies_of, matches_of
 from diffmem.auditing.nulls import Null, null_images
 from diffmem.auditing.power import measure_power
 from diffmem.auditing.records import CopiesRecord, CriterionRecord, MatchRecord, SpaceRecord
+from diffmem.auditing.request import AuditOptions
 from diffmem.auditing.significance import heldout_needed
+from diffmem.auditing.verdict import Circumstances
 from diffmem.data import ImageSet
-from diffmem.progress import NO_PROGRESS, Progress, part_of
+from diffmem.progress import NO_PROGRESS, Progress, Stages
 
-__all__ = ["Comparison", "compare", "judge"]
+__all__ = ["Comparison", "compare", "copies_found", "judge"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,33 +32,30 @@ class Comparison:
     """What comes of samples beside training images.
 
     Attributes:
+        detector: Of the training images.
+        training: These.
+        samples: In the same space.
+        found: What the criteria make of the samples.
+        null: What they make of images that were never copied.
+        evidence: All tests.
         space: The space and the null.
         criteria: In the detector's order.
         copies: All matches in numbers.
         matches: Every match, nearest first.
-        found: What the criteria make of the samples.
-        null: What they make of images that were never copied.
-        evidence: All tests.
-        problems: Why the held-out images, or the training images in their place, are no null, a sentence each.
-        said: What stands beside the verdict, a sentence each.
-        heldout_needed: Held-out images that would decide what samples are that are all but identical to training images.
+        around: What else bears on the verdict.
     """
 
+    detector: CopyDetector
+    training: ImageSet
+    samples: ImageSet
+    found: Detections
+    null: Null
+    evidence: Evidence
     space: SpaceRecord
     criteria: list[CriterionRecord]
     copies: CopiesRecord
     matches: list[MatchRecord]
-    found: Detections
-    null: Null
-    evidence: Evidence
-    problems: list[str] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
-    heldout_needed: int | None = None
-
-    @property
-    def copies_found(self) -> bool:
-        """Whether a deciding criterion finds copies."""
-        return any(one.role == "deciding" and one.finding == "copies" for one in self.criteria)
+    around: Circumstances
 
 
 def judge(
@@ -64,59 +63,53 @@ def judge(
     training: ImageSet,
     samples: ImageSet,
     null: Null,
+    options: AuditOptions,
     *,
     times: NDArray[np.int64],
-    target: float = 0.01,
-    first_seed: int = 0,
-    private: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> Comparison:
     """Apply every criterion to the samples, with a null that is known; without power.
 
     Args:
         detector: Of the training images.
-        training: The training images, for names.
+        training: These, for their names.
         samples: In the same space.
         null: Images that were never copied.
-        times: How often the samples hold each image, at its first place, int64 (Q,); 0 for those that are no trials.
-        target: Share of copies that the audit is to exclude.
-        first_seed: Number of the first sample.
-        private: Whether names are left out.
-        progress: Told the share of the work that is done.
+        options: Of the audit.
+        times: How often the samples hold each image, at its first position, int64 (Q,); 0 for those that are no trials.
+        progress: Of the work.
     """
-    judged = times > 0
-    found = detector.detect(samples.images, part_of(progress, 0, 0.8))
-    check = check_heldout(detector, found, null, times, part_of(progress, 0.8, 0.2))
+    stages = Stages(progress, detect=0.8, heldout=0.2)
+    found = detector.detect(samples.images, stages.detect, times=times)
+    check = check_heldout(detector, found, null, stages.heldout)
     near = (
         detector.near_copies(flagged_references(detector.criteria, found, null))
         if null.exchangeable
         else None
     )
-    evidence = weigh(detector, found, null, judged=judged, times=times, split=check.split, near=near)
-    protocols = [detector.protocol(one) for one in detector.criteria]
+    evidence = weigh(detector.criteria, found, null, split=check.split, near=near)
     records: list[CriterionRecord] = []
-    if judged.any():
-        records = criterion_records(detector.criteria, protocols, found, judged, null, evidence, target)
-    used = _used(detector.criteria, null, evidence, records, target, int(judged.sum()))
-    matches = matches_of(detector, training, samples, found, used, times, first_seed, private)
+    if found.trials.any():
+        protocols = [detector.protocol(one) for one in detector.criteria]
+        records = criterion_records(detector.criteria, protocols, found, null, evidence, options.target)
+    used = _used(detector.criteria, null, evidence, records, options.target, int(found.trials.sum()))
+    matches = matches_of(detector, training, samples, found, used, options)
     near_heldout, near_training = near_share(null, detector.criteria)
-    compared = null.training.get(PIXELS)
-    problems, said = _about_heldout(
-        check,
-        null,
-        near_heldout,
-        near_training,
-        samples,
-        any(one.finding == "copies" and one.role == "deciding" for one in records),
-    )
+    problems, said = _about_heldout(check, null, near_heldout, near_training, samples, copies_found(records))
     return Comparison(
+        detector=detector,
+        training=training,
+        samples=samples,
+        found=found,
+        null=null,
+        evidence=evidence,
         space=SpaceRecord(
             protocol=detector.space,
             shape=training.shape,
             training_images=len(training),
-            distinct_images=len(detector.kept),
-            null_heldout=0 if null.heldout is None else len(null.heldout),
-            null_training=0 if compared is None else len(compared),
+            distinct_images=len(detector.distinct),
+            null_heldout=null.fresh,
+            null_training=null.drawn(PIXELS),
             deduplicated=not null.exchangeable,
             disagree=evidence.disagree,
             heldout_overlap=int(null.overlap.sum()),
@@ -124,14 +117,14 @@ def judge(
             heldout_copied=check.copied,
         ),
         criteria=records,
-        copies=copies_of(detector, training, matches, private),
+        copies=copies_of(detector, training, matches, options.private),
         matches=matches,
-        found=found,
-        null=null,
-        evidence=evidence,
-        problems=problems,
-        said=said,
-        heldout_needed=_needed(detector.criteria, evidence, null, int(judged.sum())),
+        around=Circumstances(
+            problems=problems,
+            said=said,
+            same_pictures=len(evidence.same),
+            heldout_needed=_needed(detector.criteria, evidence, null, int(found.trials.sum())),
+        ),
     )
 
 
@@ -140,47 +133,33 @@ def compare(
     training: ImageSet,
     samples: ImageSet,
     heldout: ImageSet | None,
+    options: AuditOptions,
     *,
     times: NDArray[np.int64],
-    deduplicated: bool = False,
-    target: float = 0.01,
-    first_seed: int = 0,
-    private: bool = False,
-    seed: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> Comparison:
-    """Look at images that were never copied, judge the samples, and measure what the criteria would find; see `judge`.
+    """Compare images that were never copied with the training set, judge the samples, and measure what the criteria would find.
 
-    Args:
-        detector: Of the training images.
-        training: The training images.
-        samples: In the same space.
-        heldout: In the same space; none without.
-        times: As for `judge`.
-        deduplicated: Whether near-copies were removed from the training set.
-        target: As for `judge`.
-        first_seed: As for `judge`.
-        private: As for `judge`.
-        seed: Of all that is drawn.
-        progress: Told the share of the work that is done.
+    The arguments are those of `judge`; held-out images are in the same space, none without.
     """
+    stages = Stages(progress, null=0.5, judge=0.3, power=0.2)
     fresh = None if heldout is None else heldout.images
+    deduplicated = bool(options.deduplicated)
     null = null_images(
-        detector,
-        fresh,
-        len(samples),
-        deduplicated=deduplicated,
-        seed=seed,
-        progress=part_of(progress, 0, 0.5),
+        detector, fresh, len(samples), deduplicated=deduplicated, seed=options.seed, progress=stages.null
     )
-    found = judge(
-        detector, training, samples, null, times=times, target=target, first_seed=first_seed, private=private,
-        progress=part_of(progress, 0.5, 0.3),
-    )  # fmt: skip
-    rungs = sharp_rungs(detector.criteria, null, target, int((times > 0).sum()), found.evidence.disagree)
-    power = measure_power(detector, training.images, seed, rungs=rungs, progress=part_of(progress, 0.8, 0.2))
+    found = judge(detector, training, samples, null, options, times=times, progress=stages.judge)
+    rungs = sharp_rungs(
+        detector.criteria, null, options.target, int((times > 0).sum()), found.evidence.disagree
+    )
+    power = measure_power(detector, training.images, options.seed, rungs=rungs, progress=stages.power)
     criteria = [one.model_copy(update={"power": power.get(one.key, [])}) for one in found.criteria]
     return replace(found, criteria=criteria)
+
+
+def copies_found(criteria: Sequence[CriterionRecord]) -> bool:
+    """Return whether a deciding criterion finds copies."""
+    return any(one.role == "deciding" and one.finding == "copies" for one in criteria)
 
 
 def _used(
@@ -224,7 +203,7 @@ def _about_heldout(
     said: list[str] = []
     overlap = int(null.overlap.sum())
     if check.copied:
-        kind = "identical" if check.identical == check.copied else "all but identical"
+        kind = "identical" if check.identical == check.copied else "nearly identical"
         images = "1 sample is" if check.copied == 1 else f"{check.copied:,} of {len(samples):,} samples are"
         sentence = f"{images} {kind} to held-out images and to no training image"
         if check.seen:
@@ -234,15 +213,15 @@ def _about_heldout(
                 else ""
             )
             problems.append(
-                f"{sentence}: the model has seen them, so they are no held-out images.{swapped} Add them to the training images, and give"
+                f"{sentence}: the model was trained on them, so they are not held out.{swapped} Add them to the training images, and give"
                 " others that were not trained on."
             )
         else:
-            said.append(f"{sentence}: as many as chance may make.")
+            said.append(f"{sentence}: chance may explain as many.")
     if near is not None and near > MOST_NEAR:
         problems.append(
-            f"{near:.0%} of the held-out images have a near-copy in the training set: they are no independent images, as where one clip,"
-            " patient or burst is on both sides. Split by clip or patient, not by frame."
+            f"{near:.0%} of the held-out images have a near-copy in the training set: they are not independent, for example because one"
+            " clip, patient or burst is in both sets. Split by clip or patient, not by frame."
         )
     elif near is None and near_training is not None and near_training > MOST_NEAR:
         problems.append(
@@ -251,11 +230,9 @@ def _about_heldout(
         )
     if overlap:
         part = f"All {overlap:,}" if overlap == len(null.overlap) else f"{overlap:,} of {len(null.overlap):,}"
-        sentence = (
-            f"{part} held-out images are identical to training images; they are no null and were left out."
-        )
+        sentence = f"{part} held-out images are identical to training images; they were left out of the null."
         (problems if near is None and overlap == len(null.overlap) else said).append(
-            sentence + (" Name the two sets apart." if overlap == len(null.overlap) else "")
+            sentence + (" Give two different sets." if overlap == len(null.overlap) else "")
         )
     return problems, said
 
@@ -264,17 +241,14 @@ def _needed(criteria: Sequence[Criterion], evidence: Evidence, null: Null, sampl
     """Return how many held-out images would decide what samples are that are all but identical to training images."""
     if not len(evidence.same) or not samples:
         return None
-    fresh = 0 if null.heldout is None else len(null.heldout)
     found = []
     for one in criteria:
         if one.all_but_identical is None or one.key not in evidence.tests:
             continue
-        compared = null.training.get(one.space)
         rung = max(at for at, step in enumerate(one.strictness) if step >= one.all_but_identical)
-        needed = heldout_needed(
-            len(evidence.same), samples, fresh, null.distinct, 0 if compared is None else len(compared),
-            level_of(criteria, one, rung, "fresh"),
-        )  # fmt: skip
+        level = level_of(criteria, one, rung, "fresh")
+        events, drawn = len(evidence.same), null.drawn(one.space)
+        needed = heldout_needed(events, samples, null.fresh, null.distinct, drawn, level)
         if needed is not None:
             found.append(needed)
     return min(found, default=None)

@@ -7,7 +7,7 @@ through the same `search` and `judge`.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -34,9 +34,9 @@ from diffmem.memorization import (
     variant_neighbours,
 )
 from diffmem.memorization.neighbours.contents import taken
-from diffmem.progress import NO_PROGRESS, Progress, part_of
+from diffmem.progress import NO_PROGRESS, Progress, part_of, parts_of
 
-__all__ = ["CopyDetector", "Detections", "joined"]
+__all__ = ["CopyDetector", "Detections", "joined", "occurrences"]
 
 _PAIRS = 150_000_000  # of images and references in one search: what it keeps of pairs that may be near grows with them
 _INDEX_FROM = 2**28  # values of all references times queries; below, an index takes longer than it saves
@@ -52,19 +52,25 @@ class Detections:
     Attributes:
         batch: The images with their neighbours.
         scores: By key of the criterion; of those whose space was searched.
+        times: How many images each stands for, int64 (Q,): of samples see `occurrences`; 0 for those that are no trials.
     """
 
     batch: Batch
     scores: dict[str, Scores]
+    times: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.batch)
 
+    @property
+    def trials(self) -> NDArray[np.bool_]:
+        """Which images are trials, bool (Q,)."""
+        return self.times > 0
+
     def take(self, chosen: NDArray[np.int64]) -> Detections:
         """Return what was found of some of the images."""
-        return Detections(
-            self.batch.take(chosen), {key: scores.take(chosen) for key, scores in self.scores.items()}
-        )
+        scores = {key: scores.take(chosen) for key, scores in self.scores.items()}
+        return Detections(self.batch.take(chosen), scores, self.times[chosen])
 
     @staticmethod
     def of(parts: Sequence[Detections]) -> Detections:
@@ -72,11 +78,18 @@ class Detections:
         return Detections(
             Batch.of([one.batch for one in parts]),
             {key: Scores.of([one.scores[key] for one in parts]) for key in parts[0].scores},
+            np.concatenate([one.times for one in parts]),
         )
 
     def flags(self, criterion: Criterion, rung: int = 0) -> NDArray[np.bool_]:
-        """Return which images a criterion flags at a strictness, bool (Q,)."""
-        return criterion.flags(self.scores[criterion.key], rung)
+        """Return which trials a criterion flags at a strictness, bool (Q,)."""
+        return criterion.flags(self.scores[criterion.key], rung) & self.trials
+
+
+def occurrences(images: Pixels) -> NDArray[np.int64]:
+    """Return how often images hold each of them, int64 (N,): at its first position; 0 for repeats of earlier ones."""
+    first = np.asarray(duplicate_groups(images))
+    return np.bincount(first, minlength=len(first)).astype(np.int64)
 
 
 @dataclass(eq=False)
@@ -92,7 +105,7 @@ class CopyDetector:
         device: Where distances and features are computed.
 
     Attributes:
-        kept: Indices of the distinct training images, ascending: what `Scores.copied` refers to is a place in it.
+        distinct: Indices of the distinct training images, ascending: what `Scores.copied` refers to is a place in it.
         occurrences: How often the training set holds each training image, int64 (N,); 0 for copies of earlier ones.
         references: The distinct training images.
         criteria: That are applied, those that decide first.
@@ -104,18 +117,17 @@ class CopyDetector:
     transforms: Transforms | None = None
     features: Sequence[FeatureSpace] = ()
     device: torch.device | str = "cpu"
-    kept: NDArray[np.int64] = field(init=False)
+    distinct: NDArray[np.int64] = field(init=False)
     occurrences: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
-        first = np.asarray(duplicate_groups(self.training))
-        self.occurrences = np.bincount(first, minlength=len(first)).astype(np.int64)
-        self.kept = np.flatnonzero(self.occurrences)
-        self.references = taken(self.training, self.kept)
+        self.occurrences = occurrences(self.training)
+        self.distinct = np.flatnonzero(self.occurrences)
+        self.references = taken(self.training, self.distinct)
         self._index: NeighbourIndex | None = None
         self._feature_rows: dict[str, NDArray[np.floating]] = {}
-        self._around = np.full((len(self.kept), _AROUND), np.nan)
-        self._around_of = np.zeros((len(self.kept), _AROUND), np.int64)
+        self._around = np.full((len(self.distinct), _AROUND), np.nan)
+        self._around_of = np.zeros((len(self.distinct), _AROUND), np.int64)
 
     @cached_property
     def criteria(self) -> tuple[Criterion, ...]:
@@ -132,15 +144,17 @@ class CopyDetector:
         network = next((one.protocol for one in self.features if one.key == criterion.space), None)
         return f"{network or self.space}/{criterion.rule}"
 
-    def detect(self, images: Pixels, progress: Progress = NO_PROGRESS) -> Detections:
-        """Search and judge in one call."""
-        return self.judge(self.search(images, progress=progress))
+    def detect(
+        self, images: Pixels, progress: Progress = NO_PROGRESS, *, times: NDArray[np.int64] | None = None
+    ) -> Detections:
+        """Search and judge in one call; `times` as of `Detections`, 1 if left out."""
+        found = self.judge(self.search(images, progress=progress))
+        return found if times is None else replace(found, times=times)
 
     def judge(self, batch: Batch) -> Detections:
-        """Apply every criterion whose space was searched."""
-        return Detections(
-            batch, {one.key: one(batch) for one in self.criteria if one.space in batch.neighbours}
-        )
+        """Apply every criterion whose space was searched; each image is a trial."""
+        scores = {one.key: one(batch) for one in self.criteria if one.space in batch.neighbours}
+        return Detections(batch, scores, np.ones(len(batch), np.int64))
 
     def search(
         self,
@@ -164,8 +178,7 @@ class CopyDetector:
         wanted = [one for one in self.spaces if spaces is None or one in spaces]
         found: dict[str, Neighbours] = {}
         variants: tuple[str, ...] = ()
-        for at, space in enumerate(wanted):
-            here = part_of(progress, at / len(wanted), 1 / len(wanted))
+        for space, here in parts_of(progress, wanted):
             if space == SURROUNDINGS or (space == PIXELS and SURROUNDINGS not in wanted):
                 found[space] = self._pixels(
                     images, own, here, NEIGHBOURS if space == SURROUNDINGS else _AROUND
@@ -226,14 +239,14 @@ class CopyDetector:
         if self._index is None and work >= _INDEX_FROM and torch.device(self.device).type == "cpu":
             self._index = NeighbourIndex.build(self.references)
         k = min(count + (own is not None), len(self.references))
-        size, parts = max(1, _PAIRS // len(self.references)), []
-        for start in range(0, len(images), size):
-            told = part_of(progress, start / len(images), min(size, len(images) - start) / len(images))
-            parts.append(
-                nearest_neighbours(
-                    images[start : start + size], self.references, k, index=self._index, device=self.device, progress=told
-                )
-            )  # fmt: skip
+        size = max(1, _PAIRS // len(self.references))
+        blocks = [images[start : start + size] for start in range(0, len(images), size)]
+        parts = [
+            nearest_neighbours(
+                block, self.references, k, index=self._index, device=self.device, progress=part
+            )
+            for block, part in parts_of(progress, blocks, [len(block) for block in blocks])
+        ]
         found = Neighbours(
             np.concatenate([part.distances for part in parts]),
             np.concatenate([part.indices for part in parts]),
@@ -251,7 +264,7 @@ class CopyDetector:
         rule = next(one for one in self.criteria if isinstance(one, Changed))
         found = variant_neighbours(
             images, self.references, rule.count + (own is not None), transforms=self.transforms, device=self.device, progress=progress
-        ).samples  # fmt: skip
+        )  # fmt: skip
         texts = tuple(_variant_text(self.transforms, int(which)) for which in found.variant)
         if own is None:
             return found.neighbours, texts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +19,12 @@ class Links:
     Attributes:
         copied: int64 (n,).
         score: float64 (n,), smaller is nearer.
-        own: Where the images are references themselves, which, int64 (n,).
+        own: Where the images are references themselves, which, int64 (n,); else empty.
     """
 
-    copied: NDArray[np.int64]
-    score: NDArray[np.float64]
-    own: NDArray[np.int64] | None = None
-
-    @staticmethod
-    def none() -> Links:
-        """Return no links."""
-        return Links(np.zeros(0, np.int64), np.zeros(0))
+    copied: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    score: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    own: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True)
@@ -47,11 +42,6 @@ class Events:
     heldout: int
     training: int
     members: NDArray[np.int64]
-
-    @property
-    def others(self) -> int:
-        """Events that are not of samples."""
-        return self.heldout + self.training
 
 
 def groups_of(references: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -101,8 +91,7 @@ def count_events(
     if weight is not None:
         amount[: len(samples.copied)] = weight
     np.add.at(members, (place, kind), np.where(kind == _TRAINING, 0, amount))
-    own = np.zeros(0, np.int64) if training.own is None else training.own
-    images = np.concatenate([*(one.copied for one in links), own])
+    images = np.concatenate([*(one.copied for one in links), training.own])
     pairs = np.unique(
         np.stack([np.concatenate([event, groups[training.copied]])[: len(images)], images]), axis=1
     )

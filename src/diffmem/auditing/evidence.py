@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
 from diffmem.auditing.criteria import Criterion
-from diffmem.auditing.detector import CopyDetector, Detections
+from diffmem.auditing.detector import Detections
 from diffmem.auditing.events import Links, count_events, group_p_value, groups_of
 from diffmem.auditing.levels import level_of
 from diffmem.auditing.nulls import Null
@@ -75,29 +75,22 @@ class Evidence:
 
 
 def weigh(
-    detector: CopyDetector | Sequence[Criterion],
+    criteria: Sequence[Criterion],
     samples: Detections,
     null: Null,
     *,
-    judged: NDArray[np.bool_] | None = None,
-    times: NDArray[np.int64] | None = None,
     split: Split | None = None,
     near: NDArray[np.int64] | None = None,
 ) -> Evidence:
     """Test every deciding criterion at every strictness.
 
     Args:
-        detector: Of the training images, or its criteria.
-        samples: What the criteria make of the samples.
+        criteria: Of the training images.
+        samples: What they make of the samples.
         null: What they make of images that were never copied.
-        judged: Which samples are trials, bool (Q,); all if left out.
-        times: How often the samples hold each image that is a trial, int64 (Q,); once if left out.
         split: Samples among training and held-out images together; none to do without that test.
         near: Pairs of training images that are near-copies of each other, int64 (n, 2), beside those that the criteria flag.
     """
-    criteria = detector.criteria if isinstance(detector, CopyDetector) else detector
-    trials = np.ones(len(samples), bool) if judged is None else judged
-    amount = np.ones(len(samples), np.int64) if times is None else times
     pairs = near_pairs(criteria, null)
     if near is not None:
         pairs = np.concatenate([pairs, near])
@@ -108,58 +101,47 @@ def weigh(
     tests: dict[str, list[ChanceTest]] = {}
     disagree: list[str] = []
     for criterion in criteria:
-        if criterion.role != "deciding" or not trials.any():
+        if criterion.role != "deciding" or not samples.trials.any():
             continue
         agrees = _agrees(criterion, null, groups)
         if not agrees:
             disagree.append(criterion.key)
         found: list[ChanceTest] = []
         for rung in range(len(criterion.strictness)):
-            found += _fresh(criteria, criterion, rung, samples, null, trials, amount, groups, agrees)
+            found += _fresh(criteria, criterion, rung, samples, null, groups, agrees)
             if split is not None and both is not None:
-                found.append(_split(criteria, criterion, rung, split, trials, both))
+                found.append(_split(criteria, criterion, rung, split, both))
         tests[criterion.key] = found
-    return Evidence(tests, _unexplained(criteria, samples, null, trials), disagree)
+    return Evidence(tests, _unexplained(criteria, samples, null), disagree)
 
 
 def near_pairs(criteria: Sequence[Criterion], null: Null) -> NDArray[np.int64]:
     """Return pairs of training images, int64 (n, 2), that a criterion of near-copies flags beside each other: they count as one."""
     pairs = [np.zeros((0, 2), np.int64)]
     for criterion in criteria:
-        found = null.training.get(criterion.space)
-        if criterion.all_but_identical is not None and found is not None and found.batch.own is not None:
-            flags = found.flags(criterion)
-            pairs.append(
-                np.stack([found.batch.own[flags], found.scores[criterion.key].copied[flags]], axis=1)
-            )
+        if criterion.all_but_identical is not None and criterion.space in null.training:
+            links = _links(criterion, null.training[criterion.space])
+            pairs.append(np.stack([links.own, links.copied], axis=1))
     return np.concatenate(pairs)
 
 
 def flagged_references(criteria: Sequence[Criterion], samples: Detections, null: Null) -> NDArray[np.int64]:
     """Return the training images that a criterion of near-copies flags, or flags something beside, int64 (n,)."""
-    found: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
-    for criterion in criteria:
-        if criterion.all_but_identical is None:
-            continue
-        for one in (samples, null.heldout, null.training.get(criterion.space)):
-            if one is not None:
-                flags = one.flags(criterion)
-                found.append(one.scores[criterion.key].copied[flags])
-                if one.batch.own is not None:
-                    found.append(one.batch.own[flags])
-    return np.unique(np.concatenate(found))
+    links = [
+        _links(criterion, one)
+        for criterion in criteria
+        if criterion.all_but_identical is not None
+        for one in (samples, *null.parts(criterion.space))
+    ]
+    return np.unique(np.concatenate([np.zeros(0, np.int64), *(part for one in links for part in (one.copied, one.own))]))  # fmt: skip
 
 
-def _links(
-    criterion: Criterion, found: Detections | None, rung: int, among: NDArray[np.bool_] | None = None
-) -> Links:
+def _links(criterion: Criterion, found: Detections | None, rung: int = 0) -> Links:
     if found is None:
-        return Links.none()
+        return Links()
     scores, flags = found.scores[criterion.key], found.flags(criterion, rung)
-    if among is not None:
-        flags = flags & among
-    own = found.batch.own
-    return Links(scores.copied[flags], scores.score[flags], None if own is None else own[flags])
+    own = np.zeros(0, np.int64) if found.batch.own is None else found.batch.own[flags]
+    return Links(scores.copied[flags], scores.score[flags], own)
 
 
 def _agrees(criterion: Criterion, null: Null, groups: NDArray[np.int64]) -> bool:
@@ -175,8 +157,8 @@ def _agrees(criterion: Criterion, null: Null, groups: NDArray[np.int64]) -> bool
     less = hypergeom.sf(own.sum() - 1, len(fresh) + len(own), fresh.sum() + own.sum(), len(own))
     if less <= _SURELY:
         return False
-    heldout, training = _links(criterion, null.heldout, 0), _links(criterion, compared, 0)
-    events = count_events(groups, Links.none(), heldout, training)
+    heldout, training = _links(criterion, null.heldout), _links(criterion, compared)
+    events = count_events(groups, Links(), heldout, training)
     share = share_of_samples(len(fresh), 0, null.distinct, len(own))
     return event_p_value(events.heldout, events.training, share) > _LIKELY
 
@@ -187,25 +169,22 @@ def _fresh(
     rung: int,
     samples: Detections,
     null: Null,
-    trials: NDArray[np.bool_],
-    amount: NDArray[np.int64],
     groups: NDArray[np.int64],
     agrees: bool,
 ) -> list[ChanceTest]:
     compared = null.training.get(criterion.space) if agrees else None
     drawn = 0 if compared is None else len(compared)
-    links = _links(criterion, samples, rung, trials)
-    weight = amount[trials & samples.flags(criterion, rung)]
+    links = _links(criterion, samples, rung)
+    weight = samples.times[samples.flags(criterion, rung)]
     heldout = _links(criterion, null.heldout, rung)
     events = count_events(groups, links, heldout, _links(criterion, compared, rung), weight)
-    number = int(trials.sum())
-    fresh = 0 if null.heldout is None else len(null.heldout)
-    share = share_of_samples(number, fresh, null.distinct, drawn)
+    others = events.heldout + events.training
+    share = share_of_samples(int(samples.trials.sum()), null.fresh, null.distinct, drawn)
     strictness, flagged = criterion.strictness[rung], len(links.copied)
     tests = [
         ChanceTest(
-            test="fresh", strictness=strictness, flagged=flagged, events=events.samples, others=events.others, share=share,
-            p_value=event_p_value(events.samples, events.others, share), level=level_of(criteria, criterion, rung, "fresh"),
+            test="fresh", strictness=strictness, flagged=flagged, events=events.samples, others=others, share=share,
+            p_value=event_p_value(events.samples, others, share), level=level_of(criteria, criterion, rung, "fresh"),
         )
     ]  # fmt: skip
     if criterion.all_but_identical is not None:
@@ -214,7 +193,7 @@ def _fresh(
             ChanceTest(
                 test="groups", strictness=strictness, flagged=flagged, events=int(events.members[:, 0].sum()),
                 others=int(events.members[:, 1:].sum()), share=share,
-                p_value=group_p_value(events.members, int(amount[trials].sum()), fresh, drawn),
+                p_value=group_p_value(events.members, int(samples.times.sum()), null.fresh, drawn),
                 level=level_of(criteria, criterion, rung, "groups"),
             )
         )  # fmt: skip
@@ -226,15 +205,14 @@ def _split(
     criterion: Criterion,
     rung: int,
     split: Split,
-    trials: NDArray[np.bool_],
     groups: NDArray[np.int64],
 ) -> ChanceTest:
     """Count the distinct images that samples copy on each side: a group of near-copies is on the side of the nearest match."""
     blind = next((one for one in split.criteria if one.key == criterion.key), None)
-    links = Links.none() if blind is None else _links(blind, split.detections, rung, trials)
+    links = Links() if blind is None else _links(blind, split.detections, rung)
     inside = links.copied < split.training
     mine, theirs = (Links(links.copied[part], links.score[part]) for part in (inside, ~inside))
-    events = count_events(groups, mine, theirs, Links.none())
+    events = count_events(groups, mine, theirs, Links())
     share = split.training / (split.training + split.heldout)
     return ChanceTest(
         test="split", strictness=criterion.strictness[rung], flagged=len(links.copied), events=events.samples, others=events.heldout,
@@ -251,17 +229,14 @@ def same_pictures(criterion: Criterion, found: Detections) -> tuple[NDArray[np.b
     return (scores.score < criterion.all_but_identical) & (rms <= SAME_PICTURE_RMS), rms
 
 
-def _unexplained(
-    criteria: Sequence[Criterion], samples: Detections, null: Null, trials: NDArray[np.bool_]
-) -> NDArray[np.int64]:
+def _unexplained(criteria: Sequence[Criterion], samples: Detections, null: Null) -> NDArray[np.int64]:
     """Return the samples that are all but identical to a training image where no null image is as near to one."""
     left = np.zeros(len(samples), bool)
     for criterion in criteria:
         same, rms = same_pictures(criterion, samples)
-        same &= trials
-        for other in (null.heldout, null.training.get(criterion.space)):
-            if other is not None and criterion.key in other.scores:
+        for other in null.parts(criterion.space):
+            if criterion.key in other.scores:
                 known, gaps = same_pictures(criterion, other)
                 same &= rms < gaps[known].min(initial=np.inf)
-        left |= same
+        left |= same & samples.trials
     return np.flatnonzero(left)

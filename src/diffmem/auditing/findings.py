@@ -36,7 +36,6 @@ def criterion_records(
     criteria: Sequence[Criterion],
     protocols: Sequence[str],
     samples: Detections,
-    judged: NDArray[np.bool_],
     null: Null,
     evidence: Evidence,
     target: float,
@@ -46,15 +45,14 @@ def criterion_records(
     Args:
         criteria: That were applied.
         protocols: Their ids.
-        samples: What they make of the samples.
-        judged: Which samples are trials, bool (Q,), at least one.
+        samples: What they make of the samples, of which at least one is a trial.
         null: What they make of images that were never copied.
         evidence: Their tests.
         target: Share of copies that the audit is to exclude: a criterion that flags more null images says nothing of rare copies.
     """
-    rungs = sharp_rungs(criteria, null, target, int(judged.sum()), evidence.disagree)
+    rungs = sharp_rungs(criteria, null, target, int(samples.trials.sum()), evidence.disagree)
     return [
-        _record(criterion, protocol, samples, judged, null, evidence, target, rungs.get(criterion.key))
+        _record(criterion, protocol, samples, null, evidence, target, rungs.get(criterion.key))
         for criterion, protocol in zip(criteria, protocols, strict=True)
     ]
 
@@ -86,18 +84,12 @@ def sharp_rungs(
     found = {}
     for criterion in criteria:
         for rung in range(len(criterion.strictness)):
-            flags = _null_flags(criterion, null, rung, criterion.key in disagree)
+            flags = null.flags(criterion, rung, heldout_alone=criterion.key in disagree)
             share = float(flags.mean()) if len(flags) else 0.0
             if share <= BY_CHANCE * target and bdtrc(most, samples, share) <= _IN_THE_WAY:
                 found[criterion.key] = rung
                 break
     return found
-
-
-def _null_flags(criterion: Criterion, null: Null, rung: int, alone: bool) -> NDArray[np.bool_]:
-    if alone:
-        return null.of_heldout(criterion, rung)
-    return np.concatenate([null.of_heldout(criterion, rung), null.of_training(criterion, rung)])
 
 
 def _rate(flags: NDArray[np.bool_]) -> Rate | None:
@@ -108,25 +100,21 @@ def _record(
     criterion: Criterion,
     protocol: str,
     samples: Detections,
-    judged: NDArray[np.bool_],
     null: Null,
     evidence: Evidence,
     target: float,
     rung: int | None,
 ) -> CriterionRecord:
-    flags = samples.flags(criterion) & judged
-    rate = Rate(int(flags.sum()), int(judged.sum()))
-    heldout, training = _rate(null.of_heldout(criterion)), _rate(null.of_training(criterion))
-    pooled = _rate(_null_flags(criterion, null, 0, criterion.key in evidence.disagree))
+    total = int(samples.trials.sum())
+    rate = Rate(int(samples.flags(criterion).sum()), total)
+    pooled = _rate(null.flags(criterion, heldout_alone=criterion.key in evidence.disagree))
     tests = evidence.tests.get(criterion.key, [])
-    sharp = flags if rung is None else samples.flags(criterion, rung) & judged
-    bound = upper_bound(int(sharp.sum()), rate.total)
-    finding, notes = _finding(
-        Rate(int(sharp.sum()), rate.total), pooled, tests, bound, target, rung is not None
-    )
+    sharp = samples.flags(criterion, rung or 0)
+    matches = int(sharp.sum())
+    bound = upper_bound(matches, total)
+    finding, notes = _finding(Rate(matches, total), pooled, tests, bound, target, rung is not None)
     if not tests and pooled is not None and _more(rate, pooled):
         finding, notes = "copies", []
-    copied = samples.scores[criterion.key].copied[sharp]
     return CriterionRecord(
         key=criterion.key,
         title=criterion.title,
@@ -135,14 +123,14 @@ def _record(
         exact_only=criterion.exact_only,
         threshold=criterion.strictness[0],
         strictness=None if rung is None else criterion.strictness[rung],
-        matches=int(sharp.sum()),
+        matches=matches,
         flagged=rate,
-        null=None if pooled is None else pooled,
-        null_heldout=None if heldout is None else heldout,
-        null_training=None if training is None else training,
+        null=pooled,
+        null_heldout=_rate(null.of_heldout(criterion)),
+        null_training=_rate(null.of_training(criterion)),
         tests=tests,
         bound=bound,
-        distinct=len(np.unique(copied)),
+        distinct=len(np.unique(samples.scores[criterion.key].copied[sharp])),
         finding=finding,
         notes=notes,
     )
@@ -165,22 +153,22 @@ def _finding(
         return "copies", []
     if null is None:
         if rate.count:
-            return "cannot tell", ["There is no null: no image is known that was never copied."]
+            return "cannot tell", ["There are no null images: the false-positive rate is not known."]
     elif not usable:
         return "not usable", [
-            f"It flags {null} of images that were never copied, and more than {BY_CHANCE * target:.2%} of them at every strictness: in"
-            f" these data it says nothing of a share of copies of {target:.2%}."
+            f"It flags {null} of null images, and more than {BY_CHANCE * target:.2%} of them at every threshold: in"
+            f" these data it cannot exclude a rate of copies of {target:.2%}."
         ]
     elif first is not None and first.events and first.p_value <= DOUBT * first.level:
         return "cannot tell", [
-            f"{first.events} events of samples below {first.strictness:.3g}, {first.others} of images that were never copied; chance may do"
-            f" that ({format_p(first.p_value)}, {first.level:.2g} is needed)."
+            f"{first.events} events of samples below {first.strictness:.3g}, {first.others} of null images; chance may explain"
+            f" this ({format_p(first.p_value)}, {first.level:.2g} is needed)."
         ]
     if bound > target:
         needed = _samples_needed(target, min(rate.value, BY_CHANCE * target))
         more = "more are needed" if needed is None else f"about {needed:,} are needed"
         return "cannot tell", [
-            f"{rate.total:,} samples that can be judged, {rate.count} of them flagged, exclude a share of {bound:.2%} only; {more} for"
+            f"{rate.total:,} samples that can be judged, {rate.count} of them flagged, exclude only rates above {bound:.2%}; {more} for"
             f" {target:.2%}."
         ]
     return "none", []

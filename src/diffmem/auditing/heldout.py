@@ -48,7 +48,6 @@ def check_heldout(
     detector: CopyDetector,
     samples: Detections,
     null: Null,
-    times: NDArray[np.int64],
     progress: Progress = NO_PROGRESS,
 ) -> HeldoutCheck:
     """Compare the samples with the held-out images, too.
@@ -57,7 +56,6 @@ def check_heldout(
         detector: Of the training images.
         samples: What its criteria make of the samples.
         null: What the criteria make of held-out and of training images.
-        times: How often the samples hold each image, at its first place, int64 (Q,); 0 for those that are no trials.
         progress: Told the share of the work that is done.
     """
     if null.heldout is None:
@@ -66,12 +64,14 @@ def check_heldout(
     beside = both.heldout.detect(samples.batch.images, progress)
     same, exact = _same(both.heldout.criteria, beside)
     same &= ~_same(detector.criteria, samples)[0]
-    count, identical = int(times[same].sum()), int(times[same & exact].sum())
+    count, identical = int(samples.times[same].sum()), int(samples.times[same & exact].sum())
     return HeldoutCheck(
         copied=count,
         identical=identical,
         seen=bool(identical)
-        or _beyond(int((times[same] > 0).sum()), len(samples), len(both.heldout.kept), detector, null),
+        or _beyond(
+            int((same & samples.trials).sum()), len(samples), len(both.heldout.distinct), detector, null
+        ),
         split=both.split(samples, beside),
     )
 
@@ -105,7 +105,7 @@ class BothSides:
             samples: What the criteria make of them beside training images.
             beside: The same beside held-out images.
         """
-        training = len(self.detector.kept)
+        training = len(self.detector.distinct)
         if self.detector.references.nbytes > _MOST_BYTES:
             return None
         batch = joined(samples.batch, beside.batch, training)
@@ -117,7 +117,9 @@ class BothSides:
         found = {
             one.key: one(batch) for one in known if batch.neighbours[one.space].k >= one.neighbours_needed
         }
-        return Split(known, Detections(batch, found), training, len(self.heldout.kept), self._near)
+        return Split(
+            known, Detections(batch, found, samples.times), training, len(self.heldout.distinct), self._near
+        )
 
     @cached_property
     def _references(self) -> NDArray[np.uint8]:
@@ -140,7 +142,7 @@ class BothSides:
         """Pairs of a held-out and a training image that are near-copies of each other."""
         assert self.null.heldout is not None
         place = np.full(len(self.heldout.training), -1)
-        place[self.heldout.kept] = len(self.detector.kept) + np.arange(len(self.heldout.kept))
+        place[self.heldout.distinct] = len(self.detector.distinct) + np.arange(len(self.heldout.distinct))
         pairs = [np.zeros((0, 2), np.int64)]
         for one in self.detector.criteria:
             if one.all_but_identical is None:
@@ -193,7 +195,7 @@ def _beyond(count: int, samples: int, heldout: int, detector: CopyDetector, null
     """Return whether so many samples beside held-out images are more than images beside training images make expect."""
     from scipy.stats import poisson
 
-    compared = [found for found in (null.heldout, null.training.get(PIXELS)) if found is not None]
+    compared = null.parts(PIXELS)
     pairs = sum(float(len(found)) * null.distinct for found in compared)
     near = sum(int(_same(detector.criteria, found)[0].sum()) for found in compared)
     if not count or not pairs:

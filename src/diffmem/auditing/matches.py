@@ -14,6 +14,7 @@ from diffmem.auditing.criteria.base import PIXELS
 from diffmem.auditing.criteria.changed import CHANGED
 from diffmem.auditing.detector import CopyDetector, Detections
 from diffmem.auditing.records import CopiedRecord, CopiesRecord, MatchRecord
+from diffmem.auditing.request import AuditOptions
 from diffmem.data import ImageSet
 
 __all__ = ["copies_of", "digest", "matches_of"]
@@ -27,33 +28,27 @@ def matches_of(
     samples: ImageSet,
     found: Detections,
     used: Mapping[str, int],
-    times: NDArray[np.int64],
-    first_seed: int,
-    private: bool,
+    options: AuditOptions,
 ) -> list[MatchRecord]:
     """Return every sample that one of some criteria flags, nearest first.
 
     Args:
         detector: Of the training images.
-        training: For their names.
-        samples: For theirs.
+        training: These, for their names.
+        samples: For their names.
         found: What the criteria make of the samples.
         used: How strict each criterion that counts is, by key: its step of strictness.
-        times: How often the samples hold each image, at its first place, int64 (Q,); 0 for those that are no trials.
-        first_seed: Number of the first sample.
-        private: Whether names are left out.
+        options: Have the number of the first sample, and whether names are left out.
     """
-    flags = {
-        one.key: found.flags(one, used[one.key]) & (times > 0) for one in detector.criteria if one.key in used
-    }
+    flags = {one.key: found.flags(one, used[one.key]) for one in detector.criteria if one.key in used}
     flagged = np.flatnonzero(np.any(list(flags.values()), axis=0)).tolist() if flags else []
     pixels, changed = found.batch.neighbours[PIXELS], found.batch.neighbours.get(CHANGED)
-    names = not private
+    names = not options.private
     matches = []
     for at in flagged:
         keys = [key for key, flags_ in flags.items() if flags_[at]]
         first = next(one for one in detector.criteria if one.key == keys[0])
-        copied = int(detector.kept[found.scores[keys[0]].copied[at]])
+        copied = int(detector.distinct[found.scores[keys[0]].copied[at]])
         near, variant = pixels, "as is"
         if first.space == CHANGED and changed is not None:
             near, variant = changed, found.batch.variants[at]
@@ -65,7 +60,7 @@ def matches_of(
         second = float(near.distances[at, 1]) if near.k > 1 else 0.0
         matches.append(
             MatchRecord(
-                sample=first_seed + at,
+                sample=options.first_seed + at,
                 sample_hash=digest(samples.images[at]),
                 sample_name=samples.names[at] if names else None,
                 training=copied,
@@ -75,7 +70,7 @@ def matches_of(
                 ratio=float(near.distances[at, 0]) / second if second else 1.0,
                 variant=variant,
                 criteria=keys,
-                times=int(times[at]),
+                times=int(found.times[at]),
             )
         )
     return sorted(matches, key=lambda one: (one.rms, one.sample))

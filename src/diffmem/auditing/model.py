@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from diffmem.attacks.membership import Attack, membership
+from diffmem.attacks.asking import NotFiniteError
+from diffmem.attacks.membership import membership
 from diffmem.attacks.roc import images_needed
-from diffmem.attacks.scores import NotFiniteError
+from diffmem.attacks.scores import Attack
 from diffmem.auditing.records import MembershipPart, ModelRecord
+from diffmem.auditing.request import AuditOptions
 from diffmem.data import ImageSet, grayscale, resize, rgb
 from diffmem.errors import UserError
-from diffmem.models import Denoiser, OpenedModel
+from diffmem.models import Denoiser, origin_of
 from diffmem.models.denoiser import pixel_shape_of
 from diffmem.progress import NO_PROGRESS, Progress, part_of
 from diffmem.sampling import BrokenModelError, SamplerConfig, generate_resumable
@@ -29,13 +31,10 @@ _ATTACKS: tuple[Attack, ...] = ("loss", "secmi", "pia")
 
 
 def sample(
-    opened: OpenedModel,
-    number: int,
+    denoiser: Denoiser,
     config: SamplerConfig,
-    first_seed: int,
+    options: AuditOptions,
     shards: Path,
-    *,
-    batch_size: int = 64,
     progress: Progress = NO_PROGRESS,
 ) -> ImageSet:
     """Generate the samples of an audit, one per seed; labels are drawn from the seeds.
@@ -45,11 +44,11 @@ def sample(
     Raises:
         UserError: The model returns values that are not finite.
     """
-    seeds = range(first_seed, first_seed + number)
-    tag = f"audit {opened.digest} {config.model_dump_json()}"
+    seeds = range(options.first_seed, options.first_seed + options.num)
+    tag = f"audit {origin_of(denoiser).digest} {config.model_dump_json()}"
     try:
         made = generate_resumable(
-            opened.denoiser, seeds, config, shards, tag, batch_size=batch_size, progress=progress
+            denoiser, seeds, config, shards, tag, batch_size=options.batch_size, progress=progress
         )
     except BrokenModelError as error:
         raise UserError(str(error)) from error  # in an audit, the model is the user's input
@@ -58,21 +57,17 @@ def sample(
 
 
 def model_record(
-    opened: OpenedModel,
-    source: str | None,
-    config: SamplerConfig,
-    first_seed: int,
-    number: int,
-    private: bool,
+    denoiser: Denoiser, source: str | None, config: SamplerConfig, options: AuditOptions
 ) -> ModelRecord:
     """Return the record of a model and its samples."""
+    origin = origin_of(denoiser)
     return ModelRecord(
-        source=None if private else source,
-        kind=opened.kind,
-        digest=opened.digest,
+        source=None if options.private else source,
+        kind=origin.format,
+        digest=origin.digest,
         sampling=config.describe(),
-        seeds=(first_seed, first_seed + number - 1),
-        notes=list(opened.notes),
+        seeds=(options.first_seed, options.first_seed + options.num - 1),
+        notes=list(origin.notes),
     )
 
 
@@ -122,8 +117,8 @@ def infer_membership(
     if short or heldout is None:
         told = " and ".join(f"{count:,} {kind} images" for kind, count in have.items())
         return MembershipPart(
-            refused=f"There are {told}; a true-positive rate at {FALSE_POSITIVES:.0%} false positives needs {needed} of each, as"
-            " of fewer even a perfect attack could not show it. Give more."
+            refused=f"There are {told}; a true-positive rate at {FALSE_POSITIVES:.0%} false positives needs {needed} of each;"
+            " with fewer even a perfect attack could not show it. Give more."
         )
     classes = denoiser.num_labels
     if classes:

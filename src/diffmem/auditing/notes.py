@@ -29,7 +29,7 @@ def notes_of(request: AuditRequest, aligned: Aligned, check: SampleCheckRecord) 
         f"Reading the {_NAMES[role]}: {line}"
         for role, images in given.items()
         if images is not None
-        for line in reading_lines(images, request.private)
+        for line in reading_lines(images, request.options.private)
     ]
     return [
         *read,
@@ -41,11 +41,11 @@ def notes_of(request: AuditRequest, aligned: Aligned, check: SampleCheckRecord) 
 
 
 def reading_lines(images: ImageSet, private: bool) -> list[str]:
-    """Return what reading did to a set's images, and what it passed over, a sentence each; without names in a private report."""
+    """Return what reading did to a set's images, and what it skipped, a sentence each; without names in a private report."""
     return [
         f"{one.count:,} of {one.total:,} files: {one.key}, {one.choice}."
         if private
-        else _sentence(one.sentence)
+        else one.sentence.rstrip(".") + "."
         for one in images.conversions
     ]
 
@@ -65,16 +65,12 @@ def reading_problems(readings: Sequence[ReadingRecord]) -> tuple[list[str], list
             )
         elif one.same_pictures:
             problems.append(
-                f"under another reading, {one.text}, {one.same_pictures:,} of {one.samples:,} samples are all but identical to training"
+                f"under another reading, {one.text}, {one.same_pictures:,} of {one.samples:,} samples are nearly identical to training"
                 f" images. {one.remedy}."
             )
         elif one.fits_better:
             problems.append(f"another reading fits the samples better, {one.text}: {fit}. {one.remedy}.")
     return copies, problems
-
-
-def _sentence(text: str) -> str:
-    return text.rstrip(".") + "."
 
 
 def _canary_notes(request: AuditRequest) -> list[str]:
@@ -86,7 +82,7 @@ def _canary_notes(request: AuditRequest) -> list[str]:
     ):
         return []
     return [
-        "The canaries were planted in another set than the training images that were given (their fingerprints differ): their exposure is"
+        "The canaries were planted in another set than the given training images (their fingerprints differ): their exposure is"
         " about that set."
     ]
 
@@ -100,7 +96,7 @@ def _source_notes(training: ImageSet, heldout: ImageSet | None) -> list[str]:
     )
     return [
         f"Held-out and training images differ in {name} (area under the curve {area.value:.3f} [{area.low:.3f}, {area.high:.3f}], 0.5"
-        " for one source): the null may be of another kind of images than the training set."
+        " for one source): the null may not be comparable with the training set."
         for name, area in without_model(part, heldout).items()
         if not area.low <= 0.5 <= area.high
     ]

@@ -37,19 +37,30 @@ class Null:
 
     Attributes:
         heldout: Held-out images that are no training images; none if there are none.
-        heldout_images: Held-out images, all of them.
-        overlap: Which of these are identical to a training image, bool (M,); empty without any.
+        overlap: Which of all held-out images are identical to a training image, bool (M,); empty without any.
         training: Training images, each against all others, by space; empty where they are no null.
         distinct: Distinct training images.
         exchangeable: Whether training images are a null: not where near-copies were removed from the training set.
     """
 
     heldout: Detections | None
-    heldout_images: int
     overlap: NDArray[np.bool_]
     training: dict[str, Detections]
     distinct: int
     exchangeable: bool
+
+    @property
+    def fresh(self) -> int:
+        """Number of held-out images that are no training images."""
+        return 0 if self.heldout is None else len(self.heldout)
+
+    def drawn(self, space: str) -> int:
+        """Return how many training images are compared with all others in a space."""
+        return len(self.training[space]) if space in self.training else 0
+
+    def parts(self, space: str) -> list[Detections]:
+        """Return what is made of held-out images, and of training images in a space, as far as there are any."""
+        return [one for one in (self.heldout, self.training.get(space)) if one is not None]
 
     def of_heldout(self, criterion: Criterion, rung: int = 0) -> NDArray[np.bool_]:
         """Return which held-out images a criterion flags; empty without any."""
@@ -59,6 +70,11 @@ class Null:
         """Return which training images a criterion flags beside the others; empty where they are no null."""
         found = self.training.get(criterion.space)
         return np.zeros(0, bool) if found is None else found.flags(criterion, rung)
+
+    def flags(self, criterion: Criterion, rung: int = 0, *, heldout_alone: bool = False) -> NDArray[np.bool_]:
+        """Return which held-out images, then which training images a criterion flags."""
+        training = self.of_training(criterion, rung)
+        return np.concatenate([self.of_heldout(criterion, rung), training[:0] if heldout_alone else training])
 
 
 def null_images(
@@ -85,7 +101,7 @@ def null_images(
         seed: Which training images are drawn.
         progress: Told the share of the work that is done.
     """
-    distinct = len(detector.kept)
+    distinct = len(detector.distinct)
     found: dict[str, Detections] = {}
     if not deduplicated and distinct > 1:
         rng = np.random.default_rng([seed, 0x6E756C6C])
@@ -105,11 +121,4 @@ def null_images(
         overlap = seen.flags(identical)
         fresh = np.flatnonzero(~overlap)
         seen = seen.take(fresh) if len(fresh) else None
-    return Null(
-        heldout=seen,
-        heldout_images=0 if heldout is None else len(heldout),
-        overlap=overlap,
-        training=found,
-        distinct=distinct,
-        exchangeable=not deduplicated,
-    )
+    return Null(seen, overlap, found, distinct, exchangeable=not deduplicated)

@@ -79,7 +79,7 @@ goes in one of eight directions, drawn for each image; the pixels that come in r
 each image, and Pillow's bicubic filter resizes it. A blur repeats the edge outwards. JPEG is Pillow's, colour subsampled 4:2:0.
 """
 
-FRESH = Planting("fresh", "fresh image, never copied")
+FRESH = Planting("fresh", "fresh image, not copied")
 """Images that were not trained on: what they make a criterion flag are false alarms."""
 
 _KINDS = {kind.key: kind for kind in (*PLANTED, FRESH)}
@@ -94,7 +94,7 @@ def planting(key: str) -> Planting:
         UserError: There is none.
     """
     if key not in _KINDS:
-        raise UserError(f"There is no planted copy {key!r}; known are {', '.join(_KINDS)}.")
+        raise UserError(f"There is no positive control {key!r}; known are {', '.join(_KINDS)}.")
     return _KINDS[key]
 
 
@@ -195,19 +195,6 @@ def _jpeg(image: Pixels, level: float, bits: np.random.PCG64) -> Pixels:
     return pixels.reshape(*image.shape[1:], -1).transpose(2, 0, 1)
 
 
-def _light(image: Pixels, level: float, bits: np.random.PCG64) -> NDArray[np.float64]:
-    return image.astype(np.float64) + level
-
-
-def _contrast(image: Pixels, level: float, bits: np.random.PCG64) -> NDArray[np.float64]:
-    mean = image.mean(dtype=np.float64)
-    return np.asarray(mean + level * (image - mean), np.float64)
-
-
-def _mirror(image: Pixels, level: float, bits: np.random.PCG64) -> Pixels:
-    return image[..., ::-1]
-
-
 def _shift(image: Pixels, level: float, bits: np.random.PCG64) -> Pixels:
     down, right = _COMPASS[int(bits.random_raw() % len(_COMPASS))]
     size = int(level)
@@ -238,10 +225,10 @@ _Maker = Callable[[Pixels, float, np.random.PCG64], NDArray[np.float64] | Pixels
 _MAKERS: dict[str, _Maker] = {
     "noise": _noise,
     "jpeg": _jpeg,
-    "brighter": _light,
-    "darker": _light,
-    "contrast": _contrast,
-    "mirrored": _mirror,
+    "brighter": lambda image, level, bits: image.astype(np.float64) + level,
+    "darker": lambda image, level, bits: image.astype(np.float64) + level,
+    "contrast": lambda image, level, bits: image.mean() + level * (image - image.mean()),
+    "mirrored": lambda image, level, bits: image[..., ::-1],
     "shift": _shift,
     "crop": _crop,
     "blur": _blur,

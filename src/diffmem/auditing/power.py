@@ -81,11 +81,11 @@ def measure_power(
     )
     if not kinds:
         return {one.key: [] for one in detector.criteria}
-    if len(detector.kept) < 2:
+    if len(detector.distinct) < 2:
         kinds = [kind for kind in kinds if not kind.key.startswith("blend")]  # of two different images
     rng = np.random.default_rng([seed, _STREAM])
-    chosen = rng.choice(len(detector.kept), min(count, len(detector.kept)), replace=False)
-    sources = detector.kept[np.sort(chosen)]
+    chosen = rng.choice(len(detector.distinct), min(count, len(detector.distinct)), replace=False)
+    sources = detector.distinct[np.sort(chosen)]
     found = detect_planted(detector, training, sources, kinds, seed, progress)
     return power_records(detector, training, found, rungs=rungs)
 
@@ -153,7 +153,7 @@ def power_records(
         records[criterion.key] = []
         for one in found:
             flags = one.found.flags(criterion, strict.get(criterion.key, 0))
-            copied = detector.kept[one.found.scores[criterion.key].copied]
+            copied = detector.distinct[one.found.scores[criterion.key].copied]
             right = _same(training, copied, one.sources, names) | _same(training, copied, one.partners, names)
             records[criterion.key].append(
                 PowerRecord(

@@ -5,13 +5,15 @@ The records hold no timings, so that the same inputs and seed give the same file
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from diffmem.attacks.exposure import ExposureRecord
 from diffmem.attacks.flipd_record import FlipdRecord
 from diffmem.attacks.membership import MembershipRecord
+from diffmem.errors import UserError
+from diffmem.memorization.copying import CopyingRecord
 from diffmem.memorization.plausibility import SampleCheckRecord
 from diffmem.memorization.rates import Rate
 from diffmem.memorization.records import Record
@@ -60,7 +62,7 @@ class InputRecord(Record):
     shape: tuple[int, int, int] = Field(description="(C, H, W) as given.")
     fingerprint: str = Field(description="SHA-256 of pixels and labels, as given.")
     read: list[str] = Field(
-        description="What reading did to the images, and what it passed over, a sentence each; empty if nothing."
+        description="Conversions and skipped files when the set was read, a sentence each; empty if nothing."
     )
     steps: list[str] = Field(
         description="What was done to bring it into the common space, in order; empty if nothing."
@@ -75,11 +77,11 @@ class ModelRecord(Record):
     digest: str = Field(description="SHA-256 of its weights.")
     sampling: str = Field(description="The sampler with its settings.")
     seeds: tuple[int, int] = Field(description="First and last seed of the samples.")
-    notes: list[str] = Field(default_factory=list, description="What a reader must know about the opening.")
+    notes: list[str] = Field(default_factory=list, description="Notes on opening the model.")
 
 
 class SpaceRecord(Record):
-    """The space in which images are compared, and the images that were never copied."""
+    """The space in which images are compared, and the null images, which are not copies."""
 
     protocol: str = Field(
         description="Id of space, preprocessing and constants; part of each criterion's id."
@@ -94,8 +96,8 @@ class SpaceRecord(Record):
         description="Training images that were compared with all others; 0 where they are no null."
     )
     deduplicated: bool = Field(
-        description="Whether near-copies were removed from the training set, by its history or by word: then its images say nothing of"
-        " how often fresh ones come near, and only held-out images do."
+        description="Whether near-copies were removed from the training set, by its history or by word: then its images do not show how"
+        " often fresh ones come near, and only held-out images do."
     )
     disagree: list[str] = Field(
         description="Criteria, by key, by which held-out images come near to training images more often, or less often, than these to"
@@ -108,13 +110,8 @@ class SpaceRecord(Record):
         description="Largest share of the held-out images that a criterion of near-copies flags; none without any."
     )
     heldout_copied: int = Field(
-        description="Samples that are all but identical to a held-out image, and to no training image."
+        description="Samples that are nearly identical to a held-out image, and to no training image."
     )
-
-    @property
-    def null_images(self) -> int:
-        """All images that were never copied."""
-        return self.null_heldout + self.null_training
 
 
 class ChanceTest(Record):
@@ -128,11 +125,13 @@ class ChanceTest(Record):
     strictness: float = Field(description="Threshold of the criterion's score; an image below it is flagged.")
     flagged: int = Field(description="Samples that are flagged.")
     events: int = Field(description="Events of samples; of 'groups', the samples in them.")
-    others: int = Field(description="Events of images that were never copied; of 'groups', those images.")
+    others: int = Field(description="Events of null images; of 'groups', those images.")
     share: float = Field(description="Probability that an event without any copying is one of samples.")
-    p_value: float = Field(description="Chance of so many events of samples without any copying.")
+    p_value: float = Field(
+        description="p-value: probability of so many events of samples without any copying."
+    )
     level: float = Field(
-        description="Copies are found up to this p-value: this test's part of the error of 1%."
+        description="Copies are found up to this p-value: this test's part of the false-alarm rate of 1%."
     )
 
     @property
@@ -145,7 +144,7 @@ class ChanceTest(Record):
 class PowerRecord(Record):
     """How many planted copies of one kind a criterion finds in these data."""
 
-    key: str = Field(description="Kind of planted copy, for example 'exact'.")
+    key: str = Field(description="Kind of positive control, for example 'exact'.")
     kind: str = Field(description="The same in words, for example 'JPEG, quality 50'.")
     detected: Rate
     traced: Rate | None = Field(
@@ -166,7 +165,7 @@ class CriterionRecord(Record):
     role: Literal["deciding", "supporting"] = Field(
         description="Whether the verdict rests on it. Supporting ones can be misled by blur or by the choice of data."
     )
-    exact_only: bool = Field(description="Whether it sees exact copies alone.")
+    exact_only: bool = Field(description="Whether it finds only exact copies.")
     threshold: float = Field(description="An image is flagged if its score is below this.")
     strictness: float | None = Field(
         description="The loosest threshold at which few images are flagged by chance: below it a sample is a match, and the bound is for"
@@ -175,11 +174,11 @@ class CriterionRecord(Record):
     matches: int = Field(description="Samples whose score is below that.")
     flagged: Rate = Field(description="Share of the samples that could be judged which it flags.")
     null: Rate | None = Field(
-        description="The same share of images that were never copied: held-out ones, and training images each against all others"
+        description="The same share of null images: held-out ones, and training images (leave-one-out)"
         " where those are a null; one that training images flag each other for counts twice. None without any."
     )
     null_heldout: Rate | None = Field(description="Of the held-out images alone.")
-    null_training: Rate | None = Field(description="Of the training images alone, each against all others.")
+    null_training: Rate | None = Field(description="Of the training images alone (leave-one-out).")
     tests: list[ChanceTest] = Field(
         description="The loosest strictness first; none of a supporting criterion."
     )
@@ -188,36 +187,14 @@ class CriterionRecord(Record):
     finding: Finding
     notes: list[str] = Field(default_factory=list)
     power: list[PowerRecord] = Field(
-        default_factory=list, description="Of planted copies of these training images; empty if not measured."
+        default_factory=list,
+        description="On positive controls of these training images; empty if not measured.",
     )
-
-    @property
-    def expected(self) -> float | None:
-        """Samples that would be flagged at the null rate; none without a null."""
-        return None if self.null is None else self.null.value * self.flagged.total
 
     @property
     def strongest(self) -> ChanceTest | None:
         """The test that finds copies most clearly, or comes nearest to it; none of a supporting criterion."""
         return min(self.tests, key=lambda test: test.p_value / test.level, default=None)
-
-
-class CopyingRecord(Record):
-    """The C_T test: whether samples are nearer to the training images than held-out images are; supporting."""
-
-    protocol: str
-    c_t: float | None
-    interval: tuple[float, float] | None
-    z: float | None = Field(description="C_T in its standard deviations: near N(0, 1) for fresh samples.")
-    nearer: float | None = Field(
-        description="Probability that a sample is nearer to the training images than a held-out image; 0.5 for fresh samples."
-    )
-    nearer_interval: tuple[float, float] | None
-    detectable_share: float | None = Field(
-        description="Share of exact copies that it would find 4 times in 5."
-    )
-    conclusion: Literal["copying", "not shown", "farther", "cannot tell"]
-    notes: list[str] = Field(default_factory=list)
 
 
 class MatchRecord(Record):
@@ -293,13 +270,13 @@ class ReadingRecord(Record):
     samples: int = Field(description="Samples that could be judged.")
     criterion: str | None = Field(description="Key of the criterion that finds them.")
     same_pictures: int = Field(
-        description="Samples that are all but identical to a training image under it, where no training image is to another."
+        description="Samples that are nearly identical to a training image under it, where no training image is to another."
     )
     median_distance: float = Field(
         description="Median distance of the samples to the nearest training image under it, RMS grey levels."
     )
     usual_distance: float = Field(description="The same as the images were read.")
-    fits_better: bool = Field(description="Whether the first is below four fifths of the second.")
+    fits_better: bool = Field(description="Whether the first is below 80% of the second.")
 
 
 class VerdictRecord(Record):
@@ -310,6 +287,9 @@ class VerdictRecord(Record):
     sentence: str = Field(description="The verdict with its numbers in one sentence.")
     reasons: list[str] = Field(description="What it rests on, a sentence each.")
     missing: list[str] = Field(description="What would be needed to tell more, a sentence each.")
+
+    def __str__(self) -> str:
+        return self.sentence
 
 
 class AuditResult(Record):
@@ -323,7 +303,7 @@ class AuditResult(Record):
     verdict: VerdictRecord
     inputs: list[InputRecord]
     model: ModelRecord | None = Field(description="None if samples were given.")
-    space: SpaceRecord | None = Field(description="None without training images.")
+    space: SpaceRecord | None = Field(default=None, description="None without training images.")
     sample_check: SampleCheckRecord | None = Field(
         default=None,
         description="Whether these can be samples of a model of this training set; none without training images.",
@@ -332,18 +312,29 @@ class AuditResult(Record):
         default_factory=list,
         description="The samples under other readings of images or values, where there was a choice.",
     )
-    criteria: list[CriterionRecord] = Field(description="Empty if no sample can be judged.")
-    copying: CopyingRecord | None = Field(description="None without held-out images.")
-    copies: CopiesRecord | None = Field(description="None without training images.")
-    distances: list[DistanceRecord]
+    criteria: list[CriterionRecord] = Field(
+        default_factory=list, description="Empty if no sample can be judged."
+    )
+    copying: CopyingRecord | None = Field(default=None, description="None without held-out images.")
+    copies: CopiesRecord | None = Field(default=None, description="None without training images.")
+    distances: list[DistanceRecord] = Field(default_factory=list)
     membership: MembershipPart | None = Field(description="None unless a model was given.")
     flipd: FlipdRecord | None = None
     exposure: list[ExposureRecord] = Field(default_factory=list)
-    notes: list[str] = Field(
-        default_factory=list, description="What a reader must know about the inputs, a sentence each."
-    )
+    notes: list[str] = Field(default_factory=list, description="Notes on the inputs, a sentence each.")
     limitations: list[str] = Field(description="What a clean audit does not prove, a sentence each.")
     versions: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_this_schema(cls, values: Any) -> Any:
+        found = values.get("schema_version", SCHEMA) if isinstance(values, dict) else SCHEMA
+        if found != SCHEMA:
+            raise UserError(
+                f"This audit's record has the schema {found!r}, and this version reads {SCHEMA!r} alone: make the record again with"
+                " the command of the audit (diffmem audit --train ... --out ...), or read it with the version that its 'versions' name."
+            )
+        return values
 
     def criterion(self, key: str) -> CriterionRecord | None:
         """Return the criterion with a key, or none."""

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from diffmem.auditing.spaces import FeatureSpace
 from diffmem.data import CanarySet, ImageSet
 from diffmem.errors import UserError
 from diffmem.memorization import Transforms
-from diffmem.models import OpenedModel
+from diffmem.models import Denoiser
 from diffmem.progress import Progress
 from diffmem.sampling import SamplerConfig
 
-__all__ = ["PROBED", "AuditRequest", "OtherTraining"]
+__all__ = ["PROBED", "AuditOptions", "AuditRequest", "OtherTraining"]
 
 PROBED = 128
-"""Most samples that are asked about their dimension."""
+"""Most samples that FLIPD is measured for."""
 
 _DEDUPLICATED = re.compile(r"removed that repeat an earlier one within (?!0 |no )")
 """What `diffmem data duplicates --dedup` writes into the history of a set."""
@@ -38,73 +38,97 @@ class OtherTraining:
     open: Callable[[Progress], ImageSet]
 
 
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions:
+    """How an audit is done; `diffmem audit` has options of these names.
+
+    Attributes:
+        num: Samples to generate from the model.
+        first_seed: Seed of the first sample.
+        deduplicated: Near-copies were removed from the training set: then its images do not show how often fresh ones come near to them,
+            and only held-out images do. Left out, the history of the set decides: diffmem notes there that it removed them.
+        target: Share of copies that a clean audit must exclude at 95% confidence, in (0, 1).
+        private: Keep every image and file name out of the report: indices and hashes only.
+        seed: Of all that is drawn, but the samples.
+        title: Heading of the report.
+        batch_size: Images at a time.
+
+    Raises:
+        UserError: A number is out of range.
+    """
+
+    num: int = 10_000
+    first_seed: int = 0
+    deduplicated: bool | None = None
+    target: float = 0.01
+    private: bool = False
+    seed: int = 0
+    title: str = "Does this model leak its training data?"
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if not 0 < self.target < 1:
+            raise UserError(
+                f"The share of copies to exclude must lie between 0 and 1, not {self.target:g}; the default is 0.01."
+            )
+        if self.num < 1:
+            raise UserError(f"At least 1 sample must be generated, not {self.num}.")
+
+
 @dataclass(frozen=True, eq=False)
 class AuditRequest:
     """What is to be audited, and how.
 
     Attributes:
-        training: The training images; none to look at the model alone.
+        training: The training images; none to examine the model alone.
         samples: Generated images; none to generate them from the model.
         heldout: Images of the same source that were not trained on.
         model: The model; none if samples were given.
         canaries: Marked images that the training set holds, and their control group.
-        other_training: Other readings of the training images, under which the samples are looked at, too.
-        deduplicated: Whether near-copies were removed from the training set; if left out, what its history says.
-        number: Samples to generate.
-        sampler: How they are generated.
-        first_seed: Seed of the first.
+        other_training: Other readings of the training images, under which the samples are compared with them, too.
+        options: The settings; `settled` are those that the audit goes by.
+        sampler: How samples are generated.
         transforms: Changes under which a sample still counts as a copy.
-        features: Feature spaces in which copies are looked for, too.
+        features: Feature spaces in which copies are searched, too.
         threshold: Of the ratio rules, in (0, 1].
-        target: Share of copies that is to be excluded, in (0, 1).
-        private: Whether names and images stay out of the report.
-        seed: Of everything random but the samples.
-        title: Heading of the report.
         sources: Where each set, and the model, was read from, by role.
         device: Where to compute.
-        batch_size: Images at a time.
 
     Raises:
-        UserError: Things are missing, do not go together, or are out of range.
+        UserError: Things are missing, or do not go together.
     """
 
     training: ImageSet | None = None
     samples: ImageSet | None = None
     heldout: ImageSet | None = None
-    model: OpenedModel | None = None
+    model: Denoiser | None = None
     canaries: CanarySet | None = None
     other_training: Sequence[OtherTraining] = ()
-    deduplicated: bool | None = None
-    number: int = 10_000
+    options: AuditOptions = field(default_factory=AuditOptions)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    first_seed: int = 0
     transforms: Transforms | None = None
     features: Sequence[FeatureSpace] = ()
     threshold: float = 1 / 3
-    target: float = 0.01
-    private: bool = False
-    seed: int = 0
-    title: str = "Does this model leak its training data?"
     sources: dict[str, str] = field(default_factory=dict)
     device: str = "cpu"
-    batch_size: int = 64
 
     @property
-    def drawn(self) -> int:
-        """Samples that are generated: without training images, as many as are asked about their dimension."""
-        return self.number if self.training is not None else min(self.number, PROBED)
+    def settled(self) -> AuditOptions:
+        """The options as they apply here.
 
-    @property
-    def first_number(self) -> int:
-        """Number of the first sample: its seed if it is generated, else 0."""
-        return 0 if self.model is None else self.first_seed
-
-    @property
-    def near_copies_removed(self) -> bool:
-        """Whether near-copies were removed from the training set: as told, else as its history says."""
-        if self.deduplicated is not None or self.training is None:
-            return bool(self.deduplicated)
-        return any(_DEDUPLICATED.search(step) for step in self.training.history)
+        Without training images, only as many samples are generated as FLIPD is measured for; given samples are counted from 0;
+        near-copies were removed if the options say so, else if the history of the training set does.
+        """
+        removed = self.options.deduplicated
+        if removed is None:
+            history = () if self.training is None else self.training.history
+            removed = any(_DEDUPLICATED.search(step) for step in history)
+        return replace(
+            self.options,
+            num=self.options.num if self.training is not None else min(self.options.num, PROBED),
+            first_seed=0 if self.model is None else self.options.first_seed,
+            deduplicated=removed and self.training is not None,
+        )
 
     def __post_init__(self) -> None:
         if self.samples is None and self.model is None:
@@ -115,14 +139,8 @@ class AuditRequest:
             raise UserError(
                 "Name the training images with --train: samples alone say nothing about what they copy."
             )
-        if not 0 < self.target < 1:
-            raise UserError(
-                f"The share of copies to exclude must lie between 0 and 1, not {self.target:g}; the default is 0.01."
-            )
-        classes = 0 if self.model is None or self.canaries is None else self.model.denoiser.num_labels
+        classes = 0 if self.model is None else self.model.num_labels
         if classes and self.canaries is not None and self.canaries.planted_labels is None:
             raise UserError(
                 f"The model has {classes} classes and the canaries have no labels; plant them in a labelled set."
             )
-        if self.model is not None and self.number < 1:
-            raise UserError(f"At least 1 sample must be generated, not {self.number}.")

@@ -95,8 +95,9 @@ def align(sets: dict[Role, ImageSet], progress: Progress = NO_PROGRESS) -> Align
     protocol, notes = "pixel-l2/uint8", []
     if len(sizes) > 1:
         protocol += f"/lanczos{side}"
+        given = ", ".join(f"{role} {images.shape[1]} x {images.shape[2]}" for role, images in sets.items())
         notes.append(
-            f"The sets have different sizes ({_sizes(sets)}); all were compared at {side} x {side} pixels, the smallest."
+            f"The sets have different sizes ({given}); all were compared at {side} x {side} pixels, the smallest."
             " Detail above that is not compared. If the model was trained on images prepared in another way (another filter or"
             " crop), give the training images in the form that it saw."
         )
@@ -112,7 +113,3 @@ def align(sets: dict[Role, ImageSet], progress: Progress = NO_PROGRESS) -> Align
         steps[role] = list(new.history[len(images.history) :])
         found[role] = new
     return Aligned(found, steps, protocol, notes)
-
-
-def _sizes(sets: dict[Role, ImageSet]) -> str:
-    return ", ".join(f"{role} {images.shape[1]} x {images.shape[2]}" for role, images in sets.items())

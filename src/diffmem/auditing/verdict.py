@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -70,7 +71,7 @@ def verdict_of(
 
     Copies are found if a test of any deciding criterion finds them, here or under another reading of the images; that outranks every
     reason not to judge. Else the audit cannot tell if the samples or the held-out images are not what they should be, if samples are
-    all but identical to training images and too few to be counted as found, if a criterion is in doubt, or if none of them would see
+    nearly identical to training images and too few to be counted as found, if a criterion is in doubt, or if none of them would see
     even exact copies. None are found otherwise, and the bound is that of the samples that could be judged.
 
     Args:
@@ -96,9 +97,10 @@ def verdict_of(
             there.said,
         )
     if there.problems:
+        first = re.sub("^The ", "the ", there.problems[0])
         return _record(
             "cannot tell",
-            f"Cannot tell: {_inside(there.problems[0])}",
+            f"Cannot tell: {first}",
             reasons,
             [*there.problems[1:], *there.said],
         )
@@ -116,15 +118,15 @@ def verdict_of(
         number = f"{flagged.matches} {'is' if flagged.matches == 1 else 'are'}"
         sentence = (
             f"None found beyond chance: with {there.samples_text(total)}, the rate of copies is below {_percent(bound)}% at 95% confidence;"
-            f" {number} flagged, no more than of images that were never copied{_beside(flagged)}."
+            f" {number} flagged, no more than chance explains{_beside(flagged)}."
         )
         reasons.append(
-            "Look at the flagged samples all the same: counts say that chance makes so many, not that each of them is chance."
+            "Look at the flagged samples all the same: chance explains their number, but not necessarily each of them."
         )
     if there.copying is not None and there.copying.conclusion == "copying":
         reasons.append(
-            "The C_T test says that samples lie nearer to the training images than held-out images do. No single sample is a copy by"
-            " the criteria; blurred samples lie so, and so do those of a model that begins to memorize."
+            "By the C_T test, samples are nearer to the training images than held-out images are. No single sample is a copy by"
+            " the criteria; the test also responds to blurred samples, and to a model that begins to memorize."
         )
     return _record("none found", sentence, reasons, [*there.said, *_null_remark(space)])
 
@@ -136,8 +138,8 @@ def verdict_without_training(reasons: Sequence[str]) -> VerdictRecord:
         "Cannot tell: there are no training images to compare with.",
         list(reasons),
         [
-            "Give the training images with --train: only they show whether samples are copies. Without them, signs in the model itself"
-            " are all there is."
+            "Give the training images with --train: only they show whether samples are copies. Without them, the audit can only test the"
+            " model itself."
         ],
     )
 
@@ -145,29 +147,29 @@ def verdict_without_training(reasons: Sequence[str]) -> VerdictRecord:
 def limitations(space: SpaceRecord | None, transforms: str | None, features: bool) -> list[str]:
     """Return what a clean audit does not prove."""
     lines = [
-        "Only the samples that were looked at are judged: rarer copies than the bound, or copies that appear with other prompts, labels,"
+        "Only these samples are judged: copies that are rarer than the bound, or copies that appear with other prompts, labels,"
         " guidance or samplers, are not excluded.",
         "A copy is an image that is near in the compared space. Copied parts of images (a logo, a face, a background) are not found, nor"
-        " are copies that are changed more than the table of planted copies shows.",
-        "Not to be copied is not to be private: membership may still be inferred, and a model can give training images away to those who"
-        " optimize its input.",
+        " are copies that differ more than the positive controls that are found.",
+        "An image that is not copied is not necessarily private: membership may still be inferred, and training images may be extracted by"
+        " optimizing the model's input.",
     ]
     if transforms is None:
-        lines.append("Mirrored, shifted and brightened copies were not looked for; --transforms does.")
+        lines.append("Mirrored, shifted and brightened copies were not searched for; use --transforms.")
     if not features:
         lines.append(
-            "Copies were looked for in pixels only; a copy-detection network, given with --features, sees through stronger changes."
+            "Copies were searched for in pixels only; a copy-detection network, given with --features, finds more strongly changed ones."
         )
     if space is not None and space.null_training:
         lines.append(
-            f"{space.null_training:,} training images, each against all others, show how often fresh images come near to them."
-            " That holds if near-copies were not removed from the training set; if they were, say so (--deduplicated)."
+            f"{space.null_training:,} training images (leave-one-out) show how often fresh images come near to them."
+            " This is valid if near-copies were not removed from the training set; if they were, pass --deduplicated."
         )
     return lines
 
 
 def _found(found: Sequence[CriterionRecord], space: SpaceRecord, around: Circumstances) -> VerdictRecord:
-    # The criterion and the strictness that find most beyond chance: some flag many images that were never copied.
+    # The criterion and the threshold that find most beyond chance: some flag many null images.
     pairs = [(one, test) for one in found for test in one.tests if test.p_value <= test.level]
     first, test = max(pairs, key=lambda pair: (pair[1].beyond_chance, -pair[1].strictness))
     total, flagged = around.samples_text(first.flagged.total), test.flagged
@@ -190,19 +192,19 @@ def _beside(one: CriterionRecord) -> str:
     """Return the null's rate where it is worth a place beside a rate."""
     if one.null is None or one.null.value < _WORTH_SAYING:
         return ""
-    return f"; of images that were never copied, {_share(one.null)} are flagged"
+    return f"; false-positive rate {_share(one.null)}"
 
 
 def _same(around: Circumstances, copies: CopiesRecord, reasons: list[str]) -> VerdictRecord:
     number = around.same_pictures
     sentence = (
-        f"Cannot tell: {number:,} {'sample is' if number == 1 else 'samples are'} all but identical to"
-        f" {'a training image' if number == 1 else 'training images'}, as no image that was never copied is;"
+        f"Cannot tell: {number:,} {'sample is' if number == 1 else 'samples are'} nearly identical to"
+        f" {'a training image' if number == 1 else 'training images'}, and no null image is;"
         " their number alone does not exclude chance."
     )
     needed = around.heldout_needed
     missing = [
-        "Look at the first pictures: if they show the same picture, and it is none that many people have, the model has copied it.",
+        "Look at the first pictures: if they show the same picture, and it is not a common one, the model has copied it.",
         "More samples decide it: the same rate among more of them would be found."
         + (
             ""
@@ -227,26 +229,24 @@ def _open(
         sentence = (
             f"Cannot tell: {worst.matches} of {worst.flagged.total:,} samples look like copies, which chance may explain{_beside(worst)}."
             if worst.matches
-            else f"Cannot tell: {worst.flagged.total:,} samples are too few to exclude a share of copies of {target:.2%}."
+            else f"Cannot tell: {worst.flagged.total:,} samples are too few to exclude a rate of copies of {target:.2%}."
         )
     elif any(one.finding == "none" for one in by_distance):
-        sentence = "Cannot tell: in these data the criteria do not even find exact copies that are planted."
+        sentence = "Cannot tell: in these data the criteria do not even find the exact copies among the positive controls."
         missing.append(
-            "Look at the training set: where many images are alike, or few values differ, no distance parts copies from others. A feature"
-            " space (--features) may."
+            "Look at the training set: where many images are similar, or few values differ, no pixel distance separates copies from other"
+            " images. A feature space (--features) may."
         )
     elif by_distance:
-        sentence = (
-            "Cannot tell: every deciding criterion but identity flags too many images that were never copied."
-        )
+        sentence = "Cannot tell: every deciding criterion but identity flags too many null images."
         missing.append(
-            f"Give a feature space (--features) that parts these images, or accept a larger share than {target:.2%} (--target)."
+            f"Give a feature space (--features) that separates these images, or accept a larger rate than {target:.2%} (--target)."
         )
     else:
         sentence = "Cannot tell: no sample is identical to a training image, and with so few training images nothing else decides."
         missing.append(
             "A ratio of two distances needs a second neighbour: from three different training images on, it finds copies that are not"
-            " exact. What lies near in absolute terms is in the table."
+            " exact. Samples that are near in absolute terms are in the table."
         )
     return _record("cannot tell", sentence, reasons, [*missing, *said])
 
@@ -268,8 +268,8 @@ def _sees(one: CriterionRecord) -> bool:
 
 
 def format_test(test: ChanceTest) -> str:
-    """Return a test in a few words: '13 events beside 0, p = 3e-08'."""
-    return f"{test.events:,} {'event' if test.events == 1 else 'events'} beside {test.others:,}, {format_p(test.p_value)}"
+    """Return a test in a few words: '13 events against 0, p = 3e-08'."""
+    return f"{test.events:,} {'event' if test.events == 1 else 'events'} against {test.others:,}, {format_p(test.p_value)}"
 
 
 def _criterion_text(one: CriterionRecord) -> str:
@@ -284,11 +284,6 @@ def _share(rate: Rate) -> str:
     return f"{_percent(rate.value)}% [{_percent(rate.low)}, {_percent(rate.high)}]"
 
 
-def _inside(sentence: str) -> str:
-    """Return a sentence as it stands after a colon."""
-    return f"the {sentence[4:]}" if sentence.startswith("The ") else sentence
-
-
 def _percent(share: float) -> str:
     # Two digits of the smallest shares: a rare copy is not none.
     return f"{100 * share:.2f}" if share == 0 or share >= 1e-4 else f"{100 * share:.2g}"
@@ -298,5 +293,5 @@ def _null_remark(space: SpaceRecord) -> list[str]:
     if space.null_heldout:
         return []
     return [
-        "Held-out images of the same source (--heldout) would show better what chance does than training images against each other."
+        "Held-out images of the same source (--heldout) would be a better null than training images (leave-one-out)."
     ]

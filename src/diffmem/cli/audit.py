@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from diffmem.cli.common import Settings
 from diffmem.cli.reading import ReadingPairs
 from diffmem.errors import UserError
-
-if TYPE_CHECKING:
-    from diffmem.auditing import AuditRequest, OtherTraining
-    from diffmem.data import ImageSet, Reading
 
 __all__ = ["audit"]
 
@@ -45,7 +41,7 @@ def audit(
     """Say whether a model, or a set of its samples, copies training images: copies found, none found, or cannot tell.
 
     Exit codes: 0 none found, 3 copies found, 4 cannot tell; 2 bad input, 1 failure. Interrupt with Ctrl-C: the same
-    command goes on where it stopped.
+    command resumes.
 
     Example: diffmem audit --train cifar10.zip --heldout cifar10-test.zip --samples generated/ --out audit
 
@@ -55,29 +51,29 @@ def audit(
 
     Args:
         train: The whole training set: anything that `diffmem data build` reads. Left out, the model alone is looked at.
-        heldout: Images of the same source that were not trained on: they show what chance does, and membership
+        heldout: Images of the same source that were not trained on: for the null rate, and membership
             inference needs them. Without, training images are held against each other.
         samples: Generated images: a folder, .zip or .npz.
         model: In place of samples: a run's folder or snapshot, an EDM network pickle, or a diffusers folder. Nothing in it
             is executed.
         num: Samples to generate from the model.
         out: Folder for the report: audit.html, audit.json, matches.csv and pictures.
-        self_test: Prove that the audit works: plant copies in known shares among real images (--train, or the
-            bundled digits) and see what is found.
+        self_test: Check that the audit works: mix known fractions of copies into real images (--train, or the
+            bundled digits) and measure what is found.
         transforms: Also find samples that match after changes, joined by +: flip, shift1 to shiftN, brightnessN; for
             example flip+shift2.
         features: Also compare features: inception, or a TorchScript network PATH[:PREPARATION[:THRESHOLD]] with the
             preparation uint8, sscd, sscd-320 or dcr; may be repeated.
-        canaries: File of canaries that `diffmem data build --canaries` wrote: report their exposure.
-        deduplicated: Near-copies were removed from the training set: then its images do not show how often fresh ones come
-            near to them, and only held-out images do. Told by itself where diffmem removed them.
+        canaries: File of canaries written by `diffmem data build --canaries`: report their exposure.
+        deduplicated: Near-copies were removed from the training set: use only held-out images for
+            the null rate. Set by itself where diffmem removed them.
         train_read: How the files of --train become pixels, key=value: alpha=white|black|drop, exif=ignore|apply,
             white=LEVEL, pages=first|all|refuse, fit=crop|stretch|pad with resolution=SIDE, split=FOLDER; may be repeated.
         heldout_read: The same for --heldout.
         samples_read: The same for --samples.
         private: Keep every image and file name out of the report: indices and hashes only.
-        target: Share of copies that a clean audit must exclude at 95% confidence.
-        seed: Of all that is drawn, but the samples.
+        target: Rate of copies that a clean audit must exclude at 95% confidence.
+        seed: Seed of all random choices except the samples.
         first_seed: Seed of the first sample.
         set_: Change a setting of the sampler, key=value, for example steps=40; may be repeated.
         allow_pickle: Read the weights of a diffusers folder from a pickle (.bin) where there are no safetensors.
@@ -85,18 +81,18 @@ def audit(
         batch_size: Images at a time.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
     """
-    from diffmem.cli.common import choose_device
+    from diffmem.environment import choose_device
     from diffmem.folder_lock import locked_folder
 
-    place = choose_device(device)
+    device = choose_device(device)
     if self_test:
         for name, path in (("--heldout", heldout), ("--samples", samples), ("--model", model)):
             if path is not None:
                 raise UserError(
-                    f"{name} does not go with --self-test, which plants copies among the images of --train alone."
+                    f"{name} cannot be combined with --self-test, which uses only the images of --train."
                 )
         with locked_folder(out):
-            failed = _self_test("digits" if train is None else train, transforms, seed, place, out)
+            failed = _self_test("digits" if train is None else train, transforms, seed, device, out)
         if failed:
             raise SystemExit(1)
         return
@@ -111,121 +107,43 @@ def audit(
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out names a folder for the report.")
     with locked_folder(out):
-        from diffmem.auditing import AuditRequest, open_feature_space, parse_transforms
-        from diffmem.data import CanarySet
-        from diffmem.models import open_model
-        from diffmem.sampling import SamplerConfig
+        from diffmem.api.auditing import audit as run_audit
+        from diffmem.auditing.report.text import print_audit
+        from diffmem.data import parse_reading
+        from diffmem.distributed import world
+        from diffmem.sampling import SamplerConfig, discard_shards
         from diffmem.settings import load_recipe
 
-        sources = {
-            "training": train,
-            "heldout": heldout,
-            "samples": samples,
-            "model": None if model is None else str(model),
-        }
-        config = load_recipe(SamplerConfig, None, set_ or [])
-        changes = None if transforms is None else parse_transforms(transforms)
-        spaces = [open_feature_space(text, place) for text in features or []]
-        opened = None if model is None else open_model(model, place, allow_pickle=allow_pickle)
-        planted = None if canaries is None else CanarySet.load(canaries)
-        sets = _Sets((train, train_read), (heldout, heldout_read), (samples, samples_read))
-        request = AuditRequest(
-            training=sets.training, samples=sets.samples, heldout=sets.heldout, model=opened, canaries=planted,
-            other_training=sets.other_training, deduplicated=deduplicated, number=num, sampler=config, first_seed=first_seed,
-            transforms=changes, features=spaces, target=target, private=private, seed=seed, title=title,
-            sources={role: source for role, source in sources.items() if source is not None}, device=place, batch_size=batch_size,
-        )  # fmt: skip
-        code = _audit(request, out)
-    if code:
-        raise SystemExit(code)
-
-
-class _Sets:
-    """The sets of an audit, read: each as (source, how to read it), or none where no source is named."""
-
-    def __init__(
-        self,
-        training: tuple[str | None, list[str] | None],
-        heldout: tuple[str | None, list[str] | None],
-        samples: tuple[str | None, list[str] | None],
-    ) -> None:
-        from diffmem.data import parse_reading
-
-        self._readings = [parse_reading(pairs or []) for _, pairs in (training, heldout, samples)]
-        for name, (source, pairs) in (("train", training), ("heldout", heldout), ("samples", samples)):
+        files = {"training": ("train", train, train_read), "heldout": ("heldout", heldout, heldout_read),
+                 "samples": ("samples", samples, samples_read)}  # fmt: skip
+        for name, source, pairs in files.values():
             if pairs and source is None:
                 raise UserError(f"--{name}-read says how the files of --{name} are read; name them.")
-        self.training, self.heldout, self.samples = (
-            _read(source, reading)
-            for (source, _), reading in zip((training, heldout, samples), self._readings, strict=True)
-        )
-        self._source = training[0]
-
-    @property
-    def other_training(self) -> list[OtherTraining]:
-        """The other readings of the training images, where reading them was a choice."""
-        from diffmem.auditing import OtherTraining
-        from diffmem.data import other_readings
-
-        if self.training is None or self._source is None:
-            return []
-        usual = self._readings[0].choices()
-        return [
-            OtherTraining(one.text, _remedy(one.reading.choices(), usual), one.open)
-            for one in other_readings(self.training, self._source, self._readings[0])
-        ]
-
-
-def _remedy(choices: dict[str, str], usual: dict[str, str]) -> str:
-    """Return the options that choose a reading instead of the usual one."""
-    changed = {key: value for key, value in choices.items() if usual.get(key) != value}
-    return " ".join(f"--train-read {key}={value}" for key, value in (changed or choices).items())
-
-
-def _read(source: str | None, reading: Reading) -> ImageSet | None:
-    from diffmem.data import open_images
-    from diffmem.progress import show_progress
-
-    if source is None:
-        return None
-    with show_progress("Reading images") as progress:
-        return open_images(source, progress=progress, reading=reading)
-
-
-def _audit(request: AuditRequest, out: Path) -> int:
-    import sys
-
-    from diffmem.auditing import audit
-    from diffmem.auditing.report import audit_images, write_audit
-    from diffmem.auditing.report.text import print_audit
-    from diffmem.distributed import world
-    from diffmem.progress import show_progress
-    from diffmem.sampling import discard_shards
-
-    def report(line: str) -> None:
-        print(line, file=sys.stderr)
-
-    shards = out / "samples.shards"
-    with show_progress("Auditing") as progress:
-        found = audit(request, shards, progress, report)
-    if world().is_main:
-        print_audit(found.result)  # first: what hours of work found is told also where the disk is full
-        written = write_audit(found.result, audit_images(found), found.matches, out)
-        print(f"report: {written.html}", flush=True)
-    world().wait()
-    discard_shards(shards)
-    return found.result.verdict.exit_code
+        shards = out / "samples.shards"
+        done = run_audit(
+            train, samples=samples, model=model, heldout=heldout, shards=shards, device=device,
+            readings={role: parse_reading(pairs or []) for role, (_, _, pairs) in files.items()},
+            report=lambda line: print(line, file=sys.stderr), canaries=canaries, deduplicated=deduplicated, num=num,
+            sampler=load_recipe(SamplerConfig, None, set_ or []), first_seed=first_seed, transforms=transforms, features=features,
+            target=target, private=private, seed=seed, title=title, batch_size=batch_size, allow_pickle=allow_pickle,
+        )  # fmt: skip
+        if world().is_main:
+            print_audit(done.result)  # first: what hours of work found is told also where the disk is full
+            print(f"report: {done.save(out)}", flush=True)
+        world().wait()
+        discard_shards(shards)
+    if done.verdict.exit_code:
+        raise SystemExit(done.verdict.exit_code)
 
 
 def _self_test(source: str, transforms: str | None, seed: int, device: str, out: Path | None) -> int:
+    from diffmem.api.inputs import as_images
     from diffmem.auditing import parse_transforms, self_test
     from diffmem.auditing.report.selftest import print_self_test, write_self_test
-    from diffmem.data import open_images
     from diffmem.progress import show_progress
 
     changes = parse_transforms("flip+shift1" if transforms is None else transforms)
-    with show_progress("Reading images") as progress:
-        images = open_images(source, progress=progress)
+    images = as_images(source)
     with show_progress("Testing") as progress:
         found = self_test(images, seed=seed, transforms=changes, device=device, progress=progress)
     print_self_test(found)

@@ -1,52 +1,12 @@
-"""What several commands share: choosing the device, telling warnings."""
+"""What several commands share."""
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from diffmem.distributed import under_torchrun
-from diffmem.errors import UserError
-
-__all__ = ["Settings", "choose_device", "warn"]
+__all__ = ["Settings"]
 
 Settings = Annotated[list[str] | None, Parameter(name="--set", negative="")]
 """The option `--set key=value`, which may be repeated."""
-
-
-def choose_device(wanted: str | None) -> str:
-    """Return the device to use: the wanted one, else CUDA where there is one, else the CPU.
-
-    Under torchrun, each process on a machine has a GPU of its own: `cuda` means that one.
-
-    Raises:
-        UserError: The wanted device is unknown or absent, or one GPU was named for several processes.
-    """
-    import torch
-
-    own = f"cuda:{os.environ['LOCAL_RANK']}" if under_torchrun() else "cuda"
-    if wanted is None:
-        return own if torch.cuda.is_available() else "cpu"
-    kind = wanted.partition(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise UserError(f"Device {wanted!r} is not known; choose cpu, cuda or cuda:N.")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            f"Device {wanted!r} was asked for, but torch sees no CUDA GPU here; use --device cpu."
-        )
-    if under_torchrun() and wanted == "cuda":
-        return own
-    if under_torchrun() and kind == "cuda" and int(os.environ["WORLD_SIZE"]) > 1:
-        raise UserError(
-            f"Device {wanted!r} names one GPU, but {os.environ['WORLD_SIZE']} processes run together, each with a GPU"
-            " of its own; write --device cuda."
-        )
-    return wanted
-
-
-def warn(text: str) -> None:
-    """Tell a warning on standard error."""
-    print(f"warning: {text}", file=sys.stderr)

@@ -27,13 +27,13 @@ def generate(
 ) -> None:
     """Generate images, one per seed; the image of a seed does not depend on the others.
 
-    Interrupt with Ctrl-C: the same command goes on where it stopped.
+    Interrupt with Ctrl-C: the same command resumes.
     Several processes share the work: torchrun --nproc-per-node=8 -m diffmem generate ...
 
     Example: diffmem generate runs/0123456789abcdef samples.npz --seeds 0-999
 
-    The optimum needs no model: it is the closed form that training on DATA
-    would end on, and can only copy it.
+    The optimum needs no model: it is the closed-form minimizer of the training
+    loss on DATA, and can only copy DATA.
 
     Example: diffmem generate --optimum cifar10-1k.zip samples.npz --seeds 0-49999
 
@@ -50,51 +50,35 @@ def generate(
         workspace: With --optimum: megabytes it may use beside the images. What it keeps of a batch is 32 bytes per
             generated image and image of the set; batches that do not fit are followed in parts.
     """
-    from diffmem.cli.common import choose_device
-    from diffmem.data import ImageSet, write_images
-    from diffmem.distributed import world
-    from diffmem.folder_lock import locked_folder
-    from diffmem.progress import show_progress
-    from diffmem.sampling import SamplerConfig, discard_shards, generate_resumable, parse_seeds
+    from diffmem.api.sampling import check_samples_file
+    from diffmem.api.sampling import generate as generate_images
+    from diffmem.environment import choose_device
+    from diffmem.models import open_model, origin_of
+    from diffmem.sampling import SamplerConfig, parse_seeds
     from diffmem.settings import load_recipe
 
     model, out = _model_and_out(paths, optimum)
-    if out.suffix.lower() not in (".npz", ".zip"):
-        raise UserError(
-            f"Samples are written as .npz or .zip, not as {out.name!r}; give the file one of these endings."
-        )
+    check_samples_file(out)
     numbers = parse_seeds(seeds)
     config = load_recipe(SamplerConfig, None, set_ or [])
-    label: int | None = None
-    if labels != "random":
-        if not labels.isdecimal():
-            raise UserError(f"--labels {labels!r} must be random or the number of a class.")
-        label = int(labels)
+    if labels != "random" and not labels.isdecimal():
+        raise UserError(f"--labels {labels!r} must be random or the number of a class.")
     if conditional and optimum is None:
         raise UserError("--conditional belongs to --optimum; a trained model knows whether it has classes.")
-    place = choose_device(device)
-    shards = out.with_name(out.name + ".shards")
-    with locked_folder(shards, "name another file to write"):
-        if optimum is not None:
-            denoiser, source, identity, origin = _optimum(optimum, conditional, place, workspace)
-        else:
-            assert model is not None
-            denoiser, source, identity, origin = _trained(model, place)
-        tag = f"{identity} {config.model_dump_json()} {labels}"
-        with show_progress("Generating") as progress:
-            made = generate_resumable(
-                denoiser, numbers, config, shards, tag, labels=label, batch_size=batch_size, progress=progress
-            )
-        if world().is_main:
-            names = tuple(f"seed{seed:09d}" for seed in numbers)
-            history = (f"generated from {origin}", config.describe())
-            write_images(ImageSet(made.images, made.labels, names, None, history), out)
-        world().wait()
-        discard_shards(shards)
-    channels, height, width = made.images.shape[1:]
-    print(f"{out}: {len(made)} images of {height}x{width}x{channels} from {source}")
-    if optimum is not None:
-        _tell_evaluations(denoiser)
+    device = choose_device(device)
+    denoiser = (
+        open_model(model, device=device)
+        if model is not None
+        else _optimum(str(optimum), conditional, device, workspace)
+    )
+    images = generate_images(
+        denoiser, numbers, sampler=config, labels="random" if labels == "random" else int(labels), batch_size=batch_size, out=out,
+    )  # fmt: skip
+    channels, height, width = images.shape
+    origin = origin_of(denoiser)
+    source = origin.path if optimum is None else f"{origin.name} of {optimum}"
+    print(f"{out}: {len(images)} images of {height}x{width}x{channels} from {source}")
+    _print_evaluations(denoiser)
 
 
 def _model_and_out(paths: tuple[Path, ...], optimum: str | None) -> tuple[Path | None, Path]:
@@ -112,36 +96,27 @@ def _model_and_out(paths: tuple[Path, ...], optimum: str | None) -> tuple[Path |
     return None, paths[0]
 
 
-def _trained(model: Path, device: str) -> tuple[Denoiser, str, str, str]:
-    """Return a trained denoiser, its source for messages, its identity for shards, its origin for the history."""
-    from diffmem.models import open_model
-
-    opened = open_model(model, device)
-    return opened.denoiser, str(opened.path), opened.digest, opened.name
-
-
-def _tell_evaluations(denoiser: Denoiser) -> None:
+def _print_evaluations(denoiser: Denoiser) -> None:
     from diffmem.optimum.optimum import Optimum
 
-    assert isinstance(denoiser, Optimum)
+    if not isinstance(denoiser, Optimum):
+        return
     tally = denoiser.evaluations
     if tally.asked:
         print(
             f"image evaluations: {tally.computed:,} of the {tally.asked:,} of dense passes"
-            f" ({tally.computed / tally.asked:.1%}); left out: less than {denoiser.tolerance:g} of the weight at every call"
+            f" ({tally.computed / tally.asked:.1%}); skipped: less than {denoiser.tolerance:g} of the weight at every call"
         )
 
 
-def _optimum(data: str, conditional: bool, device: str, workspace: int) -> tuple[Denoiser, str, str, str]:
-    """Return the optimum of an image set, and what `_trained` returns with it."""
-    from diffmem.data import open_images
+def _optimum(data: str, conditional: bool, device: str, workspace: int) -> Denoiser:
+    """Return the optimum of an image set, named by its content."""
+    from diffmem.api.inputs import as_images
+    from diffmem.models import Origin
     from diffmem.optimum.optimum import Optimum
-    from diffmem.progress import show_progress
 
-    with show_progress("Reading images") as progress:
-        images = open_images(data, progress=progress)
+    images = as_images(data)
     kind = "the conditional optimum" if conditional else "the optimum"
-    source = f"{kind} of {len(images)} images"
-    identity = f"{kind} {images.fingerprint}"
     denoiser = Optimum(images, conditional, device=device, workspace_bytes=workspace * 10**6)
-    return denoiser, f"{source} of {data}", identity, source
+    denoiser.origin = Origin("optimum", f"{kind} of {len(images)} images", f"{kind} {images.fingerprint}")
+    return denoiser

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffmem.cli.common import Settings
+from diffmem.distributed import world
 from diffmem.errors import UserError
 
 if TYPE_CHECKING:
-    from diffmem.memorization import Measurement
+    from diffmem.api.measuring import Measured
 
 __all__ = ["measure"]
 
@@ -33,7 +34,7 @@ def measure(
     """Measure how many images copy a training image: R_mem with its interval, and the null rate beside it.
 
     Give either generated images, or --expdir: then images are generated from all snapshots of a run, measured, and kept
-    in its folder. Interrupt with Ctrl-C: the same command goes on where it stopped.
+    in its folder. Interrupt with Ctrl-C: the same command resumes.
 
     Example: diffmem measure samples.npz --train cifar10-1k.zip --heldout cifar10-test.zip --gallery worst.png
 
@@ -44,7 +45,7 @@ def measure(
         expdir: Folder of a run, made by `diffmem train` or a study, finished or not.
         train: The whole training set, in the form in which the model saw it. With --expdir it may be left out where it
             was given before or a study keeps it.
-        heldout: Images of the same kind that were not trained on, for the null rate.
+        heldout: Images of the same source that were not trained on, for the null rate.
         threshold: A sample is memorized if its nearest training image is closer than this times the
             second nearest.
         samples: With --expdir: images generated from each snapshot, seeds 0, 1, 2, ...; 10000 if not given.
@@ -67,101 +68,48 @@ def measure(
             raise UserError("--gallery is for generated images; give them in place of --expdir.")
         if index is not None:
             raise UserError("--index is for generated images; a run keeps its neighbours in its folder.")
-        from diffmem.cli.common import choose_device
-        from diffmem.cli.measure_run import measure_run
+        from diffmem.api.measuring import measure_run
+        from diffmem.cli.measure_run import print_run
+        from diffmem.runs.recipe import MeasureConfig
+        from diffmem.sampling import SamplerConfig
+        from diffmem.settings import load_recipe
 
-        measure_run(
-            expdir, number=10_000 if samples is None else samples, settings=set_ or [], train=train, heldout=heldout,
-            threshold=threshold, frechet=frechet, out=out, device=choose_device(device),
+        given = [f"samples={10_000 if samples is None else samples}", f"threshold={threshold!r}"]
+        config = load_recipe(MeasureConfig, None, given).model_copy(update={"frechet": frechet})
+        run = measure_run(
+            expdir, training=train, heldout=heldout, sampler=load_recipe(SamplerConfig, None, set_ or []), config=config,
+            device=device,
         )  # fmt: skip
+        if world().is_main:
+            print_run(run.record, threshold)
+            if out is not None:
+                print(run.save(out))
         return
-    for name, given in (("--samples", samples), ("--set", set_), ("--frechet", frechet)):
-        if given is not None:
+    for name, option in (("--samples", samples), ("--set", set_), ("--frechet", frechet)):
+        if option is not None:
             raise UserError(f"{name} is for a run's folder; give it with --expdir.")
     if train is None:
         raise UserError("Name the training images with --train: samples are compared with all of them.")
-    if generated is not None:
-        _measure_samples(generated, train, heldout, threshold, out, gallery, index, device)
+    from diffmem.api.measuring import measure as measure_images
+
+    assert generated is not None
+    found = measure_images(generated, train, heldout=heldout, threshold=threshold, index=index, device=device)
+    if world().is_main:
+        _print(found)
+        if out is not None:
+            print(found.save(out))
+        if gallery is not None:
+            print(found.gallery(gallery))
 
 
-def _measure_samples(
-    samples: str,
-    train: str,
-    heldout: str | None,
-    threshold: float,
-    out: Path | None,
-    gallery: Path | None,
-    index: Path | None,
-    device: str | None,
-) -> None:
-    import numpy as np
-
-    from diffmem.cli.common import choose_device
-    from diffmem.data import open_images
-    from diffmem.distributed import world
-    from diffmem.files import write_bytes, write_json
-    from diffmem.memorization import RatioRule
-    from diffmem.memorization import measure as measure_images
-    from diffmem.progress import show_progress
-
-    place = choose_device(device)
-    rule = RatioRule(threshold)
-    with show_progress("Reading images") as progress:
-        made, training = open_images(samples, progress=progress), open_images(train, progress=progress)
-        fresh = None if heldout is None else open_images(heldout, progress=progress)
-    with show_progress("Measuring") as progress:
-        found = measure_images(
-            made.images, training.images, heldout=None if fresh is None else fresh.images, criterion=rule,
-            index=index, device=place, progress=progress,
-        )  # fmt: skip
-    if not world().is_main:
-        return
-    _print(found)
-    if out is not None:
-        sets = {
-            "samples": made.fingerprint,
-            "train": training.fingerprint,
-            "heldout": fresh.fingerprint if fresh else None,
-        }
-        write_json(out, {**found.to_json(), "fingerprints": sets})
-        found.neighbours.save(out.with_suffix(".neighbours.npz"))
-        print(out)
-    if gallery is not None:
-        from diffmem.memorization.examples import Example
-        from diffmem.reports.gallery import gallery_figure
-        from diffmem.reports.html import png_bytes
-
-        worst = np.argsort(found.ratio, kind="stable")[:8]
-        pairs = found.neighbours.indices[worst]
-        shown = Example(
-            "The samples of smallest ratio",
-            made.images[worst],
-            training.images[pairs[:, 0]],
-            training.images[pairs[:, 1]],
-            found.ratio[worst],
-            threshold,
-        )
-        write_bytes(gallery, png_bytes(gallery_figure(shown)))
-        print(gallery)
-
-
-def _print(found: Measurement) -> None:
+def _print(found: Measured) -> None:
     from rich.table import Table
 
     from diffmem.console import console
 
     table = Table(box=None, show_header=False)
-    table.add_row("R_mem", str(found.rate))
-    table.add_row(
-        "null rate (held-out images)",
-        "not measured: give --heldout" if found.null is None else str(found.null),
-    )
-    table.add_row(
-        "distinct training images copied",
-        f"{found.distinct_replicated} of {found.training_images - found.duplicates}",
-    )
-    table.add_row("mean distance to the nearest", f"{found.mean_nearest_rms:.2f} grey levels RMS")
-    table.add_row("protocol", found.protocol)
+    for row in found.rows():
+        table.add_row(*row)
     to = console()
     to.print(table)
     for warning in found.warnings:

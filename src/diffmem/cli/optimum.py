@@ -38,23 +38,23 @@ def optimum(
         seed: Seed of the noise.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
     """
-    from diffmem.cli.common import choose_device
     from diffmem.console import console
     from diffmem.data import open_images
     from diffmem.distributed import world
+    from diffmem.environment import choose_device
     from diffmem.folder_lock import locked_folder
     from diffmem.optimum.curves import optimum_curves
     from diffmem.optimum.report.figure import collapse_text, optimum_table, write_optimum
     from diffmem.progress import show_progress
 
     levels = parse_sigmas(sigmas)
-    place = choose_device(device)
+    device = choose_device(device)
     with locked_folder(out):
         with show_progress("Reading images") as progress:
             images = open_images(data, progress=progress)
         with show_progress("Weighing images") as progress:
             result = optimum_curves(
-                images, sigmas=levels, queries=queries, conditional=conditional, seed=seed, data=data, device=place,
+                images, sigmas=levels, queries=queries, conditional=conditional, seed=seed, data=data, device=device,
                 progress=progress,
             )  # fmt: skip
         if not world().is_main:

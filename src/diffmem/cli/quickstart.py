@@ -17,7 +17,7 @@ def quickstart(
     """Watch memorization set in: a small study of real handwritten digits, in minutes.
 
     Trains models at five training-set sizes, measures R_mem, estimates EMM, writes a report. Takes a few
-    minutes on two cores. Interrupt with Ctrl-C: the same command goes on where it stopped.
+    minutes on two cores. Interrupt with Ctrl-C: the same command resumes.
 
     Example: diffmem quickstart --out quickstart
 
@@ -27,7 +27,7 @@ def quickstart(
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
         workers: Processes that train at the same time; by default one per core on a CPU.
     """
-    from diffmem.cli.study import carry_out
+    from diffmem.cli.study import run_grid
     from diffmem.studies.quickstart import quickstart_recipe
 
-    carry_out(quickstart_recipe(fast), out, device, workers)
+    run_grid(quickstart_recipe(fast), out, device, workers)

@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING
 from diffmem.text import bytes_text
 
 if TYPE_CHECKING:
-    from diffmem.runs.store.status import Status
-    from diffmem.studies.search.levels import Item
-    from diffmem.studies.search.recipe import SearchRecipe
+    from diffmem.api.search import EmmSearch
+    from diffmem.runs.store.workers import Status
     from diffmem.studies.search.study import SearchStudy
 
-__all__ = ["carry_out_search_study", "is_search_folder", "new", "report_search", "status", "watch"]
-
-_MOST_GALLERIES = 24
+__all__ = ["is_search_folder", "new", "report_search", "search_for_emm", "status", "watch"]
 
 
-def carry_out_search_study(
+def search_for_emm(
     path: Path,
     out: Path,
     store: Path | None,
@@ -28,63 +25,21 @@ def carry_out_search_study(
     processes: int | None,
     plan: bool,
 ) -> None:
-    """Search for EMM as a recipe says, print the table, write the report.
-
-    Args:
-        path: The recipe.
-        out: Folder of the study.
-        store: Where runs lie; the folder, or the store that an earlier command named, if not given.
-        settings: `key=value` changes.
-        device: cpu, cuda or none for what is there.
-        processes: Trainings at the same time, in place of the recipe's.
-        plan: Only say what it will take.
-    """
-    from diffmem.cli.common import choose_device, warn
+    """Search for EMM as a recipe says, print the table, write the report; or only say what it will take."""
+    from diffmem.api.search import prepared_search, run_search
     from diffmem.distributed import world
-    from diffmem.progress import show_progress
-    from diffmem.studies.search.driver import run_search
     from diffmem.studies.search.recipe import load_search
-    from diffmem.studies.search.study import SearchStudy, store_of
 
     if processes is not None:
         settings = [*settings, f"executor={{kind: local, processes: {processes}}}"]
-    recipe = _with_whole_paths(load_search(path, settings))
-    # On a login node there is no GPU; where the jobs run is what counts.
-    place = device or recipe.executor.device or choose_device(None)
-    if recipe.executor.kind in ("inline", "local"):
-        place = choose_device(device)
-    with show_progress("Reading images") as progress:
-        study = SearchStudy(recipe, out, store or store_of(out), progress)
+    recipe = load_search(path, settings)
     if plan:
-        _plan(study, place)
+        found = prepared_search(recipe, out, store=store, device=device)
+        _plan(found.study, found.device)
         return
-    with show_progress(recipe.title) as progress:
-        run_search(study, device=place, progress=progress, warn=warn)
+    found = run_search(recipe, out, store=store, device=device)
     if world().is_main:
-        report_search(study, place)
-
-
-def _with_whole_paths(recipe: SearchRecipe) -> SearchRecipe:
-    """Write paths in full, so that the study can be opened from any folder."""
-    import yaml
-
-    from diffmem.studies.search.recipe import dump_search
-
-    values = yaml.safe_load(dump_search(recipe))
-
-    def whole(source: object) -> object:
-        return str(Path(source).resolve()) if isinstance(source, str) and Path(source).exists() else source
-
-    values["data"]["source"] = whole(values["data"]["source"])
-    if values["data"]["mixture"] is not None:
-        values["data"]["mixture"]["source"] = whole(values["data"]["mixture"]["source"])
-    for settings in values["levels"].values():
-        for key in ("data.source", "data.mixture.source"):
-            if key in settings:
-                settings[key] = whole(settings[key])
-    if "path" in values["executor"]:
-        values["executor"]["path"] = whole(values["executor"]["path"])
-    return type(recipe).model_validate(values)
+        report_search(found)
 
 
 def _plan(study: SearchStudy, device: str) -> None:
@@ -107,7 +62,7 @@ def _plan(study: SearchStudy, device: str) -> None:
     threads = max(1, available_cores() // slots) if kind == "local" else available_cores()
     with show_progress("Measuring") as progress:
         plan = plan_search(study, device, slots, threads, progress)
-    table = Table(title=f"{study.recipe.title}: what it will take", title_justify="left")
+    table = Table(title=f"{study.recipe.title}: estimated cost", title_justify="left")
     table.add_column(study.recipe.factor)
     for name in ("runs", "images trained", "images sampled", "hours", "hours, grid", "disk"):
         table.add_column(name, justify="right")
@@ -119,14 +74,14 @@ def _plan(study: SearchStudy, device: str) -> None:
         )  # fmt: skip
     console().print(table)
     print(
-        f"{plan.runs:.0f} trainings, {plan.slots} at a time: {duration_text(3600 * plan.hours)} in the mean, nine of ten"
-        f" below {duration_text(3600 * plan.hours_high)}; a grid of equal precision {duration_text(3600 * plan.grid_hours)}."
+        f"{plan.runs:.0f} trainings, {plan.slots} at a time: {duration_text(3600 * plan.hours)} on average, below"
+        f" {duration_text(3600 * plan.hours_high)} in nine of ten cases; a fixed grid {duration_text(3600 * plan.grid_hours)}."
     )
     print(
-        f"Memory {bytes_text(plan.memory)}, disk {bytes_text(plan.disk)}. Trainings in the store already: {plan.finished}."
+        f"Memory {bytes_text(plan.memory)}, disk {bytes_text(plan.disk)}. Trainings already in the store: {plan.finished}."
     )
     print(
-        "Hours of one process unless said otherwise, from a measurement of seconds on this machine and simulated searches with EMM"
+        "Hours of one process unless stated otherwise, from a short measurement on this machine and simulated searches with EMM"
         " anywhere between the sizes."
     )
 
@@ -139,32 +94,13 @@ def is_search_folder(folder: Path) -> bool:
     return (folder / RECIPE_FILE).is_file() and is_search(folder / RECIPE_FILE)
 
 
-def report_search(study: SearchStudy, device: str = "cpu") -> None:
+def report_search(found: EmmSearch) -> None:
     """Write the report of a search as it is now, and print its table."""
-    from diffmem.cli.common import warn
     from diffmem.console import console
-    from diffmem.studies.search.levels import Item
-    from diffmem.studies.search.report.page import write_search_report
     from diffmem.studies.search.report.tables import search_table
 
-    result = study.result(device)
-    galleries = []
-    shown: list[Item] = []
-    for level in result.levels:
-        bracket = level.emm.bracket or ()
-        first = sorted(level.runs, key=lambda run: (run.size not in bracket, run.size, run.seed))
-        shown += [
-            Item(level.name, run.seed, run.size)
-            for run in first[: max(2, _MOST_GALLERIES // len(result.levels))]
-        ]
-    for item in sorted(shown, key=lambda item: (list(study.levels).index(item.level), item.size, item.seed)):
-        example = study.example(item, warn=warn)
-        if example is not None:
-            seed = f", seed {item.seed}" if len(result.seeds) > 1 else ""
-            title = f"{item.level}, N = {item.size:,}{seed}"
-            galleries.append(example.titled(title))
-    paths = write_search_report(result, galleries, study.folder)
-    console().print(search_table(result))
+    paths = found.write_report()
+    console().print(search_table(found.result))
     print(f"{paths.html}\n{paths.json}")
 
 
@@ -186,13 +122,13 @@ def status(folder: Path) -> None:
 
 
 def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
-    """Show the table of a study while it goes on elsewhere, until it is finished or Ctrl-C.
+    """Show the table of a running study, until it is finished or Ctrl-C.
 
     Example: diffmem study watch studies/width
 
     Args:
         folder: Folder of the study.
-        every: Seconds between two looks.
+        every: Seconds between updates.
         once: Show it once and end.
     """
     from rich.live import Live
@@ -214,7 +150,7 @@ def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
 
 
 def _live(study: SearchStudy) -> dict[str, Status]:
-    from diffmem.runs.store.status import read_status
+    from diffmem.runs.store.workers import read_status
 
     live: dict[str, Status] = {}
     for group in study.searches().values():
@@ -254,4 +190,4 @@ def new(path: Path) -> None:
     if path.exists():
         raise UserError(f"{path} exists already; choose another name or remove it.")
     write_text(path, (files("diffmem.studies.search") / "template.yaml").read_text("utf-8"))
-    print(f"{path}: look through it, then: diffmem study {path} --out studies/{path.stem} --plan")
+    print(f"{path}: edit it, then: diffmem study {path} --out studies/{path.stem} --plan")

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 from diffmem.cli.common import Settings
 
 if TYPE_CHECKING:
+    from diffmem.api.studying import GridStudy
     from diffmem.runs.recipe import StudyRecipe
-    from diffmem.studies.study import Study
 
-__all__ = ["carry_out", "report", "study"]
-
-_RECIPE = "recipe.yaml"
+__all__ = ["report", "run_grid", "study"]
 
 
 def study(
@@ -31,7 +29,7 @@ def study(
     A recipe with `levels` or `search` (`diffmem study new` writes one) chooses by itself which sizes are trained, how long, and
     how many images are sampled. A recipe with a list of sizes trains them all to the end.
 
-    What is finished is never done again; interrupt with Ctrl-C, and the same command goes on.
+    Finished runs are reused; interrupt with Ctrl-C, and the same command resumes.
 
     Example: diffmem study recipes/digits-width.yaml --out studies/width
 
@@ -50,92 +48,52 @@ def study(
     from diffmem.studies.search.recipe import is_search
 
     if is_search(recipe):
-        from diffmem.cli.search import carry_out_search_study
+        from diffmem.cli.search import search_for_emm
 
-        carry_out_search_study(recipe, out, store, list(set_ or []), device, workers, plan)
+        search_for_emm(recipe, out, store, list(set_ or []), device, workers, plan)
         return
     if plan or store is not None:
         raise UserError(
             f"{recipe} is a list of sizes; --{'plan' if plan else 'store'} is for recipes with levels or search"
             " (diffmem study new writes one)."
         )
-    carry_out(load_recipe(StudyRecipe, recipe, set_ or []), out, device, workers)
+    run_grid(load_recipe(StudyRecipe, recipe, set_ or []), out, device, workers)
 
 
-def carry_out(recipe: StudyRecipe, out: Path, device: str | None, workers: int | None) -> None:
-    """Run a study, print its table, write its report and say where it is."""
-    import yaml
+def run_grid(recipe: StudyRecipe, out: Path, device: str | None, workers: int | None) -> None:
+    """Run a study on a list of sizes, print its table, write its report and say where it is."""
+    from diffmem.api.studying import run_study
 
-    from diffmem.cli.common import choose_device, warn
-    from diffmem.distributed import world
-    from diffmem.files import write_text
-    from diffmem.progress import show_progress
-    from diffmem.studies.study import Study
-
-    source = Path(recipe.data.source)
-    if source.exists():  # so that the report can be drawn again from any folder
-        data = recipe.data.model_copy(update={"source": str(source.resolve())})
-        recipe = recipe.model_copy(update={"data": data})
-    place = choose_device(device)
-    with show_progress("Reading images") as progress:
-        work = Study(recipe, out, progress)
-    if world().is_main:
-        write_text(out / _RECIPE, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
-    with show_progress(recipe.title) as progress:
-        work.execute(device=place, workers=workers, progress=progress, warn=warn)
-    _report(work, place)
+    _report(run_study(recipe, out, device=device, workers=workers))
 
 
 def report(folder: Path) -> None:
     """Draw the report of a study again, from its stored neighbours; nothing is trained or generated.
 
-    A search for EMM can be reported at any moment, also while it goes on.
+    A search for EMM can be reported at any moment, also while it runs.
 
     Example: diffmem report quickstart
 
     Args:
         folder: Folder of the study.
     """
+    from diffmem.api.studying import open_study
     from diffmem.cli.search import is_search_folder, report_search
-    from diffmem.errors import UserError
-    from diffmem.runs.recipe import StudyRecipe
-    from diffmem.settings import load_recipe
-    from diffmem.studies.study import Study
 
     if is_search_folder(folder):
-        from diffmem.studies.search.study import open_search
+        from diffmem.api.search import open_emm
 
-        report_search(open_search(folder))
-        return
-    if not (folder / _RECIPE).is_file():
-        raise UserError(f"{folder} is not the folder of a study: it has no {_RECIPE}.")
-    recipe = load_recipe(StudyRecipe, folder / _RECIPE)
-    work = Study(recipe, folder)
-    missing = [run for run in work.runs() if not run.is_finished(recipe.sampling, recipe.measure)]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(work.runs())} runs are not finished,"
-            f" first that of size {len(missing[0].training_set)};"
-            f" finish the study with the command that began it."
-        )
-    _report(work, "cpu")
+        report_search(open_emm(folder))
+    else:
+        _report(open_study(folder))
 
 
-def _report(work: Study, device: str) -> None:
+def _report(done: GridStudy) -> None:
     from diffmem.console import console
     from diffmem.distributed import world
-    from diffmem.studies.report.page import write_report
     from diffmem.studies.report.tables import terminal_table
 
-    result = work.result(device)
-    if not world().is_main:
-        return
-    by_rate = sorted(result.runs, key=lambda run: run.peak.memorized.value)
-    galleries = []
-    for run, words in ((by_rate[-1], "Most memorized"), (by_rate[0], "Least memorized")):
-        galleries.append(work.example(run.run_id).titled(words))
-        if len(result.runs) == 1:
-            break
-    paths = write_report(result, galleries, work.folder)
-    console().print(terminal_table(result))
-    print(f"{paths.html}\n{paths.json}")
+    if world().is_main:
+        paths = done.write_report()
+        console().print(terminal_table(done.result))
+        print(f"{paths.html}\n{paths.json}")

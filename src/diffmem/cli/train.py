@@ -26,8 +26,8 @@ def train(
 ) -> None:
     """Train a denoiser on an image set; the run gets a folder named by the hash of its configuration.
 
-    The defaults are the study's basic setup: DDPM++ with VP preconditioning, 35 M parameters, 40,000 epochs.
-    What is trained is never trained again; interrupt with Ctrl-C, and the same command goes on.
+    The defaults are the paper's basic setup: DDPM++ with VP preconditioning, 35 M parameters, 40,000 epochs.
+    A finished run is not trained again; interrupt with Ctrl-C, and the same command resumes.
     Several processes share the work: torchrun --nproc-per-node=8 -m diffmem train ...
 
     Example: diffmem train cifar10-1k.zip --epochs 100 --set model.channels=32 --set training.batch_size=64
@@ -58,34 +58,19 @@ def train(
     settings += [] if batch_size is None else [f"training.batch_size={batch_size}"]
     chosen = load_recipe(TrainRecipe, recipe, settings)
 
-    from diffmem.cli.common import choose_device, warn
-    from diffmem.data import open_images
-    from diffmem.distributed import world
-    from diffmem.progress import show_progress
-    from diffmem.runs.run import Run
-    from diffmem.runs.run_folder import remember_data
+    from diffmem.api.training import train as train_model
 
-    place = choose_device(device)
     if tensorboard:
         from diffmem.training.tracking import require_tensorboard
 
         require_tensorboard()
-    with show_progress("Reading images") as progress:
-        images = open_images(data, progress=progress)
-    if conditional and images.labels is None:
-        raise UserError(f"{data} has no labels; leave --conditional out.")
-    if not conditional:
-        images = images.with_labels(None, None, "without labels")
-    run = Run(images, None, chosen.model, chosen.training, seed, out)
-    print(f"{run.folder}: {len(images)} images, {chosen.model.describe()}; {chosen.training.describe()}")
-    with show_progress("Training") as progress:
-        last = run.fit(device=place, progress=progress, warn=warn)
-    remember_data(run.folder, data)
-    if tensorboard and world().is_main:
-        from diffmem.training.tracking import write_tensorboard
-
-        write_tensorboard(run.folder)
-    print(last)
+    done = train_model(
+        data, model=chosen.model, training=chosen.training, seed=seed, out=out, conditional=conditional, device=device,
+        report=print,
+    )  # fmt: skip
+    if tensorboard:
+        done.write_tensorboard()
+    print(done.snapshot)
 
 
 def _print_settings(rows: list[tuple[str, str, str]]) -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from criteria_tools import TRAINING, batch, check_ladder
 
-from diffmem.auditing.criteria.ratio import RATIO_LADDER, Ratio, ratio_strictness
+from diffmem.auditing.criteria.ratio import RATIO_LADDER, Ratio
 from diffmem.errors import UserError
 from diffmem.memorization import RatioRule
 
@@ -17,9 +17,9 @@ def test_it_is_the_ratio_rule(threshold):
 
 
 def test_the_ladder_goes_on_below_the_threshold():
-    assert ratio_strictness(1 / 3) == (1 / 3, *RATIO_LADDER)
-    assert ratio_strictness(0.2) == (0.2, 1 / 6, 1 / 10)
-    assert ratio_strictness(0.05) == (0.05,)
+    assert Ratio(TRAINING).strictness == (1 / 3, *RATIO_LADDER)
+    assert Ratio(TRAINING, 0.2).strictness == (0.2, 1 / 6, 1 / 10)
+    assert Ratio(TRAINING, 0.05).strictness == (0.05,)
 
 
 def test_the_same_picture_is_asked_for_no_less_strictly_than_a_copy():

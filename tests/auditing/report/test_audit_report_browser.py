@@ -7,9 +7,8 @@ import shutil
 import subprocess
 
 import pytest
+from audit_builders import render_audit
 from audit_examples import copies_found, none_found
-
-from diffmem.auditing.report.page import render_audit
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CELL = "0.03% [0.01, 0.09], 12 of 10,000"
@@ -68,12 +67,12 @@ def overflow(html, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [copies_found, none_found])
 def test_the_table_of_criteria_fits_a_window_of_1200_pixels(tmp_path, make):
-    html = render_audit(make(), None)
+    html = render_audit(make())
     assert 'aria-labelledby="criteria"' in html
     assert overflow(html.replace("</main>", widest_table() + "</main>"), tmp_path) == [0, 0, 0]
 
 
 @pytest.mark.slow
 def test_a_table_that_is_too_wide_would_be_noticed(tmp_path):
-    html = render_audit(none_found(), None).replace("</main>", widest_table(30) + "</main>")
+    html = render_audit(none_found()).replace("</main>", widest_table(30) + "</main>")
     assert overflow(html, tmp_path)[2] > 0

@@ -20,10 +20,9 @@ from diffmem.auditing.report.gallery import (
     HEAD,
     LEFT,
     TOP,
-    AuditImages,
     display_text,
-    near_figure,
-    worst_figure,
+    gallery_figure,
+    worst_gallery,
 )
 from diffmem.errors import UserError
 from diffmem.reports.html import png_bytes
@@ -78,7 +77,7 @@ def test_bars_are_as_long_as_images_are_copied():
 
 def test_a_gallery_shows_fifty_matches_with_their_numbers():
     result = copies_found()
-    figure = worst_figure(result.copies.worst, make_images(result))
+    figure = gallery_figure(make_images(result)["worst"])
     words = [text.get_text() for text in figure.axes[0].texts]
     assert "7 → 12" in words
     assert "ratio 0.02\nRMS 0.8" in words
@@ -87,18 +86,16 @@ def test_a_gallery_shows_fifty_matches_with_their_numbers():
 
 
 def test_a_gallery_shows_the_pixels_themselves():
-    result = copies_found(1)
-    images = make_images(result)
-    canvas = worst_figure(result.copies.worst, images).axes[0].images[0].get_array()
-    enlarged = images.samples[0].transpose(1, 2, 0).repeat(3, 0).repeat(3, 1)
+    worst = make_images(copies_found(1))["worst"]
+    canvas = gallery_figure(worst).axes[0].images[0].get_array()
+    enlarged = worst.samples[0].transpose(1, 2, 0).repeat(3, 0).repeat(3, 1)
     top, left = TOP + HEAD, LEFT
     assert (canvas[top : top + 96, left : left + 96] == enlarged).all()
 
 
 def test_large_images_are_shrunk_and_the_page_says_so():
-    result = copies_found(50)
-    images = make_images(result, (3, 256, 256))
-    assert len(png_bytes(worst_figure(result.copies.worst, images), 100)) < 3_000_000
+    worst = make_images(copies_found(50), (3, 256, 256))["worst"]
+    assert len(png_bytes(gallery_figure(worst), 100)) < 3_000_000
     assert display_text((3, 256, 256)).startswith("Images of 256 x 256 pixels are shrunk to 96 x 96")
     assert display_text((1, 28, 28)) == "Images of 28 x 28 pixels are enlarged 3 times, pixel by pixel."
     assert display_text((3, 300, 1)).startswith("Images of 300 x 1 pixels are shrunk to 96 x 1 ")
@@ -106,23 +103,23 @@ def test_large_images_are_shrunk_and_the_page_says_so():
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 300, 4), (1, 5, 200)])
 def test_images_of_every_shape_can_be_shown(shape):
-    result = copies_found(2)
-    images = make_images(result, shape, near=2)
-    assert png_bytes(worst_figure(result.copies.worst, images), 100)
-    assert png_bytes(near_figure(images.near), 100)
+    galleries = make_images(copies_found(2), shape, near=2)
+    assert all(png_bytes(gallery_figure(galleries[name]), 100) for name in ("worst", "near"))
 
 
 def test_images_that_do_not_fit_together_are_refused():
     one = blobs(2, (3, 8, 8), 0)
     with pytest.raises(UserError, match="uint8 of the shape"):
-        AuditImages(one, one[:1], one)
-    with pytest.raises(UserError, match="3 matches"):
-        worst_figure(three_found().copies.worst, AuditImages(one, one, one))
+        worst_gallery(copies_found(2).copies.worst, one, one[:1], one)
+    with pytest.raises(UserError, match="2 images, and words above 3 and below 3"):
+        worst_gallery(three_found().copies.worst, one, one, one)
+    with pytest.raises(UserError, match=r"must have the shape \(n, 1 or 3, H, W\), not \(0, 3, 8, 8\)"):
+        worst_gallery([], one[:0], one[:0], one[:0])
 
 
 def test_panels_of_power_stand_side_by_side_and_name_their_rows_once():
     result = copies_found()
-    columns = [PowerColumn(one.key, one.title, one.power, None) for one in result.criteria[:2]]
+    columns = [PowerColumn(one.title, one.power, None) for one in result.criteria[:2]]
     first, second = power_panels([("one", columns), ("two", columns[:1])]).axes
     assert first.get_title(loc="left") == "one"
     assert first.get_yticklabels()[0].get_text() == "exact copy"

@@ -10,7 +10,8 @@ from audit_examples import AUDITS, copies_found, full_audit, three_found
 from rich.console import Console
 
 from diffmem.auditing.report.text import (
-    criterion_rows,
+    chance_text,
+    deciding_first,
     fine_percent,
     fine_rate,
     number_text,
@@ -68,13 +69,13 @@ def test_the_table_says_what_every_criterion_found_by_sign_and_word():
 def test_deciding_criteria_come_first():
     result = copies_found()
     turned = result.model_copy(update={"criteria": result.criteria[::-1]})
-    assert [row.role for row in criterion_rows(turned)] == ["deciding"] * 4 + ["supporting"] * 2
+    assert [row.role for row in deciding_first(turned.criteria)] == ["deciding"] * 4 + ["supporting"] * 2
 
 
 def test_a_criterion_without_a_null_says_so():
-    row = criterion_rows(make_audit(nulls=0))[0]
-    assert row.null == "no null"
-    assert row.chance == "–"
+    audit = make_audit(nulls=0)
+    assert chance_text(audit.criteria[0]) == "–"
+    assert "no null" in "\n".join(printed(audit))
 
 
 def test_the_threshold_is_that_of_the_protocol_and_none_without_the_rule():

@@ -58,16 +58,18 @@ def test_the_matches_read_back_from_their_csv_nearest_first(tmp_path):
         assert row["variant"] == match.variant
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_a_match_the_csv_is_its_header(tmp_path):
-    paths = write_audit(none_found(), None, [], tmp_path)
+    paths = write_audit(none_found(), {}, [], tmp_path)
     assert paths.csv.read_text() == ",".join(COLUMNS) + "\n"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_private_audit_leaves_nothing_of_an_earlier_one_behind(tmp_path):
     result = copies_found()
     write_audit(result, make_images(result), make_matches(60), tmp_path)
     (tmp_path / "own.txt").write_text("kept")
-    write_audit(private_found(), None, make_matches(60, private=True), tmp_path)
+    write_audit(private_found(), {}, make_matches(60, private=True), tmp_path)
     left = contents(tmp_path)
     assert set(left) == {
         "audit.html", "audit.json", "matches.csv", "audit_distances.png", "audit_power.png", "audit_copied.png", "own.txt"
@@ -83,22 +85,24 @@ def test_a_private_audit_with_an_image_or_a_name_is_refused_and_nothing_is_writt
     result = private_found()
     if leak == "record":
         result = result.model_copy(update={"model": result.model.model_copy(update={"source": "secret.pkl"})})
-    images = make_images(result) if leak == "image" else None
+    images = make_images(result) if leak == "image" else {}
     with pytest.raises(DiffmemError, match="private"):
         write_audit(result, images, make_matches(60, private=leak != "match"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_audit_that_cannot_be_written_leaves_the_earlier_one_whole(tmp_path):
     result = none_found()
-    write_audit(result, None, [], tmp_path)
+    write_audit(result, {}, [], tmp_path)
     before = contents(tmp_path)
     nan = result.model_copy(update={"target": float("nan")})
     with pytest.raises(DiffmemError, match="NaN"):
-        write_audit(nan, None, [], tmp_path)
+        write_audit(nan, {}, [], tmp_path)
     assert contents(tmp_path) == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_disk_that_fills_up_at_any_file_leaves_the_earlier_audit_whole(tmp_path, monkeypatch):
     result = copies_found()
     write_audit(result, make_images(result), make_matches(60), tmp_path)
@@ -117,14 +121,15 @@ def test_a_disk_that_fills_up_at_any_file_leaves_the_earlier_audit_whole(tmp_pat
         with pytest.raises(
             DiffmemError, match=r"No space left on device\. The folder is as it was\. Free some"
         ):
-            write_audit(none_found(), None, [], tmp_path)
+            write_audit(none_found(), {}, [], tmp_path)
         assert contents(tmp_path) == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_private_audit_removes_what_a_killed_one_left_unfinished(tmp_path):
     (tmp_path / ".audit_worst.png.abc.tmp").write_bytes(b"secret")
     (tmp_path / ".audit.json.abc.tmp.before").write_bytes(b"secret")
-    write_audit(private_found(), None, make_matches(60, private=True), tmp_path)
+    write_audit(private_found(), {}, make_matches(60, private=True), tmp_path)
     assert not [name for name in contents(tmp_path) if name.startswith(".")]
 
 

@@ -90,7 +90,7 @@ def test_more_false_verdicts_than_promised_fail_once_they_are_certain():
 def test_copies_must_be_found_where_half_of_the_samples_are_some(wrong):
     (line,) = failures(part(shares=[share(500, wrong)]))
     assert line == (
-        "Training set without copies, 500 of 1000 samples planted (exact): the verdict is"
+        "Training set without copies, 500 of 1000 samples are copies (exact): the verdict is"
         f" {wrong!r} and must be 'copies found'."
     )
     assert failures(part(shares=[share(499, wrong)])) == []
@@ -106,7 +106,7 @@ def test_doubt_about_fresh_images_is_a_failure_only_if_none_is_flagged():
     failed, noted = checked([part(shares=[flagged])], [], 0.01)
     assert failed == []
     assert noted == [
-        "Training set without copies, 0 of 1000 samples planted (exact): the verdict is 'cannot tell'. Fresh images are flagged by"
+        "Training set without copies, 0 of 1000 samples are copies (exact): the verdict is 'cannot tell'. Fresh images are flagged by"
         " chance: 'Ratio' 1."
     ]
 
@@ -115,7 +115,7 @@ def test_an_interval_must_hold_the_planted_share_of_exact_copies():
     low = {"identical": 50, "ratio": 60}
     (line,) = failures(part(shares=[share(100, "copies found", low)]))
     assert line.endswith(
-        "100 of 1000 samples planted (exact): no criterion's interval holds the planted share."
+        "100 of 1000 samples are copies (exact): no criterion's interval contains the true share."
     )
     assert failures(part(shares=[share(100, None, low, kind="blur")])) == []
 

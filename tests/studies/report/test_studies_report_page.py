@@ -93,10 +93,12 @@ def test_hostile_text_is_escaped():
     assert evil in page.words
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_template_marks_in_a_title_are_text():
     assert "{{ 7 * 7 }}" in Page(render_report(make_result(sizes=(16,), title="{{ 7 * 7 }}"))).words
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("status", "words"),
     [("above largest", "Its EMM is above 512"), ("below smallest", "Its EMM is below 16")],
@@ -112,6 +114,7 @@ def test_a_study_without_runs_has_a_page_without_figures():
     assert not [tag for tag, _ in page.tags if tag in ("img", "table")]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_warnings_come_before_the_numbers():
     words = Page(render_report(make_result(runs=[make_run(16, null=None)], notes=["One seed only."]))).words
     assert words.index("One seed only.") < words.index("Summary")
@@ -119,6 +122,7 @@ def test_warnings_come_before_the_numbers():
     assert "none held out" in words
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_seeds_are_shown_only_where_there_are_several():
     def headings(result):
         text = render_report(result)
@@ -156,6 +160,7 @@ def test_marks_in_a_title_do_not_style_the_terminal():
     assert "[bold]x[/bold] [/]" in console.export_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_folder_is_complete_and_its_json_reads_back(result, tmp_path):
     galleries = [make_gallery(), make_gallery(title="../../16 / images"), make_gallery()]
     paths = write_report(result, galleries, tmp_path / "report")

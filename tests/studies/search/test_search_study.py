@@ -239,6 +239,7 @@ def test_several_seeds_are_searched_each_and_their_variation_is_in_the_interval(
     assert any("3 seeds" in note for note in level.emm.notes)
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_does_not_change_the_result(finished, tmp_path):
     parallel = carried_out(tmp_path, "executor={kind: local, processes: 2}")
     assert table(parallel.result()) == table(finished.result())

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from diffmem.auditing.criteria.base import SURROUNDINGS, Batch, Criterion, Scores
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmem.auditing.criteria.base import SURROUNDINGS, Batch, Criterion
 from diffmem.memorization import AdaptiveRule
 
 __all__ = ["Adaptive"]
@@ -23,10 +26,8 @@ class Adaptive(Criterion):
 
     key: ClassVar[str] = "adaptive"
     space: ClassVar[str] = SURROUNDINGS
-
-    def __post_init__(self) -> None:
-        # The rule flags up to 1 and with it: the next number above says the same strictly.
-        object.__setattr__(self, "strictness", (1.0 + 2**-52, 0.7, 0.4, 0.2))
+    # The rule flags up to 1 and with it: the next number above says the same strictly.
+    strictness: ClassVar[tuple[float, ...]] = (1.0 + 2**-52, 0.7, 0.4, 0.2)
 
     @property
     def title(self) -> str:
@@ -36,14 +37,16 @@ class Adaptive(Criterion):
     @property
     def rule(self) -> str:
         """The rule with its constants."""
-        return f"{AdaptiveRule(count=self.count).name}/exact-dups-collapsed/v1"
+        return f"{self._decide.name}/exact-dups-collapsed/v1"
 
     @property
     def neighbours_needed(self) -> int:
         """How many neighbours it looks at."""
         return self.count
 
-    def __call__(self, batch: Batch) -> Scores:
-        """Score the images of a batch."""
-        copied, distance = self._nearest(batch)
-        return Scores(AdaptiveRule(count=self.count).ratio(batch.neighbours[self.space]), copied, distance)
+    @property
+    def _decide(self) -> AdaptiveRule:
+        return AdaptiveRule(count=self.count)
+
+    def _score(self, batch: Batch) -> NDArray[np.float64]:
+        return self._decide.ratio(batch.neighbours[self.space])

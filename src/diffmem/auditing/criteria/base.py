@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -107,12 +107,9 @@ class Criterion(ABC):
 
     Attributes:
         references: The images that neighbours are indices of, uint8 (N, C, H, W).
-        strictness: Thresholds of the score, loosest first. An image is flagged if its score is below the first; the others show how
-            surely. Fixed in advance.
     """
 
     references: Pixels
-    strictness: tuple[float, ...] = field(init=False, default=())
 
     key: ClassVar[str]
     """Short name; unique in a detector."""
@@ -124,6 +121,11 @@ class Criterion(ABC):
     """Where its neighbours lie."""
     exact_only: ClassVar[bool] = False
     """Whether it sees exact copies alone, whatever the data: that it finds those says nothing of the data."""
+
+    @property
+    @abstractmethod
+    def strictness(self) -> tuple[float, ...]:
+        """Thresholds of the score, loosest first; fixed in advance. An image is flagged below the first, the others show how surely."""
 
     @property
     def all_but_identical(self) -> float | None:
@@ -150,14 +152,15 @@ class Criterion(ABC):
         """How many neighbours it looks at."""
         return 1
 
-    @abstractmethod
     def __call__(self, batch: Batch) -> Scores:
-        """Score the images of a batch."""
+        """Score the images of a batch, each beside the nearest reference."""
+        found = batch.neighbours[self.space]
+        return Scores(self._score(batch), found.indices[:, 0], found.distances[:, 0])
+
+    def _score(self, batch: Batch) -> NDArray[np.float64]:
+        """Return the scores of the images of a batch, float64 (Q,), smaller for copies: the distance, unless a criterion has another."""
+        return batch.neighbours[self.space].distances[:, 0]
 
     def flags(self, scores: Scores, rung: int = 0) -> NDArray[np.bool_]:
         """Return which images are flagged at a strictness, bool (Q,)."""
         return scores.score < self.strictness[rung]
-
-    def _nearest(self, batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        found = batch.neighbours[self.space]
-        return found.indices[:, 0], found.distances[:, 0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diffmem.auditing.criteria.base import Batch, Criterion, Scores
+from diffmem.auditing.criteria.base import Criterion
 from diffmem.auditing.spaces import FeatureSpace
 from diffmem.memorization import SimilarityRule
 
@@ -21,17 +21,17 @@ class Similar(Criterion):
         features: The network, how images are prepared for it, and its threshold.
     """
 
-    features: FeatureSpace | None = None
+    features: FeatureSpace
 
-    def __post_init__(self) -> None:
-        assert self.features is not None
+    @property
+    def strictness(self) -> tuple[float, ...]:
+        """Thresholds of one minus the similarity."""
         far = 1 - self.features.threshold
-        object.__setattr__(self, "strictness", (far, far / 2, far / 4))
+        return far, far / 2, far / 4
 
     @property
     def key(self) -> str:  # type: ignore[override]  # one class serves every network
         """Short name: that of the network."""
-        assert self.features is not None
         return self.features.key
 
     @property
@@ -47,16 +47,9 @@ class Similar(Criterion):
     @property
     def title(self) -> str:
         """Name for people."""
-        assert self.features is not None
         return f"Similarity of features ({self.features.title})"
 
     @property
     def rule(self) -> str:
         """The rule with its constants; the network's own id stands for the space."""
-        assert self.features is not None
         return f"{SimilarityRule(self.features.threshold).name}/exact-dups-collapsed/v1"
-
-    def __call__(self, batch: Batch) -> Scores:
-        """Score the images of a batch."""
-        copied, distance = self._nearest(batch)
-        return Scores(distance, copied, distance)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from diffmem.auditing.criteria.base import Batch, Criterion, Scores
+from diffmem.auditing.criteria.base import Criterion
 
 __all__ = ["IDENTICAL", "Identical"]
 
@@ -19,26 +19,7 @@ class Identical(Criterion):
 
     key: ClassVar[str] = "identical"
     exact_only: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strictness", (IDENTICAL,))
-
-    @property
-    def all_but_identical(self) -> float:
-        """Score below which an image is taken for the same picture."""
-        return IDENTICAL
-
-    @property
-    def title(self) -> str:
-        """Name for people."""
-        return "Identical pixels"
-
-    @property
-    def rule(self) -> str:
-        """The rule with its constants."""
-        return "identical/v1"
-
-    def __call__(self, batch: Batch) -> Scores:
-        """Score the images of a batch."""
-        copied, distance = self._nearest(batch)
-        return Scores(distance, copied, distance)
+    strictness: ClassVar[tuple[float, ...]] = (IDENTICAL,)
+    all_but_identical: ClassVar[float] = IDENTICAL
+    title: ClassVar[str] = "Identical pixels"
+    rule: ClassVar[str] = "identical/v1"

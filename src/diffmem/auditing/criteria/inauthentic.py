@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.auditing.criteria.base import Batch, Criterion, CriterionRole, Scores
+from diffmem.auditing.criteria.base import Batch, Criterion, CriterionRole
 
 __all__ = ["Gaps", "Inauthentic"]
 
@@ -25,28 +25,16 @@ class Inauthentic(Criterion):
         gaps: Gives the latter.
     """
 
-    gaps: Gaps | None = None
+    gaps: Gaps
 
     key: ClassVar[str] = "inauthentic"
     role: ClassVar[CriterionRole] = "supporting"
+    strictness: ClassVar[tuple[float, ...]] = (1.0 + 2**-52,)  # no farther, so up to 1 and with it
+    title: ClassVar[str] = "Nearer than the training image's own neighbour (AuthPct)"
+    rule: ClassVar[str] = "authpct/exact-dups-collapsed/v1"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strictness", (1.0 + 2**-52,))  # no farther, so up to 1 and with it
-
-    @property
-    def title(self) -> str:
-        """Name for people."""
-        return "Nearer than the training image's own neighbour (AuthPct)"
-
-    @property
-    def rule(self) -> str:
-        """The rule with its constants."""
-        return "authpct/exact-dups-collapsed/v1"
-
-    def __call__(self, batch: Batch) -> Scores:
-        """Score the images of a batch."""
-        assert self.gaps is not None
-        copied, distance = self._nearest(batch)
-        gap = self.gaps(copied, batch.own)
+    def _score(self, batch: Batch) -> NDArray[np.float64]:
+        found = batch.neighbours[self.space]
+        distance, gap = found.distances[:, 0], self.gaps(found.indices[:, 0], batch.own)
         score = np.divide(distance, gap, out=np.zeros_like(distance), where=gap > 0)
-        return Scores(np.where((gap == 0) & (distance > 0), np.inf, score), copied, distance)
+        return np.where((gap == 0) & (distance > 0), np.inf, score)

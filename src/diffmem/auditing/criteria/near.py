@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from diffmem.auditing.criteria.base import Batch, Criterion, CriterionRole, Scores
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmem.auditing.criteria.base import Batch, Criterion, CriterionRole
 from diffmem.memorization import NormalizedRule
 
 __all__ = ["NEAR_RMS", "Near"]
@@ -22,19 +25,13 @@ class Near(Criterion):
 
     key: ClassVar[str] = "near"
     role: ClassVar[CriterionRole] = "supporting"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strictness", (NEAR_RMS * (1 + 2**-40),))  # up to the cut and with it
+    strictness: ClassVar[tuple[float, ...]] = (NEAR_RMS * (1 + 2**-40),)  # up to the cut and with it
+    title: ClassVar[str] = "Near in absolute terms"
 
     @property
     def all_but_identical(self) -> float | None:
         """Where there is no second reference to compare with, nearness alone has to say it."""
         return NEAR_RMS if len(self.references) < _COMPARABLE else None
-
-    @property
-    def title(self) -> str:
-        """Name for people."""
-        return "Near in absolute terms"
 
     @property
     def rule(self) -> str:
@@ -45,7 +42,5 @@ class Near(Criterion):
     def _decide(self) -> NormalizedRule:
         return NormalizedRule(NEAR_RMS, self.references.shape[1:])
 
-    def __call__(self, batch: Batch) -> Scores:
-        """Score the images of a batch."""
-        copied, distance = self._nearest(batch)
-        return Scores(self._decide.rms(batch.neighbours[self.space]), copied, distance)
+    def _score(self, batch: Batch) -> NDArray[np.float64]:
+        return self._decide.rms(batch.neighbours[self.space])

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
-from diffmem.auditing.criteria.base import Batch, Criterion, Scores
-from diffmem.memorization import RatioRule
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["RATIO_LADDER", "SAME_PICTURE", "Ratio", "ratio_strictness"]
+from diffmem.auditing.criteria.base import Batch, Criterion
+from diffmem.memorization import RatioRule, RepeatAwareRule
+
+__all__ = ["RATIO_LADDER", "SAME_PICTURE", "Ratio"]
 
 SAME_PICTURE = 1 / 4
 """Ratio below which an image that is within a few grey levels of another is taken for the same picture."""
 
 RATIO_LADDER = (1 / 4, 1 / 6, 1 / 10)
 """Ratios below the threshold of the rule at which it is applied, too."""
-
-
-def ratio_strictness(threshold: float) -> tuple[float, ...]:
-    """Return the ladder of a ratio rule: its threshold, and all of `RATIO_LADDER` below it."""
-    return (threshold, *(rung for rung in RATIO_LADDER if rung < threshold))
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +35,16 @@ class Ratio(Criterion):
     weight: ClassVar[float] = 5.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "strictness", ratio_strictness(RatioRule(self.threshold).threshold))
+        RatioRule(self.threshold)  # refuses one that is out of range
+
+    @cached_property
+    def _decide(self) -> RatioRule | RepeatAwareRule:
+        return RatioRule(self.threshold)
+
+    @property
+    def strictness(self) -> tuple[float, ...]:
+        """The threshold, and all of `RATIO_LADDER` below it."""
+        return (self.threshold, *(rung for rung in RATIO_LADDER if rung < self.threshold))
 
     @property
     def all_but_identical(self) -> float:
@@ -51,14 +59,12 @@ class Ratio(Criterion):
     @property
     def rule(self) -> str:
         """The rule with its constants."""
-        return f"{RatioRule(self.threshold).name}/exact-dups-collapsed/v1"
+        return f"{self._decide.name}/exact-dups-collapsed/v1"
 
     @property
     def neighbours_needed(self) -> int:
         """How many neighbours it looks at."""
         return 2
 
-    def __call__(self, batch: Batch) -> Scores:
-        """Score the images of a batch."""
-        copied, distance = self._nearest(batch)
-        return Scores(RatioRule(self.threshold).ratio(batch.neighbours[self.space]), copied, distance)
+    def _score(self, batch: Batch) -> NDArray[np.float64]:
+        return self._decide.ratio(batch.neighbours[self.space])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,12 +39,11 @@ __all__ = [
     "distance_text",
     "kinds_of_power",
     "power_figure",
-    "power_of",
     "power_panels",
     "power_text",
 ]
 
-FALSE_ALARMS = "never copied (false alarms)"
+FALSE_ALARMS = "null images (false positives)"
 """Heading of the row of images that were not planted."""
 
 MOST_BARS = 20
@@ -67,7 +66,8 @@ def distance_figure(result: AuditResult) -> Figure:
     from matplotlib.patches import Patch
 
     panels = result.distances
-    worst = [] if result.copies is None else result.copies.worst
+    copies = result.copies
+    worst = [] if copies is None else copies.worst
     figure = new_figure(5.4 * len(panels), 4.3)
     for axes, record in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         _histogram(axes, record, worst)
@@ -75,20 +75,16 @@ def distance_figure(result: AuditResult) -> Figure:
             _threshold(axes, ratio_threshold(result))
     handles: list[Any] = [Patch(facecolor=_SAMPLES, alpha=0.45, edgecolor=_SAMPLES, label="samples")]
     if any(record.null for record in panels):
-        handles.append(
-            Line2D([], [], color=_NULL, linestyle="--", linewidth=1.6, label="never copied (null)")
-        )
+        handles.append(Line2D([], [], color=_NULL, linestyle="--", linewidth=1.6, label="null images"))
     if worst:
-        label = "flagged samples" + (f", the {len(worst)} nearest" if _cut(result) else "")
+        label = "flagged samples" + (
+            f", the {len(worst)} nearest" if copies and len(worst) < copies.samples else ""
+        )
         handles.append(
             Line2D([], [], marker="^", linestyle="", color=_SAMPLES, markeredgecolor="black", label=label)
         )
     legend_below(figure, handles, 1.8)
     return figure
-
-
-def _cut(result: AuditResult) -> bool:
-    return result.copies is not None and len(result.copies.worst) < result.copies.samples
 
 
 def _histogram(axes: Axes, record: DistanceRecord, worst: list[MatchRecord]) -> None:
@@ -158,9 +154,7 @@ def distance_text(result: AuditResult) -> str:
         name = "Ratio of distances" if record.quantity == "ratio" else "Distance in RMS grey levels"
         parts = [f"half of the samples below {_middle(record.edges, record.samples):.3g}"]
         if record.null:
-            parts.append(
-                f"half of the images that were never copied below {_middle(record.edges, record.null):.3g}"
-            )
+            parts.append(f"half of the null images below {_middle(record.edges, record.null):.3g}")
         lines.append(f"{name}: {', '.join(parts)}.")
     copies = result.copies
     if copies is not None:
@@ -174,18 +168,12 @@ def _middle(edges: list[float], counts: list[int]) -> float:
     return edges[int(np.searchsorted(total, total[-1] / 2)) + 1] if total[-1] else math.nan
 
 
-def kinds_of_power(result: AuditResult) -> list[tuple[str, str]]:
-    """Return (key, words) of every kind of planted copy, in the order of the record."""
+def kinds_of_power(columns: Iterable[Sequence[PowerRecord]]) -> dict[str, str]:
+    """Return the text of every kind of copy that any criterion was tried on, by key, in the order of the records."""
     found: dict[str, str] = {}
-    for one in result.criteria:
-        found.update({power.key: power.kind for power in one.power if power.key not in found})
-    return list(found.items())
-
-
-def power_of(result: AuditResult, criterion: str, kind: str) -> PowerRecord | None:
-    """Return what a criterion finds of planted copies of a kind; none if it was not measured."""
-    one = result.criterion(criterion)
-    return None if one is None else next((power for power in one.power if power.key == kind), None)
+    for column in columns:
+        found |= {power.key: power.kind for power in column if power.key not in found}
+    return found
 
 
 @dataclass(frozen=True)
@@ -193,13 +181,11 @@ class PowerColumn:
     """One criterion as the figure of power shows it.
 
     Attributes:
-        key: Of the criterion.
         title: Heading of its column.
         power: What it finds of planted copies, one record for each kind.
         false_alarms: What it flags of images that were never copied; none if it is not known.
     """
 
-    key: str
     title: str
     power: Sequence[PowerRecord]
     false_alarms: Rate | None
@@ -211,8 +197,8 @@ def power_figure(result: AuditResult) -> Figure:
     Args:
         result: With power for at least one criterion.
     """
-    columns = [PowerColumn(one.key, one.title, one.power, one.null) for one in result.criteria if one.power]
-    return power_panels([("Share that each criterion finds", columns)])
+    columns = [PowerColumn(one.title, one.power, one.null) for one in result.criteria if one.power]
+    return power_panels([("Fraction that each criterion finds", columns)])
 
 
 def power_panels(panels: Sequence[tuple[str, Sequence[PowerColumn]]]) -> Figure:
@@ -222,10 +208,7 @@ def power_panels(panels: Sequence[tuple[str, Sequence[PowerColumn]]]) -> Figure:
     Args:
         panels: Heading and columns of each; at least one panel with at least one column that has power.
     """
-    kinds: dict[str, str] = {}
-    for _, columns in panels:
-        for column in columns:
-            kinds.update({power.key: power.kind for power in column.power if power.key not in kinds})
+    kinds = kinds_of_power(column.power for _, columns in panels for column in columns)
     across = 1.15 * sum(len(columns) for _, columns in panels) + 0.2 * (len(panels) - 1)
     figure = new_figure(3.4 + across, 1.9 + 0.33 * (len(kinds) + 1))
     widths = [len(columns) for _, columns in panels]
@@ -276,7 +259,7 @@ def _power_panel(
     for side in axes.spines.values():
         side.set_visible(False)
     if named:
-        axes.set_ylabel("Planted copy", fontsize=FONT_SIZE)
+        axes.set_ylabel("Positive control", fontsize=FONT_SIZE)
     axes.set_title(_safe(heading), fontsize=TITLE_FONT_SIZE, loc="left", pad=12, fontweight="bold")
 
 
@@ -293,9 +276,9 @@ def power_text(result: AuditResult) -> str:
     for one in result.criteria:
         if one.power:
             found = ", ".join(f"{power.kind} {fine_percent(power.detected.value)}" for power in one.power)
-            alarms = "" if one.null is None else f"; false alarms {fine_percent(one.null.value)}"
+            alarms = "" if one.null is None else f"; false positives {fine_percent(one.null.value)}"
             parts.append(f"{one.title}: {found}{alarms}")
-    return f"Share of planted copies that each criterion finds. {'. '.join(parts)}."
+    return f"Fraction of positive controls that each criterion finds. {'. '.join(parts)}."
 
 
 def copied_figure(result: AuditResult) -> Figure:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.auditing.records import AuditResult, MatchRecord
+from diffmem.auditing.records import MatchRecord
 from diffmem.auditing.report.text import match_text
 from diffmem.errors import UserError
 from diffmem.reports.style import COLOURS, TITLE_FONT_SIZE
@@ -18,15 +18,7 @@ from diffmem.reports.style import COLOURS, TITLE_FONT_SIZE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "AuditImages",
-    "NearMisses",
-    "display_text",
-    "near_figure",
-    "near_text",
-    "worst_figure",
-    "worst_text",
-]
+__all__ = ["AuditGallery", "display_text", "gallery_figure", "near_gallery", "worst_gallery"]
 
 Images = NDArray[np.uint8]
 
@@ -41,116 +33,106 @@ _SMALL, _MIDDLE = 7.0, 7.8
 
 
 @dataclass(frozen=True, eq=False)
-class NearMisses:
-    """The samples that are nearest to be copies and are none, by their ratios.
+class AuditGallery:
+    """Samples, each above the training image that it copies, or is nearest to, and the nearest other one.
 
     Attributes:
-        samples: uint8 (n, C, H, W), C = 1 or 3.
-        nearest: The training image nearest to each, same shape.
-        second: The second nearest, same shape.
-        numbers: Of the samples.
-        ratios: Distance to the nearest over that to the second nearest.
-        rms: Distance to the nearest, RMS grey levels.
+        title: Heading.
+        names: Of the three rows.
+        samples: uint8 (n, C, H, W), C = 1 or 3, n at least 1.
+        nearest: The training image of each, same shape.
+        second: The other one, same shape.
+        heads: What stands above each column.
+        feet: What stands below.
+        text: All of it in words, for those who cannot see it.
+        mark: Colour of a frame around a sample and its training image; none for no frame.
     """
 
+    title: str
+    names: tuple[str, str, str]
     samples: Images
     nearest: Images
     second: Images
-    numbers: Sequence[int]
-    ratios: Sequence[float]
-    rms: Sequence[float]
+    heads: Sequence[str]
+    feet: Sequence[str]
+    text: str
+    mark: str | None = None
 
     def __post_init__(self) -> None:
-        _check(self.samples, self.nearest, self.second)
-        if not len(self.samples) == len(self.numbers) == len(self.ratios) == len(self.rms):
-            raise UserError(f"There are {len(self.samples)} near misses but not as many numbers for them.")
-
-
-@dataclass(frozen=True, eq=False)
-class AuditImages:
-    """What the galleries of an audit show.
-
-    Attributes:
-        samples: The samples of the worst matches in the order of the record, uint8 (n, C, H, W), C = 1 or 3; n may be 0.
-        nearest: The training image that each copies, same shape.
-        second: The nearest other training image, same shape.
-        near: The nearest samples that are not flagged; none if there are none.
-    """
-
-    samples: Images
-    nearest: Images
-    second: Images
-    near: NearMisses | None = None
-
-    def __post_init__(self) -> None:
-        _check(self.samples, self.nearest, self.second)
-
-
-def _check(samples: Images, nearest: Images, second: Images) -> None:
-    shape = samples.shape
-    if len(shape) != 4 or shape[1] not in (1, 3):
-        raise UserError(f"Images of a gallery must have the shape (n, 1 or 3, H, W), not {shape}.")
-    for images in (samples, nearest, second):
-        if images.dtype != np.uint8 or images.shape != shape:
+        shape = self.samples.shape
+        if len(shape) != 4 or not shape[0] or shape[1] not in (1, 3):
+            raise UserError(f"Images of a gallery must have the shape (n, 1 or 3, H, W), not {shape}.")
+        for images in (self.samples, self.nearest, self.second):
+            if images.dtype != np.uint8 or images.shape != shape:
+                raise UserError(
+                    f"Images of a gallery must be uint8 of the shape {shape}, not {images.dtype} of {images.shape}."
+                )
+        if not shape[0] == len(self.heads) == len(self.feet):
             raise UserError(
-                f"Images of a gallery must be uint8 of the shape {shape}, not {images.dtype} of {images.shape}."
+                f"There are {shape[0]} images, and words above {len(self.heads)} and below {len(self.feet)}."
             )
 
 
-def worst_figure(matches: Sequence[MatchRecord], images: AuditImages) -> Figure:
-    """Draw the worst matches in rows of ten: the sample, the training image that it copies, the nearest other one.
+def worst_gallery(
+    matches: Sequence[MatchRecord], samples: Images, nearest: Images, second: Images
+) -> AuditGallery:
+    """Return the gallery of the worst matches.
 
     Args:
         matches: At least one, in the order of the images.
-        images: As many.
-
-    Raises:
-        UserError: There is no match, or not one for each image.
+        samples: Of each.
+        nearest: The training image that it copies.
+        second: The nearest other one.
     """
-    if not matches or len(matches) != len(images.samples):
-        raise UserError(f"There are {len(images.samples)} images for {len(matches)} matches.")
-    heads = [f"{one.sample} → {one.training}" for one in matches]
-    feet = [
-        f"ratio {one.ratio:.2f}\nRMS {one.rms:.1f}"
-        + ("" if one.variant == "as is" else f"\n{_short(one.variant)}")
-        for one in matches
-    ]
-    return _figure(
+    lines = "; ".join(match_text(one) for one in matches)
+    return AuditGallery(
         f"The {len(matches)} nearest matches" if len(matches) > 1 else "The only match",
-        (images.samples, images.nearest, images.second),
         ("sample", "training image\nit copies", "nearest other\ntraining image"),
-        heads,
-        feet,
+        samples,
+        nearest,
+        second,
+        [f"{one.sample} → {one.training}" for one in matches],
+        [
+            f"ratio {one.ratio:.2f}\nRMS {one.rms:.1f}"
+            + (
+                ""
+                if one.variant == "as is"
+                else f"\n{one.variant if len(one.variant) <= 16 else one.variant[:15] + '…'}"
+            )
+            for one in matches
+        ],
+        f"Samples above the training images that they copy and the nearest other training images: {lines}.",
         COLOURS["vermillion"],
     )
 
 
-def near_figure(near: NearMisses) -> Figure:
-    """Draw the samples that are nearest to be copies and are none."""
-    return _figure(
+def near_gallery(
+    numbers: Sequence[int], ratios: Sequence[float], samples: Images, nearest: Images, second: Images
+) -> AuditGallery:
+    """Return the gallery of the samples that are nearest to be copies and are none, by their ratios.
+
+    Args:
+        numbers: Of the samples.
+        ratios: Distance to the nearest over that to the second nearest training image.
+        samples: At least one.
+        nearest: The training image nearest to each.
+        second: The second nearest.
+    """
+    rms = np.sqrt(np.square(samples.astype(np.float64) - nearest).mean(axis=(1, 2, 3))).tolist()
+    columns = list(zip(numbers, ratios, rms, strict=True))
+    lines = "; ".join(
+        f"sample {number}: ratio {ratio:.3f}, {gap:.2f} grey levels apart" for number, ratio, gap in columns
+    )
+    return AuditGallery(
         "Not flagged: the nearest to be copies",
-        (near.samples, near.nearest, near.second),
         ("sample", "nearest\ntraining image", "second nearest"),
-        [f"sample {number}" for number in near.numbers],
-        [f"ratio {ratio:.2f}\nRMS {rms:.1f}" for ratio, rms in zip(near.ratios, near.rms, strict=True)],
-        None,
+        samples,
+        nearest,
+        second,
+        [f"sample {number}" for number in numbers],
+        [f"ratio {ratio:.2f}\nRMS {gap:.1f}" for _, ratio, gap in columns],
+        f"Samples that are not flagged above their two nearest training images: {lines}.",
     )
-
-
-def worst_text(result: AuditResult) -> str:
-    """Return the worst matches in words, for those who cannot see them."""
-    worst = [] if result.copies is None else result.copies.worst
-    lines = "; ".join(match_text(one) for one in worst)
-    return f"Samples above the training images that they copy and the nearest other training images: {lines}."
-
-
-def near_text(near: NearMisses) -> str:
-    """Return the near misses in words."""
-    told = "; ".join(
-        f"sample {number}: ratio {ratio:.3f}, {rms:.2f} grey levels apart"
-        for number, ratio, rms in zip(near.numbers, near.ratios, near.rms, strict=True)
-    )
-    return f"Samples that are not flagged above their two nearest training images: {told}."
 
 
 def display_text(shape: Sequence[int]) -> str:
@@ -187,24 +169,18 @@ def _for_display(image: Images, size: tuple[int, int]) -> Images:
     return np.asarray(to_pil(image).convert("RGB").resize((size[1], size[0]), filter_))
 
 
-def _figure(
-    title: str,
-    rows: tuple[Images, Images, Images],
-    names: tuple[str, str, str],
-    heads: Sequence[str],
-    feet: Sequence[str],
-    mark: str | None,
-) -> Figure:
-    """Draw columns of three images, ten columns a band; `mark` colours the frame around a sample and its training image."""
+def gallery_figure(gallery: AuditGallery) -> Figure:
+    """Draw columns of three images, ten columns a band."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    count = len(heads)
-    high, wide = _shown(*rows[0].shape[2:])
+    rows = (gallery.samples, gallery.nearest, gallery.second)
+    count = len(gallery.heads)
+    high, wide = _shown(*gallery.samples.shape[2:])
     step = max(wide, 78) + GAP
     across = max(LEFT + min(count, PER_ROW) * step, LEAST_WIDTH)
-    lines = max(foot.count("\n") for foot in feet) + 1
+    lines = max(foot.count("\n") for foot in gallery.feet) + 1
     foot_room = FOOT if lines > 2 else FOOT - 12
     band = HEAD + 3 * (high + 4) + foot_room
     bands = -(-count // PER_ROW)
@@ -222,40 +198,44 @@ def _figure(
             canvas[y - 1 : y + high + 1, left - 1 : left + wide + 1] = _EDGE
             canvas[y : y + high, left : left + wide] = _for_display(images[at], (high, wide))
         middle = left + wide / 2
-        axes.text(middle, top - 5, heads[at], ha="center", va="bottom", fontsize=_SMALL, color="#444444")
+        axes.text(
+            middle, top - 5, gallery.heads[at], ha="center", va="bottom", fontsize=_SMALL, color="#444444"
+        )
         axes.text(
             middle,
             top + 3 * (high + 4) + 2,
-            feet[at].replace("$", r"\$"),
+            gallery.feet[at].replace("$", r"\$"),
             ha="center",
             va="top",
             fontsize=_SMALL,
         )
-        if mark is not None:
+        if gallery.mark is not None:
             axes.add_patch(
                 Rectangle(
                     (left - 3.5, top - 3.5),
                     wide + 6,
                     2 * high + 10,
                     fill=False,
-                    edgecolor=mark,
+                    edgecolor=gallery.mark,
                     linewidth=1.8,
                 )
             )
     for number in range(bands):
         top = TOP + number * band + HEAD
-        for line, name in enumerate(names):
+        for line, name in enumerate(gallery.names):
             axes.text(
                 LEFT - 10, top + line * (high + 4) + high / 2, name, ha="right", va="center", fontsize=_MIDDLE
             )
     axes.text(
-        8, 8, textwrap.shorten(title, 90), ha="left", va="top", fontsize=TITLE_FONT_SIZE, fontweight="bold"
+        8,
+        8,
+        textwrap.shorten(gallery.title, 90),
+        ha="left",
+        va="top",
+        fontsize=TITLE_FONT_SIZE,
+        fontweight="bold",
     )
     axes.imshow(canvas, interpolation="nearest", aspect="auto", extent=(0, across, down, 0))
     axes.set_xlim(0, across)
     axes.set_ylim(down, 0)
     return figure
-
-
-def _short(words: str) -> str:
-    return words if len(words) <= 16 else words[:15] + "…"

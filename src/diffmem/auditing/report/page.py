@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diffmem.auditing.records import AuditResult
+from diffmem.attacks.flipd_record import FlipdRecord
+from diffmem.auditing.records import AuditResult, PowerRecord
 from diffmem.auditing.report.figures import (
     FALSE_ALARMS,
     copied_figure,
@@ -15,21 +16,16 @@ from diffmem.auditing.report.figures import (
     distance_text,
     kinds_of_power,
     power_figure,
-    power_of,
     power_text,
 )
-from diffmem.auditing.report.gallery import (
-    AuditImages,
-    display_text,
-    near_figure,
-    near_text,
-    worst_figure,
-    worst_text,
-)
+from diffmem.auditing.report.gallery import AuditGallery, display_text, gallery_figure
 from diffmem.auditing.report.text import (
-    VERDICT_WORDS,
+    FINDING_TEXT,
+    VERDICT_TEXT,
     area_text,
-    criterion_rows,
+    chance_text,
+    count_of_total,
+    deciding_first,
     fine_percent,
     fine_rate,
     input_text,
@@ -42,14 +38,10 @@ from diffmem.reports.html import embedded_png, png_bytes, render_page
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["AuditPicture", "audit_pictures", "page_of", "render_audit"]
+__all__ = ["AuditPicture", "audit_pictures", "page_of"]
 
 _GALLERY_DPI = 100
 _ROLES = {"training": "Training images", "heldout": "Held-out images", "samples": "Samples"}
-_EXPOSURE = {
-    "model": "By the model's own loss",
-    "samples": "By the distance of the samples",
-}
 
 
 @dataclass(frozen=True)
@@ -74,30 +66,20 @@ class AuditPicture:
         return embedded_png(self.png)
 
 
-def render_audit(result: AuditResult, images: AuditImages | None = None) -> str:
-    """Return an audit as one self-contained HTML page; everything that comes from the record is escaped.
-
-    Args:
-        result: The audit.
-        images: Of its matches; none shows none. A private audit shows none whatever is given.
-    """
-    return page_of(result, audit_pictures(result, images))
-
-
-def audit_pictures(result: AuditResult, images: AuditImages | None) -> list[AuditPicture]:
-    """Return the pictures that an audit can fill."""
+def audit_pictures(result: AuditResult, galleries: Mapping[str, AuditGallery]) -> list[AuditPicture]:
+    """Return the pictures that an audit can fill; a private one shows no gallery whatever is given."""
     found = []
     if result.distances:
         found.append(
             _picture(
                 "audit_distances.png", distance_figure(result), distance_text(result),
-                "How near samples come to training images, beside images that were never copied. Shares are on a logarithmic axis:"
-                " a single sample is seen. Samples that lie apart on the left are copies; where both outlines agree, samples are"
+                "Distances of samples and of null images (not copied) to their nearest training images. The axis is logarithmic, so that"
+                " single samples show. A separate group on the left are copies; where both outlines agree, samples are"
                 " as far from the training images as fresh images are.",
             )
         )  # fmt: skip
-    if images is not None and not result.private:
-        found += _galleries(result, images)
+    if not result.private:
+        found += _galleries(galleries)
     if result.copies is not None and any(one.times > 1 for one in result.copies.most_copied):
         found.append(
             _picture(
@@ -110,31 +92,31 @@ def audit_pictures(result: AuditResult, images: AuditImages | None) -> list[Audi
         found.append(
             _picture(
                 "audit_power.png", power_figure(result), power_text(result),
-                "Copies of these very training images were planted, and counted where each criterion found them. A dark cell: the"
-                " criterion sees such copies. A light one: it would miss them, and a clean audit does not exclude them. Intervals"
-                " are in the table below.",
+                "Positive controls: copies of these training images, unchanged and changed, and the fraction that each criterion finds. A"
+                " dark cell: the criterion finds such copies. A light one: it would miss them, and a clean audit does not exclude them."
+                " Intervals are in the table below.",
             )
         )  # fmt: skip
     return found
 
 
-def _galleries(result: AuditResult, images: AuditImages) -> list[AuditPicture]:
+def _galleries(galleries: Mapping[str, AuditGallery]) -> list[AuditPicture]:
     found = []
-    size = display_text(images.samples.shape)
-    if result.copies is not None and result.copies.worst:
+    size = "".join({display_text(one.samples.shape) for one in galleries.values()})
+    if "worst" in galleries:
         found.append(
             _picture(
-                "audit_worst.png", worst_figure(result.copies.worst, images), worst_text(result),
+                "audit_worst.png", gallery_figure(galleries["worst"]), galleries["worst"].text,
                 "Above each column: number of the sample → number of the training image. Below: distance to the nearest over that to the"
                 f" second nearest training image, and distance in RMS grey levels. {size}",
             )
         )  # fmt: skip
-    if images.near is not None:
+    if "near" in galleries:
         found.append(
             _picture(
-                "audit_near.png", near_figure(images.near), near_text(images.near),
-                "The samples with the smallest ratios that no deciding criterion flags, not selected otherwise: this is what"
-                f" images that are no copies look like here. Where they look like copies, the audit has missed some. {size}",
+                "audit_near.png", gallery_figure(galleries["near"]), galleries["near"].text,
+                "The samples with the smallest ratios that no deciding criterion flags, not otherwise selected: what"
+                f" non-copies look like here. If they look like copies, the audit has missed some. {size}",
             )
         )  # fmt: skip
     return found
@@ -146,20 +128,19 @@ def _picture(name: str, figure: Figure, alt: str, caption: str) -> AuditPicture:
 
 
 def page_of(result: AuditResult, pictures: Sequence[AuditPicture]) -> str:
-    """Return the page with pictures that are drawn already."""
+    """Return an audit with its pictures as one self-contained HTML page; everything that comes from the record is escaped."""
     copies = result.copies
     return render_page(
         "audit.html",
         package=__package__,
         result=result,
-        word=VERDICT_WORDS[result.verdict.verdict],
+        word=VERDICT_TEXT[result.verdict.verdict],
         mark=result.verdict.verdict.replace(" ", "-"),
         keys=key_numbers(result),
         warnings=result.notes,
-        rows=criterion_rows(result),
+        rows=deciding_first(result.criteria),
         tests=_tests(result),
         readings=_readings(result),
-        check=_check(result),
         statistics=_statistics(result),
         criterion_notes=[(one.title, note) for one in result.criteria for note in one.notes],
         pictures={one.name.removeprefix("audit_").removesuffix(".png"): one for one in pictures},
@@ -168,14 +149,19 @@ def page_of(result: AuditResult, pictures: Sequence[AuditPicture]) -> str:
         bins=_bins(result),
         power=_power(result),
         power_columns=[one for one in result.criteria if one.power],
-        attacks=_attacks(result),
-        flipd=_flipd(result),
-        exposure=[(_EXPOSURE[one.source], one, list(record_rows(one, without=("sentence",)))) for one in result.exposure],
-        copying=None if result.copying is None else list(record_rows(result.copying)),
+        attacks=[] if result.membership is None else result.membership.attacks,
+        quantiles=[] if result.flipd is None else _quantiles(result.flipd),
         inputs=[(_ROLES[one.role], input_text(one)) for one in result.inputs],
-        asked=f"The audit was to exclude a share of copies of {fine_percent(result.target)}; seed {result.seed}.",
+        asked=f"The audit was to exclude a rate of copies of {fine_percent(result.target)}; seed {result.seed}.",
         space=[] if result.space is None else space_text(result.space, result),
-    )  # fmt: skip
+        findings=FINDING_TEXT,
+        count_of=count_of_total,
+        rate_of=fine_rate,
+        percent_of=fine_percent,
+        area_of=area_text,
+        chance_of=chance_text,
+        fields_of=record_rows,
+    )
 
 
 def _tests(result: AuditResult) -> list[tuple[str, list[str]]]:
@@ -207,14 +193,6 @@ def _readings(result: AuditResult) -> list[tuple[str, list[str]]]:
     ]  # fmt: skip
 
 
-def _check(result: AuditResult) -> list[tuple[str, str, str]]:
-    """Return how many samples can be judged, and what the others are."""
-    check = result.sample_check
-    if check is None:
-        return []
-    return list(record_rows(check, without=("problem", "notes", "statistics")))
-
-
 def _statistics(result: AuditResult) -> list[tuple[str, list[str]]]:
     """Return plain statistics, each as a row of a value for each set."""
     if result.sample_check is None:
@@ -243,64 +221,30 @@ def _bins(result: AuditResult) -> list[tuple[str, list[tuple[str, str, str]]]]:
 def _power(result: AuditResult) -> list[tuple[str, list[str]]]:
     """Return rows of (kind, cells): what each criterion finds with intervals, and the false alarms last."""
     columns = [one for one in result.criteria if one.power]
-    rows = []
-    for key, words in kinds_of_power(result):
-        cells = []
-        for one in columns:
-            power = power_of(result, one.key, key)
-            cell = "–"
-            if power is not None:
-                cell = f"{fine_rate(power.detected)}, {power.detected.count:,} of {power.detected.total:,}"
-                if power.traced is not None:
-                    cell += f"; traced {fine_rate(power.traced)}, {power.traced.count:,} of {power.traced.total:,}"
-            cells.append(cell)
-        rows.append((words, cells))
-    if rows:
-        rows.append((FALSE_ALARMS, ["–" if one.null is None else fine_rate(one.null) for one in columns]))
-    return rows
+    if not columns:
+        return []
+    found = [{power.key: _power_cell(power) for power in one.power} for one in columns]
+    kinds = kinds_of_power([one.power for one in columns])
+    rows = [(text, [one.get(key, "–") for one in found]) for key, text in kinds.items()]
+    return [*rows, (FALSE_ALARMS, ["–" if one.null is None else fine_rate(one.null) for one in columns])]
 
 
-@dataclass(frozen=True)
-class _Attack:
-    name: str
-    auc: str
-    tpr: str
-    fpr: str
-    warnings: list[str]
-    rows: list[tuple[str, str, str]]
+def _power_cell(power: PowerRecord) -> str:
+    cell = f"{fine_rate(power.detected)}, {count_of_total(power.detected)}"
+    if power.traced is not None:
+        cell += f"; traced {fine_rate(power.traced)}, {count_of_total(power.traced)}"
+    return cell
 
 
-def _attacks(result: AuditResult) -> list[_Attack]:
-    attacks = [] if result.membership is None else result.membership.attacks
-    return [
-        _Attack(
-            name=one.attack,
-            auc=area_text(one.auc),
-            tpr=fine_rate(one.tpr),
-            fpr=f"{fine_percent(one.target_fpr)} aimed at, {fine_rate(one.fpr)} found",
-            warnings=one.warnings,
-            rows=list(record_rows(one, without=("attack", "warnings"))),
-        )
-        for one in attacks
+def _quantiles(record: FlipdRecord) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Return the shares of the quantiles of FLIPD, and a row of values for each group of images."""
+    groups = {
+        "samples": record.samples, "planted": record.planted, "control": record.control, "unmarked": record.unmarked,
+    }  # fmt: skip
+    shares = list(record.samples)
+    rows = [
+        (name, [f"{values[share]:.4g}" for share in shares])
+        for name, values in groups.items()
+        if values is not None
     ]
-
-
-_GROUPS = ("samples", "planted", "control", "unmarked")
-
-
-def _flipd(result: AuditResult) -> dict[str, object] | None:
-    """Return FLIPD as the quantiles of each group and all other fields."""
-    record = result.flipd
-    if record is None:
-        return None
-    groups: list[tuple[str, dict[str, float]]] = [
-        (name, values) for name in _GROUPS if (values := getattr(record, name)) is not None
-    ]
-    shares = list(groups[0][1])
-    return {
-        "sentence": record.sentence,
-        "notes": record.notes,
-        "shares": [f"{100 * float(share):g}%" for share in shares],
-        "groups": [(name, [f"{values[share]:.4g}" for share in shares]) for name, values in groups],
-        "rows": list(record_rows(record, without=("sentence", "notes", *_GROUPS))),
-    }
+    return [f"{100 * float(share):g}%" for share in shares], rows

@@ -30,8 +30,8 @@ _HEADS = {
 }
 _DUPLICATION = {
     "none": "no duplicates in the training set",
-    "exact copies": "two exact duplicates of each planted image in the training set",
-    "near-copies": "two near-copies of each planted image in the training set",
+    "exact copies": "two exact duplicates of each copied image in the training set",
+    "near-copies": "two near-copies of each copied image in the training set",
 }
 
 
@@ -43,28 +43,24 @@ def self_test_lines(result: SelfTestResult) -> tuple[str, list[str]]:
     lines = [f"failed: {failure}" for failure in result.failures]
     lines += [f"note: {note}" for note in result.notes]
     for part in result.parts:
-        alarms = part.false_verdicts
+        alarms, least = part.false_verdicts, part.found_from.get("exact")
+        smallest = "(none is found)" if least is None else f"{least:,}"
         lines.append(
             f"With {_DUPLICATION[part.duplication]}: copies are found among fresh images in {fine_rate(alarms)} of"
             f" {alarms.total:,} shuffles; the smallest number of unchanged copies that is found"
-            f" among {result.fresh:,} samples is {_from(part)}."
+            f" among {result.fresh:,} samples is {smallest}."
         )
-    least = min(one.smallest for one in result.coverage if one.method == "clopper-pearson")
+    covered = min(one.smallest for one in result.coverage if one.method == "clopper-pearson")
     lines.append(
-        f"Coverage of the 95% intervals (Clopper-Pearson), exactly: {least:.2%} or more at every true share."
+        f"Coverage of the 95% intervals (Clopper-Pearson), exactly: {covered:.2%} or more at every true share."
     )
     kinds = [
         f"{one.key}: {one.kind}" for one in result.parts[-1].criteria[0].power if one.key not in one.kind
     ]
-    lines.append(f"Planted copies: {'; '.join(kinds)}. False alarms: fresh images.")
-    lines.append("* supporting: the verdict does not rest on it.")
+    lines.append(f"Positive controls: {'; '.join(kinds)}. False positives: fresh images.")
+    lines.append("* supporting: not used for the verdict.")
     head = "The audit works" if result.passed else "The audit FAILS on these images"
-    return f"{head}: {sets}, copies planted in known shares.", lines
-
-
-def _from(part: SelfTestPart) -> str:
-    number = part.found_from.get("exact")
-    return "(none is found)" if number is None else f"{number:,}"
+    return f"{head}: {sets}, known fractions of copies.", lines
 
 
 def self_test_table(part: SelfTestPart) -> Table:
@@ -74,10 +70,10 @@ def self_test_table(part: SelfTestPart) -> Table:
     from rich.text import Text
 
     table = Table(
-        title=f"Share found, in percent; {_DUPLICATION[part.duplication]}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False,
+        title=f"Found, in percent; {_DUPLICATION[part.duplication]}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False,
         collapse_padding=True,
     )  # fmt: skip
-    table.add_column("planted", no_wrap=True)
+    table.add_column("control", no_wrap=True)
     for one in part.criteria:
         table.add_column(_HEADS.get(one.key, one.key[:10]), justify="right", no_wrap=True)
     for at, kind in enumerate(part.criteria[0].power):
@@ -93,7 +89,7 @@ def self_test_figure(result: SelfTestResult) -> Figure:
     panels = [
         (
             _DUPLICATION[part.duplication],
-            [PowerColumn(one.key, one.title, one.power, one.false_alarms) for one in part.criteria],
+            [PowerColumn(one.title, one.power, one.false_alarms) for one in part.criteria],
         )
         for part in result.parts
     ]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from diffmem.attacks.membership import AreaRecord
+from diffmem.attacks.roc import Area
 from diffmem.auditing.records import (
     AuditResult,
     CriterionRecord,
@@ -28,13 +27,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = [
-    "FINDING_WORDS",
-    "VERDICT_WORDS",
-    "CriterionRow",
+    "FINDING_TEXT",
+    "VERDICT_TEXT",
     "area_text",
     "audit_table",
     "chance_text",
-    "criterion_rows",
+    "count_of_total",
+    "deciding_first",
     "fine_percent",
     "fine_rate",
     "input_text",
@@ -47,13 +46,13 @@ __all__ = [
     "space_text",
 ]
 
-VERDICT_WORDS: dict[Verdict, str] = {
+VERDICT_TEXT: dict[Verdict, str] = {
     "copies found": "Copies found",
     "none found": "None found",
     "cannot tell": "Cannot tell",
 }
 
-FINDING_WORDS = {
+FINDING_TEXT = {
     "copies": "▲ copies",
     "none": "✓ none",
     "cannot tell": "? cannot tell",
@@ -63,31 +62,6 @@ FINDING_WORDS = {
 
 _STYLES = {"copies": "bold red", "none": "green", "cannot tell": "yellow", "not usable": "dim"}
 _VERDICT_STYLES = {"copies found": "bold red", "none found": "bold green", "cannot tell": "bold yellow"}
-
-
-@dataclass(frozen=True)
-class CriterionRow:
-    """One criterion as the table shows it, every cell in words.
-
-    Attributes:
-        record: What is shown.
-        flagged: '3 of 10,000'.
-        rate: '0.03% [0.01, 0.09]'.
-        null: The same of images that were never copied, with its counts; 'no null' without any.
-        chance: What chance would flag, and the p-value.
-        bound: 'below 0.09%'.
-        finding: Sign and word.
-        role: 'deciding' or 'supporting'.
-    """
-
-    record: CriterionRecord
-    flagged: str
-    rate: str
-    null: str
-    chance: str
-    bound: str
-    finding: str
-    role: str
 
 
 def fine_percent(share: float) -> str:
@@ -102,14 +76,10 @@ def _points(share: float) -> str:
     points = 100 * share
     if points in (0, 100):
         return f"{points:.0f}"
-    return f"{points:.2f}" if points >= 0.01 else _plain(points)
-
-
-def _plain(number: float) -> str:
-    """Return a small number with two digits, without an exponent as long as that can be read."""
-    if number < 1e-6:
-        return f"{number:.2g}"
-    return f"{number:.{1 - math.floor(math.log10(number))}f}".rstrip("0")
+    if points >= 0.01 or points < 1e-6:
+        return f"{points:.2f}" if points >= 0.01 else f"{points:.2g}"
+    # Two digits, without an exponent as long as that can be read.
+    return f"{points:.{1 - math.floor(math.log10(points))}f}".rstrip("0")
 
 
 def fine_rate(rate: Rate) -> str:
@@ -117,38 +87,28 @@ def fine_rate(rate: Rate) -> str:
     return f"{fine_percent(rate.value)} [{_points(rate.low)}, {_points(rate.high)}]"
 
 
-def area_text(area: AreaRecord) -> str:
+def area_text(area: Area) -> str:
     """Return an area under a curve with its interval: '0.512 [0.487, 0.537]'."""
     return f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]"
 
 
 def chance_text(row: CriterionRecord) -> str:
-    """Return what chance does: '1.2 expected; below 0.1: 13 events beside 0, p = 3e-08'; a dash without a null."""
-    expected = "–" if row.expected is None else f"{row.expected:.3g} expected"
+    """Return the expected number and the strongest test: '1.2 expected; below 0.1: 13 events against 0, p = 3e-08'; a dash if no null."""
+    expected = "–" if row.null is None else f"{row.null.value * row.flagged.total:.3g} expected"
     test = row.strongest
     if test is None or not test.events:
         return expected
     return f"{expected}; below {test.strictness:.3g}: {format_test(test)}"
 
 
-def criterion_rows(result: AuditResult) -> list[CriterionRow]:
-    """Return the rows of the table of criteria, those that decide first, else in the order of the record."""
-    ordered = sorted(result.criteria, key=lambda one: one.role != "deciding")
-    return [
-        CriterionRow(
-            record=one,
-            flagged=f"{one.flagged.count:,} of {one.flagged.total:,}",
-            rate=fine_rate(one.flagged),
-            null="no null"
-            if one.null is None
-            else f"{fine_rate(one.null)}, {one.null.count:,} of {one.null.total:,}",
-            chance=chance_text(one),
-            bound=f"below {fine_percent(one.bound)}",
-            finding=FINDING_WORDS[one.finding],
-            role=one.role,
-        )
-        for one in ordered
-    ]
+def deciding_first(criteria: Sequence[CriterionRecord]) -> list[CriterionRecord]:
+    """Return criteria, those that decide first, else in their order."""
+    return sorted(criteria, key=lambda one: one.role != "deciding")
+
+
+def count_of_total(rate: Rate) -> str:
+    """Return the counts of a rate: '3 of 10,000'."""
+    return f"{rate.count:,} of {rate.total:,}"
 
 
 def ratio_threshold(result: AuditResult) -> float | None:
@@ -162,31 +122,21 @@ def key_numbers(result: AuditResult) -> list[tuple[str, str]]:
     found = []
     samples = next((one for one in result.inputs if one.role == "samples"), None)
     if samples is not None:
-        found.append((f"{samples.images:,}", "samples looked at"))
+        found.append((f"{samples.images:,}", "samples"))
     if result.sample_check is not None and result.sample_check.judged != result.sample_check.samples:
-        found.append((f"{result.sample_check.judged:,}", "of them different images that can be judged"))
+        found.append((f"{result.sample_check.judged:,}", "of them different and judged"))
     if result.copies is not None:
-        copies = result.copies
-        found += [
-            (
-                f"{copies.samples:,}",
-                f"{_many(copies.samples, 'sample', 'samples')} flagged by a deciding criterion",
-            ),
-            (
-                f"{copies.distinct:,}",
-                f"different training {_many(copies.distinct, 'image', 'images')} among them",
-            ),
-        ]
+        samples_, images = result.copies.samples, result.copies.distinct
+        found.append(
+            (f"{samples_:,}", f"{'sample' if samples_ == 1 else 'samples'} flagged by a deciding criterion")
+        )
+        found.append((f"{images:,}", f"different training {'image' if images == 1 else 'images'} among them"))
     if result.space is not None:
         found += [
             (f"{result.space.training_images:,}", "training images"),
-            (f"{result.space.null_images:,}", "images that were never copied, to show chance"),
+            (f"{result.space.null_heldout + result.space.null_training:,}", "null images (not copied)"),
         ]
     return found
-
-
-def _many(number: int, one: str, many: str) -> str:
-    return one if number == 1 else many
 
 
 def match_text(match: MatchRecord) -> str:
@@ -211,28 +161,28 @@ def space_text(space: SpaceRecord, result: AuditResult) -> list[str]:
     if space.null_heldout:
         parts.append(count_text(space.null_heldout, "held-out image", "held-out images"))
     if space.null_training:
-        parts.append(f"{space.null_training:,} training images, each against all others")
+        parts.append(f"{space.null_training:,} training images (leave-one-out)")
     if parts:
-        lines.append(f"The null: {' and '.join(parts)} stand for images that were never copied.")
+        lines.append(f"Null images, which are not copies: {' and '.join(parts)}.")
     else:
-        lines.append("There are no images that were never copied: what chance does is not known.")
+        lines.append("There are no null images: the false-positive rate is not known.")
     if space.null_training:
         lines.append(
-            "That training images are a null assumes that they were drawn as fresh images are: that no near-copies were removed from them."
+            "Using training images as null assumes that they are a random sample of their source: that no near-copies were removed."
         )
     elif space.deduplicated:
         lines.append(
-            "Near-copies were removed from the training set, so its images say nothing of how near fresh ones come."
+            "Near-copies were removed from the training set, so its images are not used as null images."
         )
     if space.null_heldout:
         lines.append(
-            "Samples were also looked for among training and held-out images together: a model that has not seen the split lies as readily"
-            " beside the ones as beside the others."
+            "Samples were also compared with training and held-out images together: without copying, they come near to both equally"
+            " often, in proportion to their number."
         )
     if space.disagree:
         lines.append(
-            f"By {', '.join(space.disagree)}, held-out images and training images come near to training images unequally often; there the"
-            " held-out images alone are the null."
+            f"By {', '.join(space.disagree)}, held-out and training images differ in how often they come near to training images; there"
+            " only the held-out images are the null."
         )
     if space.heldout_overlap:
         lines.append(
@@ -260,8 +210,8 @@ def input_text(record: InputRecord) -> list[str]:
 def number_text(value: Any) -> str:
     """Return any value of a record in words: rates with intervals, lists joined, numbers with at most six digits."""
     if isinstance(value, Rate):
-        return f"{fine_rate(value)}, {value.count:,} of {value.total:,} ({value.method})"
-    if isinstance(value, AreaRecord):
+        return f"{fine_rate(value)}, {count_of_total(value)} ({value.method})"
+    if isinstance(value, Area):
         return f"{area_text(value)}, {value.members:,} against {value.nonmembers:,} ({value.confidence:.0%}, {value.method})"
     if isinstance(value, BaseModel):
         return "; ".join(f"{name}: {words}" for name, _, words in record_rows(value))
@@ -292,25 +242,21 @@ def audit_table(result: AuditResult) -> Table:
     from rich.text import Text
 
     table = Table(
-        caption=Text("Brackets are 95% intervals. (s): supporting, decides nothing."), caption_justify="left"
+        caption=Text("Brackets are 95% intervals. (s): supporting, not used for the verdict."),
+        caption_justify="left",
     )
     table.box, table.pad_edge, table.collapse_padding = SIMPLE_HEAD, False, True
     table.add_column("criterion", min_width=16, overflow="fold", vertical="top")
     table.add_column("samples flagged", justify="right")
     table.add_column("null images flagged", justify="right")
     table.add_column("finding", no_wrap=True)
-    for row in criterion_rows(result):
-        one = row.record
-        null = (
-            "no null"
-            if one.null is None
-            else f"{fine_rate(one.null)}\n{one.null.count:,} of {one.null.total:,}"
-        )
+    for one in deciding_first(result.criteria):
+        null = "no null" if one.null is None else f"{fine_rate(one.null)}\n{count_of_total(one.null)}"
         table.add_row(
             Text(one.title + (" (s)" if one.role == "supporting" else "")),
-            Text(f"{row.rate}\n{row.flagged}"),
+            Text(f"{fine_rate(one.flagged)}\n{count_of_total(one.flagged)}"),
             Text(null),
-            Text(row.finding, style=_STYLES[one.finding]),
+            Text(FINDING_TEXT[one.finding], style=_STYLES[one.finding]),
         )
     return table
 
@@ -347,7 +293,7 @@ def _parts(result: AuditResult) -> list[tuple[str, list[str]]]:
         parts.insert(0, ("Nearest", [match_text(one) for one in result.copies.worst[:3]]))
     if result.membership is not None:
         lines = [
-            f"{one.attack}: AUC {area_text(one.auc)}, true positives {fine_rate(one.tpr)} at {fine_percent(one.fpr.value)} false ones"
+            f"{one.attack}: AUC {area_text(one.auc)}, TPR {fine_rate(one.tpr)} at {fine_percent(one.fpr.value)} FPR"
             for one in result.membership.attacks
         ]
         warnings = [warning for one in result.membership.attacks for warning in one.warnings]

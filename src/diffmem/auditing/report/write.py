@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffmem.auditing.records import AuditResult, MatchRecord
-from diffmem.auditing.report.gallery import AuditImages
+from diffmem.auditing.report.gallery import AuditGallery
 from diffmem.auditing.report.page import audit_pictures, page_of
 from diffmem.errors import DiffmemError
 from diffmem.files import write_folder
@@ -59,7 +59,7 @@ class AuditPaths:
 
 
 def write_audit(
-    result: AuditResult, images: AuditImages | None, matches: Sequence[MatchRecord], folder: Path
+    result: AuditResult, galleries: Mapping[str, AuditGallery], matches: Sequence[MatchRecord], folder: Path
 ) -> AuditPaths:
     """Write `audit.html`, `matches.csv`, the pictures that the audit can fill, and at last `audit.json`.
 
@@ -69,7 +69,7 @@ def write_audit(
 
     Args:
         result: The audit.
-        images: Of its matches; none shows none.
+        galleries: See `audit_images`.
         matches: Every match, in any order.
         folder: Made if it is missing.
 
@@ -78,23 +78,20 @@ def write_audit(
             JSON cannot (NaN, infinity), or it is private and comes with an image or a name.
     """
     if result.private:
-        _check_private(result, images, matches)
+        _check_private(result, galleries, matches)
     numbers = numbers_bytes(result)
-    pictures = audit_pictures(result, images)
+    pictures = audit_pictures(result, galleries)
     contents = {
         "audit.html": page_of(result, pictures).encode(),
         "matches.csv": matches_csv(matches, private=result.private).encode(),
         **{one.name: one.png for one in pictures},
         "audit.json": numbers,
     }
-    written = write_folder(folder, contents, [*PICTURES, *_left_behind(folder)])
+    # Temporary files of an audit that was killed while it wrote can hold what is private now.
+    left = [path.name for name in ("audit", "matches") for path in folder.glob(f".{name}*.tmp*")]
+    written = write_folder(folder, contents, [*PICTURES, *left])
     page, table, *drawn, record = written
     return AuditPaths(page, record, table, tuple(drawn))
-
-
-def _left_behind(folder: Path) -> list[str]:
-    """Return the temporary files of an audit that was killed while it wrote; they can hold what is private now."""
-    return [path.name for name in ("audit", "matches") for path in folder.glob(f".{name}*.tmp*")]
 
 
 def matches_csv(matches: Sequence[MatchRecord], *, private: bool) -> str:
@@ -124,7 +121,9 @@ def _cell(value: object) -> object:
     return value
 
 
-def _check_private(result: AuditResult, images: AuditImages | None, matches: Sequence[MatchRecord]) -> None:
+def _check_private(
+    result: AuditResult, galleries: Mapping[str, AuditGallery], matches: Sequence[MatchRecord]
+) -> None:
     named: list[MatchRecord] = [*matches, *(result.copies.worst if result.copies else [])]
     names = [
         *(one.source for one in result.inputs),
@@ -132,7 +131,7 @@ def _check_private(result: AuditResult, images: AuditImages | None, matches: Seq
         *(name for one in named for name in (one.sample_name, one.training_name)),
         *(one.training_name for one in (result.copies.most_copied if result.copies else [])),
     ]
-    if images is not None or any(name is not None for name in names):
+    if galleries or any(name is not None for name in names):
         raise DiffmemError(
             "The audit is private but comes with an image or a name; nothing was written. Leave them out of its record."
         )

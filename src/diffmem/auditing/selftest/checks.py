@@ -40,14 +40,14 @@ def checked(
         used = [one for one in part.criteria if one.deciding and one.usable]
         failures += [f"{where}: {line}" for line in _criteria(part, used, target)]
         for row in part.shares:
-            told = f"{where}, {row.planted} of {row.samples} samples planted ({row.kind}): "
+            told = f"{where}, {row.planted} of {row.samples} samples are copies ({row.kind}): "
             failed, noted = _verdict(row, used)
             failures += [told + line for line in failed]
             notes += [told + line for line in noted]
         unusable = [one for one in part.criteria if one.deciding and not one.usable]
         notes += [
-            f"{where}: {one.title!r} flags {one.null.value:.1%} of the held-out images, more than {target:.0%}; the verdict does without"
-            " it where it finds no more than that."
+            f"{where}: {one.title!r} flags {one.null.value:.1%} of the held-out images, more than {target:.0%}; it is not used"
+            " for the verdict unless its tests find copies."
             for one in unusable
         ]
     failures += [
@@ -84,7 +84,7 @@ def _verdict(row: SelfTestShare, used: Sequence[SelfTestCriterion]) -> tuple[lis
     notes: list[str] = []
     sure = [one.key for one in used if _exact(one) == 1]
     if row.kind == EXACT and not any(row.covers[key] for key in sure):
-        failures.append("no criterion's interval holds the planted share.")
+        failures.append("no criterion's interval contains the true share.")
     expected: Verdict | None = None
     if not row.planted:
         expected = "none found"

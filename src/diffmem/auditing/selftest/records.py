@@ -36,25 +36,25 @@ class SelfTestCriterion(Record):
     key: str
     title: str
     deciding: bool = Field(description="Whether the verdict rests on it.")
-    usable: bool = Field(
-        description="Whether it flags few enough images that were never copied, at some strictness."
-    )
-    exact_only: bool = Field(description="Whether it sees exact copies alone.")
+    usable: bool = Field(description="Whether it flags few enough null images, at some threshold.")
+    exact_only: bool = Field(description="Whether it finds only exact copies.")
     strictness: float = Field(description="Threshold at which all below is meant: the loosest usable one.")
     false_alarms: Rate = Field(description="Share of the fresh images that it flags.")
     null: Rate = Field(description="Share of the held-out images that it flags.")
-    power: list[PowerRecord] = Field(description="Planted copies, kind by kind.")
+    power: list[PowerRecord] = Field(description="Positive controls, by kind.")
 
 
 class SelfTestShare(Record):
     """One set of samples: planted copies in a known share, the rest fresh images."""
 
-    kind: str = Field(description="Key of the planted copies; 'every kind' for all of them in equal parts.")
-    share: float = Field(description="Of planted copies, as asked for.")
+    kind: str = Field(
+        description="Key of the positive controls; 'every kind' for all of them in equal parts."
+    )
+    share: float = Field(description="Of copies among the samples, as requested.")
     planted: int = Field(description="The same as a number: the share of the samples, rounded.")
     samples: int
     measured: dict[str, Rate] = Field(description="Share that each criterion flags, by its key.")
-    covers: dict[str, bool] = Field(description="Whether the interval of that share holds the planted one.")
+    covers: dict[str, bool] = Field(description="Whether the interval of that share contains the true one.")
     verdict: Verdict | None = Field(description="Of the whole audit; for exact copies and for every kind.")
 
 
@@ -71,8 +71,8 @@ class SelfTestPart(Record):
         " found, by kind; none if not even half of the samples are."
     )
     false_verdicts: Rate = Field(
-        description="How often a deciding criterion finds copies among fresh images: fresh and held-out images are shuffled again and"
-        " again. The shuffles share their images, so the interval is that of these images."
+        description="How often a deciding criterion finds copies among fresh images: fresh and held-out images are shuffled"
+        " repeatedly. The shuffles share their images, so the interval is that of these images."
     )
 
     def criterion(self, key: str) -> SelfTestCriterion:
@@ -93,7 +93,7 @@ class SelfTestResult(Record):
         description="Of the intervals, for the numbers of images that occur."
     )
     failures: list[str] = Field(description="What went wrong, a sentence each; empty if the test is passed.")
-    notes: list[str] = Field(description="What is as it must be and still worth knowing, a sentence each.")
+    notes: list[str] = Field(description="Remarks that are not failures, a sentence each.")
 
     @property
     def passed(self) -> bool:

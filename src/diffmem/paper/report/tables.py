@@ -88,7 +88,7 @@ def experiment_table(result: ExperimentResult) -> Table:
     lines = []
     if several or max(seeds, default=1) > 1:
         count = "Several seeds" if several else f"{max(seeds)} seeds each"
-        lines.append(f"{count}: their mean, and the span of their 95% intervals.")
+        lines.append(f"{count}: their mean, and the union of their 95% intervals.")
     if several_sizes(result):
         lines += ["EMM:", *(f"  {level}: {emm}" for level, _, emm in emm_rows(result))]
     for claim in result.claims:

@@ -31,7 +31,7 @@ UNKNOWN = "unknown"
 SCALE_WORDS = {
     "paper": "Paper scale: the networks, training-set sizes and epochs of the paper.",
     "cpu": "CPU scale: smaller networks, images, training sets and budgets than the paper's, so that it runs on a"
-    " processor; the directions of the findings can be compared, the numbers cannot.",
+    " CPU; the directions of the findings can be compared, the numbers cannot.",
     "smoke": "Smoke scale: everything runs, but far too briefly to learn anything; these numbers say nothing about"
     " memorization.",
 }
@@ -39,12 +39,12 @@ _WHO = {"paper": "The paper's scale", "cpu": "The CPU scale", "smoke": "The smok
 _VERDICTS = {
     "shown": "shows this",
     "opposite": "shows the opposite",
-    "cannot tell": "does not show this, nor the opposite",
+    "cannot tell": "shows neither this nor the opposite",
 }
 
 
 def verdict_text(result: ExperimentResult, claim: ClaimRecord) -> str:
-    """Return a verdict in a sentence: 'The CPU scale does not show this, nor the opposite: ...'."""
+    """Return a verdict in a sentence: 'The CPU scale shows neither this nor the opposite: ...'."""
     numbers = sentence(claim.numbers, capital=False)
     opening = f"{_WHO[result.scale]} {_VERDICTS[claim.verdict]}"
     return f"{opening}: {numbers}" if numbers else f"{opening}."

@@ -69,7 +69,7 @@ def headline(result: StudyResult) -> str:
             f"{f'; the crossings lie within {ends} training images' if ends else ''}."
         ),
         "unfinished": (
-            "The search for EMM still goes on:"
+            "The search for EMM is still running:"
             f" {f'so far it is {ends} training images' if ends else 'no training has decided anything yet'}."
         ),
         "estimated": (
@@ -87,13 +87,13 @@ def warnings_of(result: StudyResult) -> list[str]:
     if without:
         warnings.append(
             f"{count_text(len(without), 'run has', 'runs have')} no null rate, because no images were"
-            " held out: how often the rule fires by chance is not known there."
+            " held out: how often the rule flags images by chance is not known there."
         )
     for run in result.runs:
         if run.null is not None and run.null.value > NULL_RATE_WORTH_A_WARNING:
             warnings.append(
-                f"At {count_text(run.size, 'image', 'images')} (seed {run.seed}) the rule also fires on"
-                f" {percent(run.null.value)} of held-out images, which are no copies: R_mem may overstate"
+                f"At {count_text(run.size, 'image', 'images')} (seed {run.seed}) the rule also flags"
+                f" {percent(run.null.value)} of held-out images, which are not copies: R_mem may overstate"
                 " copying by about as much."
             )
     copies = [run for run in result.runs if run.duplicates]

@@ -160,7 +160,7 @@ def _next_step(rule: SizeRule, so_far: Replay) -> _Step:
     if above == rule.smallest:
         return _end(so_far, status="below smallest")
     if len(outcomes) >= rule.most:
-        return _end(so_far, f"The search ended after {rule.most} sizes with a wider interval than asked for.")
+        return _end(so_far, f"The search ended after {rule.most} sizes with a wider interval than requested.")
     bottom, top = below or rule.smallest, above or rule.largest
     if None not in (below, above) and (top / bottom <= rule.ratio or top - bottom <= 1):
         return _end(so_far)
@@ -248,14 +248,14 @@ def _inside(rule: SizeRule, so_far: Replay, guess: float, below: int, above: int
     """Close in on the crossing between two certain sizes."""
     width = above / below
     guess = min(max(guess, below * width**0.15), above / width**0.15)
-    far = "the other side of where the rates put the crossing"
+    far = "the other side of the estimated crossing"
     if guess / below <= rule.ratio:  # one training ends the search if the guess is right
         return _within(so_far, math.floor(below * rule.ratio), below + 1, above - 1, far)
     if above / guess <= rule.ratio:
         return _within(so_far, math.ceil(above / rule.ratio), below + 1, above - 1, far)
     # The lower side first: it costs less, and stops early if it memorizes.
     low = _flanks(rule, guess)[0]
-    return _within(so_far, low, below + 1, above - 1, "just below where the rates put the crossing")
+    return _within(so_far, low, below + 1, above - 1, "just below the estimated crossing")
 
 
 def _within(so_far: Replay, size: float, least: int, most: int, why: str) -> _Step:

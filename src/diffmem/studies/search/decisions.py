@@ -68,7 +68,9 @@ class FutilityRule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pace: float = Field(1.5, ge=1, description="How much faster than lately the curve may still rise.")
-    least: float = Field(0.4, gt=0, lt=1, description="Share of the epochs before which nothing is given up.")
+    least: float = Field(
+        0.4, gt=0, lt=1, description="Fraction of the epochs before which no training is stopped."
+    )
 
     def is_hopeless(
         self, epochs: Sequence[float], counts: Sequence[Counts], whole: float, target_rate: float

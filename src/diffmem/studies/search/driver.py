@@ -14,11 +14,11 @@ from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
 from diffmem.executors.open import open_pool
 from diffmem.executors.pool import Event, Pool, Task
+from diffmem.folder_lock import BusyFolderError
 from diffmem.interrupt import StopRequest
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.store.folders import read_entry
 from diffmem.runs.store.index import RunIndex
-from diffmem.runs.store.lock import BusyRunError
 from diffmem.studies.search.choice import Outcome
 from diffmem.studies.search.levels import Item, Search, follow
 from diffmem.studies.search.study import SearchStudy
@@ -64,7 +64,7 @@ def run_search(
         driver = _Driver(study, index, device, progress, warn)
         try:
             with open_pool(
-                study.recipe.executor, device=device, folder=study.folder, told=driver.on_event
+                study.recipe.executor, device=device, folder=study.folder, on_event=driver.on_event
             ) as pool:
                 driver.drive(pool)
         finally:
@@ -149,7 +149,7 @@ class _Driver:
             self._report()
         elif event.kind == "warning":
             self._warn(f"{item.level}, N = {item.size:,}: {event.text}")
-        elif event.kind == "failed" and not isinstance(event.error, BusyRunError):
+        elif event.kind == "failed" and not isinstance(event.error, BusyFolderError):
             raise event.error or DiffmemError(event.text)
         else:
             del self._active[event.key]
@@ -183,7 +183,7 @@ class _Driver:
                 f" times without coming further: {event.text} Finished work is kept."
             )
         self._warn(
-            f"{item.level}, N = {item.size:,}: {event.text} The training goes on from its last saved state."
+            f"{item.level}, N = {item.size:,}: {event.text} The training resumes from its last saved state."
         )
 
     def _beat(self) -> None:

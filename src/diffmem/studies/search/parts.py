@@ -48,7 +48,7 @@ class Parts:
             except DiffmemError as error:
                 if warn is not None:
                     store.path(start).unlink(missing_ok=True)
-                    warn(f"{error} It is made anew.")
+                    warn(f"{error} It is regenerated.")
                 break
             found.append(part)
             start += len(part.neighbours)

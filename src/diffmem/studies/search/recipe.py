@@ -31,18 +31,18 @@ class SearchConfig(BaseModel):
     )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the interval of EMM.")
     start: int | None = Field(
-        None, ge=2, description="Size to begin with; the smallest if not given and no level was searched yet."
+        None, ge=2, description="First size; the smallest if not given and no level was searched yet."
     )
     hints: bool = Field(
-        True, description="Search the middle level first, and begin the others where their neighbours ended."
+        True, description="Search the middle level first, and start the others where their neighbours ended."
     )
     most_sizes: int = Field(12, ge=2, le=100, description="Most sizes of one level and seed.")
     sampling_share: float = Field(
-        0.5, gt=0, description="Most that sampling may cost, as a share of the cost of the training."
+        0.5, gt=0, description="Largest cost of sampling, as a fraction of the cost of training."
     )
     futility: FutilityRule | None = Field(
         None,
-        description="Give up hopeless trainings early; off by default, as its error is not in the interval.",
+        description="Stop trainings that are unlikely to memorize; off by default, as its error is not in the interval.",
     )
 
     @field_validator("futility", mode="before")
@@ -65,7 +65,7 @@ class SearchRecipe(TrainRecipe):
         {"base": {}}, min_length=1, description="Level -> its settings, dotted key: value."
     )
     published: dict[str, float] = Field(
-        {}, description="Level -> EMM that the paper reports for it, shown beside."
+        {}, description="Level -> EMM that the paper reports for it, for comparison."
     )
     sizes: tuple[int, int] = Field(description="The smallest and the largest size that may be trained.")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="Seeds; EMM is searched for with each.")
@@ -130,6 +130,25 @@ class SearchRecipe(TrainRecipe):
                 f"{where}: the optimum is not trained and has no EMM: it copies however many images there are. See `diffmem optimum`."
             )
         return found
+
+    def with_whole_paths(self) -> SearchRecipe:
+        """Return the recipe with paths in full, so that the study can be opened from any folder."""
+        values = yaml.safe_load(dump_search(self))
+
+        def whole(source: object) -> object:
+            return (
+                str(Path(source).resolve()) if isinstance(source, str) and Path(source).exists() else source
+            )
+
+        for settings in (values["data"], values["data"]["mixture"] or {}):
+            if "source" in settings:
+                settings["source"] = whole(settings["source"])
+        for settings in values["levels"].values():
+            for key in {"data.source", "data.mixture.source"} & set(settings):
+                settings[key] = whole(settings[key])
+        if "path" in values["executor"]:
+            values["executor"]["path"] = whole(values["executor"]["path"])
+        return type(self).model_validate(values)
 
     @property
     def alpha(self) -> float:

@@ -25,10 +25,8 @@ from diffmem.runs.evaluations import judged
 from diffmem.runs.null import read_null
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.runs.run import Run
-from diffmem.runs.store.lock import RunLock
-from diffmem.runs.store.repairs import incidents, note_incident
-from diffmem.runs.store.status import StatusFile
-from diffmem.runs.trained import agreed
+from diffmem.runs.store.repairs import note_repair, repairs
+from diffmem.runs.store.workers import reported_status
 from diffmem.settings import config_hash
 from diffmem.studies.search.choice import Outcome, outcome_of
 from diffmem.studies.search.confidence import anytime_interval
@@ -36,7 +34,6 @@ from diffmem.studies.search.decisions import Counts, StoppingRule, TrainingState
 from diffmem.studies.search.parts import Parts, counts_of
 from diffmem.studies.search.recipe import SearchRecipe
 from diffmem.studies.search.records import PointRecord, SizeRecord
-from diffmem.training import Trainer
 from diffmem.training.loop import snapshot_path
 
 __all__ = ["SizeRun", "work_on_size"]
@@ -102,13 +99,13 @@ class SizeRun(Run):
             KeyboardInterrupt: A stop was requested; the state is saved.
         """
         self.check_distinct()
-        counts = self._shared_counts(warn)
+        counts = world().from_main(lambda: self.counts(warn))
 
         def state() -> TrainingState:
             return self.stopping.state(self.epochs, counts)
 
         def has_snapshot(seen: int) -> bool:
-            return agreed(lambda: self.is_whole_snapshot(seen, warn))
+            return world().from_main(lambda: self.is_whole_snapshot(seen, warn))
 
         def report(seen: float) -> None:
             best = max((one for one in counts if one[1]), key=lambda one: one[0] / one[1], default=None)
@@ -127,32 +124,20 @@ class SizeRun(Run):
                 counts[index] = hits + int(self.memorized(neighbours).sum()), total + next_.more
                 report(seen)
 
-        def at_snapshot(trainer: Trainer) -> bool:
-            sample(self.points.index(trainer.seen), trainer.ema)
-            return not state().more
-
         while (next_ := state()).more:
             reach = self.points[next_.point]
             if has_snapshot(reach):
                 sample(next_.point)
                 continue
-            self.fit(
-                device=device,
-                on_snapshot=at_snapshot,
-                progress=lambda done, total, note="": report(done),
-                warn=warn,
-            )
+            for seen, denoiser in self.training_snapshots(
+                device=device, progress=lambda done, total, note="": report(done), warn=warn
+            ):
+                sample(self.points.index(seen), denoiser)
+                if not state().more:
+                    break
             if state().more and not has_snapshot(reach):
                 raise DiffmemError(f"{self.folder}: the snapshot after {reach} images was not made.")
         self.measure_null(device=device, warn=warn)
-
-    def _shared_counts(self, warn: Callable[[str], None]) -> list[Counts]:
-        """Return the counts that the first process reads, in every process."""
-        here = world()
-        counts = here.broadcast(self.counts(warn) if here.is_main else None)
-        if counts is None:  # what the first process shares is never none
-            raise DiffmemError(f"The counts of {self.folder} were not shared.")
-        return list(counts)
 
     def outcome(self) -> Outcome | None:
         """Return what this training says; none while it is not final, or the null is missing or damaged."""
@@ -204,7 +189,7 @@ class SizeRun(Run):
             images_sampled=sum(total for _, total in counts),
             training_seconds=self.training_seconds(),
             sampling_seconds=sum(part.seconds for found in stored for part in found),
-            incidents=incidents(self.folder),
+            incidents=repairs(self.folder),
         )
 
     def _null_record(self) -> Rate | None:
@@ -225,7 +210,7 @@ def _why(state: TrainingState, points: list[PointRecord]) -> str:
         f"R_mem in [{rate.low:.3f}, {rate.high:.3f}] after {rate.total:,} images at epoch {best.epoch:,.0f}"
     )
     if state.stopped == "hopeless":
-        return f"{found}, given up at epoch {points[-1].epoch:,.0f}"
+        return f"{found}, stopped at epoch {points[-1].epoch:,.0f}"
     return f"{found}, the highest of all points" if state.verdict == "not memorized" else found
 
 
@@ -256,14 +241,14 @@ def work_on_size(content: dict[str, Any], progress: Progress, warn: Callable[[st
     )
 
     def noted(text: str) -> None:
-        note_incident(run.folder, text)
+        note_repair(run.folder, text)
         warn(text)
 
-    with RunLock(run.folder), StatusFile(run.folder) as status:
+    with run.locked(), reported_status(run.folder) as report_status:
 
         def report(done: float, total: float, note: str = "") -> None:
             # The table beside it has the rest.
-            status.tell(done, total, "training" if done < total else "sampling")
+            report_status(done, total, "training" if done < total else "sampling")
             progress(done, total, note)
 
         run.execute_until_decided(device=content["device"], progress=report, warn=noted)

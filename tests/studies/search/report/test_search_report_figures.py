@@ -111,8 +111,8 @@ def test_an_emm_beyond_the_sizes_is_an_arrow_out_of_them():
         (16, False),
         (5000, True),
     ]
-    assert "beyond the sizes allowed" in legend_of(figure)
-    assert "beyond the sizes allowed" not in legend_of(drawn(emm_by_level_figure))
+    assert "outside the allowed sizes" in legend_of(figure)
+    assert "outside the allowed sizes" not in legend_of(drawn(emm_by_level_figure))
 
 
 def test_what_is_no_single_number_has_no_point_and_a_dashed_span():

@@ -71,7 +71,7 @@ def cost_figure(result: SearchResult) -> Figure:
         Patch(
             facecolor=COLOURS["orange"], hatch="////", edgecolor="white", linewidth=0, label="this search: sampling"
         ),
-        Patch(color="#DCDCDC", label="a grid of equal precision (100%)"),
+        Patch(color="#DCDCDC", label="a fixed grid (100%)"),
     ]  # fmt: skip
     figure.legend(
         handles=handles,

@@ -266,13 +266,11 @@ def _legend(figure: Figure, result: SearchResult) -> None:
     if any(_several_seeds(level) for level in result.levels):
         handles.append(entry("each seed alone", marker="^", markersize=5, alpha=0.65))
     if any(level.published for level in result.levels):
-        handles.append(entry("the paper's value for what the level stands for", **_PAPER_STYLE))
+        handles.append(entry("the paper's value for the corresponding level", **_PAPER_STYLE))
     if any(level.emm.status in ("above largest", "below smallest") for level in result.levels):
-        handles.append(entry("beyond the sizes allowed", marker="$\u2192$", markersize=11))
+        handles.append(entry("outside the allowed sizes", marker="$\u2192$", markersize=11))
     if any(mark.guess and mark.ends for mark in (_mark(level, result) for level in result.levels)):
-        handles.append(
-            entry("where it lies, without a single number", linestyle=(0, (2, 1.5)), linewidth=1.8)
-        )
+        handles.append(entry("range, without a point estimate", linestyle=(0, (2, 1.5)), linewidth=1.8))
     figure.legend(
         handles=handles, loc="outside upper left", ncols=3, frameon=False, fontsize=SMALL_FONT_SIZE, handlelength=2.2,
     )  # fmt: skip

@@ -91,7 +91,7 @@ def _pictures(result: SearchResult) -> list[Picture]:
                 f"EMM in training images, by {result.factor}. {answers}.",
                 "Bars and brackets are intervals."
                 + (
-                    " Hollow diamonds are the paper's values for what a level stands for, at the paper's own scale."
+                    " Hollow diamonds are the paper's values for the corresponding levels, at the paper's own scale."
                     if _published(result)
                     else ""
                 ),
@@ -104,7 +104,7 @@ def _pictures(result: SearchResult) -> list[Picture]:
                 "R_mem over training-set size and epochs",
                 surface_figure(result),
                 surface_text(result),
-                f"A column is a training, a cell an evaluation: blue below {target}, orange from {target} on. Sizes stand in"
+                f"A column is a training, a cell an evaluation: blue below {target}, orange from {target} on. Sizes are in"
                 " order, not to scale. The circle over a column is its verdict.",
             ),
             Picture(
@@ -112,9 +112,9 @@ def _pictures(result: SearchResult) -> list[Picture]:
                 "Learning curves",
                 curves_figure(result),
                 curves_text(result),
-                "Bars are intervals that hold however often one looked; they are wide where few images were enough. The"
-                " numbers at the right are training-set sizes. Curves are moved sideways a little so that bars do not"
-                " hide each other.",
+                "Bars are intervals that are valid at any stopping time; they are wide where few images were enough. The"
+                " numbers at the right are training-set sizes. Curves are shifted sideways a little so that bars do not"
+                " overlap.",
             ),
         ]
     if runs:
@@ -124,9 +124,9 @@ def _pictures(result: SearchResult) -> list[Picture]:
                 "cost.png",
                 "Cost against a fixed grid",
                 cost_figure(result),
-                f"Cost as a share of the grid's: {shares}; all levels {share_text(result.cost)}.",
-                "In the cost of training on one image once (M: million, G: billion). The grid would train every size of the"
-                " same range, as far apart as the tolerance asks for, to the end, and sample all images at every point.",
+                f"Cost as a fraction of the grid's: {shares}; all levels {share_text(result.cost)}.",
+                "In the cost of training on one image once (M: million, G: billion). The grid would train sizes spaced by the"
+                " tolerance over the same range to the end, and sample all images at every point.",
             )
         )
     return found

@@ -14,7 +14,7 @@ from diffmem.text import duration_text
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from diffmem.runs.store.status import Status
+    from diffmem.runs.store.workers import Status
 
 __all__ = ["search_table", "watch_table"]
 
@@ -25,7 +25,7 @@ def search_table(result: SearchResult) -> Table:
 
     caption = f"EMM at {target_text(result.epsilon)}; {cost_text(result)}"
     table = text_table(
-        result.title, caption + ("" if result.finished else " The search still goes on."), narrow=True
+        result.title, caption + ("" if result.finished else " The search is still running."), narrow=True
     )
     table.add_column(Text(result.factor), max_width=28, overflow="fold")
     for name in ("EMM [95%]" if result.confidence == 0.95 else "EMM", "paper", "runs", "of the grid's\ncost"):
@@ -54,7 +54,7 @@ def watch_table(result: SearchResult, live: Mapping[str, Status]) -> Table:
 
     table = text_table(
         result.title,
-        f"R_mem with its interval at the best evaluation point, held against {target_text(result.epsilon)}.",
+        f"R_mem with its interval at the best evaluation point; the target is {target_text(result.epsilon)}.",
         narrow=True,
     )
     table.add_column(Text(result.factor), max_width=20, min_width=6, overflow="fold")

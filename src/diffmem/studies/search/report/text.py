@@ -30,7 +30,7 @@ _OTHERWISE = {
     "below smallest": "below the smallest size allowed",
     "not monotone": "not monotone",
     "unfinished": "unfinished",
-    "no runs": "not begun",
+    "no runs": "not started",
 }
 
 
@@ -81,10 +81,10 @@ def level_answer(level: LevelRecord, result: SearchResult) -> str:
             f"{f'; this happens within {ends} training images' if ends else ''}."
         ),
         "unfinished": (
-            "EMM is not known yet, the search goes on:"
+            "EMM is not known yet, the search is running:"
             f" {f'so far it is {ends} training images' if ends else 'no size is decided so far'}."
         ),
-        "no runs": "EMM is not known yet: no training has begun.",
+        "no runs": "EMM is not known yet: no training has started.",
     }
     paper = "" if level.published is None else f" The paper: {size_text(level.published)}."
     return answers[_status(level)] + paper
@@ -97,7 +97,7 @@ def lead(result: SearchResult) -> str:
         " samples are copies of one of them."
     )
     if not search_runs(result):
-        return f"No training has begun yet, so nothing can be said about memorization. {what}"
+        return f"No training has started yet, so nothing can be said about memorization. {what}"
     if len(result.levels) == 1:
         return f"{level_answer(result.levels[0], result)} {what}"
     found = []
@@ -132,7 +132,7 @@ def lead(result: SearchResult) -> str:
         ]
         found.append(f"{'Besides, ' if known else ''}{', '.join(kinds)}.")
     if not result.finished:
-        found.append("The search still goes on.")
+        found.append("The search is still running.")
     return " ".join([*found, what])
 
 
@@ -167,7 +167,7 @@ def cost_text(result: SearchResult) -> str:
     )
     if not cost.grid_units:
         return f"{spent}."
-    return f"{spent}, {share_text(cost)} of what a fixed grid of equal precision would cost."
+    return f"{spent}, {share_text(cost)} of the cost of a fixed grid."
 
 
 def search_warnings(result: SearchResult) -> list[str]:
@@ -191,22 +191,22 @@ def search_warnings(result: SearchResult) -> list[str]:
     hopeless = [run for run in runs if run.stopped == "hopeless"]
     if hopeless:
         warnings.append(
-            f"{count_text(len(hopeless), 'training was', 'trainings were')} given up by the futility rule before the"
-            " last epoch: what was concluded there rests on the course of the learning curve:"
+            f"{count_text(len(hopeless), 'training was', 'trainings were')} stopped by the futility rule before the"
+            " last epoch: their verdicts are extrapolated from the learning curve:"
             f" {_named(hopeless, result)}."
         )
     high = [run for run in runs if run.null is not None and run.null.value > NULL_RATE_WORTH_A_WARNING]
     if high:
         most = max(run.null.value for run in high if run.null is not None)
         warnings.append(
-            f"The rule also fires on up to {percent(most)} of held-out images, which are no copies, so R_mem may"
+            f"The rule also flags up to {percent(most)} of held-out images, which are not copies, so R_mem may"
             f" overstate copying by about as much: {_named(high, result)}."
         )
     without = [run for run in runs if run.null is None and run.verdict != "unfinished"]
     if without:
         warnings.append(
-            f"{count_text(len(without), 'run has', 'runs have')} no null rate: how often the rule fires by chance is"
-            " not known there."
+            f"{count_text(len(without), 'run has', 'runs have')} no null rate: how often the rule flags images by"
+            " chance is not known there."
         )
     warnings += [f"{_name(run, result)}: {sentence(incident)}" for run in runs for incident in run.incidents]
     return list(dict.fromkeys(warnings))
@@ -244,8 +244,8 @@ def method_text(result: SearchResult) -> list[tuple[str, list[str]]]:
             [
                 "A generated image is a copy when its distance to the nearest training image is less than"
                 f" {threshold_text(result.threshold)} of its distance to the second nearest (Yoon et al., 2023). R_mem is"
-                " the share of generated images that are copies; the highest over training decides. The null rate is the"
-                " same rule on real images that were not in the training set: how often it is wrong by chance."
+                " the fraction of generated images that are copies; the highest over training counts. The null rate is the"
+                " rate of the same rule on real images that were not in the training set."
             ],
         ),
         (
@@ -253,40 +253,40 @@ def method_text(result: SearchResult) -> list[tuple[str, list[str]]]:
             [
                 f"The largest number of training images N at which R_mem is still at least {target} (Gu et al., 2025). The"
                 f" search allowed N from {size_text(result.sizes[0])} to {size_text(result.sizes[1])} and"
-                f" {count_text(seeds, 'seed', 'seeds')}, and ends when half the interval is within"
+                f" {count_text(seeds, 'seed', 'seeds')}, and ends when the half-width of the interval is within"
                 f" {100 * result.tolerance:.3g}% of EMM.",
                 *dict.fromkeys(sentence(level.emm.method) for level in result.levels if level.emm.method),
             ],
         ),
         (
-            "Sampling stops when it knows",
+            "When sampling stops",
             [
-                "Images are generated in growing parts. A confidence sequence says after each whether R_mem is at least"
-                f" {target}; unlike a usual interval it may be looked at as often as one likes, so stopping early adds no"
+                "Images are generated in batches of growing size. A confidence sequence tests after each whether R_mem is at least"
+                f" {target}; unlike a fixed-sample interval it is valid at any stopping time, so stopping early adds no"
                 f" error. At most {result.samples:,} images are generated at one evaluation point."
                 + (f" Intervals: {', '.join(methods)}." if methods else "")
             ],
         ),
         (
-            "Training stops when it knows",
+            "When training stops",
             [
-                f"Once R_mem is certainly at least {target} the training ends, because the highest value decides. A"
+                f"Once R_mem is certainly at least {target} the training ends, because the highest value counts. A"
                 " training is 'not memorized' only when every evaluation point is certainly below."
             ],
         ),
         (
-            "Sizes are chosen",
+            "How sizes are chosen",
             [
-                "The search brackets the crossing, then closes in on it in log N from all that is certain so far; every"
-                " larger training set holds the smaller ones."
+                "The search brackets the crossing, then narrows the bracket in log N; training sets are nested: every larger one contains"
+                " the smaller ones."
             ],
         ),
         (
             "Cost",
             [
                 "A unit is the cost of training on one image once; a generated image counts by its network evaluations."
-                " The grid is what the search is compared with: every size of the same range, as far apart as the tolerance"
-                " asks for, trained to the end, with all images sampled at every evaluation point."
+                " The search is compared with a fixed grid: the same range with sizes spaced by the tolerance,"
+                " every one trained to the end, with all images sampled at every evaluation point."
             ],
         ),
     ]  # fmt: skip

@@ -1,0 +1,117 @@
+"""`train`: a denoiser from images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from diffmem.api.inputs import Images, as_images
+from diffmem.console import warn
+from diffmem.data import ImageSet
+from diffmem.distributed import world
+from diffmem.environment import choose_device
+from diffmem.errors import UserError
+from diffmem.models import Denoiser, ModelConfig
+from diffmem.progress import show_progress
+from diffmem.runs.opening import remember_data
+from diffmem.runs.run import Run
+from diffmem.text import html_table
+from diffmem.training import TrainingConfig
+
+__all__ = ["Trained", "train"]
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A finished training.
+
+    Attributes:
+        run: Its identity, its folder and its snapshots.
+        snapshot: The last snapshot, with the averaged weights.
+        device: Where it was trained.
+    """
+
+    run: Run
+    snapshot: Path
+    device: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lies; `open_model`, `measure_run` and the commands read it."""
+        return self.run.folder
+
+    @cached_property
+    def model(self) -> Denoiser:
+        """The trained denoiser, at the end of training."""
+        return self.run.denoiser(self.run.points[-1], self.device)
+
+    def write_tensorboard(self) -> None:
+        """Write the metrics as TensorBoard events into the run's folder (needs the extra diffmem[tensorboard])."""
+        from diffmem.training.tracking import write_tensorboard
+
+        if world().is_main:
+            write_tensorboard(self.folder)
+
+    def _rows(self) -> list[tuple[str, object]]:
+        run = self.run
+        return [
+            ("folder", self.folder),
+            ("images", run.training_set),
+            ("model", run.model.describe()),
+            ("training", run.training.describe()),
+            ("snapshots", len(run.points)),
+        ]
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name}: {value}" for name, value in self._rows())
+
+    def _repr_html_(self) -> str:
+        return html_table("Training", self._rows())
+
+
+def train(
+    images: Images,
+    *,
+    model: ModelConfig | None = None,
+    training: TrainingConfig | None = None,
+    seed: int = 0,
+    out: str | Path = "runs",
+    conditional: bool = False,
+    device: str | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Trained:
+    """Train a denoiser on all images of a set; what is trained already is opened, and not trained again.
+
+    The run gets a folder in `out` that is named by the hash of its configuration. After an interruption, the same call goes
+    on where it stopped.
+
+    Args:
+        images: The training set.
+        model: The model M; the basic setup of Gu et al. if left out: DDPM++, VP, 35 M parameters.
+        training: The procedure T; by default theirs: 40,000 epochs, batches of 512.
+        seed: Of weights, data order and noise.
+        out: Folder in which the run's folder is made.
+        conditional: Train on the labels.
+        device: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
+        report: Called with a line that says what is trained, before it begins.
+
+    Raises:
+        UserError: The images cannot be read, have no labels, or do not fit the model.
+        DiffmemError: Training diverged, or a file cannot be written.
+        KeyboardInterrupt: A stop was requested; the state is saved.
+    """
+    device = choose_device(device)
+    training_set = as_images(images)
+    if conditional and training_set.labels is None:
+        raise UserError("The images have no labels; train without conditional.")
+    if not conditional:
+        training_set = training_set.with_labels(None, None, "without labels")
+    run = Run(training_set, None, model or ModelConfig(), training or TrainingConfig(), seed, Path(out))
+    report(f"{run.folder}: {len(training_set)} images, {run.model.describe()}; {run.training.describe()}")
+    with show_progress("Training") as progress:
+        snapshot = run.fit(device=device, progress=progress, warn=warn)
+    if not isinstance(images, ImageSet) and isinstance(images, str | Path):
+        remember_data(run.folder, str(images))
+    return Trained(run, snapshot, device)
