@@ -73,20 +73,20 @@ def gallery_pictures(examples: Sequence[Example], dpi: float = DPI) -> dict[str,
 
 
 def write_pages(
-    folder: Path, pictures: Mapping[str, bytes], html: str, record: str, result: BaseModel
+    folder: Path, pictures: Mapping[str, bytes], html: str, record: str, numbers: bytes
 ) -> ReportPaths:
-    """Write pictures, `report.html` and, last, a result as JSON: all of them, or none (see `write_folder`).
+    """Write pictures, `report.html` and, last, a record: all of them, or none (see `write_folder`).
 
     Args:
         folder: Made if it is missing.
         pictures: Name -> content.
         html: The page.
-        record: Name of the JSON file.
-        result: Its content.
+        record: Name of the record.
+        numbers: Its content, from `numbers_bytes`: before anything is drawn, as a NaN cannot be drawn either.
 
     Raises:
-        DiffmemError: A file cannot be written, or the result holds a number that JSON cannot (NaN, infinity).
+        DiffmemError: A file cannot be written.
     """
-    contents = {**pictures, "report.html": html.encode(), record: numbers_bytes(result)}
+    contents = {**pictures, "report.html": html.encode(), record: numbers}
     *drawn, page, last = write_folder(folder, contents)
     return ReportPaths(page, last, tuple(drawn))

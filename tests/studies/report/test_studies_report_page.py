@@ -132,6 +132,10 @@ def test_seeds_are_shown_only_where_there_are_several():
     assert "Seed" not in headings(make_result(sizes=(16, 32)))
 
 
+def test_the_method_of_the_interval_stands_apart_from_the_sentence():
+    assert " (clopper-pearson)." in render_report(make_result(sizes=(16, 32)))
+
+
 def test_rows_hold_the_peak_and_the_end():
     run = make_run(128, duplicates=2)
     result = make_result(runs=[run])

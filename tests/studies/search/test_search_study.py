@@ -179,7 +179,7 @@ def test_a_damaged_file_is_found_and_made_anew_and_the_report_says_so(copied, da
     result = SearchStudy(tiny_recipe(), copied.folder).result()
     assert table(result) == before
     if damage == "part":
-        assert any("anew" in text for text in told)
+        assert any("regenerated" in text for text in told)
         (record,) = [one for level in result.levels for one in level.runs if one.run_id == run.run_id]
         assert any("damaged" in text for text in record.incidents)
 
@@ -209,8 +209,8 @@ def test_a_snapshot_that_is_damaged_before_its_images_are_sampled_is_made_anew(t
     run_search(SearchStudy(whole.recipe, tmp_path / "cut"), warn=told.append)
     result = SearchStudy(whole.recipe, tmp_path / "cut").result()
     assert table(result) == table(whole.result())
-    assert any("anew" in text for text in told)
-    assert any("anew" in text for level in result.levels for one in level.runs for text in one.incidents)
+    assert any("regenerated" in text for text in told)
+    assert any("regenerated" in text for level in result.levels for one in level.runs for text in one.incidents)
 
 
 def test_an_unfinished_study_can_be_reported_at_any_moment(tmp_path):

@@ -18,7 +18,7 @@ from diffmem.paper.report.text import (
     paper_heading,
     verdict_text,
 )
-from diffmem.reports.folder import ReportPaths, gallery_pictures, write_pages
+from diffmem.reports.folder import ReportPaths, gallery_pictures, numbers_bytes, write_pages
 from diffmem.reports.html import gallery_uris, png_bytes, render_page, svg_uri
 from diffmem.reports.text import shared_texts, target_text, threshold_text
 from diffmem.studies.report.text import warnings_of
@@ -42,9 +42,10 @@ def write_experiment(result: ExperimentResult, examples: Sequence[Example], fold
     Raises:
         DiffmemError: A file cannot be written, or the result holds a number that JSON cannot (NaN, infinity).
     """
+    numbers = numbers_bytes(result)
     figure = experiment_figure(result) if _drawable(result) else None
     pictures = {} if figure is None else {"figure.png": png_bytes(figure)}
-    return write_pages(folder, pictures, _page(result, examples, figure), "result.json", result)
+    return write_pages(folder, pictures, _page(result, examples, figure), "result.json", numbers)
 
 
 def render_experiment(result: ExperimentResult, examples: Sequence[Example] = ()) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from diffmem.reports.text import size_text, target_text
 from diffmem.studies.records import EmmRecord, StudyResult
 from diffmem.text import count_text, percent
@@ -49,37 +47,37 @@ def headline(result: StudyResult) -> str:
     emm, target, ends = result.emm, target_text(result.epsilon), ends_text(result.emm)
     if not result.runs or emm.status == "no runs":
         return "No training has finished yet, so nothing can be said about memorization."
-    beyond = {"above largest": result.runs[-1].size, "below smallest": result.runs[0].size}
-    if emm.status in beyond:
-        size = beyond[emm.status]
-        rate = percent(max(run.peak.memorized.value for run in result.runs if run.size == size))
-        trained = f"when trained on {count_text(size, 'image', 'images')}"
-        if emm.status == "above largest":
-            return (
-                f"Even {trained}, the largest size tried, this model copies its training data: {rate} of its samples"
-                f" are copies, and {target} are asked for. Its EMM is above {size_text(size)}; larger sizes would show"
-                " where it is."
-            )
-        return (
-            f"Already {trained}, the smallest size tried, fewer than {target} of this model's samples are copies of its"
-            f" training data: {rate}. Its EMM is below {size_text(size)}; smaller sizes would show where it is."
-        )
-    if emm.status == "not monotone":
-        return (
+    smallest, largest = result.runs[0].size, result.runs[-1].size
+
+    def highest(size: int) -> str:
+        return percent(max(run.peak.memorized.value for run in result.runs if run.size == size))
+
+    return {
+        "above largest": (
+            f"Even when trained on {count_text(largest, 'image')}, the largest size tried, this model copies its training"
+            f" data: {highest(largest)} of its samples are copies, and {target} are asked for. Its EMM is above"
+            f" {size_text(largest)}; larger sizes would show where it is."
+        ),
+        "below smallest": (
+            f"Already when trained on {count_text(smallest, 'image')}, the smallest size tried, fewer than {target} of"
+            f" this model's samples are copies of its training data: {highest(smallest)}. Its EMM is below"
+            f" {size_text(smallest)}; smaller sizes would show where it is."
+        ),
+        "not monotone": (
             "R_mem does not fall with the number of training images here: a larger size certainly reaches"
             f" {target} and a smaller one certainly does not. EMM is not one number"
-            + (f"; the crossings lie within {ends} training images." if ends else ".")
-        )
-    if emm.status == "unfinished":
-        return "The search for EMM is still running: " + (
-            f"so far it is {ends} training images." if ends else "no training has decided anything yet."
-        )
-    between = f" (95% interval {ends})" if " to " in ends else ""
-    return (
-        f"Trained on up to about {size_text(emm.value or math.nan)} images{between}, this model copies its"
-        f" training data: at least {target} of its samples are copies of a training image."
-        " On more images it copies less."
-    )
+            f"{f'; the crossings lie within {ends} training images' if ends else ''}."
+        ),
+        "unfinished": (
+            "The search for EMM is still running:"
+            f" {f'so far it is {ends} training images' if ends else 'no training has decided anything yet'}."
+        ),
+        "estimated": (
+            f"Trained on up to about {size_text(emm.value or 0)} images"
+            f"{f' (95% interval {ends})' if ' to ' in ends else ''}, this model copies its training data: at least"
+            f" {target} of its samples are copies of a training image. On more images it copies less."
+        ),
+    }[emm.status]
 
 
 def warnings_of(result: StudyResult) -> list[str]:

@@ -56,11 +56,9 @@ def _found_text(record: SizeRecord) -> str:
 
 
 def _end_text(search: Search) -> str:
-    emm = search.emm
-    if emm.status == "above largest":
-        return f"even the largest size memorizes, EMM is above {search.rule.largest:,}"
-    if emm.status == "below smallest":
-        return f"even the smallest size does not, EMM is below {search.rule.smallest:,}"
-    if emm.status == "not monotone":
-        return "a smaller size certainly does not memorize while a larger one does, EMM is not one number"
-    return f"EMM is between {emm.low:,.0f} and {emm.high:,.0f}"
+    emm, rule = search.emm, search.rule
+    return {
+        "above largest": f"even the largest size memorizes, EMM is above {rule.largest:,}",
+        "below smallest": f"even the smallest size does not, EMM is below {rule.smallest:,}",
+        "not monotone": "a smaller size certainly does not memorize while a larger one does, EMM is not one number",
+    }.get(emm.status, f"EMM is between {emm.low or 0:,.0f} and {emm.high or 0:,.0f}")

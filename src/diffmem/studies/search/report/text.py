@@ -65,32 +65,29 @@ def level_answer(level: LevelRecord, result: SearchResult) -> str:
     """Return what was found for a level, and the paper's value if it is known, in one to three sentences."""
     emm, ends = level.emm, ends_text(level.emm)
     sizes = [run.size for run in level.runs] or list(result.sizes)
-    if emm.status == "estimated" and emm.value is not None:
-        interval = f" ({100 * result.confidence:.4g}% interval {ends})" if " to " in ends else ""
-        found = f"EMM is about {size_text(emm.value)} training images{interval}."
-    elif emm.status == "above largest":
-        size = size_text(max(sizes))
-        found = (
-            f"EMM is above {size}: even {size} training images, the most that were allowed, are memorized."
-        )
-    elif emm.status == "below smallest":
-        size = size_text(min(sizes))
-        found = f"EMM is below {size}: not even {size} training images, the fewest that were allowed, are memorized."
-    elif emm.status == "not monotone":
-        found = (
+    smallest, largest = size_text(min(sizes)), size_text(max(sizes))
+    interval = f" ({100 * result.confidence:.4g}% interval {ends})" if " to " in ends else ""
+    answers = {
+        "estimated": f"EMM is about {size_text(emm.value or 0)} training images{interval}.",
+        "above largest": (
+            f"EMM is above {largest}: even {largest} training images, the most that were allowed, are memorized."
+        ),
+        "below smallest": (
+            f"EMM is below {smallest}: not even {smallest} training images, the fewest that were allowed, are memorized."
+        ),
+        "not monotone": (
             "EMM is not one number: R_mem is not monotone. A larger size certainly reaches"
-            f" {target_text(result.epsilon)} and a smaller one"
-            f" certainly does not{f'; this happens within {ends} training images' if ends else ''}."
-        )
-    elif _status(level) == "unfinished":
-        found = "EMM is not known yet, the search is running: " + (
-            f"so far it is {ends} training images." if ends else "no size is decided so far."
-        )
-    else:
-        found = "EMM is not known yet: no training has started."
-    if level.published is not None:
-        found += f" The paper: {size_text(level.published)}."
-    return found
+            f" {target_text(result.epsilon)} and a smaller one certainly does not"
+            f"{f'; this happens within {ends} training images' if ends else ''}."
+        ),
+        "unfinished": (
+            "EMM is not known yet, the search is running:"
+            f" {f'so far it is {ends} training images' if ends else 'no size is decided so far'}."
+        ),
+        "no runs": "EMM is not known yet: no training has started.",
+    }
+    paper = "" if level.published is None else f" The paper: {size_text(level.published)}."
+    return answers[_status(level)] + paper
 
 
 def lead(result: SearchResult) -> str:
@@ -185,30 +182,27 @@ def search_warnings(result: SearchResult) -> list[str]:
         warnings.append(ONE_RUN_PER_SIZE)
     runs = search_runs(result)
 
-    def these(wanted: Callable[[SizeRecord], bool]) -> list[SizeRecord]:
-        return [run for run in runs if wanted(run)]
-
-    undecided = these(lambda run: run.verdict == "undecided")
+    undecided = [run for run in runs if run.verdict == "undecided"]
     if undecided:
         warnings.append(
             f"{count_text(len(undecided), 'run was', 'runs were')} not decided within the allowed samples, as R_mem"
             f" is too near {target_text(result.epsilon)} there: {_named(undecided, result)}."
         )
-    hopeless = these(lambda run: run.stopped == "hopeless")
+    hopeless = [run for run in runs if run.stopped == "hopeless"]
     if hopeless:
         warnings.append(
             f"{count_text(len(hopeless), 'training was', 'trainings were')} stopped by the futility rule before the"
             " last epoch: their verdicts are extrapolated from the learning curve:"
             f" {_named(hopeless, result)}."
         )
-    high = these(lambda run: run.null is not None and run.null.value > NULL_RATE_WORTH_A_WARNING)
+    high = [run for run in runs if run.null is not None and run.null.value > NULL_RATE_WORTH_A_WARNING]
     if high:
         most = max(run.null.value for run in high if run.null is not None)
         warnings.append(
             f"The rule also flags up to {percent(most)} of held-out images, which are not copies, so R_mem may"
             f" overstate copying by about as much: {_named(high, result)}."
         )
-    without = these(lambda run: run.null is None and run.verdict != "unfinished")
+    without = [run for run in runs if run.null is None and run.verdict != "unfinished"]
     if without:
         warnings.append(
             f"{count_text(len(without), 'run has', 'runs have')} no null rate: how often the rule flags images by"
