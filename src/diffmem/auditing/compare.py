@@ -13,13 +13,12 @@ from diffmem.auditing.detector import CopyDetector, Detections
 from diffmem.auditing.evidence import Evidence, flagged_references, weigh
 from diffmem.auditing.findings import criterion_records, sharp_rungs
 from diffmem.auditing.heldout import MOST_NEAR, HeldoutCheck, check_heldout, near_share
-from diffmem.auditing.levels import level_of
 from diffmem.auditing.matches import copies_of, matches_of
 from diffmem.auditing.nulls import Null, null_images
 from diffmem.auditing.power import measure_power
 from diffmem.auditing.records import CopiesRecord, CriterionRecord, MatchRecord, SpaceRecord
 from diffmem.auditing.request import AuditOptions
-from diffmem.auditing.significance import heldout_needed
+from diffmem.auditing.significance import heldout_needed, level_of
 from diffmem.auditing.verdict import Circumstances
 from diffmem.data import ImageSet
 from diffmem.progress import NO_PROGRESS, Progress, Stages

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from diffmem.auditing.criteria import Criterion
 from diffmem.auditing.detector import Detections
 from diffmem.auditing.evidence import Evidence
-from diffmem.auditing.levels import DOUBT, FALSE_ALARM
 from diffmem.auditing.nulls import Null
 from diffmem.auditing.records import ChanceTest, CriterionRecord, Finding
-from diffmem.auditing.significance import format_p, upper_bound
+from diffmem.auditing.significance import DOUBT, FALSE_ALARM, format_p, upper_bound
 from diffmem.memorization.rates import Rate
 
 __all__ = ["BY_CHANCE", "criterion_records", "samples_needed", "sharp_rungs"]

@@ -12,11 +12,27 @@ docs/explanation/audit-criteria.md derives the shares and has the simulations.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 
-__all__ = ["event_p_value", "format_p", "heldout_needed", "share_of_samples", "upper_bound"]
+from diffmem.auditing.criteria import Criterion
+
+__all__ = [
+    "DOUBT",
+    "FALSE_ALARM",
+    "TESTS",
+    "TestKey",
+    "event_p_value",
+    "format_p",
+    "heldout_needed",
+    "level_of",
+    "rung_weights",
+    "share_of_samples",
+    "upper_bound",
+]
 
 _RISK = 0.05
 _CONDITIONAL_FROM = 150  # events; above, the bound over all rates of events gains nothing
@@ -60,6 +76,44 @@ def share_of_samples(samples: int, heldout: int, training: int = 0, drawn: int =
     seen = 2 * s * t + 2 * h * t + t * t * f * (2 - f)
     hidden = (1 - t) ** 2 / ((1 - t) ** 2 + seen)
     return min(alone, hidden + (1 - hidden) * 2 * s * t / seen)
+
+
+FALSE_ALARM = 0.01
+"""Chance that any test of any deciding criterion finds copies where there are none."""
+
+DOUBT = 2.5
+"""Up to so many times its level, a p-value leaves the audit in doubt."""
+
+TestKey = Literal["fresh", "split", "groups"]
+TESTS: dict[TestKey, float] = {"fresh": 0.80, "split": 0.15, "groups": 0.05}
+"""The tests with their parts of the error.
+
+'fresh': samples beside training images, against held-out and training images beside training images. 'split': samples beside training
+images, against samples beside held-out images. 'groups': how many samples lie beside the same training images.
+"""
+
+_RUNGS = (0.2, 0.35, 0.25, 0.2)
+"""Parts of the steps of strictness, loosest first."""
+
+
+def rung_weights(count: int) -> tuple[float, ...]:
+    """Return the parts of the error of a ladder of so many steps, 1 to 4; they sum to 1."""
+    some = _RUNGS[:count]
+    return tuple(one / sum(some) for one in some)
+
+
+def level_of(criteria: Sequence[Criterion], criterion: Criterion, rung: int, test: TestKey) -> float:
+    """Return the largest p-value at which a test of one criterion at one strictness finds copies.
+
+    Args:
+        criteria: All that are applied.
+        criterion: One of those that decide.
+        rung: Which of its steps of strictness.
+        test: Which test.
+    """
+    total = sum(one.weight for one in criteria if one.role == "deciding")
+    part = criterion.weight / total * rung_weights(len(criterion.strictness))[rung]
+    return FALSE_ALARM * TESTS[test] * part
 
 
 @lru_cache(maxsize=4096)

@@ -110,7 +110,7 @@ def test_fresh_images_are_taken_for_copies_no_more_often_than_promised(result):
 
 
 def test_shuffles_find_copies_where_the_tests_of_chance_let_them(images, monkeypatch):
-    monkeypatch.setattr("diffmem.auditing.levels.FALSE_ALARM", 20.0)
+    monkeypatch.setattr("diffmem.auditing.significance.FALSE_ALARM", 20.0)
     (part,) = self_test(images, samples=299, shares=(1,), duplicated=("none",)).parts
     assert part.false_verdicts.value > 0.2
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffmem.auditing.levels import FALSE_ALARM
 from diffmem.auditing.records import Verdict
 from diffmem.auditing.selftest.coverage import CoverageRecord
 from diffmem.auditing.selftest.records import SelfTestCriterion, SelfTestPart, SelfTestShare
+from diffmem.auditing.significance import FALSE_ALARM
 from diffmem.auditing.verdict import EXACT
 
 __all__ = ["LEAST_DETECTED", "SURELY", "checked"]
