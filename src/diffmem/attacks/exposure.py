@@ -95,7 +95,6 @@ def exposure_of_model(
         denoiser: Any denoiser; if it is `Latent`, canaries are encoded. One with classes is asked with the labels of the canaries.
         canaries: Of its training set, at its resolution.
         seed: Of the noise.
-        progress: Told the share that is done.
 
     Raises:
         UserError: The canaries do not fit the model, or it returns values that are not finite.
@@ -120,8 +119,6 @@ def exposure_of_samples(
 
     Args:
         samples: Generated images, of the shape of the canaries.
-        canaries: Of the training set.
-        progress: Told the share that is done.
         threshold: In (0, 1).
 
     Raises:

@@ -145,8 +145,6 @@ def flipd(
         denoiser: The model, which treats each image of a batch on its own. If it is `Latent`, images are encoded first.
         images: uint8 (N, C, H, W), pixels.
         labels: Class of each image, int64 (N,), or -1 for no label; or none.
-        config: How; the defaults if none.
-        progress: Of the directions.
 
     Raises:
         UserError: Images, labels or sigma do not fit the model, or it returns values that are not finite.

@@ -85,12 +85,9 @@ def flipd_record(
     their values are far above those of any sample.
 
     Args:
-        denoiser: The model; see `flipd`.
         samples: Its samples, of its shape, or other images.
-        canaries: Of its training set.
         most: Most samples that are measured.
         config: How. Its seed also draws the samples; without a trace it is exact up to 256 values, as a record takes many images.
-        progress: Of the directions.
 
     Raises:
         UserError: The images do not fit the model, or it returns values that are not finite.

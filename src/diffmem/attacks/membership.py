@@ -98,7 +98,6 @@ def membership(
         sigmas: Noise levels of the attack; none for the published ones.
         fpr: False-positive rate at which the true-positive rate is reported, in (0, 0.5].
         seed: Seed of the noise and of the halves.
-        progress: Told the images that are scored.
 
     Raises:
         UserError: There are fewer members or non-members than `membership_rates.images_needed`, the sets do not fit each other or
@@ -194,8 +193,6 @@ def without_model(
     of neighbouring pixels).
 
     Args:
-        members: One set.
-        nonmembers: The other.
         false_alarm: Chance that, for sets of one source, any of the intervals excludes 0.5: each covers with 1 - false_alarm / 3.
     """
     sides = [_statistics(images.images) for images in (members, nonmembers)]
@@ -220,11 +217,6 @@ def class_mix_p_value(members: ImageSet, nonmembers: ImageSet, seed: int = 0) ->
     """Return how likely classes differ as much between the sets if chance divided the images; none if a set has no labels.
 
     A permutation test of the chi-square statistic: (1 + draws as extreme) / (1 + draws), 9,999 draws.
-
-    Args:
-        members: One set.
-        nonmembers: The other.
-        seed: Seed of the draws.
     """
     if members.labels is None or nonmembers.labels is None:
         return None

@@ -52,8 +52,6 @@ def attack_levels(attack: Attack, denoiser: Denoiser, sigmas: Sequence[float] | 
     the first level is that of the image itself: the denoiser's smallest level stands for those below it.
 
     Args:
-        attack: Which.
-        denoiser: The model.
         sigmas: Levels in place of the published ones.
 
     Raises:
@@ -118,14 +116,11 @@ def attack_scores(
     predicted at all keeps n = 0.
 
     Args:
-        attack: Which.
-        denoiser: The model.
         images: uint8 (N, C, H, W), pixels.
         labels: Class of each image, int64 (N,), or -1 for no label: needed if the model has classes, none otherwise.
         sigmas: Noise levels, in the units of what the model denoises; see `attack_levels`.
         seed: Of the noise of 'loss', with the pixels of each image; the others draw none.
         draws: Independent draws of noise at each level, of 'loss'.
-        progress: Of the images.
 
     Returns:
         float64 (N,), at most 0.

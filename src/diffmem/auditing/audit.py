@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from diffmem.auditing.detector import CopyDetector, occurrences
 from diffmem.auditing.distances import distance_records
 from diffmem.auditing.model import infer_membership, model_record, sample
 from diffmem.auditing.notes import notes_of, reading_lines, reading_problems
-from diffmem.auditing.positive_controls import PLANTED
+from diffmem.auditing.positive_controls import POSITIVE_CONTROLS
 from diffmem.auditing.power import COUNT
 from diffmem.auditing.readings import OtherReading, compare_reading
 from diffmem.auditing.records import AuditResult, InputRecord, MatchRecord, MembershipPart, ModelRecord, Role
@@ -72,9 +73,7 @@ def audit(
     """Do an audit.
 
     Args:
-        request: What is asked.
         shards: Folder that keeps generated samples, so that an interrupted audit goes on where it stopped.
-        progress: Of the work.
         report: Called with how long the work will take, before it starts, where that is long.
 
     Raises:
@@ -237,7 +236,8 @@ def _readings(
     _, height, width = training.shape
     if height != width and samples.shape[1] == samples.shape[2]:
         side = samples.shape[1]
-        for fit, done in (("stretch", "stretched"), ("pad", "padded")):
+        fits: dict[Literal["stretch", "pad"], str] = {"stretch": "stretched", "pad": "padded"}
+        for fit, done in fits.items():
             text = f"training images {done} to {side} x {side} pixels"
             remedy = f"--train-read fit={fit} --train-read resolution={side}"
             fitted = fit_images(training, fit, side, progress)
@@ -277,7 +277,7 @@ def _estimate(request: AuditRequest, report: Callable[[str], None]) -> None:
             request.training.images,
             samples,
             0 if request.heldout is None else len(request.heldout),
-            COUNT * len(PLANTED),
+            COUNT * len(POSITIVE_CONTROLS),
             leave_one_out=not options.deduplicated,
             changes=0 if request.transforms is None else len(request.transforms),
             readings=len(request.other_training),

@@ -70,13 +70,7 @@ def judge(
     """Apply every criterion to the samples, with a null that is known; without power.
 
     Args:
-        detector: Of the training images.
-        training: These, for their names.
-        samples: In the same space.
-        null: Images that were never copied.
-        options: Of the audit.
         times: How often the samples hold each image, at its first position, int64 (Q,); 0 for those that are no trials.
-        progress: Of the work.
     """
     stages = Stages(progress, detect=0.8, heldout=0.2)
     found = detector.detect(samples.images, stages.detect, times=times)

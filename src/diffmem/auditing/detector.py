@@ -170,7 +170,6 @@ class CopyDetector:
             images: uint8 (Q, C, H, W) in the space of the training images, Q at least 1.
             own: Where the images are distinct training images themselves, which, int64 (Q,): each is then compared with all others.
             spaces: Where to search; everywhere if left out.
-            progress: Told the share of the work that is done.
 
         Raises:
             UserError: The images do not fit the training images.

@@ -42,11 +42,8 @@ def criterion_records(
     """Return the record of each criterion, in the order of the criteria; without power.
 
     Args:
-        criteria: That were applied.
-        protocols: Their ids.
         samples: What they make of the samples, of which at least one is a trial.
         null: What they make of images that were never copied.
-        evidence: Their tests.
         target: Share of copies that the audit is to exclude: a criterion that flags more null images says nothing of rare copies.
     """
     rungs = sharp_rungs(criteria, null, target, int(samples.trials.sum()), evidence.disagree)
@@ -69,9 +66,7 @@ def sharp_rungs(
     be flagged by chance, and so few that it does not keep this many samples from excluding that share.
 
     Args:
-        criteria: That were applied.
         null: What they make of images that were never copied.
-        target: The share of copies to be excluded.
         samples: Samples that can be judged.
         disagree: Keys of the criteria for which held-out images alone are the null.
     """

@@ -53,10 +53,8 @@ def check_heldout(
     """Compare the samples with the held-out images, too.
 
     Args:
-        detector: Of the training images.
         samples: What its criteria make of the samples.
         null: What the criteria make of held-out and of training images.
-        progress: Told the share of the work that is done.
     """
     if null.heldout is None:
         return HeldoutCheck(0, 0, False, None)
@@ -81,7 +79,6 @@ class BothSides:
     """Training and held-out images together, as what samples might copy.
 
     Args:
-        detector: Of the training images.
         null: With held-out images.
 
     Attributes:

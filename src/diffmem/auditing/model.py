@@ -100,12 +100,9 @@ def infer_membership(
     """Attack the model with its training images and held-out ones, or say what is missing.
 
     Args:
-        denoiser: The model.
-        training: Its training images.
         heldout: Images of the same source that it was not trained on.
         seed: Which images are drawn, and the noise.
         most: Most images of each kind; none for as many as are needed, and some more.
-        progress: Told the share of the work that is done.
 
     Raises:
         UserError: The model returns values that are not finite.

@@ -93,13 +93,11 @@ def null_images(
     surroundings and 5,000 where that is slow (under transformations, in features); they are drawn by the seed.
 
     Args:
-        detector: Of the training images.
         heldout: Images of the same source that were not trained on; none if there are none.
         samples: How many samples there are.
         searches: Most training images that are compared with the others, for each sample.
         deduplicated: Whether near-copies were removed from the training set, so that its images say nothing of fresh ones.
         seed: Which training images are drawn.
-        progress: Told the share of the work that is done.
     """
     distinct = len(detector.distinct)
     found: dict[str, Detections] = {}

@@ -64,7 +64,6 @@ def share_of_samples(samples: int, heldout: int, training: int = 0, drawn: int =
 
     Args:
         samples: Samples, at least 1.
-        heldout: Held-out images.
         training: Distinct training images.
         drawn: How many of these are compared with all others; 0 for a test that does without.
     """
@@ -165,7 +164,6 @@ def heldout_needed(
 
     Args:
         events: Of samples, at least 1, with no others.
-        samples: Samples.
         heldout: Held-out images that there are.
         training: Distinct training images.
         drawn: How many of them are compared with the others.

@@ -86,7 +86,6 @@ def align(sets: dict[Role, ImageSet], progress: Progress = NO_PROGRESS) -> Align
 
     Args:
         sets: By role, for messages and the record.
-        progress: Told of images being resized.
     """
     shapes = {images.shape for images in sets.values()}
     sizes = {shape[1:] for shape in shapes}

@@ -47,13 +47,10 @@ def estimate_comparison(
 
     Args:
         training: The training images, (N, C, H, W).
-        samples: Samples.
-        heldout: Held-out images.
         planted: Copies that are planted.
         leave_one_out: Whether training images are compared with each other, too: at most five for each sample.
         changes: Transformations, each of which takes a search of its own.
         readings: Other readings of the training images, under which samples are compared again.
-        device: Where distances are computed.
     """
     own = min(len(training), SEARCHES * samples) if leave_one_out else 0
     once = samples + heldout + planted

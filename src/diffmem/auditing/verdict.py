@@ -76,10 +76,6 @@ def verdict_of(
 
     Args:
         criteria: All criteria, with power where it was measured; none if no sample can be judged.
-        copies: The matches.
-        space: The space and the null.
-        target: The share of copies to be excluded.
-        around: What else bears on it.
     """
     there = Circumstances() if around is None else around
     deciding = [one for one in criteria if one.role == "deciding"]

@@ -263,12 +263,7 @@ def audit_table(result: AuditResult) -> Table:
 
 
 def print_audit(result: AuditResult, console: Console | None = None) -> None:
-    """Print an audit on the terminal; its first line is the verdict, whole, so that a program can read it.
-
-    Args:
-        result: The audit.
-        console: Where to; by default the standard output.
-    """
+    """Print an audit on the terminal; its first line is the verdict, whole, so that a program can read it."""
     from rich.padding import Padding
     from rich.text import Text
 

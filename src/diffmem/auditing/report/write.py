@@ -67,12 +67,6 @@ def write_audit(
     the disk fills up; a folder with a record is one whole audit (see `write_folder`). Pictures of an earlier audit that this one
     does not write are gone before the record stands, so that nothing that is private now stays behind. Other files are left.
 
-    Args:
-        result: The audit.
-        galleries: See `audit_images`.
-        matches: Every match, in any order.
-        folder: Made if it is missing.
-
     Raises:
         DiffmemError: A file cannot be written or removed, and the message says what is missing; the record holds a number that
             JSON cannot (NaN, infinity), or it is private and comes with an image or a name.
@@ -100,7 +94,6 @@ def matches_csv(matches: Sequence[MatchRecord], *, private: bool) -> str:
     A name that a spreadsheet would run as a formula gets an apostrophe in front.
 
     Args:
-        matches: In any order.
         private: Whether the columns of names are left out.
     """
     columns = [name for name in COLUMNS if not (private and name.endswith("_name"))]

@@ -35,8 +35,6 @@ def coverage_of_rates(
 
     Args:
         trials: Of each rate, at least 1.
-        confidence: Of the intervals.
-        method: Of the intervals.
     """
     from scipy.special import bdtr
 
