@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from diffmem.attacks.exposure import ExposureRecord, exposure_of_model, exposure_of_samples
 from diffmem.attacks.flipd import FlipdConfig
 from diffmem.attacks.flipd_record import FlipdRecord, flipd_record
-from diffmem.auditing.compare import Comparison, compare, copies_found
+from diffmem.auditing.compare import Comparison, compare, copies_found, distance_records
 from diffmem.auditing.copying import copying_record
 from diffmem.auditing.detector import CopyDetector, occurrences
-from diffmem.auditing.distances import distance_records
 from diffmem.auditing.model import infer_membership, model_record, sample
 from diffmem.auditing.notes import notes_of, reading_lines, reading_problems
 from diffmem.auditing.positive_controls import POSITIVE_CONTROLS

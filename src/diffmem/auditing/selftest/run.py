@@ -19,8 +19,7 @@ from diffmem.auditing.positive_controls import NEAR_COPIES, POSITIVE_CONTROLS, n
 from diffmem.auditing.power import Planted, detect_controls, power_records
 from diffmem.auditing.records import Verdict
 from diffmem.auditing.request import AuditOptions
-from diffmem.auditing.selftest.checks import checked
-from diffmem.auditing.selftest.coverage import coverage_of_rates
+from diffmem.auditing.selftest.checks import checked, coverage_of_rates
 from diffmem.auditing.selftest.records import (
     DUPLICATIONS,
     MIXED,
