@@ -16,7 +16,7 @@ from diffmem.auditing.findings import samples_needed, sharp_rungs
 from diffmem.auditing.heldout import BothSides
 from diffmem.auditing.nulls import null_images
 from diffmem.auditing.positive_controls import NEAR_COPIES, POSITIVE_CONTROLS, near_copies
-from diffmem.auditing.power import Planted, detect_controls, power_records
+from diffmem.auditing.power import DetectedControls, detect_controls, power_records
 from diffmem.auditing.records import Verdict
 from diffmem.auditing.request import AuditOptions
 from diffmem.auditing.selftest.checks import checked, coverage_of_rates
@@ -204,7 +204,7 @@ class _Trial:
             power=self.power[one.key],
         )
 
-    def _chosen(self, kind: str, count: int) -> list[tuple[Planted, int]]:
+    def _chosen(self, kind: str, count: int) -> list[tuple[DetectedControls, int]]:
         """Return the planted copies of a set of samples: kinds in turn, each image as seldom as can be."""
         chosen = [one for one in self.planted if kind in (one.kind.key, MIXED)]
         number = len(self.planted[0].sources)
