@@ -3,7 +3,7 @@
 PY ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint types check bench schema clean
+.PHONY: demo test test-slow lint types examples check bench schema clean
 
 .venv/.run: pyproject.toml constraints.txt
 	$(PY) -m venv .venv
@@ -26,11 +26,18 @@ test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow
 
 lint: .venv/.dev
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
 
 types: .venv/.dev
 	$(BIN)/mypy
+
+# Each in a folder of its own, so that nothing is left behind.
+examples: .venv/.run
+	@for script in examples/*.py; do \
+	    echo "$$script"; folder=$$(mktemp -d); \
+	    (cd $$folder && $(CURDIR)/$(BIN)/python $(CURDIR)/$$script) || exit 1; rm -rf $$folder; \
+	done
 
 check: lint types test
 

@@ -95,7 +95,7 @@ def _vmapped(members: list[Any]) -> Callable[[], None]:
     import torch
     from torch.func import functional_call, grad, stack_module_state, vmap
 
-    from diffmem.training.loss import denoising_loss, draw_noise_levels
+    from diffmem.training.loss import denoising_loss
 
     first = members[0]
     network, config = first.denoiser, first.config
@@ -124,7 +124,7 @@ def _vmapped(members: list[Any]) -> Callable[[], None]:
             torch.stack(parts)
             for parts in zip(*(member.draw(seen[0])[:4] for member in members), strict=True)
         )
-        sigma = draw_noise_levels(preconditioning, uniform, normal, config.p_mean, config.p_std)
+        sigma = preconditioning.noise_levels(uniform, normal, config.p_mean, config.p_std)
         found = gradients(views, buffers, images, sigma, noise)
         torch.cat([found[key].flatten() for key in stacked], out=gradient)
         optimizer.step()

@@ -126,7 +126,7 @@ def main() -> int:
         return 0
     begin = time.perf_counter()
     optimum = Optimum(data)
-    optimum.directions()
+    optimum.references.directions()
     print(f"{len(data):,} images; the optimum took {time.perf_counter() - begin:.2f} s to prepare")
     clean = torch.from_numpy(data.images.reshape(len(data), -1)).float() / 127.5 - 1
     rounds = []

@@ -49,8 +49,8 @@ def power_picture(photos: SelfTestResult, digits: SelfTestResult, path: Path) ->
 
 
 def table(photos: SelfTestPart, digits: SelfTestPart, keys: list[str]) -> str:
-    """Return the shares found, photographs / digits, in percent."""
-    lines = [f"| planted | {' | '.join(keys)} |", f"|---{'|---' * len(keys)}|"]
+    """Return the fractions found, photographs / digits, in percent."""
+    lines = [f"| control | {' | '.join(keys)} |", f"|---{'|---' * len(keys)}|"]
     for at, kind in enumerate(photos.criteria[0].power):
         cells = [
             f"{_number(photos.criterion(key).power[at].detected.value)} / {_number(digits.criterion(key).power[at].detected.value)}"

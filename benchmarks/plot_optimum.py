@@ -110,7 +110,7 @@ def cost(sizes: list[int], queries: int, out: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows = rows_of(size, Path(folder))
             optimum = Optimum(ImageSet(rows, None, NumberedNames("image", range(size))))
-            optimum.directions()
+            optimum.references.directions()
             begin = time.perf_counter()
             sample_latents(optimum, latents(queries), None, SamplerConfig())
             ours = (time.perf_counter() - begin) / queries

@@ -24,7 +24,7 @@ from scipy.ndimage import gaussian_filter
 
 from diffmem.data import open_images
 from diffmem.memorization.plausibility import check_samples
-from diffmem.memorization.plausibility.readings import readings
+from diffmem.memorization.plausibility.value_range import readings
 
 SECONDS_BAR, MEGABYTES_BAR = 3.0, 300.0
 Change = Callable[[np.ndarray], np.ndarray]

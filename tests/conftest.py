@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share."""
+"""Fixtures that several packages share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from undrawn import undrawn_figures
 
 CIFAR_TOOL = Path(__file__).resolve().parents[2] / "shared" / "tools" / "make_cifar10_archive.py"
 
@@ -33,3 +34,10 @@ def small_archive(tmp_path_factory: pytest.TempPathFactory, per_class: int) -> P
         capture_output=True,
     )
     return out
+
+
+@pytest.fixture
+def undrawn():
+    """Figures are made, but files of one pixel are written in their place: for tests of what stands beside the pictures."""
+    with undrawn_figures():
+        yield

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from training_builders import MODEL, denoiser, trainer
+from training_builders import MODEL, denoiser, train, trainer
 
 from diffmem import __main__ as command_line
 from diffmem.data import ImageSet
@@ -22,7 +22,7 @@ from diffmem.errors import DiffmemError, UserError
 from diffmem.memorization import nearest_neighbours
 from diffmem.optimum.optimum import Optimum
 from diffmem.sampling import SamplerConfig, generate_resumable
-from diffmem.training import loop, train
+from diffmem.training import loop
 
 RNG = np.random.default_rng(0)
 REFERENCES = RNG.integers(0, 256, (40, 1, 4, 4), dtype=np.uint8)
@@ -76,6 +76,9 @@ def everything(folder):
     found["means"], found["weights_of_optimum"] = shares_of_an_optimum()
     assert here.gather("x" * here.rank) == ["x" * rank for rank in range(here.size)]
     assert here.broadcast(f"from {here.rank}") == "from 0"
+    computed: list[int] = []
+    assert here.from_main(lambda: computed.append(here.rank) or here.rank + 7) == 7
+    assert computed == [0][: here.is_main]  # what another process has on its disk does not count
     assert here.any(here.rank == here.size - 1)
     assert not here.any(False)
     if here.size > 1:

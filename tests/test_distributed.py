@@ -81,7 +81,7 @@ def three(tmp_path_factory):
     return folder, out
 
 
-@pytest.fixture(params=[2, 3])
+@pytest.fixture(params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def together(request):
     folder, out, *_ = request.getfixturevalue("pair" if request.param == 2 else "three")
     return request.param, folder, out
@@ -102,7 +102,7 @@ def test_without_torchrun_there_is_one_process_that_agrees_with_itself():
         assert here.is_main
         assert here.any(True)
         assert not here.any(False)
-        assert here.broadcast("word") == "word"
+        assert here.broadcast("word") == here.from_main(lambda: "word") == "word"
         assert here.gather("word") == ["word"]
         here.wait()
         tensor = torch.tensor([1.0, 2.0])
@@ -200,6 +200,7 @@ def test_an_error_ends_the_job_and_is_told_first_and_once(pair):
     assert "exitcode  : 1" in behind  # torchrun names the process that failed first
 
 
+@pytest.mark.slow
 def test_stops_and_kills_end_the_job_and_lose_nothing(pair, tmp_path):
     child = start(2, tmp_path, "disturbed")
     line = child.stdout.readline()
@@ -233,6 +234,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_two_machines_generate_the_images_of_the_optimum_with_the_command_line(tmp_path):
     data, port = tmp_path / "data.npz", free_port()
     images = np.random.default_rng(0).integers(0, 256, (5, 3, 4, 4), dtype=np.uint8)

@@ -161,6 +161,7 @@ def rates(folder):
     ]
 
 
+@pytest.mark.slow
 def test_a_script_runs_on_one_process_two_processes_and_two_nodes(tmp_path):
     words = "run_fig5_random.sh 1000 10 fig5/out"
     folders = [tmp_path / name for name in ("one", "two", "nodes")]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from diffmem.sampling import SamplerConfig
     from diffmem.studies.search.recipe import SearchConfig
     from diffmem.training import TrainingConfig
+    from diffmem.training.config import EmaConfig, EvaluationConfig
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,8 @@ _ORIGINS = {
     "DataConfig": "runs.recipe",
     "Denoiser": "models",
     "DiffmemError": "errors",
+    "EmaConfig": "training.config",
+    "EvaluationConfig": "training.config",
     "ImageSet": "data",
     "MeasureConfig": "runs.recipe",
     "ModelConfig": "models",
@@ -73,6 +76,8 @@ __all__ = [
     "DataConfig",
     "Denoiser",
     "DiffmemError",
+    "EmaConfig",
+    "EvaluationConfig",
     "ImageSet",
     "MeasureConfig",
     "ModelConfig",

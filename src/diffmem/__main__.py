@@ -1,6 +1,6 @@
 """`python -m diffmem` and the `diffmem` command: parse, call, turn errors into one line and an exit code.
 
-Under torchrun the command runs in several processes, of which the first alone speaks; the others tell their errors.
+Under torchrun the command runs in several processes, of which rank 0 alone prints; the others report their errors.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with speaking() as (out, _):
         if under_torchrun():
             _run_joined(words, out)
-        code = _told_whole(_exit_code(lambda: _call(words), words), out)
+        code = _checked_output(_exit_code(lambda: _call(words), words), out)
     if code is not None:
         raise SystemExit(code)
 
@@ -46,13 +46,13 @@ def _call(words: list[str]) -> None:
     app(words, exit_on_error=False, print_error=False, result_action="return_value")
 
 
-def _told_whole(code: int | None, out: Output) -> int | None:
-    """Return the exit code, after a word about a standard output that could not be written to the end."""
+def _checked_output(code: int | None, out: Output) -> int | None:
+    """Return the exit code, after an error about a standard output that could not be written to the end."""
     out.flush()
     failure = out.failure
     if failure is None or isinstance(failure, BrokenPipeError) or code in (1, 2, 130):
         return code
-    _tell(
+    _write_error(
         f"error: Cannot write to standard output: {failure.strerror or failure}. The work itself is done"
         f"{f', and ended with code {code}' if code else ''}; what was printed is incomplete.\n"
     )
@@ -60,26 +60,26 @@ def _told_whole(code: int | None, out: Output) -> int | None:
 
 
 def _exit_code(call: Callable[[], None], words: list[str], rank: int = 0) -> int | None:
-    """Call, tell an error, and return the exit code, none if all went well."""
+    """Call, print an error, and return the exit code, none if all went well."""
     from cyclopts import CycloptsError
 
     try:
         call()
     except (CycloptsError, UserError) as error:
-        return _say(error, 2, rank)
+        return _print_error(error, 2, rank)
     except LostProcessError as error:
         # The launcher ends this process meanwhile, and the error that matters stays the last and only one.
         time.sleep(_SECONDS_BEFORE_ECHO)
-        return _say(error, 1, rank)
+        return _print_error(error, 1, rank)
     except DiffmemError as error:
-        return _say(error, 1, rank)
+        return _print_error(error, 1, rank)
     except SystemExit as end:
         return (
             end.code if isinstance(end.code, int) else int(end.code is not None)
         )  # a command that answers by its code
     except KeyboardInterrupt:
         if not rank:
-            kept = " What was done is kept: the same command goes on from there." if _goes_on(words) else ""
+            kept = " What was done is kept: the same command resumes from there." if _goes_on(words) else ""
             print(f"\nStopped.{kept}", file=sys.stderr)
         return 130
     return None
@@ -118,9 +118,9 @@ def _run_joined(words: list[str], out: Output) -> NoReturn:
                 _call(words)
 
     try:
-        code = _told_whole(_exit_code(call, words, rank), out)
+        code = _checked_output(_exit_code(call, words, rank), out)
     except Exception:
-        _tell("".join(f"rank {rank}: {line}\n" for line in traceback.format_exc().splitlines()))
+        _write_error("".join(f"rank {rank}: {line}\n" for line in traceback.format_exc().splitlines()))
         code = 1
     speech.flush()
     if code:
@@ -137,13 +137,13 @@ def _wants_gpu(words: list[str]) -> bool:
     return "cpu" not in named and torch.cuda.is_available()
 
 
-def _say(error: Exception, code: int, rank: int) -> int:
+def _print_error(error: Exception, code: int, rank: int) -> int:
     prefix = f"rank {rank}: error:" if rank else "error:"
-    _tell(f"{prefix} {without_controls(' '.join(str(error).split()))}\n")
+    _write_error(f"{prefix} {without_controls(' '.join(str(error).split()))}\n")
     return code
 
 
-def _tell(text: str) -> None:
+def _write_error(text: str) -> None:
     sys.stderr.write(text)  # in one piece: other processes write to the same place
     sys.stderr.flush()
 

@@ -1,4 +1,4 @@
-"""One program on several processes, started by torchrun: who this process is, and what the processes tell each other.
+"""One program on several processes, started by torchrun: which process this is, and what the processes send each other.
 
 Without torchrun there is one process, and everything here is free. With it, `joined` connects the processes (gloo between
 CPUs, NCCL between GPUs); inside, `world()` says which of them this is. All processes run the same program; what is written to
@@ -11,7 +11,7 @@ ended, the others learn it there, by a `LostProcessError`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,7 +26,7 @@ __all__ = ["LostProcessError", "World", "joined", "under_torchrun", "world"]
 
 _T = TypeVar("_T")
 # The first process may draw a report, or read a large archive, while others wait.
-_PATIENCE = timedelta(hours=6)
+_TIMEOUT = timedelta(hours=6)
 
 
 class LostProcessError(DiffmemError):
@@ -37,7 +37,7 @@ class LostProcessError(DiffmemError):
 def _reaching_others() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # gloo and NCCL tell everything by this type
+    except RuntimeError as error:  # gloo and NCCL report everything by this type
         raise LostProcessError(
             "Another process of this job has ended, so this one cannot go on; the error of that process says why."
             f" (Here: {str(error).strip().splitlines()[0]})"
@@ -58,7 +58,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes files and speaks."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def all_reduce(self, tensor: torch.Tensor) -> None:
@@ -75,9 +75,9 @@ class World:
             return flag
         import torch
 
-        told = torch.tensor(int(flag))
-        self.all_reduce(told)
-        return bool(told)
+        count = torch.tensor(int(flag))
+        self.all_reduce(count)
+        return bool(count)
 
     def broadcast(self, value: _T) -> _T:
         """Return the first process's value, in every process; it must be picklable."""
@@ -90,6 +90,12 @@ class World:
             distributed.broadcast_object_list(held, src=0, group=_objects)
         shared: _T = held[0]
         return shared
+
+    def from_main(self, compute: Callable[[], _T]) -> _T:
+        """Return what the first process, whose disk decides, computes, in every process; it must be picklable."""
+        found: Any = compute() if self.is_main else None
+        value: _T = self.broadcast(found)
+        return value
 
     def gather(self, value: _T) -> list[_T]:
         """Return the values of all processes by rank, in every process; they must be picklable and may differ in size."""
@@ -153,8 +159,8 @@ def joined(*, gpu: bool = False) -> Iterator[World]:
                 f" --nproc_per_node={here}, or give --device cpu."
             )
         torch.cuda.set_device(local)
-    distributed.init_process_group("nccl" if gpu else "gloo", timeout=_PATIENCE)
-    _objects = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+    distributed.init_process_group("nccl" if gpu else "gloo", timeout=_TIMEOUT)
+    _objects = distributed.new_group(backend="gloo", timeout=_TIMEOUT)
     _current = World(distributed.get_rank(), distributed.get_world_size())
     try:
         yield _current

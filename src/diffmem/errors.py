@@ -15,7 +15,7 @@ class DiffmemError(Exception):
 
 
 class UserError(DiffmemError):
-    """A mistake of the user's, told with its value and its remedy: exit code 2, one line."""
+    """A mistake of the user's, with its value and its remedy: exit code 2, one line."""
 
 
 def nearest(word: str, choices: list[str]) -> str:

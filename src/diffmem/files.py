@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from diffmem.errors import DiffmemError
 
 __all__ = [
     "atomic_path",
+    "is_whole",
     "json_bytes",
     "read_json",
     "read_number",
@@ -215,6 +216,18 @@ def read_number(source: Path, key: str) -> float:
         return float(read_json(source)[key])
     except (DiffmemError, KeyError, TypeError, ValueError):
         return 0.0
+
+
+def is_whole(path: Path, read: Callable[[], object], warn: Callable[[str], None]) -> bool:
+    """Whether a file is there and can be read; `warn` is told of a damaged one, which is to be made anew."""
+    if not path.exists():
+        return False
+    try:
+        read()
+    except DiffmemError as error:
+        warn(f"{error} It is regenerated.")
+        return False
+    return True
 
 
 def sha256_file(source: Path) -> str:

@@ -72,9 +72,6 @@ class Agreement:
     """What processes decide together between two steps: to stop, which a signal may ask one of them alone, and to save.
 
     They talk about twice a second, or after every step if these are longer; one process alone decides after every step.
-
-    Args:
-        stop: This process's request.
     """
 
     def __init__(self, stop: StopRequest) -> None:
@@ -95,7 +92,7 @@ class Agreement:
             return False, False
         pace = (time.monotonic() - self._since) / self._steps
         steps = int(min(_SECONDS_BETWEEN_TALKS / max(pace, 1e-9), _MOST_STEPS_BETWEEN_TALKS))
-        told = self._world.gather((self._stop.requested, save, steps if self._world.size > 1 else 1))
-        _, saving, self._next = told[0]
+        answers = self._world.gather((self._stop.requested, save, steps if self._world.size > 1 else 1))
+        _, saving, self._next = answers[0]
         self._steps, self._since = 0, time.monotonic()
-        return any(stopping for stopping, _, _ in told), saving
+        return any(stopping for stopping, _, _ in answers), saving

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from diffmem.text import duration_text
 
-__all__ = ["NO_PROGRESS", "Progress", "Stages", "part_of", "parts_of", "show_progress"]
+__all__ = ["NO_PROGRESS", "Pace", "Progress", "Stages", "part_of", "parts_of", "show_progress"]
 
 _Item = TypeVar("_Item")
 
@@ -77,23 +77,36 @@ def parts_of(
         before += size
 
 
+class Pace:
+    """How long the rest of a work takes at the pace so far. Work that is resumed starts above zero: what this process does counts."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, float] | None = None
+
+    def seconds_left(self, done: float, total: float) -> float | None:
+        """Take note of the units done and return the seconds that the others take; none before there is a pace, and at the end."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = done, now
+        gained = done - self._first[0]
+        if gained <= 0 or total <= done:
+            return None
+        return (now - self._first[1]) * (total - done) / gained
+
+
 @contextmanager
 def show_progress(title: str, every: float = 10.0) -> Iterator[Progress]:
     """Show the progress of one piece of work on standard error and yield the function to call.
 
     Args:
-        title: What is being done.
         every: Without a terminal, the least number of seconds between two lines.
     """
-    start = time.monotonic()
-    first: list[float] = []
+    pace = Pace()
 
-    def left(done: float, total: float) -> str:
-        # Work that is resumed starts above zero: the rate counts only what this process did.
-        gained = done - first[0]
-        if gained <= 0 or total <= done:
-            return ""
-        return duration_text((time.monotonic() - start) * (total - done) / gained) + " left"
+    def text(done: float, total: float, note: str, share: str = "") -> str:
+        seconds = pace.seconds_left(done, total)
+        left = "" if seconds is None else duration_text(seconds) + " left"
+        return ", ".join(part for part in (share, left, note) if part)
 
     if sys.stderr.isatty():
         from rich.progress import BarColumn, TextColumn
@@ -113,23 +126,17 @@ def show_progress(title: str, every: float = 10.0) -> Iterator[Progress]:
             task = bar.add_task(title, total=1.0, note="")
 
             def on_bar(done: float, total: float, note: str = "") -> None:
-                first[:] = first or [done]
-                words = ", ".join(part for part in (left(done, total), note) if part)
-                bar.update(task, completed=done, total=total, note=words)
+                bar.update(task, completed=done, total=total, note=text(done, total, note))
 
             yield on_bar
         return
 
-    last = [start]
+    last = [time.monotonic()]
 
     def on_lines(done: float, total: float, note: str = "") -> None:
-        first[:] = first or [done]
-        now = time.monotonic()
-        if now - last[0] >= every:
-            last[0] = now
-            words = ", ".join(
-                part for part in (f"{100 * done / max(total, 1e-12):.0f}%", left(done, total), note) if part
-            )
-            print(f"{title}: {words}", file=sys.stderr, flush=True)
+        line = f"{title}: {text(done, total, note, f'{100 * done / max(total, 1e-12):.0f}%')}"
+        if time.monotonic() - last[0] >= every:
+            last[0] = time.monotonic()
+            print(line, file=sys.stderr, flush=True)
 
     yield on_lines

@@ -38,13 +38,13 @@ def config_hash(content: Mapping[str, Any]) -> str:
 
 def _group(annotation: Any) -> type[BaseModel] | None:
     """Return the model that a field holds, also where it may be left out; none if the field is a plain setting."""
-    kinds = [annotation, *get_args(annotation)]
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    types = [annotation, *get_args(annotation)]
+    return next((each for each in types if isinstance(each, type) and issubclass(each, BaseModel)), None)
 
 
-def _keys_at(kind: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+def _keys_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     """Return the fields that exist where a validation error points to."""
-    fields = kind.model_fields
+    fields = model.model_fields
     for part in location:
         inner = _group(fields[part].annotation) if isinstance(part, str) and part in fields else None
         if inner is None:
@@ -53,25 +53,23 @@ def _keys_at(kind: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     return list(fields)
 
 
-def validated(kind: type[_Model], values: Any, where: str) -> _Model:
+def validated(model: type[_Model], values: Any, where: str) -> _Model:
     """Validate values against a model, with errors for people.
 
     Args:
-        kind: The model.
-        values: What was read.
         where: Where it was read from, for the message.
 
     Raises:
         UserError: Names the key, its value and what is allowed; an unknown key suggests the nearest one.
     """
     try:
-        found = kind.model_validate(values)
+        found = model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         location = [part for part in first["loc"] if not (isinstance(part, str) and "[" in part)]
         key = ".".join(str(part) for part in location)
         if first["type"] == "extra_forbidden":
-            hint = nearest(str(location[-1]), _keys_at(kind, location[:-1]))
+            hint = nearest(str(location[-1]), _keys_at(model, location[:-1]))
             raise UserError(f"{where}: unknown key {key!r}.{hint}") from error
         if first["type"] == "missing":
             raise UserError(f"{where}: the key {key!r} is missing.") from error
@@ -138,28 +136,26 @@ def set_key(values: dict[str, Any], key: str, value: Any, where: str) -> None:
     Args:
         values: The groups, changed in place.
         key: Like 'training.epochs'.
-        value: Its value.
         where: Where the key stands, for the message.
 
     Raises:
         UserError: The key goes through one that holds no keys.
     """
     *groups, last = key.split(".")
-    place = values
+    held = values
     for group in groups:
-        if place.get(group) is None:
-            place[group] = {}
-        place = place[group]
-        if not isinstance(place, dict):
+        if held.get(group) is None:
+            held[group] = {}
+        held = held[group]
+        if not isinstance(held, dict):
             raise UserError(f"{where}: {group!r} is not a group of keys.")
-    place[last] = value
+    held[last] = value
 
 
-def load_recipe(kind: type[_Model], path: Path | None, settings: Sequence[str] = ()) -> _Model:
+def load_recipe(model: type[_Model], path: Path | None, settings: Sequence[str] = ()) -> _Model:
     """Read a recipe. A key `base: other.yaml` starts from that recipe; its path is relative to the file.
 
     Args:
-        kind: `StudyRecipe` or `TrainRecipe`.
         path: The YAML file; none for the defaults.
         settings: `key=value` overrides.
 
@@ -168,7 +164,7 @@ def load_recipe(kind: type[_Model], path: Path | None, settings: Sequence[str] =
     """
     content = {} if path is None else read_recipe(path)
     where = "settings" if path is None else f"{path} with settings" if settings else str(path)
-    return validated(kind, override(content, settings), where)
+    return validated(model, override(content, settings), where)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -180,10 +176,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return _with_base(path, set())
 
 
-def settings_table(kind: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
+def settings_table(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
     """Return (key, default, meaning) of every setting of a model, in order."""
     rows: list[tuple[str, str, str]] = []
-    for name, field in kind.model_fields.items():
+    for name, field in model.model_fields.items():
         inner = _group(field.annotation)
         if inner is not None:
             rows += settings_table(inner, f"{prefix}{name}.")

@@ -11,7 +11,7 @@ from diffmem.attacks.membership import MembershipRecord, class_mix_p_value, memb
 from diffmem.attacks.roc import area_under_curve, images_needed
 from diffmem.attacks.scores import attack_scores
 from diffmem.data import ImageSet
-from diffmem.data.formats.digits import read_digits
+from diffmem.data.sources import read_digits
 from diffmem.errors import UserError
 from diffmem.models import LatentDenoiser, ModelConfig, build_denoiser
 from diffmem.optimum.gaussian import GaussianDenoiser

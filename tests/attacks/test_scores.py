@@ -11,7 +11,7 @@ from diffmem.attacks.scores import attack_levels, attack_scores
 from diffmem.data import ImageSet
 from diffmem.errors import UserError
 from diffmem.models import VE, VP, LatentDenoiser
-from diffmem.models.discrete import DiscreteDenoiser, betas_of, levels_of
+from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, betas_of, levels_of
 from diffmem.optimum.gaussian import GaussianDenoiser
 from diffmem.optimum.optimum import Optimum
 
@@ -184,7 +184,7 @@ def discrete(noise):
     def network(x, t, labels):
         return noise(x.double(), t.double().reshape(-1, 1, 1, 1))
 
-    return DiscreteDenoiser(network, levels_of(betas_of("linear", 1000)), "epsilon", SHAPE)
+    return DiscreteDenoiser(network, DiscreteProcess(levels_of(betas_of("linear", 1000))), SHAPE)
 
 
 def any_noise(x, t):

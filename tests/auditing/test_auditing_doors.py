@@ -1,11 +1,13 @@
 """A model that memorizes and one that does not, audited through every door: the verdict is right each time."""
 
 import io
+from functools import cache
 
 import numpy as np
 import pytest
 from audit_tools import digits, image_set, make_request
 from edm_pickle_builder import pickled, snapshot
+from parameters import these
 from PIL import Image
 
 from diffmem.auditing import audit
@@ -83,6 +85,12 @@ def through_the_run(runs, tmp_path_factory):
     return {kind: judged(kind, folder / kind, model=open_model(runs[kind])) for kind in runs}
 
 
+@pytest.fixture(scope="module")
+def made(runs):
+    """The images that a run generates, by kind."""
+    return cache(lambda kind: generate(open_model(runs[kind]), range(NUMBER)).images)
+
+
 @pytest.mark.parametrize("kind", VERDICTS)
 def test_a_runs_folder(through_the_run, kind):
     result = through_the_run[kind]
@@ -90,11 +98,11 @@ def test_a_runs_folder(through_the_run, kind):
     assert result.model.kind == "diffmem snapshot"
 
 
-@pytest.mark.parametrize("kind", VERDICTS)
+@pytest.mark.parametrize("kind", these(VERDICTS, "memorizing"))
 def test_a_pickle_in_the_layout_of_edm_gives_the_same_samples_and_rates(
     through_the_run, runs, kind, tmp_path
 ):
-    state = open_model(runs[kind]).denoiser.state_dict()
+    state = open_model(runs[kind]).state_dict()
     path = tmp_path / "network-snapshot-000100.pkl"
     path.write_bytes(pickled(snapshot(state, IN_EDMS_WORDS, source="raise SystemExit('this was executed')")))
     result = judged(kind, tmp_path, model=open_model(path))
@@ -102,27 +110,24 @@ def test_a_pickle_in_the_layout_of_edm_gives_the_same_samples_and_rates(
     assert result.criteria == through_the_run[kind].criteria
 
 
-@pytest.mark.parametrize("kind", VERDICTS)
-def test_a_folder_of_samples_gives_the_same_rates(through_the_run, runs, kind, tmp_path):
+@pytest.mark.parametrize("kind", these(VERDICTS, "memorizing"))
+def test_a_folder_of_samples_gives_the_same_rates(through_the_run, made, kind, tmp_path):
     folder = tmp_path / "samples"
     folder.mkdir()
-    made = generate(open_model(runs[kind]).denoiser, range(NUMBER))
-    for seed, image in enumerate(made.images):
+    for seed, image in enumerate(made(kind)):
         Image.fromarray(image[0]).save(folder / f"{seed:06d}.png")
     result = judged(kind, tmp_path, samples=open_images(folder))
     assert result.criteria == through_the_run[kind].criteria
     assert result.verdict == through_the_run[kind].verdict
 
 
-def test_jpeg_samples_of_the_memorizing_model_are_still_found(runs, tmp_path):
-    made = generate(open_model(runs["memorizing"]).denoiser, range(NUMBER))
-
+def test_jpeg_samples_of_the_memorizing_model_are_still_found(made, tmp_path):
     def jpeg(image):
         stream = io.BytesIO()
         Image.fromarray(image[0]).save(stream, "JPEG", quality=75)
         return np.asarray(Image.open(stream))[None]
 
-    samples = image_set(np.stack([jpeg(image) for image in made.images]))
+    samples = image_set(np.stack([jpeg(image) for image in made("memorizing")]))
     assert judged("memorizing", tmp_path, samples=samples).verdict.verdict == "copies found"
 
 
@@ -158,7 +163,7 @@ def test_a_folder_of_diffusers_that_was_trained_as_its_tutorial_does(kind, steps
         schedule.step()
     diffusers.DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(tmp_path / "model")
     opened = open_model(tmp_path / "model")
-    assert opened.path == tmp_path / "model"
+    assert opened.origin.path == tmp_path / "model"
     result = judged(kind, tmp_path, model=opened)
     assert result.verdict.verdict == VERDICTS[kind]
     assert result.model.kind == "diffusers folder"

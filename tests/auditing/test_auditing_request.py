@@ -6,15 +6,13 @@ from diffmem.auditing import AuditRequest
 from diffmem.auditing.request import PROBED
 from diffmem.data import plant_canaries
 from diffmem.errors import UserError
-from diffmem.models import FunctionDenoiser, OpenedModel
+from diffmem.models import FunctionDenoiser
 
 TRAINING, FRESH = digits(300, 100)
 
 
 def model(classes=0):
-    return OpenedModel.of(
-        FunctionDenoiser(lambda x, sigma, labels: x, (1, 8, 8), 0.002, 80, num_labels=classes), "model"
-    )
+    return FunctionDenoiser(lambda x, sigma, labels: x, (1, 8, 8), 0.002, 80, num_labels=classes)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 from audit_tools import digits
+from parameters import these
 from scipy.stats import binom, poisson
 
 from diffmem.auditing.criteria import choose_criteria
@@ -51,7 +52,7 @@ def fewest_events(others, share, level, start=1):
 
 
 @pytest.mark.parametrize("level", [0.05, 0.002])
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("share", these([0.2, 0.5, 0.9], 0.2, 0.5))
 def test_the_p_value_is_below_a_level_no_more_often_than_that_whatever_the_mean(share, level):
     means = np.geomspace(0.05, 12, 30)
     others = np.arange(int(poisson.isf(1e-7, means[-1] * (1 - share))) + 1)

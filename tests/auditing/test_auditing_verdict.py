@@ -258,8 +258,8 @@ def test_without_training_images_nothing_can_be_told():
 
 
 def test_a_test_is_told_by_its_events_and_its_p_value():
-    assert format_test(chance(13, 0, p_value=3e-8)) == "13 events beside 0, p = 3e-08"
-    assert format_test(chance(1, 2, p_value=0.4)) == "1 event beside 2, p = 0.4"
+    assert format_test(chance(13, 0, p_value=3e-8)) == "13 events against 0, p = 3e-08"
+    assert format_test(chance(1, 2, p_value=0.4)) == "1 event against 2, p = 0.4"
 
 
 @pytest.mark.parametrize(

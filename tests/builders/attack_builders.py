@@ -101,5 +101,5 @@ def make_flipd():
         planted_below=rate(6, 8),
         samples_below=rate(4, 128),
         sentence="Half of the samples have fewer than 235 local dimensions.",
-        notes=["The model has classes and the samples images have no labels: it was asked without."],
+        notes=["The model has classes and the samples images have no labels: it was evaluated without."],
     )

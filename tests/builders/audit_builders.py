@@ -337,7 +337,7 @@ def make_audit(
                 images=number,
                 shape=shape,
                 fingerprint=hashlib.sha256(role.encode()).hexdigest(),
-                read=["12 files laid on white."] if role == "training" else [],
+                read=["12 files composited on white."] if role == "training" else [],
                 steps=["resized to 32 x 32 with LANCZOS"] if role == "samples" else [],
             )
             for role, number in counted.items()

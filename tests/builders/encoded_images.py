@@ -10,8 +10,17 @@ from data_builders import encoded
 from hostile_files import chunk
 from PIL import Image
 
+from diffmem.data.conversions import Tally
+from diffmem.data.formats.decode import decode_pages
+from diffmem.data.reading import AS_USUAL
+
 RNG = np.random.default_rng(7)
 PHOTO = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+
+
+def decode_image(content, name, reading=AS_USUAL):
+    """The first image of a file."""
+    return decode_pages(content, name, reading, Tally())[0]
 
 
 def png16(values, *chunks):

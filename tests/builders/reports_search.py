@@ -281,7 +281,7 @@ def troubled_search():
                 make_training("damaged", 150, 300, null=0.07),
                 make_training("damaged", 300, 300),
                 make_training(
-                    "damaged", 420, 300, incidents=["A damaged snapshot at epoch 2,000 was found and made anew."]
+                    "damaged", 420, 300, incidents=["A damaged snapshot at epoch 2,000 was found and regenerated."]
                 ),
             ],
         ),

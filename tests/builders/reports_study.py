@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from diffmem.memorization.examples import Example
 from diffmem.memorization.rates import Rate
-from diffmem.reports.gallery import Gallery
 from diffmem.runs.records import Evaluation, RunRecord
 from diffmem.studies.records import EmmRecord, StudyResult
 
@@ -93,4 +93,4 @@ def make_gallery(n=8, channels=1, side=8, title="16 training images, epoch 4,000
     ratios = np.linspace(0.05, 0.95, n)
     generated = nearest + ratios[:, None, None, None] * random.normal(0, 60, nearest.shape)
     images = [np.clip(one, 0, 255).astype(np.uint8) for one in (generated, nearest, second)]
-    return Gallery(title, *images, ratios=ratios.tolist(), threshold=1 / 3)
+    return Example(title, *images, ratios=ratios, threshold=1 / 3)

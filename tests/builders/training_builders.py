@@ -1,4 +1,4 @@
-"""Shared by the tests of this room: a tiny conditional denoiser and trainings that take milliseconds."""
+"""Shared by the tests of training: a tiny conditional denoiser and trainings that take milliseconds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from diffmem.models import ModelConfig, build_denoiser
 from diffmem.models.weights import read_tensors
-from diffmem.training import EvaluationConfig, Trainer, TrainingConfig
+from diffmem.training import EvaluationConfig, Trainer, TrainingConfig, training_snapshots
 from diffmem.training.loop import STATE_FILE
 
 # Fourier features are random buffers, and dropout has masks of its own for each step: both must survive resuming.
@@ -49,3 +49,11 @@ def results(folder):
     state, words = read_tensors(folder / STATE_FILE)
     held = {name: tensor.numpy().tobytes() for name, tensor in state.items()}
     return snapshots(folder), (folder / "metrics.jsonl").read_text(), held, words
+
+
+def train(one, model, folder, tag, *, on_snapshot=lambda current: None, **more):
+    """Train as far as `on_snapshot`, which is called at each evaluation point, does not return True."""
+    for seen in training_snapshots(one, model, folder, tag, **more):
+        assert seen == one.seen
+        if on_snapshot(one) is True:
+            break

@@ -5,14 +5,19 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from cli_builders import TINY_MODEL, caller, environment
+from parameters import slow
 from PIL import Image
 
+from diffmem import auditing
+from diffmem.__main__ import main
 from diffmem.auditing import AuditResult
+from diffmem.auditing.selftest import run as selftest
 from diffmem.data import ImageSet, open_images, write_images
 
 PAGE, NUMBERS, MATCHES = "audit.html", "audit.json", "matches.csv"
@@ -43,6 +48,7 @@ def audit(call, sets, samples, out, *more):
     return call("audit", *train, "--samples", sets / f"{samples}.npz", "--out", out, "--device", "cpu", *more)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_clean_audit_ends_with_code_0_and_the_verdict_in_the_first_line(call, sets, tmp_path):
     told = audit(call, sets, "fresh", tmp_path / "out")
     assert told.code == 0, told.err
@@ -51,6 +57,7 @@ def test_a_clean_audit_ends_with_code_0_and_the_verdict_in_the_first_line(call, 
     assert result.verdict.verdict == "none found"
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_after_the_first_line_gets_the_exit_code_all_the_same(sets, tmp_path):
     given = [
         "--train",
@@ -78,6 +85,7 @@ def test_copies_end_with_code_3_and_every_match_stands_in_the_table(call, sets, 
     assert {int(row["training"]) for row in rows} == set(range(40))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_too_few_samples_end_with_code_4_and_the_number_that_is_missing(call, sets, tmp_path):
     few = open_images(sets / "fresh.npz").take(np.arange(50), "few")
     write_images(few, tmp_path / "few.npz")
@@ -89,6 +97,7 @@ def test_too_few_samples_end_with_code_4_and_the_number_that_is_missing(call, se
     assert "299" in told.out
 
 
+@pytest.mark.slow
 def test_the_same_audit_writes_the_same_bytes(call, sets, tmp_path):
     for name in "ab":
         assert audit(call, sets, "leaky", tmp_path / name, "--transforms", "flip").code == 3
@@ -96,6 +105,7 @@ def test_the_same_audit_writes_the_same_bytes(call, sets, tmp_path):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_private_report_holds_no_name_and_no_image_and_leaves_no_older_picture(call, sets, tmp_path):
     out = tmp_path / "out"
     assert audit(call, sets, "leaky", out).code == 3
@@ -112,6 +122,7 @@ def test_a_private_report_holds_no_name_and_no_image_and_leaves_no_older_picture
     assert (out / PAGE).read_text().count("data:image/png") == len(drawn)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_folder_of_images_is_taken_as_samples(call, sets, tmp_path):
     (tmp_path / "images").mkdir()
     for at, image in enumerate(open_images(sets / "leaky.npz").images[350:]):
@@ -120,6 +131,7 @@ def test_a_folder_of_images_is_taken_as_samples(call, sets, tmp_path):
     assert call("audit", *given, "--samples", tmp_path / "images", "--out", tmp_path / "out").code == 3
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_mirrored_copies_are_found_in_a_feature_space_that_knows_no_sides(call, sets, tmp_path):
     class Sideless(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -153,11 +165,8 @@ def test_mirrored_copies_are_found_in_a_feature_space_that_knows_no_sides(call, 
 def run(sets, tmp_path_factory):
     """The folder of a run of one epoch on the training images."""
     store = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, "-m", "diffmem", "train", sets / "train.npz", "--out", store, "--epochs", 1]
-    subprocess.run(
-        [str(word) for word in [*command, "--batch-size", 100, *TINY_MODEL]],
-        check=True, capture_output=True, env=environment(),
-    )  # fmt: skip
+    words = ["train", sets / "train.npz", "--out", store, "--epochs", 1, "--batch-size", 100, *TINY_MODEL]
+    main([str(word) for word in words])
     return next(store.iterdir())
 
 
@@ -166,6 +175,7 @@ def model(sets, run, out, *more):
     return ["audit", *given, "--model", run, "--out", out, "--set", "steps=4", *more]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_model_is_sampled_and_its_seeds_are_told(call, sets, run, tmp_path):
     told = call(*model(sets, run, tmp_path / "out", "--num", 300, "--first-seed", 7))
     assert told.code in (0, 3, 4), told.err
@@ -176,6 +186,7 @@ def test_a_model_is_sampled_and_its_seeds_are_told(call, sets, run, tmp_path):
     assert not (tmp_path / "out" / "samples.shards").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_audit_goes_on_to_the_same_bytes(call, sets, run, tmp_path):
     assert call(*model(sets, run, tmp_path / "whole", "--num", 600, "--batch-size", 20)).code in (0, 3, 4)
     command = [
@@ -196,6 +207,7 @@ def test_an_interrupted_audit_goes_on_to_the_same_bytes(call, sets, run, tmp_pat
         assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_canaries_are_planted_by_data_build_and_their_exposure_is_reported(call, sets, tmp_path):
     out = tmp_path / "marked.npz"
     told = call("data", "build", sets / "train.npz", out, "--canaries", 8, "--repeats", 3)
@@ -244,7 +256,13 @@ def test_a_wrong_question_is_one_line_with_code_2_and_nothing_is_written(
     assert {path.name for path in tmp_path.iterdir()} == {"file"}
 
 
-def test_the_self_test_passes_and_says_what_it_proved(call, tmp_path):
+@pytest.mark.parametrize("size", ["small", slow("as released")])
+def test_the_self_test_passes_and_says_what_it_proved(call, tmp_path, monkeypatch, size):
+    if size == "small":
+        monkeypatch.setattr(selftest, "_DRAWS", 60)
+        monkeypatch.setattr(selftest, "PLANTED", selftest.PLANTED[:3])
+        small = partial(auditing.self_test, samples=299, shares=(0, 0.1, 1), duplicated=("none",))
+        monkeypatch.setattr(auditing, "self_test", small)
     told = call("audit", "--self-test", "--out", tmp_path / "self")
     assert told.code == 0, told.out + told.err
     assert told.out.startswith("The audit works")

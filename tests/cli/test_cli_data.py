@@ -6,7 +6,16 @@ import pytest
 from PIL import Image
 
 from diffmem.cli.data import data_build, data_fetch, data_info
-from diffmem.data import DOWNLOADS, CanarySet, Download, balanced, build, open_images, plant_canaries
+from diffmem.data import (
+    DOWNLOADS,
+    BuildConfig,
+    CanarySet,
+    Download,
+    balanced,
+    build,
+    open_images,
+    plant_canaries,
+)
 from diffmem.errors import DiffmemError, UserError
 
 app = cyclopts.App(result_action="return_value")
@@ -40,7 +49,7 @@ def test_build_of_an_npy_tells_where_labels_and_names_are(tmp_path, capsys):
 def test_build_plants_canaries_and_says_where_their_file_is(tmp_path, capsys):
     out = tmp_path / "d.zip"
     app(["build", "digits", str(out), "--size", "100", "--canaries", "5", "--repeats", "3", "--seed", "4"])
-    made, canaries = plant_canaries(build("digits", size=100, seed=4), 5, 3, 4)
+    made, canaries = plant_canaries(build("digits", BuildConfig(size=100, seed=4)), 5, 3, 4)
     images, kept = open_images(out), CanarySet.load(tmp_path / "d.canaries.npz")
     assert len(images) == 100 - 10 + 15
     assert images.fingerprint == made.fingerprint == kept.fingerprint
@@ -48,8 +57,8 @@ def test_build_plants_canaries_and_says_where_their_file_is(tmp_path, capsys):
     told, warned = capsys.readouterr()
     told = told.splitlines()
     assert (len(told), warned) == (2, "")
-    assert told[1].startswith(f"{tmp_path / 'd.canaries.npz'}: 5 canaries that the set holds 3 times each")
-    assert told[1].endswith("keep this file away from training.")
+    assert told[1].startswith(f"{tmp_path / 'd.canaries.npz'}: 5 canaries that are in the set 3 times each")
+    assert told[1].endswith("do not train on this file.")
 
 
 def test_build_warns_of_the_canaries_of_an_earlier_set(tmp_path, capsys):
@@ -119,9 +128,20 @@ def test_build_passes_the_options_of_mixtures_labels_and_copies_on(tmp_path, cap
     ]
     app(["build", "digits", str(out), "--size", "20", *mixed, *changed])
     expected = build(
-        "digits", size=20, classes=["5"], mix="digits", mix_classes=["7"], share=0.3, labels="random", label_classes=50,
-        duplicate=0.5, copies=5, seed=3,
-    )  # fmt: skip
+        "digits",
+        BuildConfig(
+            size=20,
+            classes=["5"],
+            mix="digits",
+            mix_classes=["7"],
+            share=0.3,
+            labels="random",
+            label_classes=50,
+            duplicate=0.5,
+            copies=5,
+            seed=3,
+        ),
+    )
     images = open_images(out)
     assert (images.fingerprint, images.num_classes) == (expected.fingerprint, 50)
     assert ", 50 classes, " in capsys.readouterr().out
@@ -227,7 +247,7 @@ def test_fetch_puts_the_archive_where_examples_look_for_it_and_does_so_once(tmp_
     app(["fetch", "cifar10"])
     printed = capsys.readouterr().out
     assert printed == (
-        "datasets/cifar10/cifar-10-python.tar.gz: is there already and whole, nothing was downloaded "
+        "datasets/cifar10/cifar-10-python.tar.gz: is complete already, nothing was downloaded "
         f"(7 B, MD5 {md5})\n"
     )
 

@@ -289,7 +289,8 @@ def test_a_gpu_that_is_not_there_is_told(call, tmp_path, arguments):
     told = call(*arguments, "--device", "cuda")
     assert told.code == 2
     assert (
-        told.err == "error: Device 'cuda' was asked for, but torch sees no CUDA GPU here; use --device cpu.\n"
+        told.err
+        == "error: Device 'cuda' was requested, but torch finds no CUDA GPU here; use --device cpu.\n"
     )
 
 
@@ -342,7 +343,7 @@ def test_ctrl_c_ends_with_code_130_and_the_same_command_goes_on(call, tmp_path, 
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on from there" in told
+    assert "the same command resumes from there" in told
     assert "Traceback" not in told
     (run,) = (tmp_path / "runs").iterdir()
     seen = int(read_tensors(run / STATE_FILE)[0]["seen"])

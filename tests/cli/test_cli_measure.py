@@ -10,7 +10,7 @@ from cli_builders import TINY_MODEL, caller, environment, trained_runs
 
 from diffmem.data import ImageSet, open_images, write_images
 from diffmem.runs import run as run_module
-from diffmem.runs.run_folder import open_run, snapshots_of
+from diffmem.runs.opening import open_run, snapshots_of
 from diffmem.training import Trainer
 
 SMALL = ["--samples", 20, "--set", "steps=2", "--device", "cpu"]

@@ -9,12 +9,15 @@ from contextlib import suppress
 import numpy as np
 import pytest
 from cli_builders import TINY_RECIPE, caller, command, environment
+from parameters import few
 from PIL import Image
 
 from diffmem.__main__ import main
 from diffmem.data import open_images
 from diffmem.folder_lock import locked_folder
 from diffmem.studies import emm
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 NAMES = ["[bold]a.png", "[].png", ":smile:.png", "é.png", "日本.png", "b.png", "c.png", "d.png"]
 
@@ -63,7 +66,7 @@ def outcome(monkeypatch, encoding, *arguments):
     return code, *(stream.buffer.getvalue().decode(encoding) for stream in streams)
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp932", "utf-8"])
+@pytest.mark.parametrize("encoding", few(["ascii", "cp1252", "cp932", "utf-8"], 2))
 def test_an_audit_that_finds_copies_ends_with_3_on_every_console(call, digits, monkeypatch, encoding):
     code, out, err = outcome(monkeypatch, encoding, "audit", *digits, "--out", "out")
     assert code == 3, err
@@ -187,7 +190,7 @@ def test_a_standard_error_that_cannot_be_written_changes_nothing(call, digits, m
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("unbuffered", few(["", "1"], 1))
 def test_the_program_itself_ends_without_a_traceback(tmp_path, unbuffered):
     values = {**environment(), "PYTHONUNBUFFERED": unbuffered, "PYTHONIOENCODING": "ascii"}
     with open("/dev/full", "w") as full:
@@ -246,4 +249,4 @@ def test_ctrl_c_promises_to_go_on_only_where_the_command_does(monkeypatch, capsy
     assert code_of(*words) == 130
     told = capsys.readouterr().err
     assert "Stopped." in told
-    assert ("goes on from there" in told) == goes_on
+    assert ("resumes from there" in told) == goes_on

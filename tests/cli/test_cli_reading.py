@@ -44,7 +44,7 @@ def test_every_option_reaches_the_reader_and_is_told(photos, tmp_path, capsys):
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith(f"{out}: 2 images of 3 x 16 x 16")
     assert told[1:] == [f"  {line}" for line in open_images(photos, reading=reading).history[1:]]
-    assert "transparent pixels laid on black in 1 of 2 files" in told[2]
+    assert "transparent pixels composited on black in 1 of 2 files" in told[2]
 
 
 def test_info_shows_each_line_of_the_history(photos, capsys):
@@ -52,7 +52,7 @@ def test_info_shows_each_line_of_the_history(photos, capsys):
     told = " ".join(capsys.readouterr().out.split())
     assert "2. split train: 2 of 4 image files (not read: val 2)" in told
     assert "3. transparency dropped, the stored colours kept in 1 of 2 files" in told
-    assert "4. EXIF orientation ignored: 1 of 2 files are stored turned" in told
+    assert "4. EXIF orientation ignored: 1 of 2 files are stored rotated" in told
     assert "5. brought to 4 x 4 in 2 of 2 images: stretched" in told
 
 

@@ -49,7 +49,7 @@ def test_json_has_every_field_and_who_holds_a_run(call, store):
     with RunIndex(store) as index:
         index.claim(ids(store)[0], "a study")
         done = call("runs", store, "--json")
-        lease = index.holder(ids(store)[0])
+        lease = index.holders()[ids(store)[0]]
     found = {run["run_id"]: run for run in json.loads(done.out)}
     assert [run["seed"] for run in found.values()] == [0, 1]
     first, second = (found[name] for name in ids(store))
@@ -82,7 +82,7 @@ def test_every_line_fits_a_terminal_of_80_columns(call, store):
 def test_rebuild_makes_the_index_anew(call, store):
     done = call("runs", store, "--rebuild")
     assert done.code == 0
-    assert f"The index of {store} was made anew: 2 runs." in done.out
+    assert f"The index of {store} was rebuilt: 2 runs." in done.out
     assert (store / "index.sqlite").exists()
     with RunIndex(store) as index:
         index._do(lambda connection: connection.execute("UPDATE runs SET bytes = 1"))
@@ -118,7 +118,7 @@ def test_a_damaged_index_is_told_and_the_folders_are_listed(call, store):
     assert re.fullmatch(r"warning: .*index\.sqlite is damaged.* The folders were read instead\.\n", done.err)
     assert all(name in done.out for name in ids(store))
     done = call("runs", store, "--rebuild")
-    assert "set aside as index.sqlite.damaged-1" in done.err
+    assert "set aside as index.sqlite.damaged and is made anew" in done.err
     assert call("runs", store).err == ""
 
 

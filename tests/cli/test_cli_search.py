@@ -58,7 +58,7 @@ def test_a_plan_names_runs_hours_memory_and_disk_and_writes_nothing(recipe, tmp_
     monkeypatch.setattr(plan, "_SIMULATIONS", 5)
     run("study", recipe, "--out", tmp_path / "study", "--plan", "--device", "cpu")
     shown = " ".join(capsys.readouterr().out.split())
-    for word in ("runs", "trainings", "Memory", "disk", "grid of equal precision"):
+    for word in ("runs", "trainings", "Memory", "disk", "a fixed grid"):
         assert word in shown
     assert not (tmp_path / "study").exists()
 
@@ -87,6 +87,7 @@ def test_a_folder_that_is_no_search_is_told(tmp_path, capsys, command):
     assert "not the folder of a search" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_workers_change_where_a_search_runs(recipe, tmp_path):
     run("study", recipe, "--out", tmp_path / "study", "--workers", 2, "--set", "title=T")
     assert yaml.safe_load((tmp_path / "study" / "recipe.yaml").read_text())["executor"] == {

@@ -1,4 +1,4 @@
-"""Every conversion, and everything passed over, is a line of the history, with its counts."""
+"""Every conversion, and everything skipped, is a line of the history, with its counts."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from encoded_images import PHOTO, frames, see_through, several, turned
 from PIL import Image, ImageCms
 
 from diffmem.data import (
+    BuildConfig,
     Reading,
     build,
     canaries_path,
@@ -43,11 +44,11 @@ def opaque():
 
 SAID = {
     "alpha": ({"a__png": see_through(0), "b__png": opaque(), "c__png": PNG}, "alpha", "white", 1, True,
-              "transparent pixels laid on white in 1 of 3 files (1 more have an alpha channel that is opaque)"),
+              "transparent pixels composited on white in 1 of 3 files (1 more have an alpha channel that is opaque)"),
     "opaque": ({"a__png": opaque(), "c__png": PNG}, "alpha", "white", 0, False,
                "alpha channel of 1 of 2 files is opaque: dropped, which changes nothing"),
     "exif": ({"a__jpg": turned(3), "b__jpg": turned(1), "c__png": PNG}, "exif", "ignore", 1, True,
-             "EXIF orientation ignored: 1 of 3 files are stored turned (--exif apply turns them, as Hugging Face datasets does"
+             "EXIF orientation ignored: 1 of 3 files are stored rotated (--exif apply rotates them, as Hugging Face datasets does"
              " and torchvision does not)"),
     "palette": ({"a__png": palette(), "b__png": PNG}, "colour", "rgb", 1, False,
                 "colours converted in 1 of 2 files: palette to RGB in 1"),
@@ -56,7 +57,7 @@ SAID = {
     "grey": ({"a__png": encoded(PHOTO[..., 0]), "b__png": PNG}, "grey", "rgb", 1, False,
              "1 grey image turned into RGB, like the other 1"),
     "frames": ({"a__webp": several("WEBP", frames(4)), "b__png": PNG}, "pages", "first", 1, True,
-               "first page or frame only: 1 of 2 files hold several; 3 pages and frames passed over (--pages all reads them)"),
+               "first page or frame only: 1 of 2 files hold several; 3 pages and frames skipped (--pages all reads them)"),
     "tiff orientation": ({"a__tif": encoded(PHOTO, "TIFF", tiffinfo={0x0112: 3})}, "tiff-orientation", "apply", 1, False,
                          "orientation of the TIFF format followed in 1 of 1 file"),
     "mpo": ({"a__jpg": several("MPO", frames(2))}, "mpo", "first", 1, False,
@@ -64,10 +65,10 @@ SAID = {
     "profile": ({"a__png": encoded(PHOTO, icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes())},
                 "icc", "ignore", 1, False, "colour profiles (ICC) not applied in 1 of 1 file"),
     "images not read": ({"a__png": PNG, "b__heic": HEIC, "c": HEIC, "d__psd": b"8BPS\0\1"}, "not-read", "none", 3, True,
-                        "3 of 4 files not read: images of kinds that are not understood, HEIC 2, Photoshop (PSD) 1 (b.heic, c,"
+                        "3 of 4 files not read: images of unsupported formats, HEIC 2, Photoshop (PSD) 1 (b.heic, c,"
                         " d.psd)"),
     "other files": ({"a__png": PNG, "Thumbs__db": b"\xd0\xcf\x11\xe0", "b__txt": b"a cat", "c__txt": b"a dog", "d__json": b"{}"},
-                    "passed-over", "none", 4, False, "4 other files passed over (Thumbs.db, b.txt, c.txt, ...)"),
+                    "passed-over", "none", 4, False, "4 other files skipped (Thumbs.db, b.txt, c.txt, ...)"),
 }  # fmt: skip
 
 
@@ -96,8 +97,8 @@ def test_choices_are_followed_and_told(tmp_path):
     assert images.names == ("a.png", "b.jpg", "c.gif page 1 of 2", "c.gif page 2 of 2")
     assert not images.images[0, :, :, 0].any()
     told = {one.key: one for one in images.conversions}
-    assert told["alpha"].sentence == "transparent pixels laid on black in 1 of 3 files"
-    assert told["exif"].sentence == "EXIF orientation applied: 1 of 3 files were stored turned"
+    assert told["alpha"].sentence == "transparent pixels composited on black in 1 of 3 files"
+    assert told["exif"].sentence == "EXIF orientation applied: 1 of 3 files were stored rotated"
     assert told["pages"].sentence == "all pages and frames read: 1 of 3 files hold several, 2 images in all"
     dropped = open_images(put(tmp_path, a__png=see_through(0)), reading=Reading(alpha="drop", pages="all"))
     np.testing.assert_array_equal(dropped.images[0].transpose(1, 2, 0), PHOTO)
@@ -150,7 +151,7 @@ def test_what_turned_images_have_to_do_with_unequal_sizes_is_told(tmp_path):
     )
     with pytest.raises(
         UserError,
-        match=r"a\.jpg is 9 x 6 but b\.jpg is 6 x 9\. 1 of 2 files carry an EXIF orientation that turns them: --exif",
+        match=r"a\.jpg is 9 x 6 but b\.jpg is 6 x 9\. 1 of 2 files carry an EXIF orientation: --exif",
     ):
         open_images(place)
     assert open_images(place, reading=Reading(exif="apply")).shape == (3, 6, 9)
@@ -168,7 +169,7 @@ def test_conversions_stay_with_what_is_made_of_a_set(tmp_path):
         images.with_labels([0, 1], None, "labels"),
         images.with_images(images.images[:, :1], "red"),
         duplicated(images, 1, 2, 0),
-        build(images, size=1, resolution=4, gray=True),
+        build(images, BuildConfig(size=1, resolution=4, gray=True)),
     ]
     assert all(one.conversions == kept for one in made)
     assert mixture(images, images, 2, 0.5).conversions == kept * 2
@@ -195,12 +196,10 @@ def test_arrays_that_are_not_read_are_told(tmp_path):
     np.savez(tmp_path / "a.npz", pixels, np.array([0, 1]))
     images = open_images(tmp_path / "a.npz")
     assert images.labels is None
-    assert (
-        images.history[1] == "1 other array passed over (arr_1): if arr_1 holds labels, save them as 'labels'"
-    )
+    assert images.history[1] == "1 other array skipped (arr_1): if arr_1 holds labels, save them as 'labels'"
     assert images.conversions[0].key == "labels"
     np.savez(tmp_path / "b.npz", images=pixels, labels=np.array([0, 1]), mu=np.zeros(2), sigma=np.zeros(2))
-    assert open_images(tmp_path / "b.npz").history[1] == "2 other arrays passed over (mu, sigma)"
+    assert open_images(tmp_path / "b.npz").history[1] == "2 other arrays skipped (mu, sigma)"
 
 
 def test_a_choice_that_can_change_nothing_is_refused(tmp_path):

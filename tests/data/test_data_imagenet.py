@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diffmem.data import DOGS, Reading, build, first, read_imagenet, read_synsets, resize
+from diffmem.data import DOGS, BuildConfig, Reading, build, first, read_imagenet, read_synsets, resize
 from diffmem.errors import UserError
 
 SYNSETS = ["n00000001", "n00000002", "n00000003"]
@@ -138,7 +138,7 @@ def test_images_of_several_sizes_need_a_resolution(tmp_path):
     write_folders(tmp_path, (1, 1, 1))
     (tmp_path / SYNSETS[2] / f"{SYNSETS[2]}_0.JPEG").write_bytes(encoded(np.zeros((9, 9), np.uint8)))
     write_list(tmp_path / "list.txt")
-    with pytest.raises(UserError, match="give a resolution"):
+    with pytest.raises(UserError, match=r"12 x 12 but .* 9 x 9\. .*--resolution"):
         read(tmp_path)
     assert read(tmp_path, resolution=8).shape == (3, 8, 8)
 
@@ -206,28 +206,40 @@ def test_a_folder_that_is_not_there_is_told(tmp_path):
 
 def test_build_reads_imagenet_in_its_own_order_balanced_or_at_random(imagenet):
     synsets = imagenet / "list.txt"
-    assert build(imagenet, synsets=synsets, size=7).names == read(imagenet, size=7).names
-    assert build(imagenet, synsets=synsets, size=7, selection="first").names == read(imagenet, size=7).names
-    balanced = build(imagenet, synsets=synsets, size=6, selection="balanced", resolution=4)
+    assert build(imagenet, BuildConfig(synsets=synsets, size=7)).names == read(imagenet, size=7).names
+    assert (
+        build(imagenet, BuildConfig(synsets=synsets, size=7, selection="first")).names
+        == read(imagenet, size=7).names
+    )
+    balanced = build(imagenet, BuildConfig(synsets=synsets, size=6, selection="balanced", resolution=4))
     assert balanced.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert set(balanced.names) == set(read(imagenet, size=6).names)
-    drawn = build(imagenet, synsets=synsets, size=7, selection="random", seed=1)
+    drawn = build(imagenet, BuildConfig(synsets=synsets, size=7, selection="random", seed=1))
     assert (len(drawn), drawn.history[-1]) == (7, "random 7 of 24 images, seed 1")
 
 
 def test_build_mixes_imagenet_into_another_source(imagenet, tmp_path):
     mixed = build(
-        "digits", size=10, classes=["5"], mix=imagenet, mix_synsets=imagenet / "list.txt", share=0.8, resolution=8, gray=True
-    )  # fmt: skip
+        "digits",
+        BuildConfig(
+            size=10,
+            classes=["5"],
+            mix=imagenet,
+            mix_synsets=imagenet / "list.txt",
+            share=0.8,
+            resolution=8,
+            gray=True,
+        ),
+    )
     assert np.bincount(mixed.labels).tolist() == [2, 8]
     assert mixed.names[2:] == read(imagenet, size=8).names
 
 
 def test_build_refuses_what_imagenet_does_not_have(imagenet):
     with pytest.raises(UserError, match="list the synsets"):
-        build(imagenet, synsets=imagenet / "list.txt", classes=["red wolf"])
+        build(imagenet, BuildConfig(synsets=imagenet / "list.txt", classes=["red wolf"]))
     with pytest.raises(UserError, match="leave the split out"):
-        build(imagenet, synsets=imagenet / "list.txt", split="test")
+        build(imagenet, BuildConfig(synsets=imagenet / "list.txt", reading=Reading(split="test")))
 
 
 @pytest.mark.parametrize("target", ["n02085620_9.JPEG", "/dev/zero"])
@@ -253,9 +265,11 @@ def test_choices_hold_for_imagenet_and_what_was_done_is_told(tmp_path):
     assert "padded with black, RGB, 8 x 8 (LANCZOS)" in images.history[0]
     assert [one.key for one in images.conversions] == ["alpha", "fit"]
     assert images.history[1] == "transparency dropped, the stored colours kept in 1 of 6 files"
-    built = build(tmp_path, synsets=tmp_path / "list.txt", reading=Reading(alpha="black"), size=6)
-    assert built.history[1] == "transparent pixels laid on black in 1 of 6 files"
+    built = build(
+        tmp_path, BuildConfig(synsets=tmp_path / "list.txt", reading=Reading(alpha="black"), size=6)
+    )
+    assert built.history[1] == "transparent pixels composited on black in 1 of 6 files"
     with pytest.raises(UserError, match="pages all does not go with synsets"):
         read(tmp_path, reading=Reading(pages="all"))
     with pytest.raises(UserError, match="leave the split out"):
-        build(tmp_path, synsets=tmp_path / "list.txt", split="test")
+        build(tmp_path, BuildConfig(synsets=tmp_path / "list.txt", reading=Reading(split="test")))

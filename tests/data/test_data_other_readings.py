@@ -18,8 +18,8 @@ def others(place, **choices):
 @pytest.mark.parametrize(
     ("content", "choices", "texts"),
     [
-        (see_through(9), {}, ["transparent pixels laid on black", "transparency dropped"]),
-        (see_through(9), {"alpha": "drop"}, ["transparent pixels laid on white", "transparent pixels laid on black"]),
+        (see_through(9), {}, ["transparent pixels composited on black", "transparency dropped"]),
+        (see_through(9), {"alpha": "drop"}, ["transparent pixels composited on white", "transparent pixels composited on black"]),
         (see_through(255), {}, []),
         (turned(3), {}, ["EXIF orientation applied"]),
         (turned(3), {"exif": "apply"}, ["EXIF orientation ignored"]),
@@ -29,7 +29,7 @@ def others(place, **choices):
         (png16(TWELVE * 16 + 15), {}, []),
         (several("WEBP", frames(3), lossless=True), {}, ["all pages and frames"]),
         (several("WEBP", frames(3), lossless=True), {"pages": "all"}, []),
-        (encoded(PHOTO), {"fit": "pad", "resolution": 5}, ["cropped to the middle square", "stretched to a square"]),
+        (encoded(PHOTO), {"fit": "pad", "resolution": 5}, ["centre-cropped to a square", "stretched to a square"]),
         (encoded(PHOTO[:6, :6]), {"fit": "pad", "resolution": 6}, []),
         (encoded(PHOTO), {}, []),
     ],

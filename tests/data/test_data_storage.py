@@ -5,7 +5,7 @@ import pytest
 from data_builders import encoded, image_set, write_zip
 
 from diffmem.data import grayscale, mixture, open_images, resize, rgb
-from diffmem.data.duplication import duplicated
+from diffmem.data.shares import duplicated
 from diffmem.data.storage import contiguous, gather, in_memory_limit, is_mapped, new_images, parts
 from diffmem.errors import DiffmemError
 

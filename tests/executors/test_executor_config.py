@@ -7,8 +7,8 @@ import torch
 import yaml
 
 from diffmem.errors import UserError
-from diffmem.executors import config as config_module
 from diffmem.executors import local
+from diffmem.executors import open as open_module
 from diffmem.executors.config import ExecutorConfig, walltime_seconds
 from diffmem.executors.inline import InlinePool
 from diffmem.executors.local import LocalPool
@@ -103,7 +103,7 @@ def made(monkeypatch):
             found.append((slots, more))
             super().__init__(slots, **more)
 
-    monkeypatch.setattr(config_module, "LocalPool", Recorded)
+    monkeypatch.setattr(open_module, "LocalPool", Recorded)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return found

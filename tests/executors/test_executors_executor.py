@@ -3,6 +3,7 @@ import signal
 import time
 
 import pytest
+from parameters import slow
 
 from diffmem.errors import DiffmemError, UserError
 from diffmem.executors.executor import default_workers, run_jobs
@@ -87,8 +88,8 @@ def test_no_jobs_are_no_work():
     ("ending", "kind", "words"),
     [
         (".error", UserError, "bad value 7"),
-        (".bug", DiffmemError, "ended unexpectedly .exit code 1"),
-        (".exit", DiffmemError, "ended unexpectedly .exit code 9"),
+        slow((".bug", DiffmemError, "ended unexpectedly .ValueError: a bug")),
+        slow((".exit", DiffmemError, "ended unexpectedly .exit code 9")),
         (".kill", DiffmemError, "ended unexpectedly .exit code -9"),
     ],
 )

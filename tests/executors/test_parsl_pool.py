@@ -149,7 +149,8 @@ DRIVER = """
 import sys
 from pathlib import Path
 from executors_work import task, files
-from diffmem.executors.config import ExecutorConfig, open_pool
+from diffmem.executors.config import ExecutorConfig
+from diffmem.executors.open import open_pool
 here = Path(sys.argv[1])
 pool = open_pool(ExecutorConfig(kind="parsl", path=str(here / "cluster.py")), device="cpu", folder=here / "study")
 pool.submit(task("one", "save_when_stopped", files(here)))

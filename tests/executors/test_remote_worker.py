@@ -10,8 +10,8 @@ import pytest
 from executors_work import files, number_in, task
 
 from diffmem.executors import remote
-from diffmem.executors.child import event_from_json
-from diffmem.executors.remote import CONTROL, ENDS, GOES_ON, Place, progress_file, work_remotely
+from diffmem.executors.pool import event_from_json
+from diffmem.executors.remote import CONTROL, ENDS, GOES_ON, Assignment, progress_file, run_remotely
 
 
 @pytest.fixture
@@ -24,7 +24,9 @@ def shared(tmp_path):
 
 def work(shared, each, **place):
     """Do a task as a worker does; return its end and the warnings."""
-    found = work_remotely(asdict(each), asdict(Place(str(shared), 1, **{"seconds_to_save": 60.0, **place})))
+    found = run_remotely(
+        asdict(each), asdict(Assignment(str(shared), 1, **{"seconds_to_save": 60.0, **place}))
+    )
     assert json.loads(json.dumps(found)) == found
     return event_from_json(found["end"]), found["warnings"]
 
@@ -110,14 +112,14 @@ def test_a_task_gets_its_worker_s_share_of_the_gpus(monkeypatch, rank, gpus, pro
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
-    values = remote._environment(task("one", "write", processes=processes), Place("", 1, 60.0, gpus))
+    values = remote._environment(task("one", "write", processes=processes), Assignment("", 1, 60.0, gpus))
     assert values.get("CUDA_VISIBLE_DEVICES") == expected
 
 
 def test_a_task_gets_its_worker_s_share_of_the_cores(monkeypatch):
     monkeypatch.setenv("PARSL_WORKER_COUNT", "4")
     monkeypatch.setenv("PARSL_CORES", "32")
-    place = Place("", 1, 60.0)
+    place = Assignment("", 1, 60.0)
     assert "OMP_NUM_THREADS" not in remote._environment(task("one", "write"), place)  # set by the user
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert remote._environment(task("one", "write"), place) == {"OMP_NUM_THREADS": "8"}

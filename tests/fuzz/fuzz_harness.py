@@ -26,8 +26,8 @@ from data_builders import cifar_parts, encoded, idx_bytes, python2_pickle, write
 from PIL import Image
 
 from diffmem.data import Reading, open_images
+from diffmem.data.formats.cifar10 import load_dictionary
 from diffmem.data.formats.guards import in_one_line
-from diffmem.data.formats.unpickle import load_dictionary
 from diffmem.errors import UserError
 
 __all__ = ["CPU_SECONDS", "HARNESSES", "Harness"]

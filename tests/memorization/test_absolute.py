@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from diffmem.errors import UserError
-from diffmem.memorization.absolute import NormalizedRule, SimilarityRule
-from diffmem.memorization.criteria import Criterion
+from diffmem.memorization.criteria import Criterion, NormalizedRule, SimilarityRule
 from diffmem.memorization.neighbours.neighbours import Neighbours, nearest_neighbours
 
 SHAPE = (3, 4, 4)

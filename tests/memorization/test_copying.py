@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from diffmem.data.formats.digits import read_digits
+from diffmem.data.sources import read_digits
 from diffmem.errors import UserError
 from diffmem.memorization.cells import Cells
-from diffmem.memorization.copying import CellResult, CopyingTest, copying_test
+from diffmem.memorization.copying import CellConfig, CellResult, CellResults, CopyingRecord, copying_test
 from diffmem.memorization.neighbours.neighbours import nearest_neighbours
 from diffmem.memorization.ranks import compare_ranks
 
@@ -21,10 +21,12 @@ def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return images[order[:600]], images[order[600:1100]], images[order[1100:1500]]
 
 
-def result_of(parts: list[tuple[np.ndarray, np.ndarray]]) -> CopyingTest:
-    cells = tuple(CellResult(9, len(s), len(h), compare_ranks(s, h)) for s, h in parts)
-    samples, heldout = (sum(len(part[side]) for part in parts) for side in (0, 1))
-    return CopyingTest(cells, samples, heldout, 0, 9, 0, 0.95, "x")
+def result_of(parts: list[tuple[np.ndarray, np.ndarray]]) -> CopyingRecord:
+    return CopyingRecord.of("x", results_of(parts), 0.95)
+
+
+def results_of(parts: list[tuple[np.ndarray, np.ndarray]]) -> CellResults:
+    return CellResults(tuple(CellResult(9, len(s), len(h), compare_ranks(s, h)) for s, h in parts))
 
 
 def test_c_t_is_the_mean_of_z_weighted_by_the_held_out_shares():
@@ -32,9 +34,9 @@ def test_c_t_is_the_mean_of_z_weighted_by_the_held_out_shares():
     parts = [(rng.random(30), rng.random(60)), (rng.random(90), rng.random(20) + 0.2)]
     result = result_of(parts)
     first, second = (compare_ranks(*part) for part in parts)
-    assert result.value == pytest.approx(0.75 * first.z + 0.25 * second.z)
+    assert result.c_t == pytest.approx(0.75 * first.z + 0.25 * second.z)
     assert result.nearer == pytest.approx(0.75 * first.nearer + 0.25 * second.nearer)
-    assert result.spread == pytest.approx(np.hypot(0.75, 0.25))
+    assert results_of(parts).spread == pytest.approx(np.hypot(0.75, 0.25))
 
 
 def test_the_formula_by_hand():
@@ -42,7 +44,7 @@ def test_the_formula_by_hand():
     rng = np.random.default_rng(1)
     samples = np.concatenate([rng.normal(0, 1, (40, 1)), rng.normal(100, 1, (25, 1))])
     heldout = np.concatenate([rng.normal(0, 2, (30, 1)), rng.normal(100, 2, (50, 1))])
-    result = copying_test(samples, training, heldout, cells=2)
+    result, _ = copying_test(samples, training, heldout, cells=CellConfig(2))
     expected = 0.0
     for low, weight in ((True, 30 / 80), (False, 50 / 80)):
         some, held, near = (part[(part[:, 0] < 50) == low] for part in (samples, heldout, training))
@@ -50,11 +52,11 @@ def test_the_formula_by_hand():
         u = (s[:, None] > h[None]).sum()
         m, n = len(s), len(h)
         expected += weight * (u - (n * m / 2 - 0.5)) / np.sqrt(n * m * (n + m + 1) / 12)
-    assert result.value == pytest.approx(expected, abs=1e-12)
+    assert result.c_t == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.fixture(scope="module")
-def null_results() -> list[CopyingTest]:
+def null_results() -> list[CopyingRecord]:
     """2,000 tests of fresh points against fresh points, with one training set."""
     rng = np.random.default_rng(2)
     training = rng.normal(size=(300, 3))
@@ -89,8 +91,10 @@ def test_z_is_standard_normal_where_samples_are_like_held_out_images(null_result
 
 
 def test_c_t_itself_is_narrower_by_its_spread(null_results):
-    values = np.array([result.value for result in null_results])
-    assert values.std() == pytest.approx(np.mean([result.spread for result in null_results]), rel=0.07)
+    values = np.array([result.c_t for result in null_results])
+    assert values.std() == pytest.approx(
+        np.mean([result.c_t / result.z for result in null_results]), rel=0.07
+    )
     assert values.std() < 0.75
 
 
@@ -127,38 +131,37 @@ def test_copies_are_found_and_fresh_images_are_not():
     copies = training[:150]
     noisy = (copies.astype(int) + np.random.default_rng(1).integers(-8, 9, copies.shape)).clip(0, 255)
     for some in (copies, noisy.astype(np.uint8)):
-        result = copying_test(np.concatenate([some, fresh[:150]]), training, heldout)
+        result, _ = copying_test(np.concatenate([some, fresh[:150]]), training, heldout)
         assert result.conclusion == "copying"
-        assert result.value is not None
-        assert result.value < -3
-    honest = copying_test(fresh, training, heldout)
+        assert result.c_t is not None
+        assert result.c_t < -3
+    honest, cells = copying_test(fresh, training, heldout)
     assert honest.conclusion == "not shown"
-    assert honest.covered == honest.covered_samples == 1
+    assert cells.covered == 1
 
 
 def test_samples_far_from_the_data_are_farther():
     training, heldout, fresh = digits()
     noise = np.random.default_rng(2).integers(-90, 91, fresh.shape)
     spoiled = (fresh.astype(int) + noise).clip(0, 255).astype(np.uint8)
-    assert copying_test(spoiled, training, heldout).conclusion == "farther"
+    assert copying_test(spoiled, training, heldout)[0].conclusion == "farther"
 
 
 def test_neither_order_nor_repetition_of_training_images_matters():
     training, heldout, fresh = digits()
     order = np.random.default_rng(4).permutation(600)
     one = copying_test(fresh, training, heldout)
-    two = copying_test(fresh[::-1], training[order], heldout[::-1])
-    doubled = copying_test(fresh, np.concatenate([training, training[:300]]), heldout)
-    assert one.to_json() == two.to_json()
-    assert doubled.value == one.value
-    assert (doubled.duplicates, doubled.training_images) == (300, 900)
+    assert one == copying_test(fresh[::-1], training[order], heldout[::-1])
+    doubled, cells = copying_test(fresh, np.concatenate([training, training[:300]]), heldout)
+    assert doubled == one[0]
+    assert (cells.duplicates, cells.training_images) == (300, 900)
 
 
 def test_held_out_training_images_are_left_out():
     training, heldout, fresh = digits()
-    leaky = copying_test(fresh, training, np.concatenate([heldout, training[:40]]))
-    assert leaky.heldout_overlap == 40
-    assert leaky.value == copying_test(fresh, training, heldout).value
+    leaky, cells = copying_test(fresh, training, np.concatenate([heldout, training[:40]]))
+    assert cells.heldout_overlap == 40
+    assert leaky == copying_test(fresh, training, heldout)[0]
 
 
 def test_samples_that_are_missing_where_the_data_are_tell_nothing():
@@ -169,28 +172,26 @@ def test_samples_that_are_missing_where_the_data_are_tell_nothing():
         return np.concatenate([corners[at] + rng.normal(size=(each, 3)) for at in which])
 
     training, heldout = draw([0, 1, 2], 40), draw([0, 1, 2], 40)
-    one = copying_test(draw([0], 120), training, heldout)
-    assert one.covered == pytest.approx(1 / 3)
-    assert one.covered_samples == 1
-    assert one.value is not None
+    one, cells = copying_test(draw([0], 120), training, heldout)
+    assert cells.covered == pytest.approx(1 / 3)
+    assert one.c_t is not None
     assert one.conclusion == "cannot tell"
-    assert copying_test(draw([0, 1], 60), training, heldout).conclusion != "cannot tell"
+    assert copying_test(draw([0, 1], 60), training, heldout)[0].conclusion != "cannot tell"
 
 
 def test_no_cell_with_enough_of_both_has_no_value():
     samples, heldout = np.full((70, 1), 0.5), np.full((70, 1), 100.5)
-    result = copying_test(samples, np.array([[0.0], [100.0], [200.0]]), heldout)
+    result, _ = copying_test(samples, np.array([[0.0], [100.0], [200.0]]), heldout)
     for number in (
-        result.value,
+        result.c_t,
         result.z,
         result.interval,
         result.nearer,
-        result.spread,
         result.detectable_share,
     ):
         assert number is None
     assert result.conclusion == "cannot tell"
-    assert json.loads(json.dumps(result.to_json()))["c_t"] is None
+    assert json.loads(result.model_dump_json())["c_t"] is None
 
 
 @pytest.mark.parametrize(("samples", "heldout", "what"), [(62, 80, "samples"), (80, 62, "held-out images")])
@@ -204,10 +205,10 @@ def test_too_few_images_are_refused_with_the_needed_number(samples, heldout, wha
 def test_a_cell_needs_more_than_the_least_number():
     rng = np.random.default_rng(7)
     training = np.array([[0.0], [1.0]])
-    result = copying_test(rng.random((21, 1)), training, rng.random((21, 1)), cells=1)
-    assert result.value is not None
+    result, _ = copying_test(rng.random((21, 1)), training, rng.random((21, 1)), cells=CellConfig(1))
+    assert result.c_t is not None
     with pytest.raises(UserError, match="at least 21"):
-        copying_test(rng.random((20, 1)), training, rng.random((21, 1)), cells=1)
+        copying_test(rng.random((20, 1)), training, rng.random((21, 1)), cells=CellConfig(1))
 
 
 def test_a_cell_with_no_more_than_the_least_number_is_left_out():
@@ -215,23 +216,24 @@ def test_a_cell_with_no_more_than_the_least_number_is_left_out():
     training = np.array([[0.0], [100.0]])
     near, far = rng.random((60, 1)), 100 + rng.random((60, 1))
     for samples, heldout in (((60, 20), (60, 60)), ((60, 60), (60, 20)), ((60, 21), (60, 21))):
-        result = copying_test(
+        _, found = copying_test(
             np.concatenate([near[: samples[0]], far[: samples[1]]]),
             training,
             np.concatenate([near[: heldout[0]] / 2, far[: heldout[1]]]),
-            cells=2,
+            cells=CellConfig(2),
         )
-        used = [cell.comparison is not None for cell in result.cells]
+        used = [cell.comparison is not None for cell in found.cells]
         assert used == [True, min(samples[1], heldout[1]) > 20]
 
 
 def test_numbers_become_plain_json_with_their_protocol():
     training, heldout, fresh = digits()
-    content = json.loads(json.dumps(copying_test(fresh, training, heldout, seed=3).to_json()))
+    found, cells = copying_test(fresh, training, heldout, cells=CellConfig(seed=3))
+    content = json.loads(found.model_dump_json())
     assert content["protocol"] == "pixel-l2/uint8/c_t/cells=3/pca=64/least=20/seed=3/v1"
     assert content["interval"][0] < content["c_t"] < content["interval"][1]
-    assert sum(cell["training"] for cell in content["cells"]) == 600
-    assert sum(cell["heldout"] for cell in content["cells"]) == 500
+    assert sum(cell.training for cell in cells.cells) == 600
+    assert sum(cell.heldout for cell in cells.cells) == 500
 
 
 def test_progress_grows_to_the_whole():
@@ -245,4 +247,4 @@ def test_progress_grows_to_the_whole():
 def test_features_name_their_space():
     rng = np.random.default_rng(8)
     parts = [rng.normal(size=(80, 5)).astype(np.float32) for _ in range(3)]
-    assert copying_test(*parts, space="inception").name.startswith("inception/c_t/")
+    assert copying_test(*parts, space="inception")[0].protocol.startswith("inception/c_t/")

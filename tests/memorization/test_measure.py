@@ -7,8 +7,9 @@ import pytest
 
 from diffmem.errors import UserError
 from diffmem.memorization.criteria import AbsoluteRule, RatioRule
-from diffmem.memorization.measure import measure, rates_at_thresholds
+from diffmem.memorization.measure import measure
 from diffmem.memorization.neighbours.neighbours import nearest_neighbours
+from diffmem.memorization.rates import Intervals
 
 
 def images(seed: int, count: int) -> np.ndarray:
@@ -106,14 +107,14 @@ def test_another_criterion_stands_in_the_protocol():
 def test_rates_grow_with_the_threshold():
     training = images(10, 100)
     found = measure(np.concatenate([noisy(training[:50]), images(11, 50)]), training)
-    rates = rates_at_thresholds(found.neighbours, [1e-9, 1 / 3, 1.0])
-    assert [rate.count for rate in rates] == [0, 50, 100]
-    assert rates[1] == found.rate
+    counts = [RatioRule(threshold)(found.neighbours).sum() for threshold in (1e-9, 1 / 3, 1.0)]
+    assert counts == [0, 50, 100]
+    assert found.rate.count == 50
 
 
 def test_the_json_holds_the_numbers_and_no_arrays():
     training = images(12, 50)
-    found = measure(noisy(training), training, heldout=images(13, 30), method="wilson", confidence=0.9)
+    found = measure(noisy(training), training, heldout=images(13, 30), intervals=Intervals(0.9, "wilson"))
     content = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert content["memorized"]["count"] == 50
     assert content["memorized"]["method"] == "wilson"
@@ -139,19 +140,18 @@ def test_a_training_set_without_two_distinct_images_is_refused(training):  # tra
 
 
 @pytest.mark.parametrize(
-    ("samples", "heldout", "options", "message"),
+    ("samples", "heldout", "message"),
     [
-        (np.zeros((5, 1, 8, 8), np.uint8), None, {}, r"samples have shape \(1, 8, 8\).*\(3, 8, 8\).*resize"),
-        (images(0, 5), np.zeros((5, 3, 4, 4), np.uint8), {}, r"held-out images have shape \(3, 4, 4\)"),
-        (images(0, 5).astype(np.float32), None, {}, "float32; convert them to uint8"),
-        (images(0, 5).reshape(5, -1), None, {}, r"give an array \(N, C, H, W\)"),
-        (images(0, 0), None, {}, "no samples"),
-        (images(0, 5), None, {"k": 1}, "k = 1"),
+        (np.zeros((5, 1, 8, 8), np.uint8), None, r"samples are uint8 \(1, 8, 8\).*\(3, 8, 8\).*bring both"),
+        (images(0, 5), np.zeros((5, 3, 4, 4), np.uint8), r"held-out images are uint8 \(3, 4, 4\)"),
+        (images(0, 5).astype(np.float32), None, "float32.*bring both to one type"),
+        (images(0, 5).reshape(5, -1), None, "bring both to one type and shape"),
+        (images(0, 0), None, "give at least one"),
     ],
 )
-def test_bad_input_is_refused_with_its_remedy(samples, heldout, options, message):
+def test_bad_input_is_refused_with_its_remedy(samples, heldout, message):
     with pytest.raises(UserError, match=message):
-        measure(samples, images(18, 20), heldout=heldout, **options)
+        measure(samples, images(18, 20), heldout=heldout)
 
 
 def test_an_index_that_is_kept_changes_nothing_and_is_used_again(tmp_path):

@@ -3,7 +3,7 @@ import torch
 
 from diffmem.errors import UserError
 from diffmem.memorization import open_features
-from diffmem.memorization.preparation import PREPARATIONS, preparation_named
+from diffmem.memorization.features import PREPARATIONS, preparation_named
 
 
 @pytest.mark.parametrize(

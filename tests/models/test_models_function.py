@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from diffmem.errors import UserError
-from diffmem.models import Denoiser, FunctionDenoiser
+from diffmem.models import Denoiser, FunctionDenoiser, function_denoiser
 from diffmem.optimum.gaussian import GaussianDenoiser
 from diffmem.sampling import generate
 
@@ -44,3 +44,23 @@ def test_a_function_that_returns_no_images_is_refused(result):
 def test_settings_that_make_no_sense_are_refused(shape, low, high):
     with pytest.raises(UserError):
         FunctionDenoiser(shrink, shape, low, high)
+
+
+def test_a_function_of_two_arguments_will_do_where_there_are_no_classes():
+    x = torch.randn(2, *SHAPE)
+    assert torch.equal(function_denoiser(lambda x, sigma: x / 2, SHAPE, 0.002, 80)(x, 1.0), x / 2)
+    with pytest.raises(UserError, match="takes no labels"):
+        function_denoiser(lambda x, sigma: x / 2, SHAPE, 0.002, 80, num_labels=3)
+
+
+def test_of_a_module_the_arguments_of_its_forward_count():
+    class Half(torch.nn.Module):
+        def forward(self, x, sigma):
+            return x / 2
+
+    x = torch.randn(2, *SHAPE)
+    assert torch.equal(function_denoiser(Half(), SHAPE, 0.002, 80)(x, 1.0), x / 2)
+
+
+def test_a_function_denoiser_says_what_it_is():
+    assert str(function_denoiser(shrink, SHAPE, 0.002, 80, num_labels=0)).startswith("<function shrink; ")

@@ -32,7 +32,7 @@ def test_products_lie_within_the_bounds(pixels):
     v = torch.cat(
         [torch.randn(5, q.shape[1], generator=generator).double() * 100, q[:3], q[:3] * 1e-3, q[:1] * 0]
     )
-    seen, rest = directions.seen_of(v)
+    seen, rest = directions.project(v)
     guess = directions.products(slice(None), seen).double()
     off = (guess - q @ v.T).abs()
     bound = directions.rest[:, None] * rest + directions.rounding * q.norm(dim=1)[:, None] * v.norm(dim=1)
@@ -49,7 +49,7 @@ def test_on_smooth_images_the_rest_is_small_and_the_bound_is_worth_something():
 def test_rows_may_be_taken_by_position():
     pixels = smooth_pixels(100)
     directions = Directions(Pixels(image_set(pixels), torch.device("cpu"), 1 << 28), 7)
-    seen, _ = directions.seen_of(torch.randn(4, 90, generator=torch.Generator().manual_seed(0)).double())
+    seen, _ = directions.project(torch.randn(4, 90, generator=torch.Generator().manual_seed(0)).double())
     some = torch.tensor([5, 80, 5])
     torch.testing.assert_close(directions.products(some, seen), directions.products(slice(None), seen)[some])
 
@@ -58,4 +58,4 @@ def test_the_number_of_directions_is_limited_by_images_and_values():
     assert MOST == 64
     for pixels, most in ((random_pixels(10), 10), (random_pixels(200, (1, 2, 2)), 4)):
         directions = Directions(Pixels(image_set(pixels), torch.device("cpu"), 1 << 28))
-        assert len(directions.seen_of(torch.zeros(1, pixels[0].size).double())[0]) <= most
+        assert len(directions.project(torch.zeros(1, pixels[0].size).double())[0]) <= most

@@ -12,12 +12,12 @@ from diffmem.errors import DiffmemError, UserError
 from diffmem.memorization.means import mean_record
 from diffmem.memorization.rates import Rate
 from diffmem.models import EDM
-from diffmem.optimum.gap import Errors, correlations, curve_of, gap_errors, spearman
-from diffmem.optimum.gap_records import GapCurve, Kind, RunGap
+from diffmem.optimum import gap
+from diffmem.optimum.gap import Errors, GapSettings, correlations, curve_of, spearman
+from diffmem.optimum.gap_records import GapCurve, GapInputs, RunGap
 from diffmem.optimum.gaussian import GaussianDenoiser
 from diffmem.optimum.optimum import Optimum
 from diffmem.sampling import SamplerConfig, generate, noise_levels
-from diffmem.training.loss import loss_weight
 
 SHAPE = (1, 3, 3)
 SIGMAS = [0.05, 0.5, 1.0, 2.0, 20.0]
@@ -30,6 +30,10 @@ def image_set(count, seed=0, shape=SHAPE, labels=None):
 
 IMAGES, HELDOUT = image_set(12), image_set(40, seed=1)
 OPTIMUM, GAUSSIAN = Optimum(IMAGES), GaussianDenoiser.from_images(IMAGES)
+
+
+def gap_errors(denoiser, optimum, gaussian, images, labels=None, **settings):
+    return gap.gap_errors(denoiser, optimum, gaussian, images, GapSettings(**settings), labels)
 
 
 class Changed:
@@ -55,7 +59,7 @@ class Between(Changed):
         return self.share * GAUSSIAN(x, sigma) + (1 - self.share) * OPTIMUM(x, sigma)
 
 
-@pytest.mark.parametrize("images", [IMAGES, HELDOUT, None], ids=get_args(Kind))
+@pytest.mark.parametrize("images", [IMAGES, HELDOUT, None], ids=get_args(GapInputs))
 def test_the_optimum_has_no_gap_and_the_gaussian_none_to_the_gaussian(images):
     found = gap_errors(OPTIMUM, OPTIMUM, GAUSSIAN, images, sigmas=SIGMAS, samples=20)
     assert not found.to_optimum.any()
@@ -179,7 +183,7 @@ OPTIMUM_OF_OTHERS = Optimum(image_set(12, labels=np.arange(12) // 4), conditiona
 
 def test_the_weight_is_that_of_the_training_loss():
     found = gap_errors(GAUSSIAN, OPTIMUM, GAUSSIAN, IMAGES, sigmas=[0.5, 1.0], samples=4)
-    curve = curve_of("training", found, lambda sigma: loss_weight(EDM(), sigma))
+    curve = curve_of("training", found, EDM().loss_weight)
     assert [point.weight for point in curve.points] == pytest.approx(
         [(0.5**2 + 0.25) / 0.0625, (1 + 0.25) / 0.25]
     )

@@ -147,8 +147,10 @@ def test_low_noise_looks_closely_at_few_images():
     pixels = random_pixels(2000)
     optimum = Optimum(image_set(pixels))
     seen = []
-    scores = optimum._scores
-    optimum._scores = lambda batch, rows, norms: seen.append(len(rows)) or scores(batch, rows, norms)
+    scores = optimum.references._scores
+    optimum.references._scores = lambda batch, rows, norms: (
+        seen.append(len(rows)) or scores(batch, rows, norms)
+    )
     optimum(noisy(pixels, 0.1, 8), 0.1)
     assert 8 <= sum(seen) <= 32
     seen.clear()

@@ -17,10 +17,10 @@ NOTHING = torch.zeros(SIZE).double()
 
 
 def placed(tracked, w, error=0.0):
-    products = tracked.room(SIZE)
+    products = tracked.buffer(SIZE)
     torch.mm(Q, 2 * w.T, out=products)
     products += error
-    tracked.place(
+    tracked.append(
         Known(w, products, torch.full((SIZE,), abs(error) / float(LENGTHS.min())).double(), NOTHING)
     )
 
@@ -28,14 +28,14 @@ def placed(tracked, w, error=0.0):
 def moved(tracked, w, mean, spoil=0.0, move=True):
     """Take one step; return the products of the new points."""
     step = tracked.step(w, mean)
-    products = tracked.room(SIZE)
+    products = tracked.buffer(SIZE)
     change = 2 * Q @ step.change.T + spoil
     tracked.combine(step, slice(0, COUNT), change, products, move=move)
     fixed = torch.full((SIZE,), abs(spoil) / float(LENGTHS.min())).double()
     if move:
         tracked.move(step.mean, fixed)
     errors = step.fixed + step.share * fixed, step.rising
-    tracked.place(Known(w, products, *errors))
+    tracked.append(Known(w, products, *errors))
     return step, products, errors
 
 
@@ -105,7 +105,7 @@ def test_only_two_points_are_kept_and_memory_goes_round():
     seen = set()
     for seed in range(6):
         placed(tracked, vectors(seed))
-        seen.add(tracked.room(SIZE).data_ptr())
+        seen.add(tracked.buffer(SIZE).data_ptr())
     assert not tracked.is_empty
     assert len(seen) == 3
 

@@ -9,7 +9,8 @@ from PIL import Image
 from reports_study import make_gallery
 
 from diffmem.errors import UserError
-from diffmem.reports.gallery import Gallery, gallery_figure
+from diffmem.memorization.examples import Example
+from diffmem.reports.gallery import gallery_figure, gallery_text
 
 
 def text_of(figure):
@@ -23,7 +24,7 @@ def pixels_of(figure):
 
 
 def test_copies_are_marked_by_a_word_and_a_frame_each(gallery):
-    figure = gallery.figure()
+    figure = gallery_figure(gallery)
     copies = sum(ratio < 1 / 3 for ratio in gallery.ratios)
     assert copies == 3
     assert sum("copy" in word for word in text_of(figure)) == copies
@@ -33,34 +34,33 @@ def test_copies_are_marked_by_a_word_and_a_frame_each(gallery):
 def test_a_ratio_at_the_threshold_is_no_copy():
     gallery = replace(make_gallery(2), ratios=[1 / 3, float("nan")])
     assert gallery.copies == [False, False]
-    assert "–" in text_of(gallery.figure())
-    assert "no ratio" in gallery.alt
+    assert "–" in text_of(gallery_figure(gallery))
+    assert "no ratio" in gallery_text(gallery)
 
 
 def test_every_ratio_is_below_its_column(gallery):
-    words = "\n".join(text_of(gallery.figure()))
+    words = "\n".join(text_of(gallery_figure(gallery)))
     for ratio in gallery.ratios:
         assert f"{ratio:.2f}" in words
 
 
 def test_the_reader_is_told_that_nothing_was_selected(gallery):
-    assert gallery.caption.startswith("First 8 seeds, not selected.")
-    assert gallery.figure().get_supxlabel() == gallery.caption
+    caption = gallery_figure(gallery).get_supxlabel()
+    assert caption.startswith("First 8 seeds, not selected.")
+    assert "below 1/3 is a copy" in caption
 
 
 @pytest.mark.parametrize(("channels", "side", "n"), [(1, 8, 8), (3, 32, 8), (3, 16, 1), (1, 28, 16)])
 def test_grey_and_colour_images_of_any_size_are_drawn(channels, side, n):
     gallery = make_gallery(n, channels, side)
-    figure = gallery_figure(
-        gallery.title, gallery.generated, gallery.nearest, gallery.second, gallery.ratios, gallery.threshold
-    )
+    figure = gallery_figure(gallery)
     assert len(figure.axes[0].images) == 3 * n
     assert all(image.get_interpolation() == "nearest" for image in figure.axes[0].images)
 
 
 def test_pixels_are_drawn_with_their_own_grey_levels_without_smoothing():
     image = np.array([[0, 60], [120, 255]], dtype=np.uint8)[None, None]
-    picture = pixels_of(Gallery("x", image, image, image, [0.9], 1 / 3).figure())
+    picture = pixels_of(gallery_figure(Example("x", image, image, image, np.array([0.9]), 1 / 3)))
     squares = [(picture == level).all(axis=2).sum() for level in (60, 120)]
     assert min(squares) > 1000
     assert abs(squares[0] - squares[1]) < 0.1 * squares[0]
@@ -68,13 +68,13 @@ def test_pixels_are_drawn_with_their_own_grey_levels_without_smoothing():
 
 def test_a_hostile_title_is_drawn_as_it_is():
     title = r"$\undefined{ <b>"
-    figure = make_gallery(title=title).figure()
+    figure = gallery_figure(make_gallery(title=title))
     assert pixels_of(figure).std() > 0
 
 
 @pytest.mark.parametrize("n", [1, 3, 8, 16])
 def test_the_title_and_the_caption_stay_inside_the_picture(n):
-    figure = make_gallery(n, title="A long title " * 12).figure()
+    figure = gallery_figure(make_gallery(n, title="A long title " * 12))
     figure.canvas.draw()
     for text in figure.texts:
         box = text.get_window_extent()
@@ -85,8 +85,8 @@ def test_the_title_and_the_caption_stay_inside_the_picture(n):
 
 
 def test_alternative_text_counts_the_copies(gallery):
-    assert "8 generated images" in gallery.alt
-    assert "3 are copies" in gallery.alt
+    assert "8 generated images" in gallery_text(gallery)
+    assert "3 are copies" in gallery_text(gallery)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from diffmem.data import ImageSet, open_images
 from diffmem.errors import DiffmemError, UserError
 from diffmem.runs import gap_run
 from diffmem.runs.gap_run import GapSettings, heldout_of, measure_gap, stored_rmem
-from diffmem.runs.run_folder import open_run, snapshots_of
+from diffmem.runs.opening import open_run, snapshots_of
 from diffmem.sampling import SamplerConfig
 from diffmem.studies.study import Study
 

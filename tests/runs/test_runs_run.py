@@ -11,7 +11,6 @@ from diffmem.memorization.features import open_features
 from diffmem.memorization.frechet import frechet_of_images
 from diffmem.models.config import ModelConfig
 from diffmem.models.weights import read_tensors, write_tensors
-from diffmem.runs import trained
 from diffmem.runs.frechet import stored_frechet
 from diffmem.runs.run import Run
 from diffmem.training import TrainingConfig
@@ -248,7 +247,13 @@ def test_a_run_in_a_folder_of_another_name_is_the_same_run(copied, tmp_path):
     moved = tmp_path / "elsewhere"
     copied.folder.rename(moved)
     there = Run(
-        copied.training_set, copied.heldout, copied.model, copied.training, 0, tmp_path / "store", place=moved
+        copied.training_set,
+        copied.heldout,
+        copied.model,
+        copied.training,
+        0,
+        tmp_path / "store",
+        own_folder=moved,
     )
     assert there.run_id == copied.run_id
     assert there.is_finished(SAMPLING, MEASURE)
@@ -261,15 +266,3 @@ def test_training_sets_that_differ_only_in_labels_are_different_runs(tmp_path):
     labelled = ImageSet(plain.images, np.arange(20) % 2, plain.names)
     runs = [Run(each, None, RECIPE.model, RECIPE.training, 0, tmp_path) for each in (plain, labelled)]
     assert runs[0].run_id != runs[1].run_id
-
-
-def test_the_first_process_decides_for_all(monkeypatch):
-    class Second:
-        is_main = False
-
-        def share(self, value):
-            assert value is False  # what this process has on its disk does not count
-            return True
-
-    monkeypatch.setattr(trained, "world", lambda: Second())
-    assert trained.agreed(lambda: pytest.fail("the second process looked at its disk"))

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parameters import amount, few
 
 from diffmem.studies import emm
-from diffmem.studies.emm import crossing, estimate_emm
+from diffmem.studies.emm import crossing, estimate_emm, non_increasing
 
 # Rates in percent of 10,000 samples, read from the plots of Gu et al. (TMLR 2025), and their crossing of 90% in log N.
 PUBLISHED = {
@@ -44,31 +45,32 @@ def test_the_published_rates_give_the_published_emm(fewer_replicates, published)
 def test_a_rate_linear_in_log_n_crosses_where_the_line_says(log_emm, slope, level):
     sizes = [10, 40, 100, 1000]
     rates = np.array([level - slope * (math.log(size) - log_emm) for size in sizes])
-    assert crossing(sizes, rates, np.ones(4), level) == pytest.approx(math.exp(log_emm), rel=1e-6)
+    assert crossing(sizes, rates, level) == pytest.approx(math.exp(log_emm), rel=1e-6)
 
 
 def test_the_crossing_of_two_points_is_their_geometric_mean_when_the_level_is_halfway():
-    assert crossing([100, 400], np.array([1.0, 0.8]), np.ones(2), 0.9) == pytest.approx(200)
+    assert crossing([100, 400], np.array([1.0, 0.8]), 0.9) == pytest.approx(200)
 
 
 def test_the_crossing_is_at_a_size_whose_rate_is_the_level():
-    assert crossing([10, 20, 40], np.array([1.0, 0.9, 0.2]), np.ones(3), 0.9) == pytest.approx(20)
+    assert crossing([10, 20, 40], np.array([1.0, 0.9, 0.2]), 0.9) == pytest.approx(20)
 
 
 def test_rates_that_rise_are_averaged_by_weight_before_they_are_interpolated():
     # The rates 0.7 (100 samples) and 0.9 (300) pool to 0.85 at both sizes: the line from (10, 1) to (20, 0.85) counts.
-    found = crossing([10, 20, 40, 80], np.array([1.0, 0.7, 0.9, 0.1]), np.array([100.0, 100, 300, 100]), 0.9)
+    fit = non_increasing([1.0, 0.7, 0.9, 0.1], np.array([100.0, 100, 300, 100]))
+    found = crossing([10, 20, 40, 80], fit, 0.9)
     assert found == pytest.approx(10 * 2 ** (0.1 / 0.15))
 
 
 def test_a_curve_above_the_level_has_its_emm_above_the_largest_size():
-    assert crossing([10, 20], np.array([1.0, 0.9]), np.ones(2), 0.9) == math.inf
+    assert crossing([10, 20], np.array([1.0, 0.9]), 0.9) == math.inf
     found = estimate_emm({10: [(100, 100)], 20: [(90, 100)]})
     assert (found.status, found.value, found.low, found.high) == ("above largest", None, None, None)
 
 
 def test_a_curve_below_the_level_has_its_emm_below_the_smallest_size():
-    assert crossing([10, 20], np.array([0.89, 0.1]), np.ones(2), 0.9) == 0
+    assert crossing([10, 20], np.array([0.89, 0.1]), 0.9) == 0
     found = estimate_emm({10: [(89, 100)], 20: [(10, 100)]})
     assert (found.status, found.value, found.low, found.high) == ("below smallest", None, None, None)
 
@@ -161,16 +163,24 @@ def test_a_clear_rise_is_noted_and_a_rise_within_sampling_error_is_not(fewer_rep
     assert "not monotone" not in " ".join(within.notes)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("sizes", "middle", "steepness"),
-    [((16, 32, 64, 96, 192), 80, 3), ((16, 32, 64, 96, 192), 60, 6), ((500, 1000, 2000, 4000), 2200, 2.7)],
+    few(
+        [
+            ((16, 32, 64, 96, 192), 80, 3),
+            ((16, 32, 64, 96, 192), 60, 6),
+            ((500, 1000, 2000, 4000), 2200, 2.7),
+        ],
+        1,
+    ),
 )
 def test_the_interval_covers_the_true_emm_as_often_as_it_claims(monkeypatch, sizes, middle, steepness):
     # E[R_mem] is logistic in log N; what can be estimated is the crossing of its interpolation between the sizes.
     monkeypatch.setattr(emm, "_REPLICATES", 200)
-    simulations, samples = 150, 200
+    simulations, samples = amount(50, 150), 200
     rates = 1 / (1 + (np.array(sizes) / middle) ** steepness)
-    truth = crossing(sizes, rates, np.ones(len(sizes)), 0.9)
+    truth = crossing(sizes, rates, 0.9)
     rng = np.random.default_rng(0)
     covered = 0
     for _ in range(simulations):

@@ -5,6 +5,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from parameters import few, these
 from studies_builders import evaluation_files, forbid, snapshots, table, tiny_recipe
 
 from diffmem.data import ImageSet, open_images, write_images
@@ -153,7 +154,7 @@ def test_two_workers_find_what_one_finds(tmp_path, finished):
     assert (found, warnings) == (finished[1], [])
 
 
-@pytest.mark.parametrize("calls", [1, 3, 6, 10])
+@pytest.mark.parametrize("calls", these([1, 3, 6, 10], 6))
 def test_a_study_that_is_stopped_and_begun_again_gives_the_undisturbed_table(tmp_path, finished, calls):
     told = []
 
@@ -167,6 +168,7 @@ def test_a_study_that_is_stopped_and_begun_again_gives_the_undisturbed_table(tmp
     assert again(tmp_path) == (finished[1], [])
 
 
+@pytest.mark.slow
 def test_a_parent_that_is_stopped_lets_its_workers_save(tmp_path, finished):
     def stop(done, total, note=""):
         raise KeyboardInterrupt
@@ -184,7 +186,7 @@ def test_the_progress_ends_with_all_of_the_work(tmp_path):
     assert done == sorted(done)
 
 
-@pytest.mark.parametrize("how", ["cut", "changed", "empty", "text"])
+@pytest.mark.parametrize("how", few(["cut", "changed", "empty", "text"], 2))
 def test_a_damaged_evaluation_is_reported_and_made_anew(copied, monkeypatch, how):
     folder, undisturbed = copied
     forbid(monkeypatch, "training")
@@ -206,7 +208,12 @@ def test_a_lost_evaluation_is_made_anew(copied, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("how", "position"), [("cut", 0), ("changed", 1), ("cut", 2), ("lost", 0), ("lost", 1), ("lost", 2)]
+    ("how", "position"),
+    these(
+        [("cut", 0), ("changed", 1), ("cut", 2), ("lost", 0), ("lost", 1), ("lost", 2)],
+        ("changed", 1),
+        ("lost", 0),
+    ),
 )
 def test_a_bad_snapshot_is_trained_again_where_it_is_needed(copied, position, how):
     folder, undisturbed = copied

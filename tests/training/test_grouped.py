@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from parameters import these
 from training_builders import LABELS, MODEL, SHORT, tensors
 
 from diffmem.distributed import World
@@ -66,14 +67,22 @@ def assert_grouped_is_separate(make, steps=8, count=3):
 
 # Adam would turn the rounding of a gradient that is almost zero, of which ADM starts with many, into a step of full length.
 @pytest.mark.parametrize(
-    ("model", "classes"), [("ddpmpp", 3), ("ddpmpp", 0), ("ncsnpp", 3), ("adm", 3), ("masked", 0)]
+    ("model", "classes"),
+    these(
+        [("ddpmpp", 3), ("ddpmpp", 0), ("ncsnpp", 3), ("adm", 3), ("masked", 0)],
+        ("ncsnpp", 3),
+        ("adm", 3),
+        ("masked", 0),
+    ),
 )
 def test_members_become_what_they_become_alone(model, classes):
     assert_grouped_is_separate(lambda number: member(number, MODELS[model], classes=classes, optimizer="sgd"))
 
 
 # Attention does not see the bias of its keys: its gradient is rounding, which Adam's own kind of decay would make grow.
-@pytest.mark.parametrize(("optimizer", "decay"), [("adam", 0.0), ("adamw", 0.01), ("sgd", 0.01)])
+@pytest.mark.parametrize(
+    ("optimizer", "decay"), these([("adam", 0.0), ("adamw", 0.01), ("sgd", 0.01)], ("adamw", 0.01))
+)
 def test_members_of_several_sizes_follow_their_own_schedules(optimizer, decay):
     def make(number):
         return member(number, size=(3, 6, 5)[number], optimizer=optimizer, weight_decay=decay, warmup=8)

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_builders import MODEL, SHORT, results, snapshots, tensors, trainer
+from parameters import these
+from training_builders import MODEL, SHORT, results, snapshots, tensors, train, trainer
 
 import diffmem
 from diffmem.errors import DiffmemError, UserError
 from diffmem.models.weights import load_denoiser, write_tensors
-from diffmem.training import EmaConfig, EvaluationConfig, loop, train
+from diffmem.training import EmaConfig, EvaluationConfig, loop
 from diffmem.training.loop import STATE_FILE, snapshot_path
 from diffmem.training.schedule import evaluation_images, learning_rate
 
@@ -108,7 +109,10 @@ def test_a_finished_run_repeats_only_its_last_measurement(tmp_path, undisturbed)
     assert called == [POINTS[-1]]
 
 
-@pytest.mark.parametrize(("kind", "call"), [(signal.SIGINT, 1), (signal.SIGTERM, 17), (signal.SIGINT, 29)])
+@pytest.mark.parametrize(
+    ("kind", "call"),
+    these([(signal.SIGINT, 1), (signal.SIGTERM, 17), (signal.SIGINT, 29)], (signal.SIGTERM, 17)),
+)
 def test_a_stop_between_snapshots_loses_nothing(tmp_path, undisturbed, kind, call):
     told = []
 
@@ -126,7 +130,7 @@ def test_a_stop_between_snapshots_loses_nothing(tmp_path, undisturbed, kind, cal
     assert resumed[0] == told[-1] + 4  # it went on, and did not start again
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", these([signal.SIGINT, signal.SIGTERM], signal.SIGINT))
 def test_a_stop_during_a_measurement_takes_effect_at_once_and_the_measurement_is_repeated(
     tmp_path, undisturbed, kind
 ):
@@ -156,11 +160,11 @@ def test_an_error_in_a_measurement_loses_no_training(tmp_path, undisturbed):
 CHILD = """
 import sys
 from pathlib import Path
-from training_builders import MODEL, trainer
+from training_builders import MODEL, train, trainer
 from diffmem.training import loop
 loop._SECONDS_BETWEEN_STATES = 0.0  # a state after each step, so that the end may fall into the writing of one
 told = lambda current: print("measured", current.seen, flush=True)
-loop.train(trainer(), MODEL, Path(sys.argv[1]), "tag", on_snapshot=told, progress=lambda *_: __import__("time").sleep(0.02))
+train(trainer(), MODEL, Path(sys.argv[1]), "tag", on_snapshot=told, progress=lambda *_: __import__("time").sleep(0.02))
 """
 
 
@@ -211,7 +215,7 @@ def empty(path):
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, empty])
+@pytest.mark.parametrize("damage", these([truncate, flip, empty], flip))
 def test_a_damaged_state_is_reported_and_training_starts_again_to_the_same_end(tmp_path, undisturbed, damage):
     finish(tmp_path)
     damage(tmp_path / STATE_FILE)
@@ -242,7 +246,14 @@ def test_the_state_of_another_architecture_is_refused(tmp_path):
         train(trainer(), MODEL, tmp_path, "tag")
 
 
-@pytest.mark.parametrize("tail", ['{"images_seen": 4', "[]\n", "{}\n", "null\n", '{"images_seen": 100000}\n'])
+@pytest.mark.parametrize(
+    "tail",
+    these(
+        ['{"images_seen": 4', "[]\n", "{}\n", "null\n", '{"images_seen": 100000}\n'],
+        '{"images_seen": 4',
+        '{"images_seen": 100000}\n',
+    ),
+)
 def test_a_spoilt_end_of_the_metrics_is_dropped(tmp_path, undisturbed, tail):
     def stop(current):
         os.kill(os.getpid(), signal.SIGINT)

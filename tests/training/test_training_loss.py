@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from diffmem.models.preconditioning import EDM, VE, VP
-from diffmem.training.loss import denoising_loss, draw_noise_levels, loss_weight
+from diffmem.training.loss import denoising_loss
 
 KINDS = pytest.mark.parametrize("kind", [VP(), VE(), EDM()], ids=["vp", "ve", "edm"])
 # The largest distance of two distribution functions that n samples of the same one exceed once in 10,000 times.
@@ -22,7 +22,7 @@ def levels(kind, **more):
     generator = torch.Generator().manual_seed(0)
     uniform = torch.rand(SAMPLES, generator=generator)
     normal = torch.randn(SAMPLES, generator=generator)
-    return draw_noise_levels(kind, uniform, normal, **more).double().numpy()
+    return kind.noise_levels(uniform, normal, **more).double().numpy()
 
 
 def test_vp_draws_its_time_uniformly_from_1e_5_to_1():
@@ -32,7 +32,7 @@ def test_vp_draws_its_time_uniformly_from_1e_5_to_1():
 
 
 def test_vp_covers_its_range_of_noise_from_the_first_uniform_number_to_the_last():
-    ends = draw_noise_levels(VP(), torch.tensor([0.0, 1.0]), torch.zeros(2)).tolist()
+    ends = VP().noise_levels(torch.tensor([0.0, 1.0]), torch.zeros(2)).tolist()
     assert ends == pytest.approx(
         [
             math.sqrt(math.expm1(19.9 / 2 + 0.1)),
@@ -46,7 +46,7 @@ def test_ve_draws_noise_levels_log_uniformly_from_0_02_to_100():
     logarithm = np.log(levels(VE()))
     span = stats.uniform(math.log(0.02), math.log(100 / 0.02))
     assert stats.kstest(logarithm, span.cdf).statistic < ALLOWED
-    ends = draw_noise_levels(VE(), torch.tensor([0.0, 0.5, 1.0]), torch.zeros(3)).tolist()
+    ends = VE().noise_levels(torch.tensor([0.0, 0.5, 1.0]), torch.zeros(3)).tolist()
     assert ends == pytest.approx([0.02, math.sqrt(2), 100], rel=1e-5)
 
 
@@ -65,8 +65,8 @@ def test_edm_defaults_are_those_of_karras_et_al():
 def test_weights_are_those_of_karras_et_al_table_1():
     sigma = torch.tensor([0.02, 0.5, 1.0, 80.0], dtype=torch.float64)
     for kind in (VP(), VE()):
-        torch.testing.assert_close(loss_weight(kind, sigma), 1 / sigma**2)
-    torch.testing.assert_close(loss_weight(EDM(), sigma), 1 / sigma**2 + 1 / 0.5**2)
+        torch.testing.assert_close(kind.loss_weight(sigma), 1 / sigma**2)
+    torch.testing.assert_close(EDM().loss_weight(sigma), 1 / sigma**2 + 1 / 0.5**2)
 
 
 @KINDS
@@ -101,7 +101,7 @@ def test_a_denoiser_sees_the_image_plus_sigma_times_the_noise_with_its_label(kin
 def test_the_exact_denoiser_of_a_single_image_has_no_loss(kind):
     image = torch.rand(1, 3, 4, 4) * 2 - 1
     batch = image.expand(16, -1, -1, -1)
-    sigma = draw_noise_levels(kind, torch.rand(16), torch.randn(16))
+    sigma = kind.noise_levels(torch.rand(16), torch.randn(16))
 
     def exact(x, level, labels):
         return batch  # the only image that any noisy one can come from

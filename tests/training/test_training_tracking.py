@@ -6,10 +6,9 @@ import json
 import sys
 
 import pytest
-from training_builders import MODEL, trainer
+from training_builders import MODEL, train, trainer
 
 from diffmem.errors import UserError
-from diffmem.training import train
 from diffmem.training.tracking import require_tensorboard, write_tensorboard
 
 

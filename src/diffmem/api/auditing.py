@@ -105,7 +105,7 @@ def audit(
     Raises:
         UserError: Images or the model cannot be read, or do not go together.
     """
-    place, given = choose_device(device), dict(readings or {})
+    device, given = choose_device(device), dict(readings or {})
     sets = {"training": training, "heldout": heldout, "samples": samples}
     sources = {
         role: str(one) for role, one in {**sets, "model": model}.items() if isinstance(one, str | Path)
@@ -116,15 +116,15 @@ def audit(
     if isinstance(options.get("canaries"), str | Path):
         options["canaries"] = CanarySet.load(Path(options["canaries"]))
     options["features"] = [
-        open_feature_space(one, place) if isinstance(one, str) else one
+        open_feature_space(one, device) if isinstance(one, str) else one
         for one in options.get("features") or []
     ]
-    opened = None if model is None else as_model(model, place, allow_pickle=allow_pickle)
+    opened = None if model is None else as_model(model, device, allow_pickle=allow_pickle)
     read = {role: None if one is None else as_images(one, given.get(role)) for role, one in sets.items()}
     names = options.keys() & {field.name for field in fields(AuditOptions)}
     settings = replace(options.pop("options", AuditOptions()), **{name: options.pop(name) for name in names})
     request = AuditRequest(
-        training=read["training"], samples=read["samples"], heldout=read["heldout"], model=opened, sources=sources, device=place,
+        training=read["training"], samples=read["samples"], heldout=read["heldout"], model=opened, sources=sources, device=device,
         options=settings, **options,
     )  # fmt: skip
     if request.training is not None and "training" in sources:

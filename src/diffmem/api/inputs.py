@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from diffmem.data import ImageSet, Reading, open_images
 from diffmem.data.names import NumberedNames
 from diffmem.errors import UserError
-from diffmem.models import Denoiser, OpenedModel, open_model
+from diffmem.models import Denoiser, open_model
 from diffmem.progress import show_progress
 
 __all__ = ["Images", "Model", "as_images", "as_model"]
@@ -18,7 +18,7 @@ __all__ = ["Images", "Model", "as_images", "as_model"]
 Images = ImageSet | NDArray[np.uint8] | str | Path
 """A set, an array uint8 (N, C, H, W), or anything that `open_images` reads."""
 
-Model = Denoiser | OpenedModel | str | Path
+Model = Denoiser | str | Path
 """A denoiser, or anything that `open_model` reads."""
 
 
@@ -45,8 +45,8 @@ def as_images(images: Images, reading: Reading | None = None) -> ImageSet:
     return ImageSet(images, None, NumberedNames("array", range(len(images))), None, ("given as an array",))
 
 
-def as_model(model: Model, device: str, *, allow_pickle: bool = False) -> OpenedModel:
-    """Return a model with its origin, opened if it is named.
+def as_model(model: Model, device: str, *, allow_pickle: bool = False) -> Denoiser:
+    """Return a model, opened if it is named.
 
     Args:
         model: See `Model`. A denoiser computes where it is.
@@ -56,8 +56,6 @@ def as_model(model: Model, device: str, *, allow_pickle: bool = False) -> Opened
     Raises:
         UserError: The model cannot be read.
     """
-    if isinstance(model, OpenedModel):
-        return model
     if isinstance(model, str | Path):
-        return open_model(model, device, allow_pickle=allow_pickle)
-    return OpenedModel.of(model, type(model).__name__)
+        return open_model(model, device=device, allow_pickle=allow_pickle)
+    return model

@@ -13,16 +13,17 @@ from diffmem.data import ImageSet
 from diffmem.distributed import world
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
-from diffmem.files import write_json
+from diffmem.files import write_bytes, write_json
 from diffmem.memorization import Measurement, Neighbours, Rate, RatioRule, protocol_id
 from diffmem.memorization import measure as measure_images
+from diffmem.memorization.examples import Example
 from diffmem.memorization.features import open_features
 from diffmem.progress import part_of, show_progress
-from diffmem.reports.figures import save_figure
 from diffmem.reports.gallery import gallery_figure
+from diffmem.reports.html import png_bytes
+from diffmem.runs.opening import open_run, remember_data, snapshots_of
 from diffmem.runs.recipe import MeasureConfig
 from diffmem.runs.records import RunRecord
-from diffmem.runs.run_folder import open_run, remember_data, snapshots_of
 from diffmem.sampling import SamplerConfig
 from diffmem.text import html_table
 
@@ -120,15 +121,15 @@ class Measured:
         path = _with_ending(Path(out), ".png")
         worst = np.argsort(self.numbers.ratio, kind="stable")[:_SHOWN]
         pairs = self.neighbours.indices[worst]
-        figure = gallery_figure(
+        shown = Example(
             "The samples of smallest ratio",
             self.samples.images[worst],
             self.training.images[pairs[:, 0]],
             self.training.images[pairs[:, 1]],
-            self.numbers.ratio[worst].tolist(),
+            self.numbers.ratio[worst],
             self.threshold,
         )
-        save_figure(figure, path)
+        write_bytes(path, png_bytes(gallery_figure(shown)))
         return path
 
 
@@ -160,13 +161,13 @@ def measure(
     Raises:
         UserError: Images cannot be read, differ in shape, or are too few.
     """
-    place, rule = choose_device(device), RatioRule(threshold)
+    device, rule = choose_device(device), RatioRule(threshold)
     made, images = as_images(samples), as_images(training)
     fresh = None if heldout is None else as_images(heldout)
     with show_progress("Measuring") as progress:
         found = measure_images(
             made.images, images.images, heldout=None if fresh is None else fresh.images, criterion=rule,
-            index=None if index is None else Path(index), device=place, progress=progress,
+            index=None if index is None else Path(index), device=device, progress=progress,
         )  # fmt: skip
     return Measured(found, threshold, made, images, fresh)
 
@@ -226,14 +227,14 @@ def measure_run(
     Raises:
         UserError: An argument is wrong, or the folder is not that of a run.
     """
-    place, where, here = choose_device(device), Path(folder), world()
+    device, where, here = choose_device(device), Path(folder), world()
     sampling, chosen = sampler or SamplerConfig(), config or MeasureConfig()
     if not where.is_dir():
         raise UserError(
             f"There is no folder {where}; name the folder of a run, made by diffmem train or a study."
         )
     points = here.broadcast(snapshots_of(where, warn) if here.is_main else [])
-    features = None if chosen.frechet is None else open_features(chosen.frechet, place)
+    features = None if chosen.frechet is None else open_features(chosen.frechet, device)
     fresh = None if heldout is None else as_images(heldout)
     with show_progress("Reading images") as progress:
         run = open_run(where, None if training is None else str(training), fresh, progress)
@@ -247,8 +248,8 @@ def measure_run(
     with show_progress("Measuring") as progress:
         for number, seen in enumerate(points):
             part = part_of(progress, number / len(points), 1 / len(points))
-            run.evaluate(seen, sampling, chosen.samples, features, device=place, progress=part, warn=warn)
-        run.measure_null(device=place, warn=warn)
+            run.evaluate(seen, sampling, chosen.samples, features, device=device, progress=part, warn=warn)
+        run.measure_null(device=device, warn=warn)
     details: dict[str, object] = {
         "protocol": protocol_id(RatioRule(chosen.threshold)),
         "sampling": sampling.describe(),

@@ -11,7 +11,7 @@ from diffmem.distributed import world
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
 from diffmem.folder_lock import locked_folder
-from diffmem.models import OpenedModel
+from diffmem.models import Denoiser, origin_of
 from diffmem.progress import show_progress
 from diffmem.sampling import GeneratedImages, SamplerConfig, discard_shards, generate_resumable
 from diffmem.sampling import generate as generate_in_memory
@@ -60,22 +60,22 @@ def generate(
     if file is not None:
         check_samples_file(file)
     config = sampler or SamplerConfig()
-    opened = as_model(model, choose_device(device))
-    wanted = None if opened.denoiser.num_labels == 0 and labels == "random" else labels
+    denoiser = as_model(model, choose_device(device))
+    wanted = None if denoiser.num_labels == 0 and labels == "random" else labels
     if file is None:
         with show_progress("Generating") as progress:
             made = generate_in_memory(
-                opened.denoiser, seeds, config, labels=wanted, batch_size=batch_size, progress=progress
+                denoiser, seeds, config, labels=wanted, batch_size=batch_size, progress=progress
             )
-        return _image_set(made, seeds, opened, config)
+        return _image_set(made, seeds, denoiser, config)
     shards = file.with_name(file.name + ".shards")
-    tag = f"{opened.digest} {config.model_dump_json()} {labels}"
+    tag = f"{origin_of(denoiser).digest} {config.model_dump_json()} {labels}"
     with locked_folder(shards, "name another file to write"):
         with show_progress("Generating") as progress:
             made = generate_resumable(
-                opened.denoiser, seeds, config, shards, tag, labels=wanted, batch_size=batch_size, progress=progress
+                denoiser, seeds, config, shards, tag, labels=wanted, batch_size=batch_size, progress=progress
             )  # fmt: skip
-        images = _image_set(made, seeds, opened, config)
+        images = _image_set(made, seeds, denoiser, config)
         if world().is_main:
             write_images(images, file)
         world().wait()
@@ -84,9 +84,13 @@ def generate(
 
 
 def _image_set(
-    made: GeneratedImages, seeds: Sequence[int], opened: OpenedModel, config: SamplerConfig
+    made: GeneratedImages, seeds: Sequence[int], denoiser: Denoiser, config: SamplerConfig
 ) -> ImageSet:
     names = tuple(f"seed{seed:09d}" for seed in seeds)
     return ImageSet(
-        made.images, made.labels, names, None, (f"generated from {opened.name}", config.describe())
+        made.images,
+        made.labels,
+        names,
+        None,
+        (f"generated from {origin_of(denoiser).name}", config.describe()),
     )

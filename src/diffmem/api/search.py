@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffmem.api.inputs import as_images
 from diffmem.console import rendered, warn
 from diffmem.data import ImageSet
 from diffmem.distributed import world
@@ -17,13 +16,13 @@ from diffmem.progress import show_progress
 from diffmem.reports.folder import ReportPaths
 from diffmem.settings import validated
 from diffmem.studies.records import EmmRecord
-from diffmem.studies.search.driver import carry_out_search
+from diffmem.studies.search.driver import run_search as search_sizes
 from diffmem.studies.search.recipe import SearchRecipe
 from diffmem.studies.search.records import SearchResult
 from diffmem.studies.search.report.galleries import write_search
 from diffmem.studies.search.report.tables import search_table
 from diffmem.studies.search.report.text import level_emm
-from diffmem.studies.search.study import SearchStudy, open_search, place_of
+from diffmem.studies.search.study import SearchStudy, open_search, store_of
 from diffmem.studies.study import stored_set
 from diffmem.text import html_table
 
@@ -69,7 +68,7 @@ class EmmSearch:
 
 
 def find_emm(
-    data: str | Path | ImageSet,
+    source: str | Path | ImageSet,
     sizes: Sequence[int],
     *,
     levels: Mapping[str, Mapping[str, Any]] | None = None,
@@ -83,7 +82,7 @@ def find_emm(
     never done again: after an interruption, the same call goes on.
 
     Args:
-        data: Where training sets are drawn from: anything that `open_images` reads, or a set.
+        source: Where training sets are drawn from: anything that `open_images` reads, or a set.
         sizes: The smallest and the largest size that may be trained.
         levels: Level -> the settings that it changes, dotted key: value, for example {"16": {"data.resolution": 16}}.
         out: Folder of the study: its runs, data and report.
@@ -97,12 +96,12 @@ def find_emm(
         KeyboardInterrupt: A stop was requested; everything is saved.
     """
     folder = Path(out)
-    source = stored_set(folder, as_images(data), "source") if isinstance(data, ImageSet) else data
+    path = stored_set(folder, source, "source") if isinstance(source, ImageSet) else source
     values = {
         name: value.model_dump(mode="json", exclude_unset=True) if hasattr(value, "model_dump") else value
         for name, value in settings.items()
     }
-    values["data"] = {**values.get("data", {}), "source": str(source)}
+    values["data"] = {**values.get("data", {}), "source": str(path)}
     values["sizes"] = tuple(sizes)
     if levels is not None:
         values["levels"] = {str(name): dict(changes) for name, changes in levels.items()}
@@ -130,7 +129,7 @@ def run_search(
     """
     found = prepared_search(recipe, out, store=store, device=device)
     with show_progress(recipe.title) as progress:
-        carry_out_search(found.study, device=found.device, progress=progress, warn=warn)
+        search_sizes(found.study, device=found.device, progress=progress, warn=warn)
     return EmmSearch(found.study, found.device)
 
 
@@ -140,12 +139,12 @@ def prepared_search(
     """Return a search before it begins; arguments and errors are those of `run_search`."""
     # On a login node there is no GPU; where the jobs run is what counts.
     if recipe.executor.kind in ("inline", "local"):
-        place = choose_device(device)
+        device = choose_device(device)
     else:
-        place = device or recipe.executor.device or choose_device(None)
+        device = device or recipe.executor.device or choose_device(None)
     with show_progress("Reading images") as progress:
-        study = SearchStudy(recipe.with_whole_paths(), out, store or place_of(out), progress)
-    return EmmSearch(study, place)
+        study = SearchStudy(recipe.with_whole_paths(), out, store or store_of(out), progress)
+    return EmmSearch(study, device)
 
 
 def open_emm(folder: str | Path) -> EmmSearch:

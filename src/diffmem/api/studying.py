@@ -19,7 +19,7 @@ from diffmem.runs.recipe import StudyRecipe
 from diffmem.settings import load_recipe
 from diffmem.studies.records import StudyResult
 from diffmem.studies.report.galleries import write_study
-from diffmem.studies.report.tables import summary_rows, terminal_table
+from diffmem.studies.report.tables import ascending, terminal_table
 from diffmem.studies.study import Study
 from diffmem.text import html_table
 
@@ -50,7 +50,7 @@ class GridStudy:
 
     def _repr_html_(self) -> str:
         return html_table(
-            self.result.title, [(f"N = {row.size}", row.peak) for row in summary_rows(self.result)]
+            self.result.title, [(f"N = {run.size:,}", run.peak.memorized) for run in ascending(self.result)]
         )
 
     def write_report(self) -> ReportPaths:
@@ -82,14 +82,14 @@ def run_study(
     if source.exists():  # so that the report can be drawn again from any folder
         data = recipe.data.model_copy(update={"source": str(source.resolve())})
         recipe = recipe.model_copy(update={"data": data})
-    place = choose_device(device)
+    device = choose_device(device)
     with show_progress("Reading images") as progress:
         study = Study(recipe, folder, progress)
     if world().is_main:
         write_text(folder / _RECIPE, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
     with show_progress(recipe.title) as progress:
-        study.execute(device=place, workers=workers, progress=progress, warn=warn)
-    return GridStudy(study, place)
+        study.execute(device=device, workers=workers, progress=progress, warn=warn)
+    return GridStudy(study, device)
 
 
 def open_study(folder: str | Path) -> GridStudy:
@@ -102,7 +102,9 @@ def open_study(folder: str | Path) -> GridStudy:
     if not (path / _RECIPE).is_file():
         raise UserError(f"{path} is not the folder of a study: it has no {_RECIPE}.")
     study = Study(load_recipe(StudyRecipe, path / _RECIPE), path)
-    missing = study.unfinished()
+    missing = [
+        run for run in study.runs() if not run.is_finished(study.recipe.sampling, study.recipe.measure)
+    ]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(study.runs())} runs are not finished, first that of size"

@@ -15,8 +15,8 @@ from diffmem.environment import choose_device
 from diffmem.errors import UserError
 from diffmem.models import Denoiser, ModelConfig
 from diffmem.progress import show_progress
+from diffmem.runs.opening import remember_data
 from diffmem.runs.run import Run
-from diffmem.runs.run_folder import remember_data
 from diffmem.text import html_table
 from diffmem.training import TrainingConfig
 
@@ -102,7 +102,7 @@ def train(
         DiffmemError: Training diverged, or a file cannot be written.
         KeyboardInterrupt: A stop was requested; the state is saved.
     """
-    place = choose_device(device)
+    device = choose_device(device)
     training_set = as_images(images)
     if conditional and training_set.labels is None:
         raise UserError("The images have no labels; train without conditional.")
@@ -111,7 +111,7 @@ def train(
     run = Run(training_set, None, model or ModelConfig(), training or TrainingConfig(), seed, Path(out))
     report(f"{run.folder}: {len(training_set)} images, {run.model.describe()}; {run.training.describe()}")
     with show_progress("Training") as progress:
-        snapshot = run.fit(device=place, progress=progress, warn=warn)
+        snapshot = run.fit(device=device, progress=progress, warn=warn)
     if not isinstance(images, ImageSet) and isinstance(images, str | Path):
         remember_data(run.folder, str(images))
-    return Trained(run, snapshot, place)
+    return Trained(run, snapshot, device)

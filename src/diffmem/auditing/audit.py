@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +26,7 @@ from diffmem.auditing.spaces import Aligned, align
 from diffmem.auditing.time_estimate import WORTH_TELLING, estimate_comparison, estimate_sampling
 from diffmem.auditing.verdict import limitations, verdict_of, verdict_without_training
 from diffmem.data import ImageSet, fit_images
+from diffmem.data.reading import Fit
 from diffmem.environment import versions
 from diffmem.memorization.plausibility import SampleCheck, check_samples
 from diffmem.progress import NO_PROGRESS, Progress, Stages, parts_of
@@ -235,8 +235,8 @@ def _readings(
     _, height, width = training.shape
     if height != width and samples.shape[1] == samples.shape[2]:
         side = samples.shape[1]
-        fits: dict[Literal["stretch", "pad"], str] = {"stretch": "stretched", "pad": "padded"}
-        for fit, done in fits.items():
+        ways: tuple[tuple[Fit, str], ...] = (("stretch", "stretched"), ("pad", "padded"))
+        for fit, done in ways:
             text = f"training images {done} to {side} x {side} pixels"
             remedy = f"--train-read fit={fit} --train-read resolution={side}"
             fitted = fit_images(training, fit, side, progress)
@@ -251,7 +251,7 @@ def _attack(request: AuditRequest, samples: ImageSet, progress: Progress) -> _At
     exposure = [] if canaries is None else [exposure_of_samples(samples, canaries)]
     if request.model is None:
         return _Attacks(exposure)
-    denoiser, membership, flipd = request.model.denoiser, None, None
+    denoiser, membership, flipd = request.model, None, None
     if request.training is not None:
         membership = infer_membership(
             denoiser, request.training, request.heldout, seed, progress=stages.membership
@@ -267,9 +267,7 @@ def _estimate(request: AuditRequest, report: Callable[[str], None]) -> None:
     """Say how long a long audit will take."""
     parts, options = {}, request.settled
     if request.model is not None:
-        parts["sampling"] = estimate_sampling(
-            request.model.denoiser, request.sampler, options.num, options.batch_size
-        )
+        parts["sampling"] = estimate_sampling(request.model, request.sampler, options.num, options.batch_size)
     if request.training is not None:
         samples = options.num if request.samples is None else len(request.samples)
         parts["comparing"] = estimate_comparison(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffmem.auditing.records import CopyingRecord
 from diffmem.auditing.spaces import Aligned
 from diffmem.errors import UserError
-from diffmem.memorization import copying_test
+from diffmem.memorization import CellConfig, CopyingRecord, copying_test
 from diffmem.progress import NO_PROGRESS, Progress
 
 __all__ = ["copying_record"]
@@ -28,25 +27,12 @@ def copying_record(
         training = training.take(chosen, "drawn for the C_T test")
         notes.append(f"Of {_MOST:,} of the training images, drawn at random.")
     try:
-        found = copying_test(
-            sets["samples"].images, training.images, sets["heldout"].images, seed=seed, device=device,
+        found, _ = copying_test(
+            sets["samples"].images, training.images, sets["heldout"].images, cells=CellConfig(seed=seed), device=device,
             progress=progress,
         )  # fmt: skip
     except UserError as error:
         # Too few images; whatever else is wrong with them was found by the criteria before.
-        notes.append(str(error))
-        return CopyingRecord(
-            protocol=f"{aligned.protocol}/c_t", c_t=None, interval=None, z=None, nearer=None, nearer_interval=None,
-            detectable_share=None, conclusion="cannot tell", notes=notes,
-        )  # fmt: skip
-    return CopyingRecord(
-        protocol=found.name.replace("pixel-l2/uint8", aligned.protocol, 1),
-        c_t=found.value,
-        interval=found.interval,
-        z=found.z,
-        nearer=found.nearer,
-        nearer_interval=found.nearer_interval,
-        detectable_share=found.detectable_share,
-        conclusion=found.conclusion,
-        notes=notes,
-    )
+        return CopyingRecord.nothing(f"{aligned.protocol}/c_t", *notes, str(error))
+    protocol = found.protocol.replace("pixel-l2/uint8", aligned.protocol, 1)
+    return found.model_copy(update={"protocol": protocol, "notes": notes})

@@ -263,7 +263,7 @@ class CopyDetector:
         rule = next(one for one in self.criteria if isinstance(one, Changed))
         found = variant_neighbours(
             images, self.references, rule.count + (own is not None), transforms=self.transforms, device=self.device, progress=progress
-        ).samples  # fmt: skip
+        )  # fmt: skip
         texts = tuple(_variant_text(self.transforms, int(which)) for which in found.variant)
         if own is None:
             return found.neighbours, texts

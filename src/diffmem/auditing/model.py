@@ -14,7 +14,7 @@ from diffmem.auditing.records import MembershipPart, ModelRecord
 from diffmem.auditing.request import AuditOptions
 from diffmem.data import ImageSet, grayscale, resize, rgb
 from diffmem.errors import UserError
-from diffmem.models import Denoiser, OpenedModel
+from diffmem.models import Denoiser, origin_of
 from diffmem.models.denoiser import pixel_shape_of
 from diffmem.progress import NO_PROGRESS, Progress, part_of
 from diffmem.sampling import BrokenModelError, SamplerConfig, generate_resumable
@@ -31,7 +31,7 @@ _ATTACKS: tuple[Attack, ...] = ("loss", "secmi", "pia")
 
 
 def sample(
-    opened: OpenedModel,
+    denoiser: Denoiser,
     config: SamplerConfig,
     options: AuditOptions,
     shards: Path,
@@ -45,10 +45,10 @@ def sample(
         UserError: The model returns values that are not finite.
     """
     seeds = range(options.first_seed, options.first_seed + options.num)
-    tag = f"audit {opened.digest} {config.model_dump_json()}"
+    tag = f"audit {origin_of(denoiser).digest} {config.model_dump_json()}"
     try:
         made = generate_resumable(
-            opened.denoiser, seeds, config, shards, tag, batch_size=options.batch_size, progress=progress
+            denoiser, seeds, config, shards, tag, batch_size=options.batch_size, progress=progress
         )
     except BrokenModelError as error:
         raise UserError(str(error)) from error  # in an audit, the model is the user's input
@@ -57,16 +57,17 @@ def sample(
 
 
 def model_record(
-    opened: OpenedModel, source: str | None, config: SamplerConfig, options: AuditOptions
+    denoiser: Denoiser, source: str | None, config: SamplerConfig, options: AuditOptions
 ) -> ModelRecord:
     """Return the record of a model and its samples."""
+    origin = origin_of(denoiser)
     return ModelRecord(
         source=None if options.private else source,
-        kind=opened.kind,
-        digest=opened.digest,
+        kind=origin.format,
+        digest=origin.digest,
         sampling=config.describe(),
         seeds=(options.first_seed, options.first_seed + options.num - 1),
-        notes=list(opened.notes),
+        notes=list(origin.notes),
     )
 
 

@@ -41,7 +41,7 @@ def notes_of(request: AuditRequest, aligned: Aligned, check: SampleCheckRecord) 
 
 
 def reading_lines(images: ImageSet, private: bool) -> list[str]:
-    """Return what reading did to a set's images, and what it passed over, a sentence each; without names in a private report."""
+    """Return what reading did to a set's images, and what it skipped, a sentence each; without names in a private report."""
     return [
         f"{one.count:,} of {one.total:,} files: {one.key}, {one.choice}."
         if private

@@ -13,6 +13,7 @@ from diffmem.attacks.exposure import ExposureRecord
 from diffmem.attacks.flipd_record import FlipdRecord
 from diffmem.attacks.membership import MembershipRecord
 from diffmem.errors import UserError
+from diffmem.memorization.copying import CopyingRecord
 from diffmem.memorization.plausibility import SampleCheckRecord
 from diffmem.memorization.rates import Rate
 from diffmem.memorization.records import Record
@@ -194,24 +195,6 @@ class CriterionRecord(Record):
     def strongest(self) -> ChanceTest | None:
         """The test that finds copies most clearly, or comes nearest to it; none of a supporting criterion."""
         return min(self.tests, key=lambda test: test.p_value / test.level, default=None)
-
-
-class CopyingRecord(Record):
-    """The C_T test: whether samples are nearer to the training images than held-out images are; supporting."""
-
-    protocol: str
-    c_t: float | None
-    interval: tuple[float, float] | None
-    z: float | None = Field(description="C_T in its standard deviations: near N(0, 1) for fresh samples.")
-    nearer: float | None = Field(
-        description="Probability that a sample is nearer to the training images than a held-out image; 0.5 for fresh samples."
-    )
-    nearer_interval: tuple[float, float] | None
-    detectable_share: float | None = Field(
-        description="Share of exact copies that it would find 4 times in 5."
-    )
-    conclusion: Literal["copying", "not shown", "farther", "cannot tell"]
-    notes: list[str] = Field(default_factory=list)
 
 
 class MatchRecord(Record):

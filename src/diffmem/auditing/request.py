@@ -10,7 +10,7 @@ from diffmem.auditing.spaces import FeatureSpace
 from diffmem.data import CanarySet, ImageSet
 from diffmem.errors import UserError
 from diffmem.memorization import Transforms
-from diffmem.models import OpenedModel
+from diffmem.models import Denoiser
 from diffmem.progress import Progress
 from diffmem.sampling import SamplerConfig
 
@@ -101,7 +101,7 @@ class AuditRequest:
     training: ImageSet | None = None
     samples: ImageSet | None = None
     heldout: ImageSet | None = None
-    model: OpenedModel | None = None
+    model: Denoiser | None = None
     canaries: CanarySet | None = None
     other_training: Sequence[OtherTraining] = ()
     options: AuditOptions = field(default_factory=AuditOptions)
@@ -139,7 +139,7 @@ class AuditRequest:
             raise UserError(
                 "Name the training images with --train: samples alone say nothing about what they copy."
             )
-        classes = 0 if self.model is None else self.model.denoiser.num_labels
+        classes = 0 if self.model is None else self.model.num_labels
         if classes and self.canaries is not None and self.canaries.planted_labels is None:
             raise UserError(
                 f"The model has {classes} classes and the canaries have no labels; plant them in a labelled set."

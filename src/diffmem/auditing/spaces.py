@@ -142,7 +142,7 @@ def open_feature_space(text: str, device: str) -> FeatureSpace:
     """Open features such as 'inception' or 'sscd.pt:sscd:0.75': a network, how images are prepared for it, the similarity of a copy.
 
     Args:
-        text: 'inception', or a TorchScript file; then a preparation, see `diffmem.memorization.preparation`; then the similarity above
+        text: 'inception', or a TorchScript file; then a preparation, see `diffmem.memorization.features`; then the similarity above
             which a sample is a copy. Left out, the preparation is 'uint8' and the similarity 0.75, that of SSCD's authors.
         device: Where the network computes.
 

@@ -276,8 +276,8 @@ def _sees(one: CriterionRecord) -> bool:
 
 
 def format_test(test: ChanceTest) -> str:
-    """Return a test in a few words: '13 events beside 0, p = 3e-08'."""
-    return f"{test.events:,} {'event' if test.events == 1 else 'events'} beside {test.others:,}, {format_p(test.p_value)}"
+    """Return a test in a few words: '13 events against 0, p = 3e-08'."""
+    return f"{test.events:,} {'event' if test.events == 1 else 'events'} against {test.others:,}, {format_p(test.p_value)}"
 
 
 def _criterion_text(one: CriterionRecord) -> str:

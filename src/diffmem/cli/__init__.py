@@ -34,7 +34,7 @@ app = App(
 )
 data = App(
     name="data",
-    help="Build an image set, look at one, find its duplicates, or download one.",
+    help="Build an image set, inspect one, find its duplicates, or download one.",
     help_format="plaintext",
 )
 data.command(data_build, name="build")

@@ -41,7 +41,7 @@ def audit(
     """Say whether a model, or a set of its samples, copies training images: copies found, none found, or cannot tell.
 
     Exit codes: 0 none found, 3 copies found, 4 cannot tell; 2 bad input, 1 failure. Interrupt with Ctrl-C: the same
-    command goes on where it stopped.
+    command resumes.
 
     Example: diffmem audit --train cifar10.zip --heldout cifar10-test.zip --samples generated/ --out audit
 
@@ -51,29 +51,29 @@ def audit(
 
     Args:
         train: The whole training set: anything that `diffmem data build` reads. Left out, the model alone is looked at.
-        heldout: Images of the same source that were not trained on: they show what chance does, and membership
+        heldout: Images of the same source that were not trained on: for the null rate, and membership
             inference needs them. Without, training images are held against each other.
         samples: Generated images: a folder, .zip or .npz.
         model: In place of samples: a run's folder or snapshot, an EDM network pickle, or a diffusers folder. Nothing in it
             is executed.
         num: Samples to generate from the model.
         out: Folder for the report: audit.html, audit.json, matches.csv and pictures.
-        self_test: Prove that the audit works: plant copies in known shares among real images (--train, or the
-            bundled digits) and see what is found.
+        self_test: Check that the audit works: mix known fractions of copies into real images (--train, or the
+            bundled digits) and measure what is found.
         transforms: Also find samples that match after changes, joined by +: flip, shift1 to shiftN, brightnessN; for
             example flip+shift2.
         features: Also compare features: inception, or a TorchScript network PATH[:PREPARATION[:THRESHOLD]] with the
             preparation uint8, sscd, sscd-320 or dcr; may be repeated.
-        canaries: File of canaries that `diffmem data build --canaries` wrote: report their exposure.
-        deduplicated: Near-copies were removed from the training set: then its images do not show how often fresh ones come
-            near to them, and only held-out images do. Told by itself where diffmem removed them.
+        canaries: File of canaries written by `diffmem data build --canaries`: report their exposure.
+        deduplicated: Near-copies were removed from the training set: use only held-out images for
+            the null rate. Set by itself where diffmem removed them.
         train_read: How the files of --train become pixels, key=value: alpha=white|black|drop, exif=ignore|apply,
             white=LEVEL, pages=first|all|refuse, fit=crop|stretch|pad with resolution=SIDE, split=FOLDER; may be repeated.
         heldout_read: The same for --heldout.
         samples_read: The same for --samples.
         private: Keep every image and file name out of the report: indices and hashes only.
-        target: Share of copies that a clean audit must exclude at 95% confidence.
-        seed: Of all that is drawn, but the samples.
+        target: Rate of copies that a clean audit must exclude at 95% confidence.
+        seed: Seed of all random choices except the samples.
         first_seed: Seed of the first sample.
         set_: Change a setting of the sampler, key=value, for example steps=40; may be repeated.
         allow_pickle: Read the weights of a diffusers folder from a pickle (.bin) where there are no safetensors.
@@ -84,15 +84,15 @@ def audit(
     from diffmem.environment import choose_device
     from diffmem.folder_lock import locked_folder
 
-    place = choose_device(device)
+    device = choose_device(device)
     if self_test:
         for name, path in (("--heldout", heldout), ("--samples", samples), ("--model", model)):
             if path is not None:
                 raise UserError(
-                    f"{name} does not go with --self-test, which plants copies among the images of --train alone."
+                    f"{name} cannot be combined with --self-test, which uses only the images of --train."
                 )
         with locked_folder(out):
-            failed = _self_test("digits" if train is None else train, transforms, seed, place, out)
+            failed = _self_test("digits" if train is None else train, transforms, seed, device, out)
         if failed:
             raise SystemExit(1)
         return

@@ -78,36 +78,21 @@ def data_build(
             Both are kept in OUT.canaries.npz, for diffmem audit --canaries. Needs --repeats.
         repeats: How often each of the canaries that are put back occurs.
     """
-    from diffmem.data.build import build
+    from diffmem.data.build import BuildConfig, build
     from diffmem.data.canaries import canaries_path, check_canaries, plant_canaries
     from diffmem.data.write import meta_path, write_images
     from diffmem.progress import show_progress
 
-    how = reading.reading(resolution)
+    config = BuildConfig(
+        size=size, resolution=resolution, gray=gray, classes=classes, selection=selection, seed=seed,
+        reading=reading.reading(resolution), synsets=synsets, mix=mix, share=share, mix_classes=mix_classes,
+        mix_synsets=mix_synsets, labels=labels, label_classes=label_classes, duplicate=duplicate, copies=copies,
+    )  # fmt: skip
     check_target((source, mix), out)
     check_canaries(canaries, repeats)
     planted = None
     with show_progress("Building") as progress:
-        images = build(
-            source,
-            size=size,
-            resolution=resolution,
-            gray=gray,
-            classes=classes,
-            selection=selection,
-            seed=seed,
-            reading=how,
-            synsets=synsets,
-            mix=mix,
-            share=share,
-            mix_classes=mix_classes,
-            mix_synsets=mix_synsets,
-            labels=labels,
-            label_classes=label_classes,
-            duplicate=duplicate,
-            copies=copies,
-            progress=progress,
-        )
+        images = build(source, config, progress)
         if canaries is not None and repeats is not None:
             images, planted = plant_canaries(images, canaries, repeats, seed)
             # First: a set whose canaries nobody knows would be of no use.
@@ -161,7 +146,7 @@ def data_info(
 
 
 def data_fetch(name: Literal["cifar10"], *, out: Path | None = None) -> None:
-    """Download a published data set, check it, and go on where an earlier download was cut short.
+    """Download a published data set and check it; an interrupted download is resumed.
 
     Example: diffmem data fetch cifar10
 
@@ -176,8 +161,8 @@ def data_fetch(name: Literal["cifar10"], *, out: Path | None = None) -> None:
     target = out or Path("datasets") / name / download.file
     with show_progress(f"Downloading {download.file}") as progress:
         new = fetch(download, target, progress)
-    told = "downloaded" if new else "is there already and whole, nothing was downloaded"
-    print(f"{target}: {told} ({bytes_text(download.size)}, MD5 {download.md5})")
+    outcome = "downloaded" if new else "is complete already, nothing was downloaded"
+    print(f"{target}: {outcome} ({bytes_text(download.size)}, MD5 {download.md5})")
 
 
 def check_target(sources: tuple[str | None, ...], out: Path) -> None:
@@ -189,22 +174,22 @@ def check_target(sources: tuple[str | None, ...], out: Path) -> None:
     for source in sources:
         if source in (None, "digits"):
             continue
-        place = Path(str(source)).expanduser()
-        if out.exists() and place.exists() and out.samefile(place):
+        path = Path(str(source)).expanduser()
+        if out.exists() and path.exists() and out.samefile(path):
             raise UserError(f"{out} is the source itself; write to another file.")
 
 
 def _canaries_text(planted: CanarySet, path: Path) -> str:
     from diffmem.data.canaries import smallest_p_value
 
-    told = (
-        f"{path}: {len(planted)} canaries that the set holds {planted.repeats} times each and {len(planted)} control images that it must"
-        " not hold; keep this file away from training."
+    text = (
+        f"{path}: {len(planted)} canaries that are in the set {planted.repeats} times each, and {len(planted)} control canaries that"
+        " are not; do not train on this file."
     )
     if len(planted) >= _ENOUGH_CANARIES:
-        return told
+        return text
     return (
-        f"{told} So few hardly show anything: the smallest p-value of their exposure is {smallest_p_value(len(planted)):.2g}; plant"
+        f"{text} So few have little power: the smallest p-value of their exposure is {smallest_p_value(len(planted)):.2g}; plant"
         f" {_ENOUGH_CANARIES} or more."
     )
 

@@ -21,7 +21,7 @@ _CORE = (
 )
 _EXTRAS = {
     "tensorboard": ("tensorboard", "TensorBoard events of training (diffmem train --tensorboard)"),
-    "diffusers": ("diffusers", "models in folders of diffusers (diffmem audit, diffmem generate)"),
+    "diffusers": ("diffusers", "diffusers models (diffmem audit, diffmem generate)"),
     "torch-fidelity": ("fid", "Frechet distances and similarities of Inception features"),
     "parsl": ("cluster", "searches for EMM on a cluster"),
 }

@@ -17,7 +17,7 @@ def data_duplicates(
     out: Path | None = None,
     dedup: Path | None = None,
 ) -> None:
-    """Find groups of exact copies and near-duplicates, and write the set without them if wished.
+    """Find groups of exact copies and near-duplicates, and optionally write the set without them.
 
     Two images are a near pair if they are at most --radius apart; near pairs join images into groups, also through
     others: in a group of three or more, two images can be further apart than the radius. All pairs are found.
@@ -27,7 +27,7 @@ def data_duplicates(
     Args:
         data: The data set: anything that `data build` reads.
         radius: In grey levels RMS per pixel value: 1 is a difference of one grey level everywhere, which is what rounding
-            makes at most; 0 finds exact copies alone. Compression and small retouches need more: look at the gallery.
+            makes at most; 0 finds only exact copies. Compression and small retouches need more: look at the gallery.
         split: Which split of it to read.
         out: Folder for duplicates.json and duplicates.csv (all groups) and duplicates.png (the largest).
         dedup: Also write the set with the first image of each group alone: .zip, .npz or .npy.
@@ -59,11 +59,11 @@ def data_duplicates(
             for path in write_duplicates(data, images, groups, out):
                 print(f"written: {path}")
         if dedup is not None:
-            told = (
+            step = (
                 f"{count_text(groups.removed, 'image', 'images')} removed that repeat an earlier one within "
                 f"{radius_text(radius)}, directly or through others ({count_text(len(groups), 'group', 'groups')})"
             )
-            clean = images.take(groups.kept, told)
+            clean = images.take(groups.distinct, step)
             with show_progress("Writing") as progress:
                 write_images(clean, dedup, progress)
             print(f"{dedup}: {set_text(clean)}, fingerprint {clean.fingerprint[:16]}")

@@ -28,14 +28,14 @@ def gap(
     is compared with both, on noisy training images, on noisy held-out images and
     on the states of its own sampling, and its loss with the least that is possible.
     Writes gap.json and figures, side by side for several runs.
-    Interrupt with Ctrl-C: the same command goes on where it stopped.
+    Interrupt with Ctrl-C: the same command resumes.
 
     Example: diffmem gap runs/0123456789abcdef --heldout cifar10-test.zip
 
     Args:
         runs: Folders of runs, made by `diffmem train` or a study.
-        heldout: Images of the same kind that were not trained on; if none, those that the study of the run kept.
-        train: The training images, if the run's folder does not know where they lie; for a single run.
+        heldout: Images of the same source that were not trained on; by default those that the study of the run kept.
+        train: The training images, if the run's folder does not record their path; for a single run.
         out: Folder to write.
         sigmas: Noise levels for noisy images, such as 0.5,1,2,4; by default those of the sampler.
         samples: Noisy images, and states, at each level.
@@ -54,7 +54,7 @@ def gap(
     from diffmem.optimum.report.gap_write import gap_notes, gap_table, write_gap
     from diffmem.progress import show_progress
     from diffmem.runs.gap_run import GapSettings, measure_gap
-    from diffmem.runs.run_folder import remember_data
+    from diffmem.runs.opening import remember_data
     from diffmem.sampling import SamplerConfig
     from diffmem.settings import load_recipe
 
@@ -69,7 +69,7 @@ def gap(
     levels = parse_sigmas(sigmas)
     sampling = load_recipe(SamplerConfig, None, set_ or [])
     settings = GapSettings(None if levels is None else tuple(levels), samples, sampling, seed)
-    place = choose_device(device)
+    device = choose_device(device)
     with locked_folder(out):
         fresh = None
         if heldout is not None:
@@ -79,7 +79,7 @@ def gap(
         with show_progress("Comparing") as progress:
             for index, folder in enumerate(runs):
 
-                def tell(done: float, total: float, note: str = "", index: int = index) -> None:
+                def on_run(done: float, total: float, note: str = "", index: int = index) -> None:
                     progress(index + done / total, len(runs), f"run {index + 1} of {len(runs)}")
 
                 one = measure_gap(
@@ -88,8 +88,8 @@ def gap(
                     train=train,
                     heldout=fresh,
                     cache=out / "runs",
-                    device=place,
-                    progress=tell,
+                    device=device,
+                    progress=on_run,
                 )
                 if train is not None:
                     remember_data(folder, train)

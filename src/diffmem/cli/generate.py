@@ -9,7 +9,7 @@ from diffmem.cli.common import Settings
 from diffmem.errors import UserError
 
 if TYPE_CHECKING:
-    from diffmem.models import Denoiser, OpenedModel
+    from diffmem.models import Denoiser
 
 __all__ = ["generate"]
 
@@ -27,13 +27,13 @@ def generate(
 ) -> None:
     """Generate images, one per seed; the image of a seed does not depend on the others.
 
-    Interrupt with Ctrl-C: the same command goes on where it stopped.
+    Interrupt with Ctrl-C: the same command resumes.
     Several processes share the work: torchrun --nproc-per-node=8 -m diffmem generate ...
 
     Example: diffmem generate runs/0123456789abcdef samples.npz --seeds 0-999
 
-    The optimum needs no model: it is the closed form that training on DATA
-    would end on, and can only copy it.
+    The optimum needs no model: it is the closed-form minimizer of the training
+    loss on DATA, and can only copy DATA.
 
     Example: diffmem generate --optimum cifar10-1k.zip samples.npz --seeds 0-49999
 
@@ -53,7 +53,7 @@ def generate(
     from diffmem.api.sampling import check_samples_file
     from diffmem.api.sampling import generate as generate_images
     from diffmem.environment import choose_device
-    from diffmem.models import open_model
+    from diffmem.models import open_model, origin_of
     from diffmem.sampling import SamplerConfig, parse_seeds
     from diffmem.settings import load_recipe
 
@@ -65,19 +65,20 @@ def generate(
         raise UserError(f"--labels {labels!r} must be random or the number of a class.")
     if conditional and optimum is None:
         raise UserError("--conditional belongs to --optimum; a trained model knows whether it has classes.")
-    place = choose_device(device)
-    opened = (
-        open_model(model, place)
+    device = choose_device(device)
+    denoiser = (
+        open_model(model, device=device)
         if model is not None
-        else _optimum(str(optimum), conditional, place, workspace)
+        else _optimum(str(optimum), conditional, device, workspace)
     )
     images = generate_images(
-        opened, numbers, sampler=config, labels="random" if labels == "random" else int(labels), batch_size=batch_size, out=out,
+        denoiser, numbers, sampler=config, labels="random" if labels == "random" else int(labels), batch_size=batch_size, out=out,
     )  # fmt: skip
     channels, height, width = images.shape
-    source = opened.path if optimum is None else f"{opened.name} of {optimum}"
+    origin = origin_of(denoiser)
+    source = origin.path if optimum is None else f"{origin.name} of {optimum}"
     print(f"{out}: {len(images)} images of {height}x{width}x{channels} from {source}")
-    _print_evaluations(opened.denoiser)
+    _print_evaluations(denoiser)
 
 
 def _model_and_out(paths: tuple[Path, ...], optimum: str | None) -> tuple[Path | None, Path]:
@@ -104,17 +105,18 @@ def _print_evaluations(denoiser: Denoiser) -> None:
     if tally.asked:
         print(
             f"image evaluations: {tally.computed:,} of the {tally.asked:,} of dense passes"
-            f" ({tally.computed / tally.asked:.1%}); left out: less than {denoiser.tolerance:g} of the weight at every call"
+            f" ({tally.computed / tally.asked:.1%}); skipped: less than {denoiser.tolerance:g} of the weight at every call"
         )
 
 
-def _optimum(data: str, conditional: bool, device: str, workspace: int) -> OpenedModel:
+def _optimum(data: str, conditional: bool, device: str, workspace: int) -> Denoiser:
     """Return the optimum of an image set, named by its content."""
     from diffmem.api.inputs import as_images
-    from diffmem.models import OpenedModel
+    from diffmem.models import Origin
     from diffmem.optimum.optimum import Optimum
 
     images = as_images(data)
     kind = "the conditional optimum" if conditional else "the optimum"
     denoiser = Optimum(images, conditional, device=device, workspace_bytes=workspace * 10**6)
-    return OpenedModel(denoiser, "optimum", f"{kind} of {len(images)} images", f"{kind} {images.fingerprint}")
+    denoiser.origin = Origin("optimum", f"{kind} of {len(images)} images", f"{kind} {images.fingerprint}")
+    return denoiser

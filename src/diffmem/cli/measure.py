@@ -34,7 +34,7 @@ def measure(
     """Measure how many images copy a training image: R_mem with its interval, and the null rate beside it.
 
     Give either generated images, or --expdir: then images are generated from all snapshots of a run, measured, and kept
-    in its folder. Interrupt with Ctrl-C: the same command goes on where it stopped.
+    in its folder. Interrupt with Ctrl-C: the same command resumes.
 
     Example: diffmem measure samples.npz --train cifar10-1k.zip --heldout cifar10-test.zip --gallery worst.png
 
@@ -45,7 +45,7 @@ def measure(
         expdir: Folder of a run, made by `diffmem train` or a study, finished or not.
         train: The whole training set, in the form in which the model saw it. With --expdir it may be left out where it
             was given before or a study keeps it.
-        heldout: Images of the same kind that were not trained on, for the null rate.
+        heldout: Images of the same source that were not trained on, for the null rate.
         threshold: A sample is memorized if its nearest training image is closer than this times the
             second nearest.
         samples: With --expdir: images generated from each snapshot, seeds 0, 1, 2, ...; 10000 if not given.

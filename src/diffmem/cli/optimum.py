@@ -48,13 +48,13 @@ def optimum(
     from diffmem.progress import show_progress
 
     levels = parse_sigmas(sigmas)
-    place = choose_device(device)
+    device = choose_device(device)
     with locked_folder(out):
         with show_progress("Reading images") as progress:
             images = open_images(data, progress=progress)
         with show_progress("Weighing images") as progress:
             result = optimum_curves(
-                images, sigmas=levels, queries=queries, conditional=conditional, seed=seed, data=data, device=place,
+                images, sigmas=levels, queries=queries, conditional=conditional, seed=seed, data=data, device=device,
                 progress=progress,
             )  # fmt: skip
         if not world().is_main:

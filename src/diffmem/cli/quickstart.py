@@ -17,7 +17,7 @@ def quickstart(
     """Watch memorization set in: a small study of real handwritten digits, in minutes.
 
     Trains models at five training-set sizes, measures R_mem, estimates EMM, writes a report. Takes a few
-    minutes on two cores. Interrupt with Ctrl-C: the same command goes on where it stopped.
+    minutes on two cores. Interrupt with Ctrl-C: the same command resumes.
 
     Example: diffmem quickstart --out quickstart
 

@@ -24,14 +24,12 @@ class ReadingOptions:
     alpha: Annotated[
         Literal["white", "black", "drop"],
         Parameter(
-            help="Transparent pixels: laid on white or black, or the stored colours without the transparency."
+            help="Transparent pixels: composited on white or black, or the stored colours without the transparency."
         ),
     ] = "white"
     exif: Annotated[
         Literal["ignore", "apply"],
-        Parameter(
-            help="The orientation that a camera noted: ignore it (as torchvision) or apply it (as HF datasets)."
-        ),
+        Parameter(help="EXIF orientation: ignore it (as torchvision) or apply it (as HF datasets)."),
     ] = "ignore"
     white: Annotated[
         int | None,

@@ -11,15 +11,9 @@ from diffmem.cli.common import Settings
 from diffmem.errors import UserError
 
 if TYPE_CHECKING:
-    from diffmem.paper.records import ExperimentResult
     from diffmem.paper.reproduce import Reproduction
-    from diffmem.reports.folder import ReportPaths
-    from diffmem.studies.study import Study
 
 __all__ = ["reproduce"]
-
-_PICTURES = "results"
-_MOST_GALLERIES = 4
 
 
 def reproduce(
@@ -37,10 +31,10 @@ def reproduce(
     device: str | None = None,
     workers: int | None = None,
 ) -> None:
-    """Run an experiment of "On Memorization in Diffusion Models" and lay it beside the paper's numbers.
+    """Run an experiment of "On Memorization in Diffusion Models" and compare it with the paper's numbers.
 
     Arguments are in the paper's numbers: --set size=2000 is a training set of 2,000 images at the paper scale, and the
-    one that stands for it at the cpu scale. Interrupt with Ctrl-C; the same command goes on.
+    one that stands for it at the cpu scale. Interrupt with Ctrl-C; the same command resumes.
 
     Example: diffmem reproduce fig5_labels --all-levels
 
@@ -56,7 +50,7 @@ def reproduce(
         set_: Change a parameter of the experiment, the size, or any key of the recipe, key=value; may be repeated.
         all_levels: The whole figure instead of one level of its factor.
         out: Folder to write; by default reproduce/EXPERIMENT, or reproduce with --all.
-        store: Folder in which runs and their data lie: experiments with the same one share them. By default --out.
+        store: Folder of runs and their data: experiments with the same one share them. By default --out.
         all_: All experiments, with all levels.
         page: With --all: also write all results to this Markdown file, figures beside it.
         note: A sentence of yours that the reports carry with the others, for example what is special about the data.
@@ -78,8 +72,8 @@ def reproduce(
 
     from diffmem.environment import choose_device
 
-    place = choose_device(device)
-    size = _scale(scale, place)
+    device = choose_device(device)
+    size = _scale(scale, device)
     settings = list(set_ or [])
     if experiment is not None:
         folder = out or Path("reproduce") / experiment
@@ -100,7 +94,7 @@ def reproduce(
         ]
     if note is not None:
         planned = [replace(one, notes=(note, *one.notes)) for one in planned]
-    _carry_out(planned, place, workers, page)
+    _run(planned, device, workers, page)
 
 
 def _scale(wanted: str | None, device: str) -> Literal["paper", "cpu", "smoke"]:
@@ -113,63 +107,21 @@ def _scale(wanted: str | None, device: str) -> Literal["paper", "cpu", "smoke"]:
     raise UserError(f"DIFFMEM_SCALE={name!r} is no scale; choose one of {', '.join(SCALES)}.")
 
 
-def _carry_out(planned: list[Reproduction], device: str, workers: int | None, page: Path | None) -> None:
-    import yaml
-
-    from diffmem.console import console, warn
-    from diffmem.distributed import world
-    from diffmem.files import write_text
+def _run(planned: list[Reproduction], device: str, workers: int | None, page: Path | None) -> None:
+    from diffmem.api.reproducing import reproduce, write_results_page
+    from diffmem.console import console
     from diffmem.paper.report.tables import experiment_table
-    from diffmem.paper.reproduce import carry_out
-    from diffmem.progress import show_progress
 
     results = []
     for one in planned:
         print(one.first_line)
-        with show_progress(one.experiment.name) as progress:
-            result, studies = carry_out(one, device=device, workers=workers, progress=progress, warn=warn)
-        if not world().is_main:
-            continue
-        for level, study in zip(one.levels, studies, strict=True):
-            write_text(
-                one.folder / "recipes" / f"{_file_name(level.paper_name)}.yaml",
-                yaml.safe_dump(study.recipe.model_dump(mode="json"), sort_keys=False),
-            )
-        paths = _write(one, result, studies)
-        console().print(experiment_table(result))
-        print(f"{paths.html}\n{paths.json}")
-        results.append(result)
-        if page is not None:  # after each, so that hours of work can be read as they come
-            _add_to_page(page, results, paths, one.scale_name)
-
-
-def _file_name(level: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in ".,=-" else "_" for letter in level)
-
-
-def _write(one: Reproduction, result: ExperimentResult, studies: list[Study]) -> ReportPaths:
-    from diffmem.paper.report.page import write_experiment
-    from diffmem.reports.gallery import example_gallery
-
-    galleries = []
-    for level, study in zip(result.levels[:_MOST_GALLERIES], studies, strict=False):
-        run = max(level.study.runs, key=lambda run: run.peak.memorized.value)
-        title = f"{result.factor} {level.name}"
-        galleries.append(example_gallery(title, study.example(run.run_id), level.study.threshold))
-    return write_experiment(result, galleries, one.folder)
-
-
-def _add_to_page(page: Path, results: list[ExperimentResult], newest: ReportPaths, scale: str) -> None:
-    """Write the page of all results so far; the newest one's figure is put beside those of the others."""
-    from diffmem.files import write_bytes, write_text
-    from diffmem.paper.report.results_page import results_page
-
-    for figure in newest.figures:
-        write_bytes(page.parent / _PICTURES / f"{results[-1].name}.png", figure.read_bytes())
-    pictures = {result.name: f"{_PICTURES}/{result.name}.png" for result in results}
-    command = f"diffmem reproduce --all --scale {scale} --page {page.name if page.is_absolute() else page}"
-    write_text(page, results_page(results, pictures, command))
-    print(page)
+        for result, paths in reproduce([one], device=device, workers=workers):
+            console().print(experiment_table(result))
+            print(f"{paths.html}\n{paths.json}")
+            results.append(result)
+            if page is not None:  # after each, so that hours of work can be read as they come
+                write_results_page(page, results, paths, one.scale_name)
+                print(page)
 
 
 def _print_experiments() -> None:

@@ -10,7 +10,8 @@ from diffmem.text import bytes_text
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from diffmem.runs.store.index import Lease, RunEntry
+    from diffmem.runs.store.folders import RunEntry
+    from diffmem.runs.store.workers import Lease
 
 __all__ = ["runs"]
 
@@ -21,7 +22,7 @@ def runs(store: Path, *, rebuild: bool = False, json: bool = False) -> None:
     Example: diffmem runs studies/digits
 
     Args:
-        store: Folder of a study, or the one that several studies share; its runs lie in runs/.
+        store: Folder of a study, or the one that several studies share; its runs are in runs/.
         rebuild: Make the index of the store anew from the folders first.
         json: Print JSON: one object for each run.
     """
@@ -32,7 +33,7 @@ def runs(store: Path, *, rebuild: bool = False, json: bool = False) -> None:
     from diffmem.errors import UserError
     from diffmem.progress import show_progress
     from diffmem.runs.store.folders import RUNS
-    from diffmem.runs.store.index import RunIndex
+    from diffmem.runs.store.index import RunIndex, read_index
 
     if not (store / RUNS).is_dir():
         hint = " Give the folder that holds it." if store.resolve().name == RUNS else ""
@@ -46,9 +47,9 @@ def runs(store: Path, *, rebuild: bool = False, json: bool = False) -> None:
         ):
             found = index.rebuild(progress)
         if not json:
-            print(f"The index of {store} was made anew: {found:,} run{'' if found == 1 else 's'}.")
-    with RunIndex(store, read_only=True, warn=warn) as index:
-        entries, holders = [_fresh(store, entry) for entry in index.entries()], index.holders()
+            print(f"The index of {store} was rebuilt: {found:,} run{'' if found == 1 else 's'}.")
+    known, holders = read_index(store, warn)
+    entries = [_fresh(store, entry) for entry in known]
     if json:
         listed = [
             {

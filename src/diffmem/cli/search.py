@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from diffmem.text import bytes_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from diffmem.api.search import EmmSearch
+    from diffmem.runs.store.workers import Status
     from diffmem.studies.search.study import SearchStudy
 
 __all__ = ["is_search_folder", "new", "report_search", "search_for_emm", "status", "watch"]
@@ -63,7 +62,7 @@ def _plan(study: SearchStudy, device: str) -> None:
     threads = max(1, available_cores() // slots) if kind == "local" else available_cores()
     with show_progress("Measuring") as progress:
         plan = plan_search(study, device, slots, threads, progress)
-    table = Table(title=f"{study.recipe.title}: what it will take", title_justify="left")
+    table = Table(title=f"{study.recipe.title}: estimated cost", title_justify="left")
     table.add_column(study.recipe.factor)
     for name in ("runs", "images trained", "images sampled", "hours", "hours, grid", "disk"):
         table.add_column(name, justify="right")
@@ -75,14 +74,14 @@ def _plan(study: SearchStudy, device: str) -> None:
         )  # fmt: skip
     console().print(table)
     print(
-        f"{plan.runs:.0f} trainings, {plan.slots} at a time: {duration_text(3600 * plan.hours)} in the mean, nine of ten"
-        f" below {duration_text(3600 * plan.hours_high)}; a grid of equal precision {duration_text(3600 * plan.grid_hours)}."
+        f"{plan.runs:.0f} trainings, {plan.slots} at a time: {duration_text(3600 * plan.hours)} on average, below"
+        f" {duration_text(3600 * plan.hours_high)} in nine of ten cases; a fixed grid {duration_text(3600 * plan.grid_hours)}."
     )
     print(
-        f"Memory {bytes_text(plan.memory)}, disk {bytes_text(plan.disk)}. Trainings in the store already: {plan.finished}."
+        f"Memory {bytes_text(plan.memory)}, disk {bytes_text(plan.disk)}. Trainings already in the store: {plan.finished}."
     )
     print(
-        "Hours of one process unless said otherwise, from a measurement of seconds on this machine and simulated searches with EMM"
+        "Hours of one process unless stated otherwise, from a short measurement on this machine and simulated searches with EMM"
         " anywhere between the sizes."
     )
 
@@ -123,13 +122,13 @@ def status(folder: Path) -> None:
 
 
 def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
-    """Show the table of a study while it goes on elsewhere, until it is finished or Ctrl-C.
+    """Show the table of a running study, until it is finished or Ctrl-C.
 
     Example: diffmem study watch studies/width
 
     Args:
         folder: Folder of the study.
-        every: Seconds between two looks.
+        every: Seconds between updates.
         once: Show it once and end.
     """
     from rich.live import Live
@@ -150,20 +149,17 @@ def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
             time.sleep(every)
 
 
-def _live(study: SearchStudy) -> Mapping[str, Mapping[str, object]]:
-    from diffmem.runs.store.status import read_status
-    from diffmem.studies.search.levels import Item
+def _live(study: SearchStudy) -> dict[str, Status]:
+    from diffmem.runs.store.workers import read_status
 
-    live: dict[str, Mapping[str, object]] = {}
-    for level, group in study.searches().items():
+    live: dict[str, Status] = {}
+    for group in study.searches().values():
         for search in group:
-            for size in search.found.waiting if search.found else ():
-                run = study.run(Item(level, search.seed, size))
-                now = read_status(run.folder)
-                if now is not None:
-                    live[run.run_id] = {
-                        "note": now.note, "done": now.done, "total": now.total, "seconds_left": now.seconds_left,
-                    }  # fmt: skip
+            for item in search.waiting:
+                run = study.run(item)
+                status = read_status(run.folder)
+                if status is not None:
+                    live[run.run_id] = status
     return live
 
 
@@ -194,4 +190,4 @@ def new(path: Path) -> None:
     if path.exists():
         raise UserError(f"{path} exists already; choose another name or remove it.")
     write_text(path, (files("diffmem.studies.search") / "template.yaml").read_text("utf-8"))
-    print(f"{path}: look through it, then: diffmem study {path} --out studies/{path.stem} --plan")
+    print(f"{path}: edit it, then: diffmem study {path} --out studies/{path.stem} --plan")

@@ -29,7 +29,7 @@ def study(
     A recipe with `levels` or `search` (`diffmem study new` writes one) chooses by itself which sizes are trained, how long, and
     how many images are sampled. A recipe with a list of sizes trains them all to the end.
 
-    What is finished is never done again; interrupt with Ctrl-C, and the same command goes on.
+    Finished runs are reused; interrupt with Ctrl-C, and the same command resumes.
 
     Example: diffmem study recipes/digits-width.yaml --out studies/width
 
@@ -70,7 +70,7 @@ def run_grid(recipe: StudyRecipe, out: Path, device: str | None, workers: int | 
 def report(folder: Path) -> None:
     """Draw the report of a study again, from its stored neighbours; nothing is trained or generated.
 
-    A search for EMM can be reported at any moment, also while it goes on.
+    A search for EMM can be reported at any moment, also while it runs.
 
     Example: diffmem report quickstart
 

@@ -26,8 +26,8 @@ def train(
 ) -> None:
     """Train a denoiser on an image set; the run gets a folder named by the hash of its configuration.
 
-    The defaults are the study's basic setup: DDPM++ with VP preconditioning, 35 M parameters, 40,000 epochs.
-    What is trained is never trained again; interrupt with Ctrl-C, and the same command goes on.
+    The defaults are the paper's basic setup: DDPM++ with VP preconditioning, 35 M parameters, 40,000 epochs.
+    A finished run is not trained again; interrupt with Ctrl-C, and the same command resumes.
     Several processes share the work: torchrun --nproc-per-node=8 -m diffmem train ...
 
     Example: diffmem train cifar10-1k.zip --epochs 100 --set model.channels=32 --set training.batch_size=64

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from diffmem.data.build import Labels, Selection, build, relabelled, select
+from diffmem.data.build import BuildConfig, Labels, Selection, build, mixture, relabelled, select
 from diffmem.data.canaries import CanarySet, canaries_path, plant_canaries
 from diffmem.data.conversions import Conversion
 from diffmem.data.duplicates import duplicate_groups
-from diffmem.data.duplication import duplicated
 from diffmem.data.fetch import DOWNLOADS, Download, fetch
-from diffmem.data.fit import fit_images
 from diffmem.data.imagenet import DOGS, read_imagenet, read_synsets
 from diffmem.data.images import ImageSet
-from diffmem.data.labels import random_labels, unique_labels
-from diffmem.data.mixture import mixture
-from diffmem.data.other_readings import OtherReading, other_readings
 from diffmem.data.reading import Reading, parse_reading
-from diffmem.data.shares import count_of_share
+from diffmem.data.shares import count_of_share, duplicated, random_labels, unique_labels
 from diffmem.data.sheet import contact_sheet
-from diffmem.data.sources import UNDERSTOOD, Split, open_images
+from diffmem.data.sources import UNDERSTOOD, OtherReading, Split, open_images, other_readings
 from diffmem.data.subsets import balanced, choose_classes, first, hold_out, random_subset
-from diffmem.data.transforms import grayscale, resize, rgb
+from diffmem.data.transforms import fit_images, grayscale, resize, rgb
 from diffmem.data.write import write_images
 
 __all__ = [
     "DOGS",
     "DOWNLOADS",
     "UNDERSTOOD",
+    "BuildConfig",
     "CanarySet",
     "Conversion",
     "Download",

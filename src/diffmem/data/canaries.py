@@ -12,7 +12,6 @@ grey being nearest, and two canaries are on average at least 127.5 apart, even i
 from __future__ import annotations
 
 import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.data.formats.arrays import member_array, member_text, members_of, naming
-from diffmem.data.formats.guards import check_total, checked_zip, in_one_line, is_plain_file
-from diffmem.data.images import ImageSet, frozen
+from diffmem.data.formats.arrays import naming, open_arrays
+from diffmem.data.formats.guards import check_total, in_one_line, is_plain_file
+from diffmem.data.images import ImageSet, checked_images, checked_labels, frozen
 from diffmem.data.storage import gather, new_images, parts
+from diffmem.data.write import write_arrays
 from diffmem.errors import UserError
-from diffmem.files import atomic_path
 
 __all__ = ["CanarySet", "canaries_path", "check_canaries", "marked", "plant_canaries", "smallest_p_value"]
 
@@ -34,7 +33,6 @@ FORMAT = "diffmem-canaries/1"
 _FIELDS = 8
 _CHOICE, _COIN, _MARK = 0x63616E01, 0x63616E02, 0x63616E03  # streams of one seed
 _IMAGES = ("planted", "control", "unmarked")
-_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,34 +64,18 @@ class CanarySet:
 
     def __post_init__(self) -> None:
         for name in _IMAGES:
-            images = getattr(self, name)
-            if (
-                images.dtype != np.uint8
-                or images.ndim != 4
-                or images.shape[1] not in (1, 3)
-                or 0 in images.shape
-            ):
+            with naming(name):
+                object.__setattr__(self, name, checked_images(getattr(self, name)))
+            shape, planted = getattr(self, name).shape, self.planted.shape
+            if shape != planted:
                 raise UserError(
-                    f"The {name} images must be uint8 (K, C, H, W), not {images.dtype} {images.shape}."
+                    f"There must be as many {name} images as planted ones, of one shape, not {shape} and {planted}."
                 )
-            if images.shape != self.planted.shape:
-                raise UserError(
-                    f"There must be as many {name} images as planted ones, of one shape, not {images.shape} and {self.planted.shape}."
-                )
-            object.__setattr__(self, name, frozen(images.copy()))
         if (self.planted_labels is None) != (self.control_labels is None):
             raise UserError("Either both groups of canaries have labels or none has.")
-        for name in ("planted_labels", "control_labels"):
-            labels = getattr(self, name)
-            if labels is None:
-                continue
-            if labels.shape != (len(self),) or labels.dtype.kind not in "iu":
-                raise UserError(
-                    f"The {name.replace('_', ' ')} must be one whole number per image, not {labels.dtype} {labels.shape}."
-                )
-            if int(labels.min()) < 0 or int(labels.max()) > np.iinfo(np.int32).max:
-                raise UserError(f"The {name.replace('_', ' ')} lie outside of 0 to {np.iinfo(np.int32).max}.")
-            object.__setattr__(self, name, frozen(labels.astype(np.int64)))
+        for name in ("planted_labels", "control_labels") if self.planted_labels is not None else ():
+            with naming(name.replace("_", " ")):
+                object.__setattr__(self, name, checked_labels(getattr(self, name), len(self)))
         if len({image.tobytes() for image in (*self.planted, *self.control)}) < 2 * len(self):
             raise UserError(
                 "Two canaries are the same image; each group must differ from the other and in itself."
@@ -135,13 +117,7 @@ class CanarySet:
         }
         if self.planted_labels is not None and self.control_labels is not None:
             arrays |= {"planted_labels": self.planted_labels, "control_labels": self.control_labels}
-        with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-            for key, array in arrays.items():
-                member = zipfile.ZipInfo(f"{key}.npy", _DATE)
-                member.external_attr = 0o644 << 16
-                member.create_system = 3
-                with archive.open(member, "w", force_zip64=True) as stream:
-                    np.lib.format.write_array(stream, array, allow_pickle=False)
+        write_arrays(path, arrays)
 
     @classmethod
     @in_one_line()
@@ -155,33 +131,26 @@ class CanarySet:
             raise UserError(
                 f"There is no file {path}; name the .canaries.npz that was written with the training set."
             )
-        with checked_zip(path) as archive:
-            members = members_of(archive)
-            told = member_text(archive, "format", str(path)) if "format" in members else None
-            if told != (FORMAT,):
+        with open_arrays(path) as arrays:
+            if arrays.text("format") != (FORMAT,):
                 raise UserError(
                     f"{path} holds no canaries ({FORMAT}); name the .canaries.npz that was written with the training set."
                 )
-            missing = [key for key in (*_IMAGES, "repeats", "seed", "fingerprint") if key not in members]
+            needed = (*_IMAGES, "repeats", "seed", "fingerprint")
+            missing = [key for key in needed if key not in arrays.members]
             if missing:
                 raise UserError(
                     f"{path} lacks {', '.join(missing)}; it is damaged. Build the set again with the same seed."
                 )
-            planted, control, unmarked = (
-                member_array(archive, members[key], f"{path}: {key}", np.uint8) for key in _IMAGES
-            )
-            numbers = [
-                member_array(archive, members[key], f"{path}: {key}", np.int64) if key in members else None
-                for key in ("repeats", "seed", "planted_labels", "control_labels")
-            ]
-            words = member_text(archive, "fingerprint", str(path)) or ("",)
-        repeats, seed = (
-            None if one is None or one.size != 1 else int(one.reshape(-1)[0]) for one in numbers[:2]
-        )
-        if repeats is None or seed is None:
+            parts: dict[str, Any] = {key: arrays.array(key, np.uint8) for key in _IMAGES}
+            parts |= {key: arrays.array(key, np.int64) for key in ("planted_labels", "control_labels")}
+            numbers: dict[str, Any] = {key: arrays.array(key, np.int64) for key in ("repeats", "seed")}
+            fingerprint = arrays.text("fingerprint") or ("",)
+        if any(number.size != 1 for number in numbers.values()):
             raise UserError(f"{path}: repeats and seed must be one number each; it is damaged.")
         with naming(path):
-            return cls(planted, control, unmarked, repeats, seed, words[0], numbers[2], numbers[3])
+            parts |= {key: int(number.item()) for key, number in numbers.items()}
+            return cls(**parts, fingerprint=fingerprint[0])
 
 
 def canaries_path(out: Path) -> Path:

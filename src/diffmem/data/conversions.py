@@ -1,15 +1,14 @@
-"""What was done to encoded images, or passed over, when a set was read: counted, in words, and for programs."""
+"""What was done to encoded images, or skipped, when a set was read: counted, in words, and for programs."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from diffmem.data.formats.guards import printable
+from diffmem.data.reading import ALPHA_TEXT, FIT_TEXT, Reading
 from diffmem.text import count_text
-
-if TYPE_CHECKING:
-    from diffmem.data.reading import Reading
 
 __all__ = ["Conversion", "Tally", "name_text"]
 
@@ -46,9 +45,7 @@ def name_text(name: str) -> str:
     """Return a name that a foreign file chose, short and as letters that a terminal can show."""
     if len(name) > _LONGEST_NAME:
         name = f"{name[: _LONGEST_NAME // 2]}...{name[-_LONGEST_NAME // 2 :]}"
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name
-    )
+    return printable(name)
 
 
 @dataclass
@@ -66,7 +63,7 @@ class Tally:
         whites: Files by white level; `clipped`: those with values above it.
         colours: Files by what was turned into RGB or grey.
         profiles: Files with a colour profile.
-        several: Files of several pages or frames; `others`: pages and frames that were passed over; `pages`: images made
+        several: Files of several pages or frames; `others`: pages and frames that were skipped; `pages`: images made
             of them.
         mpo: JPEGs with further pictures.
         fitted: Images that had another shape.
@@ -107,121 +104,74 @@ class Tally:
 
     def conversions(self, reading: Reading) -> tuple[Conversion, ...]:
         """Return all that was done, in the order in which it is done."""
-        found = [
-            self._pages(reading),
-            self._mpo(),
-            self._colours(),
-            self._white(),
-            self._alpha(reading),
-            self._profiles(),
-            self._exif(reading),
-            self._tiff(),
-            self._fit(reading),
-            self._grey(),
-        ]
-        return tuple(one for one in found if one is not None)
+        return (*self._of_layout(), *self._of_colours(reading), *self._of_shape(reading))
 
     def _of(self, count: int) -> str:
         return f"{count:,} of {count_text(self.files, 'file')}"
 
-    def _pages(self, reading: Reading) -> Conversion | None:
-        if not self.several:
-            return None
-        of = self._of(self.several)
-        if reading.pages == "all":
-            told = f"all pages and frames read: {of} hold several, {self.pages:,} images in all"
-            return Conversion("pages", "all", self.several, self.files, told, True)
-        told = (
-            f"first page or frame only: {of} hold several; {count_text(self.others, 'page or frame', 'pages and frames')} passed"
-            " over (--pages all reads them)"
-        )
-        return Conversion("pages", "first", self.several, self.files, told, True)
+    def _of_layout(self) -> Iterator[Conversion]:
+        if self.several:
+            of, every = f"{self._of(self.several)} hold several", not self.others
+            passed = count_text(self.others, "page or frame", "pages and frames")
+            text = f"first page or frame only: {of}; {passed} skipped (--pages all reads them)"
+            if every:
+                text = f"all pages and frames read: {of}, {self.pages:,} images in all"
+            yield Conversion("pages", "all" if every else "first", self.several, self.files, text, True)
+        if self.mpo:
+            text = f"first picture only: {self._of(self.mpo)} are JPEGs that hold further pictures (MPO)"
+            yield Conversion("mpo", "first", self.mpo, self.files, text, False)
 
-    def _mpo(self) -> Conversion | None:
-        if not self.mpo:
-            return None
-        told = f"first picture only: {self._of(self.mpo)} are JPEGs that hold further pictures (MPO)"
-        return Conversion("mpo", "first", self.mpo, self.files, told, False)
-
-    def _colours(self) -> Conversion | None:
-        if not self.colours:
-            return None
-        total = sum(self.colours.values())
-        kinds = ", ".join(f"{kind} in {number:,}" for kind, number in sorted(self.colours.items()))
-        told = f"colours converted in {self._of(total)}: {kinds}"
-        lossy = any(not kind.startswith(("palette", "black and white")) for kind in self.colours)
-        return Conversion("colour", "rgb", total, self.files, told, lossy)
-
-    def _white(self) -> Conversion | None:
-        if not self.deep:
-            return None
-        whites = sorted(self.whites)
-        levels = max(min(255, (self.largest * 255 + white // 2) // white) for white in whites) + 1
-        told = (
-            f"16 bits to 8 bits in {self._of(self.deep)}: largest value {self.largest:,}, white level"
-            f" {' and '.join(f'{white:,}' for white in whites)}, up to {levels} grey levels left"
-        )
-        told += (
-            f"; values above the white level, which became 255, in {count_text(self.clipped, 'file')}"
-            if self.clipped
-            else ""
-        )
-        return Conversion("white", str(whites[0]), self.deep, self.files, told, True, self.largest)
-
-    def _alpha(self, reading: Reading) -> Conversion | None:
-        if not self.alpha:
-            return None
-        opaque = self.alpha - self.transparent
-        if not self.transparent:
-            told = f"alpha channel of {self._of(self.alpha)} is opaque: dropped, which changes nothing"
-            return Conversion("alpha", reading.alpha, 0, self.files, told, False)
-        done = {
-            "white": "transparent pixels laid on white",
-            "black": "transparent pixels laid on black",
-            "drop": "transparency dropped, the stored colours kept",
-        }[reading.alpha]
-        told = f"{done} in {self._of(self.transparent)}"
-        told += f" ({opaque:,} more have an alpha channel that is opaque)" if opaque else ""
-        return Conversion("alpha", reading.alpha, self.transparent, self.files, told, True)
-
-    def _profiles(self) -> Conversion | None:
-        if not self.profiles:
-            return None
-        told = f"colour profiles (ICC) not applied in {self._of(self.profiles)}"
-        return Conversion("icc", "ignore", self.profiles, self.files, told, False)
-
-    def _exif(self, reading: Reading) -> Conversion | None:
-        if not self.turned:
-            return None
-        of = self._of(self.turned)
-        if reading.exif == "apply":
-            told = f"EXIF orientation applied: {of} were stored turned"
-        else:
-            told = (
-                f"EXIF orientation ignored: {of} are stored turned (--exif apply turns them, as Hugging Face datasets does and"
-                " torchvision does not)"
+    def _of_colours(self, reading: Reading) -> Iterator[Conversion]:
+        if self.colours:
+            total = self.colours.total()
+            kinds = ", ".join(f"{kind} in {number:,}" for kind, number in sorted(self.colours.items()))
+            lossy = any(not kind.startswith(("palette", "black and white")) for kind in self.colours)
+            text = f"colours converted in {self._of(total)}: {kinds}"
+            yield Conversion("colour", "rgb", total, self.files, text, lossy)
+        if self.deep:
+            whites = sorted(self.whites)
+            levels = max(min(255, (self.largest * 255 + white // 2) // white) for white in whites) + 1
+            text = (
+                f"16 bits to 8 bits in {self._of(self.deep)}: largest value {self.largest:,}, white level"
+                f" {' and '.join(f'{white:,}' for white in whites)}, up to {levels} grey levels left"
             )
-        return Conversion("exif", reading.exif, self.turned, self.files, told, True)
+            if self.clipped:
+                clipped = count_text(self.clipped, "file")
+                text += f"; values above the white level, which became 255, in {clipped}"
+            yield Conversion("white", str(whites[0]), self.deep, self.files, text, True, self.largest)
+        if self.alpha:
+            opaque = self.alpha - self.transparent
+            text = f"alpha channel of {self._of(self.alpha)} is opaque: dropped, which changes nothing"
+            if self.transparent:
+                stored = ", the stored colours kept" if reading.alpha == "drop" else ""
+                text = f"{ALPHA_TEXT[reading.alpha]}{stored} in {self._of(self.transparent)}"
+                text += f" ({opaque:,} more have an alpha channel that is opaque)" if opaque else ""
+            yield Conversion("alpha", reading.alpha, self.transparent, self.files, text, self.transparent > 0)
+        if self.profiles:
+            text = f"colour profiles (ICC) not applied in {self._of(self.profiles)}"
+            yield Conversion("icc", "ignore", self.profiles, self.files, text, False)
 
-    def _tiff(self) -> Conversion | None:
-        if not self.tiff_turned:
-            return None
-        told = f"orientation of the TIFF format followed in {self._of(self.tiff_turned)}"
-        return Conversion("tiff-orientation", "apply", self.tiff_turned, self.files, told, False)
-
-    def _fit(self, reading: Reading) -> Conversion | None:
-        if reading.fit is None or not self.fitted:
-            return None
-        done = {"crop": "cropped to the middle square", "stretch": "stretched", "pad": "padded with black"}
-        side = reading.resolution
-        told = (
-            f"brought to {side} x {side} in {self.fitted:,} of {count_text(self.images, 'image')}: {done[reading.fit]}"
-            " where not square, resampled (LANCZOS)"
-        )
-        return Conversion("fit", reading.fit, self.fitted, self.images, told, True)
-
-    def _grey(self) -> Conversion | None:
-        if not 0 < self.grey < self.images:
-            return None
-        told = f"{count_text(self.grey, 'grey image')} turned into RGB, like the other {self.images - self.grey:,}"
-        return Conversion("grey", "rgb", self.grey, self.images, told, False)
+    def _of_shape(self, reading: Reading) -> Iterator[Conversion]:
+        if self.turned:
+            text = {
+                "apply": f"EXIF orientation applied: {self._of(self.turned)} were stored rotated",
+                "ignore": (
+                    f"EXIF orientation ignored: {self._of(self.turned)} are stored rotated (--exif apply rotates them, as Hugging"
+                    " Face datasets does and torchvision does not)"
+                ),
+            }[reading.exif]
+            yield Conversion("exif", reading.exif, self.turned, self.files, text, True)
+        if self.tiff_turned:
+            text = f"orientation of the TIFF format followed in {self._of(self.tiff_turned)}"
+            yield Conversion("tiff-orientation", "apply", self.tiff_turned, self.files, text, False)
+        if reading.fit is not None and self.fitted:
+            side = reading.resolution
+            text = (
+                f"brought to {side} x {side} in {self.fitted:,} of {count_text(self.images, 'image')}: {FIT_TEXT[reading.fit]}"
+                " where not square, resampled (LANCZOS)"
+            )
+            yield Conversion("fit", reading.fit, self.fitted, self.images, text, True)
+        if 0 < self.grey < self.images:
+            grey = count_text(self.grey, "grey image")
+            text = f"{grey} turned into RGB, like the other {self.images - self.grey:,}"
+            yield Conversion("grey", "rgb", self.grey, self.images, text, False)

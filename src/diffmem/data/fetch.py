@@ -171,8 +171,8 @@ def _is_whole(file: Path, download: Download) -> bool:
 
 def _reason(error: BaseException) -> str:
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    told = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
-    return " ".join(told.split()).rstrip(".")[:200] or type(cause).__name__
+    text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+    return " ".join(text.split()).rstrip(".")[:200] or type(cause).__name__
 
 
 def _marks(download: Download) -> str:

@@ -9,31 +9,22 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import warnings
+from functools import partial
 from importlib.resources import files as package_files
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.data.conversions import Conversion, Tally
-from diffmem.data.fit import fitted
-from diffmem.data.formats.decode import decode_pages
-from diffmem.data.formats.guards import (
-    MAX_FILE_BYTES,
-    BoundedStream,
-    check_total,
-    in_one_line,
-    read_plain,
-    stays_inside,
-)
+from diffmem.data.formats.files import PassedOver
+from diffmem.data.formats.guards import MAX_FILE_BYTES, in_one_line, read_plain, stays_inside
 from diffmem.data.formats.guards import reading as as_text
-from diffmem.data.formats.signatures import KINDS, LIKELY
-from diffmem.data.formats.stack import check_white
+from diffmem.data.formats.signatures import LIKELY
+from diffmem.data.formats.stack import stack_images
 from diffmem.data.images import ImageSet, frozen
-from diffmem.data.reading import AS_USUAL, Fit, Reading, check_resolution
-from diffmem.data.storage import new_images
-from diffmem.data.transforms import centre_square, lanczos
+from diffmem.data.reading import AS_USUAL, FIT_TEXT, Fit, Reading, check_resolution
+from diffmem.data.subsets import check_count
+from diffmem.data.transforms import fitted
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
 
@@ -78,14 +69,14 @@ def read_imagenet(
 
     Returns:
         RGB images (grey, CMYK and transparent ones are converted), cropped to the square in their middle. The
-        label is the place of the synset in the list.
+        label is the position of the synset in the list.
 
     Raises:
         UserError: Folders are missing, a synset has too few images, an image is broken, or the sizes differ.
     """
     listed = read_synsets(synsets)
-    if size is not None and size < 1:
-        raise UserError(f"A set needs at least 1 image; {size} were asked for.")
+    if size is not None:
+        check_count(size)
     if resolution is not None:
         check_resolution(resolution)
     if seed < 0:
@@ -97,23 +88,34 @@ def read_imagenet(
         raise UserError("Of ImageNet, one image is read of each file: pages all does not go with synsets.")
     if reading.fit is not None:
         resolution = reading.resolution
-    images, conversions = _decoded(base, names, resolution, progress, reading)
-    told = f"{resolution} x {resolution} (LANCZOS)" if resolution else "their own resolution"
-    shape = {"stretch": "stretched", "pad": "padded with black"}.get(reading.fit or "", "centre crop")
+    inside = base.resolve()
+
+    def content(index: int) -> bytes:
+        file = base / names[index]
+        if not stays_inside(file, inside) or not file.is_file():
+            raise UserError(f"{file} is refused: it is no plain file, or a link that leads out of {base}.")
+        return read_plain(file, MAX_FILE_BYTES, str(file))
+
+    stacked = stack_images(
+        names,
+        content,
+        str(base),
+        reading,
+        progress,
+        prepared=partial(_square, resolution=resolution, fit=reading.fit),
+    )
+    side = f"{resolution} x {resolution} (LANCZOS)" if resolution else "their own resolution"
+    shape = "centre crop" if reading.fit in (None, "crop") else FIT_TEXT[reading.fit]
     step = (
-        f"ImageNet {root.resolve().name}: {len(names)} images of {len(listed)} synsets ({_list_name(synsets)}), "
-        f"seed {seed}, {shape}, RGB, {told}"
+        f"ImageNet {root.resolve().name}: {len(names)} images of {len(listed)} synsets ({Path(synsets).name}), "
+        f"seed {seed}, {shape}, RGB, {side}"
     )
     labels = np.array([label for label, _, _ in chosen], np.int64)
     # A name that is not valid UTF-8 is shown with question marks.
     shown = tuple(os.fsencode(name).decode("utf-8", "replace") for name in names)
-    history = (step, *(one.sentence for one in conversions))
-    return ImageSet(images, frozen(labels), shown, tuple(listed.values()), history, conversions)
-
-
-def _list_name(synsets: str | Path) -> str:
-    """Return what to call a list of synsets: 'dogs', or the file's name."""
-    return DOGS if synsets == DOGS else Path(synsets).name
+    history = (step, *(one.sentence for one in stacked.conversions))
+    names_of = tuple(listed.values())
+    return ImageSet(stacked.images, frozen(labels), shown, names_of, history, stacked.conversions)
 
 
 def read_synsets(synsets: str | Path) -> dict[str, str]:
@@ -121,7 +123,7 @@ def read_synsets(synsets: str | Path) -> dict[str, str]:
 
     Args:
         synsets: The word 'dogs', or a text file with one synset a line: its WordNet id (as n02085620) and, if
-            wanted, its name. Empty lines and lines that begin with # are passed over.
+            wanted, its name. Empty lines and lines that begin with # are skipped.
 
     Raises:
         UserError: There is no such file, a line has no WordNet id, or one is there twice.
@@ -137,8 +139,8 @@ def read_synsets(synsets: str | Path) -> dict[str, str]:
                 f"There is no list of synsets at {path}: give the word 'dogs' or a text file with a WordNet id, "
                 "such as n02085620, on each line."
             )
-        with as_text(what), path.open("rb") as stream:
-            text = BoundedStream(stream, _MAX_LIST_BYTES, what).read().decode("utf-8")
+        with as_text(what):
+            text = read_plain(path, _MAX_LIST_BYTES, what).decode()
     listed: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         synset, _, name = line.strip().partition(" ")
@@ -162,8 +164,8 @@ def _base(root: Path, listed: dict[str, str]) -> Path:
         raise UserError(
             f"There is no folder {root}; name ImageNet's folder, which holds its training folders."
         )
-    found = {place: [synset for synset in listed if (root / place / synset).is_dir()] for place in _LAYOUTS}
-    best = max(_LAYOUTS, key=lambda place: len(found[place]))
+    found = {part: [synset for synset in listed if (root / part / synset).is_dir()] for part in _LAYOUTS}
+    best = max(_LAYOUTS, key=lambda part: len(found[part]))
     if len(found[best]) < len(listed):
         first = next(synset for synset in listed if synset not in found[best])
         raise UserError(
@@ -176,7 +178,7 @@ def _base(root: Path, listed: dict[str, str]) -> Path:
 
 def _chosen(base: Path, listed: dict[str, str], size: int | None, seed: int) -> list[tuple[int, str, str]]:
     """Return (label, synset, file name) of the images in their order."""
-    turns: list[tuple[int, int, str, str]] = []
+    ordered: list[tuple[int, int, str, str]] = []
     for label, synset in enumerate(listed):
         with as_text(str(base / synset)):
             entries = [
@@ -192,13 +194,11 @@ def _chosen(base: Path, listed: dict[str, str], size: int | None, seed: int) -> 
                     f"{len(listed)} synsets need {need} of it."
                 )
             entries = entries[:need]
-        turns.extend((turn, label, synset, entry) for turn, entry in enumerate(entries))
-    if not turns:
-        raise UserError(
-            f"The synset folders in {base} hold no images; the formats {', '.join(KINDS)} are read."
-        )
-    turns.sort()
-    return [(label, synset, entry) for _, label, synset, entry in turns]
+        ordered.extend((number, label, synset, entry) for number, entry in enumerate(entries))
+    if not ordered:
+        raise PassedOver().nothing(f"{base} with its synset folders")
+    ordered.sort()
+    return [(label, synset, entry) for _, label, synset, entry in ordered]
 
 
 def _key(seed: int, synset: str, file: str) -> tuple[bytes, str]:
@@ -206,46 +206,7 @@ def _key(seed: int, synset: str, file: str) -> tuple[bytes, str]:
     return hashlib.blake2b(content, digest_size=16, person=b"imagenet order").digest(), file
 
 
-def _decoded(
-    base: Path, names: list[str], resolution: int | None, progress: Progress, reading: Reading
-) -> tuple[NDArray[np.uint8], tuple[Conversion, ...]]:
-    stack: NDArray[np.uint8] | None = None
-    inside = base.resolve()
-    tally = Tally()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns about harmless metadata
-        for index, name in enumerate(names):
-            file = base / name
-            if not stays_inside(file, inside) or not file.is_file():
-                raise UserError(
-                    f"{file} is refused: it is no plain file, or a link that leads out of {base}."
-                )
-            pixels = decode_pages(read_plain(file, MAX_FILE_BYTES, str(file)), str(file), reading, tally)[0]
-            tally.images += 1
-            square = _square(pixels, resolution, reading.fit)
-            tally.fitted += reading.fit is not None and pixels.shape[:2] != square.shape[1:]
-            if stack is None:
-                check_total(len(names), square.shape, str(base))
-                stack = new_images((len(names), *square.shape))
-            if square.shape != stack.shape[1:]:
-                raise UserError(
-                    f"The images in {base} differ in size: the square of {names[0]} has a side of "
-                    f"{stack.shape[-1]} pixels, that of {name} {square.shape[-1]}; give a resolution."
-                )
-            stack[index] = square
-            if index % 64 == 63:
-                progress(index + 1, len(names), "decoding images")
-    assert stack is not None
-    check_white(tally, str(base))
-    return frozen(stack), tally.conversions(reading)
-
-
 def _square(pixels: NDArray[np.uint8], resolution: int | None, fit: Fit | None) -> NDArray[np.uint8]:
-    """Return an image, (H, W) or (H, W, 3), as an RGB square (3, S, S)."""
-    if fit is not None and resolution is not None:
-        pixels = fitted(pixels, fit, resolution)
-    planes = np.repeat(pixels[None], 3, 0) if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    square = centre_square(planes)
-    if resolution is not None and square.shape[-1] != resolution:
-        square = lanczos(square, resolution)
-    return square
+    """Return an image, (H, W) or (H, W, 3), as an RGB square (S, S, 3)."""
+    colours = np.repeat(pixels[..., None], 3, 2) if pixels.ndim == 2 else pixels
+    return fitted(colours, fit or "crop", resolution or min(pixels.shape[:2]))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,7 +17,9 @@ from diffmem.data.names import LazyNames
 from diffmem.data.storage import contiguous, gather, parts
 from diffmem.errors import UserError
 
-__all__ = ["ImageSet"]
+__all__ = ["ImageSet", "checked_images", "checked_labels", "frozen"]
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +53,11 @@ class ImageSet:
     conversions: tuple[Conversion, ...] = ()
 
     def __post_init__(self) -> None:
-        images = _checked_images(self.images)
+        images = checked_images(self.images)
         count = len(images)
         object.__setattr__(self, "images", images)
         if self.labels is not None:
-            object.__setattr__(self, "labels", _checked_labels(self.labels, count))
+            object.__setattr__(self, "labels", checked_labels(self.labels, count))
         for field in ("names", "class_names", "history"):
             value = getattr(self, field)
             if value is not None and not isinstance(value, LazyNames):
@@ -135,16 +137,13 @@ class ImageSet:
         if chosen.min() < 0 or chosen.max() >= len(self):
             wrong = chosen[(chosen < 0) | (chosen >= len(self))][0]
             raise UserError(f"There is no image {wrong}: the set has images 0 to {len(self) - 1}.")
-        labels = None if self.labels is None else frozen(self.labels[chosen])
         names = (
             self.names.take(chosen)
             if isinstance(self.names, LazyNames)
             else tuple(self.names[index] for index in chosen)
         )
-        history = (*self.history, step)
-        return ImageSet(
-            gather(self.images, chosen), labels, names, self.class_names, history, self.conversions
-        )
+        labels = None if self.labels is None else frozen(self.labels[chosen])
+        return self._with(step, images=gather(self.images, chosen), labels=labels, names=names)
 
     def with_labels(self, labels: ArrayLike | None, class_names: Sequence[str] | None, step: str) -> ImageSet:
         """Return the same images with other labels.
@@ -157,9 +156,7 @@ class ImageSet:
         Raises:
             UserError: There is not one label per image, or class names are missing.
         """
-        new = None if labels is None else np.asarray(labels)
-        names = None if class_names is None else tuple(class_names)
-        return ImageSet(self.images, new, self.names, names, (*self.history, step), self.conversions)
+        return self._with(step, labels=labels, class_names=class_names)
 
     def with_images(self, images: NDArray[np.uint8], step: str) -> ImageSet:
         """Return a set with other pixels, (N, C', H', W'), and the same labels and names.
@@ -167,17 +164,21 @@ class ImageSet:
         Raises:
             UserError: The number of images differs, or they are not uint8 of 1 or 3 channels.
         """
-        history = (*self.history, step)
-        return ImageSet(images, self.labels, self.names, self.class_names, history, self.conversions)
+        return self._with(step, images=images)
+
+    def _with(self, step: str, **changes: Any) -> ImageSet:
+        """Return a set with some fields changed, and one more step in its history."""
+        return replace(self, history=(*self.history, step), **changes)
 
 
-def frozen(array: NDArray[Any]) -> NDArray[Any]:
+def frozen(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
     """Mark an array that nobody else writes to as read-only, so that `ImageSet` need not copy it."""
     array.flags.writeable = False
     return array
 
 
-def _checked_images(images: object) -> NDArray[np.uint8]:
+def checked_images(images: object) -> NDArray[np.uint8]:
+    """Return images as `ImageSet` keeps them, or refuse them; see there."""
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
         kind = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
         raise UserError(f"Images must be a uint8 array with values from 0 to 255, not {kind}.")
@@ -191,7 +192,8 @@ def _checked_images(images: object) -> NDArray[np.uint8]:
     return images
 
 
-def _checked_labels(labels: object, count: int) -> NDArray[np.int64]:
+def checked_labels(labels: object, count: int) -> NDArray[np.int64]:
+    """Return the labels of `count` images as `ImageSet` keeps them, or refuse them; see there."""
     array = np.asarray(labels)
     if array.shape != (count,):
         raise UserError(
@@ -209,12 +211,12 @@ def _checked_labels(labels: object, count: int) -> NDArray[np.int64]:
 
 
 def _checked_text(words: object, field: str) -> tuple[str, ...]:
-    kept = tuple(words) if isinstance(words, Sequence) and not isinstance(words, str) else (words,)
-    for word in kept:
+    texts = tuple(words) if isinstance(words, Sequence) and not isinstance(words, str) else (words,)
+    for word in texts:
         # A NUL at the end is lost in NumPy's text, a lone surrogate cannot be written at all.
         if not isinstance(word, str) or "\0" in word or _has_surrogate(word):
             raise UserError(f"The {field.replace('_', ' ')} must be plain Unicode text; found {word!r:.60}.")
-    return kept
+    return texts
 
 
 def _has_surrogate(word: str) -> bool:

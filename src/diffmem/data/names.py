@@ -23,7 +23,7 @@ class LazyNames(Sequence[str]):
 
     @abstractmethod
     def take(self, indices: NDArray[np.integer[Any]]) -> LazyNames:
-        """Return the names at some places, each from 0 to N - 1."""
+        """Return the names at some positions, each from 0 to N - 1."""
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -32,8 +32,8 @@ class LazyNames(Sequence[str]):
     def __getitem__(self, index: slice) -> LazyNames: ...
 
     def __getitem__(self, index: int | slice) -> str | LazyNames:
-        places = range(len(self))[index]
-        return self._name(places) if isinstance(places, int) else self.take(np.arange(len(self))[index])
+        positions = range(len(self))[index]
+        return self._name(positions) if isinstance(positions, int) else self.take(np.arange(len(self))[index])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, (tuple, LazyNames)):
@@ -61,7 +61,7 @@ class NumberedNames(LazyNames):
         return f"{self._stem}[{self._numbers[index]}]"
 
     def take(self, indices: NDArray[np.integer[Any]]) -> NumberedNames:
-        """Return the names at some places; they keep their numbers."""
+        """Return the names at some positions; they keep their numbers."""
         if isinstance(self._numbers, range):
             return NumberedNames(self._stem, self._numbers.start + self._numbers.step * indices)
         return NumberedNames(self._stem, self._numbers[indices])
@@ -107,7 +107,7 @@ class PackedNames(LazyNames):
         return self._content[self._starts[index] : self._ends[index]].decode()
 
     def take(self, indices: NDArray[np.integer[Any]]) -> PackedNames:
-        """Return the names at some places; the text is shared."""
+        """Return the names at some positions; the text is shared."""
         taken = object.__new__(PackedNames)
         taken._content, taken._starts, taken._ends = (
             self._content,

@@ -9,7 +9,9 @@ from typing import Any, Literal, get_args
 from diffmem.errors import UserError, nearest
 
 __all__ = [
+    "ALPHA_TEXT",
     "AS_USUAL",
+    "FIT_TEXT",
     "MAX_RESOLUTION",
     "OPTIONS",
     "Alpha",
@@ -17,6 +19,7 @@ __all__ = [
     "Fit",
     "Pages",
     "Reading",
+    "check_choice",
     "check_resolution",
     "parse_reading",
 ]
@@ -29,14 +32,33 @@ Fit = Literal["crop", "stretch", "pad"]
 OPTIONS = "options of diffmem data build; of diffmem audit as --train-read KEY=VALUE"
 """Where the choices are made, for messages."""
 
-_WORDS: dict[str, tuple[str, ...]] = {
+ALPHA_TEXT: dict[Alpha, str] = {
+    "white": "transparent pixels composited on white",
+    "black": "transparent pixels composited on black",
+    "drop": "transparency dropped",
+}
+FIT_TEXT: dict[Fit, str] = {
+    "crop": "centre-cropped to a square",
+    "stretch": "stretched",
+    "pad": "padded with black",
+}
+"""What is done where a choice is made, for messages."""
+
+_WORDS: dict[str, tuple[str | None, ...]] = {
     "alpha": get_args(Alpha),
     "exif": get_args(Exif),
-    "pages": get_args(Pages),
-    "fit": get_args(Fit),
+    "pages": (None, *get_args(Pages)),
+    "fit": (None, *get_args(Fit)),
 }
 _NUMBERS = ("white", "resolution")
 _MAX_WHITE = 65_535
+
+
+def check_choice(key: str, value: str | None, permitted: Sequence[str | None]) -> None:
+    """Refuse a value that is none of those permitted; None among them means that nothing need be chosen."""
+    if value not in permitted:
+        words = [word for word in permitted if word is not None]
+        raise UserError(f"{key} {value!r} is unknown; choose {', '.join(words[:-1])} or {words[-1]}.")
 
 
 @dataclass(frozen=True)
@@ -73,11 +95,7 @@ class Reading:
 
     def __post_init__(self) -> None:
         for key, permitted in _WORDS.items():
-            value = getattr(self, key)
-            if value not in permitted and not (value is None and key in ("pages", "fit")):
-                raise UserError(
-                    f"{key} {value!r} is unknown; choose {', '.join(permitted[:-1])} or {permitted[-1]}."
-                )
+            check_choice(key, getattr(self, key), permitted)
         if self.white is not None and not 1 <= self.white <= _MAX_WHITE:
             raise UserError(
                 f"white is the stored value that becomes 255, from 1 to {_MAX_WHITE:,}, not {self.white}."
@@ -125,14 +143,10 @@ def parse_reading(pairs: Sequence[str]) -> Reading:
             raise UserError(f"There is no {key!r} to choose.{nearest(key, keys)} Keys are {', '.join(keys)}.")
         if key in values:
             raise UserError(f"{key} is chosen twice: {values[key]} and {value}.")
-        values[key] = _number(key, value) if key in _NUMBERS else value
+        if key in _NUMBERS and not (value.isascii() and value.isdigit()):
+            raise UserError(f"{key} must be a whole number, not {value!r}.")
+        values[key] = int(value) if key in _NUMBERS else value
     return Reading(**values)
-
-
-def _number(key: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise UserError(f"{key} must be a whole number, not {text!r}.")
-    return int(text)
 
 
 MAX_RESOLUTION = 4096

@@ -1,4 +1,8 @@
-"""Shares of a set: how many images a share is, and numbers of an image that depend on its own pixels only."""
+"""Shares of a set, and what is decided for each image by its own pixels alone: exact copies on purpose, labels without meaning.
+
+Random and unique labels are conditions that Gu et al. 2023, "On Memorization in Diffusion Models", compare with the true
+classes.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,24 @@ import hashlib
 import math
 from fractions import Fraction
 
-from diffmem.data.images import ImageSet
+import numpy as np
+
+from diffmem.data.formats.guards import check_total
+from diffmem.data.images import ImageSet, frozen
+from diffmem.data.storage import gather
 from diffmem.errors import UserError
 
-__all__ = ["KEY_BITS", "check_share", "count_of_share", "pixel_keys"]
+__all__ = [
+    "KEY_BITS",
+    "check_share",
+    "count_of_share",
+    "duplicated",
+    "pixel_keys",
+    "random_labels",
+    "unique_labels",
+]
+
+_MAX_CLASSES = 1_000_000
 
 KEY_BITS = 128
 """Bits of each number of `pixel_keys`."""
@@ -65,3 +83,83 @@ def pixel_keys(images: ImageSet, seed: int, purpose: str) -> list[int]:
         digest.update(pixels.reshape(-1).data)
         keys.append(int.from_bytes(digest.digest(), "big"))
     return keys
+
+
+def random_labels(images: ImageSet, classes: int, seed: int) -> ImageSet:
+    """Return the set with labels that are independent and uniform on 0 to `classes` - 1, so not balanced.
+
+    The label of an image depends on the seed and on its own pixels only: it is the same at every size of the
+    set and in any order, and exact copies share a label. (It does change with the resolution.)
+
+    Args:
+        images: Any set; its labels are replaced.
+        classes: Number of classes, 1 or more. The result has this `num_classes`, even if the highest classes
+            or others stay empty.
+        seed: 0 or more.
+
+    Raises:
+        UserError: `classes` or `seed` is out of range.
+    """
+    if not 1 <= classes <= _MAX_CLASSES:
+        raise UserError(f"Random labels need from 1 to {_MAX_CLASSES:,} classes, not {classes}.")
+    # The remainder of a 128-bit number: no class is favoured by more than one part in 2**97.
+    labels = np.array([key % classes for key in pixel_keys(images, seed, "random label")], np.int64)
+    names = tuple(f"random {label}" for label in range(classes))
+    return images.with_labels(frozen(labels), names, f"random labels of {classes} classes, seed {seed}")
+
+
+def unique_labels(images: ImageSet) -> ImageSet:
+    """Return the set with a label of its own for every image: its position, 0 to N - 1.
+
+    The labels are N whole numbers and the classes have no names; `num_classes` is N.
+    """
+    return images.with_labels(
+        frozen(np.arange(len(images), dtype=np.int64)), None, f"a label for each of {len(images)} images"
+    )
+
+
+def duplicated(images: ImageSet, share: float, copies: int, seed: int) -> ImageSet:
+    """Return a set in which a share of the images occurs `copies` times in total and the rest once.
+
+    Whether an image is chosen depends on the seed and its own pixels only: each is chosen with probability
+    `share`, independently. So an image that is chosen is chosen at every size of the set, in any order, and
+    for any larger share. The price is that the number of chosen images is binomial around N * share; the
+    history has it.
+
+    Args:
+        images: Any set of N images.
+        share: From 0 to 1.
+        copies: How often a chosen image occurs in total, 1 or more.
+        seed: 0 or more.
+
+    Returns:
+        The N images in their order, then the second copies of the chosen ones, then the third, and so on.
+        Copies keep their label; the names of chosen images say which copy each is.
+
+    Raises:
+        UserError: A number is out of range.
+    """
+    check_share(share)
+    if copies < 1:
+        raise UserError(f"An image occurs at least once: copies must be 1 or more, not {copies}.")
+    limit = Fraction(repr(float(share))) * 2**KEY_BITS
+    chosen = np.flatnonzero([key < limit for key in pixel_keys(images, seed, "duplication")])
+    check_total(len(images) + len(chosen) * (copies - 1), images.shape, f"a set with {copies} copies")
+    order = np.concatenate([np.arange(len(images)), *[chosen] * (copies - 1)]).astype(np.int64)
+    names = list(images.names)
+    for index in chosen.tolist() if copies > 1 else []:
+        names[index] = f"{images.names[index]} (copy 1 of {copies})"
+    for copy in range(2, copies + 1):
+        names.extend(f"{images.names[index]} (copy {copy} of {copies})" for index in chosen.tolist())
+    step = (
+        f"duplicated: {len(chosen)} of {len(images)} images (share {share:g}, seed {seed}) occur {copies} times, "
+        f"{len(order)} images in all"
+    )
+    return ImageSet(
+        gather(images.images, order),
+        None if images.labels is None else frozen(images.labels[order]),
+        tuple(names),
+        images.class_names,
+        (*images.history, step),
+        images.conversions,
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from diffmem.data.images import ImageSet
@@ -73,7 +72,10 @@ def contact_sheet(
                 (_MARGIN + gutter - 16, top + cell_height / 2), labels[row], fill=_INK, font=font, anchor="rm"
             )
         for column, index in enumerate(line):
-            tile = _tile(images.images[index], (cell_width, cell_height))
+            tile = to_pil(images.images[index])
+            enlarged = cell_width >= tile.width
+            resampling = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
+            tile = tile.resize((cell_width, cell_height), resampling)
             page.paste(tile, (_MARGIN + gutter + column * (cell_width + _GAP), top))
     shown = sum(map(len, lines))
     channels, tall, wide = images.shape
@@ -95,14 +97,10 @@ def _lines(images: ImageSet, columns: int, rows: int | None) -> tuple[list[list[
         members = np.flatnonzero(images.labels == label)[: columns * (rows or 1)].tolist()
         for start in range(0, len(members), columns):
             lines.append(members[start : start + columns])
-            labels.append(
-                "" if start else _shortened(images.class_names[label] if images.class_names else str(label))
-            )
+            name = images.class_names[label] if images.class_names else str(label)
+            short = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+            labels.append("" if start else short)
     return lines, labels
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
 def _cell(images: ImageSet, room: int, scale: float | None) -> tuple[int, int]:
@@ -113,9 +111,3 @@ def _cell(images: ImageSet, room: int, scale: float | None) -> tuple[int, int]:
         scale = max(1, round(room / width)) if width <= room * 1.2 else max(1, room) / width
         scale = min(scale, 8)
     return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _tile(pixels: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
-    image = to_pil(pixels)
-    enlarged = size[0] >= image.width
-    return image.resize(size, Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS)

@@ -1,28 +1,31 @@
-"""`open_images`: whatever holds images, recognised by its content."""
+"""`open_images`: whatever holds images, recognised by its content; and the same read by the other rules that loaders have."""
 
 from __future__ import annotations
 
-import gzip
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, get_args
 
-from diffmem.data.fit import fit_images
+import numpy as np
+
+from diffmem.data.conversions import Conversion
 from diffmem.data.formats.cifar10 import is_cifar10_folder, read_cifar10
-from diffmem.data.formats.digits import read_digits
 from diffmem.data.formats.edm_zip import read_zip
 from diffmem.data.formats.folder import read_folder
-from diffmem.data.formats.guards import checked_zip, in_one_line
+from diffmem.data.formats.guards import checked_zip, in_one_line, unpacked
 from diffmem.data.formats.guards import reading as as_text
 from diffmem.data.formats.idx import IMAGE_MAGIC, idx_image_files, read_idx
-from diffmem.data.formats.npy import MAGIC, read_npy
-from diffmem.data.formats.npz import read_npz
-from diffmem.data.formats.signatures import LIKELY, ending_of
-from diffmem.data.images import ImageSet
-from diffmem.data.reading import AS_USUAL, Reading
+from diffmem.data.formats.npy import MAGIC, read_npy, read_npz
+from diffmem.data.formats.signatures import HEAD_BYTES, LIKELY, ending_of
+from diffmem.data.images import ImageSet, frozen
+from diffmem.data.reading import ALPHA_TEXT, AS_USUAL, FIT_TEXT, Reading, check_choice
+from diffmem.data.transforms import fit_images
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
 
-__all__ = ["UNDERSTOOD", "Split", "open_images"]
+__all__ = ["UNDERSTOOD", "OtherReading", "Split", "open_images", "other_readings", "read_digits"]
 
 Split = Literal["train", "test"]
 """The splits of sources that come with them (CIFAR-10 and IDX files)."""
@@ -36,6 +39,15 @@ UNDERSTOOD = (
     "IDX files such as train-images-idx3-ubyte.gz"
 )
 """What `open_images` reads, in words."""
+
+
+_HIGHEST = 65_535
+_TEXT: dict[str, dict[Any, str]] = {
+    "alpha": {**ALPHA_TEXT},
+    "exif": {"apply": "EXIF orientation applied", "ignore": "EXIF orientation ignored"},
+    "pages": {"all": "all pages and frames"},
+    "fit": {**FIT_TEXT, "stretch": "stretched to a square", "pad": "padded to a square"},
+}
 
 
 @in_one_line()
@@ -60,7 +72,7 @@ def open_images(
 
     Returns:
         The images in the source's own order. Reading the same source again gives the same set. What was done to the
-        images, and what was passed over, is in its `history` and, for programs, in its `conversions`.
+        images, and what was skipped, is in its `history` and, for programs, in its `conversions`.
 
     Raises:
         UserError: Nothing is there, it is not understood, it is damaged, a split has to be chosen, or it holds pixels of
@@ -70,9 +82,9 @@ def open_images(
         raise UserError(f"Two splits are asked for: {split} and {reading.split}. Name one.")
     split = reading.split if split is None else split
     if source == "digits":
-        _check_fixed(split)
+        check_choice("split", split, (None, *get_args(Split)))
         return _fitted(read_digits(split or "train"), reading, "digits", progress)
-    path = _place(source)
+    path = _path(source)
     with as_text(str(path)):
         kind = _kind(path)
     if kind == "unknown":
@@ -81,7 +93,7 @@ def open_images(
         return read_zip(path, progress, reading, split)
     if kind == "folder":
         return read_folder(path, progress, reading, split)
-    _check_fixed(split)
+    check_choice("split", split, (None, *get_args(Split)))
     if kind == "cifar10":
         images = read_cifar10(path, split or "train")
     elif kind == "idx":
@@ -96,7 +108,7 @@ def open_images(
     return _fitted(images, reading, str(path), progress)
 
 
-def _place(source: str | Path) -> Path:
+def _path(source: str | Path) -> Path:
     try:
         path = Path(source).expanduser()
         there = path.exists()
@@ -111,11 +123,6 @@ def _place(source: str | Path) -> Path:
     if not there:
         raise UserError(f"There is nothing at {source}. Images are read from: {UNDERSTOOD}.")
     return path
-
-
-def _check_fixed(split: str | None) -> None:
-    if split not in (None, "train", "test"):
-        raise UserError(f"There is no split {split!r}; choose 'train' or 'test'.")
 
 
 def _fitted(images: ImageSet, reading: Reading, what: str, progress: Progress) -> ImageSet:
@@ -138,11 +145,8 @@ def _kind(path: Path) -> str:
         return "idx" if idx_image_files(path) else "folder"
     if not path.is_file():
         return "unknown"
-    with path.open("rb") as stream:
-        head = stream.read(512)
-        if head.startswith(b"\x1f\x8b"):
-            stream.seek(0)
-            head = gzip.GzipFile(fileobj=cast("gzip._ReadableFileobj", stream)).read(512)
+    with unpacked(path, HEAD_BYTES) as (stream, _):
+        head = stream.read(HEAD_BYTES)
     if head.startswith(b"PK"):
         with checked_zip(path) as archive:
             endings = set(map(ending_of, archive.namelist()))
@@ -152,3 +156,73 @@ def _kind(path: Path) -> str:
     if head.startswith(IMAGE_MAGIC):
         return "idx"
     return "cifar10" if head[257:262] == b"ustar" else "unknown"
+
+
+@dataclass(frozen=True)
+class OtherReading:
+    """A source as it would be by another rule.
+
+    Attributes:
+        text: The rule in words.
+        reading: The reading that follows it; all else is as it was.
+        open: Reads the source so.
+    """
+
+    text: str
+    reading: Reading
+    open: Callable[[Progress], ImageSet]
+
+
+def other_readings(images: ImageSet, source: str | Path, reading: Reading) -> list[OtherReading]:
+    """Return the other readings of a source that can give other pixels, one for each rule that was a choice.
+
+    Args:
+        images: The set as it was read, or one that was made of it.
+        source: What `open_images` was given.
+        reading: How it was read; its split stays.
+    """
+
+    def opened(other: Reading, progress: Progress) -> ImageSet:
+        return open_images(source, progress=progress, reading=other)
+
+    return [
+        OtherReading(text, other, partial(opened, other))
+        for conversion in images.conversions
+        if conversion.changes_pixels
+        for text, other in _others(conversion, reading)
+    ]
+
+
+def _others(conversion: Conversion, reading: Reading) -> Iterator[tuple[str, Reading]]:
+    for value, text in _TEXT.get(conversion.key, {}).items():
+        if value != getattr(reading, conversion.key):
+            yield text, replace(reading, **{conversion.key: value})
+    if conversion.key == "white" and conversion.largest:
+        largest = conversion.largest
+        for white in dict.fromkeys((_HIGHEST, largest, 2 ** largest.bit_length() - 1)):
+            if str(white) != conversion.choice:
+                yield f"white level {white:,} of 16-bit files", replace(reading, white=white)
+
+
+def read_digits(split: str) -> ImageSet:
+    """Return the 1,797 handwritten digits that come with scikit-learn: (1797, 1, 8, 8), ten classes, in the order of scikit-learn.
+
+    The values 0 to 16 of the scans become 0 to 255 by round(v * 255 / 16). Source: Alpaydin and Kaynak 1998,
+    "Optical Recognition of Handwritten Digits", the test part of the UCI data set, as
+    `sklearn.datasets.load_digits`.
+
+    Raises:
+        UserError: `split` is 'test': the digits are one set.
+    """
+    if split == "test":
+        raise UserError(
+            "The digits have no test split. Hold some out instead: diffmem.data.hold_out(images, n, seed) "
+            "gives both parts."
+        )
+    from sklearn.datasets import load_digits
+
+    scans, labels = load_digits(return_X_y=True)
+    images = np.rint(scans * 255 / 16).astype(np.uint8).reshape(-1, 1, 8, 8)
+    names = tuple(f"digit_{index:04d}" for index in range(len(images)))
+    step = f"handwritten digits of scikit-learn: {len(images)} images"
+    return ImageSet(frozen(images), labels.astype(np.int64), names, tuple("0123456789"), (step,))

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data.images import ImageSet
-from diffmem.errors import UserError
+from diffmem.errors import UserError, nearest
 
-__all__ = ["balanced", "choose_classes", "first", "hold_out", "random_subset"]
+__all__ = ["balanced", "check_count", "choose_classes", "first", "hold_out", "random_subset"]
 
 
 def balanced(images: ImageSet, n: int) -> ImageSet:
@@ -35,19 +35,19 @@ def balanced(images: ImageSet, n: int) -> ImageSet:
     if len(empty):
         raise UserError(
             f"A balanced selection needs images of every class and {len(empty)} of {classes} have none, the "
-            f"first is class {_told(images, int(empty[0]))}; keep only classes that have images, or choose "
+            f"first is class {_class_text(images, int(empty[0]))}; keep only classes that have images, or choose "
             "'first' or 'random'."
         )
     if n % classes:
         below, above = n - n % classes, n - n % classes + classes
         sizes = [size for size in (below, above) if classes <= size <= len(images)]
-        told = (
+        text = (
             f"the nearest sizes are {' and '.join(map(str, sizes))}"
             if sizes
             else f"it needs at least {classes}"
         )
         raise UserError(
-            f"{n} images cannot be balanced over {classes} classes: {told}. Or choose 'first' or 'random'."
+            f"{n} images cannot be balanced over {classes} classes: {text}. Or choose 'first' or 'random'."
         )
     need = n // classes
     order = np.argsort(images.labels, kind="stable")
@@ -55,7 +55,7 @@ def balanced(images: ImageSet, n: int) -> ImageSet:
     if len(short):
         label = int(short[0])
         raise UserError(
-            f"Class {_told(images, label)} has {counts[label]} images but {n} images over {classes} classes need "
+            f"Class {_class_text(images, label)} has {counts[label]} images but {n} images over {classes} classes need "
             f"{need} each; "
             f"the largest balanced size is {counts.min() * classes}."
         )
@@ -142,11 +142,11 @@ def choose_classes(images: ImageSet, classes: list[str | int]) -> ImageSet:
     numbers.sort()
     for number in numbers:
         if not np.any(images.labels == number):
-            raise UserError(f"Class {_told(images, number)} has no images in this set.")
+            raise UserError(f"Class {_class_text(images, number)} has no images in this set.")
     inside = np.flatnonzero(np.isin(images.labels, numbers))
     all_names = images.class_names
-    told = ", ".join(all_names[number] if all_names else str(number) for number in numbers)
-    taken = images.take(inside, f"classes {told}: {len(inside)} of {len(images)} images")
+    text = ", ".join(all_names[number] if all_names else str(number) for number in numbers)
+    taken = images.take(inside, f"classes {text}: {len(inside)} of {len(images)} images")
     if numbers == list(range(len(numbers))) and (all_names is None or len(all_names) == len(numbers)):
         return taken
     assert taken.labels is not None
@@ -156,7 +156,7 @@ def choose_classes(images: ImageSet, classes: list[str | int]) -> ImageSet:
     )
 
 
-def _told(images: ImageSet, label: int) -> str:
+def _class_text(images: ImageSet, label: int) -> str:
     return f"{label} ({images.class_names[label]})" if images.class_names else str(label)
 
 
@@ -167,8 +167,6 @@ def _class_number(images: ImageSet, name: str | int) -> int:
     text = str(name)
     if text.isascii() and text.isdigit() and int(text) < images.num_classes:
         return int(text)
-    from diffmem.errors import nearest
-
     known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") if names else ""
     numbers = f"the numbers 0 to {images.num_classes - 1}"
     raise UserError(
@@ -177,9 +175,14 @@ def _class_number(images: ImageSet, name: str | int) -> int:
     )
 
 
-def _check_size(images: ImageSet, n: int) -> None:
+def check_count(n: int) -> None:
+    """Refuse a number of images below 1."""
     if n < 1:
         raise UserError(f"A set needs at least 1 image; {n} were asked for.")
+
+
+def _check_size(images: ImageSet, n: int) -> None:
+    check_count(n)
     if n > len(images):
         raise UserError(f"{n} images were asked for but there are only {len(images)}.")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from diffmem.errors import UserError
 from diffmem.files import atomic_path
 from diffmem.progress import NO_PROGRESS, Progress
 
-__all__ = ["SUFFIXES", "check_ending", "meta_path", "write_images"]
+__all__ = ["SUFFIXES", "check_ending", "meta_path", "write_arrays", "write_images"]
 
 SUFFIXES = (".zip", ".npz", ".npy")
 """How the names of written sets end."""
@@ -56,13 +58,12 @@ def write_images(images: ImageSet, out: Path, progress: Progress = NO_PROGRESS) 
         raise UserError(f"{out} is a folder; name a file to write.")
     if out.suffix.lower() == ".npy":
         _write_npy(images, out, progress)
-        return
-    with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        if out.suffix.lower() == ".zip":
+    elif out.suffix.lower() == ".zip":
+        with _new_zip(out) as archive:
             _write_zip(images, archive, progress)
-        else:
-            arrays: dict[str, NDArray[Any]] = {"images": images.images, "layout": np.array("NCHW")}
-            _write_arrays(archive, arrays | _described(images) | {"names": np.array(list(images.names))})
+    else:
+        arrays: dict[str, NDArray[Any]] = {"images": images.images, "layout": np.array("NCHW")}
+        write_arrays(out, arrays | _described(images) | {"names": np.array(list(images.names))})
 
 
 def _write_zip(images: ImageSet, archive: zipfile.ZipFile, progress: Progress) -> None:
@@ -106,28 +107,32 @@ def _write_npy(images: ImageSet, out: Path, progress: Progress) -> None:
             "names_ends": ends,
         }
         # First, so that images never lie beside the old labels unnoticed: until the rename they belong to others.
-        with (
-            atomic_path(meta_path(out)) as beside,
-            zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive,
-        ):
-            _write_arrays(archive, arrays | _described(images))
+        write_arrays(meta_path(out), arrays | _described(images))
 
 
 def _described(images: ImageSet) -> dict[str, NDArray[Any]]:
-    arrays: dict[str, NDArray[Any]] = {}
-    if images.labels is not None:
-        arrays["labels"] = images.labels
-    if images.class_names is not None:
-        arrays["class_names"] = np.array(images.class_names)
-    if images.history:
-        arrays["history"] = np.array(images.history)
-    return arrays
+    described = {
+        "labels": images.labels, "class_names": images.class_names, "history": images.history or None,
+    }  # fmt: skip
+    return {key: np.asarray(value) for key, value in described.items() if value is not None}
 
 
-def _write_arrays(archive: zipfile.ZipFile, arrays: dict[str, NDArray[Any]]) -> None:
-    for key, array in arrays.items():
-        with archive.open(_member(f"{key}.npy"), "w", force_zip64=True) as stream:
-            np.lib.format.write_array(stream, array, allow_pickle=False)
+def write_arrays(out: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """Write an .npz, whole or not at all; the same arrays give the same bytes.
+
+    Raises:
+        DiffmemError: The file cannot be written.
+    """
+    with _new_zip(out) as archive:
+        for key, array in arrays.items():
+            with archive.open(_member(f"{key}.npy"), "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, array, allow_pickle=False)
+
+
+@contextmanager
+def _new_zip(out: Path) -> Iterator[zipfile.ZipFile]:
+    with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        yield archive
 
 
 def _member(name: str) -> zipfile.ZipInfo:

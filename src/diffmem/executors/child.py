@@ -1,7 +1,7 @@
 """One task in a process of its own, or in several under torchrun: started, listened to, asked to stop, and judged by its end.
 
 The task travels in a JSON file; what happens comes back in files of JSON lines, one for each process, so that nothing is lost
-when a process dies. The child's standard input is held open as long as this process lives (see `lifeline`).
+when a process dies. The child's standard input is held open as long as this process lives (see `signals`).
 """
 
 from __future__ import annotations
@@ -14,41 +14,30 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from diffmem.distributed import LostProcessError
 from diffmem.errors import DiffmemError
-from diffmem.executors.pool import SECONDS_TO_STOP, BugError, Event, Task, error_from_json, error_to_json
+from diffmem.executors.pool import (
+    SECONDS_TO_STOP,
+    Event,
+    LostTaskError,
+    Task,
+    event_from_json,
+    event_to_json,
+    throttled,
+)
 from diffmem.files import read_json, write_json
+from diffmem.interrupt import StopRequest
+from diffmem.progress import Progress
 
-__all__ = [
-    "Journal",
-    "event_from_json",
-    "event_to_json",
-    "read_task",
-    "run_child",
-]
+__all__ = ["EventFile", "journal", "read_task", "run_child", "run_task"]
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 _SECONDS_BETWEEN_PROGRESS = 0.5
 # torchrun gives its processes half a minute; it is not ended before it has ended them.
 _SECONDS_OF_LAUNCHER = 40.0
-
-
-def event_to_json(event: Event) -> dict[str, Any]:
-    """Return an event as JSON; of an error its class and words are kept."""
-    error = None if event.error is None else error_to_json(event.error)
-    return {**asdict(replace(event, error=None)), "error": error}
-
-
-def event_from_json(content: Mapping[str, Any]) -> Event:
-    """Return the event that `event_to_json` described."""
-    error = None if content["error"] is None else error_from_json(content["error"])
-    if isinstance(error, BugError):
-        error.trace = content["text"]
-    return Event(**{**content, "error": error})
 
 
 def read_task(file: Path) -> Task:
@@ -60,66 +49,106 @@ def read_task(file: Path) -> Task:
     return Task(**read_json(file))
 
 
-class Journal:
-    """Where one of the processes of a task tells what happens: a file of JSON lines.
+def journal(folder: Path, rank: int) -> Callable[[Event], None]:
+    """Return the function by which one of the processes of a task reports: into a file of JSON lines in the folder of the task's file.
 
     Args:
         folder: Of the task's file.
         rank: Which of the processes this is.
     """
+    file = os.open(folder / f"events-{rank}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
 
-    def __init__(self, folder: Path, rank: int) -> None:
-        self._file = os.open(folder / f"events-{rank}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        self._last = -_SECONDS_BETWEEN_PROGRESS
-
-    def __call__(self, event: Event) -> None:
-        """Write an event; of progress, what comes twice a second or less."""
-        if event.kind == "progress":
-            if time.monotonic() - self._last < _SECONDS_BETWEEN_PROGRESS:
-                return
-            self._last = time.monotonic()
+    def write(event: Event) -> None:
         # In one call, so that a signal between two of them cannot leave half a line.
-        os.write(self._file, json.dumps(event_to_json(event)).encode() + b"\n")
+        os.write(file, json.dumps(event_to_json(event)).encode() + b"\n")
+
+    return throttled(write, _SECONDS_BETWEEN_PROGRESS)
+
+
+class EventFile:
+    """A growing file of events as JSON lines, of which the last counts once it is whole.
+
+    Args:
+        path: The file; it may be missing yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._read = path, 0
+
+    def new(self) -> list[Event]:
+        """Return the events that were written since the last call."""
+        try:
+            with self._path.open("rb") as stream:
+                stream.seek(self._read)
+                gained = stream.read()
+        except OSError:
+            return []
+        whole = gained[: gained.rfind(b"\n") + 1]
+        self._read += len(whole)
+        return [event_from_json(json.loads(line)) for line in whole.splitlines()]
 
 
 class _Reader:
-    """Reads what the processes' journals have gained; the last line counts once it is whole."""
+    """Reads the journals of a task's processes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._read: dict[Path, int] = {}
-        self.begun = False
+        self._files: dict[Path, EventFile] = {}
         self.ends: list[Event] = []
+
+    @property
+    def begun(self) -> bool:
+        return bool(self._files)
 
     def new(self) -> Iterator[Event]:
         """Yield the new events of running work; keep the others."""
-        for file in sorted(self._folder.glob("events-*.jsonl")):
-            self.begun = True
-            with file.open("rb") as stream:
-                stream.seek(self._read.get(file, 0))
-                gained = stream.read()
-            whole = gained[: gained.rfind(b"\n") + 1]
-            self._read[file] = self._read.get(file, 0) + len(whole)
-            for line in whole.splitlines():
-                event = event_from_json(json.loads(line))
+        for path in sorted(self._folder.glob("events-*.jsonl")):
+            for event in self._files.setdefault(path, EventFile(path)).new():
                 if event.kind in ("progress", "warning"):
                     yield event
                 else:
                     self.ends.append(event)
 
 
+def run_task(task: Task, progress: Progress, warn: Callable[[str], None]) -> None:
+    """Run a task, in this process or in as many as it asks for.
+
+    Raises:
+        DiffmemError: The task failed.
+        LostTaskError: One of its processes died.
+        KeyboardInterrupt: This process, or one of the task's, was asked to stop; the work is saved.
+    """
+    if task.processes == 1:
+        task.call(progress, warn)
+        return
+
+    def report(event: Event) -> None:
+        if event.kind == "warning":
+            warn(event.text)
+        else:
+            progress(event.done, event.total, event.text)
+
+    with StopRequest() as stop:
+        end = run_child(task, report, asked=lambda: stop.requested)
+    if stop.requested or end.kind == "stopped":
+        raise KeyboardInterrupt
+    if end.kind == "lost":
+        raise LostTaskError(end.text)
+    if end.error is not None:
+        raise end.error
+
+
 def run_child(
     task: Task,
-    told: Callable[[Event], None],
+    report: Callable[[Event], None],
     *,
     asked: Callable[[], bool] = lambda: False,
     environment: Mapping[str, str] | None = None,
 ) -> Event:
-    """Do a task in a process of its own, or in `task.processes` under torchrun, and return how it ended.
+    """Run a task in a process of its own, or in `task.processes` under torchrun, and return how it ended.
 
     Args:
-        task: What to do.
-        told: Told of progress and warnings.
+        report: Called with progress and warnings.
         asked: Whether the work should save and end; asked about ten times a second.
         environment: Variables to set in the child.
 
@@ -128,9 +157,9 @@ def run_child(
     """
     with tempfile.TemporaryDirectory(prefix="diffmem-task-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        file, words, reader = folder / "task.json", folder / "errors.txt", _Reader(folder)
+        file, errors, reader = folder / "task.json", folder / "errors.txt", _Reader(folder)
         write_json(file, asdict(task))
-        with words.open("wb") as stream:
+        with errors.open("wb") as stream:
             child = subprocess.Popen(
                 _command(task.processes, file),
                 stdin=subprocess.PIPE,
@@ -140,13 +169,13 @@ def run_child(
                 start_new_session=True,  # Ctrl-C is for this process, which passes it on
             )
         try:
-            patience = SECONDS_TO_STOP if task.processes == 1 else SECONDS_TO_STOP + _SECONDS_OF_LAUNCHER
+            seconds = SECONDS_TO_STOP + (_SECONDS_OF_LAUNCHER if task.processes > 1 else 0)
             deadline = None
             while child.poll() is None:
                 for event in reader.new():
-                    told(event)
+                    report(event)
                 if deadline is None and asked():
-                    deadline = time.monotonic() + patience
+                    deadline = time.monotonic() + seconds
                     child.terminate()
                 elif deadline is not None and time.monotonic() >= deadline:
                     child.kill()
@@ -154,9 +183,14 @@ def run_child(
         finally:
             _end(child)
         for event in reader.new():
-            told(event)
-        told_why = words.read_text(errors="replace")
-        return _judge(task.key, reader, child.returncode, told_why, was_asked=deadline is not None)
+            report(event)
+        return _judge(
+            task.key,
+            reader,
+            child.returncode,
+            errors.read_text(errors="replace"),
+            was_asked=deadline is not None,
+        )
 
 
 def _command(processes: int, file: Path) -> list[str]:
@@ -181,14 +215,13 @@ def _end(child: subprocess.Popen[bytes]) -> None:
             child.wait()
 
 
-def _judge(key: str, reader: _Reader, code: int, words: str, *, was_asked: bool) -> Event:
+def _judge(key: str, reader: _Reader, code: int, errors: str, *, was_asked: bool) -> Event:
     """Return what the ends of the processes mean for the task: the cause, where one of them drew the others with it.
 
     Args:
-        key: The task's.
-        reader: What the processes told.
+        reader: What the processes reported.
         code: How the process that was started here ended.
-        words: What was written to standard error.
+        errors: What was written to standard error.
         was_asked: Whether it was asked to stop.
     """
     failed = [event for event in reader.ends if event.kind == "failed"]
@@ -198,8 +231,8 @@ def _judge(key: str, reader: _Reader, code: int, words: str, *, was_asked: bool)
     if ends:
         return ends[0]
     if code == -signal.SIGTERM or (was_asked and code != -signal.SIGKILL):
-        return Event(key, "stopped", "It was asked to stop before it had begun.")
-    last = (words.strip().splitlines() or ["it left no words"])[-1].strip()
+        return Event(key, "stopped", "It was stopped before it had started.")
+    last = (errors.strip().splitlines() or ["no output"])[-1].strip()
     if reader.begun or code < 0:
         text = f"The process of the task ended unexpectedly (exit code {code}; -9 often means that memory ran out): {last}"
         return Event(key, "lost", text)

@@ -7,9 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-__all__ = ["ExecutorConfig", "Kind", "walltime_seconds"]
-
-Kind = Literal["inline", "local", "parsl", "slurm", "pbs", "kubernetes"]
+__all__ = ["ExecutorConfig", "walltime_seconds"]
 
 _BATCH = ("slurm", "pbs")
 _PRESETS = (*_BATCH, "kubernetes")
@@ -54,7 +52,7 @@ class ExecutorConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Kind = Field(
+    kind: Literal["inline", "local", "parsl", "slurm", "pbs", "kubernetes"] = Field(
         "local",
         description="'inline' (this process), 'local' (processes of this machine), 'slurm', 'pbs', 'kubernetes', or"
         " 'parsl' (any Parsl configuration).",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
+from diffmem.executors.child import run_task
 from diffmem.executors.pool import Event, Pool, Task
 from diffmem.executors.processes import Processes, available_cores
-from diffmem.executors.work import perform
 
 __all__ = ["LocalPool", "share_of_gpus", "visible_gpus"]
 
@@ -24,16 +24,16 @@ def visible_gpus(count: int, environment: Mapping[str, str] = os.environ) -> lis
     return names[:count] if names else [str(number) for number in range(count)]
 
 
-def share_of_gpus(names: Sequence[str], place: int, processes: int) -> str:
+def share_of_gpus(names: Sequence[str], worker: int, processes: int) -> str:
     """Return CUDA_VISIBLE_DEVICES of one of several workers: as many GPUs as a task has processes, beginning anew at the end.
 
     Args:
         names: The GPUs.
-        place: The worker's number; worker 0 has the first GPUs.
+        worker: Its number; worker 0 has the first GPUs.
         processes: Of each task.
     """
     shares = max(1, len(names) // processes)
-    first = place % shares * processes
+    first = worker % shares * processes
     return ",".join(names[first : first + processes])
 
 
@@ -52,8 +52,8 @@ class LocalPool(Pool):
     ) -> None:
         self.slots = slots
         share = max(1, available_cores() // (slots * processes)) if threads is None else threads
-        places = [{"CUDA_VISIBLE_DEVICES": share_of_gpus(gpus, i, processes)} for i in range(slots)]
-        self._processes = Processes(perform, slots, share, places if gpus else ())
+        environments = [{"CUDA_VISIBLE_DEVICES": share_of_gpus(gpus, i, processes)} for i in range(slots)]
+        self._processes = Processes(run_task, slots, share, environments if gpus else ())
 
     def submit(self, task: Task) -> None:
         """Take a task; see `Pool`."""

@@ -23,23 +23,22 @@ def open_pool(
     device: str,
     folder: Path,
     threads: int | None = None,
-    told: Callable[[Event], None] | None = None,
+    on_event: Callable[[Event], None] | None = None,
 ) -> Pool:
     """Return the pool that a recipe asks for; use it as a context manager.
 
     Args:
-        config: The recipe's `executor`.
         device: Where tasks compute: 'cpu' or 'cuda'.
         folder: Of the study; clusters keep their scripts and logs in it, and need it on a common disk.
         threads: local: threads of each process; the cores divided by the processes if not given.
-        told: inline: told of progress and warnings as they come (see `InlinePool`).
+        on_event: inline: called with progress and warnings as they come (see `InlinePool`).
 
     Raises:
         UserError: What the recipe asks for is not there (GPUs, the scheduler, Parsl, the file) or does not fit the device.
         DiffmemError: Parsl could not start.
     """
     if config.kind == "inline":
-        return InlinePool(told)
+        return InlinePool(on_event)
     if config.kind == "local":
         return _local(config, device, threads)
     if config.device is not None and config.device != device.partition(":")[0]:

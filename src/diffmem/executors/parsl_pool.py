@@ -8,7 +8,6 @@ import this module only where a study uses it.
 from __future__ import annotations
 
 import atexit
-import json
 import logging
 import os
 import queue
@@ -31,11 +30,11 @@ from parsl.config import Config
 from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
 
 from diffmem.errors import DiffmemError, UserError
-from diffmem.executors.child import event_from_json
+from diffmem.executors.child import EventFile
 from diffmem.executors.config import ExecutorConfig
 from diffmem.executors.parsl_presets import capacity, parsl_config
-from diffmem.executors.pool import SECONDS_TO_STOP, Event, Pool, Task
-from diffmem.executors.remote import CONTROL, GOES_ON, Place, progress_file, work_remotely
+from diffmem.executors.pool import SECONDS_TO_STOP, Event, Pool, Task, event_from_json
+from diffmem.executors.remote import CONTROL, GOES_ON, Assignment, progress_file, run_remotely
 from diffmem.executors.signals import signals_held
 
 __all__ = ["ParslPool", "open_parsl"]
@@ -47,23 +46,22 @@ def open_parsl(config: ExecutorConfig, folder: Path) -> ParslPool:
     """Return the pool of a recipe's executor of a kind that needs Parsl.
 
     Args:
-        config: The recipe's `executor`.
         folder: Of the study; on a disk that it shares with the workers.
 
     Raises:
         UserError: The settings do not fit what is there.
         DiffmemError: Parsl could not start.
     """
-    place = folder.resolve() / "executor"
-    strange = re.search(r"[^\w./+=@:,~-]", str(place))
+    ours = folder.resolve() / "executor"
+    strange = re.search(r"[^\w./+=@:,~-]", str(ours))
     if strange is not None:
         raise UserError(
             f"executor.kind = {config.kind}: the study's folder {folder.resolve()} has a character in its path"
             f" ({strange.group()!r}) that the scripts of Parsl cannot carry; choose another folder."
         )
     return ParslPool(
-        parsl_config(config, place / "parsl"),
-        place,
+        parsl_config(config, ours / "parsl"),
+        ours,
         seconds_to_save=60 * config.minutes_to_save,
         gpus=config.gpus_per_node,
     )
@@ -71,19 +69,18 @@ def open_parsl(config: ExecutorConfig, folder: Path) -> ParslPool:
 
 @dataclass
 class _Running:
-    """A task that was submitted, and what was read of its progress."""
+    """A task that was submitted, and where it reports its progress."""
 
     task: Task
     number: int
     future: Future[Any]
-    read: int = 0
+    progress: EventFile
 
 
 class ParslPool(Pool):
     """A pool of the workers of a Parsl configuration, which is started here and ended by `stop`.
 
     Args:
-        config: The configuration.
         folder: For the pool's files; workers see it under the same path.
         seconds_to_save: How long before a job's time limit (DIFFMEM_ENDS on the worker) its tasks are asked to save and end.
         gpus: GPUs of each machine, to be divided among its workers; None leaves that to the configuration.
@@ -117,9 +114,9 @@ class ParslPool(Pool):
     def submit(self, task: Task) -> None:
         """Take a task; see `Pool`."""
         number = self._count = self._count + 1
-        place = Place(str(self._folder), number, self._seconds_to_save, self._gpus)
-        future = self._executor.submit(work_remotely, asdict(task), asdict(place))
-        self._running[number] = _Running(task, number, future)
+        assignment = Assignment(str(self._folder), number, self._seconds_to_save, self._gpus)
+        future = self._executor.submit(run_remotely, asdict(task), asdict(assignment))
+        self._running[number] = _Running(task, number, future, EventFile(progress_file(self._folder, number)))
         future.add_done_callback(lambda done: self._ended.put(number))
 
     def poll(self, seconds: float) -> list[Event]:
@@ -139,7 +136,7 @@ class ParslPool(Pool):
         return []
 
     def _look(self) -> list[Event]:
-        """Return, once a second, how far the running tasks are: the last that each has told."""
+        """Return, once a second, how far the running tasks are: the last that each has reported."""
         if time.monotonic() < self._next_look:
             return []
         self._next_look = time.monotonic() + _SECONDS_BETWEEN_LOOKS
@@ -147,19 +144,7 @@ class ParslPool(Pool):
         if gone is not None:
             lost, self._running = self._running, {}
             return [Event(each.task.key, "failed", str(gone), error=gone) for each in lost.values()]
-        events = []
-        for running in self._running.values():
-            try:
-                with progress_file(self._folder, running.number).open("rb") as stream:
-                    stream.seek(running.read)
-                    gained = stream.read()
-            except OSError:
-                continue  # it has not begun
-            whole = gained[: gained.rfind(b"\n") + 1]
-            running.read += len(whole)
-            if whole:
-                events.append(event_from_json(json.loads(whole.splitlines()[-1])))
-        return events
+        return [event for running in self._running.values() for event in running.progress.new()[-1:]]
 
     def _end(self, running: _Running) -> list[Event]:
         """Return what came back of a task: its warnings and its end."""
@@ -204,7 +189,6 @@ def _started(config: Config, log: Path) -> Iterator[DataFlowKernel]:
     """Start Parsl, and end it with its workers.
 
     Args:
-        config: Its configuration.
         log: Where its warnings go.
     """
     before = os.environ.get("PATH", "")
@@ -235,7 +219,7 @@ def _gone(kernel: DataFlowKernel) -> DiffmemError | None:
         if process is not None and process.poll() is not None:
             return DiffmemError(
                 f"The process by which Parsl reaches its workers ended (exit code {process.returncode}). Finished work is"
-                " kept: the same command goes on from there."
+                " kept: the same command resumes from there."
             )
     return None
 

@@ -30,7 +30,7 @@ from diffmem.executors.remote import ENDS
 __all__ = ["capacity", "parsl_config"]
 
 _UNSET_RUN_DIR = "runinfo"  # Parsl's own default
-_HEARTBEAT, _PATIENCE = 5, 20  # seconds; Parsl's own let the tasks of a dead study run on for minutes
+_HEARTBEAT, _TIMEOUT = 5, 20  # seconds; Parsl's own let the tasks of a dead study run on for minutes
 _NO_CORES = 0.001
 _SECONDS_OF_A_COMMAND = 60  # a busy scheduler may take more than Parsl's 10
 _DRAIN_BEFORE_SAVING = 30  # seconds; so that no task is sent to a worker that would refuse it
@@ -56,7 +56,7 @@ def parsl_config(config: ExecutorConfig, folder: Path) -> Config:
         cores_per_worker=_NO_CORES,  # Parsl would start fewer workers than there are runs, were each to have a core
         max_workers_per_node=config.runs_per_node,
         heartbeat_period=_HEARTBEAT,
-        heartbeat_threshold=_PATIENCE,
+        heartbeat_threshold=_TIMEOUT,
         drain_period=_drain_period(config),
     )
     return _steadied(

@@ -1,16 +1,17 @@
-"""What a search asks of the place where its tasks run: take tasks, tell what becomes of them, stop."""
+"""What a search asks of the pool that its tasks run in: take tasks, report what becomes of them, stop."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from types import TracebackType
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol, Self
 
 from diffmem.errors import DiffmemError
+from diffmem.progress import Progress
 
 __all__ = [
     "SECONDS_TO_STOP",
@@ -19,9 +20,10 @@ __all__ = [
     "LostTaskError",
     "Pool",
     "Task",
-    "carried_out",
-    "error_from_json",
-    "error_to_json",
+    "event_from_json",
+    "event_to_json",
+    "outcome",
+    "throttled",
 ]
 
 SECONDS_TO_STOP = 60.0
@@ -33,7 +35,7 @@ class LostTaskError(DiffmemError):
 
 
 class BugError(DiffmemError):
-    """An error that nobody foresaw, told in one line.
+    """An error that nobody foresaw, in one line.
 
     Attributes:
         trace: The traceback.
@@ -42,11 +44,11 @@ class BugError(DiffmemError):
     trace: str = ""
 
     @classmethod
-    def of(cls, trace: str, where: str = "A task ended unexpectedly") -> BugError:
-        """Return the error that tells the last line of a traceback and keeps all of it."""
+    def of(cls, trace: str) -> BugError:
+        """Return the error that says the last line of a traceback and keeps all of it."""
         lines = trace.strip().splitlines() or ["unknown error"]
         error = cls(
-            f"{where}: {lines[-1].strip()}. This is a bug in diffmem or in a package that it uses, not a mistake in"
+            f"A task ended unexpectedly: {lines[-1].strip()}. This is a bug in diffmem or in a package that it uses, not a mistake in"
             " your settings; please report it. Finished work is kept."
         )
         error.trace = trace
@@ -59,7 +61,7 @@ class Task:
 
     Attributes:
         key: Names the task, for example the run's id.
-        function: 'package.module:name' of a function `work(content, progress, warn)`. It returns nothing: what it makes, it writes to
+        function: 'package.module:name' of a function `name(content, progress, warn)`. It returns nothing: what it makes, it writes to
             disk. It raises `DiffmemError` if it fails, and KeyboardInterrupt if it was stopped and has saved.
         content: What the function is given; JSON.
         processes: Above 1, the function is called in so many processes that torchrun starts on one machine.
@@ -78,10 +80,15 @@ class Task:
         # What the function is given does not depend on where it runs.
         object.__setattr__(self, "content", json.loads(json.dumps(self.content, allow_nan=False)))
 
+    def call(self, progress: Progress, warn: Callable[[str], None]) -> None:
+        """Call the function here."""
+        module, _, name = self.function.partition(":")
+        getattr(importlib.import_module(module), name)(self.content, progress, warn)
+
 
 @dataclass(frozen=True)
 class Event:
-    """What a pool tells of a task.
+    """What a pool reports of a task.
 
     Attributes:
         key: The task's.
@@ -101,21 +108,31 @@ class Event:
     error: DiffmemError | None = None
 
 
-def error_to_json(error: DiffmemError) -> list[str]:
-    """Return what an error is, to be made again elsewhere: module and name of its class, and its words."""
-    # A class of this package, so that it is found there.
-    kind = next(each for each in type(error).__mro__ if each.__module__.startswith("diffmem."))
-    return [kind.__module__, kind.__name__, str(error)]
+def event_to_json(event: Event) -> dict[str, Any]:
+    """Return an event as JSON; of an error, module and name of its class and its text are kept."""
+    error = None
+    if event.error is not None:
+        # A class of this package, so that it is found elsewhere.
+        known = next(each for each in type(event.error).__mro__ if each.__module__.startswith("diffmem."))
+        error = [known.__module__, known.__name__, str(event.error)]
+    return {**asdict(replace(event, error=None)), "error": error}
 
 
-def error_from_json(content: Sequence[str]) -> DiffmemError:
-    """Return the error that `error_to_json` described; of what it carries, the words alone."""
-    module, name, words = content
-    kind: type[DiffmemError] = getattr(importlib.import_module(module), name)
+def event_from_json(content: Mapping[str, Any]) -> Event:
+    """Return the event that `event_to_json` described."""
+    error = None if content["error"] is None else _error_from_json(content["error"])
+    if isinstance(error, BugError):
+        error.trace = content["text"]
+    return Event(**{**content, "error": error})
+
+
+def _error_from_json(content: Sequence[str]) -> DiffmemError:
+    module, name, text = content
+    error: type[DiffmemError] = getattr(importlib.import_module(module), name)
     try:
-        return kind(words)
+        return error(text)
     except TypeError:  # its constructor takes something else
-        return kind.__new__(kind, words)
+        return error.__new__(error, text)
 
 
 class Pool(Protocol):
@@ -132,7 +149,7 @@ class Pool(Protocol):
         ...
 
     def poll(self, seconds: float) -> list[Event]:
-        """Return what happened since the last call; waits at most so many seconds for something to tell."""
+        """Return what happened since the last call; waits at most so many seconds for an event."""
         ...
 
     def stop(self) -> None:
@@ -142,21 +159,25 @@ class Pool(Protocol):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *details: object) -> None:
         self.stop()
 
 
-def carried_out(key: str, call: Callable[[], None]) -> Event:
-    """Call and return what came of it; an interrupt passes through.
+def outcome(
+    key: str, run: Callable[[Progress, Callable[[str], None]], None], report: Callable[[Event], None]
+) -> Event:
+    """Run a task and return its end; an interrupt passes through.
 
     Args:
-        key: Of the task that is done by the call.
-        call: Does it.
+        run: `run(progress, warn)`.
+        report: Called with what it reports meanwhile.
     """
+
+    def progress(done: float, total: float, note: str = "") -> None:
+        report(Event(key, "progress", note, done, total))
+
     try:
-        call()
+        run(progress, lambda text: report(Event(key, "warning", text)))
     except LostTaskError as error:
         return Event(key, "lost", str(error))
     except DiffmemError as error:
@@ -165,3 +186,18 @@ def carried_out(key: str, call: Callable[[], None]) -> Event:
         bug = BugError.of(traceback.format_exc())
         return Event(key, "failed", bug.trace, error=bug)
     return Event(key, "finished")
+
+
+def throttled(report: Callable[[Event], None], seconds: float) -> Callable[[Event], None]:
+    """Return a function that passes events on, of progress what comes so many seconds after the last."""
+    last = -seconds
+
+    def pass_on(event: Event) -> None:
+        nonlocal last
+        if event.kind == "progress":
+            if time.monotonic() - last < seconds:
+                return
+            last = time.monotonic()
+        report(event)
+
+    return pass_on

@@ -12,15 +12,14 @@ import pickle
 import signal
 import sys
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from diffmem.errors import DiffmemError
@@ -28,17 +27,18 @@ from diffmem.executors.pool import (
     SECONDS_TO_STOP,
     BugError,
     Event,
-    LostTaskError,
-    error_from_json,
-    error_to_json,
+    event_from_json,
+    event_to_json,
+    outcome,
+    throttled,
 )
 from diffmem.executors.signals import end_with, signals_held, stop_on_signals
 from diffmem.progress import Progress
 
-__all__ = ["Perform", "Processes", "available_cores"]
+__all__ = ["Processes", "Run", "available_cores"]
 
-Perform = Callable[[Any, Progress, Callable[[str], None]], None]
-"""`perform(job, progress, warn)`, a function of a module."""
+Run = Callable[[Any, Progress, Callable[[str], None]], None]
+"""`run(job, progress, warn)`, a function of a module."""
 
 _SECONDS_BETWEEN_PROGRESS = 0.05
 
@@ -48,59 +48,31 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _serve(connection: Connection, perform: Perform, threads: int) -> None:
-    """Do jobs until none comes; tell the parent of progress, warnings, failures and ends."""
+def _serve(connection: Connection, run: Run, threads: int) -> None:
+    """Run jobs until none comes, and send the parent their events, before them a word that this process is ready."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     end_with(parent.join)
+
+    def send(event: Event | None) -> None:
+        # If the parent is gone, the work is about to be stopped and to save; it must not fail here before it has.
+        with suppress(OSError):
+            connection.send(None if event is None else event_to_json(event))
+
     try:
         stop_on_signals()
         import torch
 
         torch.set_num_threads(threads)
-        _tell(connection, "ready")
+        send(None)
         while True:
-            job = connection.recv()
-            try:
-                perform(job, _progress_into(connection), lambda text: _tell(connection, "warning", text))
-            except LostTaskError as error:
-                _tell(connection, "lost", str(error))
-            except DiffmemError as error:
-                _tell(connection, "failed", _portable(error))
-            except Exception:
-                _tell(connection, "bug", traceback.format_exc())
-                raise
-            else:
-                _tell(connection, "finished")
+            key, job = connection.recv()
+            end = outcome(key, partial(run, job), throttled(send, _SECONDS_BETWEEN_PROGRESS))
+            if isinstance(end.error, BugError):
+                print(end.error.trace, file=sys.stderr)
+            send(end)
     except (KeyboardInterrupt, EOFError):
         return
-
-
-def _tell(connection: Connection, kind: str, content: Any = None) -> None:
-    # If the parent is gone, the work is about to be stopped and to save; it must not fail here before it has.
-    with suppress(OSError):
-        connection.send((kind, content))
-
-
-def _portable(error: DiffmemError) -> DiffmemError:
-    """Return an error that the parent can read: itself, or what can be said of it."""
-    try:
-        ForkingPickler.loads(ForkingPickler.dumps(error))  # as the pipe does
-    except Exception:  # whatever its class does when it is made again
-        return error_from_json(error_to_json(error))
-    return error
-
-
-def _progress_into(connection: Connection) -> Progress:
-    last = [-_SECONDS_BETWEEN_PROGRESS]
-
-    def progress(done: float, total: float, note: str = "") -> None:
-        now = time.monotonic()
-        if now - last[0] >= _SECONDS_BETWEEN_PROGRESS:
-            last[0] = now
-            _tell(connection, "progress", (done, total, note))
-
-    return progress
 
 
 @dataclass
@@ -112,23 +84,22 @@ class _Worker:
     connection: Connection
     key: str | None = None
     ready: bool = False
-    bug: str = ""
 
 
 class Processes:
-    """Up to a number of processes that do jobs in the order of submission. A context manager: leaving it stops them.
+    """Up to a number of processes that run jobs in the order of submission. A context manager: leaving it stops them.
 
     Args:
-        perform: Does a job; runs in the processes.
+        run: Runs a job, in one of the processes.
         count: How many processes.
         threads: Threads of torch in each.
-        environments: Variables to set in them: the process on place i gets entry i modulo their number.
+        environments: Variables to set in them: process i gets entry i modulo their number.
     """
 
     def __init__(
-        self, perform: Perform, count: int, threads: int, environments: Sequence[Mapping[str, str]] = ()
+        self, run: Run, count: int, threads: int, environments: Sequence[Mapping[str, str]] = ()
     ) -> None:
-        self._perform, self._count, self._threads = perform, count, threads
+        self._run, self._count, self._threads = run, count, threads
         self._environments = environments
         self._waiting: deque[tuple[str, Any]] = deque()
         self._workers: list[_Worker] = []
@@ -146,7 +117,7 @@ class Processes:
         self._feed()
 
     def poll(self, seconds: float) -> list[Event]:
-        """Return what happened; waits at most so many seconds for something to tell."""
+        """Return what happened; waits at most so many seconds for an event."""
         deadline = time.monotonic() + seconds
         while True:
             self._feed()
@@ -169,7 +140,7 @@ class Processes:
             worker = idle.pop(0) if idle else self._start()
             key, job = self._waiting[0]
             try:
-                worker.connection.send(job)
+                worker.connection.send((key, job))
             except OSError:  # it died while it had nothing to do
                 self._remove(worker)
                 continue
@@ -179,9 +150,7 @@ class Processes:
     def _start(self) -> _Worker:
         number = min(set(range(self._count)) - {worker.number for worker in self._workers})
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(
-            target=_serve, args=(theirs, self._perform, self._threads), daemon=True
-        )
+        process = self._context.Process(target=_serve, args=(theirs, self._run, self._threads), daemon=True)
         values = {"OMP_NUM_THREADS": str(self._threads)}  # read by the child's libraries as they load
         if self._environments:
             values |= self._environments[number % len(self._environments)]
@@ -198,15 +167,11 @@ class Processes:
         events = []
         try:
             while worker.connection.poll():
-                kind, content = worker.connection.recv()
-                if kind == "ready":
-                    worker.ready = True
-                elif kind == "bug":
-                    worker.bug = content
-                else:
-                    assert worker.key is not None
-                    events.append(_event(worker.key, kind, content))
-                    if kind not in ("progress", "warning"):
+                content = worker.connection.recv()
+                worker.ready = True
+                if content is not None:
+                    events.append(event_from_json(content))
+                    if events[-1].kind not in ("progress", "warning"):
                         worker.key = None
         except (EOFError, OSError, pickle.UnpicklingError):
             events += self._ended(worker)
@@ -218,13 +183,8 @@ class Processes:
         key, code = worker.key, worker.process.exitcode
         if key is None:
             return []
-        if worker.bug:
-            bug = BugError.of(
-                worker.bug, f"A worker process ended unexpectedly (exit code {code}) by an error in its work"
-            )
-            return [Event(key, "failed", worker.bug, error=bug)]
         if code == 0:
-            return [Event(key, "stopped", "Its process was asked to stop, and saved.")]
+            return [Event(key, "stopped", "Its process was stopped, and saved.")]
         if not worker.ready and code is not None and code > 0:
             error = DiffmemError(f"A worker process cannot start (exit code {code}); its error is above.")
             return [Event(key, "failed", str(error), error=error)]
@@ -240,7 +200,7 @@ class Processes:
         worker.connection.close()
 
     def stop(self) -> None:
-        """Ask all to save and end; end those that have not after a minute. What they tell meanwhile is not told on."""
+        """Ask all to save and end; end those that have not after a minute. What they report meanwhile is lost."""
         self._waiting.clear()
         workers, self._workers = self._workers, []
         for worker in workers:
@@ -253,10 +213,10 @@ class Processes:
             for connection in wait(talking, max(0.0, deadline - time.monotonic())):
                 assert isinstance(connection, Connection)
                 try:
-                    told = os.read(connection.fileno(), 65_536)
+                    read = os.read(connection.fileno(), 65_536)
                 except OSError:
-                    told = b""
-                if not told:
+                    read = b""
+                if not read:
                     talking.remove(connection)
         for worker in workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
@@ -266,15 +226,6 @@ class Processes:
                 worker.process.join()
             # Not before: a worker that reports progress into a closed pipe fails before it has saved.
             worker.connection.close()
-
-
-def _event(key: str, kind: Any, content: Any) -> Event:
-    if kind == "progress":
-        done, total, note = content
-        return Event(key, "progress", note, done, total)
-    if kind == "failed":
-        return Event(key, "failed", getattr(content, "trace", "") or str(content), error=content)
-    return Event(key, kind, content or "")
 
 
 @contextmanager

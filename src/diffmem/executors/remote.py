@@ -1,4 +1,4 @@
-"""What a worker of a cluster does with a task: run it in a process of its own, cut it off in time, and return what it told.
+"""What a worker of a cluster does with a task: run it in a process of its own, cut it off in time, and return what it reported.
 
 Worker and study have a common disk. There the study says that it goes on (a file that it rewrites in place), and the worker
 says how far the task is. Nothing here needs Parsl.
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from diffmem.errors import DiffmemError
-from diffmem.executors.child import event_to_json, run_child
+from diffmem.executors.child import run_child
 from diffmem.executors.local import share_of_gpus, visible_gpus
-from diffmem.executors.pool import Event, Task
+from diffmem.executors.pool import Event, Task, event_to_json, throttled
 from diffmem.executors.processes import available_cores
 
-__all__ = ["CONTROL", "ENDS", "GOES_ON", "Place", "progress_file", "work_remotely"]
+__all__ = ["CONTROL", "ENDS", "GOES_ON", "Assignment", "progress_file", "run_remotely"]
 
 CONTROL, GOES_ON = "control", "goes on"
 """Name of the file by which the study steers its workers, and what it holds until they shall stop."""
@@ -33,8 +33,8 @@ _SECONDS_OF_A_REFUSAL = 10.0
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where and how a worker does a task.
+class Assignment:
+    """Where and how a worker runs a task.
 
     Attributes:
         folder: On the common disk, of all tasks of a pool.
@@ -50,31 +50,26 @@ class Place:
 
 
 def progress_file(folder: Path, number: int) -> Path:
-    """Return where a worker tells that it has begun a task, and how far it is."""
+    """Return where a worker writes that it has begun a task, and how far it is."""
     return folder / f"{number}.jsonl"
 
 
-def work_remotely(task: Mapping[str, Any], place: Mapping[str, Any]) -> dict[str, Any]:
-    """Do a task on the machine of a worker and return how it ended, as JSON, with the warnings.
-
-    Args:
-        task: The fields of a `Task`.
-        place: The fields of a `Place`.
-    """
+def run_remotely(task: Mapping[str, Any], assignment: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a task on the machine of a worker and return how it ended, as JSON, with the warnings."""
     warnings: list[str] = []
-    end = _work(Task(**task), Place(**place), warnings)
+    end = _run(Task(**task), Assignment(**assignment), warnings)
     return {"end": event_to_json(end), "warnings": warnings}
 
 
-def _work(task: Task, place: Place, warnings: list[str]) -> Event:
-    folder = Path(place.folder)
+def _run(task: Task, assignment: Assignment, warnings: list[str]) -> Event:
+    folder = Path(assignment.folder)
     if not (folder / CONTROL).is_file():
         error = DiffmemError(
             f"The machine {platform.node()} does not see the study's folder {folder}: the study and its workers need a common"
             " disk, mounted under one path."
         )
         return Event(task.key, "failed", str(error), error=error)
-    asked, ends = _asked(folder / CONTROL), float(os.environ.get(ENDS, "inf")) - place.seconds_to_save
+    asked, ends = _asked(folder / CONTROL), float(os.environ.get(ENDS, "inf")) - assignment.seconds_to_save
     if asked():
         return Event(task.key, "stopped", "The study stops.")
     if time.time() >= ends:
@@ -83,19 +78,20 @@ def _work(task: Task, place: Place, warnings: list[str]) -> Event:
         while time.monotonic() < until and not asked():
             time.sleep(_SECONDS_BETWEEN_LOOKS / 4)
         return Event(task.key, "stopped", "The job of this worker is about to reach its time limit.")
-    with progress_file(folder, place.number).open("a") as stream:
-        last = [-_SECONDS_BETWEEN_PROGRESS]
+    with progress_file(folder, assignment.number).open("a") as stream:
 
-        def told(event: Event) -> None:
+        def report(event: Event) -> None:
             if event.kind == "warning":
                 warnings.append(event.text)
-            elif time.monotonic() - last[0] >= _SECONDS_BETWEEN_PROGRESS:
-                last[0] = time.monotonic()
+            else:
                 stream.write(json.dumps(event_to_json(event)) + "\n")
                 stream.flush()
 
         return run_child(
-            task, told, asked=lambda: asked() or time.time() >= ends, environment=_environment(task, place)
+            task,
+            throttled(report, _SECONDS_BETWEEN_PROGRESS),
+            asked=lambda: asked() or time.time() >= ends,
+            environment=_environment(task, assignment),
         )
 
 
@@ -115,14 +111,14 @@ def _asked(control: Path) -> Callable[[], bool]:
     return asked
 
 
-def _environment(task: Task, place: Place) -> dict[str, str]:
+def _environment(task: Task, assignment: Assignment) -> dict[str, str]:
     """Return what to set for the task's process: its share of the machine's cores and GPUs."""
     workers = int(os.environ.get("PARSL_WORKER_COUNT", "1"))
     cores = int(os.environ.get("PARSL_CORES", available_cores()))
     values = {}
     if "OMP_NUM_THREADS" not in os.environ:
         values["OMP_NUM_THREADS"] = str(max(1, cores // (workers * task.processes)))
-    if place.gpus:
+    if assignment.gpus:
         rank = int(os.environ.get("PARSL_WORKER_RANK", "0"))
-        values["CUDA_VISIBLE_DEVICES"] = share_of_gpus(visible_gpus(place.gpus), rank, task.processes)
+        values["CUDA_VISIBLE_DEVICES"] = share_of_gpus(visible_gpus(assignment.gpus), rank, task.processes)
     return values

@@ -53,7 +53,7 @@ def end_with(gone: Callable[[], object]) -> None:
         time.sleep(SECONDS_TO_STOP)
         os._exit(1)
 
-    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+    threading.Thread(target=watch, name="end-with", daemon=True).start()
 
 
 def end_with_input() -> None:

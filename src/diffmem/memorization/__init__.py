@@ -5,29 +5,34 @@ This package knows arrays of images, not models: it works on samples made by any
 
 from __future__ import annotations
 
-from diffmem.memorization.absolute import NormalizedRule, SimilarityRule
-from diffmem.memorization.adaptive import AdaptiveRule
-from diffmem.memorization.authenticity import Authenticity, authenticity
-from diffmem.memorization.copying import CopyingTest, copying_test
-from diffmem.memorization.criteria import AbsoluteRule, Criterion, RatioRule
+from diffmem.memorization.copying import CellConfig, CopyingRecord, copying_test
+from diffmem.memorization.criteria import (
+    AbsoluteRule,
+    AdaptiveRule,
+    Criterion,
+    NormalizedRule,
+    RatioRule,
+    SimilarityRule,
+)
 from diffmem.memorization.features import Features, open_features
-from diffmem.memorization.measure import Measurement, measure, protocol_id, rates_at_thresholds
+from diffmem.memorization.measure import Measurement, measure, protocol_id
 from diffmem.memorization.neighbours.groups import DuplicateGroups, near_duplicates
 from diffmem.memorization.neighbours.index import NeighbourIndex, index_for
 from diffmem.memorization.neighbours.near import NearPairs, pairs_within
 from diffmem.memorization.neighbours.neighbours import Neighbours, nearest_neighbours
-from diffmem.memorization.rates import Rate, null_rate_uniform
+from diffmem.memorization.rates import Intervals, Rate
 from diffmem.memorization.repeats import RepeatAwareRule
-from diffmem.memorization.variants import Transforms, VariantSearch, variant_neighbours
+from diffmem.memorization.variants import Transforms, VariantNeighbours, variant_neighbours
 
 __all__ = [
     "AbsoluteRule",
     "AdaptiveRule",
-    "Authenticity",
-    "CopyingTest",
+    "CellConfig",
+    "CopyingRecord",
     "Criterion",
     "DuplicateGroups",
     "Features",
+    "Intervals",
     "Measurement",
     "NearPairs",
     "NeighbourIndex",
@@ -38,17 +43,14 @@ __all__ = [
     "RepeatAwareRule",
     "SimilarityRule",
     "Transforms",
-    "VariantSearch",
-    "authenticity",
+    "VariantNeighbours",
     "copying_test",
     "index_for",
     "measure",
     "near_duplicates",
     "nearest_neighbours",
-    "null_rate_uniform",
     "open_features",
     "pairs_within",
     "protocol_id",
-    "rates_at_thresholds",
     "variant_neighbours",
 ]

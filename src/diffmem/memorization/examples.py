@@ -2,52 +2,76 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffmem.errors import UserError
 from diffmem.memorization import Neighbours, RatioRule
 
 __all__ = ["Example"]
 
+Images = NDArray[np.uint8]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Example:
-    """Images for a gallery: the first seeds of one snapshot with their neighbours, not selected.
+    """Generated images beside their nearest training images, in the order of their seeds and not selected.
 
     Attributes:
-        title: What is shown.
-        generated: uint8 (n, C, H, W).
-        nearest: Their nearest training images.
-        second: Their second nearest distinct training images.
-        ratios: d1 / d2 of each.
+        title: What made the images, for example '64 training images, epoch 5,000'.
+        generated: uint8 (n, C, H, W) with n >= 1 and C = 1 or 3.
+        nearest: The training image nearest to each, same shape.
+        second: The second nearest distinct one, same shape.
+        ratios: (n,) distance to the nearest over distance to the second nearest; NaN where there is none.
+        threshold: A ratio below it is a copy.
+
+    Raises:
+        UserError: The shapes, types or counts do not fit.
     """
 
     title: str
-    generated: NDArray[np.uint8]
-    nearest: NDArray[np.uint8]
-    second: NDArray[np.uint8]
+    generated: Images
+    nearest: Images
+    second: Images
     ratios: NDArray[np.float64]
+    threshold: float
+
+    def __post_init__(self) -> None:
+        shape = self.generated.shape
+        if len(shape) != 4 or shape[0] < 1 or shape[1] not in (1, 3):
+            raise UserError(f"Gallery images must have the shape (n, 1 or 3, H, W), not {shape}.")
+        for name in ("generated", "nearest", "second"):
+            images: Images = getattr(self, name)
+            if images.dtype != np.uint8:
+                raise UserError(f"Gallery images ({name}) must be uint8, not {images.dtype}.")
+            if images.shape != shape:
+                raise UserError(
+                    f"Gallery images differ in shape: {name} has {images.shape}, generated has {shape}."
+                )
+        if len(self.ratios) != shape[0]:
+            raise UserError(f"The gallery has {shape[0]} images but {len(self.ratios)} ratios.")
 
     @classmethod
     def of(
-        cls,
-        title: str,
-        images: NDArray[np.uint8],
-        neighbours: Neighbours,
-        training: NDArray[np.uint8],
-        rule: RatioRule,
+        cls, title: str, images: Images, neighbours: Neighbours, training: Images, rule: RatioRule
     ) -> Example:
         """Return generated images with their neighbours.
 
         Args:
-            title: What is shown.
             images: The first images of an evaluation.
             neighbours: Those of all its images.
-            training: The training images.
-            rule: Has the ratios.
         """
         shown = neighbours.slice(0, len(images))
         nearest, second = training[shown.indices[:, 0]], training[shown.indices[:, 1]]
-        return cls(title, images, nearest, second, rule.ratio(shown))
+        return cls(title, images, nearest, second, rule.ratio(shown), rule.threshold)
+
+    def titled(self, title: str) -> Example:
+        """Return the example with a title before its own."""
+        return replace(self, title=f"{title}: {self.title}")
+
+    @property
+    def copies(self) -> list[bool]:
+        """Which of the generated images are copies."""
+        return [bool(ratio < self.threshold) for ratio in self.ratios]

@@ -14,14 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.errors import DiffmemError, UserError
-from diffmem.progress import NO_PROGRESS, Progress
 
 __all__ = [
     "FeatureFunction",
     "Moments",
     "feature_moments",
     "frechet_distance",
-    "frechet_of_images",
     "frechet_of_moments",
     "too_few_images",
 ]
@@ -92,16 +90,12 @@ def frechet_distance(
 
 def _root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-    scaled: NDArray[np.float64] = vectors * np.sqrt(
-        values.clip(min=0)
-    )  # rounding makes zero eigenvalues negative
-    root: NDArray[np.float64] = scaled @ vectors.T
+    # Rounding makes zero eigenvalues negative.
+    root: NDArray[np.float64] = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
     return root
 
 
-def feature_moments(
-    images: NDArray[np.uint8], features: FeatureFunction, progress: Progress = NO_PROGRESS
-) -> Moments:
+def feature_moments(images: NDArray[np.uint8], features: FeatureFunction) -> Moments:
     """Compute the moments of the features of images, batch by batch.
 
     Batches are joined by the update of Chan, Golub and LeVeque (1983), which loses no digits where the mean is large.
@@ -109,7 +103,6 @@ def feature_moments(
     Args:
         images: uint8 (N, C, H, W), N at least 2.
         features: What to compute of them.
-        progress: Told the number of images.
 
     Raises:
         UserError: There are fewer than two images.
@@ -136,7 +129,6 @@ def feature_moments(
         scatter += centred.T @ centred + np.outer(shift, shift) * (count * len(rows) / total)
         mean = mean + shift * (len(rows) / total)
         count = total
-        progress(count, len(images), "features")
     return Moments(mean, scatter / (count - 1), count)
 
 
@@ -165,21 +157,3 @@ def frechet_of_moments(one: Moments, other: Moments) -> float:
     if problem:
         raise UserError(problem)
     return frechet_distance(one.mean, one.covariance, other.mean, other.covariance)
-
-
-def frechet_of_images(a: NDArray[np.uint8], b: NDArray[np.uint8], features: FeatureFunction) -> float:
-    """Return the squared Frechet distance of the features of two sets of images.
-
-    Args:
-        a: uint8 (N, C, H, W).
-        b: uint8 (M, C, H, W).
-        features: What is compared; N and M must exceed their number.
-
-    Returns:
-        The distance, at least 0, in squared units of the features.
-
-    Raises:
-        UserError: There are too few images for so many features.
-        DiffmemError: The features are no finite array.
-    """
-    return frechet_of_moments(feature_moments(a, features), feature_moments(b, features))

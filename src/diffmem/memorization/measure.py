@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,14 @@ from numpy.typing import NDArray
 from diffmem.data.duplicates import duplicate_groups
 from diffmem.errors import UserError
 from diffmem.memorization.criteria import Criterion, RatioRule
+from diffmem.memorization.neighbours.contents import check_images, taken
 from diffmem.memorization.neighbours.index import index_for
 from diffmem.memorization.neighbours.neighbours import Neighbours, nearest_neighbours
 from diffmem.memorization.plausibility import SampleCheck, SampleCheckRecord, check_samples
-from diffmem.memorization.rates import Method, Rate
-from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.memorization.rates import USUAL, Intervals, Rate
+from diffmem.progress import NO_PROGRESS, Progress, part_of
 
-__all__ = ["Measurement", "measure", "protocol_id", "rates_at_thresholds"]
+__all__ = ["Measurement", "measure", "protocol_id"]
 
 FEW_SAMPLES = 100
 HIGH_NULL = 0.01
@@ -31,8 +31,8 @@ class Measurement:
     """What one set of generated images shares with its training set.
 
     Attributes:
-        neighbours: The k nearest distinct training images of each sample. Indices refer to the training set
-            as given; of identical images the first stands for all.
+        neighbours: The nearest distinct training images of each sample: as many as the criterion needs, at least 2. Indices
+            refer to the training set as given; of identical images the first stands for all.
         memorized: Which samples count as copies, bool (Q,).
         rate: R_mem, the share of them.
         ratio: d1 / d2 of each sample, float64 (Q,), in [0, 1].
@@ -90,9 +90,7 @@ def measure(
     *,
     heldout: NDArray[np.uint8] | None = None,
     criterion: Criterion | None = None,
-    k: int = 2,
-    confidence: float = 0.95,
-    method: Method = "clopper-pearson",
+    intervals: Intervals = USUAL,
     index: Path | None = None,
     device: torch.device | str | None = None,
     progress: Progress = NO_PROGRESS,
@@ -113,9 +111,7 @@ def measure(
         heldout: Images of the same distribution that were not trained on, uint8 (H, C, H, W), for the null
             rate.
         criterion: The rule; `RatioRule()` (d1 < d2 / 3) if none.
-        k: Neighbours to find, at least 2.
-        confidence: Coverage of the intervals.
-        method: How the intervals are computed.
+        intervals: How the intervals are computed.
         index: File that keeps the index of the training images from one measurement to the next; made if it is not there
             or belongs to other images. Worth it for large sets on a CPU.
         device: Where distances are computed.
@@ -123,51 +119,41 @@ def measure(
 
     Raises:
         UserError: The arrays are not uint8 images of one shape, there are no samples, or the training set has
-            fewer than k distinct images.
+            fewer distinct images than the criterion compares, or fewer than 2.
         DiffmemError: The file of the index is damaged or something else.
     """
     criterion = RatioRule() if criterion is None else criterion
-    _check(samples, training, heldout)
-    if k < 2:
-        raise UserError(
-            f"k = {k} is too small: the ratio needs the two nearest training images; choose k = 2 or more."
-        )
+    named = {"training images": training, "samples": samples}
+    check_images(named if heldout is None or not len(heldout) else {**named, "held-out images": heldout})
+    k = max(2, criterion.count)
     first = np.asarray(duplicate_groups(training))
-    kept = np.flatnonzero(first == np.arange(len(training)))
-    if len(kept) < k:
+    distinct = np.flatnonzero(first == np.arange(len(training)))
+    if len(distinct) < k:
         raise UserError(
-            f"The training set has {len(training)} images of which {len(kept)} are distinct, but {k} are needed: R_mem compares"
+            f"The training set has {len(training)} images of which {len(distinct)} are distinct, but {k} are needed: R_mem compares"
             " the nearest with the second nearest. If this is the whole set, `diffmem audit` judges by identity and nearness."
         )
-    # Without duplicates nothing is copied: a training set may be a memory map larger than memory.
-    references = training if len(kept) == len(training) else training[kept]
+    references = taken(training, distinct)
     held = 0 if heldout is None else len(heldout)
     share = len(samples) / (len(samples) + held)
-
-    def sample_progress(done: float, total: float, note: str = "") -> None:
-        progress(share * done / total, 1.0, note)
-
-    def null_progress(done: float, total: float, note: str = "") -> None:
-        progress(share + (1 - share) * done / total, 1.0, "null rate")
-
     known = None if index is None else index_for(references, index)
-    found = nearest_neighbours(samples, references, k, index=known, device=device, progress=sample_progress)
-    neighbours = Neighbours(found.distances, kept[found.indices])
+
+    def search(images: NDArray[np.uint8], part: Progress) -> Neighbours:
+        found = nearest_neighbours(images, references, k, index=known, device=device, progress=part)
+        return Neighbours(found.distances, distinct[found.indices])
+
+    neighbours = search(samples, part_of(progress, 0, share))
     memorized = criterion(neighbours)
-    null_neighbours, overlap = None, 0
+    null, null_neighbours, overlap = None, None, 0
     if heldout is not None and held:
-        null_found = nearest_neighbours(
-            heldout, references, k, index=known, device=device, progress=null_progress
-        )
-        fresh = null_found.distances[:, 0] > 0
+        found = search(heldout, part_of(progress, share, 1 - share))
+        fresh = found.distances[:, 0] > 0
         overlap = int((~fresh).sum())
         if fresh.any():
-            null_neighbours = Neighbours(null_found.distances[fresh], kept[null_found.indices[fresh]])
-    null = None
-    if null_neighbours is not None:
-        null = Rate(int(criterion(null_neighbours).sum()), len(null_neighbours), confidence, method)
-    rate = Rate(int(memorized.sum()), len(samples), confidence, method)
-    duplicates = len(training) - len(kept)
+            null_neighbours = Neighbours(found.distances[fresh], found.indices[fresh])
+            null = intervals.rate(criterion(null_neighbours))
+    rate = intervals.rate(memorized)
+    duplicates = len(training) - len(distinct)
     check = check_samples(samples, training, heldout)
     return Measurement(
         neighbours=neighbours,
@@ -191,38 +177,6 @@ def measure(
 def protocol_id(criterion: Criterion) -> str:
     """Return the id of measuring with this criterion as `measure` does; equal ids mean comparable numbers."""
     return f"pixel-l2/uint8/{criterion.name}/exact-dups-collapsed/v1"
-
-
-def rates_at_thresholds(
-    neighbours: Neighbours,
-    thresholds: Sequence[float],
-    *,
-    confidence: float = 0.95,
-    method: Method = "clopper-pearson",
-) -> list[Rate]:
-    """Return the share of images with d1 < c * d2 for each threshold c, from known neighbours."""
-    total = len(neighbours)
-    return [Rate(int(RatioRule(c)(neighbours).sum()), total, confidence, method) for c in thresholds]
-
-
-def _check(
-    samples: NDArray[np.uint8], training: NDArray[np.uint8], heldout: NDArray[np.uint8] | None
-) -> None:
-    named = {"samples": samples, "training images": training}
-    if heldout is not None:
-        named["held-out images"] = heldout
-    for name, images in named.items():
-        if images.dtype != np.uint8:
-            raise UserError(f"The {name} have type {images.dtype}; convert them to uint8, 0 to 255.")
-        if images.ndim != 4:
-            raise UserError(f"The {name} have shape {images.shape}; give an array (N, C, H, W).")
-        if images.shape[1:] != training.shape[1:]:
-            raise UserError(
-                f"The {name} have shape {images.shape[1:]} and the training images {training.shape[1:]} "
-                f"(C, H, W); resize or convert one of them so that both are as the model saw them."
-            )
-    if len(samples) == 0:
-        raise UserError("There are no samples to measure; give at least one generated image.")
 
 
 def _sample_notes(check: SampleCheck, memorized: NDArray[np.bool_], rate: Rate) -> list[str]:

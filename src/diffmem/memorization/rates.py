@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from numbers import Integral
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from diffmem.errors import UserError
 from diffmem.memorization.records import Record
 
-__all__ = ["Method", "Rate", "null_rate_uniform"]
+__all__ = ["USUAL", "Intervals", "Method", "Rate"]
 
 Method = Literal["clopper-pearson", "wilson"]
 
@@ -62,6 +64,20 @@ class Rate(Record):
         return f"{self.value:.1%} [{100 * self.low:.1f}, {100 * self.high:.1f}] ({self.count}/{self.total})"
 
 
+class Intervals(NamedTuple):
+    """How the intervals of rates are computed; see `Rate`."""
+
+    confidence: float = 0.95
+    method: Method = "clopper-pearson"
+
+    def rate(self, flags: NDArray[np.bool_]) -> Rate:
+        """Return the share of true flags, bool (N,)."""
+        return Rate(int(flags.sum()), len(flags), *self)
+
+
+USUAL = Intervals()
+
+
 def _interval(count: int, total: int, confidence: float, method: str) -> tuple[float, float]:
     # The general test of scipy.stats takes 9 ms for 10,000 trials, and a run has thousands of rates.
     from scipy.special import betaincinv, ndtri
@@ -83,23 +99,3 @@ def _interval(count: int, total: int, confidence: float, method: str) -> tuple[f
         low = float(betaincinv(count, total - count + 1, tail)) if count else 0.0
         high = float(betaincinv(count + 1, total - count, 1 - tail)) if count < total else 1.0
     return max(0.0, min(low, count / total)), min(1.0, max(high, count / total))
-
-
-def null_rate_uniform(threshold: float, dimension: float) -> float:
-    """Return the share of fresh, never copied points that the ratio rule flags: threshold ** dimension.
-
-    For data that are locally uniform in `dimension` dimensions, the number of points within a distance r
-    grows as r ** dimension, so given the second neighbour at d2 the nearest lies within threshold * d2 with
-    this probability. It is a rule of thumb for real images; held-out images give the null rate of the data at
-    hand.
-
-    Args:
-        threshold: Of d1 / d2, in [0, 1].
-        dimension: Local intrinsic dimension of the data, positive.
-    """
-    if not 0 <= threshold <= 1 or not dimension > 0:
-        raise UserError(
-            f"The null rate needs a threshold in [0, 1] and a positive dimension, "
-            f"not {threshold} and {dimension}."
-        )
-    return float(threshold**dimension)

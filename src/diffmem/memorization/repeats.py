@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.errors import UserError
+from diffmem.memorization.criteria import ratio_of
 from diffmem.memorization.neighbours.neighbours import Neighbours
 
 __all__ = ["RepeatAwareRule"]
@@ -21,12 +22,12 @@ class RepeatAwareRule:
 
     The ratio rule compares the two nearest training images. Where the training set holds an image and a near-copy of it
     (another frame, another compression), both are near to a generated copy, their ratio is near 1, and the rule misses it.
-    Here a neighbour y is passed over if |y - y1| < threshold * m, where y1 is the nearest training image and m the median of the
+    Here a neighbour y is skipped if |y - y1| < threshold * m, where y1 is the nearest training image and m the median of the
     sample's `count` smallest distances: two training images that are as near to each other, compared with their surroundings, as
     a sample is to what it copies. There is no constant beside those of the ratio rule, and no unit.
 
     It flags all that the ratio rule flags. If all known neighbours are near-copies of the first, the farthest of them stands in
-    for the one that is not known, so that at most `count` - 1 near-copies are passed over.
+    for the one that is not known, so that at most `count` - 1 near-copies are skipped.
 
     Attributes:
         references: The training images among which neighbours were searched, in the order of their indices, uint8 (N, C, H, W).
@@ -64,25 +65,20 @@ class RepeatAwareRule:
             UserError: Fewer than `count` neighbours of each image are known.
         """
         nearest, other = neighbours.distances[:, 0], self._others(neighbours)
-        return np.divide(nearest, other, out=np.ones_like(nearest), where=other > 0)
+        return ratio_of(nearest, other, 1.0)
 
     def _others(self, neighbours: Neighbours) -> NDArray[np.float64]:
         """Return the distance to the nearest training image that is no near-copy of the first, float64 (Q,)."""
-        if neighbours.k < self.count:
-            raise UserError(
-                f"The rule looks at {self.count} neighbours of each image, and {neighbours.k} are known; search with"
-                f" k = {self.count} or more."
-            )
-        distances, indices = neighbours.distances[:, : self.count], neighbours.indices[:, : self.count]
+        distances, indices = neighbours.nearest(self.count), neighbours.indices[:, : self.count]
         reach = self.threshold * np.median(distances, axis=1)
         found = distances[:, -1].copy()
         active = np.arange(len(distances))
-        for place in range(1, self.count - 1):
+        for number in range(1, self.count - 1):
             if not len(active):
                 break
-            apart = self._apart(indices[active, 0], indices[active, place])
+            apart = self._apart(indices[active, 0], indices[active, number])
             is_other = apart >= reach[active]
-            found[active[is_other]] = distances[active[is_other], place]
+            found[active[is_other]] = distances[active[is_other], number]
             active = active[~is_other]
         return found
 

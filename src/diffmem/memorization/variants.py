@@ -18,29 +18,19 @@ from numpy.typing import NDArray
 
 from diffmem.data.storage import contiguous
 from diffmem.errors import UserError
-from diffmem.memorization.criteria import Criterion
 from diffmem.memorization.neighbours.cascade import index_pays
 from diffmem.memorization.neighbours.contents import (
     Keys,
-    common_space,
+    check_images,
     content_keys,
     distinct,
-    present,
     taken,
 )
 from diffmem.memorization.neighbours.index import NeighbourIndex
 from diffmem.memorization.neighbours.neighbours import Neighbours, nearest_neighbours
-from diffmem.memorization.rates import Method, Rate
-from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.progress import NO_PROGRESS, Progress, part_of
 
-__all__ = [
-    "Transforms",
-    "Variant",
-    "VariantNeighbours",
-    "VariantRates",
-    "VariantSearch",
-    "variant_neighbours",
-]
+__all__ = ["Transforms", "Variant", "VariantNeighbours", "variant_neighbours"]
 
 Pixels = NDArray[np.uint8]
 
@@ -132,6 +122,10 @@ class Transforms:
             yield np.ascontiguousarray(changed)
 
 
+FLIPPED = Transforms()
+"""Mirror images alone."""
+
+
 @dataclass(frozen=True, eq=False)
 class VariantNeighbours:
     """The nearest training images of each of Q images under transformations.
@@ -147,85 +141,30 @@ class VariantNeighbours:
     variant: NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
-class VariantRates:
-    """What a criterion says of the neighbours under transformations.
-
-    Attributes:
-        memorized: Which samples count as copies, bool (Q,).
-        rate: The share of them.
-        null: The share of held-out images that the same rule flags, with the same variants; None without any.
-        name: Protocol id: the space, the transformations, the rule.
-    """
-
-    memorized: NDArray[np.bool_]
-    rate: Rate
-    null: Rate | None
-    name: str
-
-
-@dataclass(frozen=True, eq=False)
-class VariantSearch:
-    """Neighbours under transformations of the samples and, for the null, of held-out images.
-
-    Every variant is one more chance of a near image without copying. So a rule flags more held-out images than without
-    transformations, up to `len(transforms)` times as many; only a null that was found with the same variants tells by
-    how much.
-
-    Attributes:
-        transforms: The variants.
-        samples: Neighbours of the samples.
-        heldout: Neighbours of the held-out images that are no training images; None if there are none.
-        heldout_overlap: How many held-out images equal a training image in its window, or its mirror image where
-            those count; they are left out.
-        training_images: Training images as given, copies included.
-        duplicates: Training images that were left out as such copies of an earlier one.
-        shape: Of the windows, (C, H, W).
-    """
-
-    transforms: Transforms
-    samples: VariantNeighbours
-    heldout: VariantNeighbours | None
-    heldout_overlap: int
-    training_images: int
-    duplicates: int
-    shape: tuple[int, ...]
-
-    def rates(
-        self, criterion: Criterion, *, confidence: float = 0.95, method: Method = "clopper-pearson"
-    ) -> VariantRates:
-        """Apply a criterion to the samples and to the held-out images."""
-        memorized, null = criterion(self.samples.neighbours), None
-        if self.heldout is not None:
-            flagged = criterion(self.heldout.neighbours)
-            null = Rate(int(flagged.sum()), len(flagged), confidence, method)
-        rate = Rate(int(memorized.sum()), len(memorized), confidence, method)
-        name = f"pixel-l2/uint8/{self.transforms.name}/{criterion.name}/variant-dups-collapsed/v1"
-        return VariantRates(memorized, rate, null, name)
-
-
 def variant_neighbours(
     samples: Pixels,
     training: Pixels,
     k: int = 2,
     *,
-    heldout: Pixels | None = None,
-    transforms: Transforms | None = None,
+    transforms: Transforms = FLIPPED,
     device: torch.device | str | None = None,
     progress: Progress = NO_PROGRESS,
-) -> VariantSearch:
-    """Find the k nearest distinct training images of each sample, and of each held-out image, over all variants.
+) -> VariantNeighbours:
+    """Find the k nearest distinct training images of each sample over all variants.
 
     Training images that equal an earlier one in the window, or (with `flip`) its mirror image, are collapsed: a set that
     was augmented by mirroring holds each image twice, and the ratio rule would miss its copies. It takes one exact search
     per variant.
 
+    Every variant is one more chance of a near image without copying: a rule flags more fresh images than without
+    transformations, up to `len(transforms)` times as many. Only a null of held-out images with the same variants says by how
+    much.
+
     Args:
         samples: Generated images, uint8 (Q, C, H, W).
         training: The whole training set, uint8 (N, C, H, W).
         k: Number of neighbours.
-        heldout: Images of the same distribution that were not trained on, uint8 (M, C, H, W).
-        transforms: The variants; mirror images alone if none.
+        transforms: The variants; mirror images alone if left out.
         device: Where distances are computed.
         progress: Told the share of the work that is done.
 
@@ -233,15 +172,7 @@ def variant_neighbours(
         UserError: The arrays are not uint8 images of one shape, there are no samples, the shift is above a quarter of the
             shorter side, or the training set has fewer than k distinct images.
     """
-    transforms = Transforms() if transforms is None else transforms
-    named = {"training images": training, "samples": samples}
-    if heldout is not None and len(heldout):
-        named["held-out images"] = heldout
-    common_space(named, "euclidean", None)
-    if training.dtype != np.uint8 or training.ndim != 4:
-        raise UserError(
-            f"Variants are made of uint8 images (N, C, H, W), not of {training.dtype} {training.shape}; convert them."
-        )
+    check_images({"training images": training, "samples": samples})
     side = min(training.shape[2:])
     if 4 * transforms.shift > side:
         raise UserError(
@@ -249,54 +180,30 @@ def variant_neighbours(
             f"{side // 4}."
         )
     windows = contiguous(transforms.window(training)) if transforms.shift else training
-    keys = _keys(windows, transforms.flip)
-    kept = np.sort(distinct(keys))
-    if not 1 <= k <= len(kept):
+    originals = np.sort(distinct(_keys(windows, transforms.flip)))
+    if not 1 <= k <= len(originals):
         raise UserError(
-            f"k = {k} neighbours were asked for, and the {len(training)} training images hold {len(kept)} that differ "
-            f"under {transforms.name}; give at least {max(k, 1)} distinct images, or choose k in 1..{len(kept)}."
+            f"k = {k} neighbours were asked for, and the {len(training)} training images hold {len(originals)} that differ "
+            f"under {transforms.name}; give at least {max(k, 1)} distinct images, or choose k in 1..{len(originals)}."
         )
-    references = taken(windows, kept)
-    fresh, overlap = None, 0
-    if heldout is not None and len(heldout):
-        both = _keys(transforms.window(heldout), transforms.flip)
-        new = ~present(both, keys)
-        overlap = int((~new).sum())
-        fresh = heldout[new] if new.any() else None
-    counts = [len(samples), 0 if fresh is None else len(fresh)]
+    references = taken(windows, originals)
     index = None
     on_cpu = device is None or torch.device(device).type == "cpu"
     dim = int(np.prod(references.shape[1:]))
-    if on_cpu and len(transforms) > 1 and index_pays(len(transforms) * sum(counts), len(references), dim, k):
-        index = NeighbourIndex.build(references, progress=lambda done, total, note="": progress(0, 1, note))
-
-    def search(images: Pixels, start: float, width: float) -> VariantNeighbours:
-        step = width / len(transforms)
-        best, which = None, np.zeros(len(images), np.int64)
-        for at, changed in enumerate(transforms.apply(images)):
-
-            def told(done: float, total: float, note: str = "", *, at: int = at) -> None:
-                progress(start + step * (at + done / max(total, 1)), 1.0, note)
-
-            found = nearest_neighbours(changed, references, k, index=index, device=device, progress=told)
-            if best is None:
-                best = found
-                continue
-            which[found.distances[:, 0] < best.distances[:, 0]] = at
-            best = _joined(best, found)
-        assert best is not None  # there is at least the unchanged sample
-        return VariantNeighbours(Neighbours(best.distances, kept[best.indices]), which)
-
-    share = counts[0] / sum(counts)
-    return VariantSearch(
-        transforms=transforms,
-        samples=search(samples, 0.0, share),
-        heldout=None if fresh is None else search(fresh, share, 1 - share),
-        heldout_overlap=overlap,
-        training_images=len(training),
-        duplicates=len(training) - len(kept),
-        shape=references.shape[1:],
-    )
+    searched = len(transforms) * len(samples)
+    if on_cpu and len(transforms) > 1 and index_pays(searched, len(references), dim, k):
+        index = NeighbourIndex.build(references, progress=part_of(progress, 0, 0))
+    best, which = None, np.zeros(len(samples), np.int64)
+    for at, changed in enumerate(transforms.apply(samples)):
+        part = part_of(progress, at / len(transforms), 1 / len(transforms))
+        found = nearest_neighbours(changed, references, k, index=index, device=device, progress=part)
+        if best is None:
+            best = found
+            continue
+        which[found.distances[:, 0] < best.distances[:, 0]] = at
+        best = _joined(best, found)
+    assert best is not None  # there is at least the unchanged sample
+    return VariantNeighbours(Neighbours(best.distances, originals[best.indices]), which)
 
 
 def _keys(windows: Pixels, flip: bool) -> Keys:

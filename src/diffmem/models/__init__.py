@@ -1,15 +1,15 @@
 """M: what denoises."""
 
 from diffmem.models.config import ModelConfig, build_denoiser, count_parameters
-from diffmem.models.denoiser import Denoiser, Followable, Latent, pixel_shape_of
+from diffmem.models.denoiser import Denoiser, Followable, Latent, Origin, pixel_shape_of
 from diffmem.models.discrete import DiscreteDenoiser
-from diffmem.models.function import FunctionDenoiser
+from diffmem.models.function import FunctionDenoiser, function_denoiser
 from diffmem.models.latent import LatentDenoiser
 from diffmem.models.preconditioning import EDM, VE, VP, Preconditioned, Preconditioning
 from diffmem.models.pretrained.diffusers_folder import open_diffusers
 from diffmem.models.pretrained.edm_pickle import open_edm_pickle
 from diffmem.models.pretrained.foreign import from_edm_state_dict
-from diffmem.models.pretrained.opening import MODELS_UNDERSTOOD, OpenedModel, open_model
+from diffmem.models.pretrained.opening import MODELS_UNDERSTOOD, open_model, origin_of
 from diffmem.models.weights import load_denoiser, save_denoiser
 
 __all__ = [
@@ -24,16 +24,18 @@ __all__ = [
     "Latent",
     "LatentDenoiser",
     "ModelConfig",
-    "OpenedModel",
+    "Origin",
     "Preconditioned",
     "Preconditioning",
     "build_denoiser",
     "count_parameters",
     "from_edm_state_dict",
+    "function_denoiser",
     "load_denoiser",
     "open_diffusers",
     "open_edm_pickle",
     "open_model",
+    "origin_of",
     "pixel_shape_of",
     "save_denoiser",
 ]

@@ -8,10 +8,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from diffmem.errors import UserError
+from diffmem.models.denoiser import count_parameters
 from diffmem.models.networks.adm import DhariwalUNet
-from diffmem.models.networks.song import SongUNet
-from diffmem.models.networks.unet import UNet, encoder_outputs
-from diffmem.models.preconditioning import EDM, VE, VP, Preconditioned, Preconditioning
+from diffmem.models.networks.song import SongSettings, SongUNet
+from diffmem.models.networks.unet import UNet, UNetSettings, encoder_outputs
+from diffmem.models.preconditioning import EDM, VE, VP, Preconditioned
 
 __all__ = ["ModelConfig", "build_denoiser", "count_parameters"]
 
@@ -117,21 +118,19 @@ class ModelConfig(BaseModel):
         )
 
 
-def _network(config: ModelConfig, channels: int, resolution: int, num_labels: int) -> UNet:
+def _network(config: ModelConfig, image_channels: int, resolution: int, num_labels: int) -> UNet:
+    shared: dict[str, Any] = {
+        "resolution": resolution,
+        "image_channels": image_channels,
+        "num_labels": num_labels,
+        "base_width": config.channels,
+        **config.model_dump(include={"multipliers", "blocks", "attention", "dropout", "skip_mask"}),
+    }
     if config.architecture == "adm":
-        return DhariwalUNet(
-            resolution, channels, channels, num_labels=num_labels, channels=config.channels,
-            multipliers=config.multipliers, blocks=config.blocks, attention=config.attention,
-            dropout=config.dropout, skip_mask=config.skip_mask,
-        )  # fmt: skip
-    residual = config.architecture == "ncsnpp"
-    return SongUNet(
-        resolution, channels, channels, num_labels=num_labels, channels=config.channels,
-        multipliers=config.multipliers, blocks=config.blocks, attention=config.attention,
-        dropout=config.dropout, embedding=config.embedding,
-        noise_multiplier=2 if residual else 1, encoder="residual" if residual else "standard",
-        taps=(1, 3, 3, 1) if residual else (1, 1), skip_mask=config.skip_mask,
-    )  # fmt: skip
+        return DhariwalUNet(UNetSettings(**shared))
+    if config.architecture == "ncsnpp":
+        shared |= {"noise_multiplier": 2, "encoder": "residual", "taps": (1, 3, 3, 1)}
+    return SongUNet(SongSettings(**shared, embedding=config.embedding))
 
 
 def build_denoiser(
@@ -152,7 +151,7 @@ def build_denoiser(
         raise UserError(
             "The optimum has no weights to train: it is made of the training images (diffmem generate --optimum DATA)."
         )
-    channels, height, width = image_shape
+    image_channels, height, width = image_shape
     levels = len(config.multipliers)
     if height != width or height % 2 ** (levels - 1) or height < 2 ** (levels - 1):
         raise UserError(
@@ -162,11 +161,5 @@ def build_denoiser(
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _network(config, channels, height, num_labels)
-    preconditioning: Preconditioning = _PRECONDITIONING[config.preconditioning]()
-    return Preconditioned(network, channels, preconditioning)
-
-
-def count_parameters(model: torch.nn.Module) -> int:
-    """Return the number of trainable numbers."""
-    return sum(parameter.numel() for parameter in model.parameters())
+        network = _network(config, image_channels, height, num_labels)
+    return Preconditioned(network, _PRECONDITIONING[config.preconditioning]())

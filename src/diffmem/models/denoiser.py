@@ -1,4 +1,4 @@
-"""The one noun of this room: a `Denoiser`, whatever computes it.
+"""A `Denoiser`, whatever computes it, and what some denoisers are besides.
 
 A denoiser estimates the clean image from a noisy one: D(x; sigma) ~ E[y | y + sigma n = x], with y in [-1, 1]
 and n standard normal (Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative
@@ -8,12 +8,22 @@ Models", eq. 2 and 3). Everything else is derived from it: the score is (D - x) 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Denoiser", "Followable", "Latent", "pixel_shape_of"]
+__all__ = [
+    "Denoiser",
+    "DescribedDenoiser",
+    "Followable",
+    "Latent",
+    "Origin",
+    "count_parameters",
+    "pixel_shape_of",
+]
 
 
 @runtime_checkable
@@ -34,17 +44,14 @@ class Denoiser(Protocol):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images."""
-        ...
 
     @property
     def num_labels(self) -> int:
         """Number of classes, 0 for none."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        ...
 
     def __call__(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
         """Denoise a batch.
@@ -58,7 +65,6 @@ class Denoiser(Protocol):
             Float (B, C, H, W). Networks compute and return float32 whatever the type of x; samplers hold
             their state in float64.
         """
-        ...
 
 
 @runtime_checkable
@@ -67,7 +73,6 @@ class Followable(Protocol):
 
     def follow(self) -> Denoiser:
         """Return a denoiser for the calls of one sampler with one batch; it gives the same results."""
-        ...
 
 
 @runtime_checkable
@@ -80,7 +85,6 @@ class Latent(Protocol):
     @property
     def pixel_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images."""
-        ...
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the images of latents.
@@ -91,7 +95,6 @@ class Latent(Protocol):
         Returns:
             float32 (B, *pixel_shape) in [-1, 1] units, not clipped.
         """
-        ...
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the latents of images, without randomness: the mean where the autoencoder has a distribution.
@@ -102,7 +105,56 @@ class Latent(Protocol):
         Returns:
             float32 (B, *image_shape).
         """
-        ...
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from.
+
+    Attributes:
+        format: How it was stored, for example 'EDM pickle'.
+        name: Of the file that was read, without its folder; with what is known about it.
+        digest: SHA-256 in hexadecimal of what was read.
+        notes: What a reader of its results must know.
+        path: The file or folder that was read; none for a model of the caller's own.
+    """
+
+    format: str
+    name: str
+    digest: str
+    notes: tuple[str, ...] = ()
+    path: Path | None = None
+
+
+class DescribedDenoiser:
+    """What the denoisers of this package share: they say what they are when they are printed, and where they come from.
+
+    Attributes:
+        origin: Where `open_model` found it; none for one that was made here.
+    """
+
+    origin: Origin | None = None
+
+    def _text(self) -> str:
+        return type(self).__name__
+
+    def __repr__(self) -> str:
+        assert isinstance(self, Denoiser)
+        parts = [
+            self._text(),
+            f"{' x '.join(map(str, self.image_shape))} (C, H, W)",
+            f"noise levels {self.sigma_min:.3g} to {self.sigma_max:.3g}",
+            f"{self.num_labels:,} classes" if self.num_labels else "unconditional",
+            f"on {self.device}",
+        ]
+        if self.origin is not None:
+            parts.append(f"from {self.origin.format} {self.origin.name}")
+        return f"<{'; '.join(parts)}>"
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of trainable numbers."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def pixel_shape_of(denoiser: Denoiser) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -18,10 +19,12 @@ from torch import Tensor
 
 from diffmem.errors import UserError
 from diffmem.models.arguments import checked_labels, checked_levels
+from diffmem.models.denoiser import DescribedDenoiser
 
 __all__ = [
     "BetaSchedule",
     "DiscreteDenoiser",
+    "DiscreteProcess",
     "Prediction",
     "Timesteps",
     "betas_of",
@@ -60,29 +63,29 @@ def betas_of(schedule: BetaSchedule, steps: int, start: float = 1e-4, end: float
     if schedule == "sigmoid":
         return torch.linspace(-6, 6, steps, dtype=torch.float32).sigmoid() * (end - start) + start
 
-    def kept(t: float) -> float:
+    def signal(t: float) -> float:
         return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
 
-    rates = [min(1 - kept((t + 1) / steps) / kept(t / steps), 0.999) for t in range(steps)]
+    rates = [min(1 - signal((t + 1) / steps) / signal(t / steps), 0.999) for t in range(steps)]
     return torch.tensor(rates, dtype=torch.float32)
 
 
 def zero_terminal(betas: Tensor) -> Tensor:
-    """Return rates shifted and scaled so that nothing is kept at the last step: Lin et al. 2024, Algorithm 1.
+    """Return rates shifted and scaled so that nothing of the image is left at the last step: Lin et al. 2024, Algorithm 1.
 
     Args:
         betas: float32 (T,).
     """
-    kept = (1 - betas).cumprod(0).sqrt()
-    first, last = kept[0], kept[-1]
-    squares = ((kept - last) * (first / (first - last))).square()
+    signal = (1 - betas).cumprod(0).sqrt()
+    first, last = signal[0], signal[-1]
+    squares = ((signal - last) * (first / (first - last))).square()
     return 1 - torch.cat([squares[:1], squares[1:] / squares[:-1]])
 
 
 def levels_of(betas: Tensor) -> Tensor:
     """Return the noise levels of the timesteps.
 
-    Timesteps that keep nothing of the image (a_t = 0, as the last one of `zero_terminal`) have an infinite level, which no x can
+    Timesteps that leave nothing of the image (a_t = 0, as the last one of `zero_terminal`) have an infinite level, which no x can
     have; they are left out.
 
     Args:
@@ -94,9 +97,9 @@ def levels_of(betas: Tensor) -> Tensor:
     Raises:
         UserError: The levels are not numbers, not positive, not ascending, or fewer than two.
     """
-    kept = (1 - betas.to(torch.float32)).cumprod(0).double()
-    kept = kept[: len(kept) - int((kept.abs() < torch.finfo(torch.float32).tiny).sum())]
-    levels = ((1 - kept) / kept).sqrt()
+    signal = (1 - betas.to(torch.float32)).cumprod(0).double()
+    signal = signal[: len(signal) - int((signal.abs() < torch.finfo(torch.float32).tiny).sum())]
+    levels = ((1 - signal) / signal).sqrt()
     if len(levels) < 2:
         raise UserError(f"The beta schedule has {len(levels)} finite noise level(s); at least 2 are needed.")
     steps = levels.diff(prepend=torch.zeros(1, dtype=torch.float64))
@@ -130,28 +133,42 @@ def thresholded(share: float, largest: float) -> Callable[[Tensor], Tensor]:
     return threshold
 
 
-class DiscreteDenoiser:
-    """D(x; sigma) of a network that knows timesteps.
+@dataclass(frozen=True, eq=False)
+class DiscreteProcess:
+    """What a network of discrete time was trained for, and how it is asked between its timesteps.
 
-    At the noise levels of timesteps it is the network's own prediction. Between them, the timestep is a choice:
+    At the noise levels of timesteps, D is the network's own prediction. Between them, the timestep is a choice:
 
-    - 'interpolated': fractional, log(1 + sigma^2) = -log a_t being linear between neighbours. What the network is told differs
+    - 'interpolated': fractional, log(1 + sigma^2) = -log a_t being linear between neighbours. What the network is given differs
       from a smooth schedule; for 1,000 linear steps, by at most 1% of sigma below the second level and 0.1% from timestep 10 on.
       Networks are trained on whole timesteps, so it must be one that is smooth in time (sinusoids).
-    - 'nearest': whole, for networks that look timesteps up in a table. What the network is told is wrong by as much as half of a
+    - 'nearest': whole, for networks that look timesteps up in a table. What the network is given is wrong by as much as half of a
       step; for 1,000 linear steps, by 22% of sigma below the second level, 3.5% from timestep 10 on and 0.5% from 100 on. D jumps.
+
+    Attributes:
+        levels: Noise level of each timestep, as of `levels_of`.
+        prediction: What the network predicts: 'epsilon' (the noise), 'sample' (the clean image) or 'v_prediction' (the velocity).
+        timesteps: See above.
+        finish: Applied to D, for example `clipped(1)`; none to leave D as the network predicts it.
+    """
+
+    levels: Tensor
+    prediction: Prediction = "epsilon"
+    timesteps: Timesteps = "interpolated"
+    finish: Callable[[Tensor], Tensor] | None = None
+
+
+class DiscreteDenoiser(DescribedDenoiser):
+    """D(x; sigma) of a network that knows timesteps.
 
     Args:
         network: F(x_t, t, labels): x_t float32 (B, C, H, W); t (B,), float32, or int64 if `timesteps` is 'nearest'; labels int64 (B,)
             or none.
-        levels: Noise level of each timestep, as of `levels_of`.
-        prediction: What the network predicts: 'epsilon' (the noise), 'sample' (the clean image) or 'v_prediction' (the velocity).
+        process: What it was trained for.
         image_shape: (C, H, W).
         num_labels: Number of classes; 0 for an unconditional network. One with classes always needs labels, unless there is a
             `null_label`.
-        timesteps: See above.
         null_label: What the network is given for "no label" (-1, or no labels at all), if it was trained with that.
-        finish: Applied to D, for example `clipped(1)`; none to leave D as the network predicts it.
         device: Where the network computes.
 
     Attributes:
@@ -168,23 +185,23 @@ class DiscreteDenoiser:
     def __init__(
         self,
         network: Callable[[Tensor, Tensor, Tensor | None], Tensor],
-        levels: Tensor,
-        prediction: Prediction,
+        process: DiscreteProcess,
         image_shape: tuple[int, int, int],
         num_labels: int = 0,
         *,
-        timesteps: Timesteps = "interpolated",
         null_label: int | None = None,
-        finish: Callable[[Tensor], Tensor] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self._network, self._finish, self._null_label = network, finish, null_label
-        self.levels, self.prediction, self.timesteps = levels, prediction, timesteps
-        self.sigma_min, self.sigma_max = float(levels[0]), float(levels[-1])
+        self._network, self._finish, self._null_label = network, process.finish, null_label
+        self.levels, self.prediction, self.timesteps = process.levels, process.prediction, process.timesteps
+        self.sigma_min, self.sigma_max = float(self.levels[0]), float(self.levels[-1])
         self.image_shape, self.num_labels, self.device = image_shape, num_labels, torch.device(device)
-        self._grid = self._placed(levels).to(self.device)
+        self._grid = self._on_grid(self.levels).to(self.device)
 
-    def _placed(self, sigma: Tensor) -> Tensor:
+    def _text(self) -> str:
+        return f"{self._network}, {self.prediction} at {len(self.levels):,} timesteps"
+
+    def _on_grid(self, sigma: Tensor) -> Tensor:
         return sigma.log() if self.timesteps == "nearest" else sigma.square().log1p()
 
     def timestep(self, sigma: Tensor) -> Tensor:
@@ -204,7 +221,7 @@ class DiscreteDenoiser:
                 " trained."
             )
         grid = self._grid
-        point = self._placed(sigma.to(grid)).clamp(grid[0], grid[-1])
+        point = self._on_grid(sigma.to(grid)).clamp(grid[0], grid[-1])
         upper = torch.searchsorted(grid, point).clamp(1, len(grid) - 1)
         below = grid[upper - 1]
         step = upper - 1 + (point - below) / (grid[upper] - below)

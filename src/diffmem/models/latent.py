@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffmem.errors import UserError
-from diffmem.models.denoiser import Denoiser
+from diffmem.models.denoiser import Denoiser, DescribedDenoiser
 
 __all__ = ["LatentDenoiser"]
 
@@ -21,7 +21,7 @@ __all__ = ["LatentDenoiser"]
 _PIXELS = 2**18
 
 
-class LatentDenoiser:
+class LatentDenoiser(DescribedDenoiser):
     """A `Denoiser` of latents that is also `Latent`; D is that of the denoiser it wraps.
 
     Args:
@@ -34,6 +34,7 @@ class LatentDenoiser:
     Attributes:
         inner: The wrapped denoiser.
         pixel_shape: (C, H, W) of the images.
+        image_shape: (C, H, W) of the latents.
         sigma_min: Smallest noise level, in units of the latents.
         sigma_max: Largest one.
     """
@@ -47,21 +48,10 @@ class LatentDenoiser:
     ) -> None:
         self.inner, self._decode, self._encode, self.pixel_shape = inner, decode, encode, pixel_shape
         self.sigma_min, self.sigma_max = inner.sigma_min, inner.sigma_max
+        self.image_shape, self.num_labels, self.device = inner.image_shape, inner.num_labels, inner.device
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the latents."""
-        return self.inner.image_shape
-
-    @property
-    def num_labels(self) -> int:
-        """Number of classes, 0 for none."""
-        return self.inner.num_labels
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.inner.device
+    def _text(self) -> str:
+        return f"latents of images of {' x '.join(map(str, self.pixel_shape))} (C, H, W), denoised by {self.inner}"
 
     def __call__(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
         """Denoise a batch of latents; see `Denoiser`."""

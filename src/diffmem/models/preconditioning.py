@@ -16,14 +16,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from diffmem.errors import UserError
+from diffmem.models.arguments import checked_labels
+from diffmem.models.denoiser import DescribedDenoiser, count_parameters
 from diffmem.models.networks.unet import UNet
 
 __all__ = ["EDM", "VE", "VP", "Preconditioned", "Preconditioning"]
 
 
 class Preconditioning(ABC):
-    """The four coefficients as functions of sigma, and the range of sigma they are meant for.
+    """The four coefficients as functions of sigma, the range of sigma they are meant for, and how it is trained on.
 
     Attributes:
         name: 'vp', 've' or 'edm'.
@@ -38,6 +39,23 @@ class Preconditioning(ABC):
     @abstractmethod
     def coefficients(self, sigma: Tensor) -> tuple[Tensor | float, Tensor, Tensor | float, Tensor]:
         """Return c_skip, c_out, c_in and c_noise for a float32 tensor of noise levels."""
+
+    @abstractmethod
+    def noise_levels(
+        self, uniform: Tensor, normal: Tensor, p_mean: float = -1.2, p_std: float = 1.2
+    ) -> Tensor:
+        """Turn random numbers into training noise levels.
+
+        Args:
+            uniform: Uniform on [0, 1), float (B,); used by VP and VE.
+            normal: Standard normal, float (B,); used by EDM.
+            p_mean: Mean of ln(sigma) for EDM.
+            p_std: Standard deviation of ln(sigma) for EDM.
+        """
+
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        """Return lambda(sigma), the weight of squared errors in the loss (Karras et al. 2022, Table 1): here 1 / sigma^2."""
+        return 1 / sigma**2
 
 
 @dataclass(frozen=True)
@@ -85,6 +103,12 @@ class VP(Preconditioning):
         """c_skip = 1, c_out = -sigma, c_in = 1 / sqrt(sigma^2 + 1), c_noise = (M - 1) t(sigma)."""
         return 1.0, -sigma, 1 / (sigma**2 + 1).sqrt(), (self.steps - 1) * self.time(sigma)
 
+    def noise_levels(
+        self, uniform: Tensor, normal: Tensor, p_mean: float = -1.2, p_std: float = 1.2
+    ) -> Tensor:
+        """Return sigma(t) at t uniform on [epsilon_t, 1]."""
+        return self.sigma_of(1 + uniform * (self.epsilon_t - 1))
+
 
 @dataclass(frozen=True)
 class VE(Preconditioning):
@@ -97,6 +121,13 @@ class VE(Preconditioning):
     def coefficients(self, sigma: Tensor) -> tuple[Tensor | float, Tensor, Tensor | float, Tensor]:
         """c_skip = 1, c_out = sigma, c_in = 1, c_noise = log(sigma / 2)."""
         return 1.0, sigma, 1.0, (0.5 * sigma).log()
+
+    def noise_levels(
+        self, uniform: Tensor, normal: Tensor, p_mean: float = -1.2, p_std: float = 1.2
+    ) -> Tensor:
+        """Return levels that are log-uniform on [sigma_min, sigma_max]."""
+        span = torch.tensor(self.sigma_max / self.sigma_min, device=uniform.device)
+        return self.sigma_min * span.pow(uniform)
 
 
 @dataclass(frozen=True)
@@ -121,8 +152,18 @@ class EDM(Preconditioning):
             sigma.log() / 4,
         )
 
+    def noise_levels(
+        self, uniform: Tensor, normal: Tensor, p_mean: float = -1.2, p_std: float = 1.2
+    ) -> Tensor:
+        """Return log-normal levels."""
+        return (normal * p_std + p_mean).exp()
 
-class Preconditioned(nn.Module):
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        """Return (sigma^2 + s^2) / (sigma s)^2 with s = sigma_data."""
+        return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
+
+
+class Preconditioned(DescribedDenoiser, nn.Module):
     """A network with its preconditioning: a `Denoiser` that can be trained.
 
     Attributes:
@@ -132,12 +173,16 @@ class Preconditioned(nn.Module):
         sigma_max: Largest noise level.
     """
 
-    def __init__(self, model: UNet, channels: int, preconditioning: Preconditioning) -> None:
+    def __init__(self, model: UNet, preconditioning: Preconditioning) -> None:
         super().__init__()
         self.model, self.preconditioning = model, preconditioning
-        self.image_shape = (channels, model.resolution, model.resolution)
+        self.image_shape = (model.settings.image_channels, model.resolution, model.resolution)
         self.num_labels = model.num_labels
         self.sigma_min, self.sigma_max = preconditioning.sigma_min, preconditioning.sigma_max
+
+    def _text(self) -> str:
+        count = count_parameters(self.model)
+        return f"{type(self.model).__name__}, {self.preconditioning.name.upper()} preconditioning, {count:,} parameters"
 
     @property
     def device(self) -> torch.device:
@@ -158,18 +203,9 @@ class Preconditioned(nn.Module):
         return c_skip * x + c_out * raw.to(torch.float32)  # type: ignore[no-any-return]
 
     def _checked(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
-        if not self.num_labels:
-            if labels is not None:
-                raise UserError("This denoiser is unconditional: it takes no labels. Leave them out.")
-            return None
         if labels is None:
-            return torch.full((1,), -1, dtype=torch.int64, device=x.device)
+            return torch.full((1,), -1, dtype=torch.int64, device=x.device) if self.num_labels else None
         # A check of values would make the GPU wait; there, a label out of range fails in the lookup itself.
-        if labels.device.type == "cpu" and labels.numel():
-            low, high = int(labels.min()), int(labels.max())
-            if low < -1 or high >= self.num_labels:
-                raise UserError(
-                    f"Label {high if high >= self.num_labels else low} is outside 0..{self.num_labels - 1},"
-                    " the classes of this denoiser."
-                )
+        if labels.device.type == "cpu" or not self.num_labels:
+            labels = checked_labels(labels, len(x), self.num_labels)
         return labels.to(torch.int64).reshape(-1)

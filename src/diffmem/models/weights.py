@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from diffmem.data.formats.guards import in_one_line, is_plain_file, reading
-from diffmem.errors import DiffmemError, UserError
+from diffmem.errors import DiffmemError, UserError, nearest
 from diffmem.files import atomic_path
 from diffmem.models.config import ModelConfig, build_denoiser
 from diffmem.models.preconditioning import Preconditioned
 
-__all__ = ["check_sizes", "load_denoiser", "read_tensors", "save_denoiser", "write_tensors"]
+__all__ = [
+    "check_file",
+    "check_numbers",
+    "check_sizes",
+    "check_tensors",
+    "load_denoiser",
+    "load_tensors",
+    "naming",
+    "read_tensors",
+    "save_denoiser",
+    "write_tensors",
+]
 
-_MAX_FILE_BYTES = 4 * 2**30
+MAX_FILE_BYTES = 4 * 2**30  # EDM's largest network, for ImageNet at 64x64 pixels, takes 1.2 billion
 _MAX_HEADER_BYTES = 8 * 2**20  # a network of a thousand tensors has 0.1
 _MAX_SIDE, _MAX_LABELS = 2**14, 10_000_000
 
@@ -34,7 +45,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and words atomically as safetensors, with a checksum of the tensors among the words.
+    """Write tensors and texts atomically as safetensors, with a checksum of the tensors among the words.
 
     Raises:
         DiffmemError: The file cannot be written.
@@ -73,6 +84,19 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file by name, on the CPU; the file need not be trusted.
+
+    Raises:
+        UserError: It is missing, too large, or damaged.
+    """
+    from safetensors.torch import load_file
+
+    check_sizes(path)
+    with reading(str(path)):
+        return load_file(path)
+
+
 def save_denoiser(
     denoiser: Preconditioned, config: ModelConfig, path: Path, words: Mapping[str, str] | None = None
 ) -> None:
@@ -108,40 +132,50 @@ def load_denoiser(
             of another architecture, not floating-point, or not finite.
     """
     path = Path(path)
-    if not is_plain_file(path):
-        raise UserError(f"There is no file {path}.")
+    check_sizes(path)
     with reading(str(path)):
-        check_sizes(path)
         try:
             tensors, words = read_tensors(path)
         except DiffmemError as error:
             raise UserError(str(error)) from error  # whatever is wrong with it, somebody named the file
         if words.get("format") != "diffmem-denoiser-1":
-            kind = str(words.get("format"))[:60]
-            raise UserError(f"{path} is not a denoiser written by diffmem (format {kind!r}).")
+            raise UserError(
+                f"{path} is not a denoiser written by diffmem (format {str(words.get('format'))[:60]!r})."
+            )
         config, shape, labels = _described(path, words, len(tensors))
-        try:
+        with naming(path):
             with torch.device("meta"):  # names and shapes without numbers
                 wanted = build_denoiser(config, shape, labels).state_dict()
-            _check_tensors(path, tensors, wanted)
+            check_tensors(tensors, wanted)
+            check_numbers(tensors)
             denoiser = build_denoiser(config, shape, labels)
-        except UserError as error:
-            told = str(error)
-            raise UserError(told if str(path) in told else f"{path}: {told}") from error
         denoiser.load_state_dict(tensors)
     return denoiser.eval().requires_grad_(False).to(device), config, words
+
+
+def check_file(path: Path) -> int:
+    """Return the size of a plain file in bytes, at most 4 GiB.
+
+    Raises:
+        UserError: It is missing or too large.
+    """
+    if not is_plain_file(path):
+        raise UserError(f"There is no file {path}.")
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise UserError(f"{path} is refused: it has {size:,} bytes; the limit is {MAX_FILE_BYTES:,}.")
+    return size
 
 
 def check_sizes(path: Path) -> None:
     """Refuse a safetensors file whose size, or whose header's size, no network of this field has.
 
     Raises:
-        UserError: It is too large.
+        UserError: It is missing, cannot be read, or is too large.
     """
-    with path.open("rb") as stream:
-        size, header = os.fstat(stream.fileno()).st_size, int.from_bytes(stream.read(8), "little")
-    if size > _MAX_FILE_BYTES:
-        raise UserError(f"{path} is refused: it has {size:,} bytes; the limit is {_MAX_FILE_BYTES:,}.")
+    size = check_file(path)
+    with reading(str(path)), path.open("rb") as stream:
+        header = int.from_bytes(stream.read(8), "little")
     if _MAX_HEADER_BYTES < header < size:
         raise UserError(
             f"{path} is refused: its header has {header:,} bytes; the limit is {_MAX_HEADER_BYTES:,}."
@@ -166,28 +200,55 @@ def _described(
         ):
             raise ValueError(f"no network has images of {channels} x {height} x {width} and {labels} classes")
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
-        told = " ".join(f"{kind}{error}".split())[:300].rstrip(".")
-        raise UserError(f"{path} does not describe a network of its {tensors:,} tensors: {told}.") from error
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
+        reason = " ".join(reason.split())[:300].rstrip(".")
+        raise UserError(
+            f"{path} does not describe a network of its {tensors:,} tensors: {reason}."
+        ) from error
     return config, (channels, height, width), labels
 
 
-def _check_tensors(path: Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    needed = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if needed != given:
-        offender = sorted(set(needed.items()) ^ set(given.items()))[0][0]
-        raise UserError(
-            f"{path} is a checkpoint of another architecture: tensor {offender!r} is"
-            f" {given.get(offender, 'absent')},"
-            f" but its configuration needs {needed.get(offender, 'none')}."
-        )
+def check_tensors(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], hint: str = "") -> None:
+    """Refuse tensors that are not, by names and shapes, exactly those of a network.
+
+    Args:
+        tensors: What was read.
+        wanted: The state of the network.
+        hint: What to check, for the end of the message.
+
+    Raises:
+        UserError: The message names the first offender.
+    """
+    for name, tensor in tensors.items():
+        if name not in wanted:
+            raise UserError(f"Tensor {name!r} is not one of this network.{nearest(name, list(wanted))}{hint}")
+        if tensor.shape != wanted[name].shape:
+            raise UserError(
+                f"Tensor {name!r} has shape {tuple(tensor.shape)}, but this network needs {tuple(wanted[name].shape)}.{hint}"
+            )
+    missing = [name for name in wanted if name not in tensors]
+    if missing:
+        raise UserError(f"It lacks {len(missing)} tensor(s) of this network, first {missing[0]!r}.{hint}")
+
+
+def check_numbers(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that cannot be weights.
+
+    Raises:
+        UserError: One is not floating-point, or not finite as float32.
+    """
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
-            raise UserError(
-                f"{path}: tensor {name!r} holds {tensor.dtype}; weights are floating-point numbers."
-            )
+            raise UserError(f"Tensor {name!r} holds {tensor.dtype}; weights are floating-point numbers.")
         if not bool(tensor.to(torch.float32).isfinite().all()):
-            raise UserError(
-                f"{path}: tensor {name!r} holds numbers that are not finite; the network is of no use."
-            )
+            raise UserError(f"Tensor {name!r} holds numbers that are not finite; the network is of no use.")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the path before the text of a `UserError` that does not name it."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        raise UserError(text if str(path) in text else f"{path}: {text}") from error

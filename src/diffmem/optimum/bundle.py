@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,11 +12,9 @@ from torch import Tensor
 from diffmem.optimum.certificate import Certificates
 from diffmem.optimum.directions import SAFETY
 from diffmem.optimum.pixels import CHUNK
-from diffmem.optimum.posterior import SCALE, Average, Batch, Sums
+from diffmem.optimum.posterior import SCALE, Average, Sums
+from diffmem.optimum.references import References
 from diffmem.optimum.tracked import UNIT64, Known, Step, Tracked
-
-if TYPE_CHECKING:
-    from diffmem.optimum.optimum import Optimum
 
 __all__ = ["Bundle", "Evaluations"]
 
@@ -78,7 +76,7 @@ class Bundle:
     """Queries with the same images, call after call.
 
     Args:
-        optimum: The closed form.
+        references: The images of the closed form.
         which: Positions of the queries in the batch, int64 (B,).
         label: The class whose images they average over, -1 for all.
         tolerance: See `Following`.
@@ -86,12 +84,17 @@ class Bundle:
     """
 
     def __init__(
-        self, optimum: Optimum, which: Tensor, label: int, tolerance: float, evaluations: Evaluations
+        self, references: References, which: Tensor, label: int, tolerance: float, evaluations: Evaluations
     ) -> None:
         self.which = which
-        self._optimum, self._label, self._tolerance, self._tally = optimum, label, tolerance, evaluations
-        self._pixels, self._members = optimum.pixels, optimum.members.get(label)
-        self._count = optimum.count(label)
+        self._references, self._label, self._tolerance, self._tally = (
+            references,
+            label,
+            tolerance,
+            evaluations,
+        )
+        self._pixels, self._members = references.pixels, references.members.get(label)
+        self._count = references.count(label)
         self._norms = self._pixels.norms_of(self._all())
         self._sizes = self._norms.sqrt()
         # Images below the best by this many logits hold less than half of the tolerance together.
@@ -113,7 +116,7 @@ class Bundle:
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Return the posterior means, float64 (B, dim) in [-1, 1], of points x, float64 (B, dim)."""
-        self._batch = Batch(self._optimum, self.which, x, sigma, self._label)
+        self._batch = self._references.batch(x, sigma, self._label)
         self._tally.asked += len(x) * self._count
         w = SCALE * (x + 1) - self._pixels.centre
         mean = torch.empty_like(x)
@@ -124,8 +127,8 @@ class Bundle:
         finite = torch.isfinite(w).all(1)
         lost = (~held & ~(is_open & finite)).nonzero()[:, 0]
         if len(lost):
-            batch = Batch(self._optimum, lost, x[lost], sigma[lost], self._label)
-            sums = self._optimum.summed(batch, self._pixels.dim)
+            batch = self._references.batch(x[lost], sigma[lost], self._label)
+            sums = self._references.summed(batch, self._pixels.dim)
             mean[lost] = sums.mean / sums.total[:, None]
             self._tally.computed += len(lost) * self._count
         still = (~held & finite)[self._open]
@@ -139,6 +142,7 @@ class Bundle:
             self._mean = self._mean[columns]
         if len(self._open):
             mean[self._open] = self._followed(w[self._open])
+            self._mean = mean[self._open] - self._pixels.centre
         return mean.div_(SCALE).sub_(1)
 
     def _all(self) -> slice | Tensor:
@@ -182,11 +186,6 @@ class Bundle:
 
     def _followed(self, w: Tensor) -> Tensor:
         """Return the means of the open queries, grey levels."""
-        mean = self._next(w)
-        self._mean = mean - self._pixels.centre
-        return mean
-
-    def _next(self, w: Tensor) -> Tensor:
         beta = self._batch.beta[self._open]
         if self._tracked.is_empty:
             return self._pass(w, beta, None, None)
@@ -201,7 +200,7 @@ class Bundle:
             union = torch.unique(left.rows)
             alone = len(left.rows) <= SMALL * len(w) or PAIR * len(left.rows) <= len(union) * len(w)
             if alone or len(union) <= WORTH * self._count:
-                self._tracked.place(point)
+                self._tracked.append(point)
                 self._share, self._sharpness = len(left.rows) / (self._count * len(w)), beta
                 return self._each(w, beta, left) if alone else self._pass(w, beta, None, union)
         return self._pass(w, beta, step if self._is_precise(step, beta) else None, None)
@@ -233,13 +232,13 @@ class Bundle:
         return rounded, step.fixed + 2 * step.rest.norm(dim=1) + step.share * rounded
 
     def _sketched(self, step: Step) -> _Sketch:
-        """See the change of the mean and e in a few directions."""
-        directions = self._optimum.directions()
+        """Project the change of the mean and e onto a few directions."""
+        directions = self._references.directions()
         if self._rest is None:
             self._rest = directions.rest[self._stored(slice(None))]
         (change, changed), (rest, rested) = (
-            directions.seen_of(2 * step.change),
-            directions.seen_of(2 * step.rest),
+            directions.project(2 * step.change),
+            directions.project(2 * step.rest),
         )
         length = step.rest.norm(dim=1) + step.share * step.change.norm(dim=1)
         fixed = step.fixed + 2 * directions.rounding * length
@@ -259,7 +258,7 @@ class Bundle:
             w: Float64 (B, dim).
             beta: Float64 (B,).
             step: How w follows from the points before; none to compute its products anew in float64.
-            union: Which images; their products are not kept.
+            union: Which images; their products are not stored.
         """
         size, dim, height = len(w), self._pixels.dim, self._pixels.height
         count = self._count if union is None else len(union)
@@ -267,7 +266,7 @@ class Bundle:
         average = Average(size, dim, self._pixels.device, 1 if self._rest is None else 2)
         left = (2 * (w if step is None else step.change)).T
         short = left.float().contiguous()
-        products = self._tracked.room(size) if union is None else left.new_empty(height, size)
+        products = self._tracked.buffer(size) if union is None else left.new_empty(height, size)
         needed = 0
         for at in range(0, count, height):
             part = slice(at, min(at + height, count))
@@ -278,7 +277,7 @@ class Bundle:
             if step is None:
                 self._pixels.double_product(rows, left, new)
             elif sketch is not None:
-                out = self._optimum.directions().products(stored, sketch.change)
+                out = self._references.directions().products(stored, sketch.change)
                 self._tracked.combine(step, part, out, new, move=False)
             else:
                 out = self._pixels.chunked_product(rows, short)
@@ -295,7 +294,7 @@ class Bundle:
             (rounded, fixed), rising = self._computed(step), step.rising
             self._tracked.move(step.mean, rounded)
         if union is None:
-            self._tracked.place(Known(w, products, fixed, rising))
+            self._tracked.append(Known(w, products, fixed, rising))
         self._typical, *rest = average.typical()
         self._typical_rest, self._nearest = rest[0] if rest else None, average.nearest
         self._tally.computed += count * size
@@ -307,7 +306,7 @@ class Bundle:
 
     def _bounded(self, step: Step, beta: Tensor) -> tuple[_Left, Known]:
         """Bound the products with all images; return the pairs that may matter, and what is known of the points."""
-        directions, sketch = self._optimum.directions(), self._sketched(step)
+        directions, sketch = self._references.directions(), self._sketched(step)
         complete, rest = self._is_complete(step, beta), self._rest
         assert rest is not None
 
@@ -316,7 +315,7 @@ class Bundle:
         floor = 2 * (w * nearest).sum(1) - self._norms[self._nearest]
         floor -= 4 * (self._pixels.dim + 16) * UNIT64 * w.norm(dim=1) * self._sizes[self._nearest]
         reach = self._drop / beta
-        products = self._tracked.room(len(w))
+        products = self._tracked.buffer(len(w))
         found = []
         for at in range(0, self._count, BLOCK):
             part = slice(at, min(at + BLOCK, self._count))
@@ -366,8 +365,3 @@ class Bundle:
             self._certificates.put(query, w[column], rows, scores, left.others[column], reach[column])
         self._tally.computed += len(left.rows)
         return mean
-
-
-def _gamma(chunk: int, dim: int) -> float:
-    """Bound the relative error of float32 products of `dim` values, summed `chunk` at a time (Higham 2002, section 3.1)."""
-    return SAFETY * (chunk + -(-dim // chunk) + 8) * 2.0**-24

@@ -79,12 +79,14 @@ class Collapse(Record):
         description="Number of distinct images n in the formulas; with classes, on average in each."
     )
     dimension: float | None = Field(
-        description="Participation ratio d = (tr C)^2 / tr C^2 of the covariance C; none if nothing varies."
+        default=None,
+        description="Participation ratio d = (tr C)^2 / tr C^2 of the covariance C; none if nothing varies.",
     )
-    scale: float | None = Field(description="s = sqrt(tr C / d), in [-1, 1] units.")
-    isotropic: float | None = Field(description="s / sqrt(n^(2/d) - 1).")
+    scale: float | None = Field(default=None, description="s = sqrt(tr C / d), in [-1, 1] units.")
+    isotropic: float | None = Field(default=None, description="s / sqrt(n^(2/d) - 1).")
     spectrum: float | None = Field(
-        description="The sigma with log n = (1/2) sum_i log(1 + v_i / sigma^2) over the eigenvalues v_i of C."
+        default=None,
+        description="The sigma with log n = (1/2) sum_i log(1 + v_i / sigma^2) over the eigenvalues v_i of C.",
     )
 
 
@@ -132,7 +134,7 @@ def optimum_curves(
         seed: Seed of the choice of images and of the noise.
         data: The set in words; the last step of its history if none.
         device: Where to compute. The workspace is about 200 MB whatever N, then a few matrices of min(N, C H W) numbers squared.
-        progress: Told of the queries that are done.
+        progress: Called with the number of queries that are done.
 
     Raises:
         UserError: A noise level is not a positive number, there are no queries, or `conditional` is set without labels.
@@ -197,7 +199,7 @@ def _spread(squares: Tensor, products: Tensor, levels: Sequence[float]) -> Tenso
         products: n_q . (y_q - y_i), float64 (q, n).
         levels: Noise levels, ascending.
     """
-    # Of each pair two numbers are kept, and three to five are temporary: 64 bytes at most.
+    # Of each pair two numbers stay, and three to five are temporary: 64 bytes at most.
     is_own = squares == 0
     products[is_own] = 0
     out = torch.empty(4, len(levels), len(squares), dtype=torch.float64)
@@ -295,26 +297,14 @@ def _collapse(
             (count, d, s, collapse_isotropic(count, d, s), collapse_of_spectrum(count, variances))
         )
         shares.append(len(which))
-    if not predicted:
-        return Collapse(
-            measured=measured,
-            low=low,
-            high=high,
-            count=1,
-            dimension=None,
-            scale=None,
-            isotropic=None,
-            spectrum=None,
-        )
     # Classes are averaged by their number of queries, in the logarithm.
-    mean = np.exp(np.average(np.log(np.array(predicted)), axis=0, weights=shares)).tolist()
+    count, *rest = (
+        np.exp(np.average(np.log(np.array(predicted)), axis=0, weights=shares)).tolist() if predicted else [1]
+    )
     return Collapse(
         measured=measured,
         low=low,
         high=high,
-        count=round(mean[0]),
-        dimension=mean[1],
-        scale=mean[2],
-        isotropic=mean[3],
-        spectrum=mean[4],
+        count=round(count),
+        **dict(zip(("dimension", "scale", "isotropic", "spectrum"), rest, strict=False)),
     )

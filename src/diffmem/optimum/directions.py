@@ -27,7 +27,7 @@ SAFETY = 1.05  # on bounds of rounding errors, which are small beside the rest
 
 
 class Directions:
-    """What leading directions see of every training image.
+    """The projections of every training image on leading directions.
 
     Attributes:
         rest: rest(q_i), rounded up, float64 (N,).
@@ -67,7 +67,7 @@ class Directions:
             rest = (norms - seen.square().sum(1, dtype=torch.float64)).clamp_min_(0)
             self.rest[part] = rest.add_(norms, alpha=3 * projection).sqrt_()
 
-    def seen_of(self, v: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """Return V'v, float32 (K, B), and rest(v), rounded up, float64 (B,), for vectors v, float64 (B, dim)."""
         seen = v @ self._basis.double()
         squares = v.square().sum(1)

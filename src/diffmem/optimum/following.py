@@ -1,4 +1,4 @@
-"""The optimum along the trajectories of a sampler: each image is looked at only while it can matter.
+"""The optimum along the trajectories of a sampler: each image is compared only while it can matter.
 
 Between calls of a sampler, the weights of the training images are known to change in ways that can be bounded. A `Following` is
 called like the `Optimum` that it comes from, with the points of one batch, call after call, and answers each query in the cheapest
@@ -13,16 +13,15 @@ Any sequence of points is answered rightly: only the cost depends on how far the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
 
 import torch
 from torch import Tensor
 
 from diffmem.errors import UserError
-from diffmem.optimum.bundle import Bundle
-
-if TYPE_CHECKING:
-    from diffmem.optimum.optimum import Optimum
+from diffmem.models.arguments import checked_levels
+from diffmem.optimum.bundle import Bundle, Evaluations
+from diffmem.optimum.references import References
 
 __all__ = ["Following"]
 
@@ -38,39 +37,25 @@ class Following:
     weights, which moves a result by at most as much, to first order: the covariance with pixels, whose deviation is at most 1.
 
     Args:
-        optimum: The closed form.
+        references: The images of the optimum.
         tolerance: Largest posterior weight of all images together that may be left out, in (0, 0.01].
-
-    Attributes:
-        evaluations: What following has taken so far: those of the optimum.
+        evaluations: Where to count what following takes.
 
     Raises:
         UserError: The tolerance is out of range.
     """
 
-    def __init__(self, optimum: Optimum, tolerance: float = 1e-6) -> None:
+    sigma_min: float = 0.0
+    sigma_max: float = math.inf
+
+    def __init__(self, references: References, tolerance: float, evaluations: Evaluations) -> None:
         if not 0 < tolerance <= 0.01:
             raise UserError(f"The tolerance must be above 0 and at most 0.01, not {tolerance:g}.")
-        self._optimum, self.tolerance = optimum, tolerance
-        self.sigma_min, self.sigma_max = optimum.sigma_min, optimum.sigma_max
-        self.evaluations = optimum.evaluations
+        self._references, self.tolerance, self.evaluations = references, tolerance, evaluations
+        self.image_shape, self.num_labels = references.image_shape, references.num_labels
+        self.device = references.pixels.device
         self._labels: tuple[int, list[int]] | None = None
         self._bundles: list[Bundle] = []
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images."""
-        return self._optimum.image_shape
-
-    @property
-    def num_labels(self) -> int:
-        """Number of classes, 0 for none."""
-        return self._optimum.num_labels
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self._optimum.device
 
     @torch.no_grad()
     def __call__(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
@@ -78,10 +63,16 @@ class Following:
 
         A batch of another size or with other labels starts anew.
         """
-        levels = self._optimum.checked(x, sigma)
+        levels = checked_levels(x, sigma, self.image_shape)
         given = (len(x), [] if labels is None else labels.reshape(-1).tolist())
         if given != self._labels:
-            self._bundles = list(self._bundled(labels, len(x)))
+            self._bundles = []
+            for label, group in self._references.grouped(labels, len(x)):
+                most = max(1, self._references.workspace // 2 // (STATE * self._references.count(label)))
+                self._bundles += [
+                    Bundle(self._references, which, label, self.tolerance, self.evaluations)
+                    for which in torch.split(group.to(self.device), most)
+                ]
             self._labels = given
         out = torch.empty_like(x, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
         self.evaluations.calls += 1
@@ -89,14 +80,3 @@ class Following:
             mean = bundle(x[bundle.which].flatten(1).double(), levels[bundle.which])
             out[bundle.which] = mean.reshape(-1, *self.image_shape).to(out.dtype)
         return out
-
-    def _bundled(self, labels: Tensor | None, count: int) -> list[Bundle]:
-        bundles = []
-        for label, group in self._optimum.grouped(labels, count):
-            images = self._optimum.count(label)
-            most = max(1, self._optimum.workspace // 2 // (STATE * images))
-            bundles += [
-                Bundle(self._optimum, which, label, self.tolerance, self.evaluations)
-                for which in torch.split(group.to(self.device), most)
-            ]
-        return bundles

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import get_args
 
 import numpy as np
@@ -20,14 +20,14 @@ from torch import Tensor
 
 from diffmem.data import ImageSet
 from diffmem.errors import DiffmemError, UserError
-from diffmem.memorization.means import Z95, MeanRecord, mean_record
+from diffmem.memorization.means import Z95, mean_record
 from diffmem.models import Denoiser
 from diffmem.optimum.curves import balanced_indices
-from diffmem.optimum.gap_records import Correlation, GapCurve, GapPoint, Kind, RunGap
+from diffmem.optimum.gap_records import Correlation, GapCurve, GapInputs, GapPoint, RunGap, positions_and_rmem
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.sampling import SamplerConfig, SeededNoise, latents_for_seeds, noise_levels, sample_latents
 
-__all__ = ["Errors", "correlations", "curve_of", "gap_errors", "spearman"]
+__all__ = ["Errors", "GapSettings", "correlations", "curve_of", "gap_errors", "spearman"]
 
 BAND = 0.1
 _BATCH = 64
@@ -54,17 +54,30 @@ class Errors:
     optimum_loss: NDArray[np.float64] | None
 
 
+@dataclass(frozen=True)
+class GapSettings:
+    """At which inputs denoisers are compared.
+
+    Attributes:
+        sigmas: Noise levels for noisy images; none for those of the sampler, which are those of the sampler's own states.
+        samples: Inputs at each level.
+        sampling: The sampler of the trajectories.
+        seed: Seed of images and noise.
+    """
+
+    sigmas: tuple[float, ...] | None = None
+    samples: int = 256
+    sampling: SamplerConfig = field(default_factory=SamplerConfig)
+    seed: int = 0
+
+
 def gap_errors(
     denoiser: Denoiser,
     optimum: Denoiser,
     gaussian: Denoiser,
     images: ImageSet | None,
-    *,
+    settings: GapSettings,
     labels: NDArray[np.int64] | None = None,
-    sigmas: Sequence[float] | None = None,
-    samples: int = 256,
-    sampling: SamplerConfig | None = None,
-    seed: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> Errors:
     """Compare three denoisers on noisy images, or on the states that the first one passes when it samples.
@@ -75,25 +88,22 @@ def gap_errors(
         gaussian: G, unconditional, on the same device.
         images: Clean images, to which noise is added; each is used once before any is used again. None for the states of the
             model's own sampling with seeds 0, 1, 2, ...
+        settings: Noise levels and the number of inputs.
         labels: Class of each sample, int64 (samples,), for a conditional model.
-        sigmas: Noise levels; none for those of the sampler. The sampler's own states have its own levels.
-        samples: Inputs at each level.
-        sampling: The sampler; none for the default.
-        seed: Seed of the choice of images and of their noise.
-        progress: Told of the samples that are done.
+        progress: Called with the samples that are done.
 
     Raises:
         UserError: A noise level is outside the model's range, shapes do not fit, or there are no samples.
     """
+    samples = settings.samples
     if samples < 1:
         raise UserError(f"There must be at least 1 sample, not {samples}.")
     if images is not None and images.shape != denoiser.image_shape:
         raise UserError(
             f"The images have shape {images.shape}, the model makes {denoiser.image_shape} (C, H, W)."
         )
-    config = sampling or SamplerConfig()
-    own = noise_levels(config, denoiser.sigma_min, denoiser.sigma_max)[:-1].flip(0).tolist()
-    levels = own if sigmas is None or images is None else sorted(set(sigmas))
+    own = noise_levels(settings.sampling, denoiser.sigma_min, denoiser.sigma_max)[:-1].flip(0).tolist()
+    levels = own if settings.sigmas is None or images is None else sorted(set(settings.sigmas))
     for level in levels:
         if not max(denoiser.sigma_min, 1e-9) <= level <= denoiser.sigma_max or math.isinf(level):
             raise UserError(
@@ -101,13 +111,18 @@ def gap_errors(
             )
     found = np.empty((5, len(levels), samples))
     given = None if labels is None else torch.from_numpy(labels).to(denoiser.device)
-    done = 0
-    for part, clean, states in _inputs(denoiser, images, levels, samples, config, seed, given):
+    noisy = None if images is None else _noisy(images, settings, levels, denoiser.device)
+    for start in range(0, samples, _BATCH):
+        part = slice(start, min(start + _BATCH, samples))
         batch = None if given is None else given[part]
+        clean, states = (
+            next(noisy)
+            if noisy
+            else (None, _trajectory(denoiser, range(samples)[part], batch, settings.sampling))
+        )
         for index, (level, x) in enumerate(zip(levels, states, strict=True)):
             found[:, index, part] = _compared(denoiser, optimum, gaussian, x, level, batch, clean)
-        done += part.stop - part.start
-        progress(done, samples)
+        progress(part.stop, samples)
     if not np.isfinite(found[:3]).all():
         raise DiffmemError(
             "The model produced values that are not finite; its weights are broken or its training diverged."
@@ -116,32 +131,17 @@ def gap_errors(
     return Errors(levels, found[0], found[1], found[2], *losses)
 
 
-def _inputs(
-    denoiser: Denoiser,
-    images: ImageSet | None,
-    levels: Sequence[float],
-    samples: int,
-    config: SamplerConfig,
-    seed: int,
-    labels: Tensor | None,
-) -> Iterator[tuple[slice, Tensor | None, list[Tensor]]]:
-    """Yield batches: which samples, their clean images, and their noisy images at each level, float64."""
-    device, shape = denoiser.device, denoiser.image_shape
-    chosen = balanced_indices(1 if images is None else len(images), samples, seed)
-    generator = torch.Generator().manual_seed(seed)
-    for start in range(0, samples, _BATCH):
-        part = slice(start, min(start + _BATCH, samples))
-        if images is None:
-            states = _trajectory(
-                denoiser, range(part.start, part.stop), None if labels is None else labels[part], config
-            )
-            yield part, None, states
-            continue
-        noise = torch.randn(part.stop - part.start, *shape, generator=generator, dtype=torch.float64).to(
-            device
-        )
-        clean = torch.tensor(images.images[chosen[part]], dtype=torch.float64).to(device).div_(127.5).sub_(1)
-        yield part, clean, [clean + level * noise for level in levels]
+def _noisy(
+    images: ImageSet, settings: GapSettings, levels: Sequence[float], device: torch.device
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Yield batches of clean images with their noisy images at each level, float64."""
+    chosen = balanced_indices(len(images), settings.samples, settings.seed)
+    generator = torch.Generator().manual_seed(settings.seed)
+    for start in range(0, settings.samples, _BATCH):
+        y = images.images[chosen[start : start + _BATCH]]
+        noise = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(device)
+        clean = torch.tensor(y, dtype=torch.float64).to(device).div_(127.5).sub_(1)
+        yield clean, [clean + level * noise for level in levels]
 
 
 def _trajectory(
@@ -179,7 +179,7 @@ def _compared(
     return torch.stack([(one - other).square().flatten(1).mean(1) for one, other in pairs]).cpu().numpy()
 
 
-def curve_of(kind: Kind, errors: Errors, weight: Callable[[Tensor], Tensor] | None = None) -> GapCurve:
+def curve_of(kind: GapInputs, errors: Errors, weight: Callable[[Tensor], Tensor] | None = None) -> GapCurve:
     """Summarize the errors of one kind of input.
 
     Args:
@@ -189,16 +189,14 @@ def curve_of(kind: Kind, errors: Errors, weight: Callable[[Tensor], Tensor] | No
     """
     values = errors.between.mean(1)
     in_band: list[int] = np.flatnonzero((values >= BAND * values.max()) & (values > 0)).tolist()
-    position, band = None, None
-    if in_band:
-        position = mean_record(np.mean([_positions(errors, index) for index in in_band], axis=0))
-        band = errors.sigmas[in_band[0]], errors.sigmas[in_band[-1]]
     return GapCurve(
         kind=kind,
         samples=errors.between.shape[1],
         points=[_point(errors, index, weight) for index in range(len(errors.sigmas))],
-        position=position,
-        band=band,
+        position=mean_record(np.mean([_positions(errors, index) for index in in_band], axis=0))
+        if in_band
+        else None,
+        band=(errors.sigmas[in_band[0]], errors.sigmas[in_band[-1]]) if in_band else None,
     )
 
 
@@ -214,21 +212,22 @@ def _positions(errors: Errors, index: int) -> NDArray[np.float64]:
 
 def _point(errors: Errors, index: int, weight: Callable[[Tensor], Tensor] | None) -> GapPoint:
     sigma = errors.sigmas[index]
-    position = _positions(errors, index) if errors.between[index].any() else None
-    losses: tuple[MeanRecord | None, MeanRecord | None, MeanRecord | None] = (None, None, None)
+    losses = {}
     if errors.loss is not None and errors.optimum_loss is not None:
         loss, least = errors.loss[index], errors.optimum_loss[index]
-        losses = mean_record(loss, 0), mean_record(least, 0), mean_record(loss - least)
+        losses = {
+            "loss": mean_record(loss, 0),
+            "optimum_loss": mean_record(least, 0),
+            "excess": mean_record(loss - least),
+        }
     return GapPoint(
         sigma=sigma,
         to_optimum=mean_record(errors.to_optimum[index], 0),
         to_gaussian=mean_record(errors.to_gaussian[index], 0),
         between=mean_record(errors.between[index], 0),
-        position=None if position is None else mean_record(position),
-        loss=losses[0],
-        optimum_loss=losses[1],
-        excess=losses[2],
+        position=mean_record(_positions(errors, index)) if errors.between[index].any() else None,
         weight=None if weight is None else float(weight(torch.tensor(sigma, dtype=torch.float64))),
+        **losses,
     )
 
 
@@ -261,13 +260,9 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> tuple[float, float
 def correlations(runs: Sequence[RunGap]) -> list[Correlation]:
     """Return, for each kind of input, how the positions of runs go with their R_mem, where five runs or more have both."""
     found = []
-    for kind in get_args(Kind):
-        pairs = []
-        for run in runs:
-            curve = run.curve(kind)
-            if curve is not None and curve.position is not None and run.rmem is not None:
-                pairs.append((curve.position.value, run.rmem.value))
-        if len(pairs) >= 5 and all(len({pair[side] for pair in pairs}) > 1 for side in (0, 1)):
-            value, low, high = spearman([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    for kind in get_args(GapInputs):
+        pairs = [(position.value, rmem.value) for position, rmem in positions_and_rmem(runs, kind)]
+        if len(pairs) >= 5 and all(len(set(values)) > 1 for values in zip(*pairs, strict=True)):
+            value, low, high = spearman(*zip(*pairs, strict=True))
             found.append(Correlation(kind=kind, value=value, low=low, high=high, runs=len(pairs)))
     return found

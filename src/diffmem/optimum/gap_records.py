@@ -1,10 +1,11 @@
 """How far models are from their optimum, as typed records: the content of `gap.json`.
 
-All squared distances are means over the C * H * W values of an image, in [-1, 1] units.
+All squared distances are means over the C * H * W values of an image, for pixel values in [-1, 1].
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -13,9 +14,9 @@ from diffmem.memorization.means import MeanRecord
 from diffmem.memorization.rates import Rate
 from diffmem.memorization.records import Record
 
-__all__ = ["Correlation", "GapCurve", "GapPoint", "GapResult", "Kind", "RunGap"]
+__all__ = ["Correlation", "GapCurve", "GapInputs", "GapPoint", "GapResult", "RunGap", "positions_and_rmem"]
 
-Kind = Literal["training", "heldout", "trajectory"]
+GapInputs = Literal["training", "heldout", "trajectory"]
 """Where D is compared: on noisy training images, on noisy held-out images, on states of the model's own sampling."""
 
 
@@ -25,21 +26,22 @@ class GapPoint(Record):
     The last four fields are none on the model's own trajectories, where there is no clean image y.
     """
 
-    sigma: float = Field(description="Noise level, in [-1, 1] units.")
+    sigma: float = Field(description="Noise level, for pixel values in [-1, 1].")
     to_optimum: MeanRecord = Field(description="|D - D*|^2.")
     to_gaussian: MeanRecord = Field(description="|D - G|^2.")
     between: MeanRecord = Field(description="|D* - G|^2.")
     position: MeanRecord | None = Field(
-        description="mean <D - D*, G - D*> / mean |G - D*|^2: how much of the way from D* to G the model has gone, 0 at the optimum, 1"
-        " at the Gaussian; what is at right angles to the way does not count. None if D* and G are equal."
+        description="mean <D - D*, G - D*> / mean |G - D*|^2: projection of the model on the line from D* (0) to G (1), the Gaussian."
+        " None if D* and G are equal."
     )
     loss: MeanRecord | None = Field(
-        description="|D - y|^2: the training loss without its weight, on training images."
+        default=None, description="|D - y|^2: the training loss without its weight, on training images."
     )
     optimum_loss: MeanRecord | None = Field(
-        description="|D* - y|^2: on training images, in expectation, the least that any function can reach."
+        default=None,
+        description="|D* - y|^2: on training images, in expectation, the least that any function can reach.",
     )
-    excess: MeanRecord | None = Field(description="|D - y|^2 - |D* - y|^2, paired.")
+    excess: MeanRecord | None = Field(default=None, description="|D - y|^2 - |D* - y|^2, paired.")
     weight: float | None = Field(
         description="lambda(sigma), by which training multiplied the loss (and summed over the values of an image); none if the model"
         " was not trained."
@@ -49,7 +51,7 @@ class GapPoint(Record):
 class GapCurve(Record):
     """The gap over noise levels at one kind of input."""
 
-    kind: Kind
+    kind: GapInputs
     samples: int = Field(description="Inputs at each noise level; the same images and noise at all.")
     points: list[GapPoint] = Field(description="Ascending in sigma.")
     position: MeanRecord | None = Field(
@@ -74,15 +76,21 @@ class RunGap(Record):
     curves: list[GapCurve]
     notes: list[str] = Field(default_factory=list)
 
-    def curve(self, kind: Kind) -> GapCurve | None:
+    def curve(self, kind: GapInputs) -> GapCurve | None:
         """Return the curve of a kind, none if it was not measured."""
         return next((curve for curve in self.curves if curve.kind == kind), None)
+
+
+def positions_and_rmem(runs: Sequence[RunGap], kind: GapInputs) -> list[tuple[MeanRecord, Rate]]:
+    """Return the position at a kind of input and R_mem of the runs that have both."""
+    curves = [(run.curve(kind), run.rmem) for run in runs]
+    return [(curve.position, rmem) for curve, rmem in curves if curve and curve.position and rmem is not None]
 
 
 class Correlation(Record):
     """Spearman's rank correlation of the position with R_mem over runs, with its 95% interval."""
 
-    kind: Kind
+    kind: GapInputs
     value: float
     low: float
     high: float

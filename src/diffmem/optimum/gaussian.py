@@ -18,6 +18,7 @@ from torch import Tensor
 from diffmem.data.images import ImageSet
 from diffmem.errors import UserError
 from diffmem.models.arguments import checked_labels, checked_levels
+from diffmem.models.denoiser import DescribedDenoiser
 from diffmem.optimum.pixels import rows_of
 
 __all__ = ["GaussianDenoiser", "GaussianMixtureDenoiser", "covariance_spectrum"]
@@ -29,19 +30,33 @@ _RANK = 1e-13
 
 @dataclass(frozen=True)
 class _Gaussian:
-    """Mean (dim,), variances (r,) descending, and their orthonormal directions (dim, r); none elsewhere. All float64."""
+    """A mean (dim,), variances (r,) descending in orthonormal directions (dim, r), and one variance in all others. All float64."""
 
     mean: Tensor
     variances: Tensor
     directions: Tensor
+    elsewhere: Tensor | float = 0.0
 
     def denoised(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Return the posterior mean of rows x (B, dim) at noise levels sigma (B,)."""
-        gain = self.variances / (self.variances + sigma.square()[:, None])
-        return torch.addmm(self.mean, ((x - self.mean) @ self.directions) * gain, self.directions.T)
+        square, offset = sigma.square()[:, None], x - self.mean
+        rest = self.elsewhere / (self.elsewhere + square)
+        gain = self.variances / (self.variances + square) - rest
+        return torch.addmm(self.mean + rest * offset, (offset @ self.directions) * gain, self.directions.T)
+
+    def log_density(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Return the logarithm of the density of x = y + sigma n for Gaussian y, up to a constant of dim, (B,)."""
+        square, offset = sigma.square()[:, None], x - self.mean
+        inside = offset @ self.directions
+        total, other = self.variances + square, (self.elsewhere + square)[:, 0]
+        outside = (offset - inside @ self.directions.T).square().sum(1)
+        missing = x.shape[1] - len(self.variances)
+        return -0.5 * (
+            (inside.square() / total + total.log()).sum(1) + outside / other + missing * other.log()
+        )
 
 
-class _Reference(ABC):
+class _Reference(DescribedDenoiser, ABC):
     """What all denoisers here share: every noise level is allowed, arguments are checked, float64 inside."""
 
     sigma_min: float = 0.0
@@ -190,52 +205,32 @@ class GaussianMixtureDenoiser(_Reference):
         self.image_shape = (means.shape[1], means.shape[2], means.shape[3])
         self.device = shares.device
         self._log_weights = (shares / shares.sum()).log()
-        self._means = means.to(shares).flatten(1)
-        self._parts: list[_Gaussian] | None = None
-        if covariances is None:
+        rows = means.to(shares).flatten(1)
+        count, dim = rows.shape
+        if variances is not None:
             spread = torch.as_tensor(variances, dtype=torch.float64, device=device)
-            if spread.ndim > 1 or spread.numel() not in (1, len(means)) or not bool((spread >= 0).all()):
+            if spread.ndim > 1 or spread.numel() not in (1, count) or not bool((spread >= 0).all()):
                 raise UserError(
-                    f"The variances of a mixture must be one number or one for each of its {len(means)} components, 0 or more, not"
+                    f"The variances of a mixture must be one number or one for each of its {count} components, 0 or more, not"
                     f" {spread.tolist()}."
                 )
-            self._variances = spread.reshape(-1).expand(len(means))
-        else:
-            count, dim = self._means.shape
+            none = rows.new_zeros(0), rows.new_zeros(dim, 0)
+            spreads = spread.reshape(-1).expand(count)
+            self._parts = [_Gaussian(m, *none, v) for m, v in zip(rows, spreads, strict=True)]
+        elif covariances is not None:
             if covariances.shape != (count, dim, dim):
                 raise UserError(
                     f"The covariances of this mixture have shape {tuple(covariances.shape)}, not ({count}, {dim}, {dim})."
                 )
             matrices = covariances.to(shares)
-            self._parts = [_Gaussian(m, *_eigen(c)) for m, c in zip(self._means, matrices, strict=True)]
+            self._parts = [_Gaussian(m, *_eigen(c)) for m, c in zip(rows, matrices, strict=True)]
 
     def _denoised(self, x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
-        square, dim = sigma.square()[:, None], x.shape[1]
-        if self._parts is None:
-            # A product of matrices would lose what distinguishes points that are close to each other.
-            distances = torch.cdist(x, self._means, compute_mode="donot_use_mm_for_euclid_dist").square()
-            total = self._variances + square
-            logits = self._log_weights - distances / (2 * total) - dim / 2 * total.log()
-            posterior = logits.softmax(1)
-            keep = posterior * self._variances / total
-            return keep.sum(1, keepdim=True) * x + (posterior - keep) @ self._means
-        logits = torch.stack([_log_density(part, x, square) for part in self._parts], 1) + self._log_weights
+        logits = torch.stack([part.log_density(x, sigma) for part in self._parts], 1) + self._log_weights
         posterior, out = logits.softmax(1), torch.zeros_like(x)
         for index, part in enumerate(self._parts):
             out += posterior[:, index, None] * part.denoised(x, sigma)
         return out
-
-
-def _log_density(part: _Gaussian, x: Tensor, square: Tensor) -> Tensor:
-    """Return the logarithm of the density of x = y + sigma n for Gaussian y, up to a constant of dim; square is sigma^2."""
-    offset = x - part.mean
-    inside = offset @ part.directions
-    total = part.variances + square
-    outside = (offset - inside @ part.directions.T).square().sum(1)
-    missing = x.shape[1] - len(part.variances)
-    return -0.5 * (
-        (inside.square() / total + total.log()).sum(1) + outside / square[:, 0] + missing * square[:, 0].log()
-    )
 
 
 def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from diffmem.distributed import world
-
-if TYPE_CHECKING:
-    from diffmem.optimum.optimum import Optimum
+from diffmem.optimum.pixels import Pixels
 
 __all__ = ["LOGIT_ERROR", "OMITTED", "SCALE", "Average", "Batch", "Sums"]
 
@@ -24,24 +21,23 @@ FLUSH = 4096  # images whose float32 sums are added up before they move to float
 
 
 class Batch:
-    """Queries, at positions `which`, that average over the same images; `high` and `low` are the parts of 2 w."""
+    """Queries that average over the same images, `members` or all; `high` and `low` are the parts of 2 w."""
 
-    def __init__(self, optimum: Optimum, which: Tensor, x: Tensor, sigma: Tensor, label: int) -> None:
-        self.which, self.members = which, optimum.members.get(label)
-        self.count = optimum.count(label)
+    def __init__(self, pixels: Pixels, members: Tensor | None, count: int, x: Tensor, sigma: Tensor) -> None:
+        self.members = members
         # The limits keep 0 times infinity out of the logits.
         self.beta = (0.5 / (SCALE * sigma).square()).clamp(1e-300, 1e300)
-        x, offset = x.double(), 2 * (SCALE - optimum.pixels.centre)
+        x, offset = x.double(), 2 * (SCALE - pixels.centre)
         self.high = (2 * SCALE * x).add_(offset)
         self.left = self.high.float()
-        norm, terms = optimum.pixels.largest, optimum.pixels.dim + 8
-        size = self.high.norm(dim=1).mul_(norm).add_(optimum.pixels.largest_square + 1024).mul_(1.01)
+        norm, terms = pixels.largest, pixels.dim + 8
+        size = self.high.norm(dim=1).mul_(norm).add_(pixels.largest_square + 1024).mul_(1.01)
         # Tensor cores may truncate where a CPU rounds: 2^-23 instead of 2^-24.
         self.error = size * (_input_rounding() + terms * 2.0**-23)
-        self.reach = math.log(self.count / OMITTED) / self.beta + self.error
+        self.reach = math.log(count / OMITTED) / self.beta + self.error
         self.floor = torch.full_like(self.beta, -torch.inf)  # lower bound on the score of the nearest image
         # Rounding in the products, and of w, whose terms can be larger than w.
-        rounding = (size * terms + 3 * 1024 * math.sqrt(optimum.pixels.dim) * norm) * 2.0**-53
+        rounding = (size * terms + 3 * 1024 * math.sqrt(pixels.dim) * norm) * 2.0**-53
         self.split = (rounding * self.beta > LOGIT_ERROR).nonzero()[:, 0]
         self.low: Tensor | None = None
         if len(self.split):
@@ -139,7 +135,7 @@ class Average:
             which: Which images they are.
             drop: In logits.
         """
-        best, place = logits.max(0)
+        best, row = logits.max(0)
         higher = best > self._top
         if bool(higher.any()):
             top = torch.maximum(self._top, best)
@@ -149,7 +145,7 @@ class Average:
             self._mean.mul_(shrink[:, None])
             for short in (self._blocks, self._tail):
                 short.mul_(shrink.float()[:, None])
-            image = place + which.start if isinstance(which, slice) else which[place]
+            image = row + which.start if isinstance(which, slice) else which[row]
             self.nearest, self._top = torch.where(higher, image, self.nearest), top
         weights = logits.sub_(self._top)
         near = int((weights > -drop).sum())

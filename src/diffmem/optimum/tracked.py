@@ -103,14 +103,14 @@ class Tracked:
         self._points = [point.columns(columns) for point in self._points] if some else []
         self._mean = self._mean.columns(columns) if some and self._mean is not None else None
 
-    def room(self, size: int) -> Tensor:
+    def buffer(self, size: int) -> Tensor:
         """Return memory for the products of new points, float64 (N, size); its content is arbitrary."""
         if self._spare is None:
             self._spare = torch.empty(self._count, size, dtype=torch.float64, device=self._device)
         return self._spare
 
-    def place(self, point: Known) -> None:
-        """Take in points whose products, in the memory of `room`, were computed anew."""
+    def append(self, point: Known) -> None:
+        """Take in points whose products, in the memory of `buffer`, were computed anew."""
         self._spare = self._points[0].products if len(self._points) > 1 else None
         self._points = [*self._points[-1:], point]
 

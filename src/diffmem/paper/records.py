@@ -9,7 +9,10 @@ from pydantic import Field
 from diffmem.memorization.records import Record
 from diffmem.studies.records import StudyResult
 
-__all__ = ["ClaimRecord", "ExperimentResult", "LevelRecord", "PublishedCurve"]
+__all__ = ["ClaimRecord", "ExperimentResult", "LevelRecord", "PublishedCurve", "Verdict"]
+
+
+Verdict = Literal["shown", "opposite", "cannot tell"]
 
 
 class PublishedCurve(Record):
@@ -34,7 +37,7 @@ class ClaimRecord(Record):
     """Something that the paper found, and whether the runs here show it."""
 
     claim: str = Field(description="The finding in words, for example 'lower resolution, more memorization'.")
-    verdict: Literal["shown", "opposite", "cannot tell"]
+    verdict: Verdict
     numbers: str = Field(
         description="What the verdict rests on, in words: the difference, its interval, how many pairs."
     )

@@ -16,7 +16,7 @@ from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.studies.study import Study, execute_studies
 
-__all__ = ["PlannedLevel", "Reproduction", "carry_out", "plan"]
+__all__ = ["PlannedLevel", "Reproduction", "plan", "reproduce"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,6 @@ def plan(
     """Translate an experiment to a scale.
 
     Args:
-        experiment: From `load_experiment`.
         scale_name: 'paper', 'cpu' or 'smoke'.
         folder: Where the report goes.
         all_levels: The whole figure; otherwise the first level with the parameters that are set.
@@ -140,14 +139,7 @@ def plan(
     return Reproduction(experiment, scale_name, scale, tuple(levels.values()), notes, folder, store or folder)
 
 
-def _published(experiment: Experiment) -> list[PublishedCurve]:
-    return [
-        PublishedCurve(level=level, x=list(points), percent=list(points.values()))
-        for level, points in experiment.published.items()
-    ]
-
-
-def carry_out(
+def reproduce(
     planned: Reproduction,
     *,
     device: str = "cpu",
@@ -157,12 +149,7 @@ def carry_out(
 ) -> tuple[ExperimentResult, list[Study]]:
     """Do what is not done yet of an experiment and return its result.
 
-    Args:
-        planned: The experiment.
-        device: 'cpu' or 'cuda'.
-        workers: Processes; see `execute_studies`.
-        progress: Told the work done.
-        warn: Told of damaged files that are made anew.
+    The other arguments are those of `execute_studies`.
 
     Returns:
         The result, and the study of each level.
@@ -174,27 +161,27 @@ def carry_out(
     """
     studies = [Study(level.recipe, planned.folder, progress, store=planned.store) for level in planned.levels]
     execute_studies(studies, planned.folder, device=device, workers=workers, progress=progress, warn=warn)
-    return _result(planned, studies, device), studies
-
-
-def _result(one: Reproduction, studies: Sequence[Study], device: str) -> ExperimentResult:
-    experiment, levels = one.experiment, []
-    for level, study in zip(one.levels, studies, strict=True):
-        result = study.result(device)
-        levels.append(LevelRecord(name=level.name, paper_name=level.paper_name, study=result))
-    seconds = sum(run.training_seconds + run.sampling_seconds for level in levels for run in level.study.runs)
-    return ExperimentResult(
+    experiment = planned.experiment
+    levels = [
+        LevelRecord(name=level.name, paper_name=level.paper_name, study=study.result(device))
+        for level, study in zip(planned.levels, studies, strict=True)
+    ]
+    result = ExperimentResult(
         name=experiment.name,
         title=experiment.title,
         factor=experiment.factor,
-        scale=one.scale_name,
+        scale=planned.scale_name,
         finding=experiment.finding,
         form=experiment.form,
         levels=levels,
-        published=_published(experiment),
-        size_ratio=one.scale.size_ratio,
-        epoch_ratio=one.scale.epoch_ratio,
+        published=[
+            PublishedCurve(level=level, x=list(points), percent=list(points.values()))
+            for level, points in experiment.published.items()
+        ],
+        size_ratio=planned.scale.size_ratio,
+        epoch_ratio=planned.scale.epoch_ratio,
         claims=[found for rule in experiment.claims if (found := judge(rule, levels)) is not None],
-        notes=list(one.notes),
-        seconds=seconds,
+        notes=list(planned.notes),
+        seconds=sum(run.training_seconds + run.sampling_seconds for one in levels for run in one.study.runs),
     )
+    return result, studies

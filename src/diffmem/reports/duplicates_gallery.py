@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.errors import UserError
-from diffmem.reports.style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, TITLE_FONT_SIZE, new_figure
+from diffmem.reports.style import (
+    COLOURS,
+    FONT_SIZE,
+    SMALL_FONT_SIZE,
+    caption_figure,
+    new_figure,
+    plain,
+    show_image,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,16 +110,7 @@ def duplicates_figure(title: str, groups: Sequence[ShownGroup], caption: str) ->
     axes.set_xlim(-0.05, max(across, LEAST_WIDTH / CELL))
     axes.set_ylim(down, -0.1)
     axes.set_aspect("equal", anchor="NW")
-    heading = textwrap.fill(title, 80).replace("$", r"\$")
-    figure.suptitle(heading, x=0.01, ha="left", fontsize=TITLE_FONT_SIZE, fontweight="bold")
-    letters = int(15 * max(across * CELL, LEAST_WIDTH))
-    figure.supxlabel(
-        textwrap.fill(caption, letters).replace("$", r"\$"),
-        x=0.01,
-        ha="left",
-        fontsize=SMALL_FONT_SIZE,
-        color="#444444",
-    )
+    caption_figure(figure, title, caption, int(15 * max(across * CELL, LEAST_WIDTH)))
     return figure
 
 
@@ -120,7 +118,6 @@ def _draw(axes: Axes, group: ShownGroup, left: float, top: float, row: float) ->
     """Draw one group, its images from `top` on and its heading above."""
     from matplotlib.patches import Rectangle
 
-    bad = COLOURS["vermillion"]
     lines = [(group.heading, "normal", COLOURS["black"])]
     if group.warning:
         lines.append((group.warning, "bold", "#A34700"))
@@ -137,17 +134,13 @@ def _draw(axes: Axes, group: ShownGroup, left: float, top: float, row: float) ->
         )
     for number, (image, words) in enumerate(zip(group.images, group.words, strict=True)):
         at = left + number * (1 + GAP)
-        options: dict[str, Any] = {"extent": (at, at + 1, top + row, top), "interpolation": "nearest"}
-        if image.shape[0] == 1:
-            axes.imshow(image[0], cmap="gray", vmin=0, vmax=255, **options)
-        else:
-            axes.imshow(image.transpose(1, 2, 0), **options)
-        edge, width = (bad, 1.8) if group.warning else ("#C8C8C8", 0.6)
+        show_image(axes, image, at, top)
+        edge, width = (COLOURS["vermillion"], 1.8) if group.warning else ("#C8C8C8", 0.6)
         axes.add_patch(Rectangle((at, top), 1, row, fill=False, edgecolor=edge, linewidth=width))
         axes.text(
             at + 0.5,
             top + row + 0.04,
-            "\n".join(_short(part) for part in words.split("\n")).replace("$", r"\$"),
+            plain("\n".join(_short(part) for part in words.split("\n"))),
             ha="center",
             va="top",
             fontsize=SMALL_FONT_SIZE - 1,

@@ -1,22 +1,17 @@
-"""The two curves of a study: R_mem against the size of the training set, and against epochs."""
+"""What figures of rates share: intervals, bands, means, names of curves; and how a figure is saved."""
 
 from __future__ import annotations
 
 import io
 import re
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmem.files import atomic_path
 from diffmem.memorization.rates import Rate
-from diffmem.reports.style import (
-    COLOURS,
-    SMALL_FONT_SIZE,
-    Colour,
-)
+from diffmem.reports.style import COLOURS, SMALL_FONT_SIZE, Colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,15 +20,31 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DPI",
+    "draw_band",
     "draw_intervals",
+    "draw_target_rate",
     "figure_svg",
-    "line_of_epsilon",
-    "save_figure",
+    "means",
+    "name_ends",
     "spread_labels",
     "without_font_warnings",
 ]
 
 DPI = 160
+
+
+def means(points: Sequence[tuple[float, Rate]], least: int = 1) -> list[tuple[float, float]]:
+    """Return (x, mean percent) at each x that has at least `least` points, ascending in x."""
+    found: dict[float, list[float]] = defaultdict(list)
+    for x, rate in points:
+        found[x].append(100 * rate.value)
+    return [(x, sum(found[x]) / len(found[x])) for x in sorted(found) if len(found[x]) >= least]
+
+
+def draw_band(axes: Axes, points: Sequence[tuple[float, Rate]], colour: Colour) -> None:
+    """Draw the 95% intervals of a curve (x, rate) as a band."""
+    low, high = [100 * rate.low for _, rate in points], [100 * rate.high for _, rate in points]
+    axes.fill_between([x for x, _ in points], low, high, color=colour, alpha=0.18, linewidth=0)
 
 
 def draw_intervals(
@@ -65,8 +76,8 @@ def draw_intervals(
     )
 
 
-def line_of_epsilon(axes: Axes, epsilon: float, *, inside: bool = False) -> None:
-    """Draw the line of 1 - epsilon, named at its right outside the axes or at its left below the line."""
+def draw_target_rate(axes: Axes, epsilon: float, *, inside: bool = False) -> None:
+    """Draw a line at 1 - epsilon, named at its right outside the axes or at its left below the line."""
     level = 100 * (1 - epsilon)
     axes.axhline(level, color=COLOURS["black"], linestyle="--", linewidth=1, zorder=1 if inside else 2)
     axes.annotate(
@@ -79,6 +90,36 @@ def line_of_epsilon(axes: Axes, epsilon: float, *, inside: bool = False) -> None
         fontsize=SMALL_FONT_SIZE,
         annotation_clip=False,
     )
+
+
+def name_ends(
+    axes: Axes, ends: Sequence[tuple[str, Sequence[tuple[float, float]], Colour]], height: float
+) -> None:
+    """Name curves at the right of the axes, with a thin line to where they end.
+
+    Args:
+        axes: Axes in percent.
+        ends: (name, the last point of each curve of this name, colour); of equal height the first is named on top.
+        height: Of the axes in inches.
+    """
+    points = [(max(x for x, _ in last), sum(y for _, y in last) / len(last)) for _, last, _ in ends]
+    gap = 106 * SMALL_FONT_SIZE * 1.25 / 72 / height
+    places = spread_labels([y - 1e-6 * index for index, (_, y) in enumerate(points)], gap)
+    for (name, _, colour), point, place in zip(ends, points, places, strict=True):
+        axes.annotate(
+            name,
+            point,
+            xytext=(1.05, place),
+            textcoords=axes.get_yaxis_transform(),
+            ha="left",
+            va="center",
+            fontsize=SMALL_FONT_SIZE,
+            color=colour,
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 3, "relpos": (0, 0.5), "color": colour,
+            },
+        )  # fmt: skip
 
 
 def spread_labels(values: Sequence[float], gap: float, low: float = 0.0, high: float = 100.0) -> list[float]:
@@ -105,20 +146,6 @@ def spread_labels(values: Sequence[float], gap: float, low: float = 0.0, high: f
         places[index] = min(places[index], ceiling)
         ceiling = places[index] - gap
     return places
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, 160 dots per inch, whole or not at all.
-
-    Args:
-        figure: What to write.
-        path: The file; its folder is made if it is missing.
-
-    Raises:
-        DiffmemError: The file cannot be written.
-    """
-    with atomic_path(path) as temporary, without_font_warnings():
-        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
 
 
 @contextmanager

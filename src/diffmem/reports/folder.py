@@ -6,14 +6,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 from diffmem.errors import DiffmemError
 from diffmem.files import json_bytes, write_folder
-from diffmem.reports.gallery import Gallery
+from diffmem.memorization.examples import Example
+from diffmem.reports.figures import DPI
+from diffmem.reports.gallery import gallery_figure
+from diffmem.reports.html import png_bytes
 
-__all__ = ["ReportPaths", "gallery_names", "numbers_bytes", "write_pages"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Picture", "ReportPaths", "gallery_pictures", "numbers_bytes", "write_pages"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,17 @@ class ReportPaths:
     figures: tuple[Path, ...]
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A figure of a page: its file in the folder, its heading, its alternative text, what stands below it."""
+
+    name: str
+    heading: str
+    figure: Figure
+    alt: str
+    caption: str = ""
+
+
 def numbers_bytes(result: BaseModel) -> bytes:
     """Return a result as JSON that reads back as the same result.
 
@@ -43,31 +61,32 @@ def numbers_bytes(result: BaseModel) -> bytes:
         raise DiffmemError(f"Cannot write the result: it holds a NaN or an infinity ({error}).") from error
 
 
-def gallery_names(galleries: Sequence[Gallery]) -> list[str]:
-    """Return the names of the pictures of galleries, by their titles."""
-    names: list[str] = []
-    for number, gallery in enumerate(galleries, start=1):
-        slug = re.sub(r"[^a-z0-9]+", "-", gallery.title.lower()).strip("-")[:60] or str(number)
-        name = f"gallery_{slug}.png"
-        names.append(name if name not in names else f"gallery_{slug}-{number}.png")
-    return names
+def gallery_pictures(examples: Sequence[Example], dpi: float = DPI) -> dict[str, bytes]:
+    """Return the galleries of examples in their order as PNG files, named by the titles."""
+    pictures: dict[str, bytes] = {}
+    for number, example in enumerate(examples, start=1):
+        slug = re.sub(r"[^a-z0-9]+", "-", example.title.lower()).strip("-")[:60] or str(number)
+        while f"gallery_{slug}.png" in pictures:
+            slug = f"{slug}-{number}"
+        pictures[f"gallery_{slug}.png"] = png_bytes(gallery_figure(example), dpi)
+    return pictures
 
 
 def write_pages(
-    folder: Path, pictures: Mapping[str, bytes], html: str, record: str, numbers: bytes
+    folder: Path, pictures: Mapping[str, bytes], html: str, record: str, result: BaseModel
 ) -> ReportPaths:
-    """Write pictures, `report.html` and, last, a record: all of them, or none (see `write_folder`).
+    """Write pictures, `report.html` and, last, a result as JSON: all of them, or none (see `write_folder`).
 
     Args:
         folder: Made if it is missing.
         pictures: Name -> content.
         html: The page.
-        record: Name of the record.
-        numbers: Its content.
+        record: Name of the JSON file.
+        result: Its content.
 
     Raises:
-        DiffmemError: A file cannot be written.
+        DiffmemError: A file cannot be written, or the result holds a number that JSON cannot (NaN, infinity).
     """
-    contents = {**pictures, "report.html": html.encode(), record: numbers}
+    contents = {**pictures, "report.html": html.encode(), record: numbers_bytes(result)}
     *drawn, page, last = write_folder(folder, contents)
     return ReportPaths(page, last, tuple(drawn))

@@ -7,21 +7,16 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from diffmem.reports.style import readable_ticks
+from diffmem.reports.style import plain, readable_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["CHARACTER", "level_axis", "mask_of", "numbers_of", "plain"]
+__all__ = ["CHARACTER", "level_axis", "mask_of", "numbers_of"]
 
 
 CHARACTER = 0.068
 """Width of a letter of the small font, in inches; generous, so that labels do not touch."""
-
-
-def plain(text: str) -> str:
-    """Return text that matplotlib draws as it stands: a dollar sign begins a formula."""
-    return text.replace("$", r"\$")
 
 
 def level_axis(
@@ -30,14 +25,11 @@ def level_axis(
     """Put the levels' names on the x axis, turned where they do not fit side by side.
 
     Args:
-        axes: The axes.
         places: Where each level is.
         names: Its name; empty for none.
         logarithmic: The places are positive numbers on a log10 axis; names that would collide are left out.
         width: Width of the axes in inches, to know what fits.
     """
-    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
-
     if logarithmic:
         low, high = min(places), max(places)
         margin = (high / low) ** 0.05
@@ -47,9 +39,8 @@ def level_axis(
         room = (CHARACTER * longest + 0.08) / width
         kept = set(readable_ticks(list(places), low / margin, high * margin, room))
         shown = [(x, name) for x, name in zip(places, names, strict=True) if x in kept and name]
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_locator(FixedLocator([x for x, _ in shown]))
-        axes.xaxis.set_major_formatter(FixedFormatter([plain(name) for _, name in shown]))
+        axes.set_xticks([x for x, _ in shown], [plain(name) for _, name in shown])
+        axes.set_xticks([], minor=True)
         return
     axes.set_xlim(min(places) - 0.6, max(places) + 0.6)
     slot = width / (max(places) - min(places) + 1.2)

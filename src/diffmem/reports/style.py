@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from diffmem.reports.text import size_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Transform
 
 __all__ = [
     "COLOURS",
@@ -18,14 +23,19 @@ __all__ = [
     "SMALL_FONT_SIZE",
     "TITLE_FONT_SIZE",
     "Colour",
+    "caption_figure",
     "dress",
     "epoch_axis",
     "legend_below",
+    "moved",
     "new_figure",
     "no_minor_ticks",
     "ordered_colours",
     "percent_axis",
+    "plain",
     "readable_ticks",
+    "round_numbers",
+    "show_image",
     "size_axis",
 ]
 
@@ -57,6 +67,53 @@ def new_figure(width: float = 7.0, height: float = 4.4) -> Figure:
     return figure
 
 
+def plain(text: str) -> str:
+    """Return text that matplotlib draws as it stands: a dollar sign begins a formula."""
+    return text.replace("$", r"\$")
+
+
+def caption_figure(figure: Figure, title: str, caption: str, letters: int = 400) -> None:
+    """Write a title above a figure and a caption below it.
+
+    Args:
+        title: Wrapped at 80 letters.
+        caption: Small and grey.
+        letters: Of the caption on a line.
+    """
+    figure.suptitle(
+        plain(textwrap.fill(title, 80)), x=0.01, ha="left", fontsize=TITLE_FONT_SIZE, fontweight="bold"
+    )
+    text = plain(textwrap.fill(caption, letters))
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=SMALL_FONT_SIZE, color="#444444")
+
+
+def show_image(axes: Axes, image: NDArray[np.uint8], left: float, top: float) -> None:
+    """Draw an image one unit wide, pixel by pixel, on axes whose y runs down; the limits of the axes move to it.
+
+    Args:
+        image: uint8 (C, H, W), C = 1 or 3.
+        left: Its left edge.
+        top: Its upper edge.
+    """
+    channels, height, width = image.shape
+    options: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 255} if channels == 1 else {}
+    axes.imshow(
+        image[0] if channels == 1 else image.transpose(1, 2, 0),
+        extent=(left, left + 1, top + height / width, top),
+        interpolation="nearest",
+        **options,
+    )
+
+
+def moved(axes: Axes, right: float, up: float = 0.0) -> Transform:
+    """Return the axes' transform moved by a few points, so that marks at one place do not hide each other."""
+    from matplotlib.transforms import ScaledTranslation
+
+    figure = axes.get_figure()
+    assert figure is not None
+    return axes.transData + ScaledTranslation(right / 72, up / 72, figure.dpi_scale_trans)
+
+
 def dress(axes: Axes, xlabel: str, ylabel: str) -> None:
     """Give axes their labels, a light horizontal grid and no box."""
     axes.set_facecolor("white")
@@ -82,7 +139,6 @@ def legend_below(figure: Figure, handles: Sequence[Any], length: float) -> None:
     """Put one legend for all panels under a figure, four entries side by side.
 
     Args:
-        figure: The figure.
         handles: What is explained.
         length: Of the samples of lines, in letters.
     """
@@ -130,45 +186,40 @@ def size_axis(axes: Axes, sizes: Sequence[float], room: float = 0.075) -> None:
     """Make the x axis a log2 axis with a plain number at each size, as far as the numbers fit.
 
     Args:
-        axes: The axes.
         sizes: Positive numbers.
         room: Least distance of two numbers, as a share of the axis.
     """
-    from matplotlib.ticker import FixedFormatter, FixedLocator
-
     low, high = min(sizes), max(sizes)
     margin = (high / low) ** 0.06 if high > low else 2.0
     axes.set_xscale("log", base=2)
     axes.set_xlim(low / margin, high * margin)
     shown = readable_ticks(list(sizes), low / margin, high * margin, room)
-    axes.xaxis.set_major_locator(FixedLocator(shown))
-    axes.xaxis.set_major_formatter(FixedFormatter([size_text(size) for size in shown]))
-    axes.xaxis.set_minor_locator(FixedLocator(sorted(set(sizes))))
-    axes.xaxis.set_minor_formatter(FixedFormatter([]))
+    axes.set_xticks(shown, [size_text(size) for size in shown])
+    axes.set_xticks(sorted(set(sizes)), [""] * len(set(sizes)), minor=True)
 
 
 def epoch_axis(axes: Axes, epochs: Sequence[float], dense: float = 3e3) -> None:
     """Make the x axis a log10 axis with plain numbers at 1, 2 and 5 times the powers of ten.
 
     Args:
-        axes: The axes.
         epochs: Positive numbers.
         dense: Only the powers of ten have numbers where the axis spans more than this factor.
     """
-    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
-
     low, high = min(epochs), max(epochs)
     margin = (high / low) ** 0.03 if high > low else 2.0
     left, right = low / margin, high * margin
     axes.set_xscale("log", base=10)
     axes.set_xlim(left, right)
-    powers = range(math.floor(math.log10(left)), math.ceil(math.log10(right)) + 1)
-    steps = (1,) if right / left > dense else (1, 2, 5)
-    round_numbers = [float(f"{step}e{power}") for power in powers for step in steps]
-    inside = [number for number in round_numbers if left <= number <= right] or [low, high]
-    axes.xaxis.set_major_locator(FixedLocator(inside))
-    axes.xaxis.set_major_formatter(FixedFormatter([size_text(number) for number in inside]))
-    axes.xaxis.set_minor_locator(NullLocator())
+    inside = round_numbers(left, right, (1,) if right / left > dense else (1, 2, 5)) or [low, high]
+    axes.set_xticks(inside, [size_text(number) for number in inside])
+    axes.set_xticks([], minor=True)
+
+
+def round_numbers(low: float, high: float, steps: Sequence[float]) -> list[float]:
+    """Return the numbers from `low` to `high` that are one of the steps (1 to 9.99) times a power of ten."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    numbers = (float(f"{step:g}e{power}") for power in powers for step in steps)
+    return [number for number in numbers if low <= number <= high]
 
 
 def ordered_colours(count: int) -> list[tuple[float, float, float]]:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from diffmem.data import (
+    BuildConfig,
     ImageSet,
     Split,
     build,
@@ -64,10 +65,12 @@ class Distribution:
             raise UserError(
                 f"{config.source} has no labels; choose data.labels none, random or unique, or name a labelled set."
             )
-        share, copies = None, None
-        if config.duplication is not None:
-            share, copies = config.duplication.share, config.duplication.copies
-        return relabelled(images, config.labels, config.label_classes, share, copies, config.seed)
+        copied = config.duplication
+        wanted = BuildConfig(
+            labels=config.labels, label_classes=config.label_classes, seed=config.seed,
+            duplicate=copied.share if copied else None, copies=copied.copies if copied else None,
+        )  # fmt: skip
+        return relabelled(images, wanted)
 
     def describe(self) -> str:
         """Return P in words, for reports."""
@@ -95,7 +98,7 @@ def open_distribution(config: DataConfig, progress: Progress = NO_PROGRESS) -> D
     """Read the sources of a data distribution.
 
     Raises:
-        UserError: A source or a wish cannot be met.
+        UserError: A source cannot be read, or does not hold the images that are asked for.
     """
     pool, heldout = _split(config, _read(config, "train", progress), progress)
     second = None
@@ -122,7 +125,7 @@ def _split(config: DataConfig, pool: ImageSet, progress: Progress) -> tuple[Imag
 
 def _read(config: DataConfig, split: Split, progress: Progress) -> ImageSet:
     opened = _opened(_File.at(config.source, split, progress))
-    return _built(_Wish(opened, config.resolution, config.gray, config.classes, progress))
+    return _built(_Request(opened, config.resolution, config.gray, config.classes, progress))
 
 
 def _read_second(config: DataConfig, progress: Progress) -> ImageSet:
@@ -131,7 +134,7 @@ def _read_second(config: DataConfig, progress: Progress) -> ImageSet:
     file = _File.at(mixed.source, "train", progress)
     source = _opened(file) if mixed.synsets is None else file  # of ImageNet, only the chosen images are read
     return _built(
-        _Wish(
+        _Request(
             source,
             config.resolution,
             config.gray,
@@ -160,8 +163,8 @@ class _File:
 
 
 @dataclass(frozen=True)
-class _Wish:
-    """What `build` is asked for."""
+class _Request:
+    """The arguments of `build`."""
 
     source: ImageSet | _File
     resolution: int | None
@@ -180,9 +183,13 @@ def _opened(file: _File) -> ImageSet:
 
 
 @lru_cache(maxsize=6)
-def _built(wish: _Wish) -> ImageSet:
-    return build(
-        wish.source.source if isinstance(wish.source, _File) else wish.source,
-        size=wish.count, resolution=wish.resolution, gray=wish.gray, classes=wish.classes, synsets=wish.synsets,
-        seed=wish.seed, progress=wish.progress,
+def _built(request: _Request) -> ImageSet:
+    wanted = BuildConfig(
+        size=request.count, resolution=request.resolution, gray=request.gray, classes=request.classes, synsets=request.synsets,
+        seed=request.seed,
     )  # fmt: skip
+    return build(
+        request.source.source if isinstance(request.source, _File) else request.source,
+        wanted,
+        request.progress,
+    )

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.errors import DiffmemError
-from diffmem.files import atomic_path, read_json, write_json
+from diffmem.files import atomic_path, is_whole, read_json, write_json
 from diffmem.memorization import Neighbours, RatioRule
 from diffmem.memorization.rates import Rate
 from diffmem.runs.records import Evaluation
@@ -186,23 +186,14 @@ class EvaluationStore:
             raise DiffmemError(f"{path} is damaged ({error}); it was not used.") from error
 
     def is_whole(self, seen: int, warn: Callable[[str], None], *, images: bool = False) -> bool:
-        """Whether an evaluation can be used; what is damaged is told.
+        """Whether an evaluation can be used.
 
         Args:
             seen: Images seen at the snapshot.
-            warn: Told of damaged files, which are to be made anew.
+            warn: Warned of damaged files, which are to be made anew.
             images: Whether its images are needed too.
         """
-        if not self.path(seen).exists():
-            return False
-        try:
-            stored = self.read(seen)
-            if images:
-                _ = stored.images
-        except DiffmemError as error:
-            warn(f"{error} It is made anew.")
-            return False
-        return True
+        return is_whole(self.path(seen), lambda: self.read(seen).images if images else self.read(seen), warn)
 
     def _frechet_path(self, seen: int) -> Path:
         return self.folder / f"{seen:010d}.frechet.json"
@@ -252,7 +243,6 @@ def summary(
     """Return the numbers of an evaluation; thresholds are applied to the stored neighbours.
 
     Args:
-        stored: The evaluation.
         rule: What counts as memorized.
         size: Number of training images.
         values: Pixel values of an image, C * H * W.

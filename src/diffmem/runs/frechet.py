@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +19,13 @@ __all__ = ["store_frechet", "stored_frechet"]
 
 def stored_frechet(store: EvaluationStore, seen: int, features: Features) -> FrechetRecord | None:
     """Return the Frechet distance of an evaluation's images, if it is stored; under torchrun the first process reads it."""
-    here = world()
 
     def read() -> FrechetRecord | None:
-        try:
+        with suppress(DiffmemError):
             return store.frechet(seen, features.key)
-        except DiffmemError:
-            return None
+        return None
 
-    return here.broadcast(read() if here.is_main else None)
+    return world().from_main(read)
 
 
 def store_frechet(
@@ -36,7 +35,7 @@ def store_frechet(
     training: NDArray[np.uint8],
     moments: Callable[[], Moments],
     warn: Callable[[str], None] = print,
-) -> FrechetRecord:
+) -> None:
     """Compute the Frechet distance of an evaluation's stored images to the training images, and store it.
 
     Under torchrun all processes call it, and the first computes.
@@ -47,33 +46,23 @@ def store_frechet(
         features: What the distance is of.
         training: The training images, uint8 (N, C, H, W).
         moments: Gives the moments of their features, where the numbers of images allow a distance.
-        warn: Told of numbers of images that are too small for the features.
+        warn: Warned of numbers of images that are too small for the features.
 
     Raises:
         DiffmemError: The images are missing, or the features cannot be computed.
     """
-    here = world()
-    found = here.broadcast(_computed(store, seen, features, training, moments) if here.is_main else None)
-    if found is None:  # what the first process shares is never none
-        raise DiffmemError(f"The Frechet distance of {store.path(seen)} was not shared.")
+
+    def compute() -> FrechetRecord:
+        images = store.read(seen).images
+        count = features.compute(training[:1]).shape[1]  # before all images go through a network
+        problem = too_few_images(min(len(images), len(training)), count)
+        value = None
+        if problem is None:
+            value = frechet_of_moments(feature_moments(images, features.compute), moments())
+        found = FrechetRecord(features.key, value, problem)
+        store.write_frechet(seen, found)
+        return found
+
+    found = world().from_main(compute)
     if found.note is not None:
         warn(f"{store.path(seen)}: no Frechet distance. {found.note}")
-    return found
-
-
-def _computed(
-    store: EvaluationStore,
-    seen: int,
-    features: Features,
-    training: NDArray[np.uint8],
-    moments: Callable[[], Moments],
-) -> FrechetRecord:
-    images = store.read(seen).images
-    count = features.compute(training[:1]).shape[1]  # before all images go through a network
-    problem = too_few_images(min(len(images), len(training)), count)
-    value = None
-    if problem is None:
-        value = frechet_of_moments(feature_moments(images, features.compute), moments())
-    found = FrechetRecord(features.key, value, problem)
-    store.write_frechet(seen, found)
-    return found

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,36 +19,17 @@ from diffmem.memorization import RatioRule
 from diffmem.memorization.rates import Rate
 from diffmem.models import Preconditioned
 from diffmem.optimum.curves import balanced_indices
-from diffmem.optimum.gap import curve_of, gap_errors
-from diffmem.optimum.gap_records import Kind, RunGap
+from diffmem.optimum.gap import GapSettings, curve_of, gap_errors
+from diffmem.optimum.gap_records import GapInputs, RunGap
 from diffmem.optimum.gaussian import GaussianDenoiser
 from diffmem.optimum.optimum import Optimum
-from diffmem.progress import NO_PROGRESS, Progress
-from diffmem.runs.evaluations import EvaluationStore
+from diffmem.progress import NO_PROGRESS, Progress, parts_of
+from diffmem.runs.evaluations import EvaluationStore, judged
+from diffmem.runs.opening import open_run, snapshots_of
 from diffmem.runs.run import Run
-from diffmem.runs.run_folder import open_run, snapshots_of
-from diffmem.sampling import SamplerConfig
 from diffmem.settings import config_hash
-from diffmem.training.loss import loss_weight
 
 __all__ = ["GapSettings", "heldout_of", "measure_gap", "stored_rmem"]
-
-
-@dataclass(frozen=True)
-class GapSettings:
-    """What is measured of each run.
-
-    Attributes:
-        sigmas: Noise levels for noisy images; none for those of the sampler.
-        samples: Inputs of each kind at each level.
-        sampling: The sampler of the trajectories.
-        seed: Seed of images and noise.
-    """
-
-    sigmas: tuple[float, ...] | None = None
-    samples: int = 256
-    sampling: SamplerConfig = field(default_factory=SamplerConfig)
-    seed: int = 0
 
 
 def measure_gap(
@@ -65,13 +45,11 @@ def measure_gap(
     """Measure the gap of a run's last snapshot.
 
     Args:
-        folder: The run's folder.
         settings: What is measured.
         train: Its training images; if none, they are looked for as `open_run` does.
         heldout: Held-out images; if none, those of the study that the run belongs to, if it kept them.
         cache: Folder in which the result is kept, and found if it is there.
-        device: Where to compute.
-        progress: Told of work done.
+        progress: Reported of work done.
 
     Raises:
         UserError: The folder is no run's, its images are not found, or the held-out images have another shape.
@@ -89,17 +67,14 @@ def measure_gap(
             f"The held-out images have shape {fresh.shape}, the training images of {folder} {run.training_set.shape} (C, H, W); give"
             " images of one shape."
         )
-    place = None if cache is None else cache / f"{run.run_id}-{_key(run, seen, fresh, settings)}.json"
-    kept = None if place is None else _read(place)
+    path = None if cache is None else cache / f"{run.run_id}-{_key(run, seen, fresh, settings)}.json"
+    kept = None if path is None else _read(path)
     rmem = stored_rmem(folder, seen, len(run.training_set))
-    if kept is not None:
-        progress(1, 1)
-        return kept.model_copy(update={"folder": str(folder), "rmem": rmem})
-    found = _measured(run, seen, fresh, settings, device, progress).model_copy(
-        update={"folder": str(folder), "rmem": rmem}
-    )
-    if place is not None and world().is_main:
-        write_json(place, found.model_dump(mode="json"))
+    found = kept or _measured(run, seen, fresh, settings, device, progress)
+    found = found.model_copy(update={"folder": str(folder), "rmem": rmem})
+    if kept is None and path is not None and world().is_main:
+        write_json(path, found.model_dump(mode="json"))
+    progress(1, 1)
     return found
 
 
@@ -137,8 +112,8 @@ def _measured(
     denoiser = run.denoiser(seen, device)
     optimum = Optimum(images, conditional=conditional, device=device)
     gaussian = GaussianDenoiser.from_images(images, device=device)
-    weight = partial(loss_weight, denoiser.preconditioning) if isinstance(denoiser, Preconditioned) else None
-    kinds: list[tuple[Kind, ImageSet | None, int]] = [("training", images, settings.samples)]
+    weight = denoiser.preconditioning.loss_weight if isinstance(denoiser, Preconditioned) else None
+    kinds: list[tuple[GapInputs, ImageSet | None, int]] = [("training", images, settings.samples)]
     if fresh is not None:
         fresh = _unseen(fresh, images)
     if fresh is None:
@@ -148,20 +123,15 @@ def _measured(
         kinds.append(("heldout", fresh, min(settings.samples, len(fresh))))
     kinds.append(("trajectory", None, settings.samples))
     curves = []
-    for index, (kind, clean, samples) in enumerate(kinds):
+    for (kind, clean, samples), part in parts_of(progress, kinds):
         errors = gap_errors(
             denoiser,
             optimum,
             gaussian,
             clean,
+            replace(settings, samples=samples),
             labels=_labels(images, samples, settings.seed),
-            sigmas=settings.sigmas,
-            samples=samples,
-            sampling=settings.sampling,
-            seed=settings.seed,
-            progress=lambda done, total, note="", index=index: progress(
-                index + done / total, len(kinds), note
-            ),
+            progress=part,
         )
         curves.append(curve_of(kind, errors, weight))
     return RunGap(
@@ -206,15 +176,12 @@ def stored_rmem(folder: Path, seen: int, references: int) -> Rate | None:
     """Return R_mem at d1 / d2 < 1/3 of the largest stored evaluation of a snapshot; none if it was not measured.
 
     Args:
-        folder: The run's folder.
         seen: Images seen at the snapshot.
         references: Number of training images.
     """
     found: list[Rate] = []
     for path in sorted(folder.glob(f"evaluations/*/{seen:010d}.npz")):
-        with suppress(DiffmemError, OSError, ValueError, KeyError):
-            with np.load(path, allow_pickle=False) as held:
-                samples = len(held["distances"])
-            stored = EvaluationStore(path.parent, samples, references).read(seen)
-            found.append(Rate(int(RatioRule()(stored.neighbours).sum()), samples))
+        with suppress(DiffmemError):
+            stored = EvaluationStore(path.parent, None, references).read(seen)
+            found.append(judged(stored.neighbours, RatioRule()))
     return max(found, key=lambda rate: rate.total) if found else None

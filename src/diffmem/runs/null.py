@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from diffmem.data import ImageSet
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError
-from diffmem.files import read_json, write_json
+from diffmem.files import is_whole, read_json, write_json
 from diffmem.memorization import Neighbours, nearest_neighbours
-from diffmem.runs.trained import agreed
 
 __all__ = ["measure_null", "read_null"]
 
@@ -25,15 +24,11 @@ def read_null(path: Path) -> Neighbours | None:
     Raises:
         DiffmemError: The file is missing or damaged.
     """
+    content = read_json(path)
     try:
-        distances = np.array(read_json(path)["distances"], dtype=np.float64).reshape(-1, 2)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DiffmemError(f"{path} is damaged ({error}); it was not used.") from error
-    if not len(distances):
-        return None
-    try:
-        return Neighbours(distances, np.tile(np.arange(2), (len(distances), 1)))
-    except DiffmemError as error:
+        distances = np.array(content["distances"], dtype=np.float64).reshape(-1, 2)
+        return Neighbours(distances, np.tile(np.arange(2), (len(distances), 1))) if len(distances) else None
+    except (DiffmemError, KeyError, TypeError, ValueError) as error:
         raise DiffmemError(f"{path} is damaged ({error}); it was not used.") from error
 
 
@@ -51,21 +46,9 @@ def measure_null(
         path: File to write.
         heldout: The held-out images; those that are training images too say nothing about fresh ones and are left out.
         references: The distinct training images.
-        device: Where distances are computed.
-        warn: Told of a damaged file that is made anew.
+        warn: Warned of a damaged file that is made anew.
     """
-
-    def is_there() -> bool:
-        if not path.exists():
-            return False
-        try:
-            read_null(path)
-        except DiffmemError as error:
-            warn(f"{error} It is made anew.")
-            return False
-        return True
-
-    if agreed(is_there):
+    if world().from_main(lambda: is_whole(path, lambda: read_null(path), warn)):
         return
     distances: list[list[float]] = []
     if heldout is not None:

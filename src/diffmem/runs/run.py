@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,8 +31,7 @@ from diffmem.runs.frechet import store_frechet, stored_frechet
 from diffmem.runs.null import measure_null, read_null
 from diffmem.runs.recipe import MeasureConfig
 from diffmem.runs.records import RunRecord
-from diffmem.runs.store.lock import RunLock
-from diffmem.runs.trained import TrainedRun, agreed
+from diffmem.runs.trained import TrainedRun
 from diffmem.sampling import SamplerConfig, discard_shards, generate, generate_resumable
 from diffmem.settings import config_hash
 from diffmem.training.loop import snapshot_path
@@ -58,13 +58,12 @@ class Run(TrainedRun):
         """Whether everything that `record` needs is there and whole; images are not read."""
 
         def check() -> bool:
-            try:
+            with suppress(DiffmemError):
                 self._record(sampling, measure, self.folder, self.points)
-            except DiffmemError:
-                return False
-            return True
+                return True
+            return False
 
-        return agreed(check)
+        return world().from_main(check)
 
     def execute(
         self,
@@ -78,11 +77,9 @@ class Run(TrainedRun):
         """Train and evaluate whatever is not done yet.
 
         Args:
-            sampling: How images are generated.
             measure: How many, and which Frechet distance is computed of them.
-            device: Where to train and sample.
-            progress: Told units of work, in images trained (generating counts by its network evaluations).
-            warn: Told of damaged files that are made anew.
+            progress: Reported units of work, in images trained (generating counts by its network evaluations).
+            warn: Warned of damaged files that are made anew.
 
         Raises:
             DiffmemError: Training diverged, features cannot be loaded, another process works in the folder, or a file cannot be
@@ -90,55 +87,46 @@ class Run(TrainedRun):
             KeyboardInterrupt: A stop was requested; the state is saved.
         """
         self.check_distinct()  # before anything is written
-        with RunLock(self.folder):
-            self._execute(sampling, measure, torch.device(device), progress, warn)
+        with self.locked():
+            self._execute(sampling, measure, device, progress, warn)
 
     def _execute(
         self,
         sampling: SamplerConfig,
         measure: MeasureConfig,
-        place: torch.device,
+        device: torch.device | str,
         progress: Progress,
         warn: Callable[[str], None],
     ) -> None:
-        store = self.evaluation_store(sampling, measure.samples)
+        store, size = self.evaluation_store(sampling, measure.samples), len(self.training_set)
         features = None  # opened before hours of training: it may be missing
         if measure.frechet is not None:
-            features = open_features(measure.frechet, place)
-        units, trained = self.total_units(sampling, measure), [0.0]
+            features = open_features(measure.frechet, device)
+        units, each = self.total_units(sampling, measure), self.sampling_units(sampling, measure)
         measured = {seen for seen in self.points if store.path(seen).exists()}
 
-        def tell(more: float = 0.0) -> None:
-            note = f"N={len(self.training_set)}, epoch {trained[0] / len(self.training_set):.0f}"
-            evaluated = self.sampling_units(sampling, measure) * (len(measured) + more)
-            progress(trained[0] + evaluated, units, note)
+        def report(trained: float, more: float = 0.0) -> None:
+            progress(trained + each * (len(measured) + more), units, f"N={size}, epoch {trained / size:.0f}")
 
-        def after_step(done: float, total: float, note: str = "") -> None:
-            trained[0] = done
-            tell()
-
-        def evaluate(seen: int, denoiser: Denoiser | None = None) -> None:
+        def evaluate(seen: int, trained: float, denoiser: Denoiser | None = None) -> None:
             measured.discard(seen)
             self.evaluate(
-                seen, sampling, measure.samples, features, denoiser=denoiser, device=place,
-                progress=lambda made, total, note="": tell(made / total), warn=warn,
+                seen, sampling, measure.samples, features, denoiser=denoiser, device=device,
+                progress=lambda made, total, note="": report(trained, made / total), warn=warn,
             )  # fmt: skip
             measured.add(seen)
-            tell()
+            report(trained)
 
         if self.model.is_trained:
-            self.fit(
-                device=place,
-                on_snapshot=lambda trainer: evaluate(trainer.seen, trainer.ema),
-                progress=after_step,
-                warn=warn,
-            )
+            for seen, denoiser in self.training_snapshots(
+                device=device, progress=lambda done, total, note="": report(done), warn=warn
+            ):
+                evaluate(seen, seen, denoiser)
         else:
             self.write_config()
-        trained[0] = self.points[-1]
         for seen in self.points:
-            evaluate(seen)
-        self.measure_null(device=place, warn=warn)
+            evaluate(seen, self.points[-1])
+        self.measure_null(device=device, warn=warn)
 
     def evaluate(
         self,
@@ -156,24 +144,22 @@ class Run(TrainedRun):
 
         Args:
             seen: Images seen at the snapshot.
-            sampling: How images are generated.
             samples: How many; seeds 0, 1, 2, ...
             features: What a Frechet distance to the training images is to be of; none for no distance.
             denoiser: The snapshot, if it is at hand; else it is read.
-            device: Where to sample.
-            progress: Told the images generated.
-            warn: Told of damaged files that are made anew.
+            progress: Reported the images generated.
+            warn: Warned of damaged files that are made anew.
 
         Raises:
             DiffmemError: The snapshot is missing or damaged, or a file cannot be written.
         """
         store = self.evaluation_store(sampling, samples)
-        if not agreed(lambda: store.is_whole(seen, warn)):
+        if not world().from_main(lambda: store.is_whole(seen, warn)):
             self.generate(seen, sampling, samples, denoiser=denoiser, device=device, progress=progress)
         if features is None or stored_frechet(store, seen, features) is not None:
             return
         # All numbers of an evaluation are of the same images: where these are gone, it is made anew.
-        if not agreed(lambda: store.is_whole(seen, warn, images=True)):
+        if not world().from_main(lambda: store.is_whole(seen, warn, images=True)):
             self.generate(seen, sampling, samples, device=device)
         store_frechet(
             store, seen, features, self.training_set.images, partial(self.training_moments, features), warn
@@ -229,8 +215,7 @@ class Run(TrainedRun):
         """Find the neighbours of the held-out images, unless it is done already.
 
         Args:
-            device: Where distances are computed.
-            warn: Told of a damaged file that is made anew.
+            warn: Warned of a damaged file that is made anew.
         """
         measure_null(self._null_path, self.heldout, self._references, device=device, warn=warn)
 
@@ -271,12 +256,10 @@ class Run(TrainedRun):
         nothing is written.
 
         Args:
-            sampling: The sampler of the evaluation.
             samples: Its number of images.
             seen: Images seen at the snapshot.
             count: How many images; all if none.
-            device: Where to generate.
-            warn: Told of a missing or damaged file.
+            warn: Warned of a missing or damaged file.
 
         Returns:
             uint8 (n, C, H, W); image i has seed i.
@@ -301,12 +284,9 @@ class Run(TrainedRun):
         """Return the first images of a stored evaluation that begins with seed 0; see `images`.
 
         Args:
-            stored: The evaluation.
             seen: Images seen at the snapshot.
-            sampling: Its sampler.
             wanted: How many images, at most as many as it has.
-            device: Where to generate them if they are not there.
-            warn: Told of a missing or damaged file.
+            warn: Warned of a missing or damaged file.
         """
         try:
             return stored.images[:wanted]
@@ -339,7 +319,6 @@ class Run(TrainedRun):
         """Summarize a finished run; thresholds are applied to the stored neighbours.
 
         Args:
-            sampling: The sampler of the evaluations.
             measure: Their number of images, the threshold, and which Frechet distance is reported.
             root: Folder that the record's path is relative to.
             points: The snapshots; all evaluation points if none.
@@ -347,12 +326,8 @@ class Run(TrainedRun):
         Raises:
             DiffmemError: An evaluation, its Frechet distance or the null is missing or damaged.
         """
-        here = world()
         chosen = self.points if points is None else points
-        record = here.broadcast(self._record(sampling, measure, root, chosen) if here.is_main else None)
-        if record is None:  # what the first process shares is never none
-            raise DiffmemError(f"The record of {self.folder} was not shared.")
-        return record
+        return world().from_main(lambda: self._record(sampling, measure, root, chosen))
 
     def _record(
         self, sampling: SamplerConfig, measure: MeasureConfig, root: Path, points: Sequence[int]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,22 +17,25 @@ from numpy.typing import NDArray
 
 from diffmem.data import ImageSet, duplicate_groups
 from diffmem.distributed import world
-from diffmem.errors import DiffmemError, UserError
-from diffmem.files import read_number, write_json, write_text
+from diffmem.errors import UserError
+from diffmem.files import is_whole, read_number, write_json, write_text
+from diffmem.folder_lock import locked_folder
 from diffmem.models import build_denoiser, load_denoiser
 from diffmem.models.config import ModelConfig
 from diffmem.models.denoiser import Denoiser
 from diffmem.models.weights import read_tensors
 from diffmem.optimum.optimum import Optimum
 from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.runs.run_folder import CONFIG_FILE, RunFolder
 from diffmem.settings import config_hash
-from diffmem.training import Trainer, TrainingConfig, train
+from diffmem.training import Trainer, TrainingConfig, training_snapshots
 from diffmem.training.loop import snapshot_path
 from diffmem.training.schedule import evaluation_images
 
-__all__ = ["TrainedRun", "agreed"]
+__all__ = ["TrainedRun"]
 
 _FORMAT = 2  # part of every run's hash: raised when the same configuration comes to mean another computation
+_SECONDS_TO_WAIT = 30.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class TrainedRun:
         training: The procedure T.
         seed: Seed of weights, order and noise.
         store: Folder in which runs lie.
-        place: The run's own folder, if it is not the one in the store that is named by its configuration.
+        own_folder: The run's folder, if it is not the one in the store that is named by its configuration.
     """
 
     training_set: ImageSet
@@ -54,7 +58,7 @@ class TrainedRun:
     training: TrainingConfig
     seed: int
     store: Path
-    place: Path | None = None
+    own_folder: Path | None = None
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -80,7 +84,7 @@ class TrainedRun:
     @property
     def folder(self) -> Path:
         """Where the run lies."""
-        return self.store / self.run_id if self.place is None else self.place
+        return self.own_folder or self.store / self.run_id
 
     @cached_property
     def points(self) -> list[int]:
@@ -95,11 +99,23 @@ class TrainedRun:
         groups = duplicate_groups(self.training_set)
         return np.flatnonzero(groups == np.arange(len(groups)))
 
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the right to write in the folder, which one job has at a time; another one may be just ending.
+
+        Raises:
+            BusyFolderError: On entering: another process has held it for half a minute; the error names it.
+            DiffmemError: On entering: the folder cannot be written or its file system knows no locks.
+        """
+        return locked_folder(self.folder, "end it", _SECONDS_TO_WAIT)
+
     def write_config(self) -> None:
         """Write what the run is into its folder; where it was trained for longer already, that is kept."""
-        path = self.folder / "config.yaml"
-        if world().is_main and _epochs_of(path) <= self.training.epochs:
-            write_text(path, yaml.safe_dump(self.config, sort_keys=False))
+        if not world().is_main:
+            return
+        with suppress(UserError):  # there is none, or it is damaged
+            if RunFolder(self.folder).config.training.epochs > self.training.epochs:
+                return
+        write_text(self.folder / CONFIG_FILE, yaml.safe_dump(self.config, sort_keys=False))
 
     @property
     def _time_path(self) -> Path:
@@ -109,18 +125,28 @@ class TrainedRun:
         self,
         *,
         device: torch.device | str = "cpu",
-        on_snapshot: Callable[[Trainer], object] = lambda trainer: None,
         progress: Progress = NO_PROGRESS,
         warn: Callable[[str], None] = print,
     ) -> Path:
-        """Train, unless all snapshots are there; return the last snapshot.
+        """Train, unless all snapshots are there, and return the last snapshot; see `training_snapshots`."""
+        for _ in self.training_snapshots(device=device, progress=progress, warn=warn):
+            pass
+        return snapshot_path(self.folder, self.points[-1])
+
+    def training_snapshots(
+        self,
+        *,
+        device: torch.device | str = "cpu",
+        progress: Progress = NO_PROGRESS,
+        warn: Callable[[str], None] = print,
+    ) -> Iterator[tuple[int, Denoiser]]:
+        """Train, unless all snapshots are there, and yield the images seen and the averaged denoiser at each evaluation point.
+
+        Who leaves the loop ends the training there; a later call goes on from this point, which it yields again.
 
         Args:
-            device: Where to train.
-            on_snapshot: Called at each evaluation point with the averaged denoiser in place; training ends there if it
-                returns True.
-            progress: Told the images seen.
-            warn: Told of damaged files that are made anew.
+            progress: Reported the images seen.
+            warn: Warned of damaged files that are made anew.
 
         Raises:
             DiffmemError: Training diverged or a file cannot be written.
@@ -132,34 +158,21 @@ class TrainedRun:
             whole = [self.is_whole_snapshot(seen, warn) for seen in self.points]
             return all(whole)  # only now: all are looked at, as damaged ones are removed
 
-        if not agreed(all_whole):
-            first = world().is_main
-            self.write_config()
-            shape, classes = self.training_set.shape, self.training_set.num_classes
-            denoiser = build_denoiser(self.model, shape, classes, self.seed)
-            images, labels = self.training_set.images, self.training_set.labels
-            trainer = Trainer(denoiser, images, labels, self.training, self.seed, device)
-            start, spent, elsewhere = time.monotonic(), self.training_seconds(), [0.0]
-
-            def at_snapshot(trainer: Trainer) -> bool:
-                begin = time.monotonic()
-                if first:
-                    seconds = spent + begin - start - elsewhere[0]
-                    write_json(self._time_path, {"training_seconds": seconds})
-                enough = on_snapshot(trainer)
-                elsewhere[0] += time.monotonic() - begin
-                return enough is True
-
-            train(
-                trainer,
-                self.model,
-                self.folder,
-                self.run_id,
-                on_snapshot=at_snapshot,
-                warn=warn,
-                progress=progress,
-            )
-        return snapshot_path(self.folder, self.points[-1])
+        if world().from_main(all_whole):
+            return
+        self.write_config()
+        images = self.training_set
+        denoiser = build_denoiser(self.model, images.shape, images.num_classes, self.seed)
+        trainer = Trainer(denoiser, images.images, images.labels, self.training, self.seed, device)
+        start = time.monotonic() - self.training_seconds()
+        for seen in training_snapshots(
+            trainer, self.model, self.folder, self.run_id, warn=warn, progress=progress
+        ):
+            now = time.monotonic()
+            if world().is_main:
+                write_json(self._time_path, {"training_seconds": now - start})
+            yield seen, trainer.ema
+            start += time.monotonic() - now  # spent elsewhere
 
     def denoiser(self, seen: int, device: torch.device | str = "cpu") -> Denoiser:
         """Return the model after so many images; under torchrun the first process reads it for all.
@@ -169,12 +182,7 @@ class TrainedRun:
         """
         if not self.model.is_trained:
             return Optimum(self.training_set, conditional=self.training_set.labels is not None, device=device)
-        here = world()
-        read = load_denoiser(snapshot_path(self.folder, seen))[0] if here.is_main else None
-        shared = here.broadcast(read)
-        if shared is None:  # what the first process shares is never none
-            raise DiffmemError(f"The snapshot {snapshot_path(self.folder, seen)} was not shared.")
-        return shared.to(device)
+        return world().from_main(lambda: load_denoiser(snapshot_path(self.folder, seen))[0]).to(device)
 
     def training_seconds(self) -> float:
         """Time spent on training so far."""
@@ -193,50 +201,22 @@ class TrainedRun:
             )
 
     def is_whole_snapshot(self, seen: int, warn: Callable[[str], None]) -> bool:
-        """Whether a snapshot is there and can be read; a damaged one is told and removed.
+        """Whether a snapshot is there and can be read; a damaged one is removed, with a warning.
 
         Args:
             seen: Images seen at the snapshot.
-            warn: Told of a damaged one, which is to be made anew.
+            warn: Warned of a damaged one, which is to be made anew.
 
         Raises:
-            UserError: It is not damaged, but not a network that this version knows: hours of training are not thrown away for that.
+            UserError: It is whole, but of a network that this version does not know: hours of training are not thrown away for that.
         """
         path = snapshot_path(self.folder, seen)
-        if not path.exists():
-            return False
-        try:
-            load_denoiser(path)
-        except DiffmemError as error:
-            if _is_undamaged(path):
-                raise UserError(
-                    f"{error} The file is not damaged, so it was not made anew: go on with the version of diffmem that wrote it, or"
-                    " delete it to train it again."
-                ) from error
-            warn(f"{error} It is made anew.")
-            path.unlink()
-            return False
-        return True
-
-
-def _is_undamaged(path: Path) -> bool:
-    """Whether the tensors of a file are what was written, whatever network they are of."""
-    try:
-        read_tensors(path)
-    except DiffmemError:
+        if is_whole(path, lambda: load_denoiser(path), warn=lambda text: None):
+            return True
+        if is_whole(path, lambda: read_tensors(path), warn):
+            raise UserError(
+                f"{path} is whole, but not of a network that this version knows: go on with the version of diffmem that wrote it, or"
+                " delete it to train it again."
+            )
+        path.unlink(missing_ok=True)
         return False
-    return True
-
-
-def _epochs_of(path: Path) -> float:
-    """Return the epochs in a run's configuration; 0 if it is missing or damaged."""
-    try:
-        return float(yaml.safe_load(path.read_text("utf-8"))["training"]["epochs"])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError):
-        return 0.0
-
-
-def agreed(check: Callable[[], bool]) -> bool:
-    """Ask the first process, whose disk decides, and return its answer in every process."""
-    here = world()
-    return here.broadcast(check() if here.is_main else False)

@@ -111,7 +111,7 @@ def iter_generated(
         labels: Classes: none or 'random' draws each from its seed, uniformly, if the model has classes; an
             integer is the class of all images; a sequence gives the class of each seed.
         batch_size: Images at a time.
-        progress: Told about finished images.
+        progress: Called with the finished images.
 
     Yields:
         The images of the next at most `batch_size` seeds, in the order of `seeds`.

@@ -68,7 +68,12 @@ def sample_latents(
         denoiser = denoiser.follow()
 
     def slope(x: Tensor, t: float) -> Tensor:
-        return _slope(denoiser, x, t, labels, schedule, scaling)
+        """dx/dt of the probability-flow ODE, Karras et al. 2022, eq. 4 with the score (D - x/s) / sigma^2."""
+        sigma, s = schedule.sigma(t), scaling.scale(t)
+        sigma_rate = schedule.derivative(t) / sigma
+        levels = torch.full((len(x),), sigma, dtype=torch.float64, device=x.device)
+        clean = denoiser(x / s, levels, labels).to(torch.float64)
+        return (sigma_rate + scaling.derivative(t) / s) * x - sigma_rate * s * clean
 
     with torch.no_grad():
         x = latents.to(torch.float64) * (schedule.sigma(times[0]) * scaling.scale(times[0]))
@@ -88,17 +93,6 @@ def sample_latents(
                 sigma = 0.0 if last else schedule.sigma(t_next)
                 callback(index + 1, config.steps, x / scaling.scale(t_next), sigma)
     return x
-
-
-def _slope(
-    denoiser: Denoiser, x: Tensor, t: float, labels: Tensor | None, schedule: Schedule, scaling: Scaling
-) -> Tensor:
-    """dx/dt of the probability-flow ODE, Karras et al. 2022, eq. 4 with the score (D - x/s) / sigma^2."""
-    sigma, s = schedule.sigma(t), scaling.scale(t)
-    sigma_rate = schedule.derivative(t) / sigma
-    levels = torch.full((len(x),), sigma, dtype=torch.float64, device=x.device)
-    clean = denoiser(x / s, levels, labels).to(torch.float64)
-    return (sigma_rate + scaling.derivative(t) / s) * x - sigma_rate * s * clean
 
 
 def _churn(

@@ -61,11 +61,13 @@ def vp_betas(sigma_min: float, sigma_max: float) -> tuple[float, float]:
     return beta_d, high - beta_d / 2
 
 
-def _standard_range(discretization: str) -> tuple[float, float]:
-    if discretization == "vp":
-        standard = _vp_schedule(VP_BETA_D, VP_BETA_MIN)
-        return standard.sigma(VP_EPSILON), standard.sigma(1.0)
-    return {"ve": (0.02, 100.0), "iddpm": (0.002, 81.0), "edm": (0.002, 80.0)}[discretization]
+_VP = _vp_schedule(VP_BETA_D, VP_BETA_MIN)
+_STANDARD_RANGES = {
+    "vp": (_VP.sigma(VP_EPSILON), _VP.sigma(1.0)),
+    "ve": (0.02, 100.0),
+    "iddpm": (0.002, 81.0),
+    "edm": (0.002, 80.0),
+}
 
 
 def sigma_range(
@@ -82,7 +84,7 @@ def sigma_range(
     Raises:
         UserError: No interval is left after clipping.
     """
-    standard_min, standard_max = _standard_range(config.discretization)
+    standard_min, standard_max = _STANDARD_RANGES[config.discretization]
     wanted_min = standard_min if config.sigma_min is None else config.sigma_min
     wanted_max = standard_max if config.sigma_max is None else config.sigma_max
     low, high = max(wanted_min, denoiser_sigma_min), min(wanted_max, denoiser_sigma_max)
@@ -118,7 +120,7 @@ def noise_levels(
 ) -> Tensor:
     """Return the noise levels a sampler visits, from high to low, and a final zero.
 
-    The four discretizations are those of Karras et al. 2022, Table 1, row "Time steps", told as noise levels:
+    The four discretizations are those of Karras et al. 2022, Table 1, row "Time steps", written as noise levels:
     'edm' (eq. 5), 'vp' (uniform in the time of the vp schedule), 've' (geometric) and 'iddpm' (a subset of
     the 1,000 cosine levels).
 

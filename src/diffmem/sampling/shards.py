@@ -66,7 +66,7 @@ def generate_resumable(
         tag: Names the model and the sampler: shards with another tag are made anew.
         labels: See `iter_generated`.
         batch_size: Images at a time, and in a shard.
-        progress: Told about finished images; those of other processes are guessed to be as far as this one's.
+        progress: Called with the finished images; those of other processes are guessed to be as far as this one's.
 
     Returns:
         All images, in the order of `seeds`.
@@ -81,7 +81,7 @@ def generate_resumable(
     iter_generated(denoiser, seeds, config, labels=labels, batch_size=batch_size)
     here = world()
     starts = range(here.rank * batch_size, len(seeds), here.size * batch_size)
-    # The last batch may be short: what is this process's own of all images, to tell the progress of all.
+    # The last batch may be short: what is this process's own of all images, for the progress of all.
     own = sum(min(batch_size, len(seeds) - start) for start in starts)
     parts, made = [], 0
     for start in starts:
@@ -95,12 +95,12 @@ def generate_resumable(
         part = _read(path, batch, tag, wanted, pixel_shape_of(denoiser))
         if part is None:
 
-            def tell(done: float, total: float, note: str = "", before: int = made) -> None:
+            def on_progress(done: float, total: float, note: str = "", before: int = made) -> None:
                 words = f"{before * len(seeds) // own} of {len(seeds)} images"
                 progress((before + done) * len(seeds) / own, len(seeds), words)
 
             (part,) = iter_generated(
-                denoiser, batch, config, labels=wanted, batch_size=batch_size, progress=tell
+                denoiser, batch, config, labels=wanted, batch_size=batch_size, progress=on_progress
             )
             held_labels = np.array([], dtype=np.int64) if part.labels is None else part.labels
             with atomic_path(path) as temporary, temporary.open("wb") as stream:
@@ -110,7 +110,9 @@ def generate_resumable(
         progress(made * len(seeds) / own, len(seeds))
     dealt = here.gather(parts)
     rounds = range(len(dealt[0]))
-    return GeneratedImages.concatenate([held[turn] for turn in rounds for held in dealt if turn < len(held)])
+    return GeneratedImages.concatenate(
+        [held[index] for index in rounds for held in dealt if index < len(held)]
+    )
 
 
 def discard_shards(folder: Path) -> None:

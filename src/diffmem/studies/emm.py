@@ -9,41 +9,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.studies.records import EmmRecord
 
-__all__ = ["ONE_RUN_PER_SIZE", "crossing", "estimate_emm"]
+__all__ = ["ONE_RUN_PER_SIZE", "crossing", "estimate_emm", "non_increasing"]
 
 _REPLICATES = 4000
 ONE_RUN_PER_SIZE = "One run per size: the interval covers sampling error, not the variation between runs."
 """What is said beside every interval of EMM from one run per size."""
 
 
-def _isotonic(rates: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def non_increasing(
+    values: Sequence[float] | NDArray[np.float64], weights: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """Return the non-increasing values that are nearest to the given ones (weighted least squares)."""
     from scipy.optimize import isotonic_regression
 
-    return np.asarray(isotonic_regression(rates, weights=weights, increasing=False).x)
+    return np.asarray(isotonic_regression(values, weights=weights, increasing=False).x)
 
 
-def crossing(
-    sizes: Sequence[int], rates: NDArray[np.float64], weights: NDArray[np.float64], level: float
-) -> float:
-    """Return the size at which the monotone fit falls through `level`.
+def crossing(sizes: Sequence[int], fit: NDArray[np.float64], level: float) -> float:
+    """Return the size at which a non-increasing fit falls through `level`, linear in log N.
 
     Args:
         sizes: Ascending training-set sizes.
-        rates: R_mem at each, in [0, 1].
-        weights: Weight of each rate (its number of samples).
-        level: 1 - epsilon.
+        fit: Its value at each, from `non_increasing`.
 
     Returns:
         The size; infinity if the fit is at or above the level at the largest size, 0 if it is below it at the
         smallest.
     """
-    fit = _isotonic(rates, weights)
     if fit[-1] >= level:
         return math.inf
     if fit[0] < level:
@@ -70,7 +69,7 @@ def estimate_emm(
 
     Args:
         counts: For each size, (memorized, total) of each of its runs.
-        epsilon: The level is 1 - epsilon.
+        epsilon: The rate that R_mem falls through is 1 - epsilon.
         confidence: Coverage of the interval.
         seed: Seed of the bootstrap; the same counts give the same interval.
 
@@ -81,33 +80,32 @@ def estimate_emm(
     sizes = sorted(counts)
     if not sizes:
         return EmmRecord(status="no runs", epsilon=epsilon)
-    level = 1 - epsilon
+    target_rate = 1 - epsilon
     method = (
         f"isotonic fit, linear in log N; {confidence:.0%} interval from {_REPLICATES} bootstrap replicates"
     )
     pooled = np.array([sum(c for c, _ in counts[s]) / sum(t for _, t in counts[s]) for s in sizes])
     weights = np.array([float(sum(t for _, t in counts[s])) for s in sizes])
-    value = crossing(sizes, pooled, weights, level)
+    fit = non_increasing(pooled, weights)
+    value = crossing(sizes, fit, target_rate)
     notes = []
     rises = [i for i in range(len(sizes) - 1) if pooled[i + 1] > pooled[i]]
     if any(_clearly_rises(counts[sizes[i]], counts[sizes[i + 1]]) for i in rises):
         notes.append(
             "R_mem is not monotone in the size beyond sampling error; the monotone fit averages over it."
         )
-    if value == math.inf:
-        return EmmRecord(status="above largest", bracket=None, epsilon=epsilon, method=method, notes=notes)
-    if value == 0:
-        return EmmRecord(status="below smallest", bracket=None, epsilon=epsilon, method=method, notes=notes)
+    if value in (0, math.inf):
+        status: Literal["above largest", "below smallest"] = "above largest" if value else "below smallest"
+        return EmmRecord(status=status, epsilon=epsilon, method=method, notes=notes)
 
     rng = np.random.Generator(np.random.PCG64(seed))
-    lows, highs = np.empty(_REPLICATES), np.empty(_REPLICATES)
+    ends = np.empty((_REPLICATES, 2))
     for r in range(_REPLICATES):
         drawn = np.array([_redraw(counts[size], rng) for size in sizes])
-        lows[r] = crossing(sizes, drawn[:, 0], weights, level)
-        highs[r] = crossing(sizes, drawn[:, 1], weights, level)
+        ends[r] = [crossing(sizes, non_increasing(rates, weights), target_rate) for rates in drawn.T]
     tail = (1 - confidence) / 2
-    low = float(np.quantile(lows, tail, method="nearest"))
-    high = float(np.quantile(highs, 1 - tail, method="nearest"))
+    low = float(np.quantile(ends[:, 0], tail, method="nearest"))
+    high = float(np.quantile(ends[:, 1], 1 - tail, method="nearest"))
     if low == 0:
         low = float(sizes[0])
         notes.append(f"The interval reaches below the smallest size, {sizes[0]}.")
@@ -116,8 +114,7 @@ def estimate_emm(
         notes.append(f"The interval reaches above the largest size, {sizes[-1]}.")
     if all(len(runs) == 1 for runs in counts.values()):
         notes.append(ONE_RUN_PER_SIZE)
-    fit = _isotonic(pooled, weights)
-    last = int(np.flatnonzero(fit >= level)[-1])
+    last = int(np.flatnonzero(fit >= target_rate)[-1])
     return EmmRecord(
         status="estimated",
         value=value,

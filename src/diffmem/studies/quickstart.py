@@ -14,7 +14,7 @@ def quickstart_recipe(fast: bool = False) -> StudyRecipe:
 
     Unconditional DDPM++ networks of 0.10 M parameters with EDM preconditioning, trained for the same number
     of epochs on 16 to 224 of the 1,797 digits that scikit-learn ships. Noise levels in training are
-    concentrated where 8x8 digits are told apart, and the average of the weights spans 50 epochs, since a run
+    concentrated where 8x8 digits become distinct, and the average of the weights spans 50 epochs, since a run
     here has only some thousand steps.
 
     Args:

@@ -17,7 +17,7 @@ __all__ = ["EmmRecord", "StudyResult"]
 
 
 class EmmRecord(Record):
-    """EMM of one level: the largest N at which R_mem >= 1 - epsilon, or why it cannot be told.
+    """EMM of one level: the largest N at which R_mem >= 1 - epsilon, or why it is not known.
 
     status: 'estimated' (value, low and high are set), 'above largest' (even the largest size memorizes),
     'below smallest' (even the smallest does not), 'not monotone' (a larger size certainly memorizes and a smaller one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +18,17 @@ from diffmem.executors.executor import default_workers, run_jobs
 from diffmem.files import read_number, write_json
 from diffmem.memorization import RatioRule, protocol_id
 from diffmem.memorization.examples import Example
-from diffmem.models import build_denoiser, count_parameters
+from diffmem.models import ModelConfig, build_denoiser, count_parameters
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.distribution import open_distribution
-from diffmem.runs.recipe import MeasureConfig, StudyRecipe
+from diffmem.runs.recipe import StudyRecipe
 from diffmem.runs.run import Run
-from diffmem.sampling import SamplerConfig
 from diffmem.studies.emm import estimate_emm
 from diffmem.studies.records import StudyResult
 
-__all__ = ["Study", "add_seconds", "execute_studies", "seconds_spent", "stored_set"]
+__all__ = ["RUNS", "Study", "add_seconds", "execute_studies", "model_text", "seconds_spent", "stored_set"]
 
-_RUNS, _DATA, _SECONDS = "runs", "data", "seconds.json"
+RUNS, _DATA, _SECONDS = "runs", "data", "seconds.json"
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class _Job:
     device: str
 
 
-def _run_of(job: _Job) -> Run:
-    return Run(
+def _run_job(job: _Job, progress: Progress, warn: Callable[[str], None]) -> None:
+    run = Run(
         training_set=open_images(job.training_set),
         heldout=None if job.heldout is None else open_images(job.heldout),
         model=job.recipe.model,
@@ -52,10 +52,6 @@ def _run_of(job: _Job) -> Run:
         seed=job.seed,
         store=job.store,
     )
-
-
-def _work(job: _Job, progress: Progress, warn: Callable[[str], None]) -> None:
-    run = _run_of(job)
     run.execute(job.recipe.sampling, job.recipe.measure, device=job.device, progress=progress, warn=warn)
 
 
@@ -63,10 +59,9 @@ class Study:
     """A recipe carried out in a folder.
 
     Args:
-        recipe: What to do.
         folder: Where results lie; made if missing.
         store: Where runs and their data lie; the folder if not given. Studies may share it: runs are named by content.
-        progress: Told of images being read.
+        progress: Reports the reading of images.
 
     Raises:
         UserError: The data cannot be had, a size cannot be drawn, or the images do not fit the model.
@@ -90,15 +85,12 @@ class Study:
                 f"The training set of size {len(smallest)} has only one distinct image: the rule compares the two nearest distinct"
                 " images. Choose larger sizes or other images."
             )
-        self.parameters = 0
-        if recipe.model.is_trained:
-            denoiser = build_denoiser(recipe.model, smallest.shape, smallest.num_classes)
-            self.parameters = count_parameters(denoiser)
+        self.model = model_text(recipe.model, smallest)
 
     def runs(self) -> list[Run]:
         """Return the runs of all sizes and seeds, ascending."""
         return [
-            Run(images, self.heldout, self.recipe.model, self.recipe.training, seed, self.store / _RUNS)
+            Run(images, self.heldout, self.recipe.model, self.recipe.training, seed, self.store / RUNS)
             for images in self.sets.values()
             for seed in self.recipe.seeds
         ]
@@ -120,11 +112,6 @@ class Study:
         execute_studies([self], self.folder, device=device, workers=workers, progress=progress, warn=warn)
         return self.result(device)
 
-    def unfinished(self) -> list[Run]:
-        """Return the runs that are not trained and measured yet."""
-        recipe = self.recipe
-        return [run for run in self.runs() if not run.is_finished(recipe.sampling, recipe.measure)]
-
     def job(self, run: Run, device: str) -> _Job:
         """Return what a worker process needs to do a run; the images that it trains on are written to the store."""
         return _Job(
@@ -140,19 +127,15 @@ class Study:
         """Summarize the finished runs."""
         recipe = self.recipe
         records = [run.record(recipe.sampling, recipe.measure, self.store) for run in self.runs()]
-        peaks: dict[int, list[tuple[int, int]]] = {}
-        lasts: dict[int, list[tuple[int, int]]] = {}
+        peaks: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        lasts: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for record in records:
-            peaks.setdefault(record.size, []).append(
-                (record.peak.memorized.count, record.peak.memorized.total)
-            )
-            lasts.setdefault(record.size, []).append(
-                (record.last.memorized.count, record.last.memorized.total)
-            )
+            for counts, found in ((peaks, record.peak), (lasts, record.last)):
+                counts[record.size].append((found.memorized.count, found.memorized.total))
         return StudyResult(
             title=recipe.title,
             data=self.distribution.describe(),
-            model=f"{recipe.model.describe()}; {self.parameters:,} parameters",
+            model=self.model,
             training=recipe.training.describe(),
             sampling=(
                 f"{recipe.sampling.describe()};"
@@ -172,15 +155,34 @@ class Study:
     def example(self, run_id: str, count: int = 8) -> Example:
         """Return the first `count` seeds at the peak of this run, with their neighbours."""
         run = next(run for run in self.runs() if run.run_id == run_id)
-        return example_of(run, self.recipe.sampling, self.recipe.measure, count)
+        sampling, measure = self.recipe.sampling, self.recipe.measure
+        rule = RatioRule(measure.threshold)
+        evaluations = run.evaluations(sampling, measure.samples)
+        best = max(evaluations, key=lambda each: rule(each.neighbours).mean())
+        size = len(run.training_set)
+        epoch = f", epoch {best.seen / size:.0f}" if run.model.is_trained else ""
+        images = run.images(sampling, measure.samples, best.seen, count)
+        return Example.of(
+            f"{size} training images{epoch}", images, best.neighbours, run.training_set.images, rule
+        )
+
+
+def model_text(model: ModelConfig, images: ImageSet) -> str:
+    """Return a model in words, with its number of parameters where it is trained on such images.
+
+    Raises:
+        UserError: The images do not fit the model.
+    """
+    parameters = 0
+    if model.is_trained:
+        parameters = count_parameters(build_denoiser(model, images.shape, images.num_classes))
+    return f"{model.describe()}; {parameters:,} parameters"
 
 
 def stored_set(store: Path, images: ImageSet, kind: str) -> Path:
     """Write a set once, named by its content, so that workers and later readers have the very images; return where it lies.
 
     Args:
-        store: The store.
-        images: The set.
         kind: 'train' or 'heldout', the beginning of its name.
 
     Raises:
@@ -225,12 +227,11 @@ def execute_studies(
     Under torchrun all processes work on each run together, one run after the other.
 
     Args:
-        studies: What to do.
         folder: Where the time spent is noted.
         device: 'cpu' or 'cuda'.
         workers: Processes; by default one per core, or one on a GPU. Not used under torchrun.
-        progress: Told the work done, in images trained.
-        warn: Told of damaged files that are made anew.
+        progress: Reports the work done, in images trained.
+        warn: Gets a message for each damaged file that is made anew.
 
     Raises:
         DiffmemError: A run failed.
@@ -239,9 +240,10 @@ def execute_studies(
     begin, here = time.monotonic(), world()
     waiting: dict[Path, tuple[Study, Run]] = {}
     for study in studies:
-        for run in study.unfinished():
-            recipe = study.recipe
-            waiting[run.evaluation_folder(recipe.sampling, recipe.measure.samples)] = (study, run)
+        sampling, measure = study.recipe.sampling, study.recipe.measure
+        for run in study.runs():
+            if not run.is_finished(sampling, measure):
+                waiting[run.evaluation_folder(sampling, measure.samples)] = (study, run)
     costs = [run.total_units(study.recipe.sampling, study.recipe.measure) for study, run in waiting.values()]
     try:
         if waiting and here.size > 1:
@@ -252,18 +254,7 @@ def execute_studies(
         elif waiting:
             jobs = [study.job(run, device) for study, run in waiting.values()]
             count = default_workers(len(jobs), device) if workers is None else min(workers, len(jobs))
-            run_jobs(jobs, _work, costs, workers=count, progress=progress, warn=warn)
+            run_jobs(jobs, _run_job, costs, workers=count, progress=progress, warn=warn)
     finally:
         if here.is_main:
             add_seconds(folder, time.monotonic() - begin)
-
-
-def example_of(run: Run, sampling: SamplerConfig, measure: MeasureConfig, count: int) -> Example:
-    """Return the first `count` seeds of a run's most memorizing snapshot with their neighbours."""
-    rule = RatioRule(measure.threshold)
-    stored = max(run.evaluations(sampling, measure.samples), key=lambda each: rule(each.neighbours).mean())
-    images = run.images(sampling, measure.samples, stored.seen, count)
-    size = len(run.training_set)
-    epoch = f", epoch {stored.seen / size:.0f}" if run.model.is_trained else ""
-    title = f"{size} training images{epoch}"
-    return Example.of(title, images, stored.neighbours, run.training_set.images, rule)

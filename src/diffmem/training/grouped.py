@@ -26,7 +26,6 @@ from diffmem.models.networks.song import SongUNet
 from diffmem.models.networks.unet import UNet
 from diffmem.models.preconditioning import Preconditioned
 from diffmem.training.flat import FlatParameters
-from diffmem.training.loss import draw_noise_levels, loss_weight
 from diffmem.training.randomness import stream_seed
 from diffmem.training.schedule import ema_beta, learning_rate
 from diffmem.training.trainer import Trainer, arithmetic, make_optimizer
@@ -78,7 +77,7 @@ class _Affine(_Linear):
 
 class _GroupNorm(_Grouped, GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
-        return F.group_norm(x, self.groups * self.members, self.weight, self.bias, self.eps)
+        return F.group_norm(x, self.num_groups * self.members, self.weight, self.bias, self.eps)
 
 
 class _FourierEmbedding(_Grouped, FourierEmbedding):
@@ -288,7 +287,7 @@ class TrainerGroup:
             torch.stack(parts, dim=1) for parts in zip(*(draw[:4] for draw in draws), strict=True)
         )
         preconditioning = self._network.preconditioning
-        sigma = draw_noise_levels(preconditioning, uniform, normal, config.p_mean, config.p_std)
+        sigma = preconditioning.noise_levels(uniform, normal, config.p_mean, config.p_std)
         labels = None
         if self._network.num_labels:
             labels = torch.stack([draw.labels for draw in draws if draw.labels is not None], dim=1).flatten()
@@ -301,7 +300,7 @@ class TrainerGroup:
         with arithmetic(config.precision, self.device):
             raw = self._network.model(inputs, c_noise.flatten(), labels)
         error = c_skip * noisy + c_out * raw.to(torch.float32).view(images.shape) - images
-        weighted = loss_weight(preconditioning, sigma) * error.square().flatten(2).sum(2)
+        weighted = preconditioning.loss_weight(sigma) * error.square().flatten(2).sum(2)
         losses = weighted.sum(0) / config.batch_size
         losses.sum().backward()
         self._update()

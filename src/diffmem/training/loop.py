@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -28,7 +30,14 @@ from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.training.schedule import evaluation_images, learning_rate
 from diffmem.training.trainer import Trainer
 
-__all__ = ["STATE_FILE", "snapshot_path", "train"]
+__all__ = [
+    "METRICS_FILE",
+    "STATE_FILE",
+    "read_metrics",
+    "snapshot_path",
+    "snapshots_in",
+    "training_snapshots",
+]
 
 STATE_FILE = "training-state.safetensors"
 METRICS_FILE = "metrics.jsonl"
@@ -41,17 +50,20 @@ def snapshot_path(folder: Path, seen: int) -> Path:
     return folder / "snapshots" / f"{seen:010d}.safetensors"
 
 
-def _read_metrics(folder: Path, up_to: int) -> list[str]:
-    """Return the metric lines that a resumed run keeps: those up to its state, without a line that a crash cut short."""
-    path = folder / METRICS_FILE
-    kept = []
-    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
-        try:
-            if json.loads(line)["images_seen"] <= up_to:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError, TypeError):
-            break
-    return kept
+def snapshots_in(folder: Path) -> list[int]:
+    """Return the images seen at the snapshots in a run's folder, ascending; files whose names are no numbers do not count."""
+    names = [path.stem for path in (folder / "snapshots").glob("*.safetensors")]
+    return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the metrics of a run, a record for each line up to one that a crash cut short; none if there are no metrics yet."""
+    path, found = folder / METRICS_FILE, []
+    with suppress(ValueError, KeyError, TypeError, OverflowError):
+        for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
+            record = json.loads(line)
+            found.append({**record, "images_seen": int(record["images_seen"])})
+    return found
 
 
 def _read_state(
@@ -75,34 +87,33 @@ def _read_state(
     return state
 
 
-def train(
+def training_snapshots(
     trainer: Trainer,
     model: ModelConfig,
     folder: Path,
     tag: str,
     *,
-    on_snapshot: Callable[[Trainer], object] | None = None,
     progress: Progress = NO_PROGRESS,
-    warn: Callable[[str], None] = lambda text: None,
-) -> None:
-    """Train to the end, or from where an earlier call with this folder stopped.
+    warn: Callable[[str], None] = print,
+) -> Iterator[int]:
+    """Train to the end, or from where an earlier call was stopped, and yield at each evaluation point the images seen.
 
-    Interrupting it (Ctrl-C, SIGTERM) finishes the step and saves the state first.
-    Whatever happens, going on gives the weights of an undisturbed run.
+    By then the snapshot is written, and the trainer holds it. Who leaves the loop ends the training there; a later call goes on
+    from this point. What is done with a snapshot must be repeatable, since a run that is killed meanwhile yields it again, and
+    a stop takes effect in it at once. At any other time the state is saved on a stop, so that the weights are, bit for bit on
+    a CPU, those of an undisturbed run.
 
-    Processes that run together call it together. A stop that one of them is asked for reaches all after the same step,
-    within about half a second or a step, whichever is longer. Training may go on with another number of processes.
+    Processes that run together call it together, and leave it together. A stop that one of them is asked for reaches all after
+    the same step, within about half a second or a step, whichever is longer. Training may go on with another number of
+    processes.
 
     Args:
         trainer: A new trainer.
         model: The configuration its denoiser was built from, kept in each snapshot.
         folder: The run's folder; that of the first process is used.
         tag: Identity of the run; a state with another tag is not used.
-        on_snapshot: Called in every process at each evaluation point, after the snapshot is written; must be repeatable,
-            since a run that is killed in it calls it again. If it returns True, in every process, training ends there; a
-            later call goes on from this point.
-        progress: Told the images seen, of all images.
-        warn: Told of a damaged state that is not used.
+        progress: Reported the images seen, of all images.
+        warn: Warned of a damaged state that is not used.
 
     Raises:
         DiffmemError: The loss or a weight became NaN or infinite, a file cannot be written, another process ended, or the
@@ -111,60 +122,57 @@ def train(
     """
     config, size, here = trainer.config, trainer.size, world()
     points = evaluation_images(config, size)
-    state = here.broadcast(_read_state(folder, tag, points, warn) if here.is_main else None)
+    state = here.from_main(lambda: _read_state(folder, tag, points, warn))
     if state is not None:
         trainer.load_state(state)
         del state  # as large as the trainer
-    lines = _read_metrics(folder, trainer.seen) if here.is_main else []
+    metrics = (
+        [one for one in read_metrics(folder) if one["images_seen"] <= trainer.seen] if here.is_main else []
+    )
     stride = max(config.batch_size, trainer.total // _LOGGED_POINTS)
 
     def save() -> None:
         state = trainer.state()
         if here.is_main:
-            write_text(folder / METRICS_FILE, "".join(line + "\n" for line in lines))
+            write_text(folder / METRICS_FILE, "".join(json.dumps(one) + "\n" for one in metrics))
             write_tensors(folder / STATE_FILE, state, {"run": tag})
-
-    def at_point(stop: StopRequest) -> bool:
-        trainer.check_average()
-        trainer.check_agreement()
-        if here.is_main:
-            words = {"images_seen": str(trainer.seen), "epoch": repr(trainer.seen / size), "run": tag}
-            save_denoiser(trainer.ema, model, snapshot_path(folder, trainer.seen), words)
-        save()
-        if on_snapshot is not None:
-            stop.honour_together()
-            with stop.at_once():
-                return on_snapshot(trainer) is True
-        return False
 
     saved = time.monotonic()
     with StopRequest() as stop:
         agreement = Agreement(stop)
-        # The process may have died between saving the state and the end of the measurement.
-        if trainer.seen in points and at_point(stop):
-            return
-        while trainer.seen < trainer.total:
+        while True:
+            # The process may have died between saving the state and the end of what is done with a snapshot.
+            if trainer.seen in points:
+                trainer.check_average()
+                trainer.check_agreement()
+                if here.is_main:
+                    words = {"images_seen": str(trainer.seen), "epoch": repr(trainer.seen / size), "run": tag}
+                    save_denoiser(trainer.ema, model, snapshot_path(folder, trainer.seen), words)
+                save()
+                stop.honour_together()
+                with stop.at_once():
+                    yield trainer.seen
+                saved = time.monotonic()
+            if trainer.seen >= trainer.total:
+                break
             before = trainer.seen
             trainer.step()
             seen = trainer.seen
             if seen in points or seen // stride > before // stride:
-                loss = trainer.take_loss()
-                rate = learning_rate(config, size, before)
-                lines.append(
-                    json.dumps(
-                        {"images_seen": seen, "epoch": seen / size, "loss": loss, "learning_rate": rate}
-                    )
+                metrics.append(
+                    {
+                        "images_seen": seen,
+                        "epoch": seen / size,
+                        "loss": trainer.take_loss(),
+                        "learning_rate": learning_rate(config, size, before),
+                    }
                 )
                 progress(seen, trainer.total)
-            if seen in points:
-                if at_point(stop):
-                    return
-                saved = time.monotonic()
             stopping, saving = agreement.reach(time.monotonic() - saved > _SECONDS_BETWEEN_STATES)
             if (stopping or saving) and seen not in points:
                 save()
                 saved = time.monotonic()
-            if stopping:
-                here.wait()  # nobody ends while the first still writes: a launcher would end it too
-                raise KeyboardInterrupt
+                if stopping:
+                    here.wait()  # nobody ends while the first still writes: a launcher would end it too
+                    raise KeyboardInterrupt
         stop.honour_together()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from diffmem.errors import UserError
-from diffmem.training.loop import METRICS_FILE
+from diffmem.training.loop import read_metrics
 
 __all__ = ["require_tensorboard", "write_tensorboard"]
 
@@ -32,8 +31,7 @@ def write_tensorboard(folder: Path) -> None:
     for old in (folder / "tensorboard").glob("events.*"):
         old.unlink()  # events of an earlier call would be drawn twice
     writer = SummaryWriter(str(folder / "tensorboard"))
-    for line in (folder / METRICS_FILE).read_text("utf-8").splitlines():
-        record = json.loads(line)
+    for record in read_metrics(folder):
         for key in ("loss", "learning_rate", "epoch"):
             if record[key] is not None:
                 writer.add_scalar(f"training/{key}", record[key], record["images_seen"] // 1000)

@@ -19,7 +19,7 @@ from diffmem.models.networks.dropout import Dropout, set_masks
 from diffmem.models.preconditioning import Preconditioned
 from diffmem.training.config import TrainingConfig
 from diffmem.training.flat import FlatParameters
-from diffmem.training.loss import denoising_loss, draw_noise_levels
+from diffmem.training.loss import denoising_loss
 from diffmem.training.randomness import DataOrder, stream_seed
 from diffmem.training.schedule import ema_beta, learning_rate, total_images
 
@@ -96,7 +96,6 @@ class Trainer:
         denoiser: The network to train, moved to the device; trained in place.
         images: Training images, uint8 (N, C, H, W).
         labels: Classes, int64 (N,), or none for an unconditional denoiser.
-        config: The procedure T.
         seed: Seed of the data order, noise and dropout.
         device: Where to train. The whole set is held there.
 
@@ -180,7 +179,7 @@ class Trainer:
         config, seen, batch, part = self.config, self.seen, self.config.batch_size, self._part
         preconditioning = self.denoiser.preconditioning
         images, uniform, normal, noise, labels = self.draw(seen)
-        sigma = draw_noise_levels(preconditioning, uniform, normal, config.p_mean, config.p_std)
+        sigma = preconditioning.noise_levels(uniform, normal, config.p_mean, config.p_std)
         if self.denoiser.model.style.dropout:
             masks = stream_seed(self.seed, "dropout", seen)
             set_masks(self._dropouts, masks, part.start, part.stop, self.device)

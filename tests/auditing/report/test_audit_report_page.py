@@ -60,6 +60,7 @@ def test_the_counts_of_the_histograms_are_on_the_page(full):
             assert not count or f"{count:,}" in page.words
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", AUDITS)
 def test_every_page_is_whole_loads_nothing_and_begins_with_its_verdict(name):
     result = AUDITS[name]()
@@ -75,6 +76,7 @@ def test_every_page_is_whole_loads_nothing_and_begins_with_its_verdict(name):
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_verdicts_differ_by_word_and_shape():
     pages = [render_audit(one()) for one in (copies_found, none_found, cannot_tell)]
     for page, word in zip(pages, ("Copies found", "None found", "Cannot tell"), strict=True):
@@ -103,6 +105,7 @@ def test_membership_warnings_stand_before_its_numbers_and_refusals_are_told(full
     assert "pia: the model has no noise levels" in words
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_private_page_has_no_name_and_no_gallery():
     result = private_found()
     source = render_audit(result, make_images(result))
@@ -140,6 +143,7 @@ def test_hostile_text_is_escaped():
     assert page.words.count("{{ 7 * 7 }}") >= 10
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_text_without_matches_says_that_none_is_flagged():
     assert "No sample is flagged by a deciding criterion." in Page(render_audit(none_found())).words
 

@@ -58,11 +58,13 @@ def test_the_matches_read_back_from_their_csv_nearest_first(tmp_path):
         assert row["variant"] == match.variant
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_a_match_the_csv_is_its_header(tmp_path):
     write_audit(none_found(), {}, [], tmp_path)
     assert (tmp_path / "matches.csv").read_text() == ",".join(COLUMNS) + "\n"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_private_audit_leaves_nothing_of_an_earlier_one_behind(tmp_path):
     result = copies_found()
     write_audit(result, make_images(result), make_matches(60), tmp_path)
@@ -89,6 +91,7 @@ def test_a_private_audit_with_an_image_or_a_name_is_refused_and_nothing_is_writt
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_audit_that_cannot_be_written_leaves_the_earlier_one_whole(tmp_path):
     result = none_found()
     write_audit(result, {}, [], tmp_path)
@@ -99,6 +102,7 @@ def test_an_audit_that_cannot_be_written_leaves_the_earlier_one_whole(tmp_path):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_disk_that_fills_up_at_any_file_leaves_the_earlier_audit_whole(tmp_path, monkeypatch):
     result = copies_found()
     write_audit(result, make_images(result), make_matches(60), tmp_path)
@@ -121,6 +125,7 @@ def test_a_disk_that_fills_up_at_any_file_leaves_the_earlier_audit_whole(tmp_pat
         assert contents(tmp_path) == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_private_audit_removes_what_a_killed_one_left_unfinished(tmp_path):
     (tmp_path / ".audit_worst.png.abc.tmp").write_bytes(b"secret")
     (tmp_path / ".audit.json.abc.tmp.before").write_bytes(b"secret")

@@ -2,14 +2,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from parameters import ALL
 
 from diffmem.auditing.detector import CopyDetector
+from diffmem.auditing.positive_controls import PLANTED
 from diffmem.auditing.selftest import run as module
 from diffmem.auditing.selftest.records import MIXED, SelfTestResult
 from diffmem.auditing.selftest.run import self_test
 from diffmem.data import open_images, random_subset
 from diffmem.errors import UserError
 from diffmem.memorization import Transforms
+
+pytestmark = pytest.mark.thorough  # with every kind of copy in `make test-slow`
 
 SHARES = (0.0, 0.01, 0.1, 1.0)
 
@@ -19,16 +23,32 @@ def images():
     return random_subset(open_images("digits"), 898, 0)
 
 
+def planted(*keys):
+    return tuple(kind for kind in PLANTED if kind.key in keys)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def fewer_shuffles():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_DRAWS", 60)
+        if not ALL:
+            patch.setattr(
+                module, "PLANTED", planted("exact", "noise4", "noise12", "jpeg75", "shift2", "averaged")
+            )
         yield
 
 
 @pytest.fixture(scope="module")
 def result(images):
     return self_test(images, seed=0, samples=299, shares=SHARES)
+
+
+@pytest.fixture
+def few_kinds(monkeypatch):
+    """A few kinds of copies: for tests of what becomes of a self-test, not of every kind."""
+    monkeypatch.setattr(
+        module, "PLANTED", planted("exact", "noise4", "mirrored", "shift1", "shift2", "averaged")
+    )
 
 
 def row(part, kind, share):
@@ -109,12 +129,14 @@ def test_fresh_images_are_taken_for_copies_no_more_often_than_promised(result):
         assert part.criterion("ratio").usable
 
 
+@pytest.mark.usefixtures("few_kinds")
 def test_shuffles_find_copies_where_the_tests_of_chance_let_them(images, monkeypatch):
     monkeypatch.setattr("diffmem.auditing.significance.FALSE_ALARM", 20.0)
     (part,) = self_test(images, samples=299, shares=(1,), duplicated=("none",)).parts
     assert part.false_verdicts.value > 0.2
 
 
+@pytest.mark.usefixtures("few_kinds")
 def test_exact_copies_among_the_images_are_taken_for_one(images):
     doubled = images.take(np.repeat(np.arange(898), 2), "doubled")
     (part,) = self_test(doubled, samples=299, shares=(0,), duplicated=("none",)).parts
@@ -134,6 +156,7 @@ def test_coverage_is_stated_for_all_numbers_of_images(result):
     assert all(one.smallest >= 0.95 for one in result.coverage)
 
 
+@pytest.mark.usefixtures("few_kinds")
 def test_the_same_seed_gives_the_same_result_to_the_byte(images):
     def text(seed):
         return self_test(
@@ -158,6 +181,7 @@ def with_verdict(images, monkeypatch, verdict, **settings):
     return self_test(images, samples=299, **settings), asked
 
 
+@pytest.mark.usefixtures("few_kinds")
 def test_an_audit_that_always_finds_copies_is_found_out(images, monkeypatch):
     found, asked = with_verdict(
         images, monkeypatch, "copies found", shares=(0, 0.5), duplicated=("exact copies",)
@@ -168,6 +192,7 @@ def test_an_audit_that_always_finds_copies_is_found_out(images, monkeypatch):
     assert not found.passed
 
 
+@pytest.mark.usefixtures("few_kinds")
 def test_an_audit_that_never_finds_copies_fails(images, monkeypatch):
     found, _ = with_verdict(images, monkeypatch, "none found", shares=(0, 0.5), duplicated=("none",))
     assert found.failures == [
@@ -176,6 +201,7 @@ def test_an_audit_that_never_finds_copies_fails(images, monkeypatch):
     ]
 
 
+@pytest.mark.usefixtures("few_kinds")
 def test_an_audit_that_cannot_tell_without_reason_fails(images, monkeypatch):
     found, _ = with_verdict(images, monkeypatch, "cannot tell", shares=(0,), duplicated=("none",))
     assert len(found.failures) == 2
@@ -191,6 +217,7 @@ class _Changed(CopyDetector):
         return found
 
 
+@pytest.mark.usefixtures("few_kinds")
 def test_a_detector_that_counts_duplicates_as_neighbours_fails(images, monkeypatch):
     class Naive(_Changed):
         def changed(self, batch, score):
@@ -204,6 +231,7 @@ def test_a_detector_that_counts_duplicates_as_neighbours_fails(images, monkeypat
     assert not any("Training set without copies" in failure for failure in found.failures)
 
 
+@pytest.mark.usefixtures("few_kinds")
 def test_a_detector_that_flags_everything_finds_no_copies(images, monkeypatch):
     class Eager(_Changed):
         def changed(self, batch, score):
@@ -217,6 +245,7 @@ def test_a_detector_that_flags_everything_finds_no_copies(images, monkeypatch):
     )
 
 
+@pytest.mark.usefixtures("few_kinds")
 def test_changed_copies_are_found_where_changes_are_looked_for(images):
     found = self_test(
         images, samples=299, shares=(0, 0.5), duplicated=("none",), transforms=Transforms(True, 1)
@@ -242,6 +271,7 @@ def test_bad_numbers_are_refused(images):
         self_test(images, seed=-1)
 
 
+@pytest.mark.usefixtures("few_kinds")
 def test_progress_goes_from_the_beginning_to_the_end(images):
     told = []
     self_test(

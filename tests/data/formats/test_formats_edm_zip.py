@@ -44,7 +44,7 @@ def test_other_files_are_passed_over_and_told(tmp_path):
     path = write_zip(tmp_path / "z.zip", {**FILES, "readme.txt": b"x", "__MACOSX/._a.png": b"x", "dir/": b""})
     images = open_images(path)
     assert len(images) == 3
-    assert images.history == ("zip z.zip: 3 images", "1 other file passed over (readme.txt)")
+    assert images.history == ("zip z.zip: 3 images", "1 other file skipped (readme.txt)")
 
 
 NAMES = list(FILES)

@@ -4,14 +4,14 @@ import struct
 import numpy as np
 import pytest
 from data_builders import encoded
-from encoded_images import PHOTO, turned
+from encoded_images import PHOTO, decode_image, turned
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from diffmem.data import Reading
 from diffmem.data.conversions import Tally
-from diffmem.data.formats.decode import decode_image, decode_pages, stored_orientation
-from diffmem.data.formats.exif import orientation_of, xmp_orientation
+from diffmem.data.formats.decode import decode_pages, stored_orientation
+from diffmem.data.formats.headers import orientation_of, xmp_orientation
 
 APPLY = Reading(exif="apply")
 

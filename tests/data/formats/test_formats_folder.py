@@ -56,7 +56,7 @@ def test_hidden_and_other_files_are_passed_over(tmp_path):
     (tmp_path / "labels.csv").write_text("x")
     images = open_images(tmp_path)
     assert images.names == ("a.png",)
-    assert images.history == (f"folder {tmp_path.name}: 1 images", "1 other file passed over (labels.csv)")
+    assert images.history == (f"folder {tmp_path.name}: 1 images", "1 other file skipped (labels.csv)")
 
 
 def test_images_beside_and_inside_of_sub_folders_are_refused(tmp_path):

@@ -118,7 +118,7 @@ HOSTILE = {
     ),
     "endless padding": (image("jpg", lambda: b"\xff\xd8\xff\xd9" + b"\xff" * (2**24 + 10)), "bytes come before its pixels"),
     "tags of a tiff that share their bytes": (
-        image("tif", lambda: make.table_of_tags(40_000, 200_000)), "parts claim the same bytes again and again",
+        image("tif", lambda: make.table_of_tags(40_000, 200_000)), "parts claim the same bytes repeatedly",
     ),
     "a large tile": (image("tif", lambda: make.tiff_of_tiles(46_336)), "a tile is refused: it has 46336 x 46336 pixels"),
     "long rows": (image("bmp", lambda: make.bmp_of_runs(60_000_000, 1, b"\0\2\xff\xff\0\1")), "60000000 x 1 pixels; .* 65,535 a side"),
@@ -156,7 +156,7 @@ HOSTILE = {
     "objects as labels": (saved(images=GREY[None], labels=np.array([None])), "pickled Python objects"),
     "an absurd shape": (file(lambda: make.npy_header((10**30, 10**30))), "no array has the shape"),
     "a shape of nothing": (file(lambda: make.npy_header((10**15, 0, 4))), "at least one image"),
-    "a shape that wraps around": (file(lambda: make.npy_header((2**62, 4, 4))), "header tells of"),
+    "a shape that wraps around": (file(lambda: make.npy_header((2**62, 4, 4))), "header declares"),
     "a negative shape": (file(lambda: make.npy_header((2, 2, 2)).replace(b"(2, 2, 2)", b"(-2,2, 2)")), "no array has the shape"),
     "nested brackets": (file(lambda: make.npy_header((2, 2, 2)).replace(b"(2, 2, 2)", b"(((((((((")), "Cannot read"),
     "letters beyond Unicode": (
@@ -294,7 +294,7 @@ def test_a_set_that_decodes_to_far_more_than_it_holds_is_refused():
 
 
 def test_a_batch_of_nothing_but_lists_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("diffmem.data.formats.unpickle._MAX_OPCODES", 1000)
+    monkeypatch.setattr("diffmem.data.formats.cifar10._MAX_OPCODES", 1000)
     batch = b"\x80\x02}(U\x01a](" + b"]" * 1000 + b"eu."
     path = write_cifar(tmp_path / "c.tar.gz", cifar_parts() | {"data_batch_1": batch})
     with pytest.raises(UserError, match="more than 1,000 opcodes"):

@@ -137,7 +137,7 @@ def test_arrays_that_are_no_images_are_refused_with_a_remedy(path, array, told):
 @pytest.mark.parametrize("change", [lambda content: content[:-1], lambda content: content + b"\0"])
 def test_a_file_that_is_cut_short_or_too_long_is_refused(path, change):
     path.write_bytes(change(saved(path, GREY).read_bytes()))
-    with pytest.raises(UserError, match=r"header tells of 120 bytes of images but it has 1(19|21)"):
+    with pytest.raises(UserError, match=r"header declares 120 bytes of images but it has 1(19|21)"):
         open_images(path)
 
 

@@ -40,12 +40,12 @@ def test_a_zip_reads_what_a_folder_reads_whatever_it_is_called(tmp_path):
     np.testing.assert_array_equal(folder.images, archive.images)
     assert folder.names == archive.names == tuple(sorted(within))
     assert folder.history[1:] == archive.history[1:]
-    assert folder.history[1] == "1 other file passed over (all/notes.md)"
+    assert folder.history[1] == "1 other file skipped (all/notes.md)"
 
 
 def test_a_zip_that_holds_an_array_beside_its_images_is_one_of_images(tmp_path):
     images = open_images(write_zip(tmp_path / "set.zip", {"a.png": files()["a.png"], "features.npy": b"x"}))
-    assert images.history[1] == "1 other file passed over (features.npy)"
+    assert images.history[1] == "1 other file skipped (features.npy)"
 
 
 def test_raw_files_of_cameras_and_kinds_without_a_signature_are_no_images_that_are_read(tmp_path):
@@ -53,7 +53,7 @@ def test_raw_files_of_cameras_and_kinds_without_a_signature_are_no_images_that_a
     images = open_images(put(tmp_path / "set", contents))
     assert images.names == ("a.png",)
     assert (
-        "2 of 3 files not read: images of kinds that are not understood, camera raw 1, Targa (TGA) 1"
+        "2 of 3 files not read: images of unsupported formats, camera raw 1, Targa (TGA) 1"
         in images.history[1]
     )
 
@@ -64,7 +64,7 @@ def test_a_source_of_nothing_but_other_kinds_says_which(tmp_path, archive):
     place = write_zip(tmp_path / "s.zip", contents) if archive else put(tmp_path / "s", contents)
     with pytest.raises(
         UserError,
-        match=r"holds no images; .* 1 of 2 files not read: .* HEIC 1 \(a\.heic\); 1 other file passed over \(b\.txt\)\.",
+        match=r"holds no images; .* 1 of 2 files not read: .* HEIC 1 \(a\.heic\); 1 other file skipped \(b\.txt\)\.",
     ):
         open_images(place)
 
@@ -72,7 +72,7 @@ def test_a_source_of_nothing_but_other_kinds_says_which(tmp_path, archive):
 def test_names_in_the_history_are_short_and_send_nothing_to_a_terminal(tmp_path):
     names = {"a.png": encoded(PHOTO), "b\x1b[2J\nx": b"x", "c" * 200: b"x"}
     (told,) = open_images(put(tmp_path / "set", names)).history[1:]
-    assert told == rf"2 other files passed over (b\x1b[2J\nx, {'c' * 40}...{'c' * 40})"
+    assert told == rf"2 other files skipped (b\x1b[2J\nx, {'c' * 40}...{'c' * 40})"
 
 
 @pytest.mark.parametrize(
@@ -107,4 +107,4 @@ def test_pipes_and_links_out_without_the_ending_of_an_image_are_not_opened(tmp_p
     (place / "inside").symlink_to("a.png")
     images = open_images(place)
     assert images.names == ("a.png", "inside")
-    assert images.history[1] == "3 other files passed over (lost, out, pipe)"
+    assert images.history[1] == "3 other files skipped (lost, out, pipe)"

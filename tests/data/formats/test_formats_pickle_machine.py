@@ -8,8 +8,8 @@ import tracemalloc
 
 import pytest
 
+from diffmem.data.formats.cifar10 import load_dictionary
 from diffmem.data.formats.pickle_machine import Budget, PickleMachine
-from diffmem.data.formats.unpickle import load_dictionary
 from diffmem.errors import UserError
 
 LAUGH = b"K\x01K\x02\x86q\x01" + b"0h\x01h\x01\x86q\x01" * 60

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 from data_builders import encoded
 
-from diffmem.data.formats.quiet import quiet
+from diffmem.data.formats.decode import quiet
 
 NOISY = """
 import sys
@@ -84,6 +84,6 @@ def test_standard_error_is_back_after_an_error_and_in_every_thread(tmp_path):
 
 
 def test_without_a_standard_error_nothing_is_needed():
-    code = "import os; os.close(2)\nfrom diffmem.data.formats.quiet import quiet\nwith quiet():\n    print('fine')"
+    code = "import os; os.close(2)\nfrom diffmem.data.formats.decode import quiet\nwith quiet():\n    print('fine')"
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
     assert done.stdout == "fine\n"

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from data_builders import encoded, write_zip
 
-from diffmem.data import Reading, build, open_images
-from diffmem.data.formats.splits import divide
+from diffmem.data import BuildConfig, Reading, build, open_images
+from diffmem.data.formats.files import divide
 from diffmem.errors import UserError
 
 RNG = np.random.default_rng(5)
@@ -36,7 +36,7 @@ def test_train_and_test_are_splits_and_no_classes(tmp_path, archive):
     assert training.class_names == fresh.class_names == ("cat", "dog")
     assert fresh.labels.tolist() == [0, 1]
     assert training.history[1] == "split train: 3 of 5 image files (not read: test 2)"
-    assert build(place, split="test").fingerprint == fresh.fingerprint
+    assert build(place, BuildConfig(reading=Reading(split="test"))).fingerprint == fresh.fingerprint
 
 
 @pytest.mark.parametrize(

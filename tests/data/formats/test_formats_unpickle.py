@@ -8,7 +8,7 @@ from data_builders import cifar_parts, damaged, python2_pickle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffmem.data.formats.unpickle import MAX_PICKLE_BYTES, load_dictionary
+from diffmem.data.formats.cifar10 import MAX_PICKLE_BYTES, load_dictionary
 from diffmem.errors import UserError
 
 PART = cifar_parts()["data_batch_1"]

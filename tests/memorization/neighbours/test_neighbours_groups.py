@@ -97,7 +97,7 @@ def test_groups_are_the_components_of_the_graph_of_near_pairs(rows, radius):
     expected = {tuple(k for k in range(count) if label[k] == one) for one in label}
     found = near_duplicates(images, radius)
     assert set(members(found)) == {group for group in expected if len(group) > 1}
-    assert found.kept.tolist() == sorted(group[0] for group in expected)
+    assert found.distinct.tolist() == sorted(group[0] for group in expected)
     assert found.removed == count - len(expected)
 
 
@@ -105,8 +105,8 @@ def test_what_is_kept_is_one_image_of_each_group_and_has_no_near_pair_left():
     images, expected = planted()
     found = near_duplicates(images)
     assert found.removed == sum(len(group) - 1 for group in expected[1]) == 9
-    assert len(near_duplicates(images[found.kept])) == 0
-    kept = set(found.kept.tolist())
+    assert len(near_duplicates(images[found.distinct])) == 0
+    kept = set(found.distinct.tolist())
     assert all(
         [place in kept for place in group] == [True] + [False] * (len(group) - 1) for group in expected[1]
     )

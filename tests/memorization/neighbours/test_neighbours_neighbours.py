@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from diffmem.errors import DiffmemError, UserError
-from diffmem.memorization.neighbours import candidates
+from diffmem.memorization.neighbours import search
 from diffmem.memorization.neighbours.neighbours import Neighbours, nearest_neighbours
 
 
@@ -72,7 +72,7 @@ def test_identical_references_come_in_order_of_index():
 
 
 def test_more_ties_than_may_wait_are_decided_in_parts(monkeypatch):
-    monkeypatch.setattr(candidates, "PENDING", 64)
+    monkeypatch.setattr(search, "PENDING", 64)
     references = np.tile(images(2, 2, 3072), (300, 1))
     check(images(3, 4, 3072), references, 3)
 

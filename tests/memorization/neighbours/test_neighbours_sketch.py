@@ -25,7 +25,7 @@ def sketched(rows: torch.Tensor, basis: torch.Tensor) -> Sketch:
 
 def bounds(queries: Sketch, references: Sketch) -> list[torch.Tensor]:
     """The bounds of the three cuts as they are computed, less the query's share."""
-    queries.turn()
+    queries.to_queries()
     second = queries.second @ references.second.T
     return [queries.first @ references.first.T, second, second + queries.third @ references.third.T]
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import plausibility_tools as tools
 import pytest
+from parameters import few
 
 from diffmem.data import open_images
 from diffmem.errors import UserError
@@ -29,21 +30,21 @@ HONEST = {
 
 
 @pytest.mark.parametrize("change", HONEST.values(), ids=HONEST)
-@pytest.mark.parametrize("size", [10, 50, 250, 800])
+@pytest.mark.parametrize("size", few([10, 50, 250, 800], 2))
 def test_fresh_digits_and_those_of_a_poor_but_honest_model_are_judged(change, size):
     for heldout in (HELDOUT, None):
         found = check_samples(change(FRESH), TRAINING[:size], heldout).record
         assert (found.kind, found.problem, found.reading) == ("plausible", None, None)
 
 
-@pytest.mark.parametrize("change", HONEST.values(), ids=HONEST)
+@pytest.mark.parametrize("change", few(HONEST.values(), 4), ids=HONEST)
 def test_colour_images_of_a_poor_but_honest_model_are_judged(change):
     found = check_samples(change(MORE_SCENES), SCENES).record
     assert (found.kind, found.problem, found.reading) == ("plausible", None, None)
 
 
 @pytest.mark.cifar
-@pytest.mark.parametrize("change", HONEST.values(), ids=HONEST)
+@pytest.mark.parametrize("change", few(HONEST.values(), 3), ids=HONEST)
 def test_photographs_of_a_poor_but_honest_model_are_judged(change, cifar_archive_of_1000):
     training = open_images(cifar_archive_of_1000).images
     fresh = open_images(cifar_archive_of_1000, "test").images

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import plausibility_tools as tools
 import pytest
+from parameters import few
 
 from diffmem.data import open_images
 from diffmem.memorization.plausibility import check_samples
@@ -46,7 +47,7 @@ def test_noise_in_the_place_of_digits_is_named(change):
         assert "noise" in (found.problem or "")
 
 
-@pytest.mark.parametrize("change", NOISE.values(), ids=NOISE)
+@pytest.mark.parametrize("change", few(NOISE.values(), 3), ids=NOISE)
 def test_noise_in_the_place_of_colour_images_is_named(change):
     assert check_samples(change(MORE_SCENES), SCENES).record.kind == "noise"
 
@@ -70,7 +71,7 @@ def test_white_noise_is_told_from_few_training_images(size):
 
 
 @pytest.mark.cifar
-@pytest.mark.parametrize("change", NOISE.values(), ids=NOISE)
+@pytest.mark.parametrize("change", few(NOISE.values(), 2), ids=NOISE)
 def test_noise_in_the_place_of_photographs_is_named(change, cifar_archive_of_1000):
     training = open_images(cifar_archive_of_1000).images
     fresh = open_images(cifar_archive_of_1000, "test").images

@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 import plausibility_tools as tools
 import pytest
+from parameters import few
 
 from diffmem.data import open_images
 from diffmem.memorization.plausibility import check_samples
-from diffmem.memorization.plausibility.readings import readings
+from diffmem.memorization.plausibility.value_range import readings
 
 TRAINING, HELDOUT, FRESH = tools.digits()
 SCENES, MORE_SCENES = tools.scenes(600, 0), tools.scenes(500, 1)
@@ -30,7 +31,7 @@ def test_a_wrong_value_range_of_digits_is_named_with_the_reading_that_fits(readi
 
 
 @pytest.mark.parametrize(
-    "reading", [r for r in COLOUR if "multiplied by 255" not in r.mistake and "by 64" not in r.mistake],
+    "reading", few([r for r in COLOUR if "multiplied by 255" not in r.mistake and "by 64" not in r.mistake], 4),
     ids=lambda reading: reading.title,
 )  # fmt: skip
 def test_a_wrong_value_range_of_colour_images_is_named(reading):
@@ -41,7 +42,7 @@ def test_a_wrong_value_range_of_colour_images_is_named(reading):
 
 
 @pytest.mark.cifar
-@pytest.mark.parametrize("reading", COLOUR, ids=lambda reading: reading.title)
+@pytest.mark.parametrize("reading", few(COLOUR, 4), ids=lambda reading: reading.title)
 def test_a_wrong_value_range_of_photographs_is_named(reading, cifar_archive_of_1000):
     training = open_images(cifar_archive_of_1000).images
     fresh = open_images(cifar_archive_of_1000, "test").images

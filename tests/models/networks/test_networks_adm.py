@@ -5,13 +5,20 @@ import torch
 from models_tools import images, random_state
 
 from diffmem.models.networks.adm import DhariwalUNet
+from diffmem.models.networks.unet import UNetSettings
 
 NOISE = torch.tensor([0.3])
 
 
+def settings(**options):
+    shape = {"resolution": 8, "image_channels": 3, "dropout": 0.1}
+    return UNetSettings(
+        **{**shape, "base_width": 64, "multipliers": (1, 2), "blocks": 1, "attention": (), **options}
+    )
+
+
 def network(**options):
-    settings = {"channels": 64, "multipliers": (1, 2), "blocks": 1, "attention": ()}
-    made = DhariwalUNet(8, 3, 3, **{**settings, **options})
+    made = DhariwalUNet(settings(**options))
     made.load_state_dict(random_state(made))
     return made.eval()
 
@@ -30,26 +37,28 @@ def test_attention_is_in_every_block_of_its_resolutions_and_in_the_first_of_the_
 
 
 def test_a_narrow_network_has_no_attention():
-    assert heads(network(channels=16, attention=(8, 4))) == {}
+    assert heads(network(base_width=16, attention=(8, 4))) == {}
 
 
 def test_the_first_convolution_has_the_width_of_the_first_level():
-    assert network(channels=16, multipliers=(3, 1)).enc["8x8_conv"].weight.shape == (48, 3, 3, 3)
+    assert network(base_width=16, multipliers=(3, 1)).enc["8x8_conv"].weight.shape == (48, 3, 3, 3)
 
 
 def test_labels_join_the_embedding_without_a_bias():
-    made = network(channels=16, num_labels=5)
+    made = network(base_width=16, num_labels=5)
     assert made.map_label.bias is None
     assert made.map_label.weight.shape == (64, 5)
 
 
 def test_a_resolution_change_alone_has_no_convolution_in_its_skip():
-    names = [name for name in network(channels=16).state_dict() if "_down.skip" in name or "_up.skip" in name]
+    names = [
+        name for name in network(base_width=16).state_dict() if "_down.skip" in name or "_up.skip" in name
+    ]
     assert names == ["enc.4x4_down.skip.resample_filter", "dec.8x8_up.skip.resample_filter"]
 
 
 @pytest.mark.parametrize("num_labels", [0, 5])
 def test_an_untrained_network_returns_zero(num_labels):
-    made = DhariwalUNet(8, 3, 3, num_labels=num_labels, channels=16, multipliers=(1, 2), blocks=1)
+    made = DhariwalUNet(settings(num_labels=num_labels, base_width=16))
     labels = torch.tensor([1, 4]) if num_labels else None
     assert not made(images(2), NOISE, labels).any()

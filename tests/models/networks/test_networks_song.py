@@ -7,14 +7,20 @@ import torch
 from models_tools import images, random_state
 
 from diffmem.models.networks.layers import FourierEmbedding, PositionalEmbedding
-from diffmem.models.networks.song import SongUNet
+from diffmem.models.networks.song import SongSettings, SongUNet
 
 NOISE = torch.tensor([0.3])
 
 
-def network(resolution=8, **options):
-    settings = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": ()}
-    made = SongUNet(resolution, 3, 3, **{**settings, **options})
+def settings(**options):
+    shape = {"resolution": 8, "image_channels": 3, "dropout": 0.13}
+    return SongSettings(
+        **{**shape, "base_width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (), **options}
+    )
+
+
+def network(**options):
+    made = SongUNet(settings(**options))
     made.load_state_dict(random_state(made))
     return made.eval()
 
@@ -80,7 +86,7 @@ def test_a_batch_may_share_one_noise_level():
 
 def test_residual_branches_start_small_and_the_output_smaller():
     torch.manual_seed(0)
-    made = SongUNet(8, 3, 3, channels=32, multipliers=(1, 2), blocks=1, attention=())
+    made = SongUNet(settings(base_width=32))
     bound = math.sqrt(6 / (2 * 32 * 9))
     assert made.enc["8x8_block0"].conv0.weight.abs().max() > 0.99 * bound
     assert made.enc["8x8_block0"].conv1.weight.abs().max() <= 1e-5 * bound

@@ -10,6 +10,7 @@ from diffmem.errors import UserError
 from diffmem.models.denoiser import Denoiser
 from diffmem.models.discrete import (
     DiscreteDenoiser,
+    DiscreteProcess,
     betas_of,
     clipped,
     levels_of,
@@ -32,8 +33,11 @@ class Recorder:
         return torch.full_like(x, self.answer)
 
 
-def denoiser(network=None, prediction="epsilon", levels=LINEAR, **options):
-    return DiscreteDenoiser(network or Recorder(), levels, prediction, SHAPE, **options)
+def denoiser(
+    network=None, prediction="epsilon", levels=LINEAR, timesteps="interpolated", finish=None, **options
+):
+    process = DiscreteProcess(levels, prediction, timesteps, finish)
+    return DiscreteDenoiser(network or Recorder(), process, SHAPE, **options)
 
 
 def refused(action):

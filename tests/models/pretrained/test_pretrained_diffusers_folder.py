@@ -27,6 +27,7 @@ from diffusers_tools import (
     stepped,
     tiny_unet,
 )
+from parameters import slow, these
 from safetensors.torch import load_file, save_file
 
 from diffmem.errors import UserError
@@ -56,12 +57,12 @@ def predictor(unet):
 @pytest.mark.parametrize(
     ("kind", "schedule", "classes"),
     [
-        ("DDPMPipeline", "linear", None),
+        slow(("DDPMPipeline", "linear", None)),
         ("DDIMPipeline", "linear", None),
-        (None, "linear", None),
+        slow((None, "linear", None)),
         (None, "squaredcos_cap_v2", None),
         ("DDPMPipeline", "linear", 5),
-        (None, "squaredcos_cap_v2", 5),
+        slow((None, "squaredcos_cap_v2", 5)),
     ],
 )
 def test_it_agrees_with_the_original_at_every_timestep(tmp_path, prediction, kind, schedule, classes):
@@ -143,7 +144,7 @@ def test_the_schedulers_clipping_is_done_where_it_is_wanted(tmp_path, options):
     assert float((open_diffusers(folder)(x, sigma) - wanted).abs().max()) > 0.1
 
 
-@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("clip", these([False, True], True))
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 def test_an_euler_step_of_the_sampler_is_the_deterministic_ddim_step(tmp_path, prediction, clip):
     unet = tiny_unet()
@@ -303,8 +304,8 @@ def test_what_the_levels_are_for_a_thousand_linear_steps(plain):
 def test_a_folder_is_opened_by_what_opens_any_model_and_known_by_all_that_belongs_to_it(tmp_path, plain):
     folder = shutil.copytree(plain, tmp_path / "model")
     opened = open_model(folder)
-    assert (opened.kind, opened.path) == ("diffusers folder", folder)
-    assert torch.equal(answer(opened.denoiser), answer(open_diffusers(plain)))
+    assert (opened.origin.format, opened.origin.path) == ("diffusers folder", folder)
+    assert torch.equal(answer(opened), answer(open_diffusers(plain)))
     settings = folder / "scheduler_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"beta_end": 0.01}))
-    assert open_model(folder).digest != opened.digest
+    assert open_model(folder).origin.digest != opened.origin.digest

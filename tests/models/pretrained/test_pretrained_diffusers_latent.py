@@ -25,6 +25,7 @@ from diffusers_tools import (
     tiny_transformer,
     tiny_unet,
 )
+from parameters import these
 from safetensors.torch import load_file, save_file
 
 from diffmem.errors import UserError
@@ -113,7 +114,7 @@ def test_an_ldm_pipeline_agrees_with_the_original_at_every_timestep(tmp_path, ki
     assert_it_agrees(denoiser, lambda *given: unet(*given).sample, pipeline.scheduler, labels)
 
 
-@pytest.mark.parametrize("out_channels", [8, 4, None])
+@pytest.mark.parametrize("out_channels", these([8, 4, None], 8))
 def test_a_dit_pipeline_agrees_with_the_original_at_every_timestep(tmp_path, out_channels):
     pipeline = dit(tmp_path, out_channels=out_channels)
     denoiser = open_diffusers(tmp_path)
@@ -164,7 +165,7 @@ def test_a_transformer_under_its_old_name_is_read_as_the_library_does(tmp_path, 
     assert "only_cross_attention" in refused(tmp_path / "model")
 
 
-@pytest.mark.parametrize("kind", AUTOENCODERS)
+@pytest.mark.parametrize("kind", these(AUTOENCODERS, "AutoencoderKL"))
 @pytest.mark.parametrize("layout", ["DDPMPipeline", "in it", "beside it"])
 def test_an_autoencoder_in_a_folder_of_another_layout_is_found(tmp_path, layout, kind):
     autoencoder, scheduler = tiny_autoencoder(kind), scheduler_of(clip_sample=False)

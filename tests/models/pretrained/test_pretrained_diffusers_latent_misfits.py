@@ -16,6 +16,7 @@ from diffusers_tools import (
     tiny_transformer,
     tiny_unet,
 )
+from parameters import amount
 from safetensors.torch import load_file, save_file
 
 from diffmem.errors import UserError
@@ -48,7 +49,7 @@ def change(folder, part, **settings):
         ("vae", {"block_out_channels": [10**6, 10**6]}, "shape"),
         ("vae", {"layers_per_block": 2}, "lack"),
         ("vae", {"layers_per_block": 10**9}, "layers_per_block"),
-        ("vae", {"use_quant_conv": False}, "that the network"),
+        ("vae", {"use_quant_conv": False}, "not one of this network"),
         ("vae", {"down_block_types": ["DownEncoderBlock2D"]}, "vae"),
         ("vae", {"down_block_types": None}, "describes no network"),
         ("vae", {"norm_num_groups": 3}, "describes no network"),
@@ -111,25 +112,26 @@ def test_an_autoencoder_that_makes_no_numbers_is_refused(folder, end):
 JUNK = [None, -1, 0, 2.5, "text", [], [1], {"a": 1}, True, 10**30]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("part", ["vae", "transformer"])
 def test_a_setting_of_any_other_type_is_refused_in_one_line_or_makes_a_network_that_runs(folder, part):
     path = folder / part / "config.json"
     config = json.loads(path.read_text())
     opened, seen = 0, set()
-    for key in [key for key in config if not key.startswith("_")]:
-        for junk in JUNK:
-            path.write_text(json.dumps(config | {key: junk}))
-            told = ""
-            try:
-                denoiser = open_diffusers(folder)
-            except UserError as error:
-                told = str(error)
-                seen.add(key)
-            assert "\n" not in told, (key, junk)
-            if not told:
-                opened += 1
-                z = denoiser(torch.zeros(1, *denoiser.image_shape), 1.0)
-                assert bool(torch.isfinite(denoiser.decode(z)).all())
-    assert 0 < opened < len(config) * len(JUNK) / 2
+    pairs = [(key, junk) for key in config if not key.startswith("_") for junk in JUNK][:: amount(3, 1)]
+    for key, junk in pairs:
+        path.write_text(json.dumps(config | {key: junk}))
+        told = ""
+        try:
+            denoiser = open_diffusers(folder)
+        except UserError as error:
+            told = str(error)
+            seen.add(key)
+        assert "\n" not in told, (key, junk)
+        if not told:
+            opened += 1
+            z = denoiser(torch.zeros(1, *denoiser.image_shape), 1.0)
+            assert bool(torch.isfinite(denoiser.decode(z)).all())
+    assert 0 < opened < len(pairs) / 2
     needed = {"scaling_factor", "latent_channels"} if part == "vae" else {"num_layers", "sample_size"}
     assert needed <= seen

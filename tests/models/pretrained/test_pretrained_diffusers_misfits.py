@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from diffusers_tools import WEIGHTS, copy_of, noisy, refused, saved, scheduler_of, tiny_unet
+from parameters import amount
 from safetensors.torch import load_file, save_file
 
 from diffmem.errors import UserError
@@ -37,7 +38,7 @@ def changed(plain, target, **settings):
         ({"num_class_embeds": 10**12}, "class_embedding"),
         ({"layers_per_block": 2}, "lack"),
         ({"layers_per_block": 10**9}, "layers_per_block"),
-        ({"down_block_types": ["DownBlock2D", "DownBlock2D"]}, "that the network"),
+        ({"down_block_types": ["DownBlock2D", "DownBlock2D"]}, "not one of this network"),
         ({"down_block_types": ["DownBlock2D", "Nothing"]}, "Nothing"),
         ({"down_block_types": None}, "describes no network"),
         ({"norm_num_groups": 3}, "describes no network"),
@@ -77,21 +78,22 @@ def test_the_first_tensor_that_does_not_fit_is_named(tmp_path, plain, change):
 JUNK = [None, -1, 0, 2.5, "text", [], [1], {"a": 1}, True, 10**30]
 
 
+@pytest.mark.thorough
 def test_a_setting_of_any_other_type_is_refused_in_one_line_or_makes_a_network_that_runs(tmp_path, plain):
     config = json.loads((plain / "config.json").read_text())
     opened, seen = 0, set()
-    for key in [key for key in config if not key.startswith("_")]:
-        for junk in JUNK:
-            folder = changed(plain, tmp_path, **{key: junk})
-            told = ""
-            try:
-                denoiser = open_diffusers(folder)
-            except UserError as error:
-                told = str(error)
-                seen.add(key)
-            assert "\n" not in told, (key, junk)
-            if not told:
-                opened += 1
-                assert bool(torch.isfinite(denoiser(torch.zeros(1, *denoiser.image_shape), 1.0)).all())
-    assert 0 < opened < len(config) * len(JUNK) / 2
+    pairs = [(key, junk) for key in config if not key.startswith("_") for junk in JUNK][:: amount(3, 1)]
+    for key, junk in pairs:
+        folder = changed(plain, tmp_path, **{key: junk})
+        told = ""
+        try:
+            denoiser = open_diffusers(folder)
+        except UserError as error:
+            told = str(error)
+            seen.add(key)
+        assert "\n" not in told, (key, junk)
+        if not told:
+            opened += 1
+            assert bool(torch.isfinite(denoiser(torch.zeros(1, *denoiser.image_shape), 1.0)).all())
+    assert 0 < opened < len(pairs) / 2
     assert {"sample_size", "in_channels", "block_out_channels", "layers_per_block", "act_fn"} <= seen

@@ -11,6 +11,7 @@ from edm_pickle_builder import damaged, pickled, saved, snapshot
 from edm_pickle_tools import GOOD, SONG, opened, refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from parameters import amount
 
 from diffmem.errors import UserError
 from diffmem.models.pretrained import edm_pickle
@@ -26,13 +27,15 @@ FUZZ = settings(
 )
 
 
-@settings(FUZZ, max_examples=400)
+@pytest.mark.thorough
+@settings(FUZZ, max_examples=amount(60, 400))
 @given(st.sampled_from(SEEDS).flatmap(damaged) | st.binary(max_size=60))
 def test_damage_gives_a_user_error_and_nothing_else(tmp_path, content):
     refused(tmp_path, content)  # undamaged, this file has too few tensors
 
 
-@settings(FUZZ, max_examples=25)
+@pytest.mark.thorough
+@settings(FUZZ, max_examples=amount(8, 25))
 @given(damaged(GOOD))
 def test_damage_to_a_whole_snapshot_gives_a_user_error_or_a_denoiser(tmp_path, content):
     told = None
@@ -58,7 +61,8 @@ PIECES = [
 ]
 
 
-@settings(FUZZ, max_examples=400)
+@pytest.mark.thorough
+@settings(FUZZ, max_examples=amount(60, 400))
 @given(st.lists(st.sampled_from(PIECES), max_size=40))
 def test_any_sequence_of_opcodes_gives_a_user_error(tmp_path, pieces):
     refused(tmp_path, b"\x80\x04" + b"".join(pieces) + b".")

@@ -18,15 +18,17 @@ import pytest
 import torch
 from edm_pickle_builder import Call, Nested, Persistent, pickled, saved, snapshot
 from edm_pickle_tools import GOOD, SONG, STATE, opened, rebuilt, refused, same
+from parameters import these
 
 from diffmem.errors import UserError
+from diffmem.models import weights
 from diffmem.models.pretrained import edm_pickle
 from diffmem.models.pretrained.edm_pickle import open_edm_pickle
 
 pytestmark = pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 
 
-@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("protocol", these(range(6), 0, 5))
 def test_embedded_source_never_runs(tmp_path, protocol):
     mark = tmp_path / "ran"
     source = f"import os; os.system('touch {mark}')"
@@ -70,7 +72,7 @@ def attacks(command):
 ATTACKS = [name for name, _, _ in attacks("")]
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+@pytest.mark.parametrize("protocol", these([0, 2, 4, 5], 2))
 @pytest.mark.parametrize("kind", ATTACKS)
 def test_code_in_a_pickle_is_refused_by_name_and_does_not_run(tmp_path, kind, protocol):
     mark = tmp_path / "ran"
@@ -235,7 +237,7 @@ def test_too_many_opcodes_are_refused(tmp_path, monkeypatch):
 
 
 def test_a_file_that_is_too_large_is_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr(edm_pickle, "MAX_FILE_BYTES", len(GOOD) - 1)
+    monkeypatch.setattr(weights, "MAX_FILE_BYTES", len(GOOD) - 1)
     assert f"the limit is {len(GOOD) - 1:,}" in refused(tmp_path, GOOD)
 
 

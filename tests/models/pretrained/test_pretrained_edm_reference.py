@@ -49,7 +49,7 @@ def adm_config(wrapper="EDMPrecond", **arguments):
 def template(config):
     """The names and shapes of the network's tensors, filled with random numbers."""
     known = foreign._settings(config)
-    network = foreign._network(known, known["img_resolution"], known["img_channels"])
+    network = foreign._network(known)
     return {f"model.{name}": value for name, value in random_state(network, seed=3).items()}
 
 
@@ -232,7 +232,7 @@ def test_an_edm_wrapper_holds_adm_by_default():
     config = {"class_name": "EDMPrecond", "img_resolution": 64, "img_channels": 3, "label_dim": 1000}
     with torch.device("meta"):
         found = shapes(config)
-        network = foreign._network(foreign._settings(config), 64, 3)
+        network = foreign._network(foreign._settings(config))
     # The published ImageNet-64 model of this configuration has 296 million parameters.
     assert round(sum(value.numel() for value in network.parameters()) / 1e6) == 296
     assert found["map_label.weight"] == (768, 1000)
@@ -241,7 +241,7 @@ def test_an_edm_wrapper_holds_adm_by_default():
 
 def shapes(config):
     known = foreign._settings(config)
-    network = foreign._network(known, known["img_resolution"], known["img_channels"])
+    network = foreign._network(known)
     return {name: tuple(value.shape) for name, value in network.state_dict().items()}
 
 

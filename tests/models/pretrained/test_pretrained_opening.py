@@ -5,16 +5,17 @@ import pytest
 import torch
 from edm_pickle_builder import pickled, snapshot
 from edm_pickle_tools import SONG, STATE
+from safetensors.torch import save_file
 
 from diffmem.errors import UserError
 from diffmem.files import sha256_file
 from diffmem.models import (
     FunctionDenoiser,
     ModelConfig,
-    OpenedModel,
     build_denoiser,
     open_edm_pickle,
     open_model,
+    origin_of,
     save_denoiser,
 )
 
@@ -32,15 +33,15 @@ def saved(tmp_path):
 
 def test_of_a_runs_folder_the_last_snapshot_is_opened(saved):
     opened = open_model(saved)
-    assert opened.name == "000000020.safetensors at epoch 000000020"
-    assert opened.kind == "diffmem snapshot"
-    assert opened.digest == sha256_file(saved / "snapshots" / "000000020.safetensors")
-    assert opened.denoiser.image_shape == (1, 8, 8)
+    assert opened.origin.name == "000000020.safetensors at epoch 000000020"
+    assert opened.origin.format == "diffmem snapshot"
+    assert opened.origin.digest == sha256_file(saved / "snapshots" / "000000020.safetensors")
+    assert opened.image_shape == (1, 8, 8)
 
 
 def test_a_snapshot_is_known_by_its_content_whatever_its_name(saved):
     path = (saved / "snapshots" / "000000010.safetensors").rename(saved / "model.weights")
-    assert open_model(path).kind == "diffmem snapshot"
+    assert open_model(path).origin.format == "diffmem snapshot"
 
 
 @pytest.mark.parametrize(
@@ -76,9 +77,9 @@ def test_an_edm_pickle_gives_its_averaged_weights(tmp_path):
     path = tmp_path / "network-snapshot-000010.pkl"
     path.write_bytes(pickled(snapshot(STATE, SONG)))
     opened = open_model(path)
-    assert opened.kind == "EDM pickle"
-    x = torch.randn(1, *opened.denoiser.image_shape)
-    assert torch.equal(opened.denoiser(x, 1.0), open_edm_pickle(path)(x, 1.0))
+    assert opened.origin.format == "EDM pickle"
+    x = torch.randn(1, *opened.image_shape)
+    assert torch.equal(opened(x, 1.0), open_edm_pickle(path)(x, 1.0))
 
 
 def test_a_folder_of_diffusers_is_known_by_its_settings(tmp_path):
@@ -107,9 +108,72 @@ def test_models_of_the_callers_own_are_told_apart_by_what_they_answer():
     half, third = (
         FunctionDenoiser(lambda x, sigma, labels, by=by: x / by, (1, 4, 4), 0.002, 80) for by in (2, 3)
     )
-    digests = [OpenedModel.of(denoiser, "mine").digest for denoiser in (half, half, third)]
+    digests = [origin_of(denoiser).digest for denoiser in (half, half, third)]
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_what_was_read_is_named(saved):
-    assert open_model(saved).path == saved / "snapshots" / "000000020.safetensors"
+    assert open_model(saved).origin.path == saved / "snapshots" / "000000020.safetensors"
+
+
+def test_another_network_of_an_edm_pickle_is_opened_by_its_name(tmp_path):
+    path = tmp_path / "training-state-000010.pkl"
+    path.write_bytes(pickled({"net": snapshot(STATE, SONG)["ema"]}))
+    with pytest.raises(UserError, match="'net'"):
+        open_model(path)
+    opened = open_model(path, weights="net")
+    assert opened.origin.name == f"{path.name}, weights 'net'"
+    assert opened.image_shape == (3, 8, 8)
+
+
+def test_weights_are_not_chosen_where_a_file_holds_one_network(saved):
+    with pytest.raises(
+        UserError, match="weights 'net' is for EDM pickles; a diffmem snapshot holds one network"
+    ):
+        open_model(saved, weights="net")
+
+
+def test_a_model_of_another_shape_than_wanted_is_refused(saved):
+    assert open_model(saved, (1, 8, 8)).image_shape == (1, 8, 8)
+    with pytest.raises(UserError, match=r"\(1, 8, 8\) \(C, H, W\), not \(3, 32, 32\)"):
+        open_model(saved, image_shape=(3, 32, 32))
+
+
+def test_the_tensors_of_an_edm_network_are_opened_by_its_settings(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file(STATE, path)
+    pickle = tmp_path / "network-snapshot-000010.pkl"
+    pickle.write_bytes(pickled(snapshot(STATE, SONG)))
+    opened, x = open_model(path, settings=SONG), torch.randn(1, 3, 8, 8)
+    assert opened.origin.format == "EDM state dict"
+    assert torch.equal(opened(x, 1.0), open_model(pickle)(x, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("state", "settings", "words"),
+    [
+        ({}, SONG, "lacks"),
+        (STATE, {**SONG, "chanels": 4}, "no argument 'chanels'"),
+        (
+            {**STATE, "model.map_layer0.weight": STATE["model.map_layer0.weight"] * torch.nan},
+            SONG,
+            "not finite",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_the_settings_are_refused_with_their_file(tmp_path, state, settings, words):
+    path = tmp_path / "model.safetensors"
+    save_file(state, path)
+    with pytest.raises(UserError, match=rf"model\.safetensors.*{words}"):
+        open_model(path, settings=settings)
+
+
+def test_a_model_says_what_it_is(saved):
+    text = str(open_model(saved))
+    for part in (
+        "SongUNet, VP preconditioning",
+        "1 x 8 x 8",
+        "unconditional",
+        "000000020.safetensors at epoch",
+    ):
+        assert part in text

@@ -2,6 +2,7 @@ import re
 
 import numpy as np
 import pytest
+from parameters import slow
 from PIL import Image
 from reports_drawn import overlaps
 from reports_gap import boxes_of, make_curves, printed
@@ -51,7 +52,14 @@ def test_noise_levels_at_which_nothing_happens_are_left_out(curves):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"conditional": True}, {"sigmas": [1.0]}, {"sigmas": [0.5, 2.0]}, {"count": 1}, {"count": 2}],
+    [
+        slow({}),
+        {"conditional": True},
+        {"sigmas": [1.0]},
+        slow({"sigmas": [0.5, 2.0]}),
+        {"count": 1},
+        slow({"count": 2}),
+    ],
     ids=str,
 )
 def test_texts_do_not_overlap_and_every_set_can_be_drawn(settings, tmp_path):

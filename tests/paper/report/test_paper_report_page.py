@@ -74,7 +74,7 @@ def test_over_epochs_the_papers_number_is_its_peak():
     [
         ("shown", "The CPU scale shows this: 3 of 4."),
         ("opposite", "The CPU scale shows the opposite: 3 of 4."),
-        ("cannot tell", "The CPU scale does not show this, nor the opposite: 3 of 4."),
+        ("cannot tell", "The CPU scale shows neither this nor the opposite: 3 of 4."),
     ],
 )
 def test_verdicts_are_plain_sentences(verdict, words):
@@ -129,6 +129,7 @@ def test_the_page_tells_each_claim_its_verdict_and_its_numbers(page):
         assert f"{claim.claim}: {claim.verdict} {verdict_text(result, claim)}" in page.words
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", ["by_labels", "by_classes", "by_epochs_of_seeds", "by_mask_resolution"])
 def test_the_page_holds_every_rate_and_every_published_number(name):
     result = EXPERIMENTS[name]()
@@ -194,6 +195,7 @@ def test_without_runs_the_page_says_so_and_there_is_no_figure(form, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "result.json"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_folder_is_complete_and_its_json_reads_back(tmp_path):
     result = by_mask_resolution()
     paths = write_experiment(result, [make_gallery()], tmp_path / "deep" / "folder")
@@ -245,6 +247,7 @@ def test_the_terminal_table_counts_seeds():
     assert "seeds" not in terminal(by_size())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_runs_without_held_out_images_have_no_null_rate():
     level = make_level("a", sizes=(64,))
     study = level.study.model_copy(update={"runs": [make_run(64, null=None)]})
@@ -260,6 +263,7 @@ def test_marks_in_names_do_not_style_the_terminal():
     assert "[bold]t[/]" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_shows_other_thresholds_coverage_and_distances_of_every_run():
     made = make_run(100)
     peak = made.peak.model_copy(

@@ -117,7 +117,7 @@ def test_a_finding_that_the_scale_does_not_show_is_said_plainly():
     claim = ClaimRecord(claim="wider, more copies", verdict="cannot tell", numbers="the intervals overlap")
     page = results_page([by_size().model_copy(update={"claims": [claim]})], {}, COMMAND)
     assert (
-        "- Wider, more copies. The CPU scale does not show this, nor the opposite: the intervals overlap."
+        "- Wider, more copies. The CPU scale shows neither this nor the opposite: the intervals overlap."
         in page
     )
 

@@ -8,14 +8,15 @@ from store_builders import child, wait_for_ever
 
 from diffmem import distributed
 from diffmem.errors import DiffmemError
-from diffmem.runs.store import status
-from diffmem.runs.store.status import StatusFile, read_status
+from diffmem.runs.store import workers
+from diffmem.runs.store.workers import read_status, reported_status
 
 
 def tell_and_wait(connection, folder):
-    StatusFile(folder).tell(3, 4, "N=4")
-    connection.send("told")
-    wait_for_ever(connection)
+    with reported_status(folder) as report:
+        report(3, 4, "N=4")
+        connection.send("told")
+        wait_for_ever(connection)
 
 
 def change(folder, **values):
@@ -27,8 +28,8 @@ def change(folder, **values):
 def test_what_a_process_tells_is_read(tmp_path):
     before = time.time()
     assert read_status(tmp_path) is None
-    with StatusFile(tmp_path) as file:
-        file.tell(30, 100, "N=4, epoch 7")
+    with reported_status(tmp_path) as report:
+        report(30, 100, "N=4, epoch 7")
         found = read_status(tmp_path)
     assert (found.done, found.total, found.note) == (30, 100, "N=4, epoch 7")
     assert (found.pid, found.host) == (os.getpid(), socket.gethostname())
@@ -40,23 +41,23 @@ def test_what_a_process_tells_is_read(tmp_path):
 
 def test_the_time_left_follows_from_what_was_done_since_the_start(tmp_path, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(status.time, "monotonic", lambda: now[0])
-    file = StatusFile(tmp_path)
-    now[0] = 150.0  # reading data, which says nothing about the pace
-    file.tell(50, 100)
-    now[0] = 160.0
-    file.tell(70, 100)  # two a second
-    assert read_status(tmp_path).seconds_left == pytest.approx(15)
+    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+    with reported_status(tmp_path) as report:
+        now[0] = 150.0  # reading data, which says nothing about the pace
+        report(50, 100)
+        now[0] = 160.0
+        report(70, 100)  # two a second
+        assert read_status(tmp_path).seconds_left == pytest.approx(15)
 
 
 def test_writes_are_no_closer_than_asked_for(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(status.time, "monotonic", lambda: now[0])
-    file = StatusFile(tmp_path, every=1.0)
+    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
     seen = []
-    for now[0] in (0.0, 0.5, 0.99, 1.0, 1.5, 2.25):
-        file.tell(now[0], 10)
-        seen.append(read_status(tmp_path).done)
+    with reported_status(tmp_path, every=1.0) as report:
+        for now[0] in (0.0, 0.5, 0.99, 1.0, 1.5, 2.25):
+            report(now[0], 10)
+            seen.append(read_status(tmp_path).done)
     assert seen == [0.0, 0.0, 0.0, 1.0, 1.0, 2.25]
 
 
@@ -69,21 +70,27 @@ def test_the_status_of_a_killed_process_is_none(tmp_path):
         assert read_status(tmp_path) is None
 
 
-def test_a_status_of_a_reused_number_is_none(tmp_path):
-    StatusFile(tmp_path).tell(1, 2)
-    process = json.loads((tmp_path / "status.json").read_text())["process"]
+@pytest.fixture
+def left(tmp_path):
+    """A folder with the status of this process."""
+    with reported_status(tmp_path) as report:
+        report(1, 2)
+        yield tmp_path
+
+
+def test_a_status_of_a_reused_number_is_none(left):
+    process = json.loads((left / "status.json").read_text())["process"]
     if process["start"] is None:
         pytest.skip("the system does not tell when processes started")
-    change(tmp_path, process={**process, "start": process["start"] - 1})
-    assert read_status(tmp_path) is None
+    change(left, process={**process, "start": process["start"] - 1})
+    assert read_status(left) is None
 
 
 @pytest.mark.parametrize(("age", "there"), [(100, True), (130, False)])
-def test_a_process_of_another_machine_counts_as_working_for_two_minutes(tmp_path, age, there):
-    StatusFile(tmp_path).tell(1, 2)
+def test_a_process_of_another_machine_counts_as_working_for_two_minutes(left, age, there):
     place = {"place": "elsewhere", "start": 1}
-    change(tmp_path, host="elsewhere", pid=2**22 + 1, updated=time.time() - age, process=place)
-    assert (read_status(tmp_path) is not None) is there
+    change(left, host="elsewhere", pid=2**22 + 1, updated=time.time() - age, process=place)
+    assert (read_status(left) is not None) is there
 
 
 @pytest.mark.parametrize(
@@ -99,11 +106,10 @@ def test_a_process_of_another_machine_counts_as_working_for_two_minutes(tmp_path
         {"pid": 2**80},
     ],
 )
-def test_a_damaged_status_is_none(tmp_path, wrong):
-    StatusFile(tmp_path).tell(1, 2)
-    assert read_status(tmp_path) is not None
-    change(tmp_path, **wrong)
-    assert read_status(tmp_path) is None
+def test_a_damaged_status_is_none(left, wrong):
+    assert read_status(left) is not None
+    change(left, **wrong)
+    assert read_status(left) is None
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"done": 1', b"[1]", b"\xff"])
@@ -116,17 +122,17 @@ def test_a_status_that_cannot_be_written_ends_no_training(tmp_path, monkeypatch)
     def full(path, content):
         raise DiffmemError("Cannot write: No space left on device.")
 
-    monkeypatch.setattr(status, "write_json", full)
-    with StatusFile(tmp_path) as file:
-        file.tell(1, 2)
+    monkeypatch.setattr(workers, "write_json", full)
+    with reported_status(tmp_path) as report:
+        report(1, 2)
         assert read_status(tmp_path) is None
 
 
 def test_among_the_processes_of_torchrun_the_first_writes_and_removes(tmp_path, monkeypatch):
-    with StatusFile(tmp_path) as first:
-        first.tell(1, 2, "first")
+    with reported_status(tmp_path) as first:
+        first(1, 2, "first")
         monkeypatch.setattr(distributed, "_current", distributed.World(1, 2))
-        with StatusFile(tmp_path) as second:
-            second.tell(2, 2, "second")
+        with reported_status(tmp_path) as second:
+            second(2, 2, "second")
         assert read_status(tmp_path).note == "first"
         monkeypatch.undo()

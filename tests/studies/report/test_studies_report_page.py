@@ -13,9 +13,8 @@ from rich.console import Console
 from diffmem.errors import DiffmemError
 from diffmem.reports.text import rate_text, size_text
 from diffmem.studies.records import EmmRecord, StudyResult
-from diffmem.studies.report.page import render_report
-from diffmem.studies.report.tables import summary_rows, terminal_table
-from diffmem.studies.report.write import write_report
+from diffmem.studies.report.page import render_report, write_report
+from diffmem.studies.report.tables import terminal_table
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +93,12 @@ def test_hostile_text_is_escaped():
     assert evil in page.words
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_template_marks_in_a_title_are_text():
     assert "{{ 7 * 7 }}" in Page(render_report(make_result(sizes=(16,), title="{{ 7 * 7 }}"))).words
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("status", "words"),
     [("above largest", "Its EMM is above 512"), ("below smallest", "Its EMM is below 16")],
@@ -113,6 +114,7 @@ def test_a_study_without_runs_has_a_page_without_figures():
     assert not [tag for tag, _ in page.tags if tag in ("img", "table")]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_warnings_come_before_the_numbers():
     words = Page(render_report(make_result(runs=[make_run(16, null=None)], notes=["One seed only."]))).words
     assert words.index("One seed only.") < words.index("Summary")
@@ -120,6 +122,7 @@ def test_warnings_come_before_the_numbers():
     assert "none held out" in words
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_seeds_are_shown_only_where_there_are_several():
     def headings(result):
         text = render_report(result)
@@ -131,11 +134,14 @@ def test_seeds_are_shown_only_where_there_are_several():
 
 def test_rows_hold_the_peak_and_the_end():
     run = make_run(128, duplicates=2)
-    row = summary_rows(make_result(runs=[run]))[0]
-    assert (row.size, row.peak_epoch, row.time) == ("128", "2,000", "7 min 02 s")
-    assert row.peak == rate_text(run.peak.memorized)
-    assert row.last == f"{100 * run.last.memorized.value:.1f}%"
-    assert row.distinct == f"{run.peak.distinct_replicated} of 126"
+    result = make_result(runs=[run])
+    columns = terminal_table(result).columns
+    row = [str(cell) for column in columns for cell in column.cells]
+    peak, last = rate_text(run.peak.memorized), f"{100 * run.last.memorized.value:.1f}%"
+    copied = f"{run.peak.distinct_replicated} of 126"
+    assert row == ["128", peak, "2,000", last, "0.2%", copied, "7 min 02 s"]
+    page = render_report(result)
+    assert all(f"<td>{cell}</td>" in page for cell in (peak, "2,000", last, copied, "7 min 02 s"))
 
 
 def test_the_terminal_table_fits_80_columns(result):
@@ -154,6 +160,7 @@ def test_marks_in_a_title_do_not_style_the_terminal():
     assert "[bold]x[/bold] [/]" in console.export_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_folder_is_complete_and_its_json_reads_back(result, tmp_path):
     galleries = [make_gallery(), make_gallery(title="../../16 / images"), make_gallery()]
     paths = write_report(result, galleries, tmp_path / "report")

@@ -64,8 +64,8 @@ def test_a_search_that_is_interrupted_chooses_the_same_sizes(emm, known):
     partly = replay(SizeRule(16, 16_000), lambda size: oracle(emm)(size) if size in first else None)
     assert list(partly.outcomes) == first
     if known < len(whole.outcomes):
-        assert partly.status == "searching"
-        assert partly.waiting == [list(whole.outcomes)[known]]
+        assert partly.status == "unfinished"
+        assert partly.waiting == list(whole.outcomes)[known]
 
 
 def test_what_other_studies_trained_does_not_change_the_choice():
@@ -136,9 +136,9 @@ def test_the_number_of_trainings_is_bounded():
     assert "5 sizes" in found.note
 
 
-def test_every_round_says_why():
+def test_every_step_says_why():
     found = replay(SizeRule(16, 16_000), oracle(700))
-    assert [sizes for sizes, _ in found.steps] == [[size] for size in found.outcomes]
+    assert [size for size, _ in found.steps] == list(found.outcomes)
     assert all(why for _, why in found.steps)
 
 

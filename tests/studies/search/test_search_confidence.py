@@ -13,28 +13,28 @@ from diffmem.studies.search.decisions import part_size
 
 
 @pytest.mark.parametrize(("count", "total"), [(0, 0), (5, 5), (37, 40), (30, 40), (190, 200)])
-@pytest.mark.parametrize("line", [0.5, 0.9])
-def test_the_evidence_is_the_integral_that_the_docstring_names(count, total, line):
+@pytest.mark.parametrize("target", [0.5, 0.9])
+def test_the_evidence_is_the_integral_that_the_docstring_names(count, total, target):
     misses = total - count
-    integral = quad(lambda p: p**count * (1 - p) ** misses, line, 1, epsabs=0, epsrel=1e-10)[0]
-    expected = integral / (1 - line) / (line**count * (1 - line) ** misses)
-    assert log_evidence_above(count, total, line) == pytest.approx(math.log(expected), abs=1e-8)
+    integral = quad(lambda p: p**count * (1 - p) ** misses, target, 1, epsabs=0, epsrel=1e-10)[0]
+    expected = integral / (1 - target) / (target**count * (1 - target) ** misses)
+    assert log_evidence_above(count, total, target) == pytest.approx(math.log(expected), abs=1e-8)
 
 
-@pytest.mark.parametrize("line", [0.3, 0.9])
+@pytest.mark.parametrize("target", [0.3, 0.9])
 @pytest.mark.parametrize("total", [1, 7, 60])
-def test_at_the_line_the_expected_evidence_is_one_and_below_it_less(line, total):
+def test_at_the_target_the_expected_evidence_is_one_and_below_it_less(target, total):
     counts = np.arange(total + 1)
-    evidence = np.exp([log_evidence_above(int(count), total, line) for count in counts])
-    assert binom.pmf(counts, total, line) @ evidence == pytest.approx(1, abs=1e-9)
-    for rate in (0.5 * line, 0.97 * line):
+    evidence = np.exp([log_evidence_above(int(count), total, target) for count in counts])
+    assert binom.pmf(counts, total, target) @ evidence == pytest.approx(1, abs=1e-9)
+    for rate in (0.5 * target, 0.97 * target):
         assert binom.pmf(counts, total, rate) @ evidence < 1
 
 
 @given(st.integers(0, 500), st.integers(0, 500), st.floats(0.05, 0.95))
-def test_the_two_sides_mirror_each_other(hits, misses, line):
-    above = log_evidence_above(hits, hits + misses, line)
-    assert above == pytest.approx(log_evidence_below(misses, hits + misses, 1 - line), abs=1e-9)
+def test_the_two_sides_mirror_each_other(hits, misses, target):
+    above = log_evidence_above(hits, hits + misses, target)
+    assert above == pytest.approx(log_evidence_below(misses, hits + misses, 1 - target), abs=1e-9)
 
 
 def test_evidence_is_finite_where_its_integral_underflows():
@@ -46,11 +46,11 @@ def test_where_the_integral_underflows_the_bound_is_near_it():
     """In the last case that does not underflow, both ways are compared: -690 is near the end of float64."""
     from scipy.special import betaincc
 
-    hits, misses, line = 5, 270, 0.9
-    assert 0 < betaincc(hits + 1, misses + 1, line) < 1e-250
-    exact = log_evidence_above(hits, hits + misses, line)
-    fall = misses / (1 - line) - hits / line
-    assert exact == pytest.approx(-math.log(fall * (1 - line)), abs=0.05)
+    hits, misses, target = 5, 270, 0.9
+    assert 0 < betaincc(hits + 1, misses + 1, target) < 1e-250
+    exact = log_evidence_above(hits, hits + misses, target)
+    fall = misses / (1 - target) - hits / target
+    assert exact == pytest.approx(-math.log(fall * (1 - target)), abs=0.05)
 
 
 @given(st.integers(0, 2000), st.integers(0, 2000))
@@ -116,7 +116,7 @@ def test_a_fixed_sample_interval_would_miss_it_more_often_than_it_says():
 def test_numbers_out_of_range_are_refused():
     with pytest.raises(UserError, match="count"):
         log_evidence_above(5, 4, 0.9)
-    with pytest.raises(UserError, match="line"):
+    with pytest.raises(UserError, match="target rate"):
         log_evidence_below(1, 4, 1.0)
     with pytest.raises(UserError, match="confidence"):
         anytime_interval(1, 4, 1.0)

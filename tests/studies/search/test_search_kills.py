@@ -78,11 +78,13 @@ def undisturbed(tmp_path_factory):
     return table(SearchStudy(tiny_recipe(*SETTINGS), folder).result())
 
 
+@pytest.mark.slow
 def test_three_kills_change_nothing(undisturbed, tmp_path):
     survive(tmp_path, SETTINGS, kills=3, seed=1, most_wait=5)
     assert table(SearchStudy(tiny_recipe(*SETTINGS), tmp_path).result()) == undisturbed
 
 
+@pytest.mark.slow
 def test_two_studies_at_once_on_one_store_train_everything_once(undisturbed, tmp_path):
     """Who finds a run leased waits for it: its lock is never asked for while somebody holds it."""
     store = tmp_path / "store"

@@ -61,9 +61,9 @@ def test_the_error_of_an_interval_is_shared_by_its_sizes():
 
 
 def test_futility_is_off_unless_asked_for():
-    assert tiny_recipe().futility is None
-    assert tiny_recipe("search.futility=true").futility == FutilityRule()
-    assert tiny_recipe("search.futility={pace: 3}").futility == FutilityRule(pace=3)
+    assert tiny_recipe().search.futility is None
+    assert tiny_recipe("search.futility=true").search.futility == FutilityRule()
+    assert tiny_recipe("search.futility={pace: 3}").search.futility == FutilityRule(pace=3)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from diffmem.files import write_json
 from diffmem.runs import run as runs
 from diffmem.runs.store.index import RunIndex
 from diffmem.studies.search import work
-from diffmem.studies.search.driver import carry_out_search
+from diffmem.studies.search.driver import run_search
 from diffmem.studies.search.levels import Item
 from diffmem.studies.search.study import SearchStudy, open_search
 from diffmem.training import Trainer
@@ -90,7 +90,7 @@ def test_a_run_has_its_null_and_what_it_cost(finished):
 def test_what_is_finished_is_not_done_again(copied, monkeypatch):
     before = table(copied.result())
     forbid(monkeypatch, "training", "sampling")
-    carry_out_search(copied)
+    run_search(copied)
     assert table(SearchStudy(tiny_recipe(), copied.folder).result()) == before
 
 
@@ -153,7 +153,7 @@ def test_a_training_that_another_study_has_is_waited_for_and_used(tmp_path, monk
             other.release(study.run(first).run_id)
 
         monkeypatch.setattr(driver.time, "sleep", wait)
-        carry_out_search(study)
+        run_search(study)
     assert waits
     assert study.result().finished
 
@@ -175,7 +175,7 @@ def test_a_damaged_file_is_found_and_made_anew_and_the_report_says_so(copied, da
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     again = SearchStudy(tiny_recipe(), copied.folder)
     told = []
-    carry_out_search(again, warn=told.append)
+    run_search(again, warn=told.append)
     result = SearchStudy(tiny_recipe(), copied.folder).result()
     assert table(result) == before
     if damage == "part":
@@ -206,7 +206,7 @@ def test_a_snapshot_that_is_damaged_before_its_images_are_sampled_is_made_anew(t
     for part in run.folder.glob(f"evaluations/*/{int(snapshot.stem):010d}/*"):
         part.unlink()
     told = []
-    carry_out_search(SearchStudy(whole.recipe, tmp_path / "cut"), warn=told.append)
+    run_search(SearchStudy(whole.recipe, tmp_path / "cut"), warn=told.append)
     result = SearchStudy(whole.recipe, tmp_path / "cut").result()
     assert table(result) == table(whole.result())
     assert any("anew" in text for text in told)
@@ -239,6 +239,7 @@ def test_several_seeds_are_searched_each_and_their_variation_is_in_the_interval(
     assert any("3 seeds" in note for note in level.emm.notes)
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_does_not_change_the_result(finished, tmp_path):
     parallel = carried_out(tmp_path, "executor={kind: local, processes: 2}")
     assert table(parallel.result()) == table(finished.result())
@@ -266,7 +267,7 @@ def test_a_size_that_the_data_cannot_give_is_told_before_anything_is_trained(tmp
 def test_a_store_that_was_named_once_is_found_again_and_a_damaged_note_of_it_is_told(tmp_path):
     study = SearchStudy(tiny_recipe(), tmp_path / "study", tmp_path / "store")
     (tmp_path / "store").mkdir()
-    study.write_place()
+    study.write_recipe()
     assert open_search(tmp_path / "study").store == (tmp_path / "store").resolve()
     write_json(tmp_path / "study" / "place.json", {"store": str(tmp_path / "gone")})
     with pytest.raises(UserError, match="gone"):

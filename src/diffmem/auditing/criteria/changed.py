@@ -22,7 +22,7 @@ CHANGED_NEIGHBOURS = 10
 
 @dataclass(frozen=True, eq=False)
 class Changed(Repeats):
-    """The ratio, near-copies passed over, of the best match under changes of the sample.
+    """The ratio, near-copies skipped, of the best match under changes of the sample.
 
     Attributes:
         transforms: The changes.

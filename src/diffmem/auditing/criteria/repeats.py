@@ -1,4 +1,4 @@
-"""The ratio with near-copies in the training set passed over."""
+"""The ratio with near-copies in the training set skipped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Repeats"]
 class Repeats(Ratio):
     """The distance to the nearest training image over that to the nearest one that shows another picture.
 
-    See `diffmem.memorization.RepeatAwareRule`. What is passed over is decided at the threshold, whatever the strictness.
+    See `diffmem.memorization.RepeatAwareRule`. What is skipped is decided at the threshold, whatever the strictness.
 
     Attributes:
         count: Neighbours that are looked at, at least 2.

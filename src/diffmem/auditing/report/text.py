@@ -93,7 +93,7 @@ def area_text(area: Area) -> str:
 
 
 def chance_text(row: CriterionRecord) -> str:
-    """Return the expected number and the strongest test: '1.2 expected; below 0.1: 13 events beside 0, p = 3e-08'; a dash if no null."""
+    """Return the expected number and the strongest test: '1.2 expected; below 0.1: 13 events against 0, p = 3e-08'; a dash if no null."""
     expected = "–" if row.null is None else f"{row.null.value * row.flagged.total:.3g} expected"
     test = row.strongest
     if test is None or not test.events:

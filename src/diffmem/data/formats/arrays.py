@@ -9,27 +9,27 @@ import math
 import sys
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.data.formats.guards import MAX_FILE_BYTES, MAX_TOTAL_BYTES, BoundedStream, reading
+from diffmem.data.formats.guards import MAX_FILE_BYTES, MAX_TOTAL_BYTES, BoundedStream, checked_zip, reading
 from diffmem.data.storage import PART_BYTES, contiguous, new_images
 from diffmem.errors import UserError
 
 __all__ = [
+    "ArrayArchive",
     "Header",
     "Layout",
     "as_nchw",
     "filled",
     "layout_of",
-    "member_array",
-    "member_labels",
-    "member_text",
-    "members_of",
     "naming",
+    "open_arrays",
     "read_header",
 ]
 
@@ -47,7 +47,7 @@ class Header(NamedTuple):
         shape: Length of each dimension.
         fortran: Whether the first index runs fastest.
         dtype: Type of the values, without Python objects.
-        bytes: How many bytes the header tells of after itself.
+        bytes: How many bytes the header declares after itself.
     """
 
     shape: tuple[int, ...]
@@ -87,38 +87,82 @@ def read_header(stream: IO[bytes], meant: type[np.generic] | None, what: str) ->
         return Header(shape, fortran, dtype, math.prod(shape) * dtype.itemsize)
 
 
-def members_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Return the arrays of an .npz by key."""
-    return {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+class ArrayArchive:
+    """The arrays of an open .npz, by key.
 
-
-def member_array(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, what: str, meant: type[np.generic] | None
-) -> NDArray[Any]:
-    """Read one array of an .npz after checking that its header says what is meant and fits the member's size.
-
-    Raises:
-        UserError: It is damaged or too large, or see `read_header`.
+    Args:
+        archive: The zip, whose members were checked.
+        name: The file's name, for errors.
     """
-    with reading(what), archive.open(info) as stream:
-        header = read_header(stream, meant, what)
-        if header.bytes > (MAX_TOTAL_BYTES if meant is np.uint8 else 4 * MAX_FILE_BYTES):
-            raise UserError(f"{what} is refused: an array of shape {str(header.shape)[:60]} is too large.")
-        left = info.file_size - stream.tell()
-        if header.bytes != left:
-            raise EOFError(f"the header tells of {header.bytes:,} bytes but there are {left:,}")
-        shape = header.shape[::-1] if header.fortran else header.shape
-        if meant is np.uint8:
-            values: NDArray[Any] = filled(stream, shape)
-        else:
-            content = stream.read(header.bytes)
-            values = np.frombuffer(content, header.dtype).reshape(shape)
-        if stream.read(1):  # at the end, where the CRC is checked
-            raise ValueError("there is more than its header tells of")
-        return values.transpose() if header.fortran else values
+
+    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
+        self._archive, self.name = archive, name
+        self.members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+
+    def array(self, key: str, meant: type[np.generic] | None) -> NDArray[Any] | None:
+        """Read an array after checking that its header says what is meant and fits the member's size.
+
+        Args:
+            key: Its key.
+            meant: See `read_header`.
+
+        Returns:
+            The array; none if there is no such key.
+
+        Raises:
+            UserError: It is damaged or too large, or see `read_header`.
+        """
+        info, what = self.members.get(key), f"{self.name}: {key}"
+        if info is None:
+            return None
+        with reading(what), self._archive.open(info) as stream:
+            header = read_header(stream, meant, what)
+            if header.bytes > (MAX_TOTAL_BYTES if meant is np.uint8 else 4 * MAX_FILE_BYTES):
+                raise UserError(
+                    f"{what} is refused: an array of shape {str(header.shape)[:60]} is too large."
+                )
+            left = info.file_size - stream.tell()
+            if header.bytes != left:
+                raise EOFError(f"the header declares {header.bytes:,} bytes but there are {left:,}")
+            shape = header.shape[::-1] if header.fortran else header.shape
+            if meant is np.uint8:
+                values: NDArray[Any] = filled(stream, shape)
+            else:
+                values = np.frombuffer(stream.read(header.bytes), header.dtype).reshape(shape)
+            if stream.read(1):  # at the end, where the CRC is checked
+                raise ValueError("there is more than its header declares")
+            return values.transpose() if header.fortran else values
+
+    def labels(self) -> NDArray[Any] | None:
+        """Read the whole numbers under `labels` (or `y`); none if there are none."""
+        key = next((key for key in _LABELS if key in self.members), _LABELS[0])
+        return self.array(key, np.int64)
+
+    def text(self, key: str) -> tuple[str, ...] | None:
+        """Read the texts under a key; none if there is no such key."""
+        array = self.array(key, None)
+        if array is None:
+            return None
+        what = f"{self.name}: {key}"
+        if array.size > _MAX_WORDS:
+            raise UserError(f"{what} is refused: it has {array.size:,} texts; the limit is {_MAX_WORDS:,}.")
+        with reading(what):
+            # NumPy makes texts of any numbers, and Python finds out when it looks at the letters.
+            letters = np.ascontiguousarray(array).reshape(-1)
+            letters = letters.view(np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
+            if letters.size and int(letters.max()) > sys.maxunicode:
+                raise ValueError("it holds letters that Unicode does not have")
+            return tuple(str(word) for word in np.atleast_1d(array).reshape(-1))
 
 
-def filled(stream: IO[bytes], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+@contextmanager
+def open_arrays(path: Path) -> Iterator[ArrayArchive]:
+    """Open an .npz; see `checked_zip`."""
+    with checked_zip(path) as archive:
+        yield ArrayArchive(archive, str(path))
+
+
+def filled(stream: IO[bytes] | BoundedStream, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Read the values of a uint8 array from a stream, part by part, into memory or a map (see `new_images`).
 
     Raises:
@@ -126,41 +170,15 @@ def filled(stream: IO[bytes], shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """
     values = new_images(shape)
     flat = values.reshape(-1)
-    place = 0
-    while place < flat.size:
-        content = stream.read(min(PART_BYTES, flat.size - place))
+    done = 0
+    while done < flat.size:
+        content = stream.read(min(PART_BYTES, flat.size - done))
         if not content:
-            raise EOFError(f"its header tells of {flat.size:,} values but it has {place:,}")
-        flat[place : place + len(content)] = np.frombuffer(content, np.uint8)
-        place += len(content)
+            raise EOFError(f"its header declares {flat.size:,} values but it has {done:,}")
+        flat[done : done + len(content)] = np.frombuffer(content, np.uint8)
+        done += len(content)
     values.flags.writeable = False
     return values
-
-
-def member_labels(archive: zipfile.ZipFile, what: str) -> NDArray[Any] | None:
-    """Read the whole numbers under `labels` (or `y`) of an .npz; none if there are none."""
-    members = members_of(archive)
-    key = next((key for key in _LABELS if key in members), None)
-    return None if key is None else member_array(archive, members[key], f"{what}: {key}", np.int64)
-
-
-def member_text(archive: zipfile.ZipFile, key: str, what: str) -> tuple[str, ...] | None:
-    """Read the texts under a key of an .npz; none if it has no such key."""
-    info = members_of(archive).get(key)
-    if info is None:
-        return None
-    array = member_array(archive, info, f"{what}: {key}", None)
-    if array.size > _MAX_WORDS:
-        raise UserError(
-            f"{what}: {key} is refused: it has {array.size:,} texts; the limit is {_MAX_WORDS:,}."
-        )
-    with reading(f"{what}: {key}"):
-        # NumPy makes texts of any numbers, and Python finds out when it looks at the letters.
-        letters = np.ascontiguousarray(array).reshape(-1)
-        letters = letters.view(np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
-        if letters.size and int(letters.max()) > sys.maxunicode:
-            raise ValueError("it holds letters that Unicode does not have")
-        return tuple(str(word) for word in np.atleast_1d(array).reshape(-1))
 
 
 def _check_dtype(dtype: np.dtype[Any], meant: type[np.generic] | None, what: str) -> None:
@@ -180,33 +198,33 @@ def _check_dtype(dtype: np.dtype[Any], meant: type[np.generic] | None, what: str
         raise UserError(f"{what} holds {dtype} values; save the class numbers as whole numbers.")
 
 
-def layout_of(shape: tuple[int, ...], told: str | None, what: str, place: str) -> Layout:
+def layout_of(shape: tuple[int, ...], declared: str | None, what: str, where: str) -> Layout:
     """Return where the channels are in images of a shape.
 
     Args:
         shape: Of the array.
-        told: 'NCHW' or 'NHWC' if the source says so.
+        declared: 'NCHW' or 'NHWC' if the source says so.
         what: The array's name, for errors.
-        place: Where a key `layout` would be saved, for errors.
+        where: A key `layout` would be saved, for errors.
 
     Raises:
         UserError: The shape is not one of images, or could be either.
     """
-    if len(shape) not in (3, 4) or told not in (None, "NCHW", "NHWC"):
+    if len(shape) not in (3, 4) or declared not in (None, "NCHW", "NHWC"):
         raise UserError(
-            f"{what} has shape {shape}{f' and layout {told[:20]!r}' if told else ''}; images are (N, H, "
+            f"{what} has shape {shape}{f' and layout {declared[:20]!r}' if declared else ''}; images are (N, H, "
             "W), (N, H, W, C) "
             "or (N, C, H, W), with layout 'NCHW' or 'NHWC' if given."
         )
     if len(shape) == 3:
         return "NHW"
-    if told is not None:
-        return cast("Layout", told)
+    if declared is not None:
+        return cast("Layout", declared)
     first, last = shape[1] in (1, 3), shape[3] in (1, 3)
     if first and last:
         raise UserError(
             f"{what} has shape {shape}, which could be (N, C, H, W) or (N, H, W, C): "
-            f"save a key 'layout' with the text 'NCHW' or 'NHWC' {place}."
+            f"save a key 'layout' with the text 'NCHW' or 'NHWC' {where}."
         )
     if not first and not last:
         hint = " Drop the alpha channel." if shape[3] == 4 or shape[1] == 4 else ""
@@ -223,14 +241,10 @@ def as_nchw(array: NDArray[np.uint8], layout: Layout) -> NDArray[np.uint8]:
     return contiguous(array) if array.flags.writeable or not array.flags.c_contiguous else array
 
 
-class naming:  # noqa: N801 - used like a function
-    """Put the file's name before what `ImageSet` says."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, UserError):
-            raise UserError(f"{self.path}: {error}") from error
+@contextmanager
+def naming(what: object) -> Iterator[None]:
+    """Put a file's name, or what else is checked, before what `ImageSet` says."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from error

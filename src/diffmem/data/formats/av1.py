@@ -53,34 +53,34 @@ def read_avif(content: bytes) -> Avif:
     Raises:
         ValueError: A box is damaged, or it has more than 100,000 parts.
     """
-    told = Avif()
+    avif = Avif()
     for kind, start, stop in _boxes(content):
         length = stop - start
         if kind == b"ispe" and length >= 12:
-            told.grow(*struct.unpack_from(">II", content, start + 4))
+            avif.grow(*struct.unpack_from(">II", content, start + 4))
         elif kind == b"pixi" and length >= 6:
-            told.bits = max(told.bits, *content[start + 5 : stop])
+            avif.bits = max(avif.bits, *content[start + 5 : stop])
         elif kind == b"stsz" and length >= 12:
-            told.frames = max(told.frames, struct.unpack_from(">I", content, start + 8)[0])
+            avif.frames = max(avif.frames, struct.unpack_from(">I", content, start + 8)[0])
         elif kind == b"stsd" and length >= 44:
-            told.grow(*struct.unpack_from(">HH", content, start + 40))
+            avif.grow(*struct.unpack_from(">HH", content, start + 40))
         elif kind in (b"stco", b"co64") and length >= 8:
-            told._chunks += _chunks(content, start, stop, "Q" if kind == b"co64" else "I")
+            avif._chunks += _chunks(content, start, stop, "Q" if kind == b"co64" else "I")
         elif kind == b"infe" and length >= 12:
-            _item(content, start, told)
+            _item(content, start, avif)
         elif kind == b"iloc" and length >= 8:
-            told._extents += _locations(content, start, stop)
+            avif._extents += _locations(content, start, stop)
         elif kind == b"idat":
-            told._data = start
-    places = [(place, len(content)) for place in told._chunks[:_MAX_TRACKS]]
-    for item, inside, place, length in told._extents:
-        if item in told._coded:
-            start = place + (told._data if inside else 0)
-            places.append((start, min(start + length, len(content))))
-    for start, stop in places:
-        for at, end in _sequence_headers(content, start, stop, told):
-            told.grow(*_coded_size(content[at:end]))
-    return told
+            avif._data = start
+    offsets = [(offset, len(content)) for offset in avif._chunks[:_MAX_TRACKS]]
+    for item, inside, offset, length in avif._extents:
+        if item in avif._coded:
+            start = offset + (avif._data if inside else 0)
+            offsets.append((start, min(start + length, len(content))))
+    for start, stop in offsets:
+        for at, end in _sequence_headers(content, start, stop, avif):
+            avif.grow(*_coded_size(content[at:end]))
+    return avif
 
 
 def _boxes(content: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -91,13 +91,13 @@ def _boxes(content: bytes) -> Iterator[tuple[bytes, int, int]]:
             waiting.pop()
         if not waiting:
             return
-        place, end = waiting.pop()
-        length, kind = struct.unpack_from(">I4s", content, place)
-        start = place + 8
+        offset, end = waiting.pop()
+        length, kind = struct.unpack_from(">I4s", content, offset)
+        start = offset + 8
         if length == 1 and start + 8 <= end:
             (length,) = struct.unpack_from(">Q", content, start)
             start += 8
-        stop = end if length == 0 else min(end, place + length)
+        stop = end if length == 0 else min(end, offset + length)
         if stop < start:
             raise ValueError(f"its box {kind.decode('latin-1')!r} is shorter than its header")
         waiting.append((stop, end))
@@ -112,15 +112,15 @@ def _boxes(content: bytes) -> Iterator[tuple[bytes, int, int]]:
     raise ValueError(f"it has more than {_MAX_PARTS:,} boxes")
 
 
-def _item(content: bytes, start: int, told: Avif) -> None:
+def _item(content: bytes, start: int, avif: Avif) -> None:
     wide = content[start] > 2
     (number,) = struct.unpack_from(">I" if wide else ">H", content, start + 4)
-    place = start + (10 if wide else 8)
-    kind = content[place : place + 4]
+    offset = start + (10 if wide else 8)
+    kind = content[offset : offset + 4]
     if kind == b"Exif":
-        told.exif.append(place)
+        avif.exif.append(offset)
     elif kind == b"av01":
-        told._coded.add(number)
+        avif._coded.add(number)
 
 
 def _chunks(content: bytes, start: int, stop: int, layout: str) -> list[int]:
@@ -130,16 +130,16 @@ def _chunks(content: bytes, start: int, stop: int, layout: str) -> list[int]:
 
 
 def _locations(content: bytes, start: int, stop: int) -> list[tuple[int, bool, int, int]]:
-    """Return item, whether its place is within the box 'idat', place and length of each extent."""
+    """Return item, whether its offset is within the box 'idat', offset and length of each extent."""
     found = []
     version, sizes = content[start], struct.unpack_from(">H", content, start + 4)[0]
     offset_size, length_size, base_size, index_size = (sizes >> shift & 15 for shift in (12, 8, 4, 0))
-    place = start + 6
+    offset = start + 6
 
     def number(size: int) -> int:
-        nonlocal place
-        value = int.from_bytes(content[place : place + size], "big")
-        place += size
+        nonlocal offset
+        value = int.from_bytes(content[offset : offset + size], "big")
+        offset += size
         return value
 
     for _ in range(number(4 if version == 2 else 2)):
@@ -152,31 +152,31 @@ def _locations(content: bytes, start: int, stop: int) -> list[tuple[int, bool, i
                 number(index_size)
             at, length = base + number(offset_size), number(length_size)
             found.append((item, inside, at, length or len(content)))
-            if len(found) > _MAX_PARTS or place > stop:
+            if len(found) > _MAX_PARTS or offset > stop:
                 raise ValueError("its table of items is damaged")
     return found
 
 
-def _sequence_headers(content: bytes, place: int, stop: int, told: Avif) -> Iterator[tuple[int, int]]:
+def _sequence_headers(content: bytes, offset: int, stop: int, avif: Avif) -> Iterator[tuple[int, int]]:
     """Yield where the sequence headers of an AV1 stream begin and end."""
-    while place < stop:
-        told._left -= 1  # for all streams together: they may claim the same bytes again and again
-        if told._left < 0:
+    while offset < stop:
+        avif._left -= 1  # for all streams together: they may claim the same bytes again and again
+        if avif._left < 0:
             raise ValueError(f"it has more than {_MAX_PARTS:,} parts")
-        head = content[place]
-        place += 2 if head & 4 else 1
-        size, shift = stop - place, 0
+        head = content[offset]
+        offset += 2 if head & 4 else 1
+        size, shift = stop - offset, 0
         if head & 2:
             size = 0
-            while place < stop and shift < 56:
-                byte = content[place]
+            while offset < stop and shift < 56:
+                byte = content[offset]
                 size |= (byte & 0x7F) << shift
-                place, shift = place + 1, shift + 7
+                offset, shift = offset + 1, shift + 7
                 if not byte & 0x80:
                     break
         if head >> 3 & 15 == _SEQUENCE_HEADER:
-            yield place, min(stop, place + min(size, 1000))
-        place += size
+            yield offset, min(stop, offset + min(size, 1000))
+        offset += size
 
 
 class _Bits:

@@ -1,32 +1,37 @@
 """CIFAR-10 as its authors publish it: `cifar-10-python.tar.gz`, or its folder `cifar-10-batches-py`.
 
 Format: https://www.cs.toronto.edu/~kriz/cifar.html (Krizhevsky 2009). Training images are in the order of the
-files data_batch_1 to 5 and of the rows within each.
+files data_batch_1 to 5 and of the rows within each. The batches are pickled dictionaries: of NumPy arrays, lists, byte strings
+and numbers. They are read without running code: the reader knows the five callables that they name (see `pickle_machine`),
+and nothing is imported.
 """
 
 from __future__ import annotations
 
-import gzip
+import io
 import tarfile
+from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
-from typing import IO, BinaryIO, Self, cast
+from typing import IO, ClassVar, Self, cast
 
 import numpy as np
 
 from diffmem.data.formats.arrays import naming
 from diffmem.data.formats.guards import (
-    BoundedStream,
     check_member_name,
     check_ratio,
     read_plain,
     reading,
     stays_inside,
+    unpacked,
 )
-from diffmem.data.formats.unpickle import MAX_PICKLE_BYTES, load_dictionary
+from diffmem.data.formats.pickle_arrays import ARRAY_NAMES, PickledArray, build_array, call_numpy, text
+from diffmem.data.formats.pickle_machine import Budget, PickleMachine
 from diffmem.data.images import ImageSet, frozen
 from diffmem.errors import UserError
 
-__all__ = ["FOLDER", "is_cifar10_folder", "read_cifar10"]
+__all__ = ["FOLDER", "MAX_PICKLE_BYTES", "is_cifar10_folder", "load_dictionary", "read_cifar10"]
 
 FOLDER = "cifar-10-batches-py"
 _FILES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
@@ -35,6 +40,13 @@ _MAX_ARCHIVE_BYTES = 512 * 2**20
 _MAX_MEMBERS = 1_000
 _MAX_HEADER_BYTES = 2**16
 _MEMBERS = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
+
+MAX_PICKLE_BYTES = 128 * 2**20
+"""Most bytes of one pickle; a CIFAR-10 batch has 31 million."""
+
+_MAX_OPCODES = 1_000_000  # a batch of 10,000 images has 100,000 at most
+_CODES = frozenset({"u1", "i8"})
+_DIMENSIONS = range(1, 3)
 
 
 def is_cifar10_folder(path: Path) -> bool:
@@ -104,11 +116,7 @@ class _Member(tarfile.TarInfo):
 
 def _from_archive(path: Path, wanted: tuple[str, ...]) -> dict[str, bytes]:
     contents: dict[str, bytes] = {}
-    with reading(str(path)), path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        plain = gzip.GzipFile(fileobj=file) if packed else file
-        stream = BoundedStream(cast(BinaryIO, plain), _MAX_ARCHIVE_BYTES, str(path))
+    with reading(str(path)), unpacked(path, _MAX_ARCHIVE_BYTES) as (stream, _):
         # A stream is read forwards once, so that members and headers cannot make the reader jump about.
         with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", tarinfo=_Member) as archive:
             for number, info in enumerate(archive):
@@ -168,3 +176,71 @@ def _text(words: object, what: str) -> tuple[str, ...]:
     if not isinstance(words, list) or not words or not all(isinstance(word, (str, bytes)) for word in words):
         raise UserError(f"{what} is no part of CIFAR-10: it lacks its list of names.")
     return tuple(word if isinstance(word, str) else word.decode("utf-8", "replace") for word in words)
+
+
+class _Call(Enum):
+    ENCODE = "encode"
+    BYTES = "bytes"
+
+
+def load_dictionary(content: bytes, name: str) -> dict[str, object]:
+    """Return the dictionary that a pickle holds, without running anything that it asks for.
+
+    Args:
+        content: The pickle, of any protocol up to 5.
+        name: What to call it in errors.
+
+    Returns:
+        The dictionary with its keys as text. Values are None, bool, int, str, bytes, list, tuple, dict, or
+        arrays of uint8 or int64. Python 2 strings are bytes.
+
+    Raises:
+        UserError: The pickle is damaged, too large, no dictionary, or asks for anything else.
+    """
+    if len(content) > MAX_PICKLE_BYTES:
+        raise UserError(
+            f"{name} is refused: the pickle has {len(content):,} bytes; the limit is {MAX_PICKLE_BYTES:,}."
+        )
+    with reading(name):
+        # Each byte of a batch is encoded once at most; a pickle that encodes one text again and again is not one.
+        budget = Budget(name, _MAX_OPCODES, size=len(content))
+        result = _Batch(name, budget).run(io.BytesIO(content))
+        if not isinstance(result, dict):
+            raise TypeError(f"the pickle holds a {type(result).__name__}, not a dictionary")
+        return {text(key): _finished(value) for key, value in result.items()}
+
+
+class _Batch(PickleMachine):
+    kind: ClassVar[str] = "a CIFAR-10 batch"
+    remedy: ClassVar[str] = "Get the archive from its official place."
+    names: Mapping[str, object] = {
+        **ARRAY_NAMES,
+        "_codecs encode": _Call.ENCODE,
+        "__builtin__ bytes": _Call.BYTES,  # how Python 3 writes an empty byte string for Python 2
+    }
+
+    def call(self, called: object, arguments: object) -> object:
+        match called, arguments:
+            case _Call.ENCODE, (str(word), "latin1" | "latin-1"):
+                self.budget.spend_bytes(len(word))
+                return word.encode("latin-1")
+            case _Call.BYTES, ():
+                return b""
+        made = call_numpy(called, arguments, _CODES, _DIMENSIONS)
+        if made is None:
+            raise ValueError(
+                "the pickle makes something other than byte strings and arrays of uint8 or int64"
+            )
+        return made
+
+    def build(self, target: object, state: object) -> None:
+        if not build_array(target, state, _DIMENSIONS):
+            raise ValueError("the pickle fills an object in a way that arrays are never filled")
+
+
+def _finished(value: object) -> object:
+    if not isinstance(value, PickledArray):
+        return value
+    if value.value is None:
+        raise ValueError("the pickle holds an array without content")
+    return value.value

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
+import os
 import tempfile
+import threading
+from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
@@ -12,23 +16,34 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from diffmem.data.conversions import Tally
-from diffmem.data.formats.deep import deep_pnm, deep_values, eight_bits, pnm_values
-from diffmem.data.formats.exif import orientation_of, upright, xmp_orientation
+from diffmem.data.formats.deep import deep_pnm, deep_values, eight_bits
 from diffmem.data.formats.guards import MAX_PIXELS
 from diffmem.data.formats.guards import reading as as_text
-from diffmem.data.formats.headers import Header, check_size, read_header_of
+from diffmem.data.formats.headers import (
+    Header,
+    check_size,
+    orientation_of,
+    read_header_of,
+    upright,
+    xmp_orientation,
+)
 from diffmem.data.formats.markers import CountedStream, without_exif
-from diffmem.data.formats.quiet import quiet
-from diffmem.data.formats.signatures import HEAD_BYTES, KINDS, not_an_image, readable_format
-from diffmem.data.reading import AS_USUAL, OPTIONS, Reading
+from diffmem.data.formats.signatures import HEAD_BYTES, not_an_image, readable_format
+from diffmem.data.reading import OPTIONS, Reading
 from diffmem.errors import UserError
 
-__all__ = ["decode_image", "decode_pages"]
+__all__ = ["decode_pages", "quiet", "stored_orientation"]
+
+_STDERR = 2
+_LOCK = threading.RLock()
+
+# Without a handler, Python prints Pillow's own log of damaged files; programs that set up logging still get it.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
 
 _LONGEST_ROW = 65_535
 _TILE_SIDES = (322, 323)  # tags of a TIFF
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-_GROUNDS = {"white": 255, "black": 0, "drop": None}
 _COLOURS = {
     "P": "palette to RGB",
     "PA": "palette to RGB",
@@ -40,10 +55,33 @@ _COLOURS = {
 }
 
 
-def decode_image(
-    content: bytes, name: str, formats: tuple[str, ...] = KINDS, reading: Reading = AS_USUAL
-) -> NDArray[np.uint8]:
-    """Decode one image; of several pages or frames, the first.
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Let nothing that a C library prints on standard error out of the block; one thread at a time.
+
+    The file descriptor is what such libraries know, so that what other threads print meanwhile is lost: keep the block
+    short.
+    """
+    with _LOCK:
+        try:
+            kept = os.dup(_STDERR)
+        except OSError:  # there is no standard error
+            yield
+            return
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            try:
+                os.dup2(nowhere, _STDERR)
+            finally:
+                os.close(nowhere)
+            yield
+        finally:
+            os.dup2(kept, _STDERR)
+            os.close(kept)
+
+
+def decode_pages(content: bytes, name: str, reading: Reading, tally: Tally) -> list[NDArray[np.uint8]]:
+    """Decode the pages or frames of one file that are asked for, and count what is done to them.
 
     By default, transparency is composited on white; CMYK, palettes and other colour spaces become RGB; 16 bits become 8
     by 255 v / white, rounded, white being what the format tells or 65,535. The pixels are those that are stored: an
@@ -54,54 +92,29 @@ def decode_image(
     Args:
         content: The bytes of the file.
         name: What to call it in errors.
-        formats: The formats that are admitted, of `KINDS`.
-        reading: How it is read.
-
-    Returns:
-        uint8 (H, W) for a grey image, (H, W, 3) for a colour one.
-
-    Raises:
-        UserError: The bytes are no whole image of these formats, or it is larger than `check_size` admits.
-    """
-    return decode_pages(content, name, reading, Tally(), formats)[0]
-
-
-def decode_pages(
-    content: bytes, name: str, reading: Reading, tally: Tally, formats: tuple[str, ...] = KINDS
-) -> list[NDArray[np.uint8]]:
-    """Decode the pages or frames of one file that are asked for, and count what is done to them.
-
-    Args:
-        content: The bytes of the file.
-        name: What to call it in errors.
         reading: How it is read.
         tally: Where to count.
-        formats: The formats that are admitted, of `KINDS`.
 
     Returns:
         One image, or with `pages` 'all' one or more, each uint8 (H, W) or (H, W, 3).
 
     Raises:
-        UserError: As for `decode_image`; or it has several pages and these are refused.
+        UserError: The bytes are no whole image of the formats that are read, it is larger than `check_size` admits, or it
+            has several pages and these are refused.
     """
     with as_text(name):
         head = content[:HEAD_BYTES]
         kind = readable_format(head)
         if kind is None:
             raise not_an_image(head, name)
-        if kind not in formats:
-            raise ValueError(f"it is no image of the formats {', '.join(formats)}")
         tally.files += 1
         header = read_header_of(content, kind)
         check_size(header.width, header.height, header.frames, name)
-        if kind == "PPM" and (place := deep_pnm(content)) is not None:
-            return [
-                eight_bits(pnm_values(content, *place), name, reading.white, _GROUNDS[reading.alpha], tally)
-            ]
+        deep = deep_pnm(content) if kind == "PPM" else None
+        if deep is not None:
+            return [eight_bits(deep, name, reading, tally)]
         try:
-            if kind != "TIFF":
-                return _decoded(content, kind, header, name, reading, tally)
-            with quiet():  # libtiff prints
+            with quiet() if kind == "TIFF" else contextlib.nullcontext():  # libtiff prints
                 return _decoded(content, kind, header, name, reading, tally)
         except UnidentifiedImageError:
             raise ValueError(f"it begins like a {kind} but is none") from None
@@ -230,7 +243,7 @@ def _pixels(
         raise UserError(f"Cannot read {name}: its values are floats; save it with 8 bits per channel.")
     deep = deep_values(image, content, kind, page, name, tally)
     if deep is not None:
-        return eight_bits(deep, name, reading.white, _GROUNDS[reading.alpha], tally)
+        return eight_bits(deep, name, reading, tally)
     if image.mode in _COLOURS:
         tally.colours[_COLOURS[image.mode]] += 1
     if image.mode in _WITH_ALPHA or "transparency" in image.info:

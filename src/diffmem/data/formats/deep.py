@@ -7,6 +7,7 @@ in the other order.
 from __future__ import annotations
 
 import io
+import math
 import re
 import sys
 from functools import lru_cache
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffmem.data.conversions import Tally
+from diffmem.data.reading import Reading
 from diffmem.errors import UserError
 
-__all__ = ["Deep", "deep_pnm", "deep_values", "eight_bits", "pnm_values"]
+__all__ = ["Deep", "deep_pnm", "deep_values", "eight_bits"]
 
 _GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _HIGHEST = 65_535
@@ -123,39 +125,31 @@ def _with_key(deep: Deep, image: Image.Image) -> Deep:
     return deep
 
 
-def deep_pnm(content: bytes) -> tuple[int, int, int, int] | None:
-    """Return where the values of a binary PGM or PPM of more than 8 bits begin, its width, height and channels; else none."""
-    found = _PNM.match(content[: 2**16])
-    if not found or not 255 < int(found[4]) <= _HIGHEST:
-        return None
-    return found.end(), int(found[2]), int(found[3]), 1 if found[1] == b"5" else 3
-
-
-def pnm_values(content: bytes, start: int, width: int, height: int, channels: int) -> Deep:
-    """Return the values of such an image.
+def deep_pnm(content: bytes) -> Deep | None:
+    """Return the values of a binary PGM or PPM of more than 8 bits; none if it is no such image.
 
     Raises:
         EOFError: It is cut short.
     """
-    count = width * height * channels
-    if len(content) < start + 2 * count:
-        raise EOFError("the file is cut short")
-    values = np.frombuffer(content, ">u2", count, start).reshape(height, width, channels)
     found = _PNM.match(content[: 2**16])
-    declared = int(found[4]) if found else _HIGHEST
-    return Deep(values[..., 0] if channels == 1 else values, None, None if declared == _HIGHEST else declared)
+    if not found or not 255 < int(found[4]) <= _HIGHEST:
+        return None
+    width, height, white = int(found[2]), int(found[3]), int(found[4])
+    shape = (height, width) if found[1] == b"5" else (height, width, 3)
+    count = math.prod(shape)
+    if len(content) < found.end() + 2 * count:
+        raise EOFError("the file is cut short")
+    values = np.frombuffer(content, ">u2", count, found.end()).reshape(shape)
+    return Deep(values, None, None if white == _HIGHEST else white)
 
 
-def eight_bits(
-    deep: Deep, name: str, white: int | None, ground: int | None, tally: Tally
-) -> NDArray[np.uint8]:
+def eight_bits(deep: Deep, name: str, reading: Reading, tally: Tally) -> NDArray[np.uint8]:
     """Return values of 16 bits as 8 bits, rounded: 255 v / white, and 255 for what lies above.
 
     Args:
         deep: The values.
         name: What to call the image in errors.
-        white: The value that becomes 255; if none, the declared one, else 65,535.
-        ground: Grey level, 0 or 255, on which transparent pixels are laid; none drops the transparency.
+        reading: Its `white` becomes 255; if none, the declared one, else 65,535. Transparent pixels are composited on its `alpha`.
         tally: Where to count it.
 
     Returns:
@@ -169,13 +163,13 @@ def eight_bits(
         raise UserError(
             f"Cannot read {name}: its values run from {lowest} to {largest}, outside of 16 bits; bring them to 0 to {_HIGHEST}."
         )
-    level = white or deep.white or _HIGHEST
+    level = reading.white or deep.white or _HIGHEST
     tally.deep += 1
     tally.whites[level] += 1
     tally.largest = max(tally.largest, largest)
     tally.clipped += largest > level
     # Multiples of 257 alone are 8 bits that somebody widened, of which 65,535 is the white.
-    if white is None and deep.white is None and bool((deep.values % 257).any()):
+    if reading.white is None and deep.white is None and bool((deep.values % 257).any()):
         tally.undeclared += 1
         tally.undeclared_largest = max(tally.undeclared_largest, largest)
     result: NDArray[np.uint8] = _table(level)[deep.values]
@@ -185,8 +179,9 @@ def eight_bits(
     if int(deep.alpha.min()) == _HIGHEST:
         return result
     tally.transparent += 1
-    if ground is None:
+    if reading.alpha == "drop":
         return result
+    ground = 255 if reading.alpha == "white" else 0
     alpha = deep.alpha.astype(np.int64)
     alpha = alpha[..., None] if result.ndim == 3 else alpha
     laid: NDArray[np.uint8] = (

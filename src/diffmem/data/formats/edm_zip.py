@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data.formats.arrays import naming
+from diffmem.data.formats.files import PassedOver, divide
 from diffmem.data.formats.folder import labels_of
 from diffmem.data.formats.guards import checked_zip, read_member
 from diffmem.data.formats.guards import reading as reading_text
-from diffmem.data.formats.passed_over import PassedOver
 from diffmem.data.formats.signatures import HEAD_BYTES
-from diffmem.data.formats.splits import divide
 from diffmem.data.formats.stack import Stacked, stack_images
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.reading import AS_USUAL, Reading
@@ -61,10 +60,8 @@ def read_zip(
         every = sorted(name for name in members if _is_image(archive, members[name], passed_over))
         if not every:
             raise passed_over.nothing(str(path))
-        conversions = passed_over.conversions(len(every))
-        division = divide([_path(name) for name in every], split, str(path), in_archive=True)
-        kept = list(range(len(every))) if division is None else division.kept
-        files = [every[index] for index in kept]
+        chosen, classes, division = divide([_path(name) for name in every], split, str(path), in_archive=True)
+        files = [every[index] for index in chosen]
         infos = [members[name] for name in files]
         stacked = stack_images(
             files,
@@ -78,16 +75,14 @@ def read_zip(
     by_file = _labels(described.get("labels"), files, every, what)
     labels = None if by_file is None else frozen(by_file[stacked.files])
     class_names = _text(described, "class_names", what) if labels is not None else None
-    if division is not None:
-        conversions = (division.conversion, *conversions)
-        if labels is None and all("/" in place for place in division.classes):
-            labels, class_names = labels_of(division.classes, stacked.files)
+    if division and labels is None and all("/" in below for below in classes):
+        labels, class_names = labels_of(classes, stacked.files)
     history = _text(described, "history", what) or ()
-    conversions = (*conversions, *stacked.conversions)
-    told = (f"zip {path.name}: {len(stacked.images)} images", *(one.sentence for one in conversions))
-    names = _names(described, stacked, kept, len(every), what)
+    conversions = (*division, *passed_over.conversions(len(every)), *stacked.conversions)
+    steps = (f"zip {path.name}: {len(stacked.images)} images", *(one.sentence for one in conversions))
+    names = _names(described, stacked, chosen, len(every), what)
     with naming(path):
-        result = ImageSet(stacked.images, labels, names, class_names, (*history, *told), conversions)
+        result = ImageSet(stacked.images, labels, names, class_names, (*history, *steps), conversions)
     recorded = described.get("fingerprint")
     if recorded is not None and recorded != result.fingerprint:
         changed = f"{LABEL_FILE} records another fingerprint: the zip was changed after it was written"
@@ -115,7 +110,7 @@ def _head(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 
 def _names(
-    described: dict[str, Any], stacked: Stacked, kept: list[int], total: int, what: str
+    described: dict[str, Any], stacked: Stacked, chosen: list[int], total: int, what: str
 ) -> tuple[str, ...]:
     """Return the names that the description lists, else those of the files."""
     names = _text(described, "names", what)
@@ -123,11 +118,9 @@ def _names(
         return stacked.names
     if len(names) != total:
         raise UserError(f"{what} lists {len(names)} names for {total} images; build the zip again.")
-    return (
-        tuple(names[kept[file]] for file in stacked.files)
-        if len(stacked.files) == len(kept)
-        else stacked.names
-    )
+    if len(stacked.files) != len(chosen):  # files of several pages
+        return stacked.names
+    return tuple(names[chosen[file]] for file in stacked.files)
 
 
 def _description(
@@ -167,7 +160,7 @@ def _labels(listed: object, files: list[str], every: list[str], what: str) -> ND
         if type(label) is not int or not 0 <= label <= np.iinfo(np.int32).max or not isinstance(name, str):
             raise UserError(
                 f"{what}: the label of {str(name)[:100]!r} is {str(label)[:40]}; labels must be class "
-                "numbers from 0 on (a one-hot vector becomes the place of its 1)."
+                "numbers from 0 on (a one-hot vector becomes the position of its 1)."
             )
         by_name[name.replace("\\", "/")] = label
     unknown = sorted(by_name.keys() - set(every))

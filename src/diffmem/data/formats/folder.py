@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data.formats.arrays import naming
-from diffmem.data.formats.guards import MAX_FILE_BYTES, read_plain, stays_inside
+from diffmem.data.formats.files import PassedOver, divide
+from diffmem.data.formats.guards import MAX_FILE_BYTES, is_folder, read_plain, stays_inside
 from diffmem.data.formats.guards import reading as reading_text
-from diffmem.data.formats.passed_over import PassedOver
 from diffmem.data.formats.signatures import HEAD_BYTES, LIKELY, ending_of
-from diffmem.data.formats.splits import divide
 from diffmem.data.formats.stack import stack_images
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.reading import AS_USUAL, Reading
@@ -32,7 +30,7 @@ def read_folder(
 
     Files are known by their content, whatever they are called. Images right in the folder have no labels. Images in
     sub-folders have the sub-folder (of the first level) as their class; classes are numbered in sorted order. If the
-    sub-folders are splits, as train and test, one of them is read, see `divide`. Hidden files are passed over; so are
+    sub-folders are splits, as train and test, one of them is read, see `divide`. Hidden files are skipped; so are
     files of other kinds, which the history then tells.
 
     Args:
@@ -47,19 +45,14 @@ def read_folder(
     """
     passed_over = PassedOver()
     files = _image_files(path, passed_over)
-    # A name that is not valid UTF-8 is shown with question marks; the file itself is still found.
-    names = [os.fsencode(file.relative_to(path).as_posix()).decode("utf-8", "replace") for file, _ in files]
+    names = [_name(file, path) for file, _ in files]
     if not names:
         raise passed_over.nothing(str(path))
     conversions = passed_over.conversions(len(names))
-    division = divide(names, split, str(path))
-    classes = names
-    if division is not None:
-        files = [files[index] for index in division.kept]
-        names = [names[index] for index in division.kept]
-        classes, conversions = division.classes, (division.conversion, *conversions)
-    direct = [name for name, place in zip(names, classes, strict=True) if "/" not in place]
-    inside = [name for name, place in zip(names, classes, strict=True) if "/" in place]
+    chosen, classes, division = divide(names, split, str(path))
+    files, names = [files[index] for index in chosen], [names[index] for index in chosen]
+    direct = [name for name, below in zip(names, classes, strict=True) if "/" not in below]
+    inside = [name for name, below in zip(names, classes, strict=True) if "/" in below]
     if direct and inside:
         raise UserError(
             f"{path} has images beside its sub-folders ({direct[0]}) and inside of them ({inside[0]}): the "
@@ -72,10 +65,10 @@ def read_folder(
     held = sum(size for _, size in files)
     stacked = stack_images(names, read, str(path), reading, progress, held)
     labels, class_names = labels_of(classes, stacked.files) if inside else (None, None)
-    told = f"folder {path.resolve().name}: {len(stacked.images)} images"
-    told += f" in {len(class_names)} classes" if class_names else ""
-    conversions = (*conversions, *stacked.conversions)
-    history = (told, *(one.sentence for one in conversions))
+    step = f"folder {path.resolve().name}: {len(stacked.images)} images"
+    step += f" in {len(class_names)} classes" if class_names else ""
+    conversions = (*division, *conversions, *stacked.conversions)
+    history = (step, *(one.sentence for one in conversions))
     with naming(path):
         return ImageSet(stacked.images, labels, stacked.names, class_names, history, conversions)
 
@@ -100,17 +93,19 @@ def _image_files(path: Path, passed_over: PassedOver) -> list[tuple[Path, int]]:
     files: list[tuple[Path, int]] = []
     waiting = [path]
     while waiting:  # os.walk calls itself for each level of a deep folder
-        place = waiting.pop()
-        with _listing(place):
-            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+        folder = waiting.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            raise UserError(f"Cannot read the folder {folder}: {error.strerror}.") from error
         for entry in entries:
-            file = place / entry.name
+            file = folder / entry.name
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(file)
                 continue
-            if entry.is_symlink() and _is_folder(file):
+            if entry.is_symlink() and is_folder(file):
                 raise UserError(f"{file} is refused: it is a link to a folder. Put the images there instead.")
             if not _is_image(file, entry, root, path, passed_over):
                 continue
@@ -127,7 +122,7 @@ def _image_files(path: Path, passed_over: PassedOver) -> list[tuple[Path, int]]:
 def _is_image(file: Path, entry: os.DirEntry[str], root: Path, path: Path, passed_over: PassedOver) -> bool:
     if ending_of(entry.name) in LIKELY:
         return True
-    name = os.fsencode(file.relative_to(path).as_posix()).decode("utf-8", "replace")
+    name = _name(file, path)
     # Only a file of the folder itself is opened to see what it is: a pipe would be waited for, a link may lead anywhere.
     if not entry.is_file() or (entry.is_symlink() and not stays_inside(file, root)):
         passed_over.add(name)
@@ -135,22 +130,11 @@ def _is_image(file: Path, entry: os.DirEntry[str], root: Path, path: Path, passe
     return passed_over.is_read(name, lambda: _head(file, f"{path}: {name}"))
 
 
+def _name(file: Path, root: Path) -> str:
+    """Return the name of a file; what is not valid UTF-8 is shown with question marks."""
+    return os.fsencode(file.relative_to(root).as_posix()).decode("utf-8", "replace")
+
+
 def _head(file: Path, what: str) -> bytes:
     with reading_text(what), file.open("rb") as stream:
         return stream.read(HEAD_BYTES)
-
-
-@contextmanager
-def _listing(place: Path) -> Iterator[None]:
-    """Tell in words why a folder cannot be listed."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"Cannot read the folder {place}: {error.strerror}.") from error
-
-
-def _is_folder(link: Path) -> bool:
-    try:
-        return link.is_dir()
-    except OSError:  # it leads nowhere, in a circle, or where this user may not look
-        return False

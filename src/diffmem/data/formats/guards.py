@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import gzip
+import math
 import os
 import re
 import stat
@@ -11,7 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from diffmem.errors import DiffmemError, UserError
 
@@ -29,10 +31,12 @@ __all__ = [
     "in_one_line",
     "is_folder",
     "is_plain_file",
+    "printable",
     "read_member",
     "read_plain",
     "reading",
     "stays_inside",
+    "unpacked",
 ]
 
 MAX_PIXELS = 64_000_000
@@ -68,22 +72,16 @@ def reading(what: str) -> Iterator[None]:
         yield
     except DiffmemError:
         raise
-    except MemoryError as error:
-        raise UserError(f"Cannot read {what}: it needs more memory than there is.") from error
     except PermissionError as error:
         raise UserError(f"Cannot read {what}: {error.strerror}. Allow this user to read it.") from error
-    except OSError as error:
-        if error.errno == errno.ENOMEM:
-            raise UserError(f"Cannot read {what}: it needs more memory than there is.") from error
-        raise _damaged(what, error) from error
     except Exception as error:  # decoders of foreign formats raise nearly every kind on broken bytes
-        raise _damaged(what, error) from error
-
-
-def _damaged(what: str, error: Exception) -> UserError:
-    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    reason = " ".join(told.split())[:200].rstrip(".") or type(error).__name__
-    return UserError(f"Cannot read {what}: {reason}. It is damaged or incomplete; make or download it again.")
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            raise UserError(f"Cannot read {what}: it needs more memory than there is.") from error
+        text = getattr(error, "strerror", None) or str(error)
+        reason = " ".join(text.split())[:200].rstrip(".") or type(error).__name__
+        raise UserError(
+            f"Cannot read {what}: {reason}. It is damaged or incomplete; make or download it again."
+        ) from error
 
 
 @contextmanager
@@ -99,15 +97,18 @@ def in_one_line() -> Iterator[None]:
     try:
         yield
     except DiffmemError as error:
-        told = str(error)
-        if len(told) > _LONGEST_LINE:
-            told = f"{told[: _LONGEST_LINE // 2]} ... {told[-_LONGEST_LINE // 2 :]}"
-        shown = "".join(
-            letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in told
-        )
-        if shown != str(error):
-            error.args = (shown,)
+        text = str(error)
+        if len(text) > _LONGEST_LINE:
+            text = f"{text[: _LONGEST_LINE // 2]} ... {text[-_LONGEST_LINE // 2 :]}"
+        error.args = (printable(text),)
         raise
+
+
+def printable(text: str) -> str:
+    """Return a text whose unprintable letters are written as their escapes."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+    )
 
 
 def check_member_name(name: str, archive: str) -> None:
@@ -127,9 +128,7 @@ def check_ratio(unpacked: int, packed: int, what: str) -> None:
 
 def check_total(count: int, shape: tuple[int, ...], what: str) -> None:
     """Refuse a set of more than `MAX_IMAGES`, or whose pixels would not fit into `MAX_TOTAL_BYTES`."""
-    total = count
-    for size in shape:
-        total *= size
+    total = count * math.prod(shape)
     if total > MAX_TOTAL_BYTES:
         raise UserError(
             f"{what} is refused: {count:,} images of shape {shape} take {total / 2**30:,.0f} GiB; "
@@ -240,10 +239,10 @@ def _check_directory(path: Path) -> None:
         stream.seek(max(0, size - _ZIP_TAIL))
         tail = stream.read(_ZIP_TAIL)
     for found in re.finditer(rb"PK", tail):
-        place = found.start()
-        claimed = [*struct.unpack_from("<I", tail, place + 12)] if place + 16 <= len(tail) else []
-        if place >= 76 and tail[place - 20 : place - 16] == b"PK":
-            claimed += struct.unpack_from("<Q", tail, place - 36)
+        offset = found.start()
+        claimed = [*struct.unpack_from("<I", tail, offset + 12)] if offset + 16 <= len(tail) else []
+        if offset >= 76 and tail[offset - 20 : offset - 16] == b"PK":
+            claimed += struct.unpack_from("<Q", tail, offset - 36)
         if any(_MAX_DIRECTORY_BYTES < length <= size for length in claimed):
             raise UserError(
                 f"{path} is refused: its directory has more than {_MAX_DIRECTORY_BYTES:,} bytes. Make several smaller archives."
@@ -295,3 +294,21 @@ class BoundedStream:
         if self.count > self._limit:
             raise UserError(f"{self._what} is refused: it unpacks to more than {self._limit:,} bytes.")
         return content
+
+
+@contextmanager
+def unpacked(path: Path, limit: int) -> Iterator[tuple[BoundedStream, bool]]:
+    """Open a file that may be gzipped, to be read forwards.
+
+    Args:
+        path: The file.
+        limit: Most bytes that it unpacks to.
+
+    Yields:
+        What it holds, and whether it is gzipped.
+    """
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        plain = gzip.GzipFile(fileobj=file) if packed else file
+        yield BoundedStream(cast(BinaryIO, plain), limit, str(path)), packed

@@ -1,22 +1,36 @@
-"""What encoded images tell of their size and their frames before anything is decoded, and the limits for it.
+"""What encoded images tell of their size, frames and orientation before anything is decoded, and the limits for it.
 
-Formats: WebP (Google, "WebP Container Specification"), TIFF 6.0 and BigTIFF; others in modules of their own.
+Formats: Exif 2.32 (CIPA DC-008), which is a TIFF: a table of entries of 12 bytes each, of which one has tag 274; WebP
+(Google, "WebP Container Specification"), TIFF 6.0 and BigTIFF; others in modules of their own.
 """
 
 from __future__ import annotations
 
+import re
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from diffmem.data.formats.av1 import read_avif
-from diffmem.data.formats.exif import orientation_of
 from diffmem.data.formats.guards import MAX_PIXELS
 from diffmem.data.formats.markers import check_gif, check_jpeg, exif_of_jpeg
 from diffmem.data.formats.png import check_png
 from diffmem.data.formats.signatures import HEAD_BYTES, pnm_size
 from diffmem.errors import UserError
 
-__all__ = ["MAX_FRAME_PIXELS", "MAX_SIDE", "Header", "check_size", "read_header_of"]
+__all__ = [
+    "MAX_FRAME_PIXELS",
+    "MAX_SIDE",
+    "Header",
+    "check_size",
+    "orientation_of",
+    "quarter_turned",
+    "read_header_of",
+    "upright",
+    "xmp_orientation",
+]
 
 MAX_SIDE = 65_535
 """Longest side of an image in pixels."""
@@ -24,6 +38,8 @@ MAX_SIDE = 65_535
 MAX_FRAME_PIXELS = 1_000_000_000
 """Most pixels of all frames or pages of one file."""
 
+_TAG, _SHORT, _LONG = 0x112, 3, 4
+_XMP = re.compile(rb"tiff:Orientation(?:=\"|>)([1-8])")
 _MAX_PARTS = 100_000  # chunks, boxes or pages of one file
 _SMALL = 16 * 2**20
 _SIZES = {
@@ -112,12 +128,12 @@ def read_header_of(content: bytes, kind: str) -> Header:
 
 def _webp(content: bytes) -> Header:
     width = height = frames = 0
-    orientation, place = 0, 12
+    orientation, offset = 0, 12
     for _ in range(_MAX_PARTS):
-        if place + 8 > len(content):
+        if offset + 8 > len(content):
             return Header(width, height, max(1, frames), orientation)
-        kind, length = struct.unpack_from("<4sI", content, place)
-        part = content[place + 8 : place + 8 + (length if kind == b"EXIF" else min(length, 16))]
+        kind, length = struct.unpack_from("<4sI", content, offset)
+        part = content[offset + 8 : offset + 8 + (length if kind == b"EXIF" else min(length, 16))]
         size = (0, 0)
         if kind == b"VP8X" and len(part) >= 10:
             size = _three_bytes(part, 4), _three_bytes(part, 7)
@@ -132,12 +148,12 @@ def _webp(content: bytes) -> Header:
         elif kind == b"EXIF":
             orientation = orientation_of(part)
         width, height = max(width, size[0]), max(height, size[1])
-        place += 8 + length + (length & 1)
+        offset += 8 + length + (length & 1)
     raise ValueError(f"it has more than {_MAX_PARTS:,} chunks")
 
 
-def _three_bytes(part: bytes, place: int) -> int:
-    return int.from_bytes(part[place : place + 3], "little") + 1
+def _three_bytes(part: bytes, offset: int) -> int:
+    return int.from_bytes(part[offset : offset + 3], "little") + 1
 
 
 def _tiff(content: bytes) -> Header:
@@ -146,18 +162,18 @@ def _tiff(content: bytes) -> Header:
     number, entry = (f"{order}Q", 20) if big else (f"{order}H", 12)
     pointer, step = (f"{order}Q", 8) if big else (f"{order}I", 4)
     width = height = pages = orientation = claimed = 0
-    place = _number(content, pointer, 8 if big else 4)
+    offset = _number(content, pointer, 8 if big else 4)
     seen: set[int] = set()
     left = len(content) // entry + _MAX_PARTS  # entries
-    while place and place not in seen and place + 2 <= len(content):
-        seen.add(place)
+    while offset and offset not in seen and offset + 2 <= len(content):
+        seen.add(offset)
         if len(seen) > _MAX_PARTS:
             raise ValueError(f"it has more than {_MAX_PARTS:,} pages")
-        count = _number(content, number, place)
-        start = place + struct.calcsize(number)
+        count = _number(content, number, offset)
+        start = offset + struct.calcsize(number)
         left -= count
         if left < 0:
-            raise ValueError("its parts claim the same bytes again and again")
+            raise ValueError("its parts claim the same bytes repeatedly")
         tags = {}
         for at in range(start, min(start + entry * count, len(content) - entry + 1), entry):
             tag, kind = struct.unpack_from(f"{order}HH", content, at)
@@ -165,18 +181,66 @@ def _tiff(content: bytes) -> Header:
             if tag in (256, 257, 274) and kind in (3, 4):
                 tags[tag] = _number(content, f"{order}{'H' if kind == 3 else 'I'}", at + 4 + step)
         if claimed > 16 * len(content) + _SMALL:  # a profile may be of several pages
-            raise ValueError("its parts claim the same bytes again and again")
+            raise ValueError("its parts claim the same bytes repeatedly")
         if not pages:
             orientation = tags.get(274, 0)
         pages += 1
         width, height = max(width, tags.get(256, 0)), max(height, tags.get(257, 0))
-        place = _number(content, pointer, start + entry * count)
+        offset = _number(content, pointer, start + entry * count)
     return Header(width, height, max(1, pages), orientation)
 
 
-def _number(content: bytes, layout: str, place: int) -> int:
-    """Return the number at a place, 0 if the file ends before."""
-    if place + struct.calcsize(layout) > len(content):
+def _number(content: bytes, layout: str, offset: int) -> int:
+    """Return the number at an offset, 0 if the file ends before."""
+    if offset + struct.calcsize(layout) > len(content):
         return 0
-    value: int = struct.unpack_from(layout, content, place)[0]
+    value: int = struct.unpack_from(layout, content, offset)[0]
     return value
+
+
+def orientation_of(exif: bytes) -> int:
+    """Return the orientation in EXIF data, 1 (as it is stored) to 8; 0 if there is none.
+
+    Only the entries of the first table are looked at: tags that claim the same bytes repeatedly cost nothing.
+    """
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or len(exif) < 10:
+        return 0
+    (offset,) = struct.unpack_from(f"{order}I", exif, 4)
+    if offset + 2 > len(exif):
+        return 0
+    (count,) = struct.unpack_from(f"{order}H", exif, offset)
+    for at in range(offset + 2, min(offset + 2 + 12 * count, len(exif) - 11), 12):
+        tag, kind = struct.unpack_from(f"{order}HH", exif, at)
+        if tag == _TAG and kind in (_SHORT, _LONG):
+            value: int = struct.unpack_from(f"{order}{'H' if kind == _SHORT else 'I'}", exif, at + 8)[0]
+            return value if 1 <= value <= 8 else 0
+    return 0
+
+
+def xmp_orientation(xmp: bytes) -> int:
+    """Return the orientation in an XMP packet, where Pillow looks if there is none in EXIF data; 0 if there is none."""
+    found = _XMP.search(xmp)
+    return int(found[1]) if found else 0
+
+
+def quarter_turned(orientation: int) -> bool:
+    """Whether an orientation exchanges width and height."""
+    return orientation >= 5
+
+
+def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Return an image (H, W) or (H, W, C) as it is meant to be seen, as a view.
+
+    Args:
+        pixels: As they are stored.
+        orientation: 0 to 8, see `orientation_of`.
+    """
+    if orientation >= 5:
+        pixels = np.swapaxes(pixels, 0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels

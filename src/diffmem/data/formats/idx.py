@@ -6,12 +6,10 @@ bytes), the number of dimensions, each dimension as a big-endian 32-bit number, 
 
 from __future__ import annotations
 
-import gzip
 import math
 import re
 import struct
 from pathlib import Path
-from typing import IO, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +17,11 @@ from numpy.typing import NDArray
 from diffmem.data.formats.arrays import filled, naming
 from diffmem.data.formats.guards import (
     MAX_TOTAL_BYTES,
-    BoundedStream,
     check_ratio,
     check_total,
     reading,
     stays_inside,
+    unpacked,
 )
 from diffmem.data.images import ImageSet
 from diffmem.data.names import NumberedNames
@@ -74,12 +72,11 @@ def read_idx(path: Path, split: str) -> ImageSet:
             raise UserError(
                 f"{label_file} has {len(labels)} labels for the {len(images)} images of {file.name}."
             )
-    told = f"IDX file {file.name}: {len(images)} images" + (
-        "" if labels is not None else "; no labels beside it"
-    )
+    step = f"IDX file {file.name}: {len(images)} images"
+    step += "; no labels beside it" if labels is None else ""
     names = NumberedNames(file.name.partition(".")[0], range(len(images)))
     with naming(file):
-        return ImageSet(images[:, None], labels, names, None, (told,))
+        return ImageSet(images[:, None], labels, names, None, (step,))
 
 
 def _refuse_links(given: Path, file: Path) -> None:
@@ -112,12 +109,7 @@ def _label_file(images: Path) -> Path | None:
 
 
 def _read(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    with reading(str(path)), path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        stream = BoundedStream(
-            cast(BinaryIO, gzip.GzipFile(fileobj=file) if packed else file), MAX_TOTAL_BYTES, str(path)
-        )
+    with reading(str(path)), unpacked(path, MAX_TOTAL_BYTES) as (stream, packed):
         magic = stream.read(4)
         if len(magic) < 4 or magic[:2] != b"\0\0":
             raise ValueError("it is no IDX file")
@@ -138,11 +130,9 @@ def _read(path: Path, dimensions: int) -> NDArray[np.uint8]:
         check_total(shape[0], shape[1:], str(path))
         if packed:
             check_ratio(size, path.stat().st_size, str(path))
-        elif size != path.stat().st_size - 4 - 4 * dimensions:
-            raise EOFError(
-                f"its header tells of {size:,} values but it has {path.stat().st_size - 4 - 4 * dimensions:,}"
-            )
-        values = filled(cast(IO[bytes], stream), shape)
+        elif size != (left := path.stat().st_size - 4 - 4 * dimensions):
+            raise EOFError(f"its header declares {size:,} values but it has {left:,}")
+        values = filled(stream, shape)
         if stream.read(1):  # at the end, where gzip compares its checksum
-            raise EOFError(f"its header tells of {size:,} values but it has more")
+            raise EOFError(f"its header declares {size:,} values but it has more")
         return values

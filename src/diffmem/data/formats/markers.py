@@ -35,7 +35,7 @@ _EXIF, _HIDDEN = b"Exif\0\0", b"EXIF\0\0"
 
 
 class CountedStream(io.BytesIO):
-    """A file in memory that is read a few times over at most: parts of it may claim the same bytes again and again.
+    """A file in memory that is read a few times over at most: parts of it may claim the same bytes repeatedly.
 
     Args:
         content: The file.
@@ -54,7 +54,7 @@ class CountedStream(io.BytesIO):
         content = super().read(size)
         self._left -= len(content)
         if self._left < 0:
-            raise ValueError("its parts claim the same bytes again and again")
+            raise ValueError("its parts claim the same bytes repeatedly")
         return content
 
 
@@ -66,22 +66,22 @@ def check_jpeg(content: bytes) -> None:
     """
     if len(content) < _SMALL and content.count(_SCAN) <= _MAX_JPEG_SCANS:
         return  # it cannot have too many of anything
-    place, segments, scans = len(_SIGNATURE), 0, 0
-    while found := _MARKER.search(content, place):
-        place = found.end()
-        marker = content[place - 1]
+    offset, segments, scans = len(_SIGNATURE), 0, 0
+    while found := _MARKER.search(content, offset):
+        offset = found.end()
+        marker = content[offset - 1]
         segments += 1
         scans += marker == _START_OF_SCAN
         if segments > _MAX_JPEG_SEGMENTS or scans > _MAX_JPEG_SCANS:
             raise ValueError(
                 f"it has more than {_MAX_JPEG_SCANS} scans or {_MAX_JPEG_SEGMENTS:,} segments, which no encoder makes"
             )
-        if not scans and place > _MAX_JPEG_HEADER:
+        if not scans and offset > _MAX_JPEG_HEADER:
             break
         if marker == _END and scans:
             return
-        if marker not in (_START, _END) and place + 2 <= len(content):
-            place += struct.unpack_from(">H", content, place)[0]
+        if marker not in (_START, _END) and offset + 2 <= len(content):
+            offset += struct.unpack_from(">H", content, offset)[0]
     if not scans and len(content) > _MAX_JPEG_HEADER:
         raise ValueError(f"more than {_MAX_JPEG_HEADER:,} bytes come before its pixels")
 
@@ -108,27 +108,27 @@ def check_gif(content: bytes) -> tuple[int, int, int]:
     if size < 13:
         return 0, 0, 1
     width, height, flags = struct.unpack_from("<HHB", content, 6)
-    place = start = 13 + _colours(flags)
+    offset = start = 13 + _colours(flags)
     frames = 0
-    while place < size:
-        if not frames and place - start > _MAX_GIF_HEADER:
+    while offset < size:
+        if not frames and offset - start > _MAX_GIF_HEADER:
             raise ValueError(f"more than {_MAX_GIF_HEADER:,} bytes come before its first image")
-        block = content[place]
+        block = content[offset]
         if block == _GIF_END:
             break
-        if block == _GIF_FRAME and place + 10 <= size:
-            left, top, wide, high, flags = struct.unpack_from("<HHHHB", content, place + 1)
+        if block == _GIF_FRAME and offset + 10 <= size:
+            left, top, wide, high, flags = struct.unpack_from("<HHHHB", content, offset + 1)
             width, height, frames = max(width, left + wide), max(height, top + high), frames + 1
-            place += 10 + _colours(flags) + 1  # behind the colours, the size of a code
+            offset += 10 + _colours(flags) + 1  # behind the colours, the size of a code
         elif block == _GIF_EXTENSION:
-            place += 2
+            offset += 2
         else:  # readers pass over what is no block
-            place += 1
+            offset += 1
             continue
-        while place < size and content[place]:
-            place += 1 + content[place]
-        place += 1
-    if not frames and place - start > _MAX_GIF_HEADER:
+        while offset < size and content[offset]:
+            offset += 1 + content[offset]
+        offset += 1
+    if not frames and offset - start > _MAX_GIF_HEADER:
         raise ValueError(f"more than {_MAX_GIF_HEADER:,} bytes come before its first image")
     return width, height, max(1, frames)
 
@@ -140,8 +140,8 @@ def _colours(flags: int) -> int:
 
 def exif_of_jpeg(content: bytes) -> bytes:
     """Return the EXIF data of a JPEG, or nothing."""
-    place = content.find(_EXIF)
-    if place < 4 or content[place - 4 : place - 2] != b"\xff\xe1":
+    offset = content.find(_EXIF)
+    if offset < 4 or content[offset - 4 : offset - 2] != b"\xff\xe1":
         return b""
-    length: int = struct.unpack_from(">H", content, place - 2)[0]
-    return content[place + len(_EXIF) : place - 2 + length]
+    length: int = struct.unpack_from(">H", content, offset - 2)[0]
+    return content[offset + len(_EXIF) : offset - 2 + length]

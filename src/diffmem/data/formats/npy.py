@@ -1,13 +1,12 @@
-"""A single NumPy array (.npy): images that stay on disk and are read where they are looked at.
+"""NumPy's files: archives (.npz), and single arrays (.npy), images that stay on disk and are read where they are looked at.
 
-Labels, names, class names and history lie beside it in a small file of their own, `images.meta.npz` for
+Labels, names, class names and history of an .npy lie beside it in a small file of their own, `images.meta.npz` for
 `images.npy`, which may be absent: any uint8 array (N, H, W), (N, H, W, C) or (N, C, H, W) is a set of images.
 """
 
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,22 +14,27 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from diffmem.data.conversions import Conversion
 from diffmem.data.formats.arrays import (
+    ArrayArchive,
     as_nchw,
     layout_of,
-    member_array,
-    member_labels,
-    member_text,
-    members_of,
     naming,
+    open_arrays,
     read_header,
 )
-from diffmem.data.formats.guards import checked_zip, reading
+from diffmem.data.formats.files import named
+from diffmem.data.formats.guards import reading
 from diffmem.data.images import ImageSet
 from diffmem.data.names import NumberedNames, PackedNames
 from diffmem.errors import UserError
+from diffmem.text import count_text
 
-__all__ = ["MAGIC", "meta_path", "read_npy", "sample_digest"]
+__all__ = ["MAGIC", "meta_path", "read_npy", "read_npz", "sample_digest"]
+
+_IMAGES = ("images", "x", "data", "arr_0")
+_USED = ("labels", "y", "names", "names_utf8", "names_ends", "class_names", "history", "layout")
+_UNNAMED_LABELS = "arr_1"
 
 MAGIC = b"\x93NUMPY"
 """How an .npy file begins."""
@@ -38,14 +42,28 @@ MAGIC = b"\x93NUMPY"
 _SAMPLED = 64
 
 
-class _Meta(NamedTuple):
+class _Described(NamedTuple):
+    """What an archive says of images: of its own, or of those in the .npy beside it."""
+
     labels: NDArray[Any] | None = None
     names: Sequence[str] | None = None
     class_names: tuple[str, ...] | None = None
     history: tuple[str, ...] = ()
     layout: str | None = None
-    shape: tuple[int, ...] | None = None
-    sample: str | None = None
+
+    @classmethod
+    def of(cls, arrays: ArrayArchive) -> _Described:
+        labels, names, class_names = arrays.labels(), _names(arrays), arrays.text("class_names")
+        history, layout = arrays.text("history") or (), arrays.text("layout")
+        return cls(labels, names, class_names, history, layout[0] if layout else None)
+
+    def image_set(
+        self, images: NDArray[np.uint8], path: Path, step: str, *conversions: Conversion
+    ) -> ImageSet:
+        names = NumberedNames(path.name, range(len(images))) if self.names is None else self.names
+        class_names = None if self.labels is None else self.class_names
+        history = (*self.history, step, *(one.sentence for one in conversions))
+        return ImageSet(images, self.labels, names, class_names, history, conversions)
 
 
 def meta_path(path: Path) -> Path:
@@ -81,14 +99,18 @@ def read_npy(path: Path) -> ImageSet:
             belongs to other images.
     """
     what, beside = str(path), meta_path(path)
-    meta = _read_meta(beside) if beside.is_file() else _Meta()
+    described, shape, sample = _Described(), None, None
+    if beside.is_file():
+        with open_arrays(beside) as arrays:
+            described = _Described.of(arrays)
+            shape, sample = arrays.array("shape", np.int64), arrays.text("sample")
     with path.open("rb") as stream:
         header = read_header(stream, np.uint8, what)
-        layout = layout_of(header.shape, meta.layout, what, f"in {beside.name} beside it")
+        layout = layout_of(header.shape, described.layout, what, f"in {beside.name} beside it")
         start, size = stream.tell(), path.stat().st_size
         if header.bytes != size - start:
             raise UserError(
-                f"Cannot read {path}: its header tells of {header.bytes:,} bytes of images but it has "
+                f"Cannot read {path}: its header declares {header.bytes:,} bytes of images but it has "
                 f"{size - start:,}. It is damaged or incomplete; make or download it again."
             )
         if header.fortran:
@@ -101,53 +123,60 @@ def read_npy(path: Path) -> ImageSet:
         with reading(what):
             mapped = np.asarray(np.memmap(stream, np.uint8, "r", start, header.shape))
     images = as_nchw(mapped, layout)
-    _check_belongs(meta, images, beside, path)
-    converted = " (channels last, copied into channels first)" if layout == "NHWC" else ""
-    with naming(path if meta.labels is None and meta.names is None else beside):
-        return ImageSet(
-            images,
-            meta.labels,
-            meta.names if meta.names is not None else NumberedNames(path.name, range(len(images))),
-            meta.class_names if meta.labels is not None else None,
-            (*meta.history, f"npy {path.name}: {len(images)} images{converted}"),
-        )
+    if shape is not None or sample:
+        same_shape = shape is None or tuple(shape.reshape(-1).tolist()) == images.shape
+        if not same_shape or not sample or sample[0] != sample_digest(images):
+            raise UserError(
+                f"{beside} holds the labels and names of other images than those of {path}; write both again, or delete "
+                f"{beside.name} to read the images without labels."
+            )
+    step = f"npy {path.name}: {len(images)} images"
+    step += " (channels last, copied into channels first)" if layout == "NHWC" else ""
+    with naming(path if described.labels is None and described.names is None else beside):
+        return described.image_set(images, path, step)
 
 
-def _check_belongs(meta: _Meta, images: NDArray[np.uint8], beside: Path, path: Path) -> None:
-    if meta.shape is None and meta.sample is None:
-        return
-    if (meta.shape or images.shape) != images.shape or (meta.sample or "") != sample_digest(images):
-        raise UserError(
-            f"{beside} holds the labels and names of other images than those of {path}; write both again, or delete "
-            f"{beside.name} to read the images without labels."
-        )
+def read_npz(path: Path) -> ImageSet:
+    """Read a NumPy archive. Pickled objects are refused.
+
+    Keys: `images` (or `x`, `data`, `arr_0`), uint8 (N, H, W), (N, H, W, C) or (N, C, H, W); if wanted,
+    `labels` (or `y`), whole numbers (N,); `names`, `class_names` and `history`, text; and `layout`, 'NCHW' or
+    'NHWC', which is needed only where the shape could mean either.
+
+    Raises:
+        UserError: The archive is damaged, a key is missing, or an array has a type or shape that cannot be
+            meant.
+    """
+    with open_arrays(path) as arrays:
+        key = next((key for key in _IMAGES if key in arrays.members), None)
+        stored = None if key is None else arrays.array(key, np.uint8)
+        if stored is None:
+            found = ", ".join(sorted(arrays.members))[:200] or "nothing"
+            raise UserError(
+                f"{path} has no key {', '.join(_IMAGES)}; it has {found}. Save the images as 'images'."
+            )
+        described = _Described.of(arrays)
+        images = as_nchw(stored, layout_of(stored.shape, described.layout, f"{path}: {key}", "beside it"))
+        dropped, total = sorted(arrays.members.keys() - {key, *_USED}), len(arrays.members)
+    passed_over = _passed_over(dropped, total, described.labels is None)
+    with naming(path):
+        return described.image_set(images, path, f"npz {path.name}: {len(images)} images", *passed_over)
 
 
-def _read_meta(path: Path) -> _Meta:
-    what = str(path)
-    with checked_zip(path) as archive:
-        layout, sample = member_text(archive, "layout", what), member_text(archive, "sample", what)
-        shape = _numbers(archive, "shape", what)
-        return _Meta(
-            member_labels(archive, what),
-            _names(archive, what),
-            member_text(archive, "class_names", what),
-            member_text(archive, "history", what) or (),
-            layout[0] if layout else None,
-            None if shape is None else tuple(shape.reshape(-1).tolist()),
-            sample[0] if sample else None,
-        )
+def _passed_over(keys: list[str], total: int, unlabelled: bool) -> tuple[Conversion, ...]:
+    """Return what is said of arrays that are not read."""
+    if not keys:
+        return ()
+    text = f"{count_text(len(keys), 'other array')} skipped ({named(keys)})"
+    meant = _UNNAMED_LABELS in keys and unlabelled
+    if meant:
+        text += f": if {_UNNAMED_LABELS} holds labels, save them as 'labels'"
+    return (Conversion("labels" if meant else "passed-over", "none", len(keys), total, text, False),)
 
 
-def _names(archive: zipfile.ZipFile, what: str) -> Sequence[str] | None:
-    ends, members = _numbers(archive, "names_ends", what), members_of(archive)
-    if ends is None or "names_utf8" not in members:
-        return member_text(archive, "names", what)
-    content = member_array(archive, members["names_utf8"], f"{what}: names_utf8", np.uint8)
-    with reading(f"{what}: names_utf8"):
+def _names(arrays: ArrayArchive) -> Sequence[str] | None:
+    ends, content = arrays.array("names_ends", np.int64), arrays.array("names_utf8", np.uint8)
+    if ends is None or content is None:
+        return arrays.text("names")
+    with reading(f"{arrays.name}: names_utf8"):
         return PackedNames(content.tobytes(), ends.astype(np.int64))
-
-
-def _numbers(archive: zipfile.ZipFile, key: str, what: str) -> NDArray[Any] | None:
-    info = members_of(archive).get(key)
-    return None if info is None else member_array(archive, info, f"{what}: {key}", np.int64)

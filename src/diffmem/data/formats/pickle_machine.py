@@ -225,10 +225,10 @@ class PickleMachine(ABC):
 
     def since_mark(self) -> list[Any]:
         """Take the values above the last mark, and the mark."""
-        for place in range(len(self.stack) - 1, -1, -1):
-            if self.stack[place] is _MARK:
-                items = self.stack[place + 1 :]
-                del self.stack[place:]
+        for index in range(len(self.stack) - 1, -1, -1):
+            if self.stack[index] is _MARK:
+                items = self.stack[index + 1 :]
+                del self.stack[index:]
                 return items
         raise ValueError("the pickle closes a group that it never opened")
 

@@ -46,23 +46,23 @@ def check_png(content: bytes) -> PngHeader:
         EOFError: The file is cut short.
         ValueError: A CRC is wrong, or there are more than 100,000 chunks.
     """
-    place = len(PNG_SIGNATURE)
+    offset = len(PNG_SIGNATURE)
     kind, chunks, header = b"", 0, PngHeader()
     while kind != b"IEND":
         chunks += 1
         if chunks > _MAX_CHUNKS:
             raise ValueError(f"it has more than {_MAX_CHUNKS:,} chunks")
-        if place + 12 > len(content):
+        if offset + 12 > len(content):
             raise EOFError("the file is cut short")
-        length, kind = struct.unpack_from(">I4s", content, place)
-        end = place + 8 + length
+        length, kind = struct.unpack_from(">I4s", content, offset)
+        end = offset + 8 + length
         if end + 4 > len(content):
             raise EOFError("the file is cut short")
-        if zlib.crc32(memoryview(content)[place + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
+        if zlib.crc32(memoryview(content)[offset + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
             raise ValueError(f"the CRC of its {kind.decode('latin-1')!r} chunk is wrong")
         if kind in (b"IHDR", b"acTL", b"eXIf"):
-            header = _with_chunk(header, kind, content[place + 8 : end])
-        place = end + 4
+            header = _with_chunk(header, kind, content[offset + 8 : end])
+        offset = end + 4
     return header
 
 

@@ -6,8 +6,10 @@ Signatures: the formats' own specifications; boxes and brands of AVIF and HEIF b
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 
+from diffmem.data.formats.png import PNG_SIGNATURE
 from diffmem.errors import UserError
 
 __all__ = [
@@ -41,6 +43,17 @@ _MARKUP = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
+_READ = (
+    (PNG_SIGNATURE, "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+)
+_UNREAD_AT_128, _UNREAD_AT_344 = ((b"DICM", "DICOM"),), ((b"n+1\0", "NIfTI"), (b"ni1\0", "NIfTI"))
 _UNREAD = (
     (b"8BPS", "Photoshop (PSD)"),
     (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
@@ -108,22 +121,21 @@ def ending_of(name: str) -> str:
     return f".{ending.lower()}" if stem and dot else ""
 
 
+def _kind_of(head: bytes, signatures: Iterable[tuple[bytes, str]]) -> str | None:
+    return next((kind for signature, kind in signatures if head.startswith(signature)), None)
+
+
 def readable_format(head: bytes) -> str | None:
     """Return which of the formats that are read a file has, by its first bytes; none if it has none of them.
 
     Args:
         head: At least `HEAD_BYTES` of its beginning, or all.
     """
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return "GIF"
+    kind = _kind_of(head, _READ)
+    if kind is not None:
+        return None if kind == "TIFF" and head[8:10] == b"CR" else kind
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "WEBP"
-    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return None if head[8:10] == b"CR" else "TIFF"
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
         return "BMP"
     if head[4:8] == b"ftyp" and _brand(head) == "AVIF" and _reads_avif():
@@ -139,18 +151,18 @@ def pnm_size(head: bytes) -> tuple[int, int]:
 
 def unread_kind(head: bytes) -> str | None:
     """Return the name of an image format (or of video) that is not read, by a file's first bytes; none for other files."""
-    for signature, kind in _UNREAD:
-        if head.startswith(signature):
-            return kind
+    kind = (
+        _kind_of(head, _UNREAD)
+        or _kind_of(head[128:], _UNREAD_AT_128)
+        or _kind_of(head[344:], _UNREAD_AT_344)
+    )
+    if kind is not None:
+        return kind
     if head[4:8] == b"ftyp":
         kind = _brand(head) or "video (MP4)"
         return "AVIF (this Pillow cannot read it: pip install -U pillow)" if kind == "AVIF" else kind
     if head.startswith((b"II*\0", b"MM\0*")) and head[8:10] == b"CR":
         return "camera raw"
-    if head[128:132] == b"DICM":
-        return "DICOM"
-    if head[344:348] in (b"n+1\0", b"ni1\0"):
-        return "NIfTI"
     if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
         return "video (AVI)"
     if (
@@ -176,18 +188,17 @@ def not_an_image(head: bytes, name: str) -> UserError:
     """Return the error that says what a file is that was meant as an image and is none of these formats."""
     kind = unread_kind(head)
     if not head:
-        told = "it is empty; make or download it again"
+        text = "it is empty; make or download it again"
     elif kind is not None:
-        told = f"it is of the kind {kind}, which is not read; convert it to PNG, or take it out"
+        text = f"it is of the kind {kind}, which is not read; convert it to PNG, or take it out"
     elif _MARKUP.match(head):
-        told = "it is an HTML page: a server answered with a page in place of the image; download it again"
+        text = "it is an HTML page: a server answered with a page in place of the image; download it again"
     else:
-        found = next((name for signature, name in _OTHERS if head.startswith(signature)), None)
+        found = _kind_of(head, _OTHERS)
+        text = f"it is {found}, no image"
         if found is None:
-            told = f"it is no image of the formats {', '.join(KINDS)}. It is damaged or incomplete; make or download it again"
-        else:
-            told = f"it is {found}, no image"
-    return UserError(f"Cannot read {name}: {told}.")
+            text = f"it is no image of the formats {', '.join(KINDS)}. It is damaged or incomplete; make or download it again"
+    return UserError(f"Cannot read {name}: {text}.")
 
 
 def _brand(head: bytes) -> str | None:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data.conversions import Conversion, Tally
-from diffmem.data.fit import fitted
 from diffmem.data.formats.decode import decode_pages, stored_orientation
-from diffmem.data.formats.exif import quarter_turned
+from diffmem.data.formats.files import PassedOver
 from diffmem.data.formats.guards import check_bulk, check_total
-from diffmem.data.formats.signatures import KINDS
+from diffmem.data.formats.headers import quarter_turned
 from diffmem.data.images import frozen
 from diffmem.data.reading import AS_USUAL, OPTIONS, Reading
 from diffmem.data.storage import new_images
+from diffmem.data.transforms import fitted
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.text import count_text
 
-__all__ = ["Stack", "Stacked", "check_white", "stack_images"]
+__all__ = ["Stacked", "stack_images"]
 
 _MOST_LOOKED_AT = 20_000  # files whose orientation an error tells of
 _SMALL_PART = 0.25  # of the range of 16 bits
@@ -44,7 +45,7 @@ class Stacked(NamedTuple):
     conversions: tuple[Conversion, ...]
 
 
-class Stack:
+class _Stack:
     """An array of images that grows, and turns from grey to RGB, as it has to.
 
     Args:
@@ -100,6 +101,7 @@ def stack_images(
     reading: Reading = AS_USUAL,
     progress: Progress = NO_PROGRESS,
     held: int | None = None,
+    prepared: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
 ) -> Stacked:
     """Decode many images of one size, or brought to one, into one array.
 
@@ -110,14 +112,17 @@ def stack_images(
         reading: How they are read.
         progress: Called now and then with files done and files in all.
         held: Bytes of all encoded images, where they are known before they are read; see `check_bulk`.
+        prepared: Brings an image, (H, W) or (H, W, 3), to its shape; as `reading` says if left out.
 
     Raises:
         UserError: An image is broken, the sizes differ, there are none, all together would fill the memory, or the white
             level of 16-bit images is unclear.
     """
     if not names:
-        raise UserError(f"{what} holds no images; the formats {', '.join(KINDS)} are read.")
-    tally, stack = Tally(), Stack(len(names), what, held)
+        raise PassedOver().nothing(what)
+    if prepared is None and reading.fit is not None and reading.resolution is not None:
+        prepared = partial(fitted, fit=reading.fit, side=reading.resolution)
+    tally, stack = Tally(), _Stack(len(names), what, held)
     files: list[int] = []
     labels: list[str] = []
     with warnings.catch_warnings():
@@ -126,10 +131,8 @@ def stack_images(
         for index, name in enumerate(names):
             pages = decode_pages(read(index), f"{what}: {name}", reading, tally)
             for page, pixels in enumerate(pages):
-                square = pixels
-                if reading.fit is not None and reading.resolution is not None:
-                    square = fitted(pixels, reading.fit, reading.resolution)
-                    tally.fitted += square is not pixels
+                square = pixels if prepared is None else prepared(pixels)
+                tally.fitted += square.shape[:2] != pixels.shape[:2]
                 size = stack.size
                 if size is not None and size != square.shape[:2]:
                     raise _unequal(names, read, what, index, (names[0], *size), square.shape[:2], reading)
@@ -140,13 +143,13 @@ def stack_images(
                 labels.append(name if len(pages) == 1 else f"{name} page {page + 1} of {len(pages)}")
             if index % 256 == 255:
                 progress(index + 1, len(names), "decoding images")
-    check_white(tally, what)
+    _check_white(tally, what)
     return Stacked(
         stack.images(), frozen(np.array(files, np.int64)), tuple(labels), tally.conversions(reading)
     )
 
 
-def check_white(tally: Tally, what: str) -> None:
+def _check_white(tally: Tally, what: str) -> None:
     """Refuse 16-bit images that use a small part of their range: which value is white is not known.
 
     Raises:
@@ -173,15 +176,15 @@ def _unequal(
     reading: Reading,
 ) -> UserError:
     """Return the error about two images of unequal size, with its cause and its remedy."""
-    told = f"{what}: the images differ in size: {first[0]} is {first[2]} x {first[1]} but {names[index]} is {size[1]} x {size[0]}."
+    text = f"{what}: the images differ in size: {first[0]} is {first[2]} x {first[1]} but {names[index]} is {size[1]} x {size[0]}."
     turned = 0
     if reading.exif == "ignore" and tuple(size) == first[:0:-1]:
         looked_at = range(min(len(names), _MOST_LOOKED_AT))
         turned = sum(quarter_turned(stored_orientation(read(place))) for place in looked_at)
     if turned:
         of = f"{turned:,} of {count_text(len(looked_at), 'file')}"
-        told += f" {of} carry an EXIF orientation that turns them: --exif apply turns them."
+        text += f" {of} carry an EXIF orientation: --exif apply rotates them."
     return UserError(
-        f"{told} {'Or bring' if turned else 'Bring'} all to one size: --fit crop (or stretch, or pad) with"
+        f"{text} {'Or bring' if turned else 'Bring'} all to one size: --fit crop (or stretch, or pad) with"
         f" --resolution ({OPTIONS})."
     )

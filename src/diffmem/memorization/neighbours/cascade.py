@@ -22,15 +22,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffmem.memorization.neighbours.candidates import PIECE_BYTES, Best
 from diffmem.memorization.neighbours.index import NeighbourIndex, sample_of
 from diffmem.memorization.neighbours.rows import Rows, full_precision
-from diffmem.memorization.neighbours.search import search
+from diffmem.memorization.neighbours.search import PIECE_BYTES, Best, search
 from diffmem.memorization.neighbours.sketch import Cuts, Sketch, ceilings, fit_basis, tail_share
 from diffmem.memorization.neighbours.workers import dealt, even_parts
 from diffmem.progress import Progress
 
-__all__ = ["cascade", "cascade_serves", "index_pays", "indexed_search"]
+__all__ = ["cascade", "index_pays", "indexed_search"]
 
 QUERIES = 2048  # queries in a block
 PRODUCT = 1 << 19  # numbers in a product of the first bounds: stays in the cache
@@ -47,10 +46,10 @@ WORTH = 1.5e11  # products of a full search above which an index that is built i
 
 
 class _Pairs(NamedTuple):
-    """Pairs of a query (its position in the block) and a place in the index, with lower bounds."""
+    """Pairs of a query (its position in the block) and a position in the index, with lower bounds."""
 
     column: Tensor
-    place: Tensor
+    position: Tensor
     bound: Tensor
 
 
@@ -67,7 +66,7 @@ class _Block:
             rows = torch.empty(end - at, queries.dim)
             queries.fill(rows, part.start + at, part.start + end, index.centre)
             self.sketch[at:end].write(rows, index.basis, index.cuts, queries)
-        self.sketch.turn()
+        self.sketch.to_queries()
         self.ceiling = torch.full((count,), torch.inf)  # the largest bound that a neighbour can have
         self.left = torch.zeros(count, dtype=torch.int64)  # references that the bounds left, of each query
         self.dense = torch.zeros(count, dtype=torch.bool)
@@ -104,7 +103,7 @@ class _Block:
         return least
 
     def scout(self, least: Tensor, first: int) -> Tensor:
-        """Compare the best of the nearest leaves exactly, to lower the ceilings; return their places, (n, Q)."""
+        """Compare the best of the nearest leaves exactly, to lower the ceilings; return their positions, (n, Q)."""
         some = min(self.k + SCOUTS, len(least))
         leaves = least.topk(some, dim=0, largest=False).indices + first
         count = leaves.shape[1]
@@ -116,10 +115,10 @@ class _Block:
             at += len(values)
         bounds = bounds.view(some, count, -1).transpose(0, 1).flatten(1)
         bound, order = bounds.topk(min(self.k + EXTRA, bounds.shape[1]), largest=False)
-        place = leaves.T.gather(1, order // self.index.leaf) * self.index.leaf + order % self.index.leaf
+        position = leaves.T.gather(1, order // self.index.leaf) * self.index.leaf + order % self.index.leaf
         column, slot = (bound < torch.inf).nonzero().unbind(1)
-        self.compare(column, place[column, slot])
-        return place.T
+        self.compare(column, position[column, slot])
+        return position.T
 
     def leaf_bounds(self, leaves: Tensor, column: Tensor) -> Iterator[Tensor]:
         """Yield the second bounds of the references of leaves, in batches of `BATCH` pairs, (n, leaf).
@@ -154,8 +153,8 @@ class _Block:
             hit = (values.amin(1) <= ceiling).nonzero()[:, 0]
             inside = values[hit]
             row, tooth = (inside <= ceiling[hit, None]).nonzero().unbind(1)
-            queries, place = queries[hit[row]], some[hit[row]] * self.index.leaf + tooth
-            pairs = self.refined(_Pairs(queries, place, inside[row, tooth]))
+            queries, position = queries[hit[row]], some[hit[row]] * self.index.leaf + tooth
+            pairs = self.refined(_Pairs(queries, position, inside[row, tooth]))
             self.left += torch.bincount(pairs.column, minlength=len(self.left))
             self.give_up_dense()
             yield pairs
@@ -166,26 +165,26 @@ class _Block:
         for at in range(0, len(bound), PIECE):
             part = slice(at, at + PIECE)
             left = self.sketch.third.index_select(0, pairs.column[part])
-            right = self.index.sketch.third.index_select(0, pairs.place[part])
+            right = self.index.sketch.third.index_select(0, pairs.position[part])
             bound[part] = pairs.bound[part] + torch.linalg.vecdot(left, right)
         keep = ((bound <= self.ceiling[pairs.column]) & (bound < torch.inf)).nonzero()[:, 0]
-        return _Pairs(pairs.column[keep], pairs.place[keep], bound[keep])
+        return _Pairs(pairs.column[keep], pairs.position[keep], bound[keep])
 
     def decide(self, pairs: _Pairs, scouted: Tensor) -> None:
         """Compare pairs exactly, first as many of each query as may become its neighbours."""
-        new = ~(pairs.place == scouted[:, pairs.column]).any(0) & ~self.dense[pairs.column]
-        column, place, bound = (part[new].numpy() for part in pairs)
+        new = ~(pairs.position == scouted[:, pairs.column]).any(0) & ~self.dense[pairs.column]
+        column, position, bound = (part[new].numpy() for part in pairs)
         order = np.lexsort((bound, column))
-        column, place, bound = column[order], place[order], bound[order]
+        column, position, bound = column[order], position[order], bound[order]
         rank = np.arange(len(column)) - np.searchsorted(column, column)
         soon = rank < self.k
-        self.compare(torch.from_numpy(column[soon]), torch.from_numpy(place[soon]))
+        self.compare(torch.from_numpy(column[soon]), torch.from_numpy(position[soon]))
         late = ~soon & (bound <= self.ceiling.numpy()[column])
-        self.compare(torch.from_numpy(column[late]), torch.from_numpy(place[late]))
+        self.compare(torch.from_numpy(column[late]), torch.from_numpy(position[late]))
 
-    def compare(self, column: Tensor, place: Tensor) -> None:
+    def compare(self, column: Tensor, position: Tensor) -> None:
         """Compute exact distances of pairs, none seen before, and lower the ceilings."""
-        self.best.add(column + self.start, self.index.order[place])
+        self.best.add(column + self.start, self.index.order[position])
         found = torch.from_numpy(self.best.squares[self.start : self.start + len(self.ceiling), -1])
         self.ceiling = ceilings(found, self.sketch.norms, self.best.queries.dim, self.index.cuts.third)
         self.ceiling[self.dense] = -torch.inf
@@ -198,11 +197,6 @@ class _Block:
             dense = self.left > 8 * share
         self.dense |= dense
         self.ceiling[self.dense] = -torch.inf
-
-
-def cascade_serves(index: NeighbourIndex, k: int) -> bool:
-    """Say whether an index has so many leaves that bounds can leave most of them out."""
-    return len(index.order) >= index.leaf * max(8, 2 * k)
 
 
 def cascade(queries: Rows, references: Rows, best: Best, index: NeighbourIndex, progress: Progress) -> Tensor:
@@ -271,7 +265,8 @@ def indexed_search(
                     progress(0, pairs, f"{note}: {100 * done / total:.0f}%")
 
                 index = NeighbourIndex.prepared(references, sample, cuts, basis, building)
-        if index is None or not cascade_serves(index, k):
+        # Of so few leaves, bounds leave out next to none.
+        if index is None or len(index.order) < index.leaf * max(8, 2 * k):
             return search(queries, references, k, cpu, block_bytes, progress)
         best = Best(queries, references, k, max(1, PIECE_BYTES // queries.dim))
         left = cascade(queries, references, best, index, progress)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from diffmem.data.storage import gather
 from diffmem.errors import UserError
 
-__all__ = ["Keys", "common_space", "content_keys", "distinct", "present", "taken"]
+__all__ = ["Keys", "check_images", "common_space", "content_keys", "distinct", "present", "taken"]
 
 Keys = NDArray[np.uint64]
 """One of 128 bits for each image, uint64 (N, 2)."""
@@ -52,6 +52,16 @@ def taken(images: NDArray[Any], chosen: NDArray[np.int64]) -> NDArray[Any]:
     if len(chosen) == len(images) and bool((chosen == np.arange(len(images))).all()):
         return images
     return gather(images, chosen) if images.dtype == np.uint8 and len(chosen) else images[chosen]
+
+
+def check_images(named: dict[str, NDArray[Any]]) -> None:
+    """Refuse arrays that are not uint8 images (N, C, H, W) of one shape, at least one each; see `common_space`."""
+    common_space(named, "euclidean", None)
+    (name, images), *_ = named.items()
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise UserError(
+            f"The {name} are {images.dtype} of shape {images.shape}; convert them to uint8 images (N, C, H, W), 0 to 255."
+        )
 
 
 def common_space(named: dict[str, NDArray[Any]], metric: str, space: str | None) -> str:

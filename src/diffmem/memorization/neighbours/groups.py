@@ -58,7 +58,7 @@ class DuplicateGroups:
         return np.array([gaps.min() for gaps in self.gaps], np.float64)
 
     @cached_property
-    def kept(self) -> NDArray[np.int64]:
+    def distinct(self) -> NDArray[np.int64]:
         """The images that are left if each group keeps its first one, int64 ascending.
 
         No two of them are a near pair: near pairs are always in one group.
@@ -70,8 +70,8 @@ class DuplicateGroups:
 
     @property
     def removed(self) -> int:
-        """How many images are left out of `kept`."""
-        return self.count - len(self.kept)
+        """How many images are left out of `distinct`."""
+        return self.count - len(self.distinct)
 
     def by_size(self) -> list[int]:
         """Return the numbers of the groups, the largest first and, of equal size, the nearest first."""

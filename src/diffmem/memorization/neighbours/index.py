@@ -49,11 +49,11 @@ class NeighbourIndex:
     Attributes:
         metric: What is compared: the rows ("euclidean"), or the rows scaled to length 1 ("cosine").
         kind: The type and shape of the references, for checks.
-        leaf: Number of places in a leaf.
+        leaf: Number of positions in a leaf.
         cuts: How many directions its bounds use.
         centre: What is taken off every row, float32 (dim,).
         basis: The directions, float32 (dim, cuts.third).
-        order: Which reference each place holds, int64 (P,); -1 in places that fill up the leaves.
+        order: Which reference each position holds, int64 (P,); -1 in positions that fill up the leaves.
         sketch: The sketches in that order.
     """
 
@@ -141,11 +141,11 @@ class NeighbourIndex:
         """
         same = (self.metric, self.kind, len(self)) == (rows.metric, rows.kind, len(rows))
         if same:
-            places = (self.order >= 0).nonzero()[:, 0]
-            places = places[:: max(1, len(places) // 32)]
-            block = torch.empty(len(places), rows.dim)
-            rows.subtract(rows.take(self.order[places]).cpu(), self.centre, block)
-            norms = self.sketch.norms[places]
+            positions = (self.order >= 0).nonzero()[:, 0]
+            positions = positions[:: max(1, len(positions) // 32)]
+            block = torch.empty(len(positions), rows.dim)
+            rows.subtract(rows.take(self.order[positions]).cpu(), self.centre, block)
+            norms = self.sketch.norms[positions]
             same = torch.allclose(float64_norms(block, rows), norms, rtol=1e-4, atol=0)
         if not same:
             raise UserError(
@@ -162,21 +162,17 @@ class NeighbourIndex:
         """
         rows = rows_of(array_of(references), "the references", self.metric)
         self.check(rows)
-        tensors = dict(zip(TENSORS, self._tensors(), strict=True))
-        words = {
+        tensors = {"centre": self.centre, "basis": self.basis, "order": self.order, **vars(self.sketch)}
+        metadata = {
             "format": FORMAT,
             "references": rows.fingerprint(),
             "metric": self.metric,
             "kind": self.kind,
             "numbers": " ".join(map(str, (self.leaf, self.cuts.first, self.cuts.second, self.cuts.third))),
         }
-        words["checksum"] = _checksum(tensors, words)
+        metadata["checksum"] = _checksum(tensors, metadata)
         with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata=words)
-
-    def _tensors(self) -> tuple[Tensor, ...]:
-        sketch = self.sketch
-        return self.centre, self.basis, self.order, sketch.first, sketch.second, sketch.third, sketch.norms
+            save_file(tensors, temporary, metadata=metadata)
 
     @classmethod
     def load(cls, path: Path, references: Any) -> NeighbourIndex:
@@ -202,19 +198,19 @@ class NeighbourIndex:
         """Read an index, and the fingerprint of its references."""
         try:
             with safe_open(path, "pt") as file:
-                words = dict(file.metadata() or {})
-                if words.get("format") != FORMAT:
+                metadata = dict(file.metadata() or {})
+                if metadata.get("format") != FORMAT:
                     raise DiffmemError(
                         f"{path} is not an index of neighbours; give the path of one, or a new path."
                     )
                 tensors = {name: file.get_tensor(name) for name in TENSORS}
-            if words.pop("checksum") != _checksum(tensors, words):
+            if metadata.pop("checksum") != _checksum(tensors, metadata):
                 raise ValueError("its checksum is wrong")
-            leaf, *cuts = map(int, words["numbers"].split())
+            leaf, *cuts = map(int, metadata["numbers"].split())
             centre, basis, order, first, second, third, norms = tensors.values()
             sketch = Sketch(first, second, third, norms)
-            index = cls(words["metric"], words["kind"], leaf, Cuts(*cuts), centre, basis, order, sketch)
-            return index, words["references"]
+            index = cls(metadata["metric"], metadata["kind"], leaf, Cuts(*cuts), centre, basis, order, sketch)
+            return index, metadata["references"]
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise DiffmemError(f"{path} is not a whole index of neighbours ({error}). Delete it.") from error
 
@@ -258,8 +254,8 @@ def _text(path: Path) -> dict[str, str]:
         return {}
 
 
-def _checksum(tensors: dict[str, Tensor], words: dict[str, str]) -> str:
-    digest = hashlib.sha256(repr(sorted(words.items())).encode())
+def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    digest = hashlib.sha256(repr(sorted(metadata.items())).encode())
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().numpy().data)

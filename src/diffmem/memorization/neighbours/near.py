@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffmem.errors import DiffmemError, UserError
-from diffmem.memorization.neighbours.candidates import PIECE_BYTES, Best
 from diffmem.memorization.neighbours.index import NeighbourIndex
 from diffmem.memorization.neighbours.rows import UNIT, Rows, array_of, full_precision
+from diffmem.memorization.neighbours.search import PIECE_BYTES, Best
 from diffmem.memorization.neighbours.sketch import ceilings, projection_error
 from diffmem.memorization.neighbours.workers import dealt, even_parts
 from diffmem.progress import NO_PROGRESS, Progress
@@ -95,11 +95,11 @@ class _Join:
     def __init__(self, rows: Rows, radius: float, index: NeighbourIndex) -> None:
         self.radius, self.total = radius, 0
         self.tools = Best(rows, rows, 1, max(1, PIECE_BYTES // rows.dim))
-        places = (index.order >= 0).nonzero()[:, 0]
-        places = places[index.sketch.second[places, 0].argsort(stable=True)]
-        self.order = index.order[places]
-        self.right, self.left = index.sketch[places], index.sketch[places]
-        self.left.turn()
+        positions = (index.order >= 0).nonzero()[:, 0]
+        positions = positions[index.sketch.second[positions, 0].argsort(stable=True)]
+        self.order = index.order[positions]
+        self.right, self.left = index.sketch[positions], index.sketch[positions]
+        self.left.to_queries()
         self.along = self.right.second[:, 0].double().contiguous()
         norms = self.right.norms
         square = torch.tensor(radius * radius * (1 + 1e-12), dtype=torch.float64)

@@ -40,26 +40,22 @@ class Neighbours:
     indices: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        if self.distances.dtype != np.float64 or self.indices.dtype != np.int64:
+        distances, indices = self.distances, self.indices
+        if distances.dtype != np.float64 or indices.dtype != np.int64:
             raise DiffmemError(
-                f"Neighbours need float64 distances and int64 indices, not {self.distances.dtype} "
-                f"and {self.indices.dtype}."
+                f"Neighbours need float64 distances and int64 indices, not {distances.dtype} and {indices.dtype}."
             )
-        if (
-            self.distances.ndim != 2
-            or self.distances.shape != self.indices.shape
-            or self.distances.shape[1] < 1
+        if distances.ndim != 2 or distances.shape != indices.shape or distances.shape[1] < 1:
+            raise DiffmemError(
+                f"Neighbours need two arrays of one shape (Q, k), not {distances.shape} and {indices.shape}."
+            )
+        for right, what in (
+            (np.isfinite(distances) & (distances >= 0), "finite, non-negative distances"),
+            (np.diff(distances, axis=1) >= 0, "distances in ascending order"),
+            (indices >= 0, "indices of references, 0 or above"),
         ):
-            raise DiffmemError(
-                f"Neighbours need two arrays of one shape (Q, k), not {self.distances.shape} "
-                f"and {self.indices.shape}."
-            )
-        if not np.isfinite(self.distances).all() or (self.distances < 0).any():
-            raise DiffmemError("Neighbours need finite, non-negative distances.")
-        if (np.diff(self.distances, axis=1) < 0).any():
-            raise DiffmemError("Neighbours need distances in ascending order.")
-        if (self.indices < 0).any():
-            raise DiffmemError("Neighbours need indices of references, 0 or above.")
+            if not right.all():
+                raise DiffmemError(f"Neighbours need {what}.")
 
     def __len__(self) -> int:
         return len(self.distances)
@@ -68,6 +64,19 @@ class Neighbours:
     def k(self) -> int:
         """Number of neighbours of each query."""
         return int(self.distances.shape[1])
+
+    def nearest(self, count: int) -> NDArray[np.float64]:
+        """Return the distances to the `count` nearest references, float64 (Q, count).
+
+        Raises:
+            UserError: Fewer are known.
+        """
+        if self.k < count:
+            raise UserError(
+                f"The rule needs the {count} nearest training images of each image, and {self.k} are known; search with"
+                f" k = {count} or more, among at least {count} distinct training images."
+            )
+        return self.distances[:, :count]
 
     def slice(self, start: int, stop: int) -> Neighbours:
         """Return the neighbours of the queries start..stop."""
@@ -142,9 +151,9 @@ def nearest_neighbours(
             f"k = {k} neighbours were asked for, but there are {len(known)} references; "
             f"choose k in 1..{len(known)}."
         )
-    place = known.images.device if device is None else torch.device(device)
+    target = known.images.device if device is None else torch.device(device)
     if block_bytes is None:
-        block_bytes = CPU_BLOCK_BYTES if place.type == "cpu" else CUDA_BLOCK_BYTES
+        block_bytes = CPU_BLOCK_BYTES if target.type == "cpu" else CUDA_BLOCK_BYTES
     if block_bytes < 1:
         raise UserError(f"block_bytes = {block_bytes} must be positive.")
     if index is not None:
@@ -154,10 +163,10 @@ def nearest_neighbours(
     found = None  # with fewer queries than processes, some have none
     if last > first or here.is_main:
         share = asked if here.size == 1 else asked.part(first, last)
-        if place.type == "cpu":
+        if target.type == "cpu":
             found = indexed_search(share, known, k, index, block_bytes, progress)
         else:
-            found = search(share, known, k, place, block_bytes, progress)
+            found = search(share, known, k, target, block_bytes, progress)
     parts = [part for part in here.gather(found) if part is not None]
     squares, indices = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Neighbours(squares / 2 if metric == "cosine" else np.sqrt(squares), indices)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import numpy as np
@@ -61,13 +61,9 @@ class Rows:
                 warnings.simplefilter(
                     "ignore", UserWarning
                 )  # a read-only memory map: it is never written here
-                try:
+                with suppress(TypeError):  # a type that torch does not have
                     images = torch.from_numpy(images)
-                except TypeError:
-                    raise UserError(
-                        f"{name} have type {images.dtype}; give uint8 or floating-point images."
-                    ) from None
-        if images.dtype != torch.uint8 and images.dtype not in FLOATS:
+        if isinstance(images, np.ndarray) or images.dtype not in (torch.uint8, *FLOATS):
             raise UserError(f"{name} have type {images.dtype}; give uint8 or floating-point images.")
         if images.ndim < 2 or images.shape[1:].numel() == 0:
             raise UserError(
@@ -230,12 +226,7 @@ def centre_of(references: Rows, rows: int, exact: bool) -> Tensor:
 def squared_norms(buffer: Tensor, count: int, rows: Rows) -> Tensor:
     """Return float32 squared norms (count,) of a filled buffer, whose columns after the image are zero."""
     norms = torch.einsum("ij,ij->i", buffer[:count], buffer[:count])
-    if not bool((norms < LARGEST_NORM**2).all()):
-        raise UserError(
-            f"{rows.name} hold values that are not finite or above {LARGEST_NORM:g}; "
-            "check how they were made."
-        )
-    return norms
+    return _checked(norms, rows)
 
 
 def float64_norms(block: Tensor, rows: Rows) -> Tensor:
@@ -244,9 +235,12 @@ def float64_norms(block: Tensor, rows: Rows) -> Tensor:
     for at in range(0, block.shape[1], SUM):
         part = block[:, at : at + SUM]
         norms += torch.linalg.vecdot(part, part)
+    return _checked(norms, rows)
+
+
+def _checked(norms: Tensor, rows: Rows) -> Tensor:
     if not bool((norms < LARGEST_NORM**2).all()):
         raise UserError(
-            f"{rows.name} hold values that are not finite or above {LARGEST_NORM:g}; "
-            "check how they were made."
+            f"{rows.name} hold values that are not finite or above {LARGEST_NORM:g}; check how they were made."
         )
     return norms

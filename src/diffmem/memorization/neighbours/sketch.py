@@ -97,7 +97,7 @@ class Sketch:
         self.third[:, :-2] = parts[:, cuts.second :]
         self.third[:, -2], self.third[:, -1] = rho[2], rho[1]
 
-    def turn(self) -> None:
+    def to_queries(self) -> None:
         """Make sketches of references sketches of queries, whose products with those of references are bounds."""
         for part in (self.first, self.second):
             part.mul_(-2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffmem.memorization.plausibility.check import SampleCheck, check_samples
-from diffmem.memorization.plausibility.records import SampleCheckRecord, SampleKind, SetStatisticsRecord
+from diffmem.memorization.plausibility.check import SampleCheck, SampleCheckRecord, SampleKind, check_samples
+from diffmem.memorization.plausibility.statistics import SetStatisticsRecord
 
 __all__ = ["SampleCheck", "SampleCheckRecord", "SampleKind", "SetStatisticsRecord", "check_samples"]

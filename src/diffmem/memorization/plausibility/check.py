@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from diffmem.errors import UserError
 from diffmem.memorization.plausibility.noise import NoiseGauges
-from diffmem.memorization.plausibility.readings import Reading
-from diffmem.memorization.plausibility.records import SampleCheckRecord, SampleKind, SetStatisticsRecord
 from diffmem.memorization.plausibility.repeats import (
     clusters,
     constant_images,
     near_constant,
     repeats,
 )
-from diffmem.memorization.plausibility.statistics import conform, draw, set_statistics
+from diffmem.memorization.plausibility.statistics import SetStatisticsRecord, conform, draw, set_statistics
 from diffmem.memorization.plausibility.tiles import find_lattice, find_sheet
-from diffmem.memorization.plausibility.value_range import best_reading
+from diffmem.memorization.plausibility.value_range import Reading, best_reading
+from diffmem.memorization.records import Record
 
-__all__ = ["SampleCheck", "check_samples"]
+__all__ = ["SampleCheck", "SampleCheckRecord", "SampleKind", "check_samples"]
+
+SampleKind = Literal["plausible", "constant", "repeated", "noise", "tiles", "value range", "other"]
 
 _MOST = 0.5
 _COMPARED = 400
@@ -31,6 +34,31 @@ _READ = 8
 _UNSCALED = 16
 _GAUGED = 1000
 _FLAT = 0.02
+
+
+class SampleCheckRecord(Record):
+    """Whether samples can be images of a model of this training set, and how many of them are trials."""
+
+    samples: int = Field(description="All samples that were given.")
+    judged: int = Field(
+        description="Distinct samples that are not constant: what a rate may be computed over."
+    )
+    constant: int = Field(description="Samples of one colour: each channel is constant.")
+    repeats: int = Field(description="Exact repeats of an earlier sample that is not constant.")
+    most_repeated: int = Field(
+        description="Times that the most frequent image occurs, of samples not constant."
+    )
+    kind: SampleKind = Field(description="'plausible' if the samples can be judged, else what they are.")
+    problem: str | None = Field(
+        description="Why the samples cannot be judged, in one sentence; null if they can."
+    )
+    notes: list[str] = Field(description="What must be said though the samples can be judged.")
+    statistics: dict[str, SetStatisticsRecord] = Field(
+        description="By role: 'training', 'heldout', 'samples'."
+    )
+    reading: str | None = Field(
+        description="The reading of the samples' values that fits the training images clearly better; null if none does."
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,19 +185,15 @@ class _Check:
         fit = None
         if len(drawn) >= _READ:
             fit = best_reading(alike, self.training, self.heldout if same else None, layouts=same)
-        reading = None if fit is None else fit.reading
         # Values of 0 and 1 are no constant images: a reading that fits comes first.
-        unscaled = reading is not None and int(drawn.max()) <= _UNSCALED
-        found = None if unscaled else self._near_constant(drawn, len(distinct), reading is None)
+        unscaled = fit is not None and int(drawn.max()) <= _UNSCALED
+        found = None if unscaled else self._near_constant(drawn, len(distinct), fit is None)
         found = found or self._near_repeats()
         if found:
             return found
         # Nor can such values be told from noise: too little of the images is left in them.
-        if (
-            fit is not None
-            and reading is not None
-            and (unscaled or not self._still_noise(gauge, reading, alike))
-        ):
+        if fit is not None and (unscaled or not self._still_noise(gauge, fit.reading, alike)):
+            reading = fit.reading
             self.reading = reading.title
             self.reinterpreted = reading.mend(np.asarray(self.samples))
             return "value range", (

@@ -16,11 +16,11 @@ __all__ = ["NoiseGauge", "NoiseGauges"]
 View = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 _SIDE = 4
-_PLACES = 10
+_POSITIONS = 10
 _SMALL = 8
 _ENERGY = 0.9
 _BLOCK = 250
-_TELLING = 0.25
+_APART = 0.25
 _ORDINARY = 0.95
 _ENOUGH = 8
 _MANY = 200
@@ -56,9 +56,9 @@ class NoiseGauge:
     limit: float
 
     @property
-    def tells(self) -> bool:
+    def separates(self) -> bool:
         """Whether noise can be told from the training images at all: it cannot where they are like noise themselves."""
-        return self.white - self.usual >= _TELLING
+        return self.white - self.usual >= _APART
 
     @classmethod
     def fit(cls, view: View, training: Sequence[NDArray[np.uint8]]) -> NoiseGauge:
@@ -107,7 +107,7 @@ class NoiseGauges:
 
     def shares(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return the largest share of noise that a gauge finds in each image, float64 (n,)."""
-        found = np.stack([gauge.shares(images) for gauge in self._telling()] or [np.zeros(len(images))])
+        found = np.stack([gauge.shares(images) for gauge in self._separating()] or [np.zeros(len(images))])
         largest: NDArray[np.float64] = found.max(axis=0)
         return largest
 
@@ -119,7 +119,7 @@ class NoiseGauges:
         """
         found = np.zeros(len(images), bool)
         spread = std_of(images)
-        for gauge in self._telling():
+        for gauge in self._separating():
             shares = gauge.shares(images)
             if gauge is self.whole:
                 noisy = shares > max(WHOLLY, gauge.limit)
@@ -132,9 +132,9 @@ class NoiseGauges:
             found = noisy if noisy.sum() > found.sum() else found
         return found
 
-    def _telling(self) -> list[NoiseGauge]:
+    def _separating(self) -> list[NoiseGauge]:
         gauges = [self.patches, self.unshared, *([] if self.whole is None else [self.whole])]
-        return [gauge for gauge in gauges if gauge.tells]
+        return [gauge for gauge in gauges if gauge.separates]
 
 
 def _directions(versions: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -159,8 +159,8 @@ def _moments(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
 def _outside(vectors: NDArray[np.float32], few: NDArray[np.float32]) -> NDArray[np.float64]:
     energy = np.einsum("npd,npd->n", vectors, vectors).astype(np.float64)
     inside = np.square(vectors.reshape(-1, vectors.shape[2]) @ few).sum(axis=1)
-    kept = inside.reshape(len(vectors), -1).sum(axis=1, dtype=np.float64)
-    return np.where(energy > 0, 1 - kept / np.maximum(energy, 1e-12), 0.0)
+    held = inside.reshape(len(vectors), -1).sum(axis=1, dtype=np.float64)
+    return np.where(energy > 0, 1 - held / np.maximum(energy, 1e-12), 0.0)
 
 
 def _patches(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -183,7 +183,7 @@ def _cut(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return patches about the image's channel means, float32 (n, places, C * side * side)."""
     pixels = pixels - pixels.mean(axis=(2, 3), keepdims=True)
     height, width = (min(_SIDE, side) for side in pixels.shape[2:])
-    rows, columns = _places(pixels.shape[2], height), _places(pixels.shape[3], width)
+    rows, columns = _positions(pixels.shape[2], height), _positions(pixels.shape[3], width)
     windows = np.lib.stride_tricks.sliding_window_view(pixels, (height, width), axis=(2, 3))
     chosen = windows[:, :, rows][:, :, :, columns]
     return np.ascontiguousarray(chosen.transpose(0, 2, 3, 1, 4, 5)).reshape(
@@ -191,6 +191,6 @@ def _cut(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     )
 
 
-def _places(side: int, patch: int) -> NDArray[np.int64]:
+def _positions(side: int, patch: int) -> NDArray[np.int64]:
     last = side - patch
-    return np.unique(np.rint(np.linspace(0, last, min(last + 1, _PLACES))).astype(np.int64))
+    return np.unique(np.rint(np.linspace(0, last, min(last + 1, _POSITIONS))).astype(np.int64))

@@ -64,7 +64,7 @@ def constant_images(images: NDArray[np.uint8], levels: int = 0) -> NDArray[np.bo
         block = np.asarray(images[start : start + size]).reshape(
             -1, images.shape[1], np.prod(images.shape[2:])
         )
-        found[start : start + size] = _range(block).max(axis=1) <= levels
+        found[start : start + size] = np.ptp(block, axis=2).max(axis=1) <= levels
     return found
 
 
@@ -125,11 +125,6 @@ def clusters(images: NDArray[np.uint8]) -> Clusters:
     return Clusters(len(images), distinct, int(same.sum(axis=1).max(initial=0)))
 
 
-def _range(flat: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    spread: NDArray[np.uint8] = flat.max(axis=2) - flat.min(axis=2)
-    return spread
-
-
 def _framed(image: NDArray[np.uint8], width: int, levels: int) -> bool:
     inner = image[:, width:-width, width:-width].reshape(1, len(image), -1)
     edge = np.concatenate(
@@ -141,4 +136,4 @@ def _framed(image: NDArray[np.uint8], width: int, levels: int) -> bool:
         ],
         axis=1,
     )[None]
-    return bool(_range(inner).max() <= levels and _range(edge).max() <= levels)
+    return bool(np.ptp(inner, axis=2).max() <= levels and np.ptp(edge, axis=2).max() <= levels)

@@ -5,14 +5,36 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field
 
-from diffmem.memorization.plausibility.records import SetStatisticsRecord
+from diffmem.memorization.records import Record
 
-__all__ = ["conform", "contrast_of", "draw", "gradient_of", "set_statistics", "std_of"]
+__all__ = ["SetStatisticsRecord", "conform", "draw", "gradient_of", "set_statistics", "std_of"]
 
 DRAWN = 2000
 _DRAW_BYTES = 24 << 20
 _FEWEST = 64
+
+
+class SetStatisticsRecord(Record):
+    """Plain statistics of one set of images, from a seeded draw of it; values are grey levels, 0 to 255."""
+
+    images: int = Field(description="Images in the set.")
+    drawn: int = Field(description="Images that were drawn for the statistics.")
+    channels: int
+    height: int
+    width: int
+    minimum: int
+    maximum: int
+    grey_levels: int = Field(description="Different values that occur in the draw, 1 to 256.")
+    mean: float
+    contrast: float = Field(
+        description="Median over images of the standard deviation of an image's pixels about its channel means."
+    )
+    gradient: float = Field(description="Median over images of the RMS difference of neighbouring pixels.")
+    neighbour_correlation: float = Field(
+        description="Median over images of the correlation of neighbouring pixels: 1 smooth, 0 white noise."
+    )
 
 
 def draw(
@@ -72,9 +94,6 @@ def std_of(images: NDArray[np.uint8]) -> NDArray[np.float64]:
         for block in _blocks(images)
     ]
     return np.sqrt(np.concatenate(spread)) if spread else np.zeros(0)
-
-
-contrast_of = std_of
 
 
 def gradient_of(images: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -49,14 +49,9 @@ def find_lattice(samples: NDArray[np.uint8], training: NDArray[np.uint8]) -> Lat
     sets = [_centred(images[:_LARGEST]) for images in (samples, training)]
     rows = _tiles(*sets)
     columns = _tiles(*(images.swapaxes(2, 3) for images in sets))
-    if rows is None and columns is None:
-        return None
-    if rows is not None and columns is not None:
-        return Lattice(rows[0], columns[0])
+    found = [tiles for tiles in (rows, columns) if tiles is not None]
     # Along one side only, as in a strip: the evidence is half, so it must be stronger.
-    found = rows or columns
-    assert found is not None
-    if found[1] > _STRICT:
+    if not found or (len(found) == 1 and found[0][1] > _STRICT):
         return None
     return Lattice(rows[0] if rows else 1, columns[0] if columns else 1)
 

@@ -1,4 +1,4 @@
-"""The residual block that all U-Nets of this room are made of."""
+"""The residual block that all U-Nets here are made of."""
 
 from __future__ import annotations
 

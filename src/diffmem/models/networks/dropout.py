@@ -1,7 +1,7 @@
 """Dropout whose masks are functions of what they are for, so that they depend on no generator, process or order.
 
-Whether a value is dropped follows from the step, the image's place in the global batch, the layer, and the value's place in
-the image: processes that share a batch drop what one process would, and a resumed training needs no random state. An integer
+Whether a value is dropped follows from the step, the image's position in the global batch, the layer, and the value's position
+in the image: processes that share a batch drop what one process would, and a resumed training needs no random state. An integer
 hash computes it: counters of the values and keys of the images, each mixed by itself (multiplications and shifted
 exclusive-ors on 32 bits; the constants are those of C. Wellons' "lowbias32"), are joined and mixed again. Each hash gives
 two values of 16 bits.
@@ -43,7 +43,7 @@ def _counters(first: int, last: int, device: torch.device | str) -> Tensor:
 
 
 def _masks(keys: Tensor, count: int, dropped: int) -> Tensor:
-    """Return which of an image's `count` values are kept, bool (B, count), for each key."""
+    """Return which of an image's `count` values stay, bool (B, count), for each key."""
     # The counters are few, for one image; what follows runs over all images, and is kept short.
     hashes = _mix(_counters(0, (count + 1) // 2, keys.device)) ^ keys[:, None]
     hashes = _fold(hashes.mul_(_FIRST), 15).mul_(_SECOND)
@@ -77,10 +77,10 @@ class Dropout(nn.Module):
         if self.keys is None:
             return F.dropout(x, self.probability)
         batch, channels, height, width = x.shape
-        kept = _masks(self.keys, channels * height * width, dropped)
+        mask = _masks(self.keys, channels * height * width, dropped)
         # Counted with channels innermost, as activations lie in memory.
-        kept = kept.view(batch, height, width, channels).permute(0, 3, 1, 2)
-        return (x * kept.to(torch.float32).mul_(_LEVELS / (_LEVELS - dropped))).to(x.dtype)
+        mask = mask.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        return (x * mask.to(torch.float32).mul_(_LEVELS / (_LEVELS - dropped))).to(x.dtype)
 
 
 def set_masks(
@@ -91,8 +91,8 @@ def set_masks(
     Args:
         layers: The layers of a network, in a fixed order.
         seed: A 63-bit number that differs for every training and step.
-        first: Place in the global batch of the first image that the network will see.
-        last: Place behind the last one.
+        first: Position in the global batch of the first image that the network will see.
+        last: Position behind the last one.
         device: Where the network is.
     """
     if not layers:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,19 +30,21 @@ class Init:
         bias: Factor on the bias, drawn from the same distribution; 0 starts it at zero.
     """
 
-    mode: str = "xavier_uniform"
+    mode: Literal["xavier_uniform", "kaiming_uniform", "kaiming_normal"] = "xavier_uniform"
     weight: float = 1.0
     bias: float = 0.0
 
     def draw(self, shape: tuple[int, ...], fan_in: int, fan_out: int) -> Tensor:
         """Draw a tensor of unit factor from the mode's distribution."""
-        if self.mode == "xavier_uniform":
-            return math.sqrt(6 / (fan_in + fan_out)) * (2 * torch.rand(shape) - 1)
-        if self.mode == "kaiming_uniform":
-            return math.sqrt(3 / fan_in) * (2 * torch.rand(shape) - 1)
-        if self.mode == "kaiming_normal":
-            return math.sqrt(1 / fan_in) * torch.randn(shape)
-        raise ValueError(f"unknown initialisation {self.mode!r}")
+        scales = {
+            "xavier_uniform": 6 / (fan_in + fan_out),
+            "kaiming_uniform": 3 / fan_in,
+            "kaiming_normal": 1 / fan_in,
+        }
+        if self.mode not in scales:
+            raise ValueError(f"unknown initialisation {self.mode!r}")
+        drawn = torch.randn(shape) if self.mode == "kaiming_normal" else 2 * torch.rand(shape) - 1
+        return math.sqrt(scales[self.mode]) * drawn
 
 
 class Linear(nn.Module):
@@ -103,8 +106,8 @@ class Conv(nn.Module):
             self.bias = nn.Parameter(init.bias * init.draw((outputs,), fan_in, fan_out))
         else:
             self.weight = self.bias = None
-        line = torch.tensor(taps, dtype=torch.float32)
-        square = (torch.outer(line, line) / line.sum() ** 2)[None, None]
+        row = torch.tensor(taps, dtype=torch.float32)
+        square = (torch.outer(row, row) / row.sum() ** 2)[None, None]
         self.register_buffer("resample_filter", None if resample == "none" else square)
 
     def _filter(self, channels: int) -> tuple[Tensor, int]:
@@ -147,7 +150,7 @@ class Conv(nn.Module):
         return self._convolve(x, padding)
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(nn.GroupNorm):
     """Group normalisation (Wu and He 2018) with at most 32 groups of at least 4 channels.
 
     Raises:
@@ -155,21 +158,14 @@ class GroupNorm(nn.Module):
     """
 
     def __init__(self, channels: int, eps: float) -> None:
-        super().__init__()
-        self.groups = min(32, channels // 4)
-        if not self.groups or channels % self.groups:
+        groups = min(32, channels // 4)
+        if not groups or channels % groups:
             raise UserError(
                 f"A layer of this network has {channels} channels, which cannot be split into"
-                f" {max(1, self.groups)} equal groups of at least 4 for normalisation. Choose a base width"
+                f" {max(1, groups)} equal groups of at least 4 for normalisation. Choose a base width"
                 " that is a multiple of 32 (of 4 if no layer has more than 128 channels)."
             )
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise (B, C, H, W) over each group of channels and all pixels."""
-        return F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+        super().__init__(groups, channels, eps)
 
 
 class PositionalEmbedding(nn.Module):

@@ -6,6 +6,7 @@ Names of modules (`enc.32x32_block0`, `dec.16x16_up`, ...) are those of the EDM 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from diffmem.errors import UserError
 from diffmem.models.networks.block import BlockStyle, UNetBlock
 from diffmem.models.networks.layers import Conv, Linear
 
-__all__ = ["UNet", "check_mask", "encoder_outputs"]
+__all__ = ["UNet", "UNetSettings", "check_mask", "encoder_outputs"]
 
 
 def encoder_outputs(resolution: int, levels: int, blocks: int) -> list[str]:
@@ -44,11 +45,45 @@ def check_mask(mask: Sequence[bool] | None, names: list[str]) -> tuple[bool, ...
         return (True,) * len(names)
     if len(mask) != len(names):
         raise UserError(
-            f"The skip mask has {len(mask)} entries, but this network has {len(names)} encoder outputs:"
+            f"The skip mask (skip_connections) has {len(mask)} entries, but this network has {len(names)} encoder outputs:"
             f" {', '.join(names)}."
             " Give one entry (0 or 1) for each."
         )
     return tuple(bool(keep) for keep in mask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetSettings:
+    """What a U-Net of either family is built from.
+
+    Attributes:
+        resolution: Height and width of the images, divisible by 2 ** (levels - 1).
+        image_channels: Channels of the images.
+        num_labels: Number of classes, 0 for none.
+        base_width: Channels that all widths are multiples of.
+        multipliers: Width of each level in units of the base width, finest level first.
+        embedding_multiplier: Size of the embedding in units of the base width.
+        blocks: Residual blocks at each resolution of the encoder.
+        attention: Resolutions with self-attention.
+        dropout: Dropout probability.
+        skip_mask: Which encoder outputs reach the decoder, one entry each; none for all.
+    """
+
+    resolution: int
+    image_channels: int
+    num_labels: int = 0
+    base_width: int
+    multipliers: tuple[int, ...]
+    embedding_multiplier: int = 4
+    blocks: int
+    attention: tuple[int, ...]
+    dropout: float
+    skip_mask: tuple[bool, ...] | None = None
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each level, finest first."""
+        return [self.base_width * multiplier for multiplier in self.multipliers]
 
 
 class UNet(nn.Module):
@@ -65,82 +100,69 @@ class UNet(nn.Module):
 
     map_label: Linear | None
 
-    def __init__(self, resolution: int, num_labels: int, style: BlockStyle) -> None:
+    def __init__(self, settings: UNetSettings, style: BlockStyle) -> None:
         super().__init__()
-        self.resolution, self.num_labels, self.style = resolution, num_labels, style
+        self.settings, self.style = settings, style
+        self.resolution, self.num_labels = settings.resolution, settings.num_labels
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
-        self.mask: tuple[bool, ...] = ()
+        names = encoder_outputs(settings.resolution, len(settings.multipliers), settings.blocks)
+        self.mask = check_mask(settings.skip_mask, names)
 
-    def block(self, inputs: int, outputs: int, **options: object) -> UNetBlock:
-        """Make a block of this network's style."""
-        return UNetBlock(inputs, outputs, self.style, **options)  # type: ignore[arg-type]
-
-    def add_encoder(
-        self, inputs: int, first: int, widths: Sequence[int], blocks: int, attention_at: Sequence[int]
-    ) -> list[int]:
+    def add_encoder(self, width: int) -> list[int]:
         """Add the encoder's modules and return the channels of its outputs.
 
         Args:
-            inputs: Image channels.
-            first: Channels of the input convolution.
-            widths: Channels of each level, finest first.
-            blocks: Blocks at each resolution.
-            attention_at: Resolutions with attention in every block.
+            width: Channels of the input convolution.
         """
-        width, skips = first, []
-        for level in range(len(widths)):
+        skips = []
+        for level, level_width in enumerate(self.settings.widths):
             size = self.resolution >> level
             if level == 0:
-                self.enc[f"{size}x{size}_conv"] = Conv(inputs, width, 3, self.style.init)
+                self.enc[f"{size}x{size}_conv"] = Conv(
+                    self.settings.image_channels, width, 3, self.style.init
+                )
             else:
-                self.enc[f"{size}x{size}_down"] = self.block(width, width, resample="down")
-                self.after_down(level, size, width)
+                self.enc[f"{size}x{size}_down"] = UNetBlock(width, width, self.style, resample="down")
+                self.after_down(size, width)
             skips.append(width)
-            for i in range(blocks):
-                attends = size in attention_at
-                self.enc[f"{size}x{size}_block{i}"] = self.block(width, widths[level], attention=attends)
-                width = widths[level]
+            for i in range(self.settings.blocks):
+                attends = size in self.settings.attention
+                self.enc[f"{size}x{size}_block{i}"] = UNetBlock(
+                    width, level_width, self.style, attention=attends
+                )
+                width = level_width
                 skips.append(width)
         return skips
 
-    def after_down(self, level: int, size: int, width: int) -> None:
+    def after_down(self, size: int, width: int) -> None:
         """Add what the family puts behind a down block (nothing by default)."""
 
-    def add_decoder(
-        self,
-        widths: Sequence[int],
-        blocks: int,
-        skips: list[int],
-        attention_at: Sequence[int],
-        every_block: bool,
-    ) -> int:
-        """Add the decoder's blocks and return the width of its output.
+    def add_decoder(self, skips: list[int], every_block: bool) -> int:
+        """Add the decoder's blocks, one more at each resolution than the encoder has; return the width of its output.
 
         Args:
-            widths: Channels of each level, finest first.
-            blocks: Blocks at each resolution of the encoder; the decoder has one more.
             skips: Channels of the encoder outputs, consumed from the end.
-            attention_at: Resolutions with attention.
-            every_block: Whether every block of such a resolution attends (ADM) or the last one only (DDPM++).
+            every_block: Whether every block of a resolution with attention attends (ADM) or the last one only (DDPM++).
         """
+        widths, blocks = self.settings.widths, self.settings.blocks
         width = widths[-1]
         for level in reversed(range(len(widths))):
             size = self.resolution >> level
             if level == len(widths) - 1:
-                self.dec[f"{size}x{size}_in0"] = self.block(width, width, attention=True)
-                self.dec[f"{size}x{size}_in1"] = self.block(width, width)
+                self.dec[f"{size}x{size}_in0"] = UNetBlock(width, width, self.style, attention=True)
+                self.dec[f"{size}x{size}_in1"] = UNetBlock(width, width, self.style)
             else:
-                self.dec[f"{size}x{size}_up"] = self.block(width, width, resample="up")
+                self.dec[f"{size}x{size}_up"] = UNetBlock(width, width, self.style, resample="up")
             for i in range(blocks + 1):
-                attends = size in attention_at and (every_block or i == blocks)
-                self.dec[f"{size}x{size}_block{i}"] = self.block(
-                    width + skips.pop(), widths[level], attention=attends
+                attends = size in self.settings.attention and (every_block or i == blocks)
+                self.dec[f"{size}x{size}_block{i}"] = UNetBlock(
+                    width + skips.pop(), widths[level], self.style, attention=attends
                 )
                 width = widths[level]
-            self.after_level(level, size, width, len(widths))
+            self.after_level(level, size, width)
         return width
 
-    def after_level(self, level: int, size: int, width: int, levels: int) -> None:
+    def after_level(self, level: int, size: int, width: int) -> None:
         """Add what the family puts behind a decoder level (nothing by default)."""
 
     def label_embedding(self, labels: Tensor, scale: float = 1.0) -> Tensor:
@@ -165,11 +187,3 @@ class UNet(nn.Module):
         if x.shape[1] != block.inputs:
             x = torch.cat([x, skips.pop()], dim=1)
         return block(x, embedding)  # type: ignore[no-any-return]
-
-    def encode(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Apply an encoder without auxiliary paths; return its last output and all its outputs."""
-        outputs = []
-        for module in self.enc.values():
-            x = module(x) if isinstance(module, Conv) else module(x, embedding)
-            outputs.append(x)
-        return x, outputs

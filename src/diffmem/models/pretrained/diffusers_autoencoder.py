@@ -8,9 +8,9 @@ settings of an `AutoencoderKL` are older than scaling_factor, it is the library'
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from diffmem.data.formats.guards import MAX_PIXELS
@@ -18,21 +18,36 @@ from diffmem.errors import UserError
 from diffmem.models.denoiser import Denoiser
 from diffmem.models.latent import LatentDenoiser
 from diffmem.models.pretrained.diffusers_build import built
-from diffmem.models.pretrained.diffusers_files import read_settings
-from diffmem.models.pretrained.diffusers_parts import AUTOENCODERS, Parts
-from diffmem.models.pretrained.diffusers_settings import NetworkSettings, checked_settings
+from diffmem.models.pretrained.diffusers_parts import Parts
+from diffmem.models.pretrained.diffusers_settings import NetworkSettings, PartSettings, read_part
 
-__all__ = ["AutoencoderSettings", "MeanSettings", "QuantizedSettings", "read_autoencoder", "with_autoencoder"]
+__all__ = ["AutoencoderSettings", "QuantizedSettings", "read_autoencoder", "with_autoencoder"]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+class AutoencoderSettings(PartSettings):
+    """The settings of an autoencoder; a `VQModel` has no shift."""
 
+    kind: ClassVar[str] = "AutoencoderKL"
     in_channels: Literal[1, 3] = 3
     out_channels: Literal[1, 3] = 3
     block_out_channels: tuple[int, ...] = Field((64,), min_length=1, max_length=16)
     layers_per_block: int = Field(1, ge=1)
+    latent_channels: int = Field(4, ge=1)
     scaling_factor: float = Field(0.18215, gt=0, allow_inf_nan=False)
+    shift_factor: float | None = Field(None, allow_inf_nan=False)
+    latents_mean: None = None
+    latents_std: None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.in_channels != self.out_channels:
+            raise ValueError(f"in_channels {self.in_channels} and out_channels {self.out_channels} differ")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """How many channels its codes have."""
+        return self.latent_channels
 
     @property
     def factor(self) -> int:
@@ -45,90 +60,45 @@ class _Settings(BaseModel):
         return self.layers_per_block * len(self.block_out_channels)
 
 
-class MeanSettings(_Settings):
-    """The settings of an `AutoencoderKL` that are needed here; the library checks the others."""
+class QuantizedSettings(AutoencoderSettings):
+    """The settings of a `VQModel`."""
 
-    latent_channels: int = Field(4, ge=1)
-    shift_factor: float | None = Field(None, allow_inf_nan=False)
-    latents_mean: None = None
-    latents_std: None = None
-
-    @property
-    def kind(self) -> str:
-        """Class of the network in the library."""
-        return "AutoencoderKL"
-
-    @property
-    def channels(self) -> int:
-        """How many channels its codes have."""
-        return self.latent_channels
-
-    @property
-    def shift(self) -> float:
-        """What is taken from codes before they are scaled."""
-        return self.shift_factor or 0.0
-
-
-class QuantizedSettings(_Settings):
-    """The settings of a `VQModel` that are needed here; the library checks the others."""
-
+    kind: ClassVar[str] = "VQModel"
     latent_channels: int = Field(3, ge=1)
     vq_embed_dim: int | None = Field(None, ge=1)
+    shift_factor: None = None
 
-    @property
-    def kind(self) -> str:
-        """Class of the network in the library."""
-        return "VQModel"
+    @model_validator(mode="after")
+    def _scaled(self) -> Self:
+        # The folder is older than the setting, whose default changed what the library's pipeline decodes.
+        if "scaling_factor" not in self.model_fields_set:
+            raise ValueError(
+                "it does not say scaling_factor, by which codes were multiplied in training, and the library's default of 0.18215 is"
+                " wrong for networks older than it. Write it: 1.0 for those that were trained without"
+            )
+        return self
 
     @property
     def channels(self) -> int:
         """How many channels its codes have."""
         return self.latent_channels if self.vq_embed_dim is None else self.vq_embed_dim
 
-    @property
-    def shift(self) -> float:
-        """What is taken from codes before they are scaled: nothing."""
-        return 0.0
-
-
-AutoencoderSettings = MeanSettings | QuantizedSettings
-"""The settings of an autoencoder."""
-
 
 def read_autoencoder(parts: Parts, network: NetworkSettings) -> AutoencoderSettings | None:
-    """Return the settings of the autoencoder; none if the network denoises pixels.
+    """Return the settings of the autoencoder; none if the network denoises pixels. See `read_part`.
 
     Raises:
-        UserError: It is of another kind, a setting is not supported, or it does not fit the network.
+        UserError: Also if it does not fit the network.
     """
     path = parts.autoencoder
     if path is None:
         return None
-    settings = read_settings(path, parts.autoencoder_root)
-    name = settings.get("_class_name")
-    if name not in AUTOENCODERS:
+    kinds = {kind.kind: kind for kind in (AutoencoderSettings, QuantizedSettings)}
+    found = read_part("autoencoder", kinds, path, parts.autoencoder_root)
+    if found.shift_factor and parts.pipeline in ("LDMPipeline", "DiTPipeline"):
         raise UserError(
-            f"{path}: the autoencoder {name!r:.80} is not supported: it must be {' or '.join(AUTOENCODERS)}."
-        )
-    if name == "VQModel" and "scaling_factor" not in settings:
-        # The folder is older than the setting, whose default changed what the library's pipeline decodes.
-        raise UserError(
-            f"{path} does not say scaling_factor, by which codes were multiplied in training, and the library's default of 0.18215 is"
-            " wrong for networks older than it. Write it: 1.0 for those that were trained without."
-        )
-    found: AutoencoderSettings
-    if name == "VQModel":
-        found = checked_settings(QuantizedSettings, settings, path)
-    else:
-        found = checked_settings(MeanSettings, settings, path)
-    if found.in_channels != found.out_channels:
-        raise UserError(
-            f"{path}: in_channels {found.in_channels} and out_channels {found.out_channels} differ."
-        )
-    if found.shift and parts.pipeline in ("LDMPipeline", "DiTPipeline"):
-        raise UserError(
-            f"{path}: shift_factor {found.shift:g} is not used by {parts.pipeline}, so what its network was trained with is not known."
-            " Set it to null to decode as that pipeline does."
+            f"{path}: shift_factor {found.shift_factor:g} is not used by {parts.pipeline}, so what its network was trained with is not"
+            " known. Set it to null to decode as that pipeline does."
         )
     if found.channels != network.in_channels:
         raise UserError(
@@ -170,14 +140,14 @@ class _Codec:
 
     def __init__(self, network: nn.Module, settings: AutoencoderSettings) -> None:
         self._network: Any = network
-        self._scale, self._shift = settings.scaling_factor, settings.shift
-        self._has_mean = isinstance(settings, MeanSettings)
+        self._scale, self._shift = settings.scaling_factor, settings.shift_factor or 0.0
+        self._has_mean = not isinstance(settings, QuantizedSettings)
 
     def decode(self, z: Tensor) -> Tensor:
         images: Tensor = self._network.decode(z / self._scale + self._shift, return_dict=False)[0]
         return images
 
     def encode(self, x: Tensor) -> Tensor:
-        said = self._network.encode(x, return_dict=False)[0]
-        code: Tensor = said.mean if self._has_mean else said
+        encoded = self._network.encode(x, return_dict=False)[0]
+        code: Tensor = encoded.mean if self._has_mean else encoded
         return (code - self._shift) * self._scale

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from diffmem.errors import UserError, nearest
 from diffmem.models.pretrained.diffusers_files import read_settings, read_weights
+from diffmem.models.weights import check_tensors, naming
 
 __all__ = ["built", "text_of"]
 
@@ -106,27 +107,14 @@ def _constructed(config: Path, library: type[nn.Module], arguments: Mapping[str,
 
 def _fill(config: Path, network: nn.Module, tensors: dict[str, Tensor], dry: bool) -> None:
     """Copy tensors by name after checking that they are exactly those of the network; only check if `dry`."""
-    wanted, place = network.state_dict(), config.parent
+    wanted = network.state_dict()
     for name in list(tensors):
         stem, _, last = name.rpartition(".")
         module, _, old = stem.rpartition(".")
         new = f"{module}.{_OLD_NAMES.get(old, old)}.{last}"
         if name not in wanted and new in wanted and new not in tensors:
             tensors[new] = tensors.pop(name)
-    for name, tensor in tensors.items():
-        if name not in wanted:
-            raise UserError(
-                f"The weights in {place} hold a tensor {name!r} that the network of config.json lacks.{nearest(name, list(wanted))}"
-            )
-        if tensor.shape != wanted[name].shape:
-            raise UserError(
-                f"The weights in {place} do not fit config.json: tensor {name!r} has shape {tuple(tensor.shape)}, not"
-                f" {tuple(wanted[name].shape)}."
-            )
-    missing = [name for name in wanted if name not in tensors]
-    if missing:
-        raise UserError(
-            f"The weights in {place} lack {len(missing)} tensor(s) of the network of config.json, first {missing[0]!r}."
-        )
+    with naming(config):
+        check_tensors(tensors, wanted, " Its weights do not fit its settings.")
     if not dry:
         network.load_state_dict(tensors)

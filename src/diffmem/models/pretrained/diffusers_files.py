@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffmem.data.formats.guards import checked_zip, is_plain_file, reading
+from diffmem.data.formats.guards import checked_zip, is_plain_file, read_plain, reading
 from diffmem.errors import UserError
-from diffmem.models.weights import check_sizes
+from diffmem.models.weights import check_numbers, load_tensors, naming
 
 __all__ = ["read_settings", "read_weights"]
 
@@ -36,11 +36,9 @@ def read_settings(path: Path, root: Path) -> dict[str, Any]:
     Raises:
         UserError: The file lies elsewhere, is too large, no JSON, or no object.
     """
-    size = _inside(path, root).stat().st_size
-    if size > _MAX_JSON_BYTES:
-        raise UserError(f"{path} is refused: it has {size:,} bytes; the limit is {_MAX_JSON_BYTES:,}.")
+    content = read_plain(_inside(path, root), _MAX_JSON_BYTES, str(path))
     with reading(str(path)):
-        settings = json.loads(path.read_bytes())
+        settings = json.loads(content)
     if not isinstance(settings, dict):
         raise UserError(f"{path} does not hold settings: its JSON is no object ({{...}}).")
     return settings
@@ -87,18 +85,18 @@ def _inside(path: Path, root: Path) -> Path:
     home = root.resolve()
     # A hub's cache keeps the files of a snapshot as links into the folder of blobs beside all snapshots.
     blobs = [up.parent.parent / "blobs" for up in (home, *home.parents) if up.parent.name == "snapshots"]
-    if not any(path.resolve().is_relative_to(place) for place in [home, *blobs]):
+    if not any(path.resolve().is_relative_to(folder) for folder in [home, *blobs]):
         raise UserError(f"{path} is refused: it is a link out of its folder. Copy the file itself there.")
     return path
 
 
 def _sharded(index: Path, root: Path) -> dict[str, Tensor]:
-    places = read_settings(index, root).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+    files = read_settings(index, root).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
         raise UserError(f"{index} does not say which file each tensor is in (weight_map); copy it again.")
     ending = ".bin" if index.name.startswith(_PICKLE) else ".safetensors"
     tensors: dict[str, Tensor] = {}
-    for name in sorted(set(places.values())):
+    for name in sorted(set(files.values())):
         if Path(name).name != name or not name.endswith(ending):
             raise UserError(
                 f"{index} is refused: it names {name[:100]!r}, which is no {ending} file beside it."
@@ -110,23 +108,10 @@ def _sharded(index: Path, root: Path) -> dict[str, Tensor]:
 
 
 def _tensors(path: Path, root: Path) -> dict[str, Tensor]:
-    tensors = (_unpickled if path.suffix == ".bin" else _safe)(_inside(path, root))
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise UserError(
-                f"{path} is refused: its tensor {name!r} has type {tensor.dtype}, not floating point."
-            )
-        if not bool(torch.isfinite(tensor).all()):
-            raise UserError(f"{path} is refused: its tensor {name!r} holds values that are not finite.")
+    tensors = (_unpickled if path.suffix == ".bin" else load_tensors)(_inside(path, root))
+    with naming(path):
+        check_numbers(tensors)
     return tensors
-
-
-def _safe(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    with reading(str(path)):
-        check_sizes(path)
-        return load_file(path)
 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:
@@ -140,7 +125,7 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            # Torch's own words recommend the unrestricted reader.
+            # Torch's own message recommends the unrestricted reader.
             raise UserError(
                 f"{path} is refused: it asks for more than tensors, or is damaged. Nothing in it was run; save the network as safetensors"
                 " where it was made."

@@ -8,6 +8,7 @@ they step is not used.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 
 from diffmem.data.formats.guards import in_one_line, is_folder, reading
 from diffmem.errors import UserError
-from diffmem.models.discrete import DiscreteDenoiser, Timesteps
+from diffmem.models.denoiser import count_parameters
+from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, Timesteps
 from diffmem.models.latent import LatentDenoiser
 from diffmem.models.pretrained.diffusers_autoencoder import read_autoencoder, with_autoencoder
 from diffmem.models.pretrained.diffusers_build import built, text_of
-from diffmem.models.pretrained.diffusers_parts import Parts, find_parts
+from diffmem.models.pretrained.diffusers_parts import find_parts
 from diffmem.models.pretrained.diffusers_settings import (
     TransformerSettings,
     check_fit,
@@ -58,7 +60,7 @@ def open_diffusers(
         allow_pickle: Whether weights may be read from a pickle (`.bin`) where there are no safetensors.
         clip: Whether D is clipped or thresholded as the scheduler does it to each prediction (`clip_sample`, `thresholding`). Then a
             sampler here steps as the scheduler does with `use_clipped_model_output`, and D has no gradient where it is clipped.
-        timesteps: How noise levels between timesteps are served, see `DiscreteDenoiser`; none for 'interpolated', or 'nearest' if the
+        timesteps: How noise levels between timesteps are served, see `DiscreteProcess`; none for 'interpolated', or 'nearest' if the
             network looks its timesteps up in a table.
 
     Returns:
@@ -83,22 +85,29 @@ def open_diffusers(
     check_fit(parts, scheduler, network, len(levels), timesteps)
     raw = built(network.kind, parts.network, parts.home, network.layers, allow_pickle).to(device)
     has_table = not isinstance(network, TransformerSettings) and network.time_embedding_type == "learned"
-    denoiser = DiscreteDenoiser(
-        _Raw(raw, network.in_channels),
+    process = DiscreteProcess(
         levels,
         scheduler.prediction_type,
+        timesteps or ("nearest" if has_table else "interpolated"),
+        scheduler.finish() if clip else None,
+    )
+    denoiser = DiscreteDenoiser(
+        _Raw(raw, network.in_channels),
+        process,
         (network.in_channels, *network.sides),
         network.num_labels,
-        timesteps=timesteps or ("nearest" if has_table else "interpolated"),
         null_label=network.null_label,
-        finish=scheduler.finish() if clip else None,
         device=next(raw.parameters()).device,
     )
-    _try(parts, denoiser)
+    sigma = min(max(_TRIAL_SIGMA, denoiser.sigma_min), denoiser.sigma_max)
+    labels = torch.zeros(1, dtype=torch.int64) if denoiser.num_labels else None
+    noise = torch.zeros(1, *denoiser.image_shape, device=denoiser.device)
+    _try(f"The network in {parts.network.parent}", noise, lambda x: denoiser(x, sigma, labels))
     if autoencoder is None or parts.autoencoder is None:
         return denoiser
     latent = with_autoencoder(denoiser, autoencoder, parts.autoencoder, parts.autoencoder_root, allow_pickle)
-    _try_autoencoder(parts.autoencoder.parent, latent)
+    image = torch.zeros(1, *latent.pixel_shape, device=latent.device)
+    _try(f"The autoencoder in {parts.autoencoder.parent}", image, lambda x: latent.decode(latent.encode(x)))
     return latent
 
 
@@ -108,34 +117,22 @@ class _Raw:
     def __init__(self, network: nn.Module, channels: int) -> None:
         self._network, self._channels = network, channels
 
+    def __repr__(self) -> str:
+        return f"{type(self._network).__name__}, {count_parameters(self._network):,} parameters"
+
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         out: Tensor = self._network(x, t, class_labels=labels, return_dict=False)[0]
         return out[:, : self._channels]
 
 
-def _try(parts: Parts, denoiser: DiscreteDenoiser) -> None:
-    """Denoise one image, so that a network that cannot is found now."""
-    sigma = min(max(_TRIAL_SIGMA, denoiser.sigma_min), denoiser.sigma_max)
-    x = torch.zeros(1, *denoiser.image_shape, device=denoiser.device)
-    labels = torch.zeros(1, dtype=torch.int64) if denoiser.num_labels else None
+def _try(what: str, x: Tensor, run: Callable[[Tensor], Tensor]) -> None:
+    """Run a network on one image, so that one that cannot is found now."""
     try:
         with torch.no_grad():
-            clean = denoiser(x, sigma, labels)
+            made = run(x)
     except Exception as error:  # whatever a network's parts raise on settings that do not fit
-        raise UserError(f"The network in {parts.network.parent} does not run: {text_of(error)}.") from error
-    if clean.shape != x.shape or not bool(torch.isfinite(clean).all()):
+        raise UserError(f"{what} does not run: {text_of(error)}.") from error
+    if made.shape != x.shape or not bool(torch.isfinite(made).all()):
         raise UserError(
-            f"The network in {parts.network.parent} makes {tuple(clean.shape)} of {tuple(x.shape)}, or values that are not finite."
+            f"{what} makes {tuple(made.shape)} of {tuple(x.shape)}, or values that are not finite."
         )
-
-
-def _try_autoencoder(place: Path, denoiser: LatentDenoiser) -> None:
-    """Encode and decode one image, as above."""
-    x = torch.zeros(1, *denoiser.pixel_shape, device=denoiser.device)
-    try:
-        with torch.no_grad():
-            images = denoiser.decode(denoiser.encode(x))
-    except Exception as error:  # as for the network
-        raise UserError(f"The autoencoder in {place} does not run: {text_of(error)}.") from error
-    if not bool(torch.isfinite(images).all()):
-        raise UserError(f"The autoencoder in {place} makes values that are not finite.")

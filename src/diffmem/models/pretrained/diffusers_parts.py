@@ -37,7 +37,7 @@ _KINDS = {
     "vae": AUTOENCODERS,
     "vqvae": AUTOENCODERS,
 }
-_PLACES = ("vae", "vqvae")
+_CODECS = ("vae", "vqvae")
 _TEXT = ("text_encoder", "tokenizer")
 
 
@@ -81,39 +81,39 @@ def find_parts(home: Path) -> Parts:
     is_pipeline = index.is_file()
     pipeline, kinds = _checked_pipeline(index) if is_pipeline else ("", {})
     part = _PIPELINES.get(pipeline, "unet")
-    place = home / part if is_pipeline and (home / part).is_dir() else home
-    if not (place / "config.json").is_file():
+    folder = home / part if is_pipeline and (home / part).is_dir() else home
+    if not (folder / "config.json").is_file():
         raise UserError(
-            f"{place} lacks config.json, the settings of a network. Give a folder that save_pretrained of diffusers wrote."
+            f"{folder} lacks config.json, the settings of a network. Give a folder that save_pretrained of diffusers wrote."
         )
     above = home.resolve().parent
-    places = [home / "scheduler", home] + ([] if is_pipeline else [above / "scheduler"])
+    candidates = [home / "scheduler", home] + ([] if is_pipeline else [above / "scheduler"])
     found = next(
-        (p / "scheduler_config.json" for p in places if (p / "scheduler_config.json").is_file()), None
+        (p / "scheduler_config.json" for p in candidates if (p / "scheduler_config.json").is_file()), None
     )
     if found is None:
         raise UserError(
             f"{home} lacks scheduler_config.json, which says with what noise the network was trained. Copy it there from the training."
         )
-    named = [home / name for name in _PLACES if name in kinds]
+    named = [home / name for name in _CODECS if name in kinds]
     beside = [] if is_pipeline or not home.resolve().name.startswith("unet") else [above]
-    autoencoder = _autoencoder(named, [root / name for root in [home, *beside] for name in _PLACES])
+    autoencoder = _autoencoder(named, [root / name for root in [home, *beside] for name in _CODECS])
     return Parts(
         home=home,
         pipeline=pipeline,
         kinds=_KINDS[part],
-        network=place / "config.json",
+        network=folder / "config.json",
         scheduler=found,
-        scheduler_root=home if found.parent in places[:2] else above,
+        scheduler_root=home if found.parent in candidates[:2] else above,
         scheduler_kind=kinds.get("scheduler", ""),
         autoencoder=autoencoder,
         autoencoder_root=home if autoencoder is None or autoencoder.parent.parent == home else above,
     )
 
 
-def _autoencoder(named: list[Path], places: list[Path]) -> Path | None:
+def _autoencoder(named: list[Path], possible: list[Path]) -> Path | None:
     """Return the settings of the autoencoder that the pipeline names, or else of the one that is there."""
-    found = [place / "config.json" for place in named or places if (place / "config.json").is_file()]
+    found = [part / "config.json" for part in named or possible if (part / "config.json").is_file()]
     if len(found) < len(named):
         raise UserError(
             f"{named[0].parent} lacks the settings of an autoencoder that model_index.json names, {named[0].name}/config.json. Copy the"
@@ -137,11 +137,11 @@ def _checked_pipeline(index: Path) -> tuple[str, dict[str, str]]:
     if not isinstance(name, str) or name not in _PIPELINES:
         _refuse(index, name, parts)
     needed = {_PIPELINES[name], "scheduler"}
-    if name in _LATENT and not held.intersection(_PLACES):
+    if name in _LATENT and not held.intersection(_CODECS):
         needed.add("vae")
     for key in sorted(held | needed):
         module, kind = [*parts.get(key, []), None, None][:2]
-        if key not in {*needed, *_PLACES}:
+        if key not in {*needed, *_CODECS}:
             raise UserError(
                 f"{index}: {name} with a part {key!r} is not supported; it has a {_PIPELINES[name]}, a scheduler and, for latents, a vae."
             )

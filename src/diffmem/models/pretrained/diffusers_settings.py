@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import ClassVar, Literal, Self, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
 from diffmem.data.formats.guards import MAX_PIXELS
@@ -27,27 +27,35 @@ from diffmem.models.discrete import (
 )
 from diffmem.models.pretrained.diffusers_files import read_settings
 from diffmem.models.pretrained.diffusers_parts import SCHEDULERS, Parts
+from diffmem.models.weights import naming
 
 __all__ = [
     "NetworkSettings",
+    "PartSettings",
     "SchedulerSettings",
     "TransformerSettings",
     "UnetSettings",
     "check_fit",
-    "checked_settings",
     "read_levels",
     "read_network",
+    "read_part",
     "read_scheduler",
 ]
 
-_Settings = TypeVar("_Settings", bound=BaseModel)
 _MAX_TOKENS = 2**16
 
 
-class SchedulerSettings(BaseModel):
-    """What a network was trained with; defaults are those of the library's DDPM and DDIM schedulers."""
+class PartSettings(BaseModel):
+    """The settings of a part that are needed here; the library checks the others."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+_Settings = TypeVar("_Settings", bound=PartSettings)
+
+
+class SchedulerSettings(PartSettings):
+    """What a network was trained with; defaults are those of the library's DDPM and DDIM schedulers."""
 
     num_train_timesteps: int = Field(1000, ge=2, le=1_000_000)
     beta_start: float = Field(1e-4, ge=0, lt=1)
@@ -64,6 +72,16 @@ class SchedulerSettings(BaseModel):
     sample_max_value: float = Field(1.0, gt=0)
     variance_type: str | None = None
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.predict_epsilon and "prediction_type" not in self.model_fields_set:
+            raise ValueError('predict_epsilon is an old setting; write "prediction_type": "sample" instead')
+        if self.trained_betas is not None and len(self.trained_betas) != self.num_train_timesteps:
+            raise ValueError(
+                f"trained_betas has {len(self.trained_betas)} entries for {self.num_train_timesteps} num_train_timesteps"
+            )
+        return self
+
     def levels(self) -> Tensor:
         """Return the noise level of each timestep, as `levels_of`."""
         betas = betas_of(self.beta_schedule, self.num_train_timesteps, self.beta_start, self.beta_end)
@@ -78,11 +96,11 @@ class SchedulerSettings(BaseModel):
         return clipped(self.clip_sample_range) if self.clip_sample else None
 
 
-class UnetSettings(BaseModel):
-    """The settings of a `UNet2DModel` that are needed here; the library checks the others."""
+class UnetSettings(PartSettings):
+    """The settings of a `UNet2DModel`; a class that stands for "no label" is not known."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
+    kind: ClassVar[str] = "UNet2DModel"
+    null_label: ClassVar[None] = None
     sample_size: int | tuple[int, int]
     in_channels: int = Field(3, ge=1)
     out_channels: int = 3
@@ -92,11 +110,6 @@ class UnetSettings(BaseModel):
     layers_per_block: int = Field(2, ge=1)
     class_embed_type: None = None
     num_class_embeds: int | None = Field(None, ge=1)
-
-    @property
-    def kind(self) -> str:
-        """Class of the network in the library."""
-        return "UNet2DModel"
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -119,29 +132,18 @@ class UnetSettings(BaseModel):
         """Number of classes, 0 for none."""
         return self.num_class_embeds or 0
 
-    @property
-    def null_label(self) -> int | None:
-        """The class that stands for "no label"; not known."""
-        return None
 
+class TransformerSettings(PartSettings):
+    """The settings of a class-conditional `DiTTransformer2DModel`."""
 
-class TransformerSettings(BaseModel):
-    """The settings of a class-conditional `DiTTransformer2DModel` that are needed here; the library checks the others."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
+    kind: ClassVar[str] = "DiTTransformer2DModel"
     sample_size: int = 32
     in_channels: int = Field(4, ge=1)
     out_channels: int | None = None
-    patch_size: int = Field(2, ge=1)
-    num_layers: int = Field(28, ge=1)
-    num_embeds_ada_norm: int = Field(1000, ge=1)
+    unit: int = Field(2, ge=1, alias="patch_size", description="What the sides are multiples of.")
+    layers: int = Field(28, ge=1, alias="num_layers", description="How many layers it has at least.")
+    num_labels: int = Field(1000, ge=1, alias="num_embeds_ada_norm", description="Number of classes.")
     norm_type: Literal["ada_norm_zero"] = "ada_norm_zero"
-
-    @property
-    def kind(self) -> str:
-        """Class of the network in the library."""
-        return "DiTTransformer2DModel"
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -149,98 +151,76 @@ class TransformerSettings(BaseModel):
         return self.sample_size, self.sample_size
 
     @property
-    def unit(self) -> int:
-        """What the sides are multiples of."""
-        return self.patch_size
-
-    @property
-    def layers(self) -> int:
-        """How many layers it has at least."""
-        return self.num_layers
-
-    @property
-    def num_labels(self) -> int:
-        """Number of classes."""
-        return self.num_embeds_ada_norm
-
-    @property
     def null_label(self) -> int:
         """What stands for "no label", with which the network was trained as well: one behind the classes."""
-        return self.num_embeds_ada_norm
+        return self.num_labels
 
 
 NetworkSettings = UnetSettings | TransformerSettings
 """The settings of a network."""
 
 
-def read_scheduler(parts: Parts) -> SchedulerSettings:
-    """Return the settings of the scheduler.
+def read_part(
+    what: str, kinds: Mapping[str, type[_Settings]], path: Path, root: Path, default: str | None = None
+) -> _Settings:
+    """Return the settings of a part of a folder.
+
+    Args:
+        what: The part, for messages.
+        kinds: The settings of each class of the library that the part may have.
+        path: Where its settings are.
+        root: The folder that it must belong to.
+        default: The class of the part where its settings do not say it.
 
     Raises:
-        UserError: It is of another kind, or a setting is not supported.
+        UserError: It is of another class, or a setting is not supported; the message names the file and the first of these.
     """
-    path = parts.scheduler
-    settings = read_settings(path, parts.scheduler_root)
-    name = settings.get("_class_name", parts.scheduler_kind)
-    if name not in SCHEDULERS:
-        raise UserError(
-            f"{path}: the scheduler {name!r} is not supported: it must be one of {', '.join(SCHEDULERS)}."
-        )
-    scheduler = checked_settings(SchedulerSettings, settings, path)
-    if not scheduler.predict_epsilon and "prediction_type" not in settings:
-        raise UserError(
-            f'{path}: predict_epsilon is an old setting; write "prediction_type": "sample" instead.'
-        )
-    betas = scheduler.trained_betas
-    if betas is not None and len(betas) != scheduler.num_train_timesteps:
-        raise UserError(
-            f"{path}: trained_betas has {len(betas)} entries for {scheduler.num_train_timesteps} num_train_timesteps."
-        )
-    return scheduler
+    settings = read_settings(path, root)
+    name = settings.get("_class_name", default)
+    if not isinstance(name, str) or name not in kinds:
+        raise UserError(f"{path}: the {what} {name!r:.80} is not supported: it must be {' or '.join(kinds)}.")
+    try:
+        return kinds[name].model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = first["msg"].removeprefix("Value error, ")
+        if first["loc"]:
+            key = str(first["loc"][0])
+            reason = f"{key} {settings.get(key)!r:.80} is not supported: {reason[:1].lower()}{reason[1:]}"
+        raise UserError(f"{path}: {reason}.") from error
+
+
+def read_scheduler(parts: Parts) -> SchedulerSettings:
+    """Return the settings of the scheduler; see `read_part`."""
+    kinds = dict.fromkeys(SCHEDULERS, SchedulerSettings)
+    return read_part("scheduler", kinds, parts.scheduler, parts.scheduler_root, parts.scheduler_kind)
 
 
 def read_network(parts: Parts) -> NetworkSettings:
-    """Return the settings of the network.
+    """Return the settings of the network; see `read_part`.
 
     Raises:
-        UserError: It is of another kind, or a setting is not supported.
+        UserError: Also if its images have a size that does not fit.
     """
-    path = parts.network
-    settings = read_settings(path, parts.home)
-    name = settings.get("_class_name")
-    if name not in parts.kinds:
-        raise UserError(
-            f"{path}: the network {name!r} is not supported: it must be {' or '.join(parts.kinds)}."
-        )
-    if settings.get("time_embedding_type") == "fourier":
-        raise UserError(
-            f"{path}: time_embedding_type 'fourier' belongs to score models, which are not supported."
-        )
-    network: NetworkSettings
-    if name == "UNet2DModel":
-        if settings.get("sample_size") is None:
-            raise UserError(f"{path} does not say the size of the images; write it as sample_size.")
-        network = checked_settings(UnetSettings, settings, path)
-    else:
-        network = checked_settings(TransformerSettings, settings, path)
-    height, width = network.sides
-    unit, most = network.unit, MAX_PIXELS
+    kinds: dict[str, type[NetworkSettings]] = {
+        name: UnetSettings if name == UnetSettings.kind else TransformerSettings for name in parts.kinds
+    }
+    network = read_part("network", kinds, parts.network, parts.home)
+    (height, width), unit, most = network.sides, network.unit, MAX_PIXELS
     if isinstance(network, TransformerSettings):
         most = min(MAX_PIXELS, _MAX_TOKENS * unit * unit)  # it compares all with all
     if min(height, width) < 1 or height % unit or width % unit or height * width > most:
         raise UserError(
-            f"{path}: sample_size {settings.get('sample_size')!r:.80} does not fit: sides must be multiples of {unit} for this network, of"
-            f" at most {most:,} pixels."
+            f"{parts.network}: sample_size {network.sample_size!r:.80} does not fit: sides must be multiples of {unit} for this network,"
+            f" of at most {most:,} pixels."
         )
     return network
 
 
 def read_levels(parts: Parts, scheduler: SchedulerSettings) -> Tensor:
     """Return the noise level of each timestep, as `levels_of`; its errors name the file."""
-    try:
+    with naming(parts.scheduler):
         return scheduler.levels()
-    except UserError as error:
-        raise UserError(f"{parts.scheduler}: {error}") from error
 
 
 def check_fit(
@@ -278,18 +258,3 @@ def check_fit(
             f"{parts.network}: out_channels {network.out_channels} does not fit: in_channels {network.in_channels} and variance_type"
             f" {scheduler.variance_type!r} need {wanted}."
         )
-
-
-def checked_settings(kind: type[_Settings], settings: Mapping[str, Any], path: Path) -> _Settings:
-    """Return settings in the form of `kind`.
-
-    Raises:
-        UserError: One of them is not supported; the message names the first and the file.
-    """
-    try:
-        return kind.model_validate(settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0])
-        reason = first["msg"][:1].lower() + first["msg"][1:]
-        raise UserError(f"{path}: {key} {settings.get(key)!r:.80} is not supported: {reason}.") from error

@@ -11,13 +11,13 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
 
-from diffmem.data.formats.guards import checked_zip, in_one_line, is_plain_file, read_member, reading
+from diffmem.data.formats.guards import checked_zip, in_one_line, read_member, reading
 from diffmem.data.formats.pickle_machine import Budget
 from diffmem.errors import UserError
 from diffmem.models.preconditioning import Preconditioned
@@ -30,11 +30,9 @@ from diffmem.models.pretrained.pickle_reader import (
     PickledTensor,
     read_legacy,
 )
+from diffmem.models.weights import check_file, check_numbers, naming
 
-__all__ = ["MAX_FILE_BYTES", "open_edm_pickle"]
-
-MAX_FILE_BYTES = 4 * 2**30
-"""Most bytes of one file; EDM's largest network, for ImageNet at 64x64 pixels, takes 1.2 billion."""
+__all__ = ["open_edm_pickle"]
 
 _MAX_VALUE_BYTES = 512 * 2**20  # the largest tensor of EDM's networks has 38 million
 _MAX_OPCODES = 1_000_000
@@ -76,11 +74,7 @@ def open_edm_pickle(path: Path, which: str = "ema") -> Preconditioned:
             an argument or a tensor is unknown, missing, impossible, or not finite (named).
     """
     path = Path(path)
-    if not is_plain_file(path):
-        raise UserError(f"There is no file {path}.")
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise UserError(f"{path} is refused: it has {size:,} bytes; the limit is {MAX_FILE_BYTES:,}.")
+    size = check_file(path)
     with reading(str(path)):
         network = _entry(_read(path, size), which, path)
         tensors = dict(_tensors(network, path))
@@ -144,10 +138,10 @@ class _Bounded:
         return self._file.read(wanted)
 
     def readline(self) -> bytes:
-        line = self._file.readline(_MAX_VALUE_BYTES + 1)
-        if len(line) > _MAX_VALUE_BYTES:
+        content = self._file.readline(_MAX_VALUE_BYTES + 1)
+        if len(content) > _MAX_VALUE_BYTES:
             raise ValueError(f"one of its values has more than {_MAX_VALUE_BYTES:,} bytes")
-        return line
+        return content
 
     def tell(self) -> int:
         return self._file.tell()
@@ -167,11 +161,8 @@ def _entry(snapshot: object, which: str, path: Path) -> PickledObject:
         return networks[which]
     if not networks:
         raise UserError(f"{path} holds no network: none of its entries is one that EDM's code wrote.")
-    raise UserError(f"{path} has no network {which!r}: give one of {_text(networks)}.")
-
-
-def _text(names: Iterable[object]) -> str:
-    return ", ".join(repr(str(name)[:_LONGEST_WORD]) for name in list(names)[:20])
+    names = ", ".join(repr(str(name)[:_LONGEST_WORD]) for name in list(networks)[:20])
+    raise UserError(f"{path} has no network {which!r}: give one of {names}.")
 
 
 def _tensors(network: PickledObject, path: Path) -> Iterator[tuple[str, PickledTensor]]:
@@ -226,10 +217,9 @@ def _arguments(network: PickledObject, path: Path) -> dict[str, Any]:
     if len(positional) > len(names):
         raise ValueError(f"{kind} is given {len(positional)} arguments by position; it takes {len(names)}")
     given = dict(zip(names, positional, strict=False))
-    for name, value in keywords.items():
-        if not isinstance(name, str) or name in given:
-            raise ValueError("the constructor is given an argument twice, or one without a name")
-        given[name] = value
+    if not all(isinstance(name, str) for name in keywords) or given.keys() & keywords.keys():
+        raise ValueError("the constructor is given an argument twice, or one without a name")
+    given |= keywords
     if len(given) > _MAX_ENTRIES:
         raise UserError(f"{path} is refused: its constructor has {len(given):,} arguments.")
     arguments = {name: _plain(name[:_LONGEST_WORD], value, path) for name, value in given.items()}
@@ -255,7 +245,7 @@ def _is_scalar(value: object) -> bool:
 
 def _rebuild(tensors: dict[str, PickledTensor], arguments: dict[str, Any], path: Path) -> Preconditioned:
     _check_sizes(tensors, arguments, path)
-    try:
+    with naming(path):
         # On the meta device a network has names and shapes but no numbers: a file that claims a network larger
         # than its tensors is refused before any memory is spent.
         claimed = {
@@ -265,10 +255,9 @@ def _rebuild(tensors: dict[str, PickledTensor], arguments: dict[str, Any], path:
         }
         with torch.device("meta"):
             from_edm_state_dict(claimed, arguments)
-        state = {name: _finite(name, tensor) for name, tensor in tensors.items()}
+        state = {name: tensor.value() for name, tensor in tensors.items()}
+        check_numbers(state)
         return from_edm_state_dict(state, arguments)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
 
 
 def _check_sizes(tensors: dict[str, PickledTensor], arguments: dict[str, Any], path: Path) -> None:
@@ -289,12 +278,3 @@ def _check_sizes(tensors: dict[str, PickledTensor], arguments: dict[str, Any], p
         count *= max(1, len(levels))
     if count > len(tensors):
         raise UserError(f"{path} claims {count:,} blocks, but holds only {len(tensors):,} tensors.")
-
-
-def _finite(name: str, tensor: PickledTensor) -> torch.Tensor:
-    value = tensor.value()
-    if not value.dtype.is_floating_point:
-        raise UserError(f"Tensor {name!r} holds {value.dtype}; weights are floating-point numbers.")
-    if not bool(value.to(torch.float32).isfinite().all()):
-        raise UserError(f"Tensor {name!r} holds numbers that are not finite; the network is of no use.")
-    return value

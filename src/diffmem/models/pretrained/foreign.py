@@ -15,9 +15,10 @@ from torch import Tensor
 
 from diffmem.errors import UserError, nearest
 from diffmem.models.networks.adm import DhariwalUNet
-from diffmem.models.networks.song import SongUNet
-from diffmem.models.networks.unet import UNet, encoder_outputs
+from diffmem.models.networks.song import SongSettings, SongUNet
+from diffmem.models.networks.unet import UNet, UNetSettings
 from diffmem.models.preconditioning import EDM, VE, VP, Preconditioned, Preconditioning
+from diffmem.models.weights import check_tensors
 
 __all__ = ["from_edm_state_dict"]
 
@@ -76,8 +77,7 @@ def from_edm_state_dict(state: Mapping[str, Tensor], config: Mapping[str, Any]) 
             the message names the first offender.
     """
     settings = _settings(config)
-    resolution, channels = _positive(settings, "img_resolution"), _positive(settings, "img_channels")
-    denoiser = Preconditioned(_network(settings, resolution, channels), channels, _preconditioning(settings))
+    denoiser = Preconditioned(_network(settings), _preconditioning(settings))
     _load(denoiser, state, augmented=bool(settings["augment_dim"]))
     return denoiser.eval().requires_grad_(False)
 
@@ -105,41 +105,32 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _number(settings: Mapping[str, Any], key: str) -> float:
-    try:
-        value = float(settings[key])
-    except (TypeError, ValueError):
-        value = math.nan
-    if math.isnan(value):
-        raise UserError(f"{key} must be a number, not {settings[key]!r}.")
-    return value
+def _is_number(value: object, whole: bool) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
+        return False
+    return not whole or (value >= 1 and value % 1 == 0)
 
 
-def _positive(settings: Mapping[str, Any], key: str) -> int:
+def _number(settings: Mapping[str, Any], key: str, whole: bool = False) -> Any:
     value = settings[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1 or value % 1:
-        raise UserError(f"{key} must be a positive whole number, not {value!r}.")
-    return int(value)
+    if not _is_number(value, whole):
+        raise UserError(f"{key} must be a {'positive whole ' if whole else ''}number, not {value!r}.")
+    return int(value) if whole else float(value)
 
 
-def _numbers(settings: Mapping[str, Any], key: str, whole: bool) -> tuple[float, ...]:
+def _numbers(settings: Mapping[str, Any], key: str, whole: bool = False) -> tuple[Any, ...]:
     value = settings[key]
-    kind = "positive whole numbers" if whole else "numbers"
-    entries: list[Any] = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [None]
-    for entry in entries:
-        number = isinstance(entry, int | float) and not isinstance(entry, bool) and math.isfinite(entry)
-        if not number or (whole and (entry < 1 or entry % 1)):
-            raise UserError(f"{key} must be a list of {kind}, not {value!r}.")
-    return tuple(int(entry) if whole else float(entry) for entry in entries)
-
-
-def _integers(settings: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    return tuple(int(entry) for entry in _numbers(settings, key, whole=True))
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    if not is_list or not all(_is_number(entry, whole) for entry in value):
+        raise UserError(
+            f"{key} must be a list of {'positive whole ' if whole else ''}numbers, not {value!r}."
+        )
+    return tuple(int(entry) if whole else float(entry) for entry in value)
 
 
 def _taps(settings: Mapping[str, Any]) -> tuple[float, ...]:
-    taps = _numbers(settings, "resample_filter", whole=False)
-    if not taps or len(taps) % 2 or sum(taps) == 0:
+    taps = _numbers(settings, "resample_filter")
+    if not taps or len(taps) % 2 or sum(taps) == 0 or not math.isfinite(sum(taps)):
         raise UserError(
             f"resample_filter {settings['resample_filter']!r} is not supported: it must have an even number"
             " of taps and a sum other than 0, such as [1, 1] or [1, 3, 3, 1]."
@@ -147,7 +138,7 @@ def _taps(settings: Mapping[str, Any]) -> tuple[float, ...]:
     return taps
 
 
-def _mask(settings: Mapping[str, Any], outputs: list[str]) -> list[bool] | None:
+def _mask(settings: Mapping[str, Any]) -> tuple[bool, ...] | None:
     value = settings["skip_connections"]
     if value is None:
         return None
@@ -157,21 +148,13 @@ def _mask(settings: Mapping[str, Any], outputs: list[str]) -> list[bool] | None:
         raise UserError(
             f"skip_connections must be a list of 0 and 1, one for each encoder output, not {value!r}."
         )
-    if len(words) != len(outputs):
-        raise UserError(
-            f"skip_connections has {len(words)} entries, but this network has {len(outputs)} encoder outputs:"
-            f" {', '.join(outputs)}. Give one entry (0 or 1) for each."
-        )
-    return [word == "1" for word in words]
+    return tuple(word == "1" for word in words)
 
 
-def _labels(settings: Mapping[str, Any]) -> int:
-    return 0 if settings["label_dim"] in (0, None) else _positive(settings, "label_dim")
-
-
-def _network(settings: dict[str, Any], resolution: int, channels: int) -> UNet:
-    multipliers = _integers(settings, "channel_mult")
-    width = _positive(settings, "model_channels")
+def _network(settings: Mapping[str, Any]) -> UNet:
+    resolution = _number(settings, "img_resolution", whole=True)
+    multipliers = _numbers(settings, "channel_mult", whole=True)
+    base_width = _number(settings, "model_channels", whole=True)
     if not multipliers:
         raise UserError("channel_mult is empty: give one number for each resolution of the network.")
     if resolution % 2 ** (len(multipliers) - 1):
@@ -179,32 +162,31 @@ def _network(settings: dict[str, Any], resolution: int, channels: int) -> UNet:
             f"img_resolution {resolution} does not fit the {len(multipliers)} resolutions of channel_mult"
             f" {list(multipliers)}: it must be a multiple of {2 ** (len(multipliers) - 1)}."
         )
-    if width % 2:
-        raise UserError(f"model_channels {width} is not supported: it must be even.")
-    blocks = _positive(settings, "num_blocks")
+    if base_width % 2:
+        raise UserError(f"model_channels {base_width} is not supported: it must be even.")
     shared: dict[str, Any] = {
-        "num_labels": _labels(settings),
-        "channels": width,
+        "resolution": resolution,
+        "image_channels": _number(settings, "img_channels", whole=True),
+        "num_labels": 0 if settings["label_dim"] in (0, None) else _number(settings, "label_dim", whole=True),
+        "base_width": base_width,
         "multipliers": multipliers,
-        "embedding_multiplier": _positive(settings, "channel_mult_emb"),
-        "blocks": blocks,
-        "attention": _integers(settings, "attn_resolutions"),
+        "embedding_multiplier": _number(settings, "channel_mult_emb", whole=True),
+        "blocks": _number(settings, "num_blocks", whole=True),
+        "attention": _numbers(settings, "attn_resolutions", whole=True),
         "dropout": _number(settings, "dropout"),
-        "skip_mask": _mask(settings, encoder_outputs(resolution, len(multipliers), blocks)),
+        "skip_mask": _mask(settings),
     }
     if settings["model_type"] == "DhariwalUNet":
-        return DhariwalUNet(resolution, channels, channels, **shared)
-    return SongUNet(
-        resolution,
-        channels,
-        channels,
+        return DhariwalUNet(UNetSettings(**shared))
+    song = SongSettings(
         **shared,
         embedding=settings["embedding_type"],
-        noise_multiplier=_positive(settings, "channel_mult_noise"),
+        noise_multiplier=_number(settings, "channel_mult_noise", whole=True),
         encoder=settings["encoder_type"],
         decoder=settings["decoder_type"],
         taps=_taps(settings),
     )
+    return SongUNet(song)
 
 
 def _preconditioning(settings: Mapping[str, Any]) -> Preconditioning:
@@ -212,7 +194,7 @@ def _preconditioning(settings: Mapping[str, Any]) -> Preconditioning:
         return VP(
             beta_d=_number(settings, "beta_d"),
             beta_min=_number(settings, "beta_min"),
-            steps=_positive(settings, "M"),
+            steps=_number(settings, "M", whole=True),
             epsilon_t=_number(settings, "epsilon_t"),
         )
     sigma_min, sigma_max = _number(settings, "sigma_min"), _number(settings, "sigma_max")
@@ -223,36 +205,25 @@ def _preconditioning(settings: Mapping[str, Any]) -> Preconditioning:
 
 def _load(denoiser: Preconditioned, state: Mapping[str, Tensor], augmented: bool) -> None:
     """Copy the tensors by name after checking that they are exactly those of the network."""
-    wanted = denoiser.state_dict()
+    own = denoiser.state_dict()
     given = {
         name: tensor
         for name, tensor in state.items()
         if not (augmented and name == "model.map_augment.weight")
     }
+    # Filters are constants, which may be left out.
+    wanted = {name: one for name, one in own.items() if name in given or not name.endswith("resample_filter")}
+    check_tensors(
+        given,
+        wanted,
+        " Check the constructor arguments (model_channels, channel_mult, num_blocks, attn_resolutions, label_dim, augment_dim).",
+    )
     for name, tensor in given.items():
-        if name not in wanted:
-            raise UserError(
-                f"The checkpoint holds a tensor {name!r} that this network lacks."
-                f"{nearest(name, list(wanted))}"
-                " Check the constructor arguments (num_blocks, channel_mult, attn_resolutions, label_dim,"
-                " augment_dim)."
-            )
-        if tensor.shape != wanted[name].shape:
-            raise UserError(
-                f"Tensor {name!r} has shape {tuple(tensor.shape)}, but this network needs"
-                f" {tuple(wanted[name].shape)}."
-                " Check the constructor arguments (model_channels, channel_mult, label_dim)."
-            )
         if name.endswith("resample_filter") and not torch.allclose(
-            tensor.to(wanted[name]), wanted[name], rtol=1e-3
+            tensor.to(own[name]), own[name], rtol=1e-3
         ):
             raise UserError(
                 f"Tensor {name!r} is not the filter that resample_filter describes. Correct that argument,"
                 " or leave the filters out."
             )
-    missing = [name for name in wanted if name not in given and not name.endswith("resample_filter")]
-    if missing:
-        raise UserError(
-            f"The checkpoint lacks {len(missing)} tensor(s) of this network, first {missing[0]!r}."
-        )
     denoiser.load_state_dict(given, strict=False)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from diffmem.data.formats.guards import in_one_line, is_folder, is_plain_file, reading
 from diffmem.errors import UserError
 from diffmem.files import sha256_file
-from diffmem.models.denoiser import Denoiser, Latent
+from diffmem.models.denoiser import Denoiser, Latent, Origin, pixel_shape_of
+from diffmem.models.discrete import DiscreteDenoiser
+from diffmem.models.latent import LatentDenoiser
+from diffmem.models.preconditioning import Preconditioned
 from diffmem.models.pretrained.diffusers_folder import open_diffusers
 from diffmem.models.pretrained.edm_pickle import open_edm_pickle
-from diffmem.models.weights import load_denoiser
+from diffmem.models.pretrained.foreign import from_edm_state_dict
+from diffmem.models.weights import check_numbers, load_denoiser, load_tensors, naming
 
-__all__ = ["MODELS_UNDERSTOOD", "OpenedModel", "open_model"]
+__all__ = ["MODELS_UNDERSTOOD", "open_model", "origin_of"]
 
 MODELS_UNDERSTOOD = (
     "a run's folder of diffmem or one of its snapshots (.safetensors); a network pickle of NVIDIA's EDM (.pkl); a folder that"
@@ -25,121 +30,110 @@ MODELS_UNDERSTOOD = (
 )
 """What `open_model` reads, in words."""
 
+_Model = Preconditioned | DiscreteDenoiser | LatentDenoiser
+_AVERAGED = "ema"
 _OWN = (".json", ".safetensors", ".bin")
 _BESIDE = ("scheduler", "vae", "vqvae")
 
 
-@dataclass(frozen=True, eq=False)
-class OpenedModel:
-    """A model with its origin.
-
-    Attributes:
-        denoiser: The model.
-        kind: How it was kept, for example 'EDM pickle'.
-        name: Of the file that was read, without its folder; with what is known about it.
-        digest: SHA-256 in hexadecimal of what was read.
-        notes: What a reader of its results must know.
-        path: The file or folder that was read; none for a model of the caller's own.
-    """
-
-    denoiser: Denoiser
-    kind: str
-    name: str
-    digest: str
-    notes: tuple[str, ...] = ()
-    path: Path | None = None
-
-    @classmethod
-    def of(cls, denoiser: Denoiser, name: str) -> OpenedModel:
-        """Return a model of the caller's own, for example a `FunctionDenoiser`.
-
-        Its digest is that of its answers to fixed noise at three levels, so that models of one name are not taken for each other.
-
-        Args:
-            denoiser: The model.
-            name: For people.
-        """
-        digest = hashlib.sha256(name.encode())
-        low, high = max(denoiser.sigma_min, 0.05), min(denoiser.sigma_max, 10.0)
-        x = torch.randn(1, *denoiser.image_shape, generator=torch.Generator().manual_seed(0)).to(
-            denoiser.device
-        )
-        labels = torch.zeros(1, dtype=torch.int64, device=denoiser.device) if denoiser.num_labels else None
-        with torch.no_grad():
-            for sigma in (low, (low * high) ** 0.5, high):
-                digest.update(denoiser(sigma * x, sigma, labels).float().cpu().numpy().tobytes())
-        return cls(denoiser, "model of the caller's own", name, digest.hexdigest())
-
-
 @in_one_line()
 def open_model(
-    path: Path | str, device: torch.device | str = "cpu", *, allow_pickle: bool = False
-) -> OpenedModel:
+    path: Path | str,
+    image_shape: tuple[int, int, int] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    weights: str = _AVERAGED,
+    device: torch.device | str = "cpu",
+    allow_pickle: bool = False,
+) -> Denoiser:
     """Open a trained model; nothing in it is executed.
 
     Args:
-        path: See `MODELS_UNDERSTOOD`. Of a run's folder, the last snapshot is taken; of an EDM pickle, the averaged weights.
+        path: See `MODELS_UNDERSTOOD`. Of a run's folder, the last snapshot is taken.
+        image_shape: (C, H, W) of the images that it must make; none for any.
+        settings: Constructor arguments of a network of EDM, see `from_edm_state_dict`, for a safetensors file that holds its tensors alone.
+        weights: Which network of an EDM pickle, that of the averaged weights ('ema') by default; other files hold one network.
         device: Where it computes.
         allow_pickle: Whether the weights of a diffusers folder may be read from a pickle where there are no safetensors.
 
+    Returns:
+        The model; its `origin` says what was read, and what a reader of its results must know.
+
     Raises:
-        UserError: Nothing is there, it is no model, it is damaged, or of a kind that is not supported.
+        UserError: Nothing is there, it is no model, it is damaged, or of a kind that is not supported; or an argument does not fit it.
     """
-    place = Path(path)
+    source = Path(path)
     with suppress(RuntimeError):  # a user who is not known: the name is taken as it is
-        place = place.expanduser()
-    if is_folder(place):
-        return _folder(place, device, allow_pickle)
-    if not is_plain_file(place):
-        raise UserError(f"There is no file or folder {path}. Models are read from: {MODELS_UNDERSTOOD}.")
-    with reading(str(place)), place.open("rb") as stream:
-        head = stream.read(9)
-    if place.suffix == ".safetensors" or head[8:9] == b"{":
-        return _snapshot(place, device)
-    denoiser = open_edm_pickle(place).to(device)
-    name = f"{place.name}, averaged weights (ema)"
-    return OpenedModel(denoiser, "EDM pickle", name, sha256_file(place), path=place)
-
-
-def _folder(place: Path, device: torch.device | str, allow_pickle: bool) -> OpenedModel:
-    if (place / "snapshots").is_dir():
-        snapshots = sorted((place / "snapshots").glob("*.safetensors"))
-        if not snapshots:
-            raise UserError(f"{place} has no snapshot yet; train on, or name another run.")
-        return _snapshot(snapshots[-1], device)
-    if any((place / name).is_file() for name in ("model_index.json", "config.json")):
-        denoiser = open_diffusers(place, device=device, allow_pickle=allow_pickle)
-        return OpenedModel(
-            denoiser, "diffusers folder", place.resolve().name, _digest(place), _notes(denoiser), place
+        source = source.expanduser()
+    if settings is not None:
+        denoiser, origin = _from_settings(source, settings)
+    elif is_folder(source) and not (source / "snapshots").is_dir():
+        denoiser, origin = _diffusers(source, device, allow_pickle)
+    else:
+        denoiser, origin = _from_file(_snapshot_of(source) if is_folder(source) else source, weights)
+    if weights != _AVERAGED and origin.format != "EDM pickle":
+        raise UserError(f"weights {weights!r} is for EDM pickles; a {origin.format} holds one network.")
+    if image_shape is not None and pixel_shape_of(denoiser) != tuple(image_shape):
+        raise UserError(
+            f"{path} makes images of {pixel_shape_of(denoiser)} (C, H, W), not {tuple(image_shape)}."
         )
-    raise UserError(f"{place} is no folder of a model. Models are read from: {MODELS_UNDERSTOOD}.")
+    if isinstance(denoiser, torch.nn.Module):
+        denoiser.to(device)
+    denoiser.origin = origin
+    return denoiser
 
 
-def _snapshot(path: Path, device: torch.device | str) -> OpenedModel:
-    denoiser, _, words = load_denoiser(path, device)
-    return OpenedModel(
-        denoiser,
-        "diffmem snapshot",
-        f"{path.name} at epoch {words.get('epoch', 'unknown')}",
-        sha256_file(path),
-        path=path,
-    )
+def origin_of(denoiser: Denoiser) -> Origin:
+    """Return where a model comes from: what `open_model` noted, or that it is the caller's own.
 
-
-def _digest(place: Path) -> str:
-    """Return the hash of the files that make a model of diffusers; a bare network may have parts beside its folder."""
-    home = place.resolve()
-    roots = (
-        [home] if (home / "model_index.json").is_file() else [home, *(home.parent / part for part in _BESIDE)]
-    )
+    The digest of the caller's own is that of its answers to fixed noise at three levels, so that two models are not taken for each other.
+    """
+    known: Origin | None = getattr(denoiser, "origin", None)
+    if known is not None:
+        return known
     digest = hashlib.sha256()
-    for root in roots:
-        for file in sorted(file for file in root.rglob("*") if file.suffix in _OWN and file.is_file()):
-            digest.update(f"{root.name}/{file.relative_to(root).as_posix()} {sha256_file(file)}\n".encode())
-    return digest.hexdigest()
+    low, high = max(denoiser.sigma_min, 0.05), min(denoiser.sigma_max, 10.0)
+    x = torch.randn(1, *denoiser.image_shape, generator=torch.Generator().manual_seed(0)).to(denoiser.device)
+    labels = torch.zeros(1, dtype=torch.int64, device=denoiser.device) if denoiser.num_labels else None
+    with torch.no_grad():
+        for sigma in (low, (low * high) ** 0.5, high):
+            digest.update(denoiser(sigma * x, sigma, labels).float().cpu().numpy().tobytes())
+    return Origin("model of the caller's own", type(denoiser).__name__, digest.hexdigest())
 
 
-def _notes(denoiser: Denoiser) -> tuple[str, ...]:
+def _snapshot_of(run: Path) -> Path:
+    snapshots = sorted((run / "snapshots").glob("*.safetensors"))
+    if not snapshots:
+        raise UserError(f"{run} has no snapshot yet; train on, or name another run.")
+    return snapshots[-1]
+
+
+def _from_file(path: Path, weights: str) -> tuple[_Model, Origin]:
+    if not is_plain_file(path):
+        raise UserError(f"There is no file or folder {path}. Models are read from: {MODELS_UNDERSTOOD}.")
+    with reading(str(path)), path.open("rb") as stream:
+        head = stream.read(9)
+    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        snapshot, _, words = load_denoiser(path)
+        name = f"{path.name} at epoch {words.get('epoch', 'unknown')}"
+        return snapshot, Origin("diffmem snapshot", name, sha256_file(path), path=path)
+    which = "averaged weights (ema)" if weights == _AVERAGED else f"weights {weights!r}"
+    return open_edm_pickle(path, weights), Origin(
+        "EDM pickle", f"{path.name}, {which}", sha256_file(path), path=path
+    )
+
+
+def _from_settings(path: Path, settings: Mapping[str, Any]) -> tuple[_Model, Origin]:
+    tensors = load_tensors(path)
+    with naming(path):
+        check_numbers(tensors)
+        denoiser = from_edm_state_dict(tensors, settings)
+    return denoiser, Origin("EDM state dict", path.name, sha256_file(path), path=path)
+
+
+def _diffusers(folder: Path, device: torch.device | str, allow_pickle: bool) -> tuple[_Model, Origin]:
+    if not any((folder / name).is_file() for name in ("model_index.json", "config.json")):
+        raise UserError(f"{folder} is no folder of a model. Models are read from: {MODELS_UNDERSTOOD}.")
+    denoiser = open_diffusers(folder, device=device, allow_pickle=allow_pickle)
     notes = [
         "Noise levels between the timesteps of training are interpolated, and images are sampled by diffmem's sampler, not by the"
         " pipeline's own scheduler."
@@ -151,4 +145,17 @@ def _notes(denoiser: Denoiser) -> tuple[str, ...]:
         )
     if denoiser.num_labels:
         notes.append("Classes are drawn at random, and no guidance is applied; guided samples may copy more.")
-    return tuple(notes)
+    return denoiser, Origin("diffusers folder", folder.resolve().name, _digest(folder), tuple(notes), folder)
+
+
+def _digest(folder: Path) -> str:
+    """Return the hash of the files that make a model of diffusers; a bare network may have parts beside its folder."""
+    home = folder.resolve()
+    roots = (
+        [home] if (home / "model_index.json").is_file() else [home, *(home.parent / part for part in _BESIDE)]
+    )
+    digest = hashlib.sha256()
+    for root in roots:
+        for file in sorted(file for file in root.rglob("*") if file.suffix in _OWN and file.is_file()):
+            digest.update(f"{root.name}/{file.relative_to(root).as_posix()} {sha256_file(file)}\n".encode())
+    return digest.hexdigest()

@@ -41,20 +41,11 @@ _CODES = frozenset({"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", 
 _DIMENSIONS = range(9)
 
 
-class _Call(Enum):
-    ENCODE = "encode"
-    BYTES = "bytes"
-    SET = "set"
-    DICT = "dict"
-    OBJECT = "object"
-    ORDERED = "OrderedDict"
-    EASY = "EasyDict"
-    CONTAINER = "container"
-    RECONSTRUCTOR = "_reconstructor"
-    TENSOR = "_rebuild_tensor_v2"
-    PARAMETER = "_rebuild_parameter"
-    FROM_BYTES = "_load_from_bytes"
-    PERSISTENT = "_reconstruct_persistent_obj"
+# No text of a file is equal to one of these.
+_Call = Enum(
+    "_Call",
+    "ENCODE BYTES SET DICT OBJECT ORDERED EASY CONTAINER RECONSTRUCTOR TENSOR PARAMETER FROM_BYTES PERSISTENT",
+)
 
 
 @dataclass(eq=False)
@@ -205,16 +196,19 @@ class _StoragePickle(PickleMachine):
 
     def find_stored(self, key: object) -> object:
         match key:
-            case ("storage", torch.dtype() as dtype, str(name), str(), int(count)) if count >= 0:
-                pass
-            case ("storage", torch.dtype() as dtype, str(name), str(), int(count), None) if count >= 0:
-                pass
-            case _:
-                raise ValueError("the pickle asks for something outside of it that is no whole storage")
-        known = self.storages.setdefault(name, PickledStorage(dtype, count))
-        if (known.dtype, known.count) != (dtype, count):
-            raise ValueError(f"the pickle describes storage {name[:40]!r} in two ways")
-        return known
+            case ("storage", torch.dtype() as dtype, str(name), str(), int(count)) | (
+                "storage",
+                torch.dtype() as dtype,
+                str(name),
+                str(),
+                int(count),
+                None,
+            ) if count >= 0:
+                known = self.storages.setdefault(name, PickledStorage(dtype, count))
+                if (known.dtype, known.count) != (dtype, count):
+                    raise ValueError(f"the pickle describes storage {name[:40]!r} in two ways")
+                return known
+        raise ValueError("the pickle asks for something outside of it that is no whole storage")
 
 
 class ModulePickle(_StoragePickle):

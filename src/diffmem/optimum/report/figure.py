@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffmem.files import write_folder
 from diffmem.memorization.means import MeanRecord
@@ -18,11 +18,21 @@ from diffmem.text import count_text, percent
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from pydantic import BaseModel
     from rich.table import Table
 
     from diffmem.optimum.curves import Collapse, OptimumCurves, OptimumPoint
 
-__all__ = ["collapse_text", "draw_mean", "optimum_figure", "optimum_table", "sigma_axis", "write_optimum"]
+__all__ = [
+    "collapse_text",
+    "draw_band",
+    "draw_mean",
+    "optimum_figure",
+    "optimum_table",
+    "sigma_axis",
+    "write_figures",
+    "write_optimum",
+]
 
 
 def optimum_figure(result: OptimumCurves) -> Figure:
@@ -82,12 +92,35 @@ def optimum_figure(result: OptimumCurves) -> Figure:
     # The weights fall to the right and the numbers rise, so these corners are free.
     weights.legend(frameon=False, fontsize=SMALL_FONT_SIZE, loc="upper right")
     numbers.legend(frameon=False, fontsize=SMALL_FONT_SIZE, loc="lower right")
-    kind = "conditional optimum" if result.conditional else "optimum"
+    what = "conditional optimum" if result.conditional else "optimum"
     figure.suptitle(
-        f"The {kind} of {count_text(result.images, 'image', 'images')}, seen from {result.queries:,} noisy training images",
+        f"The {what} of {count_text(result.images, 'image', 'images')}, seen from {result.queries:,} noisy training images",
         fontsize=11.5, x=0.01, ha="left", fontweight="bold",
     )  # fmt: skip
     return figure
+
+
+def draw_band(
+    axes: Axes,
+    sigmas: Sequence[float],
+    band: Sequence[Sequence[float]],
+    colour: str,
+    label: str | None,
+    **style: Any,
+) -> None:
+    """Draw a curve with the band of its intervals.
+
+    Args:
+        axes: Where.
+        sigmas: Noise levels.
+        band: Lower ends, values and upper ends at each of them.
+        colour: Of both.
+        label: For the legend.
+        style: How the curve is drawn, for `plot`.
+    """
+    low, middle, high = band
+    axes.fill_between(sigmas, low, high, color=colour, alpha=0.25, linewidth=0)
+    axes.plot(sigmas, middle, color=colour, label=label, **style)
 
 
 def draw_mean(
@@ -100,22 +133,11 @@ def draw_mean(
     linestyle: str = "-",
 ) -> None:
     """Draw a curve of means with the band of their 95% intervals, multiplied by a factor."""
-    axes.fill_between(
-        sigmas,
-        [factor * one.low for one in means],
-        [factor * one.high for one in means],
-        color=colour,
-        alpha=0.25,
-        linewidth=0,
-    )
-    axes.plot(
-        sigmas,
-        [factor * one.value for one in means],
-        color=colour,
-        linewidth=1.7,
-        linestyle=linestyle,
-        label=label,
-    )
+    band = [
+        [factor * end for end in ends]
+        for ends in zip(*((m.low, m.value, m.high) for m in means), strict=True)
+    ]
+    draw_band(axes, sigmas, band, colour, label, linewidth=1.7, linestyle=linestyle)
 
 
 def sigma_axis(axes: Axes, sigmas: Sequence[float]) -> None:
@@ -180,7 +202,7 @@ def collapse_text(collapse: Collapse) -> str:
     """Return the collapse, measured and predicted, in a few lines for the terminal."""
     lines = [f"The own weight falls through 1/2 at sigma {_measured(collapse)}."]
     if collapse.spectrum is None or collapse.isotropic is None:
-        lines.append("Nothing is predicted: there are no two distinct images to choose between.")
+        lines.append("Nothing is predicted: there are no two distinct images.")
         return "\n".join(lines)
     lines.append(
         f"Predicted from all eigenvalues of the covariance (log n = 1/2 sum log(1 + v / sigma^2)): {collapse.spectrum:.3g}."
@@ -226,16 +248,25 @@ def optimum_table(result: OptimumCurves, rows: int = 20) -> Table:
 
 
 def write_optimum(result: OptimumCurves, folder: Path) -> list[Path]:
-    """Write `optimum.json`, `optimum.png` and `optimum.svg`, the numbers last (see `write_folder`); return their paths.
+    """Write `optimum.json`, `optimum.png` and `optimum.svg`; see `write_figures`."""
+    return write_figures(folder, {"optimum": optimum_figure(result)}, "optimum.json", result)
+
+
+def write_figures(folder: Path, figures: Mapping[str, Figure], record: str, result: BaseModel) -> list[Path]:
+    """Write figures as PNG and SVG and, last, the numbers (see `write_folder`); return their paths, that of the numbers first.
+
+    Args:
+        folder: Made if it is missing.
+        figures: Name -> figure.
+        record: Name of the numbers.
+        result: The numbers.
 
     Raises:
         DiffmemError: A file cannot be written.
     """
-    figure = optimum_figure(result)
-    contents = {
-        "optimum.png": png_bytes(figure),
-        "optimum.svg": figure_svg(figure).encode(),
-        "optimum.json": numbers_bytes(result),
-    }
-    *drawn, numbers = write_folder(folder, contents)
+    contents = {}
+    for name, figure in figures.items():
+        contents[f"{name}.png"] = png_bytes(figure)
+        contents[f"{name}.svg"] = figure_svg(figure).encode()
+    *drawn, numbers = write_folder(folder, {**contents, record: numbers_bytes(result)})
     return [numbers, *drawn]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from diffmem.errors import UserError
 from diffmem.memorization.means import MeanRecord
-from diffmem.optimum.gap_records import GapCurve, GapPoint, Kind, RunGap
-from diffmem.optimum.report.figure import sigma_axis
+from diffmem.optimum.gap_records import GapCurve, GapInputs, GapPoint, RunGap
+from diffmem.optimum.report.figure import draw_band, sigma_axis
 from diffmem.reports.style import COLOURS, SMALL_FONT_SIZE, TITLE_FONT_SIZE, dress, new_figure
 from diffmem.reports.text import rate_text, size_text
 
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["KIND_WORDS", "gap_figure", "loss_figure", "run_text", "side_by_side"]
+__all__ = ["INPUT_TEXT", "gap_figure", "loss_figure", "run_text", "side_by_side"]
 
-KIND_WORDS: dict[Kind, str] = {
+INPUT_TEXT: dict[GapInputs, str] = {
     "training": "noisy training images",
     "heldout": "noisy held-out images",
     "trajectory": "states of its own sampling",
 }
 MOST_COLUMNS = 4
 _GREY_LEVELS = 127.5
+_CURVE = {"markersize": 3, "linewidth": 1.5}
 
 
 def run_text(run: RunGap) -> str:
@@ -58,7 +59,7 @@ def gap_figure(runs: Sequence[RunGap]) -> Figure:
     Raises:
         UserError: There are no runs.
     """
-    kinds = [kind for kind in KIND_WORDS if any(run.curve(kind) for run in runs)]
+    kinds = [kind for kind in INPUT_TEXT if any(run.curve(kind) for run in runs)]
     figure, grid = _grid(runs, len(kinds), 2.25)
     for row, kind in enumerate(kinds):
         for column, run in enumerate(runs):
@@ -70,11 +71,11 @@ def gap_figure(runs: Sequence[RunGap]) -> Figure:
             if not row:
                 axes.set_title(run_text(run), fontsize=SMALL_FONT_SIZE, loc="left", fontweight="bold")
             if not column:
-                axes.set_ylabel(f"on {KIND_WORDS[kind]}\nRMS, grey levels", fontsize=SMALL_FONT_SIZE)
+                axes.set_ylabel(f"on {INPUT_TEXT[kind]}\nRMS, grey levels", fontsize=SMALL_FONT_SIZE)
             if row == len(kinds) - 1:
                 axes.set_xlabel("Noise level σ", fontsize=SMALL_FONT_SIZE)
-    for line in grid:  # the axes of a row share their limits, which are known when all is drawn
-        line[0].set_ylim(0, 1.12 * line[0].get_ylim()[1])  # with room for the position at the top
+    for axes, *_ in grid:  # the axes of a row share their limits, which are known when all is drawn
+        axes.set_ylim(0, 1.12 * axes.get_ylim()[1])  # with room for the position at the top
     figure.suptitle(
         "How far is the model from its optimum?",
         fontsize=TITLE_FONT_SIZE,
@@ -102,8 +103,8 @@ def _distances(axes: Axes, curve: GapCurve) -> None:
     ]
     for value, colour, style, marker, label in lines:
         means = [value(point) for point in points]
-        low, middle, high = ([_rms(getattr(one, end)) for one in means] for end in ("low", "value", "high"))
-        _line(axes, sigmas, (low, middle, high), (colour, style, marker), label)
+        band = [[_rms(getattr(one, end)) for one in means] for end in ("low", "value", "high")]
+        draw_band(axes, sigmas, band, colour, label, linestyle=style, marker=marker, **_CURVE)
     if curve.band is not None:
         axes.axvspan(
             *curve.band,
@@ -119,21 +120,6 @@ def _distances(axes: Axes, curve: GapCurve) -> None:
             f"position {curve.position.value:.2f}", (0.03, 0.97), xycoords="axes fraction", va="top", fontsize=SMALL_FONT_SIZE,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )  # fmt: skip
-
-
-def _line(
-    axes: Axes,
-    sigmas: Sequence[float],
-    ends: tuple[list[float], list[float], list[float]],
-    look: tuple[str, str, str],
-    label: str,
-) -> None:
-    """Draw means with their intervals: low, middle and high `ends`; colour, line style and marker are the `look`."""
-    (low, middle, high), (colour, style, marker) = ends, look
-    axes.fill_between(sigmas, low, high, color=colour, alpha=0.25, linewidth=0)
-    axes.plot(
-        sigmas, middle, color=colour, linestyle=style, marker=marker, markersize=3, linewidth=1.5, label=label
-    )
 
 
 def _rms(square: float) -> float:
@@ -172,10 +158,10 @@ def loss_figure(runs: Sequence[RunGap]) -> Figure:
                 continue
             pairs = [(point.sigma, found) for point in curve.points if (found := value(point)) is not None]
             sigmas = [sigma for sigma, _ in pairs]
-            low, middle, high = (
+            band = [
                 [max(getattr(one, end), floor / 10) for _, one in pairs] for end in ("low", "value", "high")
-            )
-            _line(axes, sigmas, (low, middle, high), (colour, style, marker), label)
+            ]
+            draw_band(axes, sigmas, band, colour, label, linestyle=style, marker=marker, **_CURVE)
             sigma_axis(axes, sigmas)
         axes.set_yscale("log")
         axes.set_ylim(bottom=floor)
@@ -183,7 +169,7 @@ def loss_figure(runs: Sequence[RunGap]) -> Figure:
         axes.set_xlabel("Noise level σ", fontsize=SMALL_FONT_SIZE)
     grid[0][0].set_ylabel("Squared error per value,\n[-1, 1] units (log scale)", fontsize=SMALL_FONT_SIZE)
     figure.suptitle(
-        "Denoising loss, and the least it can be",
+        "Denoising loss and its exact minimum",
         fontsize=TITLE_FONT_SIZE,
         x=0.01,
         ha="left",

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from diffmem.errors import UserError
-from diffmem.optimum.gap_records import Correlation, RunGap
+from diffmem.optimum.gap_records import Correlation, GapInputs, RunGap, positions_and_rmem
 from diffmem.optimum.report.figure import sigma_axis
-from diffmem.optimum.report.gap_figure import KIND_WORDS
+from diffmem.optimum.report.gap_figure import INPUT_TEXT
 from diffmem.reports.figures import draw_intervals
 from diffmem.reports.style import (
     COLOURS,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["correlation_text", "position_figure", "scatter_figure"]
 
 _MARKERS = "osD^vP*X"
-_TITLE = "Between its optimum and a Gaussian: where does the model lie?"
+_TITLE = "Position of the model between its optimum and a Gaussian"
 
 
 def correlation_text(found: Correlation) -> str:
@@ -46,7 +46,7 @@ def position_figure(runs: Sequence[RunGap]) -> Figure:
     Raises:
         UserError: There are no runs.
     """
-    kinds = [kind for kind in KIND_WORDS if any(run.curve(kind) for run in runs)]
+    kinds = [kind for kind in INPUT_TEXT if any(run.curve(kind) for run in runs)]
     if not kinds:
         raise UserError("There are no runs to draw; name at least one.")
     from matplotlib import colormaps
@@ -58,7 +58,7 @@ def position_figure(runs: Sequence[RunGap]) -> Figure:
     grid = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for axes, kind in zip(grid, kinds, strict=True):
         dress(axes, "Noise level σ (log scale)", "")
-        axes.set_title(f"on {KIND_WORDS[kind]}", fontsize=FONT_SIZE, loc="left")
+        axes.set_title(f"on {INPUT_TEXT[kind]}", fontsize=FONT_SIZE, loc="left")
         for run in runs:
             curve = run.curve(kind)
             if curve is None or curve.band is None:
@@ -98,10 +98,10 @@ def scatter_figure(runs: Sequence[RunGap], correlations: Sequence[Correlation]) 
         UserError: No run has R_mem and a position.
     """
     known = [run for run in runs if run.rmem is not None]
-    kinds = [kind for kind in KIND_WORDS if any((c := run.curve(kind)) and c.position for run in known)]
+    kinds = [kind for kind in INPUT_TEXT if positions_and_rmem(runs, kind)]
     if not kinds:
         raise UserError(
-            "No run has been measured, so there is nothing to set against R_mem; see diffmem measure --expdir."
+            "No run has been measured, so there is nothing to plot against R_mem; see diffmem measure --expdir."
         )
     figure = new_figure(1.2 + 3.1 * len(kinds), 4.3)
     grid = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
@@ -110,7 +110,7 @@ def scatter_figure(runs: Sequence[RunGap], correlations: Sequence[Correlation]) 
     for axes, kind in zip(grid, kinds, strict=True):
         dress(axes, "Position: 0 optimum, 1 Gaussian", "")
         title = [
-            f"on {KIND_WORDS[kind]}",
+            f"on {INPUT_TEXT[kind]}",
             *(correlation_text(one) for one in correlations if one.kind == kind),
         ]
         axes.set_title("\n".join(title), fontsize=SMALL_FONT_SIZE, loc="left")
@@ -129,24 +129,21 @@ def scatter_figure(runs: Sequence[RunGap], correlations: Sequence[Correlation]) 
     grid[0].set_ylabel("Samples that are copies, R_mem", fontsize=FONT_SIZE)
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", ncols=6, frameon=False, fontsize=SMALL_FONT_SIZE)
-    figure.suptitle(_TITLE.replace("where does the model lie?", "does it tell R_mem?"), fontsize=TITLE_FONT_SIZE, x=0.01, ha="left",
+    figure.suptitle(_TITLE.replace("where does the model lie?", "does that predict R_mem?"), fontsize=TITLE_FONT_SIZE, x=0.01, ha="left",
                     fontweight="bold")  # fmt: skip
     return figure
 
 
-def _cloud(axes: Axes, runs: Sequence[RunGap], kind: str, colour: object, marker: str, size: int) -> None:
-    points = []
-    for run in runs:
-        curve = next((one for one in run.curves if one.kind == kind), None)
-        if curve is not None and curve.position is not None and run.rmem is not None:
-            points.append((curve.position, run.rmem))
+def _cloud(
+    axes: Axes, runs: Sequence[RunGap], kind: GapInputs, colour: object, marker: str, size: int
+) -> None:
+    points = positions_and_rmem(runs, kind)
     if not points:
         return
-    x = [position.value for position, _ in points]
     rates = [(position.value, rate) for position, rate in points]
     draw_intervals(axes, rates, colour, capsize=0, alpha=0.35)  # type: ignore[arg-type]
     axes.errorbar(
-        x, [100 * rate.value for _, rate in points],
+        [x for x, _ in rates], [100 * rate.value for _, rate in rates],
         xerr=[[p.value - p.low for p, _ in points], [p.high - p.value for p, _ in points]],
         fmt=marker, color=colour, markersize=4, elinewidth=1, alpha=0.8, label=f"N = {size_text(size)}",
     )  # fmt: skip

@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmem.files import write_folder
 from diffmem.optimum.gap_records import GapResult
-from diffmem.optimum.report.gap_figure import KIND_WORDS, gap_figure, loss_figure, side_by_side
+from diffmem.optimum.report.figure import write_figures
+from diffmem.optimum.report.gap_figure import INPUT_TEXT, gap_figure, loss_figure, side_by_side
 from diffmem.optimum.report.gap_scatter import correlation_text, position_figure, scatter_figure
-from diffmem.reports.figures import figure_svg
-from diffmem.reports.folder import numbers_bytes
-from diffmem.reports.html import png_bytes
 from diffmem.reports.text import rate_text, size_text
 
 if TYPE_CHECKING:
@@ -33,7 +30,7 @@ def gap_table(result: GapResult) -> Table:
     for name in ("N", "epoch", "training", "held-out", "own\nsampling", "R_mem [95%]"):
         table.add_column(name, justify="right", no_wrap=True, vertical="bottom")
     for run in result.runs:
-        positions = [None if (curve := run.curve(kind)) is None else curve.position for kind in KIND_WORDS]
+        positions = [None if (curve := run.curve(kind)) is None else curve.position for kind in INPUT_TEXT]
         rate = "not measured" if run.rmem is None else rate_text(run.rmem)
         cells = (
             Path(run.folder).name[:8],
@@ -56,43 +53,32 @@ def gap_notes(result: GapResult) -> list[str]:
         "Position of the model: 0 at the optimum of its training images, 1 at their Gaussian, ± standard error; on noisy training"
         " images, noisy held-out images and states of its own sampling.",
         *(
-            f"Position on {KIND_WORDS[one.kind]} and R_mem: {correlation_text(one)}."
+            f"Position on {INPUT_TEXT[one.kind]} and R_mem: {correlation_text(one)}."
             for one in result.correlations
         ),
     ]
-    missing = [run for run in result.runs if run.curve("heldout") is None]
+    missing = sum(run.curve("heldout") is None for run in result.runs)
     if missing:
-        lines.append(
-            f"note: {len(missing)} of {len(result.runs)} runs have no held-out images: give --heldout."
-        )
-    unmeasured = [run for run in result.runs if run.rmem is None]
+        lines.append(f"note: {missing} of {len(result.runs)} runs have no held-out images: give --heldout.")
+    unmeasured = sum(run.rmem is None for run in result.runs)
     if unmeasured:
         lines.append(
-            f"note: R_mem of the last snapshot is not known for {len(unmeasured)} of {len(result.runs)} runs; see diffmem measure"
-            " --expdir."
+            f"note: R_mem of the last snapshot is not known for {unmeasured} of {len(result.runs)} runs; see diffmem measure --expdir."
         )
     return lines
 
 
 def write_gap(result: GapResult, folder: Path) -> list[Path]:
-    """Write `gap.json` and its pictures as PNG and SVG, the numbers last (see `write_folder`); return their paths, theirs first.
+    """Write `gap.json` and its pictures; see `write_figures`.
 
     Pictures: `gap_side_by_side`, `gap_losses`, `gap_position`, and `gap_vs_rmem` where five runs or more have R_mem.
-
-    Raises:
-        DiffmemError: A file cannot be written.
     """
     chosen = side_by_side(result.runs)
-    pictures = {
+    figures = {
         "gap_side_by_side": gap_figure(chosen),
         "gap_losses": loss_figure(chosen),
         "gap_position": position_figure(result.runs),
     }
     if result.correlations:
-        pictures["gap_vs_rmem"] = scatter_figure(result.runs, result.correlations)
-    contents = {}
-    for name, figure in pictures.items():
-        contents[f"{name}.png"] = png_bytes(figure)
-        contents[f"{name}.svg"] = figure_svg(figure).encode()
-    *drawn, numbers = write_folder(folder, {**contents, "gap.json": numbers_bytes(result)})
-    return [numbers, *drawn]
+        figures["gap_vs_rmem"] = scatter_figure(result.runs, result.correlations)
+    return write_figures(folder, figures, "gap.json", result)

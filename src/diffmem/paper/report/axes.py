@@ -8,8 +8,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from diffmem.paper.report.match import mask_group
-from diffmem.reports.level_axis import CHARACTER, mask_of, plain
-from diffmem.reports.style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE
+from diffmem.reports.level_axis import CHARACTER, mask_of
+from diffmem.reports.style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,6 @@ def mask_axis(
     The top square is the first skip connection, at the highest resolution. A name that is no mask is written.
 
     Args:
-        axes: The axes below the panel, of the same x axis.
         places: Where each level is.
         names: Its mask; empty for none.
         height: Height of the axes in inches.
@@ -88,29 +87,22 @@ def group_text(axes: Axes, places: Sequence[float], names: Sequence[str], *, wid
     """Name the groups of masks above the panel and part them by thin lines; nothing if there is only one group.
 
     Args:
-        axes: The panel.
         places: Where each level is, one step each.
         names: Its mask.
         width: Width of the axes in inches.
     """
     slot = width / (max(places) - min(places) + 1.2)
-    groups = [
-        (group, [place for place, _ in members])
-        for group, members in (
-            (key, list(found))
-            for key, found in groupby(zip(places, names, strict=True), key=lambda one: mask_group(one[1]))
-        )
-    ]
+    grouped = groupby(zip(places, names, strict=True), key=lambda one: mask_group(one[1]))
+    groups = [(group, [place for place, _ in members]) for group, members in grouped]
     if len(groups) < 2:
         return
     for index, (group, found) in enumerate(groups):
         if index:
             axes.axvline(found[0] - 0.5, color="#C8C8C8", linewidth=0.8, zorder=0)
-        if GROUPS[group]:
+        name = GROUPS[group]
+        if name:
             axes.annotate(
-                GROUPS[group]
-                if len(GROUPS[group]) * CHARACTER < len(found) * slot
-                else GROUPS[group].split()[0],
+                name if len(name) * CHARACTER < len(found) * slot else name.split()[0],
                 (sum(found) / len(found), 1),
                 xycoords=axes.get_xaxis_transform(),
                 xytext=(0, 1),
@@ -142,7 +134,6 @@ def panel_text(axes: Axes, heading: str, text: str, width: float) -> None:
     """Say in words, in the middle of an empty panel, why it is empty.
 
     Args:
-        axes: The axes; its x axis is taken away.
         heading: The first line, bold.
         text: The rest, wrapped.
         width: Width of the axes in inches.

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from diffmem.memorization.rates import Rate
-from diffmem.paper.report.series import Series, means
-from diffmem.reports.figures import draw_intervals
-from diffmem.reports.style import COLOURS
+from diffmem.paper.report.series import Series
+from diffmem.reports.figures import draw_band, draw_intervals, means
+from diffmem.reports.style import COLOURS, moved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,13 +20,8 @@ __all__ = ["draw_curves", "draw_line", "draw_nulls", "draw_points", "shifted"]
 
 def shifted(axes: Axes, index: int, count: int, step: float) -> Transform:
     """Return the axes' transform moved sideways by a few points, so that intervals at one x do not hide each other."""
-    from matplotlib.transforms import ScaledTranslation
-
-    # Many curves are told apart by their height; moved that often they would leave their place.
-    points = (index - (count - 1) / 2) * step if count <= 7 else 0.0
-    figure = axes.get_figure()
-    assert figure is not None
-    return axes.transData + ScaledTranslation(points / 72, 0, figure.dpi_scale_trans)
+    # Many curves are distinguished by their height; moved that often they would leave their place.
+    return moved(axes, (index - (count - 1) / 2) * step if count <= 7 else 0.0)
 
 
 def draw_line(
@@ -42,11 +37,8 @@ def draw_line(
     axes.plot(
         [x for x, _ in points],
         [y for _, y in points],
-        color=one.look.colour,
-        marker=one.look.marker,
+        **one.look.style,
         markersize=size,
-        markeredgecolor="white",
-        markeredgewidth=0.6,
         linestyle="-" if joined else "",
         linewidth=1.6,
         zorder=4,
@@ -83,15 +75,13 @@ def draw_curves(axes: Axes, one: Series) -> None:
     """Draw each run's curve with its band of intervals, and their mean at the x that all of them have."""
     several = len(one.ours) > 1
     for points in one.ours:
-        epochs, rates = [x for x, _ in points], [rate for _, rate in points]
-        low, high = [100 * rate.low for rate in rates], [100 * rate.high for rate in rates]
         if len(points) == 1:
             draw_intervals(axes, points, one.look.colour, alpha=1.0)
-        axes.fill_between(epochs, low, high, color=one.look.colour, alpha=0.18, linewidth=0)
+        draw_band(axes, points, one.look.colour)
         if several:
             axes.plot(
-                epochs,
-                [100 * rate.value for rate in rates],
+                [x for x, _ in points],
+                [100 * rate.value for _, rate in points],
                 color=one.look.colour,
                 linewidth=0.9,
                 alpha=0.45,

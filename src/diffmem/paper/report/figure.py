@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 from diffmem.errors import UserError
 from diffmem.paper.records import ExperimentResult
@@ -21,9 +21,9 @@ from diffmem.paper.report.match import (
     size_pairs,
     slots_of,
 )
-from diffmem.paper.report.series import Series, means, null_points, places_of, series_of
-from diffmem.reports.figures import line_of_epsilon
-from diffmem.reports.level_axis import CHARACTER, level_axis, numbers_of, plain
+from diffmem.paper.report.series import Series, null_points, places_of, series_of
+from diffmem.reports.figures import draw_target_rate, means
+from diffmem.reports.level_axis import CHARACTER, level_axis, numbers_of
 from diffmem.reports.style import (
     COLOURS,
     SMALL_FONT_SIZE,
@@ -32,13 +32,15 @@ from diffmem.reports.style import (
     epoch_axis,
     new_figure,
     percent_axis,
+    plain,
     size_axis,
 )
-from diffmem.reports.text import size_text
+from diffmem.reports.text import capitalized, size_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 __all__ = ["experiment_figure", "figure_text"]
 
@@ -73,7 +75,9 @@ def experiment_figure(result: ExperimentResult) -> Figure:
     masks = result.form == "masks"
     across = 12.5 if masks and len(slots) > 12 else 10.5
     panel = (across - 1.6) / 2
-    figure = new_figure(across, _height(result, slots, _legend_shape(result, series, across)[1]))
+    entries = _legend_entries(result, slots, series)
+    columns, rows = _legend_shape([str(entry.get_label()) for entry in entries], across)
+    figure = new_figure(across, _height(result, slots, rows))
     if masks:
         grid = figure.subplots(2, 2, gridspec_kw={"height_ratios": [3.0, 1.15]})
         left, right = grid[0]
@@ -86,8 +90,8 @@ def experiment_figure(result: ExperimentResult) -> Figure:
         percent_axis(axes)
         axes.set_title(title, loc="left", fontsize=TITLE_FONT_SIZE, fontweight="bold", pad=20 if masks else 8)
     for epsilon in sorted({level.study.epsilon for level in result.levels}):
-        line_of_epsilon(left, epsilon)
-        line_of_epsilon(right, epsilon)
+        draw_target_rate(left, epsilon)
+        draw_target_rate(right, epsilon)
 
     _draw_ours(left, result, slots, series, panel)
     if any(one.paper for one in series):
@@ -105,7 +109,10 @@ def experiment_figure(result: ExperimentResult) -> Figure:
             "Skip connections kept (filled), from the first at the highest resolution down",
             fontsize=SMALL_FONT_SIZE,
         )
-    _legend(figure, result, series, across)
+    figure.legend(
+        handles=entries, loc="outside lower center", ncols=columns, frameon=False, fontsize=SMALL_FONT_SIZE,
+        handlelength=2.2,
+    )  # fmt: skip
     figure.suptitle(
         plain(textwrap.fill(result.title, int(across / CHARACTER / 1.5))),
         x=0.01,
@@ -121,12 +128,11 @@ def figure_text(result: ExperimentResult) -> str:
     slots = slots_of(result)
     parts = []
     for one in series_of(result, slots):
-        # Over epochs the last mean of the curve tells where it went.
+        # Over epochs the last mean of a curve says where it went.
         ours = means([point for points in one.ours for point in points])
-        told = ours[-1:] if result.form == "epochs" else ours
-        here = ", ".join(f"{value:.1f}%" for _, value in told) or "not run"
-        theirs = one.paper[-1:] if result.form == "epochs" else one.paper
-        paper = ", ".join(f"{value:.1f}%" for _, value in theirs) or "unknown"
+        first = -1 if result.form == "epochs" else 0
+        here = ", ".join(f"{value:.1f}%" for _, value in ours[first:]) or "not run"
+        paper = ", ".join(f"{value:.1f}%" for _, value in one.paper[first:]) or "unknown"
         parts.append(f"{one.label}: here {here}; paper {paper}")
     return f"{result.title}. R_mem of this run beside the paper's. " + ". ".join(parts) + "."
 
@@ -150,8 +156,7 @@ def _axis(
         places, logarithmic = places_of(slots, paper=paper)
         names = [slot.paper_name if paper else slot.name for slot in slots]
         level_axis(axes, places, names, logarithmic=logarithmic, width=width)
-        factor = result.factor[:1].upper() + result.factor[1:]
-        axes.set_xlabel(plain(factor + (" (log scale)" if logarithmic else "")))
+        axes.set_xlabel(plain(capitalized(result.factor) + (" (log scale)" if logarithmic else "")))
 
 
 def _joined(result: ExperimentResult, slots: Sequence[Slot]) -> bool:
@@ -252,11 +257,8 @@ def _height(result: ExperimentResult, slots: Sequence[Slot], legend_rows: int) -
     return height
 
 
-def _legend_shape(result: ExperimentResult, series: Sequence[Series], across: float) -> tuple[int, int]:
+def _legend_shape(labels: Sequence[str], across: float) -> tuple[int, int]:
     """Return the number of columns and of rows of the legend."""
-    labels = [one.label for one in series]
-    if any(run.null is not None for run in experiment_runs(result)):
-        labels.append(NULL_LABEL)
     widths = [len(label) * CHARACTER + 0.6 for label in labels]
     columns = 1
     for count in range(2, len(labels) + 1):
@@ -270,41 +272,19 @@ def _legend_shape(result: ExperimentResult, series: Sequence[Series], across: fl
     return columns, math.ceil(len(labels) / columns)
 
 
-def _legend(figure: Figure, result: ExperimentResult, series: Sequence[Series], across: float) -> None:
+def _legend_entries(
+    result: ExperimentResult, slots: Sequence[Slot], series: Sequence[Series]
+) -> list[Line2D]:
     from matplotlib.lines import Line2D
 
-    line: Literal["-", ""] = "-" if _joined(result, slots_of(result)) else ""
-    handles = [
+    joined = _joined(result, slots)
+    entries = [
         Line2D(
-            [],
-            [],
-            color=one.look.colour,
-            marker=one.look.marker,
-            markersize=6.5,
-            markeredgecolor="white",
-            markeredgewidth=0.6,
-            linestyle=line,
-            label=plain(one.label),
+            [], [], **one.look.style, markersize=6.5, linestyle="-" if joined else "", label=plain(one.label)
         )
         for one in series
     ]
     if any(run.null is not None for run in experiment_runs(result)):
-        handles.append(
-            Line2D(
-                [],
-                [],
-                color=COLOURS["grey"],
-                marker="s",
-                markersize=3.2,
-                linestyle=":" if line else "",
-                label=NULL_LABEL,
-            )
-        )
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=_legend_shape(result, series, across)[0],
-        frameon=False,
-        fontsize=SMALL_FONT_SIZE,
-        handlelength=2.2,
-    )
+        style: dict[str, Any] = {"color": COLOURS["grey"], "marker": "s", "markersize": 3.2}
+        entries.append(Line2D([], [], **style, linestyle=":" if joined else "", label=NULL_LABEL))
+    return entries

@@ -6,23 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffmem.memorization.examples import Example
 from diffmem.paper.records import ExperimentResult
 from diffmem.paper.report.figure import experiment_figure, figure_text
 from diffmem.paper.report.match import experiment_runs, level_sizes
-from diffmem.paper.report.tables import ExperimentRow, experiment_rows
+from diffmem.paper.report.tables import experiment_rows
 from diffmem.paper.report.text import (
     lead,
     level_text,
     method_text,
     paper_heading,
-    seed_count,
     verdict_text,
 )
-from diffmem.reports.folder import ReportPaths, numbers_bytes, write_pages
-from diffmem.reports.gallery import Gallery
-from diffmem.reports.html import png_bytes, png_uri, render_page, svg_uri
-from diffmem.reports.text import line_text, threshold_text
-from diffmem.studies.report.text import emm_text, warnings_of
+from diffmem.reports.folder import ReportPaths, gallery_pictures, write_pages
+from diffmem.reports.html import gallery_uris, png_bytes, render_page, svg_uri
+from diffmem.reports.text import shared_texts, target_text, threshold_text
+from diffmem.studies.report.text import warnings_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,46 +29,42 @@ if TYPE_CHECKING:
 __all__ = ["experiment_warnings", "render_experiment", "write_experiment"]
 
 
-def write_experiment(result: ExperimentResult, galleries: Sequence[Gallery], folder: Path) -> ReportPaths:
+def write_experiment(result: ExperimentResult, examples: Sequence[Example], folder: Path) -> ReportPaths:
     """Write an experiment's folder: `report.html`, `figure.png` and `result.json`.
 
     The record comes last, after all else is whole (see `write_folder`). Without any evaluated run there is no figure.
 
     Args:
         result: The experiment; `ExperimentResult.model_validate_json` reads `result.json` back.
-        galleries: Shown in the given order, inside the page.
+        examples: Galleries, shown in the given order, inside the page.
         folder: Made if it is missing; files of an earlier report are replaced.
 
     Raises:
         DiffmemError: A file cannot be written, or the result holds a number that JSON cannot (NaN, infinity).
     """
-    numbers = numbers_bytes(result)
     figure = experiment_figure(result) if _drawable(result) else None
     pictures = {} if figure is None else {"figure.png": png_bytes(figure)}
-    return write_pages(folder, pictures, _page(result, galleries, figure), "result.json", numbers)
+    return write_pages(folder, pictures, _page(result, examples, figure), "result.json", result)
 
 
-def render_experiment(result: ExperimentResult, galleries: Sequence[Gallery] = ()) -> str:
+def render_experiment(result: ExperimentResult, examples: Sequence[Example] = ()) -> str:
     """Return an experiment as one self-contained HTML page; everything that comes from the result is escaped.
 
     Args:
         result: The experiment; without runs the page says so and has no figure.
-        galleries: Shown in the given order.
     """
-    return _page(result, galleries, experiment_figure(result) if _drawable(result) else None)
+    return _page(result, examples, experiment_figure(result) if _drawable(result) else None)
 
 
 def experiment_warnings(result: ExperimentResult) -> list[str]:
     """Return what to know before using the numbers, of all levels, each once; a level is named where they differ."""
-    found: dict[str, list[str]] = {}
-    for level in result.levels:
-        for warning in warnings_of(level.study):
-            found.setdefault(warning, []).append(level_text(level.name))
-    return [
-        warning if len(names) == len(result.levels) else f"{', '.join(names)}: {warning}"
-        for warning, names in found.items()
+    warnings = (
+        (level_text(level.name), warning)
+        for level in result.levels
+        for warning in warnings_of(level.study)
         if warning not in result.notes
-    ]
+    )
+    return shared_texts(warnings, len(result.levels))
 
 
 def _drawable(result: ExperimentResult) -> bool:
@@ -79,9 +74,9 @@ def _drawable(result: ExperimentResult) -> bool:
     return bool(runs)
 
 
-def _page(result: ExperimentResult, galleries: Sequence[Gallery], figure: Figure | None) -> str:
+def _page(result: ExperimentResult, examples: Sequence[Example], figure: Figure | None) -> str:
     studies = [level.study for level in result.levels]
-    rows = _with_emm(result)
+    rows = experiment_rows(result)
     return render_page(
         "experiment.html",
         package=__package__,
@@ -93,11 +88,11 @@ def _page(result: ExperimentResult, galleries: Sequence[Gallery], figure: Figure
         image=None if figure is None else svg_uri(figure),
         alt="" if figure is None else figure_text(result),
         rows=rows,
-        several_seeds=any(row.seeds > 1 for row, _ in rows),
-        seeds=seed_count(result),
+        several_seeds=any(row.seeds > 1 for row in rows),
+        seeds=len({run.seed for run in experiment_runs(result)}),
         threshold=" or ".join(dict.fromkeys(threshold_text(study.threshold) for study in studies)),
-        line=" or ".join(dict.fromkeys(line_text(study.epsilon) for study in studies)),
-        galleries=[(gallery, png_uri(gallery.figure())) for gallery in galleries],
+        target=" or ".join(dict.fromkeys(target_text(study.epsilon) for study in studies)),
+        galleries=gallery_uris(examples, gallery_pictures(examples).values()),
         method=method_text(result),
         runs=[(level_text(level.name), run) for level, _, runs in level_sizes(result) for run in runs],
         thresholds=list(
@@ -107,14 +102,3 @@ def _page(result: ExperimentResult, galleries: Sequence[Gallery], figure: Figure
             (run.peak.frechet_of for run in experiment_runs(result) if run.peak.frechet_of is not None), None
         ),
     )
-
-
-def _with_emm(result: ExperimentResult) -> list[tuple[ExperimentRow, str | None]]:
-    """Pair each row with the EMM of its level, which stands in the level's first row only."""
-    found: list[tuple[ExperimentRow, str | None]] = []
-    before = None
-    for row, (level, _, _) in zip(experiment_rows(result), level_sizes(result), strict=True):
-        emm = emm_text(level.study.emm, [run.size for run in level.study.runs])
-        found.append((row, None if level is before else emm))
-        before = level
-    return found

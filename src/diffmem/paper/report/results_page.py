@@ -39,7 +39,6 @@ def results_page(results: Sequence[ExperimentResult], pictures: Mapping[str, str
         results: The experiments, in the order of the page.
         pictures: Name of an experiment -> path of its figure, relative to the page. An experiment without one
             has no figure.
-        command: The command that makes these results again.
 
     Raises:
         UserError: There are no results, two have the same name, or a picture's path is absolute.
@@ -108,31 +107,31 @@ def _opening(results: Sequence[ExperimentResult], command: str) -> str:
     methods = sorted({one.memorized.method for run in runs for one in run.evaluations})
     versions = versions_text(studies)
     paragraphs = [
-        'What the experiments of "On Memorization in Diffusion Models" (Gu et al., 2025) give when they are run'
-        " with diffmem, beside what the paper found.",
+        'The experiments of "On Memorization in Diffusion Models" (Gu et al., 2025), run with diffmem and compared'
+        " with the paper's results.",
         *(SCALE_WORDS[scale] for scale in scales),
         f"{count_text(len(runs), 'training run', 'training runs')} in"
         f" {count_text(len(results), 'experiment', 'experiments')}, with"
         f" {count_text(len(seeds), 'seed', 'different seeds')}"
         f" ({', '.join(map(str, seeds))}), took {duration_text(spent)} of training and sampling, summed over"
-        " processes that ran side by side."
+        " parallel processes."
         if runs
         else "No training has finished yet.",
-        f"Made with: {_inline('; '.join(versions))}." if versions else "",
+        f"Versions: {_inline('; '.join(versions))}." if versions else "",
     ]
     if runs:
         paragraphs.append(
-            "R_mem is the share of generated images that are copies: nearer to one training image than"
+            "R_mem is the fraction of generated images that are copies: nearer to one training image than"
             f" {' or '.join(thresholds)} of the distance to the next nearest. 'Peak' is the highest R_mem over"
-            " training, as in the paper, 'end' the last; the null rate is the same rule on real images that were not"
+            " training, as in the paper, 'end' the last value; the null rate is that of the same rule on real images that were not"
             " trained on. Numbers in brackets are 95% intervals"
-            f" ({', '.join(methods)}; {' or '.join(f'{total:,}' for total in samples)} images per evaluation); of several"
-            " seeds the mean is given, and in brackets the span of all their intervals. They do not cover the"
-            " difference between one training and another. The paper's numbers are read off its plots and have no"
+            f" ({', '.join(methods)}; {' or '.join(f'{total:,}' for total in samples)} images per evaluation); with several"
+            " seeds, the mean is given, and the union of their intervals. They do not cover the"
+            " variation between trainings. The paper's numbers are read off its plots and have no"
             " intervals; 'unknown' means that no public source has them."
         )
     code = f"```console\n{command}\n```"
-    return "\n\n".join([*filter(None, paragraphs), f"To make them again:\n\n{code}"])
+    return "\n\n".join([*filter(None, paragraphs), f"To reproduce:\n\n{code}"])
 
 
 def _summary(results: Sequence[ExperimentResult]) -> str:
@@ -210,9 +209,9 @@ def _section(result: ExperimentResult, picture: str | None) -> list[str]:
         parts.append("\n".join(f"- {_inline(sentence(note))}" for note in notes))
     made = []
     for heading, lines in method_text(result):
-        told = lines if len(lines) <= MOST else [lines[0], f"{len(lines) - 1} more, by {result.factor}"]
+        shown = lines if len(lines) <= MOST else [lines[0], f"{len(lines) - 1} more, by {result.factor}"]
         if heading != "Versions":
-            made.append(f"- {heading}: {_inline('; '.join(told))}")
-    parts.append("How it was made:")
+            made.append(f"- {heading}: {_inline('; '.join(shown))}")
+    parts.append("Method:")
     parts.append("\n".join([*made, f"- Time: {duration_text(result.seconds)}"]))
     return parts

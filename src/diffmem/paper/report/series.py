@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from diffmem.memorization.rates import Rate
 from diffmem.paper.records import ExperimentResult, LevelRecord
@@ -22,7 +22,7 @@ from diffmem.reports.style import COLOURS, Colour, ordered_colours
 from diffmem.reports.text import size_text
 from diffmem.runs.records import RunRecord
 
-__all__ = ["Look", "Series", "looks", "means", "null_points", "places_of", "series_of"]
+__all__ = ["Look", "Series", "looks", "null_points", "places_of", "series_of"]
 
 _COLOURS = ("blue", "vermillion", "green", "orange", "purple", "sky", "black")
 _MARKERS = "osD^v<>"
@@ -35,13 +35,18 @@ class Look:
     colour: Colour
     marker: str
 
+    @property
+    def style(self) -> dict[str, Any]:
+        """Both, with a white edge of the marker, for matplotlib."""
+        edge = {"markeredgecolor": "white", "markeredgewidth": 0.6}
+        return {"color": self.colour, "marker": self.marker, **edge}
+
 
 @dataclass(frozen=True)
 class Series:
     """One entry of the legend.
 
     Attributes:
-        key: The paper's name of the level, or the size, that the curve stands for.
         label: Its name in the legend.
         look: The same in both panels.
         ours: The runs' points (x, rate): one point per run, or a curve per run over epochs.
@@ -50,7 +55,6 @@ class Series:
         breaks: Where a category begins among the runs.
     """
 
-    key: str
     label: str
     look: Look
     ours: list[list[tuple[float, Rate]]] = field(default_factory=list)
@@ -60,20 +64,12 @@ class Series:
 
 
 def looks(count: int) -> list[Look]:
-    """Return `count` looks that can be told apart by colour and by marker; above seven the colours are a ramp."""
+    """Return `count` looks that differ in colour and in marker; above seven the colours are a ramp."""
     if count <= len(_COLOURS):
         return [Look(COLOURS[name], mark) for name, mark in zip(_COLOURS, _MARKERS, strict=True)][:count]
     return [
         Look(colour, _MARKERS[index % len(_MARKERS)]) for index, colour in enumerate(ordered_colours(count))
     ]
-
-
-def means(points: Sequence[tuple[float, Rate]], least: int = 1) -> list[tuple[float, float]]:
-    """Return (x, mean percent) at each x that has at least `least` points, ascending in x."""
-    found: dict[float, list[float]] = defaultdict(list)
-    for x, rate in points:
-        found[x].append(100 * rate.value)
-    return [(x, sum(found[x]) / len(found[x])) for x in sorted(found) if len(found[x]) >= least]
 
 
 def places_of(slots: Sequence[Slot], *, paper: bool) -> tuple[list[float], bool]:
@@ -82,24 +78,15 @@ def places_of(slots: Sequence[Slot], *, paper: bool) -> tuple[list[float], bool]
     Levels that are positive numbers over a wide range (a factor of 50) have a logarithmic axis, all others one
     step each.
     """
-    numbers = {
-        of: numbers_of([name for name in names if name])
-        for of, names in (
-            ("ours", [slot.name for slot in slots]),
-            ("paper", [slot.paper_name for slot in slots]),
-        )
-    }
-    wide = all(
-        found is not None and min(found) > 0 and len(set(found)) == len(found) for found in numbers.values()
-    )
-    if wide and numbers["paper"] is not None and max(numbers["paper"]) / min(numbers["paper"]) >= 50:
-        theirs = numbers["paper"]
-        mine = iter(numbers["ours"] or [])
-        if paper:
-            return theirs, True
-        # A level of the paper alone has no number of ours: it keeps the paper's place.
-        return [next(mine) if slot.name else theirs[index] for index, slot in enumerate(slots)], True
-    return [float(index) for index in range(len(slots))], False
+    ours = numbers_of([slot.name for slot in slots if slot.name])
+    theirs = numbers_of([slot.paper_name for slot in slots])
+    if ours is None or theirs is None or max(theirs) < 50 * min(theirs):
+        return [float(index) for index in range(len(slots))], False
+    if any(min(numbers) <= 0 or len(set(numbers)) < len(numbers) for numbers in (ours, theirs)):
+        return [float(index) for index in range(len(slots))], False
+    mine = iter(ours)
+    # A level of the paper alone has no number of ours: it keeps the paper's place.
+    return [x if paper or not slot.name else next(mine) for x, slot in zip(theirs, slots, strict=True)], True
 
 
 def _breaks(slots: Sequence[Slot], places: Sequence[float]) -> list[float]:
@@ -111,10 +98,6 @@ def _breaks(slots: Sequence[Slot], places: Sequence[float]) -> list[float]:
     ]
 
 
-def _both(ours: str, paper: str) -> str:
-    return ours if ours == paper else f"{ours} (paper: {paper})"
-
-
 def series_of(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
     """Return the curves of an experiment in the order of its legend.
 
@@ -122,7 +105,6 @@ def series_of(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
     size where it is epochs.
 
     Args:
-        result: The experiment.
         slots: Its levels, from `slots_of`.
     """
     if result.form in ("level", "masks"):
@@ -139,14 +121,15 @@ def series_of(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
             for run in sorted(level.study.runs, key=lambda run: (run.size, run.seed))
         ]
         paper, gaps = paper_points(result, name), paper_gaps(result, name)
-        found.append(Series(name, _level_label(levels, name), look, ours, paper, gaps))
+        found.append(Series(_level_label(levels, name), look, ours, paper, gaps))
     return found
 
 
 def _level_label(levels: Sequence[LevelRecord], paper_name: str) -> str:
     if not levels:
         return f"{paper_name} (paper only)"
-    return _both(", ".join(dict.fromkeys(level.name for level in levels)), paper_name)
+    ours = ", ".join(dict.fromkeys(level.name for level in levels))
+    return ours if ours == paper_name else f"{ours} (paper: {paper_name})"
 
 
 def _by_size(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
@@ -179,7 +162,7 @@ def _by_size(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
             label = f"N = {size_text(pair.ours)}"
             if pair.paper is not None and pair.paper != pair.ours:
                 label += f" (paper: {size_text(pair.paper)})"
-        found.append(Series(label, label, look, ours, paper, gaps, _breaks(slots, left)))
+        found.append(Series(label, look, ours, paper, gaps, _breaks(slots, left)))
     return found
 
 
@@ -196,7 +179,7 @@ def _by_epoch(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
         here = sorted({run.size for level in levels for run in level.study.runs})
         one_each = all(len({run.size for run in level.study.runs}) <= 1 for level in result.levels)
         if not here:
-            found.append(Series(name, _level_label([], name), by_level[index], [], paper, gaps))
+            found.append(Series(_level_label([], name), by_level[index], [], paper, gaps))
         for size in here:
             runs = [run for level in levels for run in level.study.runs if run.size == size]
             label = f"N = {size_text(size)}"
@@ -208,7 +191,7 @@ def _by_epoch(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
                 look = Look(by_level[index].colour, mark or by_level[index].marker)
             # The paper's curve of a level belongs to its first entry only.
             curves = [curve for curve in map(_curve, runs) if curve]
-            found.append(Series(name, label, look, curves, paper, gaps))
+            found.append(Series(label, look, curves, paper, gaps))
             paper = []
     return [one for one in found if one.paper or any(one.ours)]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from diffmem.paper.records import ExperimentResult
 from diffmem.paper.report.match import level_sizes
 from diffmem.paper.report.text import level_text, paper_heading, paper_text, rates_text, verdict_text
+from diffmem.reports.tables import text_table
 from diffmem.studies.report.text import emm_text
 from diffmem.text import percent
 
@@ -25,6 +26,8 @@ class ExperimentRow:
     """
 
     level: str
+    first: bool  # of its level
+    emm: str  # of its level
     size: int
     seeds: int
     peak: str
@@ -38,9 +41,12 @@ def experiment_rows(result: ExperimentResult) -> list[ExperimentRow]:
     rows = []
     for level, size, runs in level_sizes(result):
         nulls = [run.null for run in runs if run.null is not None]
+        sizes = [run.size for run in level.study.runs]
         rows.append(
             ExperimentRow(
                 level=level_text(level.name),
+                first=size == min(sizes),
+                emm=emm_text(level.study.emm, sizes),
                 size=size,
                 seeds=len(runs),
                 peak=rates_text([run.peak.memorized for run in runs]),
@@ -74,8 +80,6 @@ def experiment_table(result: ExperimentResult) -> Table:
 
     A mask of skip connections is written as ones and zeros.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
     rows = experiment_rows(result)
@@ -84,27 +88,20 @@ def experiment_table(result: ExperimentResult) -> Table:
     lines = []
     if several or max(seeds, default=1) > 1:
         count = "Several seeds" if several else f"{max(seeds)} seeds each"
-        lines.append(f"{count}: their mean, and the span of their 95% intervals.")
+        lines.append(f"{count}: their mean, and the union of their 95% intervals.")
     if several_sizes(result):
         lines += ["EMM:", *(f"  {level}: {emm}" for level, _, emm in emm_rows(result))]
     for claim in result.claims:
         lines.append(f"{claim.claim}: {verdict_text(result, claim)}")
-    table = Table(
-        title=Text(f"{result.title} ({result.scale} scale)"),
-        caption=Text("\n".join(lines)),
-        caption_justify="left",
-        title_justify="left",
-    )
-    table.box, table.pad_edge = SIMPLE_HEAD, False
+    table = text_table(f"{result.title} ({result.scale} scale)", "\n".join(lines))
     table.add_column("level", overflow="fold")
     for name in ["N", *(["seeds"] if several else []), "R_mem peak [95%]", "end", "null"]:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column(paper_heading(result).replace(" (", "\n("), justify="right", no_wrap=True)
-    before = None
-    for row, (level, _, runs) in zip(rows, level_sizes(result), strict=True):
+    for row, (_, _, runs) in zip(rows, level_sizes(result), strict=True):
         nulls = [run.null.value for run in runs if run.null is not None]
         cells = [
-            "" if level is before else row.level,
+            row.level if row.first else "",
             f"{row.size:,}",
             *([str(row.seeds)] if several else []),
             row.peak,
@@ -112,6 +109,5 @@ def experiment_table(result: ExperimentResult) -> Table:
             percent(sum(nulls) / len(nulls)) if nulls else "–",
             row.paper,
         ]
-        table.add_row(*(Text(cell) for cell in cells))
-        before = level
+        table.add_row(*map(Text, cells))
     return table

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from diffmem.memorization.rates import Rate
 from diffmem.paper.records import ClaimRecord, ExperimentResult, LevelRecord
-from diffmem.paper.report.match import experiment_runs, paper_points, published_at
+from diffmem.paper.report.match import paper_points, published_at
 from diffmem.reports.level_axis import mask_of
-from diffmem.reports.text import rate_text, sentence, size_text
+from diffmem.reports.text import rate_text, sentence, shared_texts, size_text
 from diffmem.studies.records import StudyResult
 from diffmem.text import percent
 
@@ -22,7 +22,6 @@ __all__ = [
     "paper_heading",
     "paper_text",
     "rates_text",
-    "seed_count",
     "verdict_text",
     "versions_text",
 ]
@@ -32,7 +31,7 @@ UNKNOWN = "unknown"
 SCALE_WORDS = {
     "paper": "Paper scale: the networks, training-set sizes and epochs of the paper.",
     "cpu": "CPU scale: smaller networks, images, training sets and budgets than the paper's, so that it runs on a"
-    " processor; the directions of the findings can be compared, the numbers cannot.",
+    " CPU; the directions of the findings can be compared, the numbers cannot.",
     "smoke": "Smoke scale: everything runs, but far too briefly to learn anything; these numbers say nothing about"
     " memorization.",
 }
@@ -40,12 +39,12 @@ _WHO = {"paper": "The paper's scale", "cpu": "The CPU scale", "smoke": "The smok
 _VERDICTS = {
     "shown": "shows this",
     "opposite": "shows the opposite",
-    "cannot tell": "does not show this, nor the opposite",
+    "cannot tell": "shows neither this nor the opposite",
 }
 
 
 def verdict_text(result: ExperimentResult, claim: ClaimRecord) -> str:
-    """Return a verdict in a sentence: 'The CPU scale does not show this, nor the opposite: ...'."""
+    """Return a verdict in a sentence: 'The CPU scale shows neither this nor the opposite: ...'."""
     numbers = sentence(claim.numbers, capital=False)
     opening = f"{_WHO[result.scale]} {_VERDICTS[claim.verdict]}"
     return f"{opening}: {numbers}" if numbers else f"{opening}."
@@ -90,11 +89,6 @@ def paper_heading(result: ExperimentResult) -> str:
     return "paper (at epoch)" if result.form == "epochs" else "paper (at its N)"
 
 
-def seed_count(result: ExperimentResult) -> int:
-    """Return the number of different seeds among the runs."""
-    return len({run.seed for run in experiment_runs(result)})
-
-
 def data_text(result: ExperimentResult) -> str:
     """Return the data in words: of all levels if they share it, else the first and how many others there are."""
     found = list(dict.fromkeys(level.study.data for level in result.levels))
@@ -112,14 +106,6 @@ def lead(result: ExperimentResult) -> str:
 def method_text(result: ExperimentResult) -> list[tuple[str, list[str]]]:
     """Return how the experiment was made: (heading, lines); a line per level only where levels differ."""
 
-    def lines(of: str) -> list[str]:
-        texts: dict[str, list[str]] = {}
-        for level in result.levels:
-            texts.setdefault(str(getattr(level.study, of)), []).append(level_text(level.name))
-        if len(texts) <= 1:
-            return list(texts)
-        return [f"{', '.join(names)}: {text}" for text, names in texts.items()]
-
     headings = {
         "Data": "data",
         "Model": "model",
@@ -127,9 +113,12 @@ def method_text(result: ExperimentResult) -> list[tuple[str, list[str]]]:
         "Sampling": "sampling",
         "Measuring protocol": "protocol",
     }
-    found = [(heading, lines(of)) for heading, of in headings.items()]
+    found = []
+    for heading, name in headings.items():
+        texts = [(level_text(level.name), getattr(level.study, name)) for level in result.levels]
+        found.append((heading, shared_texts(texts, len(texts))))
     found.append(("Versions", versions_text([level.study for level in result.levels])))
-    return [(heading, told) for heading, told in found if told]
+    return [(heading, lines) for heading, lines in found if lines]
 
 
 def versions_text(studies: Sequence[StudyResult]) -> list[str]:

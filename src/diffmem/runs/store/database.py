@@ -1,291 +1,202 @@
-"""SQLite opened with care: patience with others, damage set aside, versions, network file systems, full disks."""
+"""A cache in SQLite that several processes use: they wait for each other, and it is made anew where it is damaged."""
 
 from __future__ import annotations
 
-import random
 import sqlite3
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from diffmem.errors import DiffmemError, UserError
-from diffmem.runs.store.filesystems import is_local
-from diffmem.runs.store.lock import locked
 
-__all__ = ["DamagedDatabaseError", "Database"]
+__all__ = ["DamagedDatabaseError", "Database", "read_database"]
 
 _T = TypeVar("_T")
 _APPLICATION = 0x64666D6D  # "dfmm": what tells this package's databases from others of the same name
-_SECONDS_OF_PATIENCE = 60.0
-_COMPANIONS = ("-wal", "-shm", "-journal")
+_SECONDS_TO_WAIT = 60.0
 
 
 class DamagedDatabaseError(DiffmemError):
-    """The file is no database, or a damaged one."""
+    """The file is no database of this version, or a damaged one."""
 
 
 class Database:
-    """A database that several processes use, which is made where it is missing and set aside where it cannot be used.
+    """A database that is made where it is missing, and renamed to `<name>.damaged` and made anew where it cannot be used.
 
-    A damaged database, or one that is not this package's, is renamed to `<name>.damaged-<n>` with its companions, which is
-    told, and an empty one is made in its place. All processes on all machines may do this at the same time: a lock beside
-    the file lets one at a time open it.
-
-    A new database is in WAL mode on a disk of this machine, where readers and writers do not wait for each other. WAL needs
-    memory that all users share, so it does not work between machines: on any other file system the rollback journal
-    (DELETE mode) is used, and a database that was made in WAL mode and is found on one is changed.
+    What it holds can be lost at any time; `is_new` says that it was. It has a rollback journal and no write-ahead log, which does
+    not work between machines.
 
     Args:
         path: The file; its folder is made if missing.
         schema: Statements that make the tables.
         version: Number of this schema, from 1.
-        read_only: Change nothing and make nothing.
-        warn: Told of a database that was set aside.
+        warn: Warned of a database that was made anew.
+
+    Attributes:
+        is_new: Whether another file is there than before, or none was; its user sets it to false.
 
     Raises:
         UserError: The database has a newer schema.
-        DamagedDatabaseError: `read_only`, and it is missing, damaged, not this package's or of an older schema.
         DiffmemError: It cannot be opened or written.
     """
 
     def __init__(
-        self,
-        path: Path,
-        schema: Sequence[str],
-        version: int,
-        *,
-        read_only: bool = False,
-        warn: Callable[[str], None] = print,
+        self, path: Path, schema: Sequence[str], version: int, warn: Callable[[str], None] = print
     ) -> None:
-        self.path, self._schema, self._version = path, schema, version
-        self._read_only, self._warn = read_only, warn
+        self.path, self._schema, self._version, self._warn = path, schema, version, warn
         self._connection: sqlite3.Connection | None = None
-        self._file: tuple[int, int] | None = None
-        self._open(None)
+        self._open()
 
     def close(self) -> None:
         """Close it; further work raises an error."""
         if self._connection is not None:
-            # The last one to close tidies up, for which the disk may be too full.
             with suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None
 
-    def reopen_if_replaced(self) -> bool:
-        """Open the file that is there, if another is open (which was removed, or set aside by another process) or none is.
-
-        Returns:
-            Whether that happened.
-        """
-        if self._connection is not None and self._identity() == self._file:
-            return False
-        self.close()
-        self._open(None)
-        return True
-
-    def set_aside(self) -> None:
-        """Give up the file that is open, which was found damaged, unless another process did; open what is there then."""
-        self.close()
-        self._open(self._file)
-
     def transaction(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Do some work as one transaction, alone among all who write; return what it returns.
-
-        Args:
-            work: Given the connection; called again if others were in the way, so it must change nothing else.
 
         Raises:
             DamagedDatabaseError: The file is damaged.
             DiffmemError: The disk is full, the file cannot be written, or others kept it for longer than a minute.
         """
-        connection = self._connection
-        if connection is None:
+        if self._connection is None:
             raise DiffmemError(f"{self.path} is closed.")
+        with _as_text(self.path), self._connection as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            return work(connection)
 
-        def attempt() -> _T:
-            try:
-                connection.execute("BEGIN" if self._read_only else "BEGIN IMMEDIATE")
-                result = work(connection)
-                connection.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
-                    connection.execute("ROLLBACK")
-                raise
-            return result
+    def refresh(self, damage: DamagedDatabaseError | None = None) -> None:
+        """Open the file that is there, if another one is open, which was removed or renamed.
 
-        return self._patiently(attempt)
-
-    def _identity(self) -> tuple[int, int] | None:
-        try:
-            about = self.path.stat()
-        except OSError:
-            return None
-        return about.st_dev, about.st_ino
-
-    def _open(self, distrusted: tuple[int, int] | None) -> None:
-        """Open the file whoever made it; `distrusted` names one that is to be set aside whatever it looks like."""
-        if self._read_only:
-            self._file = self._identity()
-            self._connection = self._connected("ro")
-            try:
-                if self._patiently(lambda: self._standing(self._connection)) != "ours":
-                    raise DamagedDatabaseError(f"{self.path} is not an index of this version.")
-            except DiffmemError:
-                self.close()
-                raise
-            return
-        with locked(self.path.with_name(f".{self.path.name}.lock"), _SECONDS_OF_PATIENCE):
-            if distrusted is not None and self._identity() == distrusted:
-                self._rename("is damaged")
-            if not self.path.exists():
-                # What is left of one that was removed would be taken for the new one's.
-                for ending in _COMPANIONS:
-                    self._remove(self.path.with_name(self.path.name + ending))
-            self._connection = self._connected("rwc")
-            standing = "damaged"
-            try:
-                standing = self._patiently(lambda: self._standing(self._connection))
-            except DamagedDatabaseError:
-                pass
-            except DiffmemError:
-                self.close()
-                raise
-            if standing in ("foreign", "damaged"):
-                self.close()
-                self._rename("is damaged" if standing == "damaged" else "is not an index of this version")
-                self._connection = self._connected("rwc")
-            try:
-                self._patiently(lambda: self._prepare(self._connection, new=standing != "ours"))
-            except DiffmemError:
-                self.close()
-                raise
-            self._file = self._identity()
-
-    def _remove(self, path: Path) -> None:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise DiffmemError(f"Cannot remove {path}: {error.strerror or error}.") from error
-
-    def _connected(self, mode: str) -> sqlite3.Connection:
-        def attempt() -> sqlite3.Connection:
-            connection = sqlite3.connect(
-                f"{self.path.absolute().as_uri()}?mode={mode}",
-                uri=True,
-                timeout=5.0,
-                isolation_level=None,  # transactions begin where this class says
-                check_same_thread=False,  # the index lets one thread at a time in
-            )
-            # Words for people, in which damage must not stop everything.
-            connection.text_factory = lambda raw: raw.decode(errors="replace")
-            return connection
-
-        return self._patiently(attempt)
-
-    def _standing(self, connection: sqlite3.Connection | None) -> str:
-        """Return 'empty', 'ours' or 'foreign' (another's, or an older schema).
+        Args:
+            damage: Found in the file that is open, which is then made anew unless another process did that.
 
         Raises:
-            DamagedDatabaseError: It is damaged.
-            UserError: It has a newer schema.
+            DiffmemError: As when it is made.
         """
-        assert connection is not None
-        found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(1)")]
-        if found != ["ok"]:
-            raise DamagedDatabaseError(f"{self.path} is damaged: {' '.join(found)}.")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if not tables and not version:
-            return "empty"
-        if application != _APPLICATION or version < self._version:
-            return "foreign"
-        if version > self._version:
-            raise UserError(
-                f"{self.path} was made by a newer version of diffmem (its schema is {version}, this version knows"
-                f" {self._version}); use that version, or remove the file: it is made anew from the folders."
-            )
-        return "ours"
+        if self._connection is not None and (damage is not None or _identity(self.path) != self._file):
+            self.close()
+            self._open(damage)
 
-    def _prepare(self, connection: sqlite3.Connection | None, *, new: bool) -> None:
-        """Choose the journal and make the tables of a new database."""
-        assert connection is not None
-        local = is_local(self.path.parent)
-        (journal,) = connection.execute("PRAGMA journal_mode").fetchone()
-        # Never back to WAL: a folder may be local here and reached by other machines over the network.
-        if (new and local and journal != "wal") or (not local and journal == "wal"):
-            (journal,) = connection.execute(f"PRAGMA journal_mode={'WAL' if local else 'DELETE'}").fetchone()
-            if not local and journal == "wal":
-                raise DiffmemError(
-                    f"{self.path} is in use on the machine whose disk it lies on, in a mode that does not work over a network;"
-                    " end the studies there, or run this one there too."
-                )
-        if local:
-            # A power cut may take the last transactions, never the database; what they said is in the folders.
-            connection.execute("PRAGMA synchronous=NORMAL")
-        if new:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-                for statement in self._schema:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA application_id={_APPLICATION}")
-                connection.execute(f"PRAGMA user_version={self._version}")
-                connection.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    connection.execute("ROLLBACK")
-                raise
-
-    def _rename(self, why: str) -> None:
-        """Rename the file and its companions to a name that is free."""
-        number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
-            number += 1
+    def _open(self, damage: DamagedDatabaseError | None = None) -> None:
         try:
-            # The database last: whoever is killed in between leaves one that is still to be set aside, and never a new
-            # database beside the journal of another.
-            for ending in (*_COMPANIONS, ""):
-                with suppress(FileNotFoundError):
-                    self.path.with_name(self.path.name + ending).rename(aside.with_name(aside.name + ending))
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DiffmemError(f"Cannot write {self.path}: {error.strerror or error}.") from error
+        try:
+            if damage is not None:
+                raise damage
+            self._connect()
+        except DamagedDatabaseError as error:
+            self._rename(error)
+            self._connect()
+        self.is_new = True
+
+    def _connect(self) -> None:
+        with _as_text(self.path), ExitStack() as failure:
+            connection = failure.enter_context(closing(_connected(self.path, "rwc")))
+            self._file = _identity(self.path)
+            connection.execute(
+                "PRAGMA synchronous=OFF"
+            )  # a power cut may damage it, and then it is made anew
+            connection.execute("PRAGMA journal_mode=DELETE")  # earlier versions had a write-ahead log
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                if not _check(connection, self.path, self._version):
+                    for statement in self._schema:
+                        connection.execute(statement)
+                    connection.execute(f"PRAGMA application_id={_APPLICATION}")
+                    connection.execute(f"PRAGMA user_version={self._version}")
+            failure.pop_all()
+        self._connection = connection
+
+    def _rename(self, damage: DamagedDatabaseError) -> None:
+        if _identity(self.path) != self._file:  # another process has done it
+            return
+        aside = self.path.with_name(f"{self.path.name}.damaged")
+        try:
+            self.path.replace(aside)
         except OSError as error:
             raise DiffmemError(f"Cannot rename {self.path}: {error.strerror or error}.") from error
-        self._warn(f"{self.path} {why}; it was set aside as {aside.name} and is made anew from the folders.")
-
-    def _patiently(self, attempt: Callable[[], _T]) -> _T:
-        """Try until others are out of the way; errors of SQLite become errors of this package."""
-        deadline = time.monotonic() + _SECONDS_OF_PATIENCE
-        while True:
-            try:
-                return attempt()
-            except sqlite3.Error as error:
-                if (
-                    _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-                    and time.monotonic() < deadline
-                ):
-                    time.sleep(random.uniform(0.01, 0.1))
-                    continue
-                raise self._as_text(error) from error
-
-    def _as_text(self, error: sqlite3.Error) -> DiffmemError:
-        code, text = _code(error), str(error)
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return DamagedDatabaseError(f"{self.path} is damaged ({text}).")
-        if self._read_only and code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-            return DamagedDatabaseError(f"{self.path} cannot be read ({text}).")
-        if code == sqlite3.SQLITE_FULL:
-            return DiffmemError(f"Cannot write {self.path}: the disk is full. Free some space and try again.")
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return DiffmemError(
-                f"{self.path} has been kept by other processes for more than {_SECONDS_OF_PATIENCE:g} s; end the one that hangs."
-            )
-        if code is not None and code not in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISUSE):
-            return DiffmemError(f"Cannot use {self.path}: {text}.")
-        raise error  # a mistake in this program
+        self._warn(f"{damage} It was set aside as {aside.name} and is rebuilt from the folders.")
 
 
-def _code(error: sqlite3.Error) -> int | None:
-    """Return SQLite's primary code of an error; none for errors of Python's module."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return None if code is None else int(code) & 0xFF
+def read_database(path: Path, version: int, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    """Do some reading of a database, changing nothing; return what it returns.
+
+    Raises:
+        UserError: It has a newer schema.
+        DiffmemError: It is damaged, of an older schema or another program, or cannot be read.
+    """
+    with _as_text(path), closing(_connected(path, "ro")) as connection:
+        if not _check(connection, path, version):
+            raise DamagedDatabaseError(f"{path} is empty.")
+        return work(connection)
+
+
+def _connected(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    # Transactions begin where this file says.
+    connection = sqlite3.connect(uri, uri=True, timeout=_SECONDS_TO_WAIT, isolation_level=None)
+    # Text for people, in which damage must not stop everything.
+    connection.text_factory = lambda raw: raw.decode(errors="replace")
+    return connection
+
+
+def _check(connection: sqlite3.Connection, path: Path, version: int) -> bool:
+    """Return whether a database can be used, or is empty.
+
+    Raises:
+        DamagedDatabaseError: It is damaged, another program's, or has an older schema.
+        UserError: It has a newer schema.
+    """
+    found = " ".join(str(row[0]) for row in connection.execute("PRAGMA quick_check(1)"))
+    if found != "ok":
+        raise DamagedDatabaseError(f"{path} is damaged ({found}).")
+    (theirs,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if not tables and not theirs:
+        return False
+    if application != _APPLICATION or theirs < version:
+        raise DamagedDatabaseError(f"{path} is not an index of this version.")
+    if theirs > version:
+        raise UserError(
+            f"{path} was made by a newer version of diffmem (its schema is {theirs}, this version knows {version}); use that"
+            " version, or remove the file: it is rebuilt from the folders."
+        )
+    return True
+
+
+@contextmanager
+def _as_text(path: Path) -> Iterator[None]:
+    """Turn errors of SQLite into errors of this package, but for mistakes in this program."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(
+            error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE
+        )  # errors of Python's module have none
+        if (
+            code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+            or code == sqlite3.SQLITE_READONLY_DBMOVED
+        ):
+            raise DamagedDatabaseError(f"{path} is damaged ({error}).") from error
+        if code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise DiffmemError(
+                f"{path} has been kept by other processes for more than {_SECONDS_TO_WAIT:g} s; end the one that hangs."
+            ) from error
+        if code & 0xFF in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISUSE):
+            raise
+        raise DiffmemError(f"Cannot use {path}: {error}. Mend that and try again.") from error
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import yaml
+from typing import Literal
 
 from diffmem.errors import DiffmemError, UserError
-from diffmem.models.config import ModelConfig
 from diffmem.progress import NO_PROGRESS, Progress
-from diffmem.settings import validated
-from diffmem.training.config import TrainingConfig
-from diffmem.training.loop import METRICS_FILE
+from diffmem.runs.run_folder import CONFIG_FILE, RunFolder
+from diffmem.runs.store.repairs import REPAIRS_FILE
+from diffmem.runs.store.workers import STATUS_FILE
 from diffmem.training.schedule import evaluation_images
 
 __all__ = ["RUNS", "RunEntry", "read_entries", "read_entry", "run_names"]
@@ -24,7 +20,7 @@ __all__ = ["RUNS", "RunEntry", "read_entries", "read_entry", "run_names"]
 RUNS = "runs"
 """The folder of a store that holds the runs' folders."""
 
-_BOOKKEEPING = {"status.json", "incidents.json"}
+_BOOKKEEPING = {STATUS_FILE, REPAIRS_FILE}
 
 
 @dataclass(frozen=True)
@@ -79,19 +75,18 @@ def read_entries(
 ) -> list[RunEntry]:
     """Read the entries of several runs.
 
-    A folder that is no run yet (it holds no configuration and no snapshots) is passed over.
+    A folder that is no run yet (it holds no configuration and no snapshots) is skipped.
 
     Args:
-        store: The store.
         names: Names of folders among its runs.
-        warn: Told of folders that do not describe a run; they are left out.
-        progress: Told the folders read: every file is looked at for its size, which takes a while on a network.
+        warn: Warned of folders that do not describe a run; they are left out.
+        progress: Reported the folders read: every file is looked at for its size, which takes a while on a network.
     """
     entries, wanted = [], list(names)
     for done, name in enumerate(wanted):
         folder = store / RUNS / name
         progress(done, len(wanted), name)
-        if (folder / "config.yaml").exists() or (folder / "snapshots").exists():
+        if (folder / CONFIG_FILE).exists() or (folder / "snapshots").exists():
             try:
                 entries.append(read_entry(folder))
             except UserError as error:
@@ -104,70 +99,31 @@ def read_entry(folder: Path) -> RunEntry:
 
     Snapshots are not opened: whether they are whole is found when they are used.
 
-    Args:
-        folder: The run's folder.
-
     Raises:
         UserError: The folder does not describe a run.
     """
-    config = _config(folder)
-    size, where = int(config["data"]["size"]), str(folder / "config.yaml")
-    model = validated(ModelConfig, config["model"], where)
-    training = validated(TrainingConfig, config["training"], where)
-    total, seen, snapshots = 0, 0, _snapshots(folder)
-    if model.is_trained:
-        total = evaluation_images(training, size)[-1]
-        seen = min(total, max(snapshots | {_images_in_metrics(folder)}))
+    run = RunFolder(folder)
+    config, total, seen, snapshots = run.config, 0, 0, run.snapshots
+    if config.model.is_trained:
+        total = evaluation_images(config.training, config.data.size)[-1]
+        seen = min(total, max([0, *snapshots, *(one["images_seen"] for one in run.metrics)]))
     bytes_, updated = _measured(folder)
     state: Literal["new", "training", "trained"] = "training" if seen else "new"
-    if not model.is_trained or total in snapshots:
+    if not config.model.is_trained or total in snapshots:
         state = "trained"
     return RunEntry(
         run_id=folder.name,
-        size=size,
-        seed=int(config["seed"]),
-        fingerprint=str(config["data"]["fingerprint"]),
-        model=model.describe(),
-        training=training.describe() if model.is_trained else "none",
+        size=config.data.size,
+        seed=config.seed,
+        fingerprint=config.data.fingerprint,
+        model=config.model.describe(),
+        training=config.training.describe() if config.model.is_trained else "none",
         state=state,
         images_seen=seen,
         images_total=total,
         updated=updated,
         bytes=bytes_,
     )
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.yaml"
-    try:
-        config = yaml.safe_load(path.read_text("utf-8"))
-        _ = int(config["seed"]), int(config["data"]["size"]), config["data"]["fingerprint"]
-        _ = config["model"], config["training"]
-        if int(config["data"]["size"]) < 1:
-            raise ValueError("its training set has no image")
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} is not the folder of a run: it holds no config.yaml.") from error
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{path} does not describe a run: {' '.join(str(error).split())}.") from error
-    checked: dict[str, Any] = config
-    return checked
-
-
-def _snapshots(folder: Path) -> set[int]:
-    """Return the images seen at each snapshot, by the names of the files."""
-    names = [path.stem for path in (folder / "snapshots").glob("*.safetensors")]
-    return {int(name) for name in names if name.isascii() and name.isdecimal()}
-
-
-def _images_in_metrics(folder: Path) -> int:
-    """Return the images seen at the last whole line of the metrics, which are written with the state."""
-    seen = 0
-    try:
-        for line in (folder / METRICS_FILE).read_text("utf-8").splitlines():
-            seen = max(seen, int(json.loads(line)["images_seen"]))
-    except (OSError, KeyError, TypeError, ValueError, OverflowError):
-        pass  # not there yet, or a line cut short by a crash: those before it count
-    return seen
 
 
 def _measured(folder: Path) -> tuple[int, float]:

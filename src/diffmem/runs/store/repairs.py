@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError
 from diffmem.files import read_json, write_json
-from diffmem.runs.store.lock import locked
 
-__all__ = ["incidents", "note_incident"]
+__all__ = ["REPAIRS_FILE", "note_repair", "repairs"]
 
-_FILE = "incidents.json"
+REPAIRS_FILE = "incidents.json"
 
 
-def note_incident(folder: Path, text: str) -> None:
-    """Add a sentence to the incidents of a run; it is on the disk when this returns.
-
-    Under torchrun the first process alone writes. Processes that note at the same time wait for each other.
+def note_repair(folder: Path, text: str) -> None:
+    """Add a sentence to the repairs of a run that this process has locked; under torchrun the first process alone writes.
 
     Args:
         folder: The run's folder, made if missing.
@@ -28,23 +23,14 @@ def note_incident(folder: Path, text: str) -> None:
     Raises:
         DiffmemError: The file cannot be written.
     """
-    if not world().is_main:
-        return
-    with locked(folder / ".incidents.lock"):
-        write_json(
-            folder / _FILE, [*incidents(folder), text]
-        )  # a damaged file becomes the first of the new ones
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            with suppress(OSError):  # some network file systems cannot be told to write out a folder
-                os.fsync(handle)
-        finally:
-            os.close(handle)
+    if world().is_main:
+        # A damaged file becomes the first of the new ones.
+        write_json(folder / REPAIRS_FILE, [*repairs(folder), text])
 
 
-def incidents(folder: Path) -> list[str]:
-    """Return the incidents of a run, the oldest first; a damaged file is an incident itself, the only one that is known."""
-    path = folder / _FILE
+def repairs(folder: Path) -> list[str]:
+    """Return the repairs of a run, the oldest first; a damaged file is one itself, the only one that is known."""
+    path = folder / REPAIRS_FILE
     if not path.exists():
         return []
     try:
@@ -53,4 +39,4 @@ def incidents(folder: Path) -> list[str]:
         found = None
     if isinstance(found, list) and all(isinstance(text, str) for text in found):
         return found
-    return [f"{_FILE} was found damaged: earlier incidents of this run are not known."]
+    return [f"{REPAIRS_FILE} was found damaged: earlier incidents of this run are not known."]

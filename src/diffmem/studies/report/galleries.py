@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from diffmem.reports.folder import ReportPaths
-from diffmem.reports.gallery import example_gallery
 from diffmem.studies.records import StudyResult
-from diffmem.studies.report.write import write_report
+from diffmem.studies.report.page import write_report
 from diffmem.studies.study import Study
 
 __all__ = ["write_study"]
@@ -23,5 +22,5 @@ def write_study(study: Study, result: StudyResult) -> ReportPaths:
     """
     by_rate = sorted(result.runs, key=lambda run: run.peak.memorized.value)
     shown = [("Most memorized", by_rate[-1]), ("Least memorized", by_rate[0])][: len(by_rate)]
-    galleries = [example_gallery(title, study.example(run.run_id), result.threshold) for title, run in shown]
-    return write_report(result, galleries, study.folder)
+    examples = [study.example(run.run_id).titled(title) for title, run in shown]
+    return write_report(result, examples, study.folder)

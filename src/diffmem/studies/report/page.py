@@ -1,35 +1,55 @@
-"""The page of a study."""
+"""The page of a study and its folder: one self-contained HTML file, its numbers, its pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from diffmem.reports.gallery import Gallery
-from diffmem.reports.html import png_uri, render_page, svg_uri
-from diffmem.reports.text import line_text, size_text, threshold_text
+from diffmem.memorization.examples import Example
+from diffmem.reports.folder import Picture, ReportPaths, gallery_pictures, write_pages
+from diffmem.reports.html import gallery_uris, png_bytes, render_page, svg_uri
+from diffmem.reports.text import size_text, target_text, threshold_text
+from diffmem.runs.records import Evaluation, RunRecord
 from diffmem.studies.records import StudyResult
 from diffmem.studies.report.figures import rmem_against_epochs, rmem_against_size
-from diffmem.studies.report.tables import summary_rows
+from diffmem.studies.report.tables import ascending
 from diffmem.studies.report.text import emm_text, headline, warnings_of
 from diffmem.text import percent
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["render_report"]
+__all__ = ["render_report", "write_report"]
 
 
-def render_report(result: StudyResult, galleries: Sequence[Gallery] = ()) -> str:
-    """Return the report of a study as one self-contained HTML page.
+def write_report(result: StudyResult, examples: Sequence[Example], out_dir: Path) -> ReportPaths:
+    """Write a report's folder: `report.html`, `report.json` and the pictures.
+
+    The pictures are `rmem_vs_size.png`, `rmem_vs_epochs.png` and a `gallery_*.png` per example. The record `report.json` comes
+    last, after all else is whole (see `write_folder`). A figure that the study cannot fill is not written.
+
+    Args:
+        result: The study; `StudyResult.model_validate_json` reads `report.json` back.
+        out_dir: The folder; made if it is missing, files of an earlier report are replaced.
+
+    Raises:
+        DiffmemError: A file cannot be written, or the result holds a number that JSON cannot (NaN, infinity).
+    """
+    pictures, galleries = _pictures(result), gallery_pictures(examples)
+    # Before the pictures are saved: drawing a figure again moves its layout by a hair, and the page must not depend on it.
+    html = _page(result, pictures, gallery_uris(examples, galleries.values()))
+    shown = {picture.name: png_bytes(picture.figure) for picture in pictures}
+    return write_pages(out_dir, shown | galleries, html, "report.json", result)
+
+
+def render_report(result: StudyResult, examples: Sequence[Example] = ()) -> str:
+    """Return the report of a study as one self-contained HTML page; everything that comes from the study is escaped.
 
     Args:
         result: The study; without runs the page says so and has no figures.
-        galleries: Shown in the given order.
-
-    Returns:
-        HTML text. Everything that comes from the study is escaped.
     """
+    galleries = gallery_uris(examples, gallery_pictures(examples).values())
+    return _page(result, _pictures(result), galleries)
+
+
+def _page(result: StudyResult, pictures: Sequence[Picture], galleries: list[tuple[str, str]]) -> str:
     sizes = [run.size for run in result.runs]
     return render_page(
         "report.html",
@@ -39,42 +59,43 @@ def render_report(result: StudyResult, galleries: Sequence[Gallery] = ()) -> str
         emm=emm_text(result.emm, sizes),
         emm_last=None if result.emm_last is None else emm_text(result.emm_last, sizes),
         warnings=warnings_of(result),
-        rows=summary_rows(result),
+        runs=ascending(result),
         several_seeds=len(set(sizes)) < len(sizes),
-        line=line_text(result.epsilon),
+        target=target_text(result.epsilon),
         threshold=threshold_text(result.threshold),
         methods=sorted({one.memorized.method for run in result.runs for one in run.evaluations}),
         samples=sorted({one.memorized.total for run in result.runs for one in run.evaluations}),
-        figures=_figures(result),
-        galleries=[(gallery, png_uri(gallery.figure())) for gallery in galleries],
+        pictures=[(picture, svg_uri(picture.figure)) for picture in pictures],
+        galleries=galleries,
     )
 
 
-def _figures(result: StudyResult) -> list[tuple[str, str, str]]:
-    """Return (heading, image, alternative text) of each figure that the study can fill."""
-    if not result.runs:
-        return []
-    found = [
-        (
-            "R_mem against the number of training images",
-            svg_uri(rmem_against_size(result)),
-            "R_mem, the share of samples that are copies, by number of training images. Peak over training: "
-            + "; ".join(
-                f"{size_text(run.size)} images {percent(run.peak.memorized.value)}" for run in result.runs
+def _pictures(result: StudyResult) -> list[Picture]:
+    """Return the figures that the study can fill."""
+
+    def rates(which: Callable[[RunRecord], Evaluation]) -> str:
+        found = [f"{size_text(run.size)} images {percent(which(run).memorized.value)}" for run in result.runs]
+        return "; ".join(found)
+
+    found = []
+    if result.runs:
+        found.append(
+            Picture(
+                "rmem_vs_size.png",
+                "R_mem against the number of training images",
+                rmem_against_size(result),
+                "R_mem, the share of samples that are copies, by number of training images. Peak over training:"
+                f" {rates(lambda run: run.peak)}. EMM: {emm_text(result.emm, [run.size for run in result.runs])}.",
             )
-            + f". EMM: {emm_text(result.emm, [run.size for run in result.runs])}.",
         )
-    ]
     if any(one.epoch > 0 for run in result.runs for one in run.evaluations):
         found.append(
-            (
+            Picture(
+                "rmem_vs_epochs.png",
                 "R_mem over training",
-                svg_uri(rmem_against_epochs(result)),
-                "R_mem by epoch, one curve per training set. At the end of training: "
-                + "; ".join(
-                    f"{size_text(run.size)} images {percent(run.last.memorized.value)}" for run in result.runs
-                )
-                + ".",
+                rmem_against_epochs(result),
+                "R_mem by epoch, one curve per training set. At the end of training:"
+                f" {rates(lambda run: run.last)}.",
             )
         )
     return found

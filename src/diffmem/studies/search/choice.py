@@ -1,8 +1,7 @@
 """Which size is trained next: bracket, then close in on the crossing in log N, each round from what is certain so far.
 
-The search is replayed from its beginning each time it is asked: a round names one or two sizes, and the next round follows from
-what they say. So it has no state of its own, and a search that is interrupted, or whose trainings end in another order, chooses
-the same sizes.
+The search is replayed from its beginning each time it is asked: each step names a size, and the next step follows from what
+its training says. So it has no state of its own, and a search that is interrupted chooses the same sizes.
 """
 
 from __future__ import annotations
@@ -12,8 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+from scipy.special import logit
+
+from diffmem.studies.emm import crossing, non_increasing
 from diffmem.studies.search.confidence import anytime_interval
-from diffmem.studies.search.decisions import Counts, Stand, StoppingRule, projected_rate
+from diffmem.studies.search.decisions import Counts, StoppingRule, TrainingState, projected_rate
 from diffmem.studies.search.records import Verdict
 
 __all__ = ["Outcome", "Replay", "SizeRule", "bracketed", "outcome_of", "replay"]
@@ -40,12 +43,12 @@ class Outcome:
     high: float = 1.0
 
 
-def outcome_of(now: Stand, rule: StoppingRule, epochs: Sequence[float], counts: Sequence[Counts]) -> Outcome:
+def outcome_of(
+    state: TrainingState, rule: StoppingRule, epochs: Sequence[float], counts: Sequence[Counts]
+) -> Outcome:
     """Return what a training says whose verdict is final.
 
     Args:
-        now: How it stands.
-        rule: When it stopped.
         epochs: Of all evaluation points.
         counts: (memorized, all) images at each; (0, 0) where none were sampled.
     """
@@ -53,10 +56,10 @@ def outcome_of(now: Stand, rule: StoppingRule, epochs: Sequence[float], counts: 
     sampled = [one for one in counts if one[1]]
     ends = [anytime_interval(*one, 1 - 2 * rule.alpha) for one in sampled]
     return Outcome(
-        now.verdict,
+        state.verdict,
         projected_rate(epochs[:reached], counts[:reached], epochs[-1]),
         low=max(low for low, _ in ends),
-        high=max(high for _, high in ends) if now.stopped == "end" else 1.0,
+        high=max(high for _, high in ends) if state.stopped == "end" else 1.0,
     )
 
 
@@ -67,7 +70,7 @@ class SizeRule:
     Attributes:
         smallest: Smallest size that may be trained.
         largest: Largest size that may be trained.
-        line: 1 - epsilon.
+        epsilon: EMM is the largest size with R_mem >= 1 - epsilon.
         tolerance: The search ends when half the bracket is at most this share of its middle.
         start: Where it begins; none for the smallest size.
         most: Most sizes of one search.
@@ -75,10 +78,15 @@ class SizeRule:
 
     smallest: int
     largest: int
-    line: float = 0.9
+    epsilon: float = 0.1
     tolerance: float = 0.1
     start: float | None = None
     most: int = 12
+
+    @property
+    def target_rate(self) -> float:
+        """The R_mem that a memorized size reaches."""
+        return 1 - self.epsilon
 
     @property
     def ratio(self) -> float:
@@ -86,7 +94,7 @@ class SizeRule:
         return (1 + self.tolerance) / (1 - self.tolerance)
 
 
-Status = Literal["searching", "estimated", "above largest", "below smallest", "not monotone"]
+Status = Literal["unfinished", "estimated", "above largest", "below smallest", "not monotone"]
 
 
 @dataclass
@@ -94,19 +102,19 @@ class Replay:
     """How far a search has come.
 
     Attributes:
-        status: 'searching' while sizes are waited for; else its answer.
-        waiting: Sizes of the present round that have no outcome yet.
+        status: 'unfinished' while a size is waited for; else its answer.
+        waiting: The size that is waited for; none if there is none.
         outcomes: Every size that was chosen and has an outcome, in the order of choice.
-        steps: (sizes, why) of each round, in words.
+        steps: Every size that was chosen, and why.
         below: The largest size that certainly memorizes, below the crossing; none if there is none.
         above: The smallest size that certainly does not; none if there is none.
         note: Why the interval is wider than asked for; empty if it is not.
     """
 
-    status: Status = "searching"
-    waiting: list[int] = field(default_factory=list)
+    status: Status = "unfinished"
+    waiting: int | None = None
     outcomes: dict[int, Outcome] = field(default_factory=dict)
-    steps: list[tuple[list[int], str]] = field(default_factory=list)
+    steps: list[tuple[int, str]] = field(default_factory=list)
     below: int | None = None
     above: int | None = None
     note: str = ""
@@ -116,51 +124,47 @@ def replay(rule: SizeRule, outcome: Callable[[int], Outcome | None]) -> Replay:
     """Follow the search as far as outcomes are known.
 
     Args:
-        rule: How sizes are chosen.
         outcome: Size -> what its training says; none if it is not known yet.
     """
     so_far = Replay()
-    while True:
-        sizes, why = _next_round(rule, so_far)
-        if not sizes:
-            return so_far
-        so_far.steps.append((sizes, why))
-        found = {size: outcome(size) for size in sizes}
-        so_far.waiting = [size for size, one in found.items() if one is None]
-        if so_far.waiting:
-            return so_far
-        so_far.outcomes.update({size: one for size, one in found.items() if one is not None})
+    while (step := _next_step(rule, so_far)) is not None:
+        so_far.steps.append(step)
+        found = outcome(step[0])
+        if found is None:
+            so_far.waiting = step[0]
+            break
+        so_far.outcomes[step[0]] = found
+    return so_far
 
 
-def _next_round(rule: SizeRule, so_far: Replay) -> tuple[list[int], str]:
-    """Return the sizes of the next round and why; none when the search has ended, which is noted."""
+_Step = tuple[int, str] | None
+
+
+def _next_step(rule: SizeRule, so_far: Replay) -> _Step:
+    """Return the next size and why; none when the search has ended, which is noted."""
     outcomes = so_far.outcomes
     if not outcomes:
         start = rule.smallest if rule.start is None else rule.start
-        return _one(so_far, start, rule.smallest, rule.largest, "the start")
+        return _within(so_far, start, rule.smallest, rule.largest, "the start")
     memorized = [size for size, one in outcomes.items() if one.verdict == "memorized"]
     spared = [size for size, one in outcomes.items() if one.verdict == "not memorized"]
     below, above = max(memorized, default=None), min(spared, default=None)
     so_far.below, so_far.above = below, above
     risen = _certainly_rise(outcomes, above)
     if risen:  # another size beyond the first that does not memorize may: there is no single crossing
-        so_far.status = "not monotone"
         so_far.below = max((size for size in memorized if size < (above or 0)), default=None)
         so_far.above = min((size for size in spared if size > max(risen)), default=None)
-        return [], ""
+        return _end(so_far, status="not monotone")
     if below == rule.largest:
-        so_far.status = "above largest"
-        return [], ""
+        return _end(so_far, status="above largest")
     if above == rule.smallest:
-        so_far.status = "below smallest"
-        return [], ""
+        return _end(so_far, status="below smallest")
     if len(outcomes) >= rule.most:
-        so_far.note = f"The search ended after {rule.most} sizes with a wider interval than asked for."
-        return [], _end(so_far)
+        return _end(so_far, f"The search ended after {rule.most} sizes with a wider interval than requested.")
     bottom, top = below or rule.smallest, above or rule.largest
     if None not in (below, above) and (top / bottom <= rule.ratio or top - bottom <= 1):
-        return [], _end(so_far)
-    guess = bracketed(outcomes, rule.line)
+        return _end(so_far)
+    guess = bracketed(outcomes, rule.target_rate)
     undecided = sorted(
         size for size, one in outcomes.items() if one.verdict == "undecided" and bottom <= size <= top
     )
@@ -172,7 +176,7 @@ def _next_round(rule: SizeRule, so_far: Replay) -> tuple[list[int], str]:
 
 
 def _certainly_rise(outcomes: Mapping[int, Outcome], above: int | None) -> list[int]:
-    """Return the sizes above the first that does not memorize where R_mem is certainly higher again and may reach the line."""
+    """Return the sizes above the first that does not memorize where R_mem is certainly higher again and may reach 1 - epsilon."""
     if above is None:
         return []
     return [
@@ -183,12 +187,12 @@ def _certainly_rise(outcomes: Mapping[int, Outcome], above: int | None) -> list[
     ]
 
 
-def _end(so_far: Replay) -> str:
-    so_far.status = "estimated"
-    return ""
+def _end(so_far: Replay, note: str = "", status: Status = "estimated") -> _Step:
+    so_far.status, so_far.note = status, note
+    return None
 
 
-def _beside(rule: SizeRule, so_far: Replay, guess: float, undecided: list[int]) -> tuple[list[int], str]:
+def _beside(rule: SizeRule, so_far: Replay, guess: float, undecided: list[int]) -> _Step:
     """Flank the sizes that cannot be decided, where there is room for one that can."""
     below, above = so_far.below, so_far.above
     first, last = undecided[0], undecided[-1]
@@ -200,13 +204,14 @@ def _beside(rule: SizeRule, so_far: Replay, guess: float, undecided: list[int]) 
     room = max(_APART**2, ((above or last) / (below or first)) ** 0.125)
     if first > least and (below is None or first / below > room):
         size = min(low, first / apart) if below is None else _clamped(low, below, first, apart)
-        return _one(so_far, size, least, first - 1, "below the undecided size")
+        return _within(so_far, size, least, first - 1, "below the undecided size")
     if last < most and (above is None or above / last > room):
         size = max(high, last * apart) if above is None else _clamped(high, last, above, apart)
-        return _one(so_far, size, last + 1, most, "above the undecided size")
-    words = ", ".join(f"{size:,}" for size in undecided)
-    so_far.note = f"Whether {words} training images memorize was not decided within the allowed samples."
-    return [], _end(so_far)
+        return _within(so_far, size, last + 1, most, "above the undecided size")
+    sizes = ", ".join(f"{size:,}" for size in undecided)
+    return _end(
+        so_far, f"Whether {sizes} training images memorize was not decided within the allowed samples."
+    )
 
 
 def _clamped(size: float, low: float, high: float, apart: float) -> float:
@@ -216,19 +221,21 @@ def _clamped(size: float, low: float, high: float, apart: float) -> float:
     return min(max(size, low * apart), high / apart)
 
 
-def _towards_the_other_side(rule: SizeRule, so_far: Replay, guess: float) -> tuple[list[int], str]:
+def _towards_the_other_side(rule: SizeRule, so_far: Replay, guess: float) -> _Step:
     """Look for the side that is still missing."""
     outcomes, below, above = so_far.outcomes, so_far.below, so_far.above
     low, high = _flanks(rule, guess)
     if below is not None:
         near = guess <= below * rule.ratio  # then one more training may end the search
         size = math.floor(below * rule.ratio) if near else min(high, 2.5 * below)
-        return _one(so_far, size, below + 1, rule.largest, "larger, as this one memorizes")
+        return _within(so_far, size, below + 1, rule.largest, "larger, as this one memorizes")
     assert above is not None
     if outcomes[above].rate < _LOWEST:  # the rate says only that the crossing is far below
-        return _one(so_far, above / 4, rule.smallest, above - 1, "much smaller, as this one hardly memorizes")
+        return _within(
+            so_far, above / 4, rule.smallest, above - 1, "much smaller, as this one hardly memorizes"
+        )
     size = min(low, math.ceil(above / rule.ratio))
-    return _one(so_far, size, rule.smallest, above - 1, "smaller, as this one does not memorize")
+    return _within(so_far, size, rule.smallest, above - 1, "smaller, as this one does not memorize")
 
 
 def _flanks(rule: SizeRule, guess: float) -> tuple[int, int]:
@@ -237,52 +244,41 @@ def _flanks(rule: SizeRule, guess: float) -> tuple[int, int]:
     return low, max(math.floor(low * rule.ratio), low + 1)
 
 
-def _inside(rule: SizeRule, so_far: Replay, guess: float, below: int, above: int) -> tuple[list[int], str]:
+def _inside(rule: SizeRule, so_far: Replay, guess: float, below: int, above: int) -> _Step:
     """Close in on the crossing between two certain sizes."""
     width = above / below
     guess = min(max(guess, below * width**0.15), above / width**0.15)
-    far = "the other side of where the rates put the crossing"
+    far = "the other side of the estimated crossing"
     if guess / below <= rule.ratio:  # one training ends the search if the guess is right
-        return _one(so_far, math.floor(below * rule.ratio), below + 1, above - 1, far)
+        return _within(so_far, math.floor(below * rule.ratio), below + 1, above - 1, far)
     if above / guess <= rule.ratio:
-        return _one(so_far, math.ceil(above / rule.ratio), below + 1, above - 1, far)
+        return _within(so_far, math.ceil(above / rule.ratio), below + 1, above - 1, far)
     # The lower side first: it costs less, and stops early if it memorizes.
     low = _flanks(rule, guess)[0]
-    return _one(so_far, low, below + 1, above - 1, "just below where the rates put the crossing")
+    return _within(so_far, low, below + 1, above - 1, "just below the estimated crossing")
 
 
-def _one(so_far: Replay, size: float, least: int, most: int, why: str) -> tuple[list[int], str]:
-    """Return a round of one size, kept within bounds; the search ends if there is none."""
+def _within(so_far: Replay, size: float, least: int, most: int, why: str) -> _Step:
+    """Return a step to the size that is nearest within the bounds; the search ends if there is none."""
     if least > most:
-        so_far.note = "No size is left between those that are decided."
-        return [], _end(so_far)
-    return [min(max(round(size), least), most)], why
+        return _end(so_far, "No size is left between those that are decided.")
+    return min(max(round(size), least), most), why
 
 
-def bracketed(outcomes: Mapping[int, Outcome], line: float) -> float:
-    """Return the size at which the rates cross the line, made non-increasing in N and interpolated in their logits.
+def bracketed(outcomes: Mapping[int, Outcome], target_rate: float) -> float:
+    """Return the size at which the rates cross the target rate, made non-increasing in N and interpolated in their logits.
 
     Where all lie on one side, the nearest is carried on with the slope that is usual (2 logits for a doubling of N).
 
     Args:
         outcomes: Size -> what its training says; at least one.
-        line: 1 - epsilon.
+        target_rate: 1 - epsilon.
     """
-    from scipy.optimize import isotonic_regression
-
     sizes = sorted(outcomes)
-    places = [math.log2(size) for size in sizes]
-    rates = [_logit(outcomes[size].rate) for size in sizes]
-    fit = [float(value) for value in isotonic_regression(rates, increasing=False).x]
-    target = _logit(line)
-    last = max((i for i, value in enumerate(fit) if value >= target), default=-1)
-    if 0 <= last < len(fit) - 1:
-        share = (fit[last] - target) / (fit[last] - fit[last + 1])
-        return float(2 ** (places[last] + share * (places[last + 1] - places[last])))
-    near = max(last, 0)
-    return float(2 ** (places[near] + (fit[near] - target) / _SLOPE))
-
-
-def _logit(rate: float) -> float:
-    kept = min(max(rate, 0.002), 0.998)
-    return math.log(kept / (1 - kept))
+    *rates, target = logit(np.clip([*(outcomes[size].rate for size in sizes), target_rate], 0.002, 0.998))
+    fit = non_increasing(rates)
+    size = crossing(sizes, fit, target)
+    if 0 < size < math.inf:
+        return size
+    near = -1 if size else 0
+    return float(sizes[near] * 2 ** ((fit[near] - target) / _SLOPE))

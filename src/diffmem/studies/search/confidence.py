@@ -1,4 +1,4 @@
-"""Whether a rate is above a line, however often one looks: confidence sequences for a Bernoulli rate.
+"""Whether a rate is above a target, however often one looks: confidence sequences for a Bernoulli rate.
 
 Sampling goes on until the answer is known, so the number of samples depends on what was seen, and a fixed-sample interval
 (Clopper-Pearson) would be wrong far more often than it says. Here each candidate rate p0 is bet against by a mixture:
@@ -22,13 +22,13 @@ __all__ = ["anytime_interval", "log_evidence_above", "log_evidence_below"]
 _PRECISION = 1e-6
 
 
-def log_evidence_above(count: int, total: int, line: float) -> float:
-    """Return ln E_n against "the rate is `line` or less".
+def log_evidence_above(count: int, total: int, target_rate: float) -> float:
+    """Return ln E_n against "the rate is `target_rate` or less".
 
     Args:
         count: Successes, 0..total.
         total: Trials, 0 or more.
-        line: p0, in (0, 1).
+        target_rate: p0, in (0, 1).
 
     Returns:
         The logarithm of the evidence; at least ln(1 / alpha) rejects at level alpha at any time. 0 without trials.
@@ -36,14 +36,14 @@ def log_evidence_above(count: int, total: int, line: float) -> float:
     Raises:
         UserError: A number is out of its range.
     """
-    _check(count, total, line)
-    return _log_evidence(count, total - count, line)
+    _check(count, total, target_rate)
+    return _log_evidence(count, total - count, target_rate)
 
 
-def log_evidence_below(count: int, total: int, line: float) -> float:
-    """Return the same against "the rate is `line` or more"; arguments and errors are those of `log_evidence_above`."""
-    _check(count, total, line)
-    return _log_evidence(total - count, count, 1 - line)
+def log_evidence_below(count: int, total: int, target_rate: float) -> float:
+    """Return the same against "the rate is `target_rate` or more"; arguments and errors are those of `log_evidence_above`."""
+    _check(count, total, target_rate)
+    return _log_evidence(total - count, count, 1 - target_rate)
 
 
 def anytime_interval(count: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -72,10 +72,8 @@ def _lower_end(count: int, total: int, bar: float) -> float:
     """Return the largest rate, at most the one seen, that the evidence rejects from below."""
     if not count:
         return 0.0
-    low, high = (
-        0.0,
-        count / total,
-    )  # rejected at 0: one success refutes it; not rejected at the rate that was seen
+    # Rejected at 0, as one success refutes it; not rejected at the rate that was seen.
+    low, high = 0.0, count / total
     while high - low > _PRECISION:
         middle = (low + high) / 2
         if _log_evidence(count, total - count, middle) >= bar:
@@ -85,24 +83,23 @@ def _lower_end(count: int, total: int, bar: float) -> float:
     return low
 
 
-def _log_evidence(hits: int, misses: int, line: float) -> float:
+def _log_evidence(hits: int, misses: int, target_rate: float) -> float:
     from scipy.special import betaincc, betaln
 
-    tail = float(
-        betaincc(hits + 1, misses + 1, line)
-    )  # the share of Beta(hits + 1, misses + 1) above the line
+    log_hit, log_miss = math.log(target_rate), math.log1p(-target_rate)
+    # The share of Beta(hits + 1, misses + 1) above the target.
+    tail = float(betaincc(hits + 1, misses + 1, target_rate))
     if tail > 0:
-        log_integral = float(betaln(hits + 1, misses + 1)) + math.log(tail)
-    else:
-        # Far below the line the share underflows; there the integrand falls from its value at the line, which bounds it.
-        log_integral = hits * math.log(line) + misses * math.log1p(-line) + math.log1p(-line)
-        fall = misses / (1 - line) - hits / line
-        log_integral -= math.log(max(fall * (1 - line), 1.0))
-    return log_integral - math.log1p(-line) - hits * math.log(line) - misses * math.log1p(-line)
+        return (
+            float(betaln(hits + 1, misses + 1)) + math.log(tail) - (hits * log_hit + (misses + 1) * log_miss)
+        )
+    # Far below the target the share underflows; there the integrand falls from its value at the target, which bounds it.
+    fall = misses / (1 - target_rate) - hits / target_rate
+    return -math.log(max(fall * (1 - target_rate), 1.0))
 
 
-def _check(count: int, total: int, line: float) -> None:
+def _check(count: int, total: int, target_rate: float) -> None:
     if not 0 <= count <= total:
         raise UserError(f"A rate needs a count in 0..total, not {count} of {total}.")
-    if not 0 < line < 1:
-        raise UserError(f"The line {line} is not between 0 and 1.")
+    if not 0 < target_rate < 1:
+        raise UserError(f"The target rate {target_rate} is not between 0 and 1.")

@@ -16,10 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.special import expit, logit
+
 from diffmem.studies.search.confidence import anytime_interval, log_evidence_above, log_evidence_below
 from diffmem.studies.search.records import Verdict
 
-__all__ = ["Counts", "FutilityRule", "Stand", "StoppingRule", "part_size", "projected_rate", "stand"]
+__all__ = ["Counts", "FutilityRule", "StoppingRule", "TrainingState", "part_size", "projected_rate"]
 
 _FIRST_PART = 32
 
@@ -43,61 +46,70 @@ def projected_rate(epochs: Sequence[float], counts: Sequence[Counts], whole: flo
         counts: Memorized images at each, of how many; at least one image.
         whole: Epochs of the whole training.
     """
-    logits = [_logit((hits + 0.5) / (total + 1)) for hits, total in counts]
+    logits = [float(logit((hits + 0.5) / (total + 1))) for hits, total in counts]
     best = max(logits)
     earlier = [i for i, epoch in enumerate(epochs) if epoch <= 0.75 * epochs[-1]]
     if epochs[-1] >= whole or not earlier:
-        return _rate(best)
+        return float(expit(best))
     before = earlier[-1]
     slope = max(0.0, logits[-1] - logits[before]) / math.log(epochs[-1] / epochs[before])
-    return _rate(max(best, logits[-1] + slope / 2 * math.log(whole / epochs[-1])))
+    return float(expit(max(best, logits[-1] + slope / 2 * math.log(whole / epochs[-1]))))
 
 
-@dataclass(frozen=True)
-class FutilityRule:
+class FutilityRule(BaseModel):
     """When a training that still goes on is given up: its curve would have to rise much faster than it does.
 
     The curve is taken in the logit of R_mem against the logarithm of the epochs, in which it bends down as it nears its top.
     From the upper end of the 95% interval at the newest point it is carried on to the end of training at `pace` times the
-    slope since half the epochs (from the rate there); below 1 - epsilon the training is hopeless.
-
-    Attributes:
-        pace: How much faster than lately the curve may still rise; 1 or more.
-        least: The share of the epochs before which nothing is given up, in (0, 1).
+    slope since half the epochs (from the rate there); below 1 - epsilon the training is hopeless. The error of this rule is not
+    in the interval of EMM.
     """
 
-    pace: float = 1.5
-    least: float = 0.4
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pace: float = Field(1.5, ge=1, description="How much faster than lately the curve may still rise.")
+    least: float = Field(
+        0.4, gt=0, lt=1, description="Fraction of the epochs before which no training is stopped."
+    )
 
     def is_hopeless(
-        self, epochs: Sequence[float], counts: Sequence[Counts], whole: float, line: float
+        self, epochs: Sequence[float], counts: Sequence[Counts], whole: float, target_rate: float
     ) -> bool:
-        """Whether the training cannot be expected to reach the line.
+        """Whether the training cannot be expected to reach the target rate.
 
         Args:
             epochs: Of the points so far, ascending.
             counts: Memorized images at each, of how many; at least one image.
             whole: Epochs of the whole training.
-            line: 1 - epsilon.
+            target_rate: 1 - epsilon.
         """
         if len(epochs) < 3 or epochs[-1] < self.least * whole or epochs[-1] >= whole:
             return False
         earlier = [i for i, epoch in enumerate(epochs) if epoch <= epochs[-1] / 2]
         high = anytime_interval(*counts[-1])[1]
-        if not earlier or high >= line:
+        if not earlier or high >= target_rate:
             return False
         before = earlier[-1]
-        rise = _logit(high) - _logit((counts[before][0] + 0.5) / (counts[before][1] + 1))
+        rise = logit(high) - logit((counts[before][0] + 0.5) / (counts[before][1] + 1))
         slope = max(rise, 0.0) / math.log(epochs[-1] / epochs[before])
-        return _logit(high) + self.pace * slope * math.log(whole / epochs[-1]) < _logit(line)
+        return bool(logit(high) + self.pace * slope * math.log(whole / epochs[-1]) < logit(target_rate))
 
 
-def _logit(rate: float) -> float:
-    return math.log(rate / (1 - rate))
+@dataclass(frozen=True)
+class TrainingState:
+    """How far a training is.
 
+    Attributes:
+        verdict: What it says about its size.
+        stopped: Why it ended, or 'running'.
+        point: The evaluation point that gets images next; while training goes on, it may have to be reached first.
+        more: How many images; 0 if the verdict is final.
+    """
 
-def _rate(logit: float) -> float:
-    return 1 / (1 + math.exp(-logit))
+    verdict: Verdict
+    stopped: Literal["decided", "hopeless", "end", "running"]
+    point: int = 0
+    more: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,39 +117,46 @@ class StoppingRule:
     """When sampling and training may stop.
 
     Attributes:
-        line: 1 - epsilon, in (0, 1).
+        target_rate: 1 - epsilon, in (0, 1).
         alpha: Allowed error of this training's verdict.
         points: Evaluation points of a whole training.
         cap: Most images at one point.
         early: Most images at one point while training goes on; at least the first part.
         budget: Most images of the whole training beyond its first parts.
+        futility: When the training is given up; none for never.
     """
 
-    line: float
+    target_rate: float
     alpha: float
     points: int
     cap: int
     early: int
     budget: int
+    futility: FutilityRule | None = None
 
     @classmethod
     def of(
-        cls, line: float, alpha: float, points: int, cap: int, training: float, image: float, share: float
+        cls,
+        target_rate: float,
+        alpha: float,
+        points: int,
+        cap: int,
+        affordable: float,
+        futility: FutilityRule | None = None,
     ) -> StoppingRule:
         """Return the rule of one training.
 
         Args:
-            line: 1 - epsilon.
+            target_rate: 1 - epsilon.
             alpha: Allowed error.
             points: Evaluation points.
             cap: Most images at one point.
-            training: Cost of the whole training, in images trained.
-            image: Cost of generating an image, in images trained.
-            share: How much sampling may cost, as a share of the training.
+            affordable: How many images may be generated for what sampling may cost.
+            futility: When the training is given up; none for never.
         """
-        budget = max(int(share * training / image), 8 * _FIRST_PART)
+        budget = max(int(affordable), 8 * _FIRST_PART)
         early = min(cap, max(2 * _FIRST_PART, min(cap // 10, budget // (2 * points))))
-        return cls(line, alpha, points, cap, early, budget)
+        return cls(target_rate, alpha, points, cap, early, budget, futility)
 
     def point(self, counts: Counts, last: bool) -> Literal["at least", "below", "undecided"]:
         """Return what the counts of one point say.
@@ -147,9 +166,9 @@ class StoppingRule:
             last: Whether it is the end of training, where a size near EMM has its highest rate: this point has half the error.
         """
         parts = 2 if last or self.points == 1 else 2 * (self.points - 1)
-        if log_evidence_above(*counts, self.line) >= math.log(parts / self.alpha):
+        if log_evidence_above(*counts, self.target_rate) >= math.log(parts / self.alpha):
             return "at least"
-        if log_evidence_below(*counts, self.line) >= math.log(1 / self.alpha):
+        if log_evidence_below(*counts, self.target_rate) >= math.log(1 / self.alpha):
             return "below"
         return "undecided"
 
@@ -183,53 +202,30 @@ class StoppingRule:
         """Return what each point says; the counts are of the points from the first on."""
         return [self.point(one, i == self.points - 1) for i, one in enumerate(counts)]
 
+    def state(self, epochs: Sequence[float], counts: Sequence[Counts]) -> TrainingState:
+        """Return how far a training is, from its counts alone: so a run that was cut off goes on to the same end.
 
-@dataclass(frozen=True)
-class Stand:
-    """How a training stands.
-
-    Attributes:
-        verdict: What it says about its size.
-        stopped: Why it ended, or 'running'.
-        point: The evaluation point that gets images next; while training goes on, it may have to be reached first.
-        more: How many images; 0 if the verdict is final.
-    """
-
-    verdict: Verdict
-    stopped: Literal["decided", "hopeless", "end", "running"]
-    point: int = 0
-    more: int = 0
-
-
-def stand(
-    rule: StoppingRule,
-    epochs: Sequence[float],
-    counts: Sequence[Counts],
-    futility: FutilityRule | None = None,
-) -> Stand:
-    """Return how a training stands, from its counts alone: so a run that was cut off goes on to the same end.
-
-    Args:
-        rule: When sampling and training stop.
-        epochs: Of all evaluation points, ascending.
-        counts: (memorized, all) images at each point; (0, 0) where none were sampled yet.
-        futility: When a training is given up; none for never.
-    """
-    whole = len(epochs)
-    reached = next((i for i, (_, total) in enumerate(counts) if not total), whole)
-    states = rule.states(counts[:reached])
-    if "at least" in states:
-        return Stand("memorized", "decided" if reached < whole else "end")
-    for index in range(reached):
-        more = rule.more_now(counts[index], index == whole - 1)
+        Args:
+            epochs: Of all evaluation points, ascending.
+            counts: (memorized, all) images at each point; (0, 0) where none were sampled yet.
+        """
+        whole = len(epochs)
+        reached = next((i for i, (_, total) in enumerate(counts) if not total), whole)
+        states = self.states(counts[:reached])
+        if "at least" in states:
+            return TrainingState("memorized", "decided" if reached < whole else "end")
+        for index in range(reached):
+            more = self.more_now(counts[index], index == whole - 1)
+            if more:
+                return TrainingState("unfinished", "running", index, more)
+            seen = epochs[: index + 1], counts[: index + 1]
+            if self.futility is not None and self.futility.is_hopeless(*seen, epochs[-1], self.target_rate):
+                return TrainingState("not memorized", "hopeless")
+        if reached < whole:
+            return TrainingState("unfinished", "running", reached, part_size(0, self.cap))
+        index, more = self.more_at_end(counts)
         if more:
-            return Stand("unfinished", "running", index, more)
-        seen = index + 1
-        if futility is not None and futility.is_hopeless(epochs[:seen], counts[:seen], epochs[-1], rule.line):
-            return Stand("not memorized", "hopeless")
-    if reached < whole:
-        return Stand("unfinished", "running", reached, part_size(0, rule.cap))
-    index, more = rule.more_at_end(counts)
-    if more:
-        return Stand("unfinished", "running", index, more)
-    return Stand("not memorized" if all(state == "below" for state in states) else "undecided", "end")
+            return TrainingState("unfinished", "running", index, more)
+        return TrainingState(
+            "not memorized" if all(state == "below" for state in states) else "undecided", "end"
+        )

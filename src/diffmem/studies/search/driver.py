@@ -8,25 +8,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
 from diffmem.executors.open import open_pool
 from diffmem.executors.pool import Event, Pool, Task
+from diffmem.folder_lock import BusyFolderError
 from diffmem.interrupt import StopRequest
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.store.folders import read_entry
 from diffmem.runs.store.index import RunIndex
-from diffmem.runs.store.lock import BusyRunError
 from diffmem.studies.search.choice import Outcome
 from diffmem.studies.search.levels import Item, Search, follow
 from diffmem.studies.search.study import SearchStudy
 from diffmem.studies.study import add_seconds
 from diffmem.training.loop import STATE_FILE
 
-__all__ = ["carry_out_search"]
+__all__ = ["run_search"]
 
 _WORK = "diffmem.studies.search.work:work_on_size"
 _SECONDS_BETWEEN_BEATS = 10.0
@@ -34,15 +33,7 @@ _SECONDS_BETWEEN_LOOKS = 2.0
 _MOST_LOSSES = 5  # in a row, of one training that comes no further
 
 
-@dataclass
-class _Losses:
-    """How often work on a training died without having come further."""
-
-    count: int = 0
-    mark: object = None
-
-
-def carry_out_search(
+def run_search(
     study: SearchStudy,
     *,
     device: str = "cpu",
@@ -54,10 +45,9 @@ def carry_out_search(
     Trainings that another study on the same store works on are waited for, and used.
 
     Args:
-        study: What to do.
         device: 'cpu' or 'cuda'.
-        progress: Told how many searches are done, in parts, of all.
-        warn: Told of damaged files that are made anew, of workers that died, of leases taken over.
+        progress: Reports how many searches are done, in parts, of all.
+        warn: Gets a message for each damaged file that is made anew, worker that died, lease taken over.
 
     Raises:
         UserError: It was started under torchrun, or the executor does not fit this machine.
@@ -69,30 +59,16 @@ def carry_out_search(
             "A search starts its processes itself; start it without torchrun, and set executor.processes_per_run for"
             " several GPUs a training."
         )
-    study.write_place()
-    clock = _Clock(study)
-    try:
-        with StopRequest() as stop, stop.at_once(), RunIndex(study.store, warn=warn) as index:
-            driver = _Driver(study, index, device, clock, progress, warn)
+    study.write_recipe()
+    with StopRequest() as stop, stop.at_once(), RunIndex(study.store, warn=warn) as index:
+        driver = _Driver(study, index, device, progress, warn)
+        try:
             with open_pool(
-                study.recipe.executor, device=device, folder=study.folder, told=driver.told
+                study.recipe.executor, device=device, folder=study.folder, on_event=driver.on_event
             ) as pool:
                 driver.drive(pool)
-    finally:
-        clock.note()
-
-
-class _Clock:
-    """Adds the time of this session to the study's, now and then, so that a killed driver's is not lost."""
-
-    def __init__(self, study: SearchStudy) -> None:
-        self._study, self._noted = study, time.monotonic()
-
-    def note(self) -> None:
-        """Add the time since it was last noted."""
-        now = time.monotonic()
-        add_seconds(self._study.folder, now - self._noted)
-        self._noted = now
+        finally:
+            driver.note_time()
 
 
 class _Driver:
@@ -101,17 +77,24 @@ class _Driver:
         study: SearchStudy,
         index: RunIndex,
         device: str,
-        clock: _Clock,
         progress: Progress,
         warn: Callable[[str], None],
     ) -> None:
-        self._study, self._index, self._device, self._clock = study, index, device, clock
+        self._study, self._index, self._device = study, index, device
         self._progress, self._warn = progress, warn
         self._active: dict[str, Item] = {}
-        self._losses: dict[str, _Losses] = {}
+        self._losses: dict[
+            str, tuple[int, object]
+        ] = {}  # run id -> how often in a row it was lost, how far it was
         self._note = ""
         self._searches: list[Search] = []
-        self._beaten = time.monotonic()
+        self._beaten = self._noted = time.monotonic()
+
+    def note_time(self) -> None:
+        """Add the time since it was last noted to the study's: now and then, so that a killed driver's is not lost."""
+        now = time.monotonic()
+        add_seconds(self._study.folder, now - self._noted)
+        self._noted = now
 
     def drive(self, pool: Pool) -> None:
         """Go on until nothing is waited for."""
@@ -124,17 +107,17 @@ class _Driver:
                 stale, looked = False, time.monotonic()
             waiting = [item for search in self._searches for item in search.waiting]
             if not waiting and not self._active:
-                self._tell()
+                self._report()
                 return
             self._fill(pool, waiting)
             if self._active:
                 for event in pool.poll(1.0):
-                    self.told(event)
+                    self.on_event(event)
                     stale = stale or event.kind == "finished"
             else:
                 time.sleep(1.0)  # another study works on all that is waited for
             self._beat()
-            self._tell()
+            self._report()
 
     def _outcome(self, item: Item) -> Outcome | None:
         """Return what a training says; what our workers are at has no outcome yet, and its files need not be read."""
@@ -151,15 +134,11 @@ class _Driver:
             if self._study.outcome(item) is not None:  # another study ended it between our look and our claim
                 self._index.release(run.run_id)
                 continue
-            self._submit(pool, item)
+            processes = self._study.recipe.executor.processes_per_run
+            pool.submit(Task(run.run_id, _WORK, self._study.content(item, self._device), processes))
+            self._active[run.run_id] = item
 
-    def _submit(self, pool: Pool, item: Item) -> None:
-        run = self._study.run(item)
-        processes = self._study.recipe.executor.processes_per_run
-        pool.submit(Task(run.run_id, _WORK, self._study.content(item, self._device), processes))
-        self._active[run.run_id] = item
-
-    def told(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Take note of what became of a training."""
         item = self._active.get(event.key)
         if item is None:
@@ -167,10 +146,10 @@ class _Driver:
         if event.kind == "progress":
             self._note = f"{item.level}: {event.text}"
             self._beat()
-            self._tell()
+            self._report()
         elif event.kind == "warning":
             self._warn(f"{item.level}, N = {item.size:,}: {event.text}")
-        elif event.kind == "failed" and not isinstance(event.error, BusyRunError):
+        elif event.kind == "failed" and not isinstance(event.error, BusyFolderError):
             raise event.error or DiffmemError(event.text)
         else:
             del self._active[event.key]
@@ -194,29 +173,29 @@ class _Driver:
             self._index.note(read_entry(run.folder))
 
     def _lost(self, item: Item, event: Event) -> None:
-        run, losses = self._study.run(item), self._losses.setdefault(event.key, _Losses())
-        mark = _how_far(run.folder)
-        losses.count = losses.count + 1 if mark == losses.mark else 1
-        losses.mark = mark
-        if losses.count >= _MOST_LOSSES:
+        count, before = self._losses.get(event.key, (0, None))
+        reached = _how_far(self._study.run(item).folder)
+        count = count + 1 if reached == before else 1
+        self._losses[event.key] = (count, reached)
+        if count >= _MOST_LOSSES:
             raise DiffmemError(
-                f"The worker of the training of {item.size:,} images ({item.level}, seed {item.seed}) died {losses.count}"
+                f"The worker of the training of {item.size:,} images ({item.level}, seed {item.seed}) died {count}"
                 f" times without coming further: {event.text} Finished work is kept."
             )
         self._warn(
-            f"{item.level}, N = {item.size:,}: {event.text} The training goes on from its last saved state."
+            f"{item.level}, N = {item.size:,}: {event.text} The training resumes from its last saved state."
         )
 
     def _beat(self) -> None:
         if time.monotonic() - self._beaten > _SECONDS_BETWEEN_BEATS:
             self._beaten = time.monotonic()
-            self._clock.note()
+            self.note_time()
             for run_id in self._index.beat():
                 self._warn(
                     f"The lease of run {run_id} was taken over by another study; its lock still keeps both apart."
                 )
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         # A search usually takes four or five sizes; the part of a search that is still open is a guess.
         done = sum(
             1.0 if one.finished else min(0.9, len(one.found.outcomes) / 5) if one.found else 0.0

@@ -19,14 +19,9 @@ def emm_of_seed(found: Replay, rule: SizeRule) -> EmmRecord:
 
     The interval is the bracket of certain verdicts: R_mem reaches 1 - epsilon at its lower end and does not at its upper end,
     both at once at the confidence of the search, and EMM lies between if R_mem falls with N. No other shape is assumed of the
-    curve. The value is where the rates, made non-increasing, cross the line, interpolated in their logits.
-
-    Args:
-        found: The search.
-        rule: Its rule.
+    curve. The value is where the rates, made non-increasing, cross 1 - epsilon, interpolated in their logits.
     """
-    epsilon = round(1 - rule.line, 12)
-    method = "bracket of sizes that certainly do and do not memorize"
+    status, low, high, value = found.status, found.below, found.above, None
     notes = [found.note] if found.note else []
     rise = _clear_rise(found.outcomes)
     if rise:
@@ -34,34 +29,24 @@ def emm_of_seed(found: Replay, rule: SizeRule) -> EmmRecord:
             f"R_mem is certainly higher at N = {rise[1]:,} than at N = {rise[0]:,}: it does not fall with the number of"
             " training images there, as the interval assumes."
         )
-    if found.status in ("searching", "not monotone"):
-        status = "unfinished" if found.status == "searching" else "not monotone"
-        if status == "not monotone":
-            notes.append(
-                "A larger size certainly memorizes while a smaller one certainly does not: R_mem does not fall with"
-                " the number of training images here, and EMM is not one number."
-            )
-        low, high = found.below, found.above
-        if status == "not monotone":
-            low = rule.smallest if low is None else low
-            high = rule.largest if high is None else high
-        return EmmRecord(
-            status=status, low=low, high=high, epsilon=epsilon, method=method, notes=notes,
-            bracket=None if low is None or high is None else (low, high),
-        )  # fmt: skip
-    if found.status in ("above largest", "below smallest"):
-        return EmmRecord(status=found.status, epsilon=epsilon, method=method, notes=notes)
-    low, high = found.below, found.above
-    if low is None:
-        low = rule.smallest
-        notes.append(f"The interval reaches below the smallest size, {low:,}.")
-    if high is None:
-        high = rule.largest
-        notes.append(f"The interval reaches above the largest size, {high:,}.")
-    value = min(max(bracketed(found.outcomes, rule.line), low), high)
+    if status in ("above largest", "below smallest"):
+        low = high = None
+    elif status == "not monotone":
+        notes.append(
+            "A larger size certainly memorizes while a smaller one certainly does not: R_mem does not fall with"
+            " the number of training images here, and EMM is not one number."
+        )
+        low, high = low or rule.smallest, high or rule.largest
+    elif status == "estimated":
+        if low is None:
+            notes.append(f"The interval reaches below the smallest size, {rule.smallest:,}.")
+        if high is None:
+            notes.append(f"The interval reaches above the largest size, {rule.largest:,}.")
+        low, high = low or rule.smallest, high or rule.largest
+        value = min(max(bracketed(found.outcomes, rule.target_rate), low), high)
     return EmmRecord(
-        status="estimated", value=value, low=low, high=high, bracket=(low, high), epsilon=epsilon,
-        method=method, notes=notes,
+        status=status, value=value, low=low, high=high, bracket=None if low is None or high is None else (low, high),
+        epsilon=rule.epsilon, method="bracket of sizes that certainly do and do not memorize", notes=notes,
     )  # fmt: skip
 
 
@@ -85,59 +70,51 @@ def emm_of_seeds(seeds: Mapping[int, EmmRecord], rule: SizeRule, confidence: flo
 
     Args:
         seeds: Seed -> EMM of its search.
-        rule: The rule of the searches.
-        confidence: Of the interval.
+        confidence: Coverage of the interval, in (0, 1).
     """
     from scipy.special import stdtrit
 
     found = list(seeds.values())
     if not found:
-        return EmmRecord(status="no runs", epsilon=round(1 - rule.line, 12))
+        return EmmRecord(status="no runs", epsilon=rule.epsilon)
     if len(found) == 1:
         if found[0].status != "estimated":
             return found[0]
         return found[0].model_copy(update={"notes": [*found[0].notes, ONE_RUN_PER_SIZE]})
     states = {one.status for one in found}
     notes = list(dict.fromkeys(note for one in found for note in one.notes))
-    for state in ("unfinished", "not monotone"):
-        if state in states:
-            lows = [one.low for one in found if one.low is not None]
-            highs = [one.high for one in found if one.high is not None]
-            return EmmRecord(
-                status="unfinished" if state == "unfinished" else "not monotone",
-                low=min(lows, default=None), high=max(highs, default=None),
-                epsilon=found[0].epsilon, method=found[0].method, notes=notes,
-            )  # fmt: skip
+    if not states.isdisjoint(("unfinished", "not monotone")):
+        return EmmRecord(
+            status="unfinished" if "unfinished" in states else "not monotone",
+            low=min((one.low for one in found if one.low is not None), default=None),
+            high=max((one.high for one in found if one.high is not None), default=None),
+            epsilon=rule.epsilon, method=found[0].method, notes=notes,
+        )  # fmt: skip
     if len(states) == 1 and states <= {"above largest", "below smallest"}:
         return found[0].model_copy(update={"notes": notes})
-    values, lows_, highs_ = [], [], []
+    numbers = []
     for one in found:
-        if one.status == "estimated" and one.value and one.low and one.high:
-            values.append(math.log(one.value))
-            lows_.append(math.log(one.low))
-            highs_.append(math.log(one.high))
-        else:
-            edge = rule.largest if one.status == "above largest" else rule.smallest
-            values.append(math.log(edge))
-            lows_.append(math.log(edge))
-            highs_.append(math.log(edge))
-            side = "above the largest" if one.status == "above largest" else "below the smallest"
-            notes.append(f"The EMM of some seeds is {side} size, {edge:,}; it entered as that size.")
-    count = len(values)
-    factor = float(stdtrit(count - 1, (1 + confidence) / 2))
-    spread = factor * float(np.std(values, ddof=1)) / math.sqrt(count)
-    low = math.exp(float(np.mean(lows_)) - spread)
-    high = math.exp(float(np.mean(highs_)) + spread)
-    value = math.exp(float(np.mean(values)))
+        if one.value and one.low and one.high:
+            numbers.append((one.value, one.low, one.high))
+            continue
+        side, edge = "below the smallest", float(rule.smallest)
+        if one.status == "above largest":
+            side, edge = "above the largest", float(rule.largest)
+        numbers.append((edge, edge, edge))
+        notes.append(f"The EMM of some seeds is {side} size, {edge:,.0f}; it entered as that size.")
+    count, logarithms = len(found), np.log(numbers)
+    deviation = float(logarithms[:, 0].std(ddof=1))
+    spread = float(stdtrit(count - 1, (1 + confidence) / 2)) * deviation / math.sqrt(count)
+    value, low, high = np.exp(logarithms.mean(axis=0) + np.array([0, -spread, spread])).tolist()
     notes.append(
         f"{count} seeds: the interval covers sampling and the variation between runs, whose standard deviation is"
-        f" {math.expm1(float(np.std(values, ddof=1))):.0%} of EMM."
+        f" {math.expm1(deviation):.0%} of EMM."
     )
     if high / low > rule.ratio**1.05:
         notes.append("Runs vary more than the tolerance allows; more seeds would narrow the interval.")
     return EmmRecord(
         status="estimated", value=min(max(value, low), high), low=low, high=high,
-        bracket=(math.floor(low), math.ceil(high)), epsilon=found[0].epsilon,
+        bracket=(math.floor(low), math.ceil(high)), epsilon=rule.epsilon,
         method=f"mean of ln EMM over {count} seeds, Student's t, widened by the brackets of the seeds",
         notes=list(dict.fromkeys(notes)),
     )  # fmt: skip

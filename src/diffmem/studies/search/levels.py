@@ -28,7 +28,6 @@ class Search:
     """The search of one level with one seed, as far as it has come.
 
     Attributes:
-        level: The level.
         seed: The seed.
         rule: How sizes are chosen, with the size it begins at.
         found: The replay; none while it waits for the search that says where to begin.
@@ -44,14 +43,19 @@ class Search:
     @property
     def finished(self) -> bool:
         """Whether nothing more is to be trained."""
-        return self.found is not None and self.found.status != "searching"
+        return self.found is not None and self.found.status != "unfinished"
 
     @property
     def waiting(self) -> list[Item]:
         """What it waits for now."""
-        return (
-            [] if self.found is None else [Item(self.level, self.seed, size) for size in self.found.waiting]
-        )
+        if self.found is None or self.found.waiting is None:
+            return []
+        return [Item(self.level, self.seed, self.found.waiting)]
+
+    @property
+    def items(self) -> list[Item]:
+        """Every training that was chosen so far."""
+        return [Item(self.level, self.seed, size) for size, _ in self.found.steps] if self.found else []
 
 
 def hint_order(count: int) -> list[tuple[int, int | None]]:
@@ -59,9 +63,6 @@ def hint_order(count: int) -> list[tuple[int, int | None]]:
 
     The middle level begins without a hint; then the middles of both halves begin where their nearest searched neighbour
     ended, and so on: neighbours are alike, and at each stage many levels can be searched at the same time.
-
-    Args:
-        count: Number of levels.
     """
     order: list[tuple[int, int | None]] = []
     stage = [(0, count)]
@@ -71,67 +72,56 @@ def hint_order(count: int) -> list[tuple[int, int | None]]:
         for low, high in stage:
             if low < high:
                 middle = (low + high - 1) // 2
-                order.append((middle, min(before, key=_distance_to(middle), default=None)))
+                distances = [(abs(known - middle), known) for known in before]
+                order.append((middle, min(distances)[1] if distances else None))
                 halves += [(low, middle), (middle + 1, high)]
         stage = halves
     return order
-
-
-def _distance_to(place: int) -> Callable[[int], tuple[int, int]]:
-    return lambda other: (abs(other - place), other)
 
 
 def follow(recipe: SearchRecipe, outcome: Callable[[Item], Outcome | None]) -> dict[str, list[Search]]:
     """Return the searches of all levels as far as outcomes are known; a function of the outcomes alone.
 
     Args:
-        recipe: The study.
         outcome: What a training says; none if it is not known yet.
 
     Returns:
         Level -> the searches of its seeds, in the recipe's order.
     """
     names, found = list(recipe.levels), dict[str, list[Search]]()
-    own = None if recipe.search.start is None else float(recipe.search.start)
     order = hint_order(len(names)) if recipe.search.hints else [(i, None) for i in range(len(names))]
     for index, parent in order:
-        begin, known = own, True
-        if parent is not None:
-            hint = found[names[parent]]
-            known = all(search.finished for search in hint)
-            begin = _hint(_level_emm(hint, recipe), recipe, own) if known else None
-        found[names[index]] = _seeds_of(names[index], recipe, begin, known, outcome)
+        name, group = names[index], list[Search]()
+        hints = [] if parent is None else found[names[parent]]
+        start = None if recipe.search.start is None else float(recipe.search.start)
+        for seed in recipe.seeds:
+            group.append(_search(recipe, name, seed, hints, start, outcome))
+            hints, start = group[:1], group[0].rule.start  # later seeds begin where the first one ended
+        found[name] = group
     return {name: found[name] for name in names}
 
 
-def _seeds_of(
-    level: str,
+def _search(
     recipe: SearchRecipe,
-    begin: float | None,
-    known: bool,
+    level: str,
+    seed: int,
+    hints: list[Search],
+    start: float | None,
     outcome: Callable[[Item], Outcome | None],
-) -> list[Search]:
-    searches: list[Search] = []
-    for seed in recipe.seeds:
-        here, ready = begin, known
-        if searches and known:  # later seeds begin where the first one ended
-            ready = searches[0].finished
-            here = _hint(searches[0].emm, recipe, begin) if ready else None
-        rule = recipe.size_rule(here)
-        if not ready:
-            unknown = EmmRecord(status="unfinished", epsilon=recipe.measure.epsilon)
-            searches.append(Search(level, seed, rule, None, unknown))
-            continue
-        replayed = replay(rule, _of(level, seed, outcome))
-        searches.append(Search(level, seed, rule, replayed, emm_of_seed(replayed, rule)))
-    return searches
+) -> Search:
+    """Follow one search, which waits for its hints and begins where they ended; without a number of theirs, at `start`."""
+    if not all(search.finished for search in hints):
+        unknown = EmmRecord(status="unfinished", epsilon=recipe.measure.epsilon)
+        return Search(level, seed, recipe.size_rule(None), None, unknown)
+    if hints:
+        start = _hint(level_emm(hints, recipe), recipe, start)
+    rule = recipe.size_rule(start)
+    found = replay(rule, lambda size: outcome(Item(level, seed, size)))
+    return Search(level, seed, rule, found, emm_of_seed(found, rule))
 
 
-def _of(level: str, seed: int, outcome: Callable[[Item], Outcome | None]) -> Callable[[int], Outcome | None]:
-    return lambda size: outcome(Item(level, seed, size))
-
-
-def _level_emm(searches: list[Search], recipe: SearchRecipe) -> EmmRecord:
+def level_emm(searches: list[Search], recipe: SearchRecipe) -> EmmRecord:
+    """Return EMM of a level from the searches of its seeds."""
     return emm_of_seeds(
         {search.seed: search.emm for search in searches}, searches[0].rule, recipe.search.confidence
     )
@@ -139,14 +129,11 @@ def _level_emm(searches: list[Search], recipe: SearchRecipe) -> EmmRecord:
 
 def _hint(emm: EmmRecord, recipe: SearchRecipe, otherwise: float | None) -> float | None:
     """Return where a search begins whose neighbour has this EMM: just below it, so that both sides bracket it."""
-    smallest, largest = recipe.sizes
     if emm.status == "above largest":
-        return float(largest)
+        return float(recipe.sizes[1])
     if emm.status == "below smallest":
-        return float(smallest)
-    if emm.value is None:
-        return otherwise
-    return beside(emm.value, recipe)
+        return float(recipe.sizes[0])
+    return otherwise if emm.value is None else beside(emm.value, recipe)
 
 
 def beside(emm: float, recipe: SearchRecipe) -> float:

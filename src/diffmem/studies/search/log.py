@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 
 from diffmem.studies.search.levels import Search
 from diffmem.studies.search.records import LogEntry, SizeRecord
@@ -16,50 +17,42 @@ def decision_log(
     """Return the decisions of one level's searches, in order.
 
     Args:
-        searches: One for each seed.
         records: (level, seed, size) -> what that training did and says.
     """
     entries = []
     for search in searches:
         seed = f"seed {search.seed}, " if len(searches) > 1 else ""
-
-        def add(text: str, search: Search = search, seed: str = seed) -> None:
-            entries.append(LogEntry(level=search.level, text=f"{seed}{text}"))
-
-        if search.found is None:
-            add("waits for the search that says where to begin.")
-            continue
-        steps = search.found.steps
-        for number, (sizes, why) in enumerate(steps):
-            if number == 0:
-                add(f"begins with N = {sizes[0]:,} ({_start_text(search)}).")
-            told = [records[search.level, search.seed, size] for size in sizes]
-            ends = [_told(record) for record in told if record.verdict != "unfinished"]
-            if number + 1 < len(steps):
-                following, why = steps[number + 1]
-                numbers = " and ".join(f"{size:,}" for size in following)
-                ends[-1:] = [f"{ends[-1]}; next {numbers}, {why}."]
-            elif ends and search.finished:
-                ends[-1] = f"{ends[-1]}; {_end_text(search)}."
-            for text in ends:
-                add(text if text.endswith(".") else f"{text}.")
-            going = [f"{record.size:,}" for record in told if record.verdict == "unfinished"]
-            if going:
-                add(f"N = {' and '.join(going)}: not decided yet.")
+        for text in _decisions(search, records):
+            entries.append(LogEntry(level=search.level, text=f"{seed}{text}."))
     return entries
 
 
-def _told(record: SizeRecord) -> str:
+def _decisions(search: Search, records: Mapping[tuple[str, int, int], SizeRecord]) -> Iterator[str]:
+    if search.found is None:
+        yield "waits for the search that says where to begin"
+        return
+    steps = search.found.steps
+    start = "the smallest size"
+    if search.rule.start is not None:
+        start = "where the recipe, a neighbouring level or the first seed says"
+    yield f"begins with N = {steps[0][0]:,} ({start})"
+    for (size, _), following in zip_longest(steps, steps[1:]):
+        record = records[search.level, search.seed, size]
+        if record.verdict == "unfinished":
+            yield f"N = {size:,}: not decided yet"
+        elif following is not None:
+            yield f"{_found_text(record)}; next {following[0]:,}, {following[1]}"
+        elif search.finished:
+            yield f"{_found_text(record)}; {_end_text(search)}"
+        else:
+            yield _found_text(record)
+
+
+def _found_text(record: SizeRecord) -> str:
     early = ""
     if record.stopped == "decided" and record.epochs_trained < record.epochs:
         early = f"; stopped at {record.epochs_trained / record.epochs:.0%} of the epochs"
     return f"N = {record.size:,}: {record.why}: {record.verdict}{early}"
-
-
-def _start_text(search: Search) -> str:
-    if search.rule.start is None:
-        return "the smallest size"
-    return "where the recipe, a neighbouring level or the first seed says"
 
 
 def _end_text(search: Search) -> str:

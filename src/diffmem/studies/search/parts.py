@@ -39,7 +39,7 @@ class Parts:
 
         Args:
             seen: Images seen at the evaluation point.
-            warn: Told of a damaged part, which is then removed so that it is made anew; if none, it is only not used.
+            warn: Gets a message for a damaged part, which is then removed so that it is made anew; if none, it is only not used.
         """
         store, found, start = self.store(seen), [], 0
         while store.path(start).is_file():
@@ -48,7 +48,7 @@ class Parts:
             except DiffmemError as error:
                 if warn is not None:
                     store.path(start).unlink(missing_ok=True)
-                    warn(f"{error} It is made anew.")
+                    warn(f"{error} It is regenerated.")
                 break
             found.append(part)
             start += len(part.neighbours)

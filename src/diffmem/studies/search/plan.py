@@ -11,11 +11,11 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import expit, logit
 
 from diffmem.models import build_denoiser, count_parameters
 from diffmem.progress import NO_PROGRESS, Progress
@@ -55,7 +55,6 @@ class LevelPlan:
     """What one level will take: means over simulated searches; `_high` is what nine of ten stay below.
 
     Attributes:
-        name: The level.
         runs: Trainings.
         runs_high: The same, high.
         images_trained: Images trained on.
@@ -87,58 +86,37 @@ class Plan:
         levels: Of each level.
         slots: Trainings at the same time.
         finished: Trainings that are in the store already.
+        runs: Trainings of all levels.
+        hours: Of the whole study, if the slots are always busy.
+        hours_high: The same, high.
+        grid_hours: Of the fixed grid.
+        memory: Bytes of all slots together.
+        disk: Bytes of all runs.
     """
 
     levels: list[LevelPlan]
     slots: int
     finished: int
-
-    @property
-    def runs(self) -> float:
-        """Trainings of all levels."""
-        return sum(level.runs for level in self.levels)
-
-    @property
-    def hours(self) -> float:
-        """Hours of the whole study, if the slots are always busy."""
-        return sum(level.hours for level in self.levels) / self.slots
-
-    @property
-    def hours_high(self) -> float:
-        """The same, high."""
-        return sum(level.hours_high for level in self.levels) / self.slots
-
-    @property
-    def grid_hours(self) -> float:
-        """Hours of the fixed grid."""
-        return sum(level.grid_hours for level in self.levels) / self.slots
-
-    @property
-    def memory(self) -> int:
-        """Bytes of all slots together."""
-        return self.slots * max(level.speed.memory for level in self.levels)
-
-    @property
-    def disk(self) -> float:
-        """Bytes of all runs."""
-        return sum(level.disk for level in self.levels)
+    runs: float
+    hours: float
+    hours_high: float
+    grid_hours: float
+    memory: int
+    disk: float
 
 
 def measure_speed(study: SearchStudy, level: str, device: str, threads: int, seconds: float = 2.0) -> Speed:
     """Train and sample for a moment.
 
     Args:
-        study: The study.
-        level: The level.
         device: 'cpu' or 'cuda'.
         threads: Of this process, on a CPU.
         seconds: How long each is measured.
     """
     recipe = study.levels[level]
     run = study.smallest_run(level)
-    before = torch.get_num_threads()
+    before, cuda = torch.get_num_threads(), device.startswith("cuda")
     torch.set_num_threads(threads)
-    cuda = device.startswith("cuda")
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     try:
@@ -180,11 +158,10 @@ def plan_search(
     """Project what a study takes.
 
     Args:
-        study: The study.
         device: 'cpu' or 'cuda'.
         slots: Trainings at the same time.
         threads: Of each, on a CPU.
-        progress: Told the levels measured.
+        progress: Reports the levels measured.
     """
     names = list(study.levels)
     speeds = {}
@@ -193,66 +170,63 @@ def plan_search(
         progress(number + 1, len(names), name)
     simulated = _simulate(study)
     levels = [_level_plan(study, name, speeds[name], simulated[name]) for name in names]
-    finished = sum(
-        1
-        for group in study.searches().values()
-        for search in group
-        for _ in (search.found.outcomes if search.found else ())
+    searches = [search for group in study.searches().values() for search in group]
+    return Plan(
+        levels,
+        slots,
+        finished=sum(len(search.found.outcomes) for search in searches if search.found),
+        runs=sum(level.runs for level in levels),
+        hours=sum(level.hours for level in levels) / slots,
+        hours_high=sum(level.hours_high for level in levels) / slots,
+        grid_hours=sum(level.grid_hours for level in levels) / slots,
+        memory=slots * max(level.speed.memory for level in levels),
+        disk=sum(level.disk for level in levels),
     )
-    return Plan(levels, slots, finished)
 
 
-def _simulate(study: SearchStudy) -> dict[str, list[tuple[int, int, int, int]]]:
+def _simulate(study: SearchStudy) -> dict[str, list[list[int]]]:
     """Return for each level (runs, images trained, images sampled, points sampled) of each simulated search."""
     recipe, names = study.recipe, list(study.levels)
-    smallest, largest = recipe.sizes
-    line = math.log((1 - recipe.measure.epsilon) / recipe.measure.epsilon)
-    found: dict[str, list[tuple[int, int, int, int]]] = {name: [] for name in names}
-    epochs = {name: study.smallest_run(name).epochs for name in names}
+    ends = np.log(recipe.sizes)
+    found: dict[str, list[list[int]]] = {name: [] for name in names}
     for number in range(_SIMULATIONS):
         rng = np.random.default_rng(number)
         places: dict[int, float] = {}
         for index, parent in hint_order(len(names)):
             if parent is None:
-                places[index] = rng.uniform(math.log(smallest), math.log(largest))
+                places[index] = rng.uniform(*ends)
             else:
-                moved = places[parent] + _ALIKE * rng.standard_normal()
-                places[index] = min(max(moved, math.log(smallest)), math.log(largest))
-            name, level = names[index], study.levels[names[index]]
-            emm = math.exp(places[index])
+                places[index] = float(np.clip(places[parent] + _ALIKE * rng.standard_normal(), *ends))
             hint = math.exp(places[parent]) if parent is not None and recipe.search.hints else None
-            totals = np.zeros(4, dtype=int)
-            for _ in recipe.seeds:
-                start = recipe.search.start if hint is None else beside(hint, recipe)
-                replayed, trainings = search_level(
-                    _curve(line, emm),
-                    recipe.size_rule(start),
-                    epochs=epochs[name],
-                    cap=recipe.measure.samples,
-                    evaluations=level.sampling.evaluations,
-                    alpha=recipe.alpha,
-                    share=recipe.search.sampling_share,
-                    rng=rng,
-                )
-                hint = emm_of_seed(replayed, recipe.size_rule(None)).value or hint
-                done = trainings.values()
-                totals += [
-                    len(done),
-                    sum(one.images_trained for one in done),
-                    sum(one.images_sampled for one in done),
-                    len(done) * len(epochs[name]),
-                ]
-            found[name].append((int(totals[0]), int(totals[1]), int(totals[2]), int(totals[3])))
+            found[names[index]].append(_simulated(study, names[index], math.exp(places[index]), hint, rng))
     return found
 
 
-def _curve(line: float, emm: float) -> Callable[[float], float]:
-    return lambda size: 1 / (1 + math.exp(-line + _SLOPE * math.log2(size / emm)))
+def _simulated(
+    study: SearchStudy, name: str, emm: float, hint: float | None, rng: np.random.Generator
+) -> list[int]:
+    """Simulate the searches of all seeds of a level with this EMM, the first beginning at a hint."""
+    recipe, sampling = study.recipe, study.levels[name].sampling
+    epochs = study.smallest_run(name).epochs
+    target = float(logit(1 - recipe.measure.epsilon))
+    totals = np.zeros(4, dtype=int)
+    for _ in recipe.seeds:
+        rule = recipe.size_rule(recipe.search.start if hint is None else beside(hint, recipe))
+        replayed, trainings = search_level(
+            lambda size: float(expit(target - _SLOPE * math.log2(size / emm))),
+            rule,
+            lambda size: recipe.stopping_rule(len(epochs), epochs[-1] * size, sampling),
+            epochs,
+            rng,
+        )
+        hint = emm_of_seed(replayed, rule).value or hint
+        done = trainings.values()
+        trained, sampled = sum(one.images_trained for one in done), sum(one.images_sampled for one in done)
+        totals += [len(done), trained, sampled, len(done) * len(epochs)]
+    return [int(total) for total in totals]
 
 
-def _level_plan(
-    study: SearchStudy, name: str, speed: Speed, simulated: list[tuple[int, int, int, int]]
-) -> LevelPlan:
+def _level_plan(study: SearchStudy, name: str, speed: Speed, simulated: list[list[int]]) -> LevelPlan:
     table = np.array(simulated, dtype=float)
     runs, trained, sampled, points = table.mean(axis=0)
     hours = (table[:, 1] / speed.trained + table[:, 2] / speed.sampled) / 3600

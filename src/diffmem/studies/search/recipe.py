@@ -18,40 +18,31 @@ from diffmem.studies.search.choice import SizeRule
 from diffmem.studies.search.decisions import FutilityRule, StoppingRule
 from diffmem.training.config import EvaluationConfig, TrainingConfig
 
-__all__ = ["FutilityConfig", "SearchConfig", "SearchRecipe", "dump_search", "is_search", "load_search"]
+__all__ = ["SearchConfig", "SearchRecipe", "dump_search", "is_search", "load_search"]
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FutilityConfig(_Config):
-    """When a training is given up before its end (see `decisions.FutilityRule`); its error is not in the interval."""
-
-    pace: float = Field(1.5, ge=1, description="How much faster than lately the curve may still rise.")
-    least: float = Field(0.4, gt=0, lt=1, description="Share of the epochs before which nothing is given up.")
-
-
-class SearchConfig(_Config):
+class SearchConfig(BaseModel):
     """How EMM is searched for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tolerance: float = Field(
         0.1, gt=0, lt=0.5, description="Ends when half the interval of EMM is at most this share of it."
     )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the interval of EMM.")
     start: int | None = Field(
-        None, ge=2, description="Size to begin with; the smallest if not given and no level was searched yet."
+        None, ge=2, description="First size; the smallest if not given and no level was searched yet."
     )
     hints: bool = Field(
-        True, description="Search the middle level first, and begin the others where their neighbours ended."
+        True, description="Search the middle level first, and start the others where their neighbours ended."
     )
     most_sizes: int = Field(12, ge=2, le=100, description="Most sizes of one level and seed.")
     sampling_share: float = Field(
-        0.5, gt=0, description="Most that sampling may cost, as a share of the cost of the training."
+        0.5, gt=0, description="Largest cost of sampling, as a fraction of the cost of training."
     )
-    futility: FutilityConfig | None = Field(
+    futility: FutilityRule | None = Field(
         None,
-        description="Give up hopeless trainings early; off by default, as its error is not in the interval.",
+        description="Stop trainings that are unlikely to memorize; off by default, as its error is not in the interval.",
     )
 
     @field_validator("futility", mode="before")
@@ -74,7 +65,7 @@ class SearchRecipe(TrainRecipe):
         {"base": {}}, min_length=1, description="Level -> its settings, dotted key: value."
     )
     published: dict[str, float] = Field(
-        {}, description="Level -> EMM that the paper reports for it, shown beside."
+        {}, description="Level -> EMM that the paper reports for it, for comparison."
     )
     sizes: tuple[int, int] = Field(description="The smallest and the largest size that may be trained.")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="Seeds; EMM is searched for with each.")
@@ -83,17 +74,12 @@ class SearchRecipe(TrainRecipe):
     search: SearchConfig = SearchConfig()
     executor: ExecutorConfig = ExecutorConfig()
 
-    @field_validator("levels", mode="before")
+    @field_validator("levels", "published", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {str(name): settings or {} for name, settings in value.items()}
+            return {str(name): {} if one is None else one for name, one in value.items()}
         return value
-
-    @field_validator("published", mode="before")
-    @classmethod
-    def _published_names(cls, value: Any) -> Any:
-        return {str(name): number for name, number in value.items()} if isinstance(value, Mapping) else value
 
     @field_validator("training", mode="before")
     @classmethod
@@ -126,22 +112,11 @@ class SearchRecipe(TrainRecipe):
     def level(self, name: str) -> StudyRecipe:
         """Return the configuration of one level, as a study of its sizes.
 
-        Args:
-            name: The level.
-
         Raises:
             UserError: Its settings do not fit.
         """
-        base = {
-            "title": f"{self.title}: {name}",
-            "data": self.data.model_dump(mode="json"),
-            "model": self.model.model_dump(mode="json"),
-            "training": self.training.model_dump(mode="json"),
-            "sampling": self.sampling.model_dump(mode="json"),
-            "measure": self.measure.model_dump(mode="json"),
-            "sizes": list(self.sizes),
-            "seeds": list(self.seeds),
-        }
+        base = self.model_dump(mode="json", include=set(StudyRecipe.model_fields))
+        base["title"] = f"{self.title}: {name}"
         where = f"level {name!r}"
         for key, value in self.levels[name].items():
             if key.partition(".")[0] not in ("data", "model", "training", "sampling"):
@@ -182,29 +157,27 @@ class SearchRecipe(TrainRecipe):
 
     def size_rule(self, start: float | None) -> SizeRule:
         """Return how sizes are chosen, beginning at `start`."""
-        smallest, largest = self.sizes
         return SizeRule(
-            smallest, largest, 1 - self.measure.epsilon, self.search.tolerance, start, self.search.most_sizes
+            *self.sizes, self.measure.epsilon, self.search.tolerance, start, self.search.most_sizes
         )
 
-    def stopping_rule(self, points: int, training: float, image: float) -> StoppingRule:
+    def stopping_rule(self, points: int, images_trained: float, sampling: SamplerConfig) -> StoppingRule:
         """Return when one training stops.
 
         Args:
             points: Its evaluation points.
-            training: Cost of the whole training, in images trained.
-            image: Cost of generating an image, in images trained.
+            images_trained: Of the whole training.
+            sampling: How images are generated: says what one costs.
         """
+        affordable = self.search.sampling_share * images_trained / sampling.image_cost
         return StoppingRule.of(
-            1 - self.measure.epsilon, self.alpha, points, self.measure.samples, training, image,
-            self.search.sampling_share,
-        )  # fmt: skip
-
-    @property
-    def futility(self) -> FutilityRule | None:
-        """When a training is given up; none for never."""
-        given = self.search.futility
-        return None if given is None else FutilityRule(given.pace, given.least)
+            1 - self.measure.epsilon,
+            self.alpha,
+            points,
+            self.measure.samples,
+            affordable,
+            self.search.futility,
+        )
 
 
 def is_search(path: Path) -> bool:
@@ -218,10 +191,6 @@ def is_search(path: Path) -> bool:
 
 def load_search(path: Path, settings: list[str] | None = None) -> SearchRecipe:
     """Read the recipe of a search and check every level.
-
-    Args:
-        path: The YAML file.
-        settings: `key=value` changes.
 
     Raises:
         UserError: The file, a key or a level in it is wrong.

@@ -54,7 +54,7 @@ class SizeRecord(Record):
     training_seconds: float
     sampling_seconds: float
     incidents: list[str] = Field(
-        default_factory=list, description="Damaged files that were found and made anew, in words."
+        default_factory=list, description="Damaged files that were found and regenerated."
     )
 
     @property
@@ -78,7 +78,7 @@ class CostRecord(Record):
     units: float
     runs: int
     grid_sizes: list[int] = Field(
-        description="Sizes of the fixed grid of equal precision: the same range, each size the tolerance apart."
+        description="Sizes of the fixed grid: the same range, spaced by the tolerance."
     )
     grid_units: float = Field(
         description="Cost of that grid: every size trained to the end, all images sampled at every point."

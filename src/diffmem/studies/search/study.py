@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,34 +13,36 @@ from diffmem.errors import DiffmemError, UserError
 from diffmem.files import read_json, write_json, write_text
 from diffmem.memorization import RatioRule, protocol_id
 from diffmem.memorization.examples import Example
-from diffmem.models import build_denoiser, count_parameters
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.distribution import Distribution, open_distribution
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.studies.search.choice import Outcome
 from diffmem.studies.search.cost import GridCost, grid_of_equal_precision
-from diffmem.studies.search.interval import emm_of_seeds
-from diffmem.studies.search.levels import Item, Search, follow
+from diffmem.studies.search.levels import Item, Search, follow, level_emm
 from diffmem.studies.search.log import decision_log
 from diffmem.studies.search.recipe import SearchRecipe, dump_search, load_search
 from diffmem.studies.search.records import CostRecord, LevelRecord, SearchResult, SizeRecord
-from diffmem.studies.search.work import SizeRun, Terms
-from diffmem.studies.study import seconds_spent, stored_set
+from diffmem.studies.search.work import SizeRun
+from diffmem.studies.study import RUNS, model_text, seconds_spent, stored_set
 
-__all__ = ["RECIPE_FILE", "SearchStudy", "open_search", "place_of"]
+__all__ = ["RECIPE_FILE", "SearchStudy", "open_search", "store_of"]
 
-RECIPE_FILE, _PLACE_FILE = "recipe.yaml", "place.json"
-_RUNS = "runs"
+RECIPE_FILE, _STORE_FILE = "recipe.yaml", "place.json"
+
+
+_FUTILITY_NOTE = (
+    "Trainings were given up early where their curves looked hopeless (search.futility); the error of that rule is"
+    " not in the intervals."
+)
 
 
 class SearchStudy:
     """A recipe of a search carried out in a folder.
 
     Args:
-        recipe: What to do.
         folder: Where the recipe and the report lie.
         store: Where runs and their data lie; the folder if not given. Studies may share it.
-        progress: Told of images being read.
+        progress: Reports the reading of images.
 
     Raises:
         UserError: The data cannot be had, the largest size cannot be drawn, or the images do not fit a model.
@@ -52,15 +53,15 @@ class SearchStudy:
     ) -> None:
         self.recipe, self.folder, self.store = recipe, folder, store or folder
         self.levels: dict[str, StudyRecipe] = {name: recipe.level(name) for name in recipe.levels}
-        self._distributions: dict[str, Distribution] = {}
-        for name, level in self.levels.items():
-            self._distributions[name] = open_distribution(level.data, progress)
+        self._distributions: dict[str, Distribution] = {
+            name: open_distribution(level.data, progress) for name, level in self.levels.items()
+        }
         self._sets: dict[tuple[str, int], ImageSet] = {}
         self._runs: dict[Item, SizeRun] = {}
         self._outcomes: dict[Item, Outcome] = {}
         self._records: dict[Item, SizeRecord] = {}
         for name in self.levels:
-            self._set(name, recipe.sizes[1])  # what cannot be drawn is told now, not after hours
+            self._set(name, recipe.sizes[1])  # what cannot be drawn is refused now, not after hours
 
     def _set(self, level: str, size: int) -> ImageSet:
         key = (self.levels[level].data.model_dump_json(), size)
@@ -78,23 +79,17 @@ class SearchStudy:
                 model=level.model,
                 training=level.training,
                 seed=item.seed,
-                store=self.store / _RUNS,
+                store=self.store / RUNS,
+                recipe=self.recipe,
+                level=level,
             )
         return self._runs[item]
-
-    def terms(self, item: Item) -> Terms:
-        """Return what a training is asked."""
-        run, level = self.run(item), self.levels[item.level]
-        rule = self.recipe.stopping_rule(len(run.points), float(run.points[-1]), level.sampling.image_cost)
-        return Terms(level.sampling, level.measure.threshold, rule, self.recipe.futility)
 
     def outcome(self, item: Item) -> Outcome | None:
         """Return what a training says; none if it is not done. What is known is read once."""
         if item not in self._outcomes:
             run = self.run(item)
-            if not run.folder.is_dir():
-                return None
-            found = run.outcome(self.terms(item))
+            found = run.outcome() if run.folder.is_dir() else None
             if found is None:
                 return None
             self._outcomes[item] = found
@@ -106,35 +101,30 @@ class SearchStudy:
 
     def content(self, item: Item, device: str) -> dict[str, Any]:
         """Return what a worker process needs to do a training; the images that it needs are written to the store."""
-        run, terms = self.run(item), self.terms(item)
-        training_set = stored_set(self.store, run.training_set, "train")
-        heldout = (
-            None if run.heldout is None else str(stored_set(self.store, run.heldout, "heldout").resolve())
-        )
+        run, heldout = self.run(item), None
+        if run.heldout is not None:
+            heldout = str(stored_set(self.store, run.heldout, "heldout").resolve())
         return {
-            "recipe": self.levels[item.level].model_dump(mode="json"),
-            "training_set": str(training_set.resolve()),
+            "recipe": self.recipe.model_dump(mode="json", exclude={"executor"}),
+            "level": item.level,
+            "training_set": str(stored_set(self.store, run.training_set, "train").resolve()),
             "heldout": heldout,
             "seed": item.seed,
             "store": str(run.store.resolve()),
             "device": device,
-            "rule": asdict(terms.rule),
-            "futility": None if terms.futility is None else asdict(terms.futility),
         }
 
-    def write_place(self) -> None:
+    def write_recipe(self) -> None:
         """Write what the study is and where its store lies, so that its folder can be opened again."""
         write_text(self.folder / RECIPE_FILE, dump_search(self.recipe))
         own = self.store.resolve() == self.folder.resolve()  # then the folder can be moved
-        write_json(self.folder / _PLACE_FILE, {"store": "." if own else str(self.store.resolve())})
+        write_json(self.folder / _STORE_FILE, {"store": "." if own else str(self.store.resolve())})
 
     def size_record(self, item: Item) -> SizeRecord:
         """Return what a training did and says, finished or not; a final one is read once."""
         if item in self._records:
             return self._records[item]
-        record = self.run(item).size_record(
-            item.level, item.size, self.terms(item), self.store, self.recipe.search.confidence
-        )
+        record = self.run(item).size_record(item.level, item.size, self.store)
         if item in self._outcomes:
             self._records[item] = record
         return record
@@ -165,49 +155,33 @@ class SearchStudy:
             cost=_sum_of([level.cost for level in levels]),
             seconds=seconds_spent(self.folder),
             versions=versions(device),
-            notes=self._notes(),
+            notes=[] if recipe.search.futility is None else [_FUTILITY_NOTE],
         )
-
-    def _notes(self) -> list[str]:
-        notes = []
-        if self.recipe.futility is not None:
-            notes.append(
-                "Trainings were given up early where their curves looked hopeless (search.futility); the error of that rule is"
-                " not in the intervals."
-            )
-        return notes
 
     def _level_record(self, name: str, searches: list[Search]) -> LevelRecord:
         recipe, level = self.recipe, self.levels[name]
-        items = [
-            Item(name, search.seed, size)
-            for search in searches
-            if search.found is not None
-            for size in (*search.found.outcomes, *search.found.waiting)
-        ]
+        items = [item for search in searches for item in search.items]
         runs = [self.size_record(item) for item in sorted(items, key=lambda item: (item.size, item.seed))]
-        by_seed = {search.seed: search.emm for search in searches}
         return LevelRecord(
             name=name,
             settings=dict(recipe.levels[name]),
             published=recipe.published.get(name),
             data=self._distributions[name].describe(),
-            model=f"{level.model.describe()}; {self._parameters[name]:,} parameters",
+            model=self._models[name],
             training=level.training.describe(),
             runs=runs,
-            emm=emm_of_seeds(by_seed, searches[0].rule, recipe.search.confidence),
-            by_seed=by_seed,
+            emm=level_emm(searches, recipe),
+            by_seed={search.seed: search.emm for search in searches},
             finished=all(search.finished for search in searches),
             cost=self._cost(name, runs),
         )
 
     @cached_property
-    def _parameters(self) -> dict[str, int]:
-        counts = {}
-        for name, level in self.levels.items():
-            smallest = self._set(name, self.recipe.sizes[0])
-            counts[name] = count_parameters(build_denoiser(level.model, smallest.shape, smallest.num_classes))
-        return counts
+    def _models(self) -> dict[str, str]:
+        smallest = self.recipe.sizes[0]
+        return {
+            name: model_text(level.model, self._set(name, smallest)) for name, level in self.levels.items()
+        }
 
     def smallest_run(self, name: str) -> SizeRun:
         """Return the training of a level's smallest size with the first seed, which is made to be looked at."""
@@ -237,17 +211,16 @@ class SearchStudy:
 
     def example(self, item: Item, count: int = 8, *, warn: Callable[[str], None] = print) -> Example | None:
         """Return the first images of a training's most memorizing point with their neighbours; none before there are any."""
-        run, terms = self.run(item), self.terms(item)
-        counts = run.counts(terms)
-        sampled = [i for i, (_, total) in enumerate(counts) if total]
-        if not sampled:
+        run = self.run(item)
+        shares = [hits / total if total else -1.0 for hits, total in run.counts()]
+        best = max(range(len(shares)), key=shares.__getitem__)
+        if shares[best] < 0:
             return None
-        best = max(sampled, key=lambda i: counts[i][0] / counts[i][1])
-        seen = run.points[best]
-        part = run.parts(terms.sampling).read(seen)[0]
-        images = run.images_of(part, seen, terms.sampling, min(count, len(part.neighbours)), warn=warn)
+        seen, sampling = run.points[best], self.levels[item.level].sampling
+        part = run.parts.read(seen)[0]
+        images = run.images_of(part, seen, sampling, min(count, len(part.neighbours)), warn=warn)
         title = f"{item.size:,} training images, epoch {run.epochs[best]:,.0f}"
-        return Example.of(title, images, part.neighbours, run.training_set.images, terms.memorized)
+        return Example.of(title, images, part.neighbours, run.training_set.images, run.memorized)
 
 
 def _sum_of(costs: list[CostRecord]) -> CostRecord:
@@ -262,19 +235,19 @@ def _sum_of(costs: list[CostRecord]) -> CostRecord:
     )
 
 
-def place_of(folder: Path) -> Path:
+def store_of(folder: Path) -> Path:
     """Return the store of a study, as an earlier command wrote it into the study's folder; the folder itself if none did.
 
     Raises:
         UserError: The store that was named is gone.
         DiffmemError: The note is damaged.
     """
-    place = folder / _PLACE_FILE
-    if not place.is_file():
+    note = folder / _STORE_FILE
+    if not note.is_file():
         return folder
-    content = read_json(place)
+    content = read_json(note)
     if not isinstance(content, dict) or not isinstance(content.get("store"), str):
-        raise DiffmemError(f"{place} is damaged; name the store again with --store.")
+        raise DiffmemError(f"{note} is damaged; name the store again with --store.")
     if content["store"] == ".":
         return folder
     store = Path(content["store"])
@@ -290,7 +263,7 @@ def open_search(folder: Path, progress: Progress = NO_PROGRESS) -> SearchStudy:
 
     Args:
         folder: The folder given to `diffmem study --out`.
-        progress: Told of images being read.
+        progress: Reports the reading of images.
 
     Raises:
         UserError: It is no such folder.
@@ -298,4 +271,4 @@ def open_search(folder: Path, progress: Progress = NO_PROGRESS) -> SearchStudy:
     path = folder / RECIPE_FILE
     if not path.is_file():
         raise UserError(f"{folder} is not the folder of a study: it has no {RECIPE_FILE}.")
-    return SearchStudy(load_search(path), folder, place_of(folder), progress)
+    return SearchStudy(load_search(path), folder, store_of(folder), progress)

@@ -6,8 +6,9 @@ the same verdict: every decision is a function of the images that are stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,58 +25,46 @@ from diffmem.runs.evaluations import judged
 from diffmem.runs.null import read_null
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.runs.run import Run
-from diffmem.runs.store.lock import RunLock
-from diffmem.runs.store.repairs import incidents, note_incident
-from diffmem.runs.store.status import StatusFile
-from diffmem.runs.trained import agreed
-from diffmem.sampling import SamplerConfig
+from diffmem.runs.store.repairs import note_repair, repairs
+from diffmem.runs.store.workers import reported_status
 from diffmem.settings import config_hash
 from diffmem.studies.search.choice import Outcome, outcome_of
 from diffmem.studies.search.confidence import anytime_interval
-from diffmem.studies.search.decisions import (
-    Counts,
-    FutilityRule,
-    Stand,
-    StoppingRule,
-    stand,
-)
+from diffmem.studies.search.decisions import Counts, StoppingRule, TrainingState
 from diffmem.studies.search.parts import Parts, counts_of
+from diffmem.studies.search.recipe import SearchRecipe
 from diffmem.studies.search.records import PointRecord, SizeRecord
-from diffmem.training import Trainer
 from diffmem.training.loop import snapshot_path
 
-__all__ = ["SizeRun", "Terms", "work_on_size"]
+__all__ = ["SizeRun", "work_on_size"]
 
 
-@dataclass(frozen=True)
-class Terms:
-    """What a training is asked.
+@dataclass(frozen=True, kw_only=True)
+class SizeRun(Run):
+    """A run whose evaluations grow until its size is decided; the other attributes are those of `TrainedRun`.
 
     Attributes:
-        sampling: How images are generated.
-        threshold: Of d1 / d2, below which they are memorized.
-        rule: When sampling and training stop.
-        futility: When the training is given up; none for never.
+        recipe: Of the search: says when sampling and training stop.
+        level: Its level: says how images are generated, and which of them are memorized.
     """
 
-    sampling: SamplerConfig
-    threshold: float
-    rule: StoppingRule
-    futility: FutilityRule | None
+    recipe: SearchRecipe
+    level: StudyRecipe
 
-    @property
+    @cached_property
     def memorized(self) -> RatioRule:
         """The rule by which an image is memorized."""
-        return RatioRule(self.threshold)
+        return RatioRule(self.level.measure.threshold)
 
+    @cached_property
+    def stopping(self) -> StoppingRule:
+        """When sampling and training stop."""
+        return self.recipe.stopping_rule(len(self.points), self.points[-1], self.level.sampling)
 
-@dataclass(frozen=True)
-class SizeRun(Run):
-    """A run whose evaluations grow until its size is decided; the attributes are those of `TrainedRun`."""
-
-    def parts(self, sampling: SamplerConfig) -> Parts:
-        """The growing evaluations with this sampler."""
-        key = config_hash({"sampling": sampling.model_dump(mode="json"), "grows": True})
+    @cached_property
+    def parts(self) -> Parts:
+        """The growing evaluations."""
+        key = config_hash({"sampling": self.level.sampling.model_dump(mode="json"), "grows": True})
         return Parts(self.folder / "evaluations" / key, len(self.training_set))
 
     @property
@@ -83,23 +72,16 @@ class SizeRun(Run):
         """Epochs at the evaluation points."""
         return [seen / len(self.training_set) for seen in self.points]
 
-    def counts(self, terms: Terms, warn: Callable[[str], None] | None = None) -> list[Counts]:
+    def counts(self, warn: Callable[[str], None] | None = None) -> list[Counts]:
         """Return (memorized, all) images at each evaluation point; the threshold is applied to the stored neighbours.
 
         Args:
-            terms: How they were generated, and what is memorized.
-            warn: Told of damaged parts, which are then removed.
+            warn: Gets a message for each damaged part, which is then removed.
         """
-        parts = self.parts(terms.sampling)
-        return [counts_of(parts.read(seen, warn), terms.memorized) for seen in self.points]
-
-    def stand(self, terms: Terms, counts: Sequence[Counts]) -> Stand:
-        """Return how this training stands with these counts."""
-        return stand(terms.rule, self.epochs, counts, terms.futility)
+        return [counts_of(self.parts.read(seen, warn), self.memorized) for seen in self.points]
 
     def execute_until_decided(
         self,
-        terms: Terms,
         *,
         device: torch.device | str = "cpu",
         progress: Progress = NO_PROGRESS,
@@ -108,190 +90,165 @@ class SizeRun(Run):
         """Train and sample until the verdict is final, and measure the null.
 
         Args:
-            terms: What is asked.
             device: Where to train and sample.
-            progress: Told images trained, with the epoch and the newest rate.
-            warn: Told of damaged files that are made anew.
+            progress: Reports images trained, with the epoch and the newest rate.
+            warn: Gets a message for each damaged file that is made anew.
 
         Raises:
             DiffmemError: Training diverged, another process works in this folder, or a file cannot be written.
             KeyboardInterrupt: A stop was requested; the state is saved.
         """
         self.check_distinct()
-        counts, parts = self._shared_counts(terms, warn), self.parts(terms.sampling)
+        counts = world().from_main(lambda: self.counts(warn))
 
-        def now() -> Stand:
-            return self.stand(terms, counts)
+        def state() -> TrainingState:
+            return self.stopping.state(self.epochs, counts)
 
         def has_snapshot(seen: int) -> bool:
-            return agreed(lambda: self.is_whole_snapshot(seen, warn))
+            return world().from_main(lambda: self.is_whole_snapshot(seen, warn))
 
-        def tell(seen: float) -> None:
+        def report(seen: float) -> None:
             best = max((one for one in counts if one[1]), key=lambda one: one[0] / one[1], default=None)
             rate = "" if best is None else f", R_mem {best[0] / best[1]:.0%} of {best[1]:,}"
             note = f"N={len(self.training_set):,}, epoch {seen / len(self.training_set):,.0f}{rate}"
             progress(seen, float(self.points[-1]), note)
 
         def sample(index: int, denoiser: Denoiser | None = None) -> None:
-            """Sample at a point for as long as it is this point's turn."""
+            """Sample at a point for as long as it is the one that gets images."""
             seen = self.points[index]
-            while (turn := now()).more and turn.point == index:
+            while (next_ := state()).more and next_.point == index:
                 denoiser = denoiser or self.denoiser(seen, device)
                 hits, total = counts[index]
-                seeds, store = range(total, total + turn.more), parts.store(seen)
-                neighbours = self._evaluate_seeds(denoiser, seen, seeds, terms.sampling, store, total)
-                counts[index] = hits + int(terms.memorized(neighbours).sum()), total + turn.more
-                tell(seen)
+                seeds, store = range(total, total + next_.more), self.parts.store(seen)
+                neighbours = self._evaluate_seeds(denoiser, seen, seeds, self.level.sampling, store, total)
+                counts[index] = hits + int(self.memorized(neighbours).sum()), total + next_.more
+                report(seen)
 
-        def at_snapshot(trainer: Trainer) -> bool:
-            sample(self.points.index(trainer.seen), trainer.ema)
-            return not now().more
-
-        while (turn := now()).more:
-            reach = self.points[turn.point]
+        while (next_ := state()).more:
+            reach = self.points[next_.point]
             if has_snapshot(reach):
-                sample(turn.point)
+                sample(next_.point)
                 continue
-            self.fit(
-                device=device,
-                on_snapshot=at_snapshot,
-                progress=lambda done, total, note="": tell(done),
-                warn=warn,
-            )
-            if now().more and not has_snapshot(reach):
+            for seen, denoiser in self.training_snapshots(
+                device=device, progress=lambda done, total, note="": report(done), warn=warn
+            ):
+                sample(self.points.index(seen), denoiser)
+                if not state().more:
+                    break
+            if state().more and not has_snapshot(reach):
                 raise DiffmemError(f"{self.folder}: the snapshot after {reach} images was not made.")
         self.measure_null(device=device, warn=warn)
 
-    def _shared_counts(self, terms: Terms, warn: Callable[[str], None]) -> list[Counts]:
-        """Return the counts that the first process reads, in every process."""
-        here = world()
-        counts = here.broadcast(self.counts(terms, warn) if here.is_main else None)
-        if counts is None:  # what the first process shares is never none
-            raise DiffmemError(f"The counts of {self.folder} were not shared.")
-        return list(counts)
-
-    def outcome(self, terms: Terms) -> Outcome | None:
+    def outcome(self) -> Outcome | None:
         """Return what this training says; none while it is not final, or the null is missing or damaged."""
-        counts = self.counts(terms)
-        now = self.stand(terms, counts)
-        if now.more:
+        counts = self.counts()
+        state = self.stopping.state(self.epochs, counts)
+        if state.more:
             return None
         try:
             read_null(self._null_path)
         except DiffmemError:
             return None
-        return outcome_of(now, terms.rule, self.epochs, counts)
+        return outcome_of(state, self.stopping, self.epochs, counts)
 
-    def size_record(
-        self,
-        level: str,
-        size: int,
-        terms: Terms,
-        root: Path,
-        confidence: float = 0.95,
-    ) -> SizeRecord:
+    def size_record(self, name: str, size: int, root: Path) -> SizeRecord:
         """Summarize the training as it is now, finished or not.
 
         Args:
-            level: The level that it belongs to.
+            name: Of the level.
             size: The size that was asked for; the training set is larger where images are duplicated.
-            terms: What it is asked.
             root: Folder that the record's path is relative to.
-            confidence: Of the intervals at the points.
         """
-        parts, whole = self.parts(terms.sampling), len(self.training_set)
-        stored = [parts.read(seen) for seen in self.points]
-        counts = [counts_of(found, terms.memorized) for found in stored]
-        now, states, points = self.stand(terms, counts), terms.rule.states(counts), []
-        for seen, (hits, total), state in zip(self.points, counts, states, strict=True):
+        stored = [self.parts.read(seen) for seen in self.points]
+        counts = [counts_of(found, self.memorized) for found in stored]
+        state, points = self.stopping.state(self.epochs, counts), []
+        for seen, epoch, (hits, total), verdict in zip(
+            self.points, self.epochs, counts, self.stopping.states(counts), strict=True
+        ):
             if total:
-                low, high = anytime_interval(hits, total, confidence)
+                low, high = anytime_interval(hits, total, self.recipe.search.confidence)
                 rate = Rate(
                     count=hits, total=total, value=hits / total, low=low, high=high, method="anytime-valid"
                 )
-                points.append(
-                    PointRecord(epoch=seen / whole, images_seen=seen, memorized=rate, verdict=state)
-                )
+                points.append(PointRecord(epoch=epoch, images_seen=seen, memorized=rate, verdict=verdict))
         trained = max((seen for seen in self.points if snapshot_path(self.folder, seen).exists()), default=0)
         return SizeRecord(
-            level=level,
+            level=name,
             size=size,
             seed=self.seed,
             run_id=self.run_id,
             folder=str(self.folder.relative_to(root)),
-            verdict=now.verdict,
-            why=_why(now, points),
+            verdict=state.verdict,
+            why=_why(state, points),
             epochs=self.epochs[-1],
-            epochs_trained=trained / whole,
-            stopped=now.stopped,
+            epochs_trained=trained / len(self.training_set),
+            stopped=state.stopped,
             points=points,
-            null=self._null_record(terms.memorized),
+            null=self._null_record(),
             images_trained=trained,
             images_sampled=sum(total for _, total in counts),
             training_seconds=self.training_seconds(),
             sampling_seconds=sum(part.seconds for found in stored for part in found),
-            incidents=incidents(self.folder),
+            incidents=repairs(self.folder),
         )
 
-    def _null_record(self, rule: RatioRule) -> Rate | None:
+    def _null_record(self) -> Rate | None:
         try:
             null = read_null(self._null_path)
         except DiffmemError:
             return None  # not measured yet, or damaged: measured again when the run is next worked on
-        return None if null is None else judged(null, rule)
+        return None if null is None else judged(null, self.memorized)
 
 
-def _why(now: Stand, points: list[PointRecord]) -> str:
+def _why(state: TrainingState, points: list[PointRecord]) -> str:
     if not points:
         return "nothing measured yet"
     decided = [point for point in points if point.verdict == "at least"]
     best = decided[0] if decided else max(points, key=lambda point: point.memorized.value)
     rate = best.memorized
-    words = (
+    found = (
         f"R_mem in [{rate.low:.3f}, {rate.high:.3f}] after {rate.total:,} images at epoch {best.epoch:,.0f}"
     )
-    if now.stopped == "hopeless":
-        words += f", given up at epoch {points[-1].epoch:,.0f}"
-    elif not decided and now.verdict == "not memorized":
-        words += ", the highest of all points"
-    return words
+    if state.stopped == "hopeless":
+        return f"{found}, stopped at epoch {points[-1].epoch:,.0f}"
+    return f"{found}, the highest of all points" if state.verdict == "not memorized" else found
 
 
 def work_on_size(content: dict[str, Any], progress: Progress, warn: Callable[[str], None]) -> None:
     """Do the training that `content` describes, as far as it is not done.
 
     Args:
-        content: recipe (a `StudyRecipe` as JSON), training_set and heldout (paths; heldout may be none), seed, store, device,
-            rule and futility (fields of `StoppingRule` and `FutilityRule`; futility may be none).
-        progress: Told images trained.
-        warn: Told of damaged files that are made anew; they are noted beside the run too.
+        content: recipe (a `SearchRecipe` as JSON, without executor), level (its name), training_set and heldout (paths;
+            heldout may be none), seed, store, device.
+        progress: Reports images trained.
+        warn: Gets a message for each damaged file that is made anew; it is noted beside the run too.
 
     Raises:
         DiffmemError: Training diverged, another process works in this folder, or a file cannot be written.
         KeyboardInterrupt: A stop was requested; the state is saved.
     """
-    recipe = StudyRecipe.model_validate(content["recipe"])
+    recipe = SearchRecipe.model_validate(content["recipe"])
+    level = recipe.level(content["level"])
     run = SizeRun(
         training_set=open_images(Path(content["training_set"])),
         heldout=None if content["heldout"] is None else open_images(Path(content["heldout"])),
-        model=recipe.model,
-        training=recipe.training,
+        model=level.model,
+        training=level.training,
         seed=int(content["seed"]),
         store=Path(content["store"]),
+        recipe=recipe,
+        level=level,
     )
-    futility = None if content["futility"] is None else FutilityRule(**content["futility"])
-    terms = Terms(recipe.sampling, recipe.measure.threshold, StoppingRule(**content["rule"]), futility)
 
     def noted(text: str) -> None:
-        note_incident(run.folder, text)
+        note_repair(run.folder, text)
         warn(text)
 
-    with RunLock(run.folder), StatusFile(run.folder) as status:
+    with run.locked(), reported_status(run.folder) as report_status:
 
-        def told(done: float, total: float, note: str = "") -> None:
-            status.tell(
-                done, total, "training" if done < total else "sampling"
-            )  # the table beside it has the rest
+        def report(done: float, total: float, note: str = "") -> None:
+            # The table beside it has the rest.
+            report_status(done, total, "training" if done < total else "sampling")
             progress(done, total, note)
 
-        run.execute_until_decided(terms, device=content["device"], progress=told, warn=noted)
+        run.execute_until_decided(device=content["device"], progress=report, warn=noted)

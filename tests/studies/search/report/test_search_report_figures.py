@@ -27,7 +27,7 @@ from diffmem.studies.records import EmmRecord
 from diffmem.studies.search.report.cost import cost_figure
 from diffmem.studies.search.report.curves import curves_figure, curves_text
 from diffmem.studies.search.report.figure import emm_by_level_figure
-from diffmem.studies.search.report.names import short_names
+from diffmem.studies.search.report.panels import short_names
 from diffmem.studies.search.report.surface import surface_figure, surface_text
 
 FIGURES = [emm_by_level_figure, cost_figure, surface_figure, curves_figure]
@@ -111,8 +111,8 @@ def test_an_emm_beyond_the_sizes_is_an_arrow_out_of_them():
         (16, False),
         (5000, True),
     ]
-    assert "beyond the sizes allowed" in legend_of(figure)
-    assert "beyond the sizes allowed" not in legend_of(drawn(emm_by_level_figure))
+    assert "outside the allowed sizes" in legend_of(figure)
+    assert "outside the allowed sizes" not in legend_of(drawn(emm_by_level_figure))
 
 
 def test_what_is_no_single_number_has_no_point_and_a_dashed_span():

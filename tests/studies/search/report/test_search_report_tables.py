@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import pytest
 from reports_search import (
@@ -18,9 +19,14 @@ from rich.console import Console
 from diffmem.reports.text import rate_text
 from diffmem.studies.search.report.tables import search_table, watch_table
 
+
+def status(note, done, total, seconds_left):
+    return SimpleNamespace(note=note, done=done, total=total, seconds_left=seconds_left)
+
+
 LIVE = {
-    "6x6-180-0": {"note": "sampling", "done": 1700.0, "total": 4000.0, "seconds_left": 75.0},
-    "4x4-300-0": {"note": "training", "done": 10, "total": 4000, "seconds_left": None},
+    "6x6-180-0": status("sampling", 1700.0, 4000.0, 75.0),
+    "4x4-300-0": status("training", 10.0, 4000.0, None),
 }
 
 
@@ -56,9 +62,9 @@ def test_every_level_has_its_emm_its_paper_value_its_runs_and_its_cost():
 
 def test_an_unfinished_search_says_so():
     text = " ".join(shown(search_table(unfinished_search())).split())
-    assert "The search still goes on." in text
+    assert "The search is still running." in text
     assert "unfinished, 64 to 320 so far" in text
-    assert "still goes on" not in shown(search_table(make_search()))
+    assert "still running" not in shown(search_table(make_search()))
 
 
 def test_the_runs_in_work_come_first_with_what_they_do():
@@ -86,14 +92,14 @@ def test_an_unfinished_run_that_nobody_works_on_waits():
 
 
 def test_the_record_counts_where_the_worker_is_not_further():
-    live = {"6x6-180-0": {"note": "starting", "done": 0.0, "total": 4000.0, "seconds_left": None}}
+    live = {"6x6-180-0": status("starting", 0.0, 4000.0, None)}
     assert cells(watch_table(unfinished_search(), live))[0][3] == "1,500/4,000"
-    del live["6x6-180-0"]["total"]
+    live = {"6x6-180-0": status("starting", 0.0, 0.0, None)}  # before it knows how much there is
     assert cells(watch_table(unfinished_search(), live))[0][3] == "1,500/4,000"
 
 
 def test_a_run_that_has_no_record_yet_is_shown_by_its_id():
-    live = {"0123abcd": {"note": "starting", "done": 1.0, "total": 4.0, "seconds_left": 5}}
+    live = {"0123abcd": status("starting", 1.0, 4.0, 5.0)}
     assert cells(watch_table(empty_search(), live))[0] == [
         "0123abcd",
         "–",

@@ -18,6 +18,7 @@ from reports_search import (
 )
 from reports_study import make_result
 
+from diffmem.reports.text import large_text
 from diffmem.studies.records import EmmRecord
 from diffmem.studies.report.text import emm_text, headline
 from diffmem.studies.search.report.text import (
@@ -26,7 +27,6 @@ from diffmem.studies.search.report.text import (
     level_answer,
     level_emm,
     method_text,
-    number_text,
     search_warnings,
     share_text,
 )
@@ -52,7 +52,7 @@ def test_an_emm_without_a_single_number_says_what_is_known(emm, words):
 
 def test_the_headline_of_a_study_says_that_the_search_goes_on():
     words = headline(make_result(emm=EmmRecord(status="unfinished", low=64)))
-    assert words == "The search for EMM still goes on: so far it is at least 64 training images."
+    assert words == "The search for EMM is still running: so far it is at least 64 training images."
     words = headline(make_result(emm=EmmRecord(status="unfinished")))
     assert "no training has decided anything yet" in words
 
@@ -82,10 +82,11 @@ def test_every_answer_but_a_number_is_said_plainly():
 def test_an_unfinished_level_says_what_is_known_so_far():
     answers = answers_of(unfinished_search())
     assert (
-        answers["6x6"] == "EMM is not known yet, the search goes on: so far it is 64 to 320 training images."
+        answers["6x6"]
+        == "EMM is not known yet, the search is running: so far it is 64 to 320 training images."
     )
-    assert answers["4x4"] == "EMM is not known yet, the search goes on: no size is decided so far."
-    assert answers["2x2"] == "EMM is not known yet: no training has begun."
+    assert answers["4x4"] == "EMM is not known yet, the search is running: no size is decided so far."
+    assert answers["2x2"] == "EMM is not known yet: no training has started."
 
 
 def test_a_level_before_its_first_run_has_no_runs_yet():
@@ -117,12 +118,12 @@ def test_the_lead_of_a_single_level_is_its_answer():
 
 
 def test_the_lead_of_an_unfinished_search_says_so():
-    assert "The search still goes on." in lead(unfinished_search())
-    assert "goes on" not in lead(make_search())
+    assert "The search is still running." in lead(unfinished_search())
+    assert "running" not in lead(make_search())
 
 
 def test_the_lead_before_the_first_training_says_that_nothing_is_known():
-    assert lead(empty_search()).startswith("No training has begun yet")
+    assert lead(empty_search()).startswith("No training has started yet")
 
 
 def test_a_level_that_is_a_bare_number_says_of_what():
@@ -145,7 +146,7 @@ def test_the_warnings_hold_notes_null_rates_undecided_runs_and_incidents():
         "1 run was not decided within the allowed samples",
         "up to 7.0% of held-out images",
         "damaged at N\u00a0=\u00a0150",
-        "damaged, N\u00a0=\u00a0420: A damaged snapshot at epoch 2,000 was found and made anew.",
+        "damaged, N\u00a0=\u00a0420: A damaged snapshot at epoch 2,000 was found and regenerated.",
     ):
         assert sum(part in warning for warning in warnings) == 1
 
@@ -159,7 +160,7 @@ def test_a_finished_run_without_a_null_rate_is_a_warning_and_a_running_one_is_no
 def test_a_training_that_was_given_up_is_a_warning():
     run = make_training("8x8", 400, 96).model_copy(update={"stopped": "hopeless", "epochs_trained": 2000.0})
     warnings = search_warnings(make_search([make_search_level("8x8", runs=[run])]))
-    assert any("1 training was given up by the futility rule" in warning for warning in warnings)
+    assert any("1 training was stopped by the futility rule" in warning for warning in warnings)
 
 
 def test_a_long_list_of_runs_is_cut_and_counted():
@@ -173,7 +174,7 @@ def test_a_long_list_of_runs_is_cut_and_counted():
     ("number", "words"), [(830, "830"), (52_340, "52,300"), (4_210_000, "4.21 M"), (1.3e9, "1.3 G"), (0, "0")]
 )
 def test_large_numbers_are_short(number, words):
-    assert number_text(number) == words
+    assert large_text(number) == words
 
 
 def test_the_cost_is_told_as_a_share_of_the_grids():
@@ -181,7 +182,7 @@ def test_the_cost_is_told_as_a_share_of_the_grids():
     assert share_text(cost) == "17%"
     assert share_text(cost.model_copy(update={"grid_units": cost.units / 0.004})) == "0.4%"
     assert "21 runs: 15 M images trained on" in cost_text(make_search())
-    assert "17% of what a fixed grid of equal precision would cost" in cost_text(make_search())
+    assert "17% of the cost of a fixed grid" in cost_text(make_search())
     assert "11 runs so far" in cost_text(unfinished_search())
 
 
@@ -194,7 +195,7 @@ def test_without_a_grid_no_share_is_told():
 def test_the_method_names_the_rule_the_interval_and_the_versions():
     words = {heading: " ".join(lines) for heading, lines in method_text(make_search())}
     assert "less than 1/3 of its distance" in words["Copy and R_mem"]
-    assert "at most 10,000 images" in words["Sampling stops when it knows"].lower()
+    assert "at most 10,000 images" in words["When sampling stops"].lower()
     assert "within 10% of EMM" in words["EMM"]
     assert words["Versions"] == "diffmem 0.1.0, python 3.11.9, torch 2.6.0, device cpu"
     assert words["Data"] == "scikit-learn digits, 8x8, 1 channel"
@@ -211,7 +212,7 @@ def test_what_differs_between_levels_is_told_for_each():
 
 def test_a_note_of_all_levels_is_told_once():
     levels = [
-        make_search_level(name, emm=estimated(96, notes=["A wider interval than asked for."]))
+        make_search_level(name, emm=estimated(96, notes=["A wider interval than requested."]))
         for name in ("8x8", "4x4")
     ]
-    assert search_warnings(make_search(levels))[0] == "A wider interval than asked for."
+    assert search_warnings(make_search(levels))[0] == "A wider interval than requested."

@@ -4,70 +4,59 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from diffmem.reports.style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, dress, new_figure
+from diffmem.reports.style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE
+from diffmem.reports.text import large_text
 from diffmem.studies.search.records import CostRecord, SearchResult
-from diffmem.studies.search.report.figure import NAME_LETTERS
-from diffmem.studies.search.report.names import short_names
-from diffmem.studies.search.report.text import number_text, share_text
+from diffmem.studies.search.report.panels import level_rows
+from diffmem.studies.search.report.text import share_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["cost_figure"]
 
-WIDTH = 8.6
-
 
 def cost_figure(result: SearchResult) -> Figure:
     """Draw the cost of every level, and of the whole search, in percent of the grid's: training and sampling apart.
 
     The grid is the pale bar that ends at 100%. A level without a grid has no bar.
-
-    Args:
-        result: The search.
     """
-    rows: list[tuple[str, CostRecord, bool]] = [
-        (level.name, level.cost, level.finished) for level in result.levels
-    ]
+    from matplotlib.patches import Patch
+
+    rows: list[tuple[CostRecord, bool]] = [(level.cost, level.finished) for level in result.levels]
     if len(rows) > 1:
-        rows.append(("all levels", result.cost, result.finished))
-    names = short_names([level.name for level in result.levels], NAME_LETTERS) + ["all levels"] * (
-        len(rows) - len(result.levels)
+        rows.append((result.cost, result.finished))
+    figure, axes = level_rows(
+        [level.name for level in result.levels],
+        "Cost, percent of the grid's",
+        1.15,
+        ["all levels"] if len(rows) > 1 else [],
     )
-    tall = any("\n" in name for name in names)
-    figure = new_figure(WIDTH, 1.15 + (0.46 if tall else 0.38) * len(rows))
-    axes = figure.subplots()
-    dress(axes, "Cost, percent of the grid's", "")
-    axes.grid(visible=False, axis="y")
-    most = max([100.0, *(100 * cost.share for _, cost, _ in rows)])
+    most = max([100.0, *(100 * cost.share for cost, _ in rows)])
     axes.set_xlim(0, most * 1.005)
-    axes.set_ylim(len(rows) - 0.45, -0.55)
-    axes.set_yticks(range(len(rows)), names)
-    axes.tick_params(axis="y", length=0, labelsize=FONT_SIZE - 0.5)
-    axes.spines["left"].set_visible(False)
     if len(rows) > 1:
         axes.axhline(len(rows) - 1.5, color=COLOURS["grey"], linewidth=0.6)
         axes.get_yticklabels()[-1].set_fontweight("bold")
-    for place, (_, cost, finished) in enumerate(rows):
-        words = "no grid to compare with"
+    for index, (cost, finished) in enumerate(rows):
+        text = "no grid to compare with"
         if cost.grid_units:
             scale = 100 / cost.grid_units
             trained = scale * cost.images_trained
-            axes.barh(place, 100, height=0.62, color="#ECECEC", zorder=1, gid="grid")
-            axes.barh(place, trained, height=0.62, color=COLOURS["blue"], zorder=2, gid="training")
+            axes.barh(index, 100, height=0.62, color="#ECECEC", zorder=1, gid="grid")
+            axes.barh(index, trained, height=0.62, color=COLOURS["blue"], zorder=2, gid="training")
             axes.barh(
-                place, scale * cost.units - trained, left=trained, height=0.62, color=COLOURS["orange"],
+                index, scale * cost.units - trained, left=trained, height=0.62, color=COLOURS["orange"],
                 hatch="////", edgecolor="white", linewidth=0, zorder=2, gid="sampling",
             )  # fmt: skip
-            words = (
-                f"{share_text(cost)}: {number_text(cost.units)} of {number_text(cost.grid_units)}"
+            text = (
+                f"{share_text(cost)}: {large_text(cost.units)} of {large_text(cost.grid_units)}"
                 f"{'' if finished else ', so far'}"
             )
         # Inside the grid's bar where the search left room there.
         inside = cost.grid_units and cost.share < 0.62
         axes.annotate(
-            words,
-            (100 * cost.share if inside else most, place),
+            text,
+            (100 * cost.share if inside else most, index),
             xytext=(6, 0),
             textcoords="offset points",
             va="center",
@@ -77,19 +66,12 @@ def cost_figure(result: SearchResult) -> Figure:
         )
     axes.set_xticks(range(0, int(most) + 1, 25 if most <= 150 else 50 if most <= 400 else 200))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")
-    _legend(figure)
-    return figure
-
-
-def _legend(figure: Figure) -> None:
-    from matplotlib.patches import Patch
-
     handles = [
         Patch(color=COLOURS["blue"], label="this search: training"),
         Patch(
             facecolor=COLOURS["orange"], hatch="////", edgecolor="white", linewidth=0, label="this search: sampling"
         ),
-        Patch(color="#DCDCDC", label="a grid of equal precision (100%)"),
+        Patch(color="#DCDCDC", label="a fixed grid (100%)"),
     ]  # fmt: skip
     figure.legend(
         handles=handles,
@@ -99,3 +81,4 @@ def _legend(figure: Figure) -> None:
         fontsize=SMALL_FONT_SIZE,
         handlelength=2.2,
     )
+    return figure

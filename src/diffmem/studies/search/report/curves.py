@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from diffmem.reports.figures import draw_intervals, line_of_epsilon, spread_labels
-from diffmem.reports.style import COLOURS, SMALL_FONT_SIZE, dress, epoch_axis, legend_below, percent_axis
+from diffmem.reports.figures import draw_intervals, draw_target_rate, name_ends
+from diffmem.reports.style import COLOURS, dress, epoch_axis, legend_below, moved, percent_axis
 from diffmem.reports.text import size_text
-from diffmem.studies.search.records import LevelRecord, SearchResult, SizeRecord
+from diffmem.studies.search.records import LevelRecord, PointRecord, SearchResult, SizeRecord
 from diffmem.studies.search.report.panels import level_panels, shown_points
-from diffmem.text import percent
+from diffmem.studies.search.report.text import points_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["curves_figure", "curves_text"]
 
-_LOOKS: dict[str, tuple[str, str, Literal["-", "--", ":"]]] = {
+_STYLES: dict[str, tuple[str, str, Literal["-", "--", ":"]]] = {
     "memorized": (COLOURS["vermillion"], "o", "-"),
     "not memorized": (COLOURS["blue"], "v", "-"),
     "undecided": (COLOURS["grey"], "s", "--"),
@@ -31,7 +31,7 @@ _LOOKS: dict[str, tuple[str, str, Literal["-", "--", ":"]]] = {
 def curves_figure(result: SearchResult) -> Figure:
     """Draw R_mem over training with its intervals, a panel per level, a curve per training, named by its size at its end.
 
-    Colour, marker and line tell the verdict. A curve that ends before the last epoch was stopped, or goes on. Points at epoch 0
+    Colour, marker and line show the verdict. A curve that ends before the last epoch was stopped, or goes on. Points at epoch 0
     have no place on a logarithmic axis and are left out.
 
     Args:
@@ -48,7 +48,7 @@ def curves_figure(result: SearchResult) -> Figure:
         epoch_axis(
             axes, [point.epoch for run in runs for point in shown_points(run)] + [run.epochs for run in runs]
         )
-        line_of_epsilon(axes, result.epsilon, inside=True)
+        draw_target_rate(axes, result.epsilon, inside=True)
         for index, run in enumerate(runs):
             _draw_run(axes, run, index - (len(runs) - 1) / 2, len(runs))
         _name_ends(axes, runs, _height(level))
@@ -58,15 +58,11 @@ def curves_figure(result: SearchResult) -> Figure:
 
 def curves_text(result: SearchResult) -> str:
     """Return the learning curves in words, for those who cannot see them."""
-    parts = []
-    for level in result.levels:
-        found = [
-            f"{size_text(run.size)} images {percent(points[-1].memorized.value)} at epoch {size_text(points[-1].epoch)}"
-            for run in level.runs
-            if (points := shown_points(run))
-        ]
-        parts.append(f"{level.name}: {', '.join(found) or 'nothing measured yet'}")
-    return f"R_mem over epochs, a curve per training; its last point: {'; '.join(parts)}."
+
+    def last(run: SizeRecord) -> PointRecord | None:
+        return next(reversed(shown_points(run)), None)
+
+    return f"R_mem over epochs, a curve per training; its last point: {points_text(result, last)}."
 
 
 def _height(level: LevelRecord) -> float:
@@ -74,15 +70,10 @@ def _height(level: LevelRecord) -> float:
     return max(2.5, 0.155 * len({run.size for run in level.runs if shown_points(run)}) + 0.2)
 
 
-def _draw_run(axes: Axes, run: SizeRecord, place: float, count: int) -> None:
-    from matplotlib.transforms import ScaledTranslation
-
-    # Moved sideways, or the intervals at one epoch would hide each other.
-    figure = axes.get_figure()
-    assert figure is not None
-    aside = place * min(2.0, 12 / count) / 72
-    transform = axes.transData + ScaledTranslation(aside, 0, figure.dpi_scale_trans)
-    colour, marker, line = _LOOKS[run.verdict]
+def _draw_run(axes: Axes, run: SizeRecord, aside: float, count: int) -> None:
+    """Draw one of so many curves, moved sideways, or the intervals at one epoch would hide each other."""
+    transform = moved(axes, aside * min(2.0, 12 / count))
+    colour, marker, line = _STYLES[run.verdict]
     points = [(point.epoch, point.memorized) for point in shown_points(run)]
     draw_intervals(axes, points, colour, capsize=0, alpha=0.45, zorder=2, transform=transform)
     axes.plot(
@@ -93,39 +84,16 @@ def _draw_run(axes: Axes, run: SizeRecord, place: float, count: int) -> None:
 
 
 def _name_ends(axes: Axes, runs: Sequence[SizeRecord], height: float) -> None:
-    """Name each size at the right of the axes, with a thin line to where its curves end."""
-    ends: dict[int, list[SizeRecord]] = defaultdict(list)
+    grouped: dict[int, list[SizeRecord]] = defaultdict(list)
     for run in runs:
-        ends[run.size].append(run)
-    last = {
-        size: (
-            max(shown_points(run)[-1].epoch for run in found),
-            sum(100 * shown_points(run)[-1].memorized.value for run in found) / len(found),
-        )
-        for size, found in ends.items()
-    }
-    # Curves that end at the same height are named in the order of their sizes, the smallest on top.
-    wanted = [last[size][1] - 1e-6 * index for index, size in enumerate(sorted(last))]
-    gap = 106 * SMALL_FONT_SIZE * 1.2 / 72 / height
-    places = spread_labels(wanted, gap)
-    for size, place in zip(sorted(last), places, strict=True):
-        looks = {_LOOKS[run.verdict][0] for run in ends[size]}
-        colour = looks.pop() if len(looks) == 1 else COLOURS["black"]
-        axes.annotate(
-            size_text(size),
-            last[size],
-            xytext=(1.06, place),
-            textcoords=axes.get_yaxis_transform(),
-            ha="left",
-            va="center",
-            fontsize=SMALL_FONT_SIZE,
-            color=colour,
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-", "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3, "relpos": (0, 0.5), "color": colour,
-                "alpha": 0.7,
-            },
-        )  # fmt: skip
+        grouped[run.size].append(run)
+    ends = []
+    for size, same in sorted(grouped.items()):
+        colours = {_STYLES[run.verdict][0] for run in same}
+        last = [shown_points(run)[-1] for run in same]
+        points = [(point.epoch, 100 * point.memorized.value) for point in last]
+        ends.append((size_text(size), points, colours.pop() if len(colours) == 1 else COLOURS["black"]))
+    name_ends(axes, ends, height)
 
 
 def _keys(figure: Figure, seen: set[str]) -> None:
@@ -136,7 +104,7 @@ def _keys(figure: Figure, seen: set[str]) -> None:
             [], [], color=colour, marker=marker, linestyle=line, linewidth=1.3, markersize=5, markeredgecolor="white",
             markeredgewidth=0.4, label=verdict,
         )
-        for verdict, (colour, marker, line) in _LOOKS.items()
+        for verdict, (colour, marker, line) in _STYLES.items()
         if verdict in seen
     ]  # fmt: skip
     legend_below(figure, handles, 2.2)

@@ -7,23 +7,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from diffmem.reports.level_axis import level_axis, numbers_of, plain
-from diffmem.reports.style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, dress, new_figure, no_minor_ticks
-from diffmem.reports.text import size_text
+from diffmem.reports.level_axis import level_axis, numbers_of
+from diffmem.reports.style import (
+    COLOURS,
+    FONT_SIZE,
+    SMALL_FONT_SIZE,
+    dress,
+    moved,
+    new_figure,
+    plain,
+    round_numbers,
+)
+from diffmem.reports.text import capitalized, size_text
 from diffmem.studies.search.records import LevelRecord, SearchResult
-from diffmem.studies.search.report.names import short_names
+from diffmem.studies.search.report.panels import ROWS_WIDTH, level_rows
 from diffmem.studies.search.report.text import level_emm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["NAME_LETTERS", "emm_by_level_figure"]
+__all__ = ["emm_by_level_figure"]
 
-PAPER, OURS = COLOURS["black"], COLOURS["blue"]
-WIDTH = 8.6
-NAME_LETTERS = 30
-"""Letters of a level's name beside its row, on one line."""
+OURS = COLOURS["blue"]
+_PAPER_STYLE: dict[str, Any] = {
+    "marker": "D", "markersize": 7, "markerfacecolor": "white", "markeredgecolor": COLOURS["black"],
+    "markeredgewidth": 1.3,
+}  # fmt: skip
 _STEPS: tuple[tuple[float, ...], ...] = (
     (1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9),
 )  # fmt: skip
@@ -91,12 +101,9 @@ def _axis_of_emm(values: Sequence[float]) -> tuple[float, float, list[float]]:
     low, high = min(values), max(values)
     margin = max((high / low) ** 0.09, 1.25)
     left, right = low / margin, high * margin
-    powers = range(math.floor(math.log10(left)), math.ceil(math.log10(right)) + 1)
     inside: list[float] = []
     for steps in _STEPS:
-        inside = [
-            step * 10.0**power for power in powers for step in steps if left <= step * 10.0**power <= right
-        ]
+        inside = round_numbers(left, right, steps)
         if len(inside) >= 4:
             break
     return left, right, inside or [low]
@@ -142,52 +149,33 @@ def _draw_mark(axes: Axes, mark: _Mark, place: float, across: bool) -> None:
         )  # fmt: skip
 
 
-def _draw_paper(axes: Axes, value: float, place: float, across: bool) -> None:
-    axes.plot(
-        *_spot(value, place, across), marker="D", markersize=7, markerfacecolor="white", markeredgecolor=PAPER, markeredgewidth=1.3,
-        linestyle="", zorder=4, gid="paper",
-    )  # fmt: skip
-
-
-def _draw_seeds(axes: Axes, values: Sequence[float], place: float, across: bool) -> None:
-    from matplotlib.transforms import ScaledTranslation
-
-    places = [place] * len(values)
-    xy = (values, places) if across else (places, values)
-    figure = axes.get_figure()
-    assert figure is not None
-    right, up = (0.0, -9 / 72) if across else (9 / 72, 0.0)
-    beside = ScaledTranslation(right, up, figure.dpi_scale_trans)
+def _draw_level(axes: Axes, level: LevelRecord, result: SearchResult, place: float, across: bool) -> None:
+    """Draw a level's mark, each of several seeds faintly beside it, and the paper's value."""
+    _draw_mark(axes, _mark(level, result), place, across)
+    seeds = _several_seeds(level)
+    places = [place] * len(seeds)
+    xy = (seeds, places) if across else (places, seeds)
     axes.plot(
         *xy, color=COLOURS["blue"], marker="^" if across else "<", markersize=4.5, linestyle="", alpha=0.65,
-        markeredgewidth=0, zorder=3, gid="seeds", transform=axes.transData + beside,
+        markeredgewidth=0, zorder=3, gid="seeds", transform=moved(axes, 0, -9) if across else moved(axes, 9),
     )  # fmt: skip
+    if level.published:
+        axes.plot(*_spot(level.published, place, across), **_PAPER_STYLE, linestyle="", zorder=4, gid="paper")
 
 
 def _rows(result: SearchResult) -> Figure:
     """Draw levels as rows, the first on top, with their numbers in words at the right."""
-    count = len(result.levels)
-    names = short_names([level.name for level in result.levels], NAME_LETTERS)
-    tall = any("\n" in name for name in names)
-    figure = new_figure(WIDTH, 1.35 + (0.46 if tall else 0.38) * max(count, 1))
-    axes = figure.subplots()
-    dress(axes, "EMM, training images (log scale)", "")
-    axes.grid(visible=False, axis="y")
+    figure, axes = level_rows(
+        [level.name for level in result.levels], "EMM, training images (log scale)", 1.35
+    )
     axes.grid(axis="x", color="#E4E4E4", linewidth=0.7)
     left, right, ticks = _axis_of_emm(_limits(result))
     axes.set_xscale("log")
     axes.set_xlim(left, right)
-    axes.xaxis.set_minor_locator(no_minor_ticks())
+    axes.set_xticks([], minor=True)
     axes.set_xticks(ticks, [size_text(tick) for tick in ticks])
-    axes.set_ylim(max(count, 1) - 0.45, -0.55)
-    axes.set_yticks(range(count), names)
-    axes.tick_params(axis="y", length=0, labelsize=FONT_SIZE - 0.5)
-    axes.spines["left"].set_visible(False)
     for place, level in enumerate(result.levels):
-        _draw_mark(axes, _mark(level, result), place, across=True)
-        _draw_seeds(axes, _several_seeds(level), place, across=True)
-        if level.published:
-            _draw_paper(axes, level.published, place, across=True)
+        _draw_level(axes, level, result, place, across=True)
         axes.annotate(
             level_emm(level, result),
             (1, place),
@@ -206,39 +194,33 @@ def _rows(result: SearchResult) -> Figure:
 
 def _over_numbers(result: SearchResult, numbers: Sequence[float]) -> Figure:
     """Draw EMM against levels that are positive numbers, both on logarithmic axes."""
-    figure = new_figure(WIDTH, 4.4)
+    figure = new_figure(ROWS_WIDTH, 4.4)
     axes = figure.subplots()
-    factor = result.factor[:1].upper() + result.factor[1:]
-    dress(axes, plain(f"{factor} (log scale)"), "EMM, training images (log scale)")
+    dress(axes, plain(f"{capitalized(result.factor)} (log scale)"), "EMM, training images (log scale)")
     low, high, ticks = _axis_of_emm(_limits(result))
     axes.set_yscale("log")
     axes.set_ylim(low, high)
-    axes.yaxis.set_minor_locator(no_minor_ticks())
+    axes.set_yticks([], minor=True)
     axes.set_yticks(ticks, [size_text(tick) for tick in ticks])
-    level_axis(axes, numbers, [level.name for level in result.levels], logarithmic=True, width=WIDTH - 1.0)
+    level_axis(
+        axes, numbers, [level.name for level in result.levels], logarithmic=True, width=ROWS_WIDTH - 1.0
+    )
     known = sorted(
         (number, level.emm.value)
         for number, level in zip(numbers, result.levels, strict=True)
         if level.emm.value and level.emm.status == "estimated"
     )
     axes.plot([x for x, _ in known], [y for _, y in known], color=OURS, linewidth=1.0, alpha=0.45, zorder=1)
-    roomy = len(numbers) <= 8
     for number, level in zip(numbers, result.levels, strict=True):
-        mark = _mark(level, result)
-        _draw_mark(axes, mark, number, across=False)
-        _draw_seeds(axes, _several_seeds(level), number, across=False)
-        if level.published:
-            _draw_paper(axes, level.published, number, across=False)
-        _name_number(axes, level, result, mark, number, roomy=roomy)
+        _draw_level(axes, level, result, number, across=False)
+        _name_number(axes, level, result, number, roomy=len(numbers) <= 8)
     _legend(figure, result)
     return figure
 
 
-def _name_number(
-    axes: Axes, level: LevelRecord, result: SearchResult, mark: _Mark, number: float, *, roomy: bool
-) -> None:
+def _name_number(axes: Axes, level: LevelRecord, result: SearchResult, number: float, *, roomy: bool) -> None:
     """Write EMM beside its point where there is room, and always where no point is drawn."""
-    words = level_emm(level, result)
+    mark, words = _mark(level, result), level_emm(level, result)
     if mark.value is not None:
         if not roomy:
             return
@@ -284,18 +266,11 @@ def _legend(figure: Figure, result: SearchResult) -> None:
     if any(_several_seeds(level) for level in result.levels):
         handles.append(entry("each seed alone", marker="^", markersize=5, alpha=0.65))
     if any(level.published for level in result.levels):
-        handles.append(
-            entry(
-                "the paper's value for what the level stands for", marker="D", markersize=7, markerfacecolor="white",
-                markeredgecolor=PAPER, markeredgewidth=1.3,
-            )
-        )  # fmt: skip
+        handles.append(entry("the paper's value for the corresponding level", **_PAPER_STYLE))
     if any(level.emm.status in ("above largest", "below smallest") for level in result.levels):
-        handles.append(entry("beyond the sizes allowed", marker="$\u2192$", markersize=11))
+        handles.append(entry("outside the allowed sizes", marker="$\u2192$", markersize=11))
     if any(mark.guess and mark.ends for mark in (_mark(level, result) for level in result.levels)):
-        handles.append(
-            entry("where it lies, without a single number", linestyle=(0, (2, 1.5)), linewidth=1.8)
-        )
+        handles.append(entry("range, without a point estimate", linestyle=(0, (2, 1.5)), linewidth=1.8))
     figure.legend(
         handles=handles, loc="outside upper left", ncols=3, frameon=False, fontsize=SMALL_FONT_SIZE, handlelength=2.2,
     )  # fmt: skip

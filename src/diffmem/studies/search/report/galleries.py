@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from diffmem.reports.folder import ReportPaths
-from diffmem.reports.gallery import Gallery, example_gallery
 from diffmem.studies.search.levels import Item
 from diffmem.studies.search.records import SearchResult
 from diffmem.studies.search.report.page import write_search_report
@@ -33,11 +32,11 @@ def write_search(study: SearchStudy, result: SearchResult, warn: Callable[[str],
         first = sorted(level.runs, key=lambda run: (run.size not in bracket, run.size, run.seed))
         most = max(2, _MOST_GALLERIES // len(result.levels))
         shown += [Item(level.name, run.seed, run.size) for run in first[:most]]
-    galleries: list[Gallery] = []
+    examples = []
     for item in sorted(shown, key=lambda item: (list(study.levels).index(item.level), item.size, item.seed)):
         example = study.example(item, warn=warn)
         if example is not None:
             seed = f", seed {item.seed}" if len(result.seeds) > 1 else ""
             title = f"{item.level}, N = {item.size:,}{seed}"
-            galleries.append(example_gallery(title, example, result.threshold))
-    return write_search_report(result, galleries, study.folder)
+            examples.append(example.titled(title))
+    return write_search_report(result, examples, study.folder)

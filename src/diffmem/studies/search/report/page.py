@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffmem.reports.folder import ReportPaths, gallery_names, numbers_bytes, write_pages
-from diffmem.reports.gallery import Gallery
-from diffmem.reports.html import embedded_png, png_bytes, png_uri, render_page, svg_uri
-from diffmem.reports.text import line_text, sentence, size_text
-from diffmem.studies.search.records import CostRecord, SearchResult
+from diffmem.memorization.examples import Example
+from diffmem.reports.folder import Picture, ReportPaths, gallery_pictures, write_pages
+from diffmem.reports.html import embedded_png, gallery_uris, png_bytes, render_page, svg_uri
+from diffmem.reports.text import sentence, size_text, target_text
+from diffmem.studies.search.records import SearchResult
 from diffmem.studies.search.report.cost import cost_figure
 from diffmem.studies.search.report.curves import curves_figure, curves_text
 from diffmem.studies.search.report.figure import emm_by_level_figure
@@ -19,18 +18,14 @@ from diffmem.studies.search.report.panels import measured_levels
 from diffmem.studies.search.report.surface import surface_figure, surface_text
 from diffmem.studies.search.report.text import (
     cost_text,
-    epochs_text,
     lead,
     level_answer,
     level_emm,
     level_label,
     method_text,
-    number_text,
-    peak_text,
     search_runs,
     search_warnings,
     share_text,
-    stopped_text,
 )
 
 if TYPE_CHECKING:
@@ -47,53 +42,40 @@ _SHOWN_GALLERIES = 4
 _OPEN_ROWS = 30
 
 
-@dataclass(frozen=True)
-class _Picture:
-    """A figure of the page: its file in the folder, its heading, its alternative text, what to say below it."""
-
-    name: str
-    heading: str
-    figure: Figure
-    alt: str
-    caption: str
-
-
-def write_search_report(result: SearchResult, galleries: Sequence[Gallery], out_dir: Path) -> ReportPaths:
+def write_search_report(result: SearchResult, examples: Sequence[Example], out_dir: Path) -> ReportPaths:
     """Write the folder of a search: `report.html`, `report.json` and the pictures.
 
-    The pictures are `emm.png`, `rmem_surface.png`, `learning_curves.png`, `cost.png` and a `gallery_*.png` per gallery. The
+    The pictures are `emm.png`, `rmem_surface.png`, `learning_curves.png`, `cost.png` and a `gallery_*.png` per example. The
     record comes last, after all else is whole (see `write_folder`). A figure that the search cannot fill yet is not written.
 
     Args:
         result: The search, finished or not; `SearchResult.model_validate_json` reads `report.json` back.
-        galleries: Shown in the given order.
         out_dir: The folder; made if it is missing, files of an earlier report are replaced.
 
     Raises:
         DiffmemError: A file cannot be written, or the result holds a number that JSON cannot (NaN, infinity).
     """
-    numbers = numbers_bytes(result)
-    pictures, drawn = _pictures(result), [_gallery_png(gallery) for gallery in galleries]
+    pictures, galleries = _pictures(result), gallery_pictures(examples, _GALLERY_DPI)
     # Before the pictures are saved: drawing a figure again moves its layout by a hair, and the page must not depend on it.
-    html = _page(result, pictures, list(zip(galleries, drawn, strict=True)))
+    html = _page(result, pictures, gallery_uris(examples, galleries.values()))
     shown = {picture.name: png_bytes(picture.figure) for picture in pictures}
-    shown |= dict(zip(gallery_names(galleries), drawn, strict=True))
-    return write_pages(out_dir, shown, html, "report.json", numbers)
+    return write_pages(out_dir, shown | galleries, html, "report.json", result)
 
 
-def render_search_report(result: SearchResult, galleries: Sequence[Gallery] = ()) -> str:
+def render_search_report(result: SearchResult, examples: Sequence[Example] = ()) -> str:
     """Return the report of a search as one self-contained HTML page, below 5 MB; everything of the study is escaped.
 
     Args:
         result: The search; before its first evaluation the page says so and has fewer figures.
-        galleries: Shown in the given order; if they are too many for the page, evenly chosen ones.
+        examples: Galleries, shown in the given order; if they are too many for the page, evenly chosen ones.
     """
-    return _page(result, _pictures(result), [(gallery, _gallery_png(gallery)) for gallery in galleries])
+    galleries = gallery_uris(examples, gallery_pictures(examples, _GALLERY_DPI).values())
+    return _page(result, _pictures(result), galleries)
 
 
-def _pictures(result: SearchResult) -> list[_Picture]:
+def _pictures(result: SearchResult) -> list[Picture]:
     """Return the figures that the search can fill."""
-    runs, line = search_runs(result), line_text(result.epsilon)
+    runs, target = search_runs(result), target_text(result.epsilon)
     found = []
     if runs:
         answers = "; ".join(
@@ -102,14 +84,14 @@ def _pictures(result: SearchResult) -> list[_Picture]:
             for level in result.levels
         )
         found.append(
-            _Picture(
+            Picture(
                 "emm.png",
                 "EMM of every level",
                 emm_by_level_figure(result),
                 f"EMM in training images, by {result.factor}. {answers}.",
                 "Bars and brackets are intervals."
                 + (
-                    " Hollow diamonds are the paper's values for what a level stands for, at the paper's own scale."
+                    " Hollow diamonds are the paper's values for the corresponding levels, at the paper's own scale."
                     if _published(result)
                     else ""
                 ),
@@ -117,34 +99,34 @@ def _pictures(result: SearchResult) -> list[_Picture]:
         )
     if measured_levels(result):
         found += [
-            _Picture(
+            Picture(
                 "rmem_surface.png",
                 "R_mem over training-set size and epochs",
                 surface_figure(result),
                 surface_text(result),
-                f"A column is a training, a cell an evaluation: blue below {line}, orange from {line} on. Sizes stand in"
+                f"A column is a training, a cell an evaluation: blue below {target}, orange from {target} on. Sizes are in"
                 " order, not to scale. The circle over a column is its verdict.",
             ),
-            _Picture(
+            Picture(
                 "learning_curves.png",
                 "Learning curves",
                 curves_figure(result),
                 curves_text(result),
-                "Bars are intervals that hold however often one looked; they are wide where few images told enough. The"
-                " numbers at the right are training-set sizes. Curves are moved sideways a little so that bars do not"
-                " hide each other.",
+                "Bars are intervals that are valid at any stopping time; they are wide where few images were enough. The"
+                " numbers at the right are training-set sizes. Curves are shifted sideways a little so that bars do not"
+                " overlap.",
             ),
         ]
     if runs:
         shares = "; ".join(f"{level.name} {share_text(level.cost)}" for level in result.levels)
         found.append(
-            _Picture(
+            Picture(
                 "cost.png",
                 "Cost against a fixed grid",
                 cost_figure(result),
-                f"Cost as a share of the grid's: {shares}; all levels {share_text(result.cost)}.",
-                "In the cost of training on one image once (M: million, G: billion). The grid would train every size of the"
-                " same range, as far apart as the tolerance asks for, to the end, and sample all images at every point.",
+                f"Cost as a fraction of the grid's: {shares}; all levels {share_text(result.cost)}.",
+                "In the cost of training on one image once (M: million, G: billion). The grid would train sizes spaced by the"
+                " tolerance over the same range to the end, and sample all images at every point.",
             )
         )
     return found
@@ -154,7 +136,7 @@ def _published(result: SearchResult) -> bool:
     return any(level.published is not None for level in result.levels)
 
 
-def _page(result: SearchResult, pictures: Sequence[_Picture], galleries: list[tuple[Gallery, bytes]]) -> str:
+def _page(result: SearchResult, pictures: Sequence[Picture], galleries: list[tuple[str, str]]) -> str:
     runs = search_runs(result)
     values: dict[str, Any] = {
         "result": result,
@@ -164,15 +146,12 @@ def _page(result: SearchResult, pictures: Sequence[_Picture], galleries: list[tu
         "share": share_text(result.cost),
         "warnings": search_warnings(result),
         "levels": [
-            (level, level_emm(level, result), _spent(level.cost), share_text(level.cost))
-            for level in result.levels
+            (level, level_emm(level, result), share_text(level.cost)) for level in result.levels
         ],
         "published": _published(result),
         "long_names": any(len(level.name) > 24 for level in result.levels),
-        "pictures": [
-            (one.heading, _uri(one.figure), one.alt, one.caption) for one in pictures
-        ],
-        "runs": [(run, epochs_text(run), peak_text(run), stopped_text(run)) for run in runs],
+        "pictures": [(picture, _uri(picture.figure)) for picture in pictures],
+        "runs": runs,
         "incidents": any(run.incidents for run in runs),
         "open_runs": len(runs) <= _OPEN_ROWS,
         "log": _log(result),
@@ -180,26 +159,21 @@ def _page(result: SearchResult, pictures: Sequence[_Picture], galleries: list[tu
         "method": method_text(result),
     }  # fmt: skip
     bare = render_page("search.html", package=__package__, **values, shown=[], folded=[], left_out=0)
-    kept = _fitting(galleries, MOST_BYTES - len(bare.encode()))
-    embedded = [(gallery, embedded_png(content)) for gallery, content in kept]
+    shown = _fitting(galleries, MOST_BYTES - len(bare.encode()))
     return render_page(
         "search.html",
         package=__package__,
         **values,
-        shown=embedded[:_SHOWN_GALLERIES],
-        folded=embedded[_SHOWN_GALLERIES:],
-        left_out=len(galleries) - len(kept),
+        shown=shown[:_SHOWN_GALLERIES],
+        folded=shown[_SHOWN_GALLERIES:],
+        left_out=len(galleries) - len(shown),
     )
-
-
-def _spent(cost: CostRecord) -> tuple[str, str]:
-    return number_text(cost.images_trained), number_text(cost.images_sampled)
 
 
 def _uri(figure: Figure) -> str:
     """Return a figure as an embedded picture: vectors unless they are large."""
     vectors = svg_uri(figure)
-    return vectors if len(vectors) <= _SVG_BYTES else png_uri(figure)
+    return vectors if len(vectors) <= _SVG_BYTES else embedded_png(png_bytes(figure))
 
 
 def _log(result: SearchResult) -> list[tuple[str, list[str]]]:
@@ -210,15 +184,11 @@ def _log(result: SearchResult) -> list[tuple[str, list[str]]]:
     return [(name, [sentence(entry.text) for entry in entries]) for name, entries in groups if entries]
 
 
-def _gallery_png(gallery: Gallery) -> bytes:
-    return png_bytes(gallery.figure(), _GALLERY_DPI)
-
-
-def _fitting(galleries: list[tuple[Gallery, bytes]], room: int) -> list[tuple[Gallery, bytes]]:
-    """Return all galleries if their pictures fit into so many bytes of the page, else as many evenly chosen ones as do."""
+def _fitting(galleries: list[tuple[str, str]], room: int) -> list[tuple[str, str]]:
+    """Return all galleries if they fit into so many bytes of the page, else as many evenly chosen ones as do."""
     for count in range(len(galleries), 0, -1):
         chosen = [galleries[index * len(galleries) // count] for index in range(count)]
-        # Base64 makes four letters of three bytes; an alternative text and its tag need some, too.
-        if sum(len(content) * 4 // 3 + 2 * len(gallery.alt) + 200 for gallery, content in chosen) <= room:
+        # An alternative text is escaped, and its tag needs some bytes, too.
+        if sum(len(uri) + 2 * len(alt) + 200 for alt, uri in chosen) <= room:
             return chosen
     return []

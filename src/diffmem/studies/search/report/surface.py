@@ -13,12 +13,12 @@ from diffmem.reports.style import (
     SMALL_FONT_SIZE,
     dress,
     legend_below,
-    no_minor_ticks,
     readable_ticks,
 )
-from diffmem.reports.text import line_text, size_text
+from diffmem.reports.text import size_text, target_text
 from diffmem.studies.search.records import LevelRecord, SearchResult, SizeRecord
 from diffmem.studies.search.report.panels import level_panels, shown_points
+from diffmem.studies.search.report.text import points_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +34,8 @@ _FEWEST_COLUMNS = 5.0
 _STEP = 0.0005  # of R_mem, from one colour to the next
 _BETWEEN_SIZES = 0.35  # more between two sizes than between two seeds of one size, where there are several
 
+_NOT_TRAINED: dict[str, Any] = {"fill": False, "edgecolor": "#9A9A9A", "linestyle": (0, (2, 2))}
+
 VERDICT_MARKS: dict[str, dict[str, Any]] = {
     "memorized": {"marker": "o", "markerfacecolor": "black"},
     "not memorized": {"marker": "o", "markerfacecolor": "white"},
@@ -45,6 +47,9 @@ VERDICT_MARKS: dict[str, dict[str, Any]] = {
     },
     "unfinished": {"marker": ">", "markerfacecolor": "white"},
 }
+_VERDICT_STYLE: dict[str, Any] = {
+    "linestyle": "", "color": "black", "markersize": 6, "markeredgecolor": "black", "markeredgewidth": 0.9,
+}  # fmt: skip
 """How the verdict of a training is drawn: a full, an empty or a half circle; a triangle where it goes on."""
 
 
@@ -63,35 +68,30 @@ def surface_figure(result: SearchResult) -> Figure:
         UserError: Nothing was measured yet.
     """
     figure, panels, width = level_panels(result, lambda level: 2.3, 3, pad=15)
-    ramp = _ramp(1 - result.epsilon)
+    target_rate = 1 - result.epsilon
+    ramp = _ramp(target_rate)
     for axes, level in panels:
         dress(axes, "Training images N (in order)", "Epoch (log scale)")
         axes.grid(visible=False)
-        _panel(axes, level, ramp, 1 - result.epsilon, width - 0.9)
+        _panel(axes, level, ramp, target_rate, width - 0.9)
     _keys(figure, ramp, result, [axes for axes, _ in panels])
     return figure
 
 
 def surface_text(result: SearchResult) -> str:
     """Return the surface in words, for those who cannot see it."""
-    parts = []
-    for level in result.levels:
-        found = [
-            f"{size_text(run.size)} images {100 * run.peak.memorized.value:.1f}% at epoch"
-            f" {size_text(run.peak.epoch)} ({run.verdict})"
-            for run in level.runs
-            if run.peak is not None
-        ]
-        parts.append(f"{level.name}: {', '.join(found) or 'nothing measured yet'}")
-    return f"R_mem by training-set size and epoch; highest R_mem of each training: {'; '.join(parts)}."
+    peaks = points_text(result, lambda run: run.peak)
+    return f"R_mem by training-set size and epoch; highest R_mem of each training: {peaks}."
 
 
-def _ramp(line: float) -> Colormap:
-    """Return colours of R_mem in [0, 1]: blues up to the line, oranges above, so that the line can be seen."""
+def _ramp(target_rate: float) -> Colormap:
+    """Return colours of R_mem in [0, 1]: blues up to the target, oranges above, so that the target can be seen."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    blues = [(line * i / (len(_BELOW) - 1), colour) for i, colour in enumerate(_BELOW)]
-    oranges = [(line + (1 - line) * i / (len(_ABOVE) - 1), colour) for i, colour in enumerate(_ABOVE)]
+    blues = [(target_rate * i / (len(_BELOW) - 1), colour) for i, colour in enumerate(_BELOW)]
+    oranges = [
+        (target_rate + (1 - target_rate) * i / (len(_ABOVE) - 1), colour) for i, colour in enumerate(_ABOVE)
+    ]
     return LinearSegmentedColormap.from_list("memorized", [*blues, *oranges], N=round(1 / _STEP) + 1)
 
 
@@ -129,9 +129,7 @@ def _places(runs: Sequence[SizeRecord]) -> list[float]:
     return places
 
 
-def _panel(axes: Axes, level: LevelRecord, ramp: Colormap, line: float, width: float) -> None:
-    from matplotlib.patches import Rectangle
-
+def _panel(axes: Axes, level: LevelRecord, ramp: Colormap, target_rate: float, width: float) -> None:
     runs = sorted(level.runs, key=lambda run: (run.size, run.seed))
     places = _places(runs)
     groups = _steps(runs)
@@ -144,7 +142,7 @@ def _panel(axes: Axes, level: LevelRecord, ramp: Colormap, line: float, width: f
     axes.set_xlim(-aside, places[-1] + aside)
     shown = readable_ticks(epochs, bounds[0], bounds[-1], room=0.09)
     axes.set_yticks(shown, [size_text(epoch) for epoch in shown])
-    axes.yaxis.set_minor_locator(no_minor_ticks())
+    axes.set_yticks([], minor=True)
     for place, run in zip(places, runs, strict=True):
         reached = bounds[0]
         for point in shown_points(run):
@@ -152,15 +150,9 @@ def _panel(axes: Axes, level: LevelRecord, ramp: Colormap, line: float, width: f
             low, high = reached, bounds[row[point.epoch] + 1]
             reached = high
             share = point.memorized.value
-            colour = ramp(
-                share + _STEP if share >= line - 1e-9 else share
-            )  # the line itself counts as reached
-            axes.add_patch(
-                Rectangle(
-                    (place - _HALF, low), 2 * _HALF, high - low, facecolor=colour, edgecolor="white",
-                    linewidth=0.6, gid="cell",
-                )
-            )  # fmt: skip
+            # The target itself counts as reached.
+            colour = ramp(share + _STEP if share >= target_rate - 1e-9 else share)
+            _add_cell(axes, place, low, high, facecolor=colour, edgecolor="white", linewidth=0.6, gid="cell")
             sign = {"at least": "•", "undecided": "?"}.get(point.verdict)
             if sign is not None:
                 axes.annotate(
@@ -169,18 +161,19 @@ def _panel(axes: Axes, level: LevelRecord, ramp: Colormap, line: float, width: f
                 )  # fmt: skip
         end = bounds[row[run.epochs] + 1]
         if reached < end * 0.999:
-            axes.add_patch(
-                Rectangle(
-                    (place - _HALF, reached), 2 * _HALF, end - reached, fill=False, edgecolor="#9A9A9A",
-                    linewidth=0.8, linestyle=(0, (2, 2)), gid="not trained",
-                )
-            )  # fmt: skip
+            _add_cell(axes, place, reached, end, **_NOT_TRAINED, linewidth=0.8, gid="not trained")
         axes.plot(
-            place, 1.035, transform=axes.get_xaxis_transform(), clip_on=False, linestyle="",
-            **{"markersize": 6, "markeredgecolor": "black", "markeredgewidth": 0.9, **VERDICT_MARKS[run.verdict]},
+            place, 1.035, transform=axes.get_xaxis_transform(), clip_on=False,
+            **_VERDICT_STYLE, **VERDICT_MARKS[run.verdict],
         )  # fmt: skip
     _name_sizes(axes, runs, places, width)
     _draw_emm(axes, level, runs, places)
+
+
+def _add_cell(axes: Axes, place: float, low: float, high: float, **style: Any) -> None:
+    from matplotlib.patches import Rectangle
+
+    axes.add_patch(Rectangle((place - _HALF, low), 2 * _HALF, high - low, **style))
 
 
 def _name_sizes(axes: Axes, runs: Sequence[SizeRecord], places: Sequence[float], width: float) -> None:
@@ -220,33 +213,26 @@ def _ink(colour: tuple[float, ...]) -> str:
 
 
 def _keys(figure: Figure, ramp: Colormap, result: SearchResult, panels: list[Axes]) -> None:
-    """Draw the colours of R_mem with the line of 1 - epsilon, and what the signs mean."""
+    """Draw the colours of R_mem with 1 - epsilon, and what the signs mean."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    line = 100 * (1 - result.epsilon)
+    target = 100 * (1 - result.epsilon)
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, 100), ramp), ax=panels, fraction=0.025, pad=0.015, aspect=32,
         shrink=1.0 if len(panels) <= 3 else 0.5,
     )  # fmt: skip
-    ticks = sorted({0.0, 25.0, 50.0, 75.0, line} - ({75.0} if abs(line - 75) < 8 and line != 75 else set()))
+    ticks = sorted({0.0, 25.0, 50.0, 75.0, target} - ({75.0} if 0 < abs(target - 75) < 8 else set()))
     bar.set_ticks(ticks, labels=[f"{tick:.4g}%" for tick in ticks])
     bar.ax.tick_params(labelsize=SMALL_FONT_SIZE)
-    bar.ax.axhline(line, color="black", linewidth=1.6)
+    bar.ax.axhline(target, color="black", linewidth=1.6)
     bar.set_label("R_mem", fontsize=SMALL_FONT_SIZE)
     bar.outline.set_visible(False)
-    style = {
-        "linestyle": "",
-        "markersize": 6,
-        "markeredgecolor": "black",
-        "markeredgewidth": 0.9,
-        "color": "black",
-    }
     seen = {run.verdict for level in result.levels for run in level.runs}
     handles: list[Any] = [
-        Line2D([], [], **{**style, **marks}, label=verdict)
+        Line2D([], [], **_VERDICT_STYLE, **marks, label=verdict)
         for verdict, marks in VERDICT_MARKS.items()
         if verdict in seen
     ]
@@ -258,10 +244,10 @@ def _keys(figure: Figure, ramp: Colormap, result: SearchResult, panels: list[Axe
             marker="o",
             markersize=3,
             color="black",
-            label=f"certainly at least {line_text(result.epsilon)}",
+            label=f"certainly at least {target_text(result.epsilon)}",
         ),
         Line2D([], [], linestyle="", marker="$?$", color="black", label="not decided at this epoch"),
-        Patch(fill=False, edgecolor="#9A9A9A", linestyle=(0, (2, 2)), label="not trained (so far)"),
+        Patch(**_NOT_TRAINED, label="not trained (so far)"),
         Line2D([], [], color="black", linewidth=1.6, label="EMM"),
     ]
     legend_below(figure, handles, 1.8)

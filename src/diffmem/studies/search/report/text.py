@@ -6,42 +6,31 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from diffmem.reports.level_axis import numbers_of
-from diffmem.reports.text import line_text, rate_text, sentence, size_text, threshold_text
+from diffmem.reports.text import large_text, sentence, shared_texts, size_text, target_text, threshold_text
 from diffmem.studies.emm import ONE_RUN_PER_SIZE
-from diffmem.studies.report.text import NULL_RATE_WORTH_A_WARNING, emm_text
-from diffmem.studies.search.records import CostRecord, LevelRecord, SearchResult, SizeRecord
+from diffmem.studies.report.text import NULL_RATE_WORTH_A_WARNING, emm_text, ends_text
+from diffmem.studies.search.records import CostRecord, LevelRecord, PointRecord, SearchResult, SizeRecord
 from diffmem.text import count_text, percent
 
 __all__ = [
     "cost_text",
-    "epochs_text",
     "lead",
     "level_answer",
     "level_emm",
     "level_label",
     "method_text",
-    "number_text",
-    "peak_text",
+    "points_text",
     "search_runs",
     "search_warnings",
     "share_text",
-    "stopped_text",
 ]
-
-_STOPPED = {
-    "decided": "memorization was certain",
-    "hopeless": "given up by the futility rule",
-    "end": "the last epoch",
-    "running": "still training",
-}
-
 
 _OTHERWISE = {
     "above largest": "above the largest size allowed",
     "below smallest": "below the smallest size allowed",
     "not monotone": "not monotone",
     "unfinished": "unfinished",
-    "no runs": "not begun",
+    "no runs": "not started",
 }
 
 
@@ -74,14 +63,11 @@ def level_emm(level: LevelRecord, result: SearchResult) -> str:
 
 def level_answer(level: LevelRecord, result: SearchResult) -> str:
     """Return what was found for a level, and the paper's value if it is known, in one to three sentences."""
-    emm, line = level.emm, line_text(result.epsilon)
+    emm, ends = level.emm, ends_text(level.emm)
     sizes = [run.size for run in level.runs] or list(result.sizes)
     if emm.status == "estimated" and emm.value is not None:
-        found = f"EMM is about {size_text(emm.value)} training images"
-        if emm.low is not None and emm.high is not None:
-            confidence = f"{100 * result.confidence:.4g}%"
-            found += f" ({confidence} interval {size_text(emm.low)} to {size_text(emm.high)})"
-        found += "."
+        interval = f" ({100 * result.confidence:.4g}% interval {ends})" if " to " in ends else ""
+        found = f"EMM is about {size_text(emm.value)} training images{interval}."
     elif emm.status == "above largest":
         size = size_text(max(sizes))
         found = (
@@ -91,18 +77,17 @@ def level_answer(level: LevelRecord, result: SearchResult) -> str:
         size = size_text(min(sizes))
         found = f"EMM is below {size}: not even {size} training images, the fewest that were allowed, are memorized."
     elif emm.status == "not monotone":
-        ends = emm_text(emm, sizes).partition(", ")[2]
         found = (
-            f"EMM is not one number: R_mem is not monotone. A larger size certainly reaches {line} and a smaller one"
+            "EMM is not one number: R_mem is not monotone. A larger size certainly reaches"
+            f" {target_text(result.epsilon)} and a smaller one"
             f" certainly does not{f'; this happens within {ends} training images' if ends else ''}."
         )
     elif _status(level) == "unfinished":
-        ends = emm_text(emm, sizes).partition(", ")[2].removesuffix(" so far")
-        found = "EMM is not known yet, the search goes on: " + (
+        found = "EMM is not known yet, the search is running: " + (
             f"so far it is {ends} training images." if ends else "no size is decided so far."
         )
     else:
-        found = "EMM is not known yet: no training has begun."
+        found = "EMM is not known yet: no training has started."
     if level.published is not None:
         found += f" The paper: {size_text(level.published)}."
     return found
@@ -110,23 +95,18 @@ def level_answer(level: LevelRecord, result: SearchResult) -> str:
 
 def lead(result: SearchResult) -> str:
     """Answer the question of the search in a few plain sentences, before the answers of its levels."""
-    line = line_text(result.epsilon)
     what = (
-        f"EMM is the largest number of training images at which at least {line} of a model's samples are copies"
-        " of one of them."
+        f"EMM is the largest number of training images at which at least {target_text(result.epsilon)} of a model's"
+        " samples are copies of one of them."
     )
     if not search_runs(result):
-        return f"No training has begun yet, so nothing can be said about memorization. {what}"
+        return f"No training has started yet, so nothing can be said about memorization. {what}"
     if len(result.levels) == 1:
         return f"{level_answer(result.levels[0], result)} {what}"
     found = []
+    answered = [level for level in result.levels if level.emm.status == "estimated"]
     known = sorted(
-        (
-            (level.emm.value, level)
-            for level in result.levels
-            if level.emm.status == "estimated" and level.emm.value
-        ),
-        key=lambda pair: pair[0],
+        ((level.emm.value, level) for level in answered if level.emm.value), key=lambda pair: pair[0]
     )
     if len(known) > 1:
         (low, first), (high, last) = known[0], known[-1]
@@ -155,31 +135,8 @@ def lead(result: SearchResult) -> str:
         ]
         found.append(f"{'Besides, ' if known else ''}{', '.join(kinds)}.")
     if not result.finished:
-        found.append("The search still goes on.")
+        found.append("The search is still running.")
     return " ".join([*found, what])
-
-
-def peak_text(run: SizeRecord) -> str:
-    """Return the highest R_mem of a run with its interval, '92.1% [91.5, 92.6]', or that there is none yet."""
-    return "not measured yet" if run.peak is None else rate_text(run.peak.memorized)
-
-
-def epochs_text(run: SizeRecord) -> str:
-    """Return the epochs trained, of all: '1,500 of 4,000'."""
-    return f"{size_text(run.epochs_trained)} of {size_text(run.epochs)}"
-
-
-def stopped_text(run: SizeRecord) -> str:
-    """Return why the training ended, or that it has not."""
-    return _STOPPED[run.stopped]
-
-
-def number_text(number: float) -> str:
-    """Return a large number in a few characters: '830', '52,300', '4.2 M', '1.3 G'."""
-    for unit, name in ((1e9, "G"), (1e6, "M")):
-        if number >= unit:
-            return f"{number / unit:.3g} {name}"
-    return f"{float(f'{number:.3g}'):,.0f}"
 
 
 def share_text(cost: CostRecord) -> str:
@@ -190,32 +147,42 @@ def share_text(cost: CostRecord) -> str:
     return f"{share:.0f}%" if share >= 10 or share == 0 else f"{share:.1f}%"
 
 
+def points_text(result: SearchResult, point: Callable[[SizeRecord], PointRecord | None]) -> str:
+    """Return one point of every run with its verdict, level by level; of a run without it, nothing."""
+    parts = []
+    for level in result.levels:
+        found = [
+            f"{size_text(run.size)} images {percent(one.memorized.value)} at epoch {size_text(one.epoch)} ({run.verdict})"
+            for run in level.runs
+            if (one := point(run)) is not None
+        ]
+        parts.append(f"{level.name}: {', '.join(found) or 'nothing measured yet'}")
+    return "; ".join(parts)
+
+
 def cost_text(result: SearchResult) -> str:
     """Compare the cost of the whole search with the grid's, in a sentence."""
     cost = result.cost
     spent = (
         f"{count_text(cost.runs, 'run', 'runs')}{'' if result.finished else ' so far'}:"
-        f" {number_text(cost.images_trained)} images trained on and"
-        f" {number_text(cost.images_sampled)} images sampled"
+        f" {large_text(cost.images_trained)} images trained on and"
+        f" {large_text(cost.images_sampled)} images sampled"
     )
     if not cost.grid_units:
         return f"{spent}."
-    return f"{spent}, {share_text(cost)} of what a fixed grid of equal precision would cost."
+    return f"{spent}, {share_text(cost)} of the cost of a fixed grid."
 
 
 def search_warnings(result: SearchResult) -> list[str]:
     """Return what to know before using the numbers: notes, caveats of EMM, undecided runs, null rates, incidents."""
-    found: dict[str, list[str]] = {}
-    for level in result.levels:
-        for note in level.emm.notes:
-            found.setdefault(note, []).append(level_label(level.name, result))
-    answered = [level for level in result.levels if level.emm.status == "estimated"]
-    if len(result.seeds) == 1 and answered:
-        found[ONE_RUN_PER_SIZE] = [level.name for level in result.levels]
-    warnings = list(result.notes)
-    for note, names in found.items():
-        everywhere = note == ONE_RUN_PER_SIZE or len(names) == len(result.levels)
-        warnings.append(note if everywhere else f"{', '.join(names)}: {note}")
+    notes = [(level_label(level.name, result), note) for level in result.levels for note in level.emm.notes]
+    warnings = [
+        *result.notes,
+        *shared_texts([one for one in notes if one[1] != ONE_RUN_PER_SIZE], len(result.levels)),
+    ]
+    answered = any(level.emm.status == "estimated" for level in result.levels)
+    if ONE_RUN_PER_SIZE in [note for _, note in notes] or (answered and len(result.seeds) == 1):
+        warnings.append(ONE_RUN_PER_SIZE)
     runs = search_runs(result)
 
     def these(wanted: Callable[[SizeRecord], bool]) -> list[SizeRecord]:
@@ -225,27 +192,27 @@ def search_warnings(result: SearchResult) -> list[str]:
     if undecided:
         warnings.append(
             f"{count_text(len(undecided), 'run was', 'runs were')} not decided within the allowed samples, as R_mem"
-            f" is too near {line_text(result.epsilon)} there: {_named(undecided, result)}."
+            f" is too near {target_text(result.epsilon)} there: {_named(undecided, result)}."
         )
     hopeless = these(lambda run: run.stopped == "hopeless")
     if hopeless:
         warnings.append(
-            f"{count_text(len(hopeless), 'training was', 'trainings were')} given up by the futility rule before the"
-            " last epoch: what was concluded there rests on the course of the learning curve:"
+            f"{count_text(len(hopeless), 'training was', 'trainings were')} stopped by the futility rule before the"
+            " last epoch: their verdicts are extrapolated from the learning curve:"
             f" {_named(hopeless, result)}."
         )
     high = these(lambda run: run.null is not None and run.null.value > NULL_RATE_WORTH_A_WARNING)
     if high:
         most = max(run.null.value for run in high if run.null is not None)
         warnings.append(
-            f"The rule also fires on up to {percent(most)} of held-out images, which are no copies, so R_mem may"
+            f"The rule also flags up to {percent(most)} of held-out images, which are not copies, so R_mem may"
             f" overstate copying by about as much: {_named(high, result)}."
         )
     without = these(lambda run: run.null is None and run.verdict != "unfinished")
     if without:
         warnings.append(
-            f"{count_text(len(without), 'run has', 'runs have')} no null rate: how often the rule fires by chance is"
-            " not known there."
+            f"{count_text(len(without), 'run has', 'runs have')} no null rate: how often the rule flags images by"
+            " chance is not known there."
         )
     warnings += [f"{_name(run, result)}: {sentence(incident)}" for run in runs for incident in run.incidents]
     return list(dict.fromkeys(warnings))
@@ -275,7 +242,7 @@ def _named(runs: Sequence[SizeRecord], result: SearchResult, letters: int = 160)
 
 def method_text(result: SearchResult) -> list[tuple[str, list[str]]]:
     """Return (heading, paragraphs) of how the search was carried out and of what was studied."""
-    line, seeds = line_text(result.epsilon), len(result.seeds)
+    target, seeds = target_text(result.epsilon), len(result.seeds)
     methods = sorted({point.memorized.method for run in search_runs(result) for point in run.points})
     found = [
         (
@@ -283,58 +250,52 @@ def method_text(result: SearchResult) -> list[tuple[str, list[str]]]:
             [
                 "A generated image is a copy when its distance to the nearest training image is less than"
                 f" {threshold_text(result.threshold)} of its distance to the second nearest (Yoon et al., 2023). R_mem is"
-                " the share of generated images that are copies; the highest over training decides. The null rate is the"
-                " same rule on real images that were not in the training set: how often it is wrong by chance."
+                " the fraction of generated images that are copies; the highest over training counts. The null rate is the"
+                " rate of the same rule on real images that were not in the training set."
             ],
         ),
         (
             "EMM",
             [
-                f"The largest number of training images N at which R_mem is still at least {line} (Gu et al., 2025). The"
+                f"The largest number of training images N at which R_mem is still at least {target} (Gu et al., 2025). The"
                 f" search allowed N from {size_text(result.sizes[0])} to {size_text(result.sizes[1])} and"
-                f" {count_text(seeds, 'seed', 'seeds')}, and ends when half the interval is within"
+                f" {count_text(seeds, 'seed', 'seeds')}, and ends when the half-width of the interval is within"
                 f" {100 * result.tolerance:.3g}% of EMM.",
                 *dict.fromkeys(sentence(level.emm.method) for level in result.levels if level.emm.method),
             ],
         ),
         (
-            "Sampling stops when it knows",
+            "When sampling stops",
             [
-                "Images are generated in growing parts. A confidence sequence says after each whether R_mem is at least"
-                f" {line}; unlike a usual interval it may be looked at as often as one likes, so stopping early adds no"
+                "Images are generated in batches of growing size. A confidence sequence tests after each whether R_mem is at least"
+                f" {target}; unlike a fixed-sample interval it is valid at any stopping time, so stopping early adds no"
                 f" error. At most {result.samples:,} images are generated at one evaluation point."
                 + (f" Intervals: {', '.join(methods)}." if methods else "")
             ],
         ),
         (
-            "Training stops when it knows",
+            "When training stops",
             [
-                f"Once R_mem is certainly at least {line} the training ends, because the highest value decides. A"
+                f"Once R_mem is certainly at least {target} the training ends, because the highest value counts. A"
                 " training is 'not memorized' only when every evaluation point is certainly below."
             ],
         ),
         (
-            "Sizes are chosen",
+            "How sizes are chosen",
             [
-                "The search brackets the crossing, then closes in on it in log N from all that is certain so far; every"
-                " larger training set holds the smaller ones."
+                "The search brackets the crossing, then narrows the bracket in log N; training sets are nested: every larger one contains"
+                " the smaller ones."
             ],
         ),
         (
             "Cost",
             [
                 "A unit is the cost of training on one image once; a generated image counts by its network evaluations."
-                " The grid is what the search is compared with: every size of the same range, as far apart as the tolerance"
-                " asks for, trained to the end, with all images sampled at every evaluation point."
+                " The search is compared with a fixed grid: the same range with sizes spaced by the tolerance,"
+                " every one trained to the end, with all images sampled at every evaluation point."
             ],
         ),
     ]  # fmt: skip
-    for heading, of in (
-        ("Data", lambda level: level.data),
-        ("Model", lambda level: level.model),
-        ("Training", lambda level: level.training),
-    ):  # type: tuple[str, Callable[[LevelRecord], str]]
-        found.append((heading, _by_level(result, of)))
     settings = _by_level(
         result,
         lambda level: ", ".join(f"{key} = {value}" for key, value in level.settings.items()) or "nothing",
@@ -342,6 +303,9 @@ def method_text(result: SearchResult) -> list[tuple[str, list[str]]]:
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
     return [
         *found,
+        ("Data", _by_level(result, lambda level: level.data)),
+        ("Model", _by_level(result, lambda level: level.model)),
+        ("Training", _by_level(result, lambda level: level.training)),
         ("What a level changes", settings),
         ("Sampling", [result.sampling]),
         ("Measuring protocol", [result.protocol]),
@@ -351,8 +315,4 @@ def method_text(result: SearchResult) -> list[tuple[str, list[str]]]:
 
 
 def _by_level(result: SearchResult, of: Callable[[LevelRecord], str]) -> list[str]:
-    """Return a text of every level, once where all say the same."""
-    texts = [(level.name, of(level)) for level in result.levels]
-    if len({text for _, text in texts}) == 1:
-        return [texts[0][1]]
-    return [f"{name}: {text}" for name, text in texts]
+    return shared_texts([(level.name, of(level)) for level in result.levels], len(result.levels))

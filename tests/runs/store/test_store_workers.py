@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from store_builders import until
 
-from diffmem.runs.store import processes
-from diffmem.runs.store.processes import is_gone, this_process
+from diffmem.runs.store import workers
+from diffmem.runs.store.workers import is_gone, this_process
 
 needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="no /proc here")
 
@@ -24,7 +24,7 @@ def sleeper():
 
 def of(child):
     return replace(
-        this_process(), pid=child.pid, start=(processes._state_and_start(child.pid) or (None, None))[1]
+        this_process(), pid=child.pid, start=(workers._state_and_start(child.pid) or (None, None))[1]
     )
 
 
@@ -54,34 +54,34 @@ def test_a_number_that_another_process_has_now_does_not_count_as_alive(sleeper):
     assert is_gone(replace(known, start=known.start - 1))
 
 
-def test_of_processes_in_other_places_nothing_is_known(sleeper):
+def test_of_processes_on_other_machines_nothing_is_known(sleeper):
     known = of(sleeper)
     sleeper.kill()
     sleeper.wait()
-    assert not is_gone(replace(known, place="elsewhere"))
+    assert not is_gone(replace(known, machine="elsewhere"))
     assert not is_gone(replace(known, pid=0))
 
 
 @needs_proc
-def test_a_place_is_a_host_a_boot_and_a_namespace_of_numbers(monkeypatch, tmp_path):
-    here = this_process().place
+def test_a_machine_is_a_host_a_boot_and_a_namespace_of_numbers(monkeypatch, tmp_path):
+    here = this_process().machine
     (tmp_path / "boot").write_text("another boot\n")
-    monkeypatch.setattr(processes, "_BOOT", tmp_path / "boot")
-    assert this_process().place != here
+    monkeypatch.setattr(workers, "_BOOT", tmp_path / "boot")
+    assert this_process().machine != here
     monkeypatch.undo()
-    assert this_process().place == here
+    assert this_process().machine == here
     (tmp_path / "pid").symlink_to("pid:[1]")
-    monkeypatch.setattr(processes, "_NAMESPACE", tmp_path / "pid")
-    assert this_process().place != here
+    monkeypatch.setattr(workers, "_NAMESPACE", tmp_path / "pid")
+    assert this_process().machine != here
 
 
 def test_where_the_system_tells_no_starts_a_running_process_counts_as_the_same(
     monkeypatch, sleeper, tmp_path
 ):
-    monkeypatch.setattr(processes, "_BOOT", tmp_path / "missing")
-    monkeypatch.setattr(processes, "_state_and_start", lambda pid: None)
+    monkeypatch.setattr(workers, "_BOOT", tmp_path / "missing")
+    monkeypatch.setattr(workers, "_state_and_start", lambda pid: None)
     known = of(sleeper)
-    assert known.place == known.host
+    assert known.machine == known.host
     assert known.start is None
     assert not is_gone(known)
     sleeper.kill()
@@ -96,7 +96,7 @@ def test_a_program_may_have_any_name(tmp_path):
     child = subprocess.Popen([program, "60"])
     try:
         until(lambda: "a) R" in Path(f"/proc/{child.pid}/stat").read_text())
-        state, start = processes._state_and_start(child.pid)
+        state, start = workers._state_and_start(child.pid)
         assert state in "SRD"
         assert start >= this_process().start
     finally:

@@ -4,7 +4,7 @@ from data_builders import encoded, image_set
 from PIL import Image
 
 from diffmem.data import Reading, open_images, resize
-from diffmem.data.fit import fit_images, fitted
+from diffmem.data.transforms import fit_images, fitted
 from diffmem.errors import UserError
 
 WIDE = np.random.default_rng(0).integers(0, 256, (8, 16, 3), dtype=np.uint8)
@@ -40,7 +40,7 @@ def test_images_of_unequal_shapes_are_brought_to_one_and_this_is_told(tmp_path):
     ):
         open_images(tmp_path)
     for fit, told in (
-        ("crop", "cropped to the middle square"),
+        ("crop", "centre-cropped to a square"),
         ("stretch", "stretched"),
         ("pad", "padded with black"),
     ):

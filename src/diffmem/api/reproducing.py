@@ -1,0 +1,76 @@
+"""Experiments of the paper: run, judged, and written beside the paper's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
+
+from diffmem.console import warn
+from diffmem.distributed import world
+from diffmem.files import write_bytes, write_text
+from diffmem.paper.records import ExperimentResult
+from diffmem.paper.report.page import write_experiment
+from diffmem.paper.report.results_page import results_page
+from diffmem.paper.reproduce import Reproduction
+from diffmem.paper.reproduce import reproduce as run_experiment
+from diffmem.progress import show_progress
+from diffmem.reports.folder import ReportPaths
+from diffmem.studies.study import Study
+
+__all__ = ["reproduce", "write_results_page"]
+
+_PICTURES = "results"
+_MOST_GALLERIES = 4
+
+
+def reproduce(
+    planned: Sequence[Reproduction], *, device: str, workers: int | None = None
+) -> Iterator[tuple[ExperimentResult, ReportPaths]]:
+    """Do what is not done yet of each experiment, write its report, and yield both; under torchrun, rank 0 alone yields.
+
+    Args:
+        planned: The experiments.
+        device: 'cpu' or 'cuda'.
+        workers: Processes that train at the same time; by default one per core on a CPU.
+
+    Raises:
+        UserError: The data cannot be had or do not fit.
+        DiffmemError: A run failed.
+        KeyboardInterrupt: A stop was requested; everything is saved.
+    """
+    for one in planned:
+        with show_progress(one.experiment.name) as progress:
+            result, studies = run_experiment(
+                one, device=device, workers=workers, progress=progress, warn=warn
+            )
+        if world().is_main:
+            yield result, _write(one, result, studies)
+
+
+def _write(one: Reproduction, result: ExperimentResult, studies: list[Study]) -> ReportPaths:
+    for level, study in zip(one.levels, studies, strict=True):
+        name = "".join(sign if sign.isalnum() or sign in ".,=-" else "_" for sign in level.paper_name)
+        recipe = yaml.safe_dump(study.recipe.model_dump(mode="json"), sort_keys=False)
+        write_text(one.folder / "recipes" / f"{name}.yaml", recipe)
+    examples = []
+    for record, study in zip(result.levels[:_MOST_GALLERIES], studies, strict=False):
+        run = max(record.study.runs, key=lambda run: run.peak.memorized.value)
+        examples.append(study.example(run.run_id).titled(f"{result.factor} {record.name}"))
+    return write_experiment(result, examples, one.folder)
+
+
+def write_results_page(
+    page: Path, results: Sequence[ExperimentResult], newest: ReportPaths, scale: str
+) -> None:
+    """Write the page of all results so far; the newest one's figure is put beside those of the others.
+
+    Raises:
+        DiffmemError: A file cannot be written.
+    """
+    for figure in newest.figures:
+        write_bytes(page.parent / _PICTURES / f"{results[-1].name}.png", figure.read_bytes())
+    pictures = {result.name: f"{_PICTURES}/{result.name}.png" for result in results}
+    command = f"diffmem reproduce --all --scale {scale} --page {page.name if page.is_absolute() else page}"
+    write_text(page, results_page(results, pictures, command))
