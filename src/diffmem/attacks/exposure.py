@@ -201,14 +201,14 @@ def _record(
         finding = "exposed"
     elif smallest > _LEVEL:
         finding = "cannot tell"
-    told = (
+    sentence = (
         f"The planted canaries have a mean exposure of {bits.mean():.2f} bits; by chance it would be {chance:.2f}, and {greatest:.2f} is"
         f" the greatest that {count} control canar{'y' if count == 1 else 'ies'} can show (p = {p:.2g})."
     )
     if finding == "cannot tell":
-        told += f" So few canaries cannot show memorization: even if all were exposed, p would be {smallest:.2g}. Plant 5 or more."
+        sentence += f" So few canaries cannot show memorization: even if all were exposed, p would be {smallest:.2g}. Plant 5 or more."
     if reproduced is not None:
-        told += (
+        sentence += (
             f" Samples reproduce {reproduced.planted.count} of {count} planted and {reproduced.control.count} of {count} control"
             " canaries."
         )
@@ -230,5 +230,5 @@ def _record(
         planted_scores=planted.tolist(),
         control_scores=control.tolist(),
         finding=finding,
-        sentence=told,
+        sentence=sentence,
     )

@@ -78,7 +78,7 @@ def flipd_record(
     config: FlipdConfig | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> FlipdRecord:
-    """Measure FLIPD of samples; with canaries, whether it tells memorized images, and a threshold.
+    """Measure FLIPD of samples; with canaries, whether it separates memorized images, and a threshold.
 
     Planted against control canaries say whether the values show memorization in this model. The threshold comes from the control
     canaries' images without their marks: marked images that were not trained on are unlike anything that the model makes, so

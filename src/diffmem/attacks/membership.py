@@ -1,6 +1,6 @@
-"""Membership inference: whether scores of a denoiser tell its training images from others of the same source.
+"""Membership inference: whether scores of a denoiser separate its training images from others of the same source.
 
-The answer is about membership only if nothing else tells the two sets apart: they must be random draws from one source, so that
+The answer is about membership only if nothing else separates the two sets: they must be random draws from one source, so that
 only chance decided which images were trained on. Training images against those of another collection, another year or another
 converter measure the difference of the collections. What can be checked is: whether plain statistics of the images, without the
 model, or the mix of classes separate the sets. Passing is no proof that the source is the same.

@@ -1,4 +1,4 @@
-"""Scores of single images that tell training images from others by how well a denoiser treats them.
+"""Scores of single images that separate training images from others by how well a denoiser treats them.
 
 Three published attacks, for any `Denoiser`. All were stated for networks that predict the noise at the timesteps of a
 variance-preserving process; a state x_t there is y + sigma n here divided by sqrt(1 + sigma^2), and the noise that a denoiser
@@ -52,7 +52,7 @@ def attack_levels(attack: Attack, denoiser: Denoiser, sigmas: Sequence[float] | 
     the first level is that of the image itself: the denoiser's smallest level stands for those below it.
 
     Args:
-        sigmas: Levels in place of the published ones.
+        sigmas: Levels instead of the published ones.
 
     Raises:
         UserError: There is no such attack; too few levels are left; given ones do not ascend, or are outside of the denoiser's range.

@@ -67,7 +67,7 @@ def audit(
     request: AuditRequest,
     shards: Path,
     progress: Progress = NO_PROGRESS,
-    report: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> Audited:
     """Do an audit.
 

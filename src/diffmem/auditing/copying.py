@@ -12,7 +12,7 @@ from diffmem.progress import NO_PROGRESS, Progress
 __all__ = ["copying_record"]
 
 _MOST = 100_000
-"""Training images that the test looks at; of a larger set so many are drawn."""
+"""Training images that the test compares with; of a larger set so many are drawn."""
 
 
 def copying_record(

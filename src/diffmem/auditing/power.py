@@ -20,7 +20,7 @@ from diffmem.auditing.records import PowerRecord
 from diffmem.errors import UserError
 from diffmem.memorization.neighbours.contents import taken
 from diffmem.memorization.rates import Rate
-from diffmem.progress import NO_PROGRESS, Progress, part_of
+from diffmem.progress import NO_PROGRESS, Progress, parts_of
 
 __all__ = ["COUNT", "DetectedControls", "detect_controls", "measure_power", "power_records"]
 
@@ -116,11 +116,10 @@ def detect_controls(
     size = max(1, originals.nbytes)
     at_once = max(1, _MOST_BYTES // size)
     found: list[DetectedControls] = []
-    for start in range(0, len(kinds), at_once):
-        here = kinds[start : start + at_once]
+    blocks = [kinds[start : start + at_once] for start in range(0, len(kinds), at_once)]
+    for here, part_done in parts_of(progress, blocks, [len(block) for block in blocks]):
         images = [make_controls(originals, kind.key, seed, training) for kind in here]
-        told = part_of(progress, start / len(kinds), len(here) / len(kinds))
-        seen = detector.detect(np.concatenate(images), told)
+        seen = detector.detect(np.concatenate(images), part_done)
         for at, kind in enumerate(here):
             other = partners(originals, seed, training) if kind.key == "blend50" else sources
             part = np.arange(at * len(sources), (at + 1) * len(sources))

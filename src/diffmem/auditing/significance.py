@@ -1,6 +1,6 @@
 """Whether chance explains copies: how many events are of samples, beside those of images that were never copied.
 
-An *event* is a group of near-copies that some criterion sees at some strictness, counted once however many images it holds, and
+An *event* is a group of near-copies that some criterion flags at some strictness, counted once however many images it holds, and
 of the kind of its nearest pair: a sample beside a training image, a held-out image beside a training image, or two training images
 beside each other. Without copying, the samples, the held-out and the training images are draws of one distribution, so which of the
 images of a group are samples is a matter of the draw: of two images at least one of which is a training image, one is a sample with the
@@ -121,7 +121,7 @@ def event_p_value(events: int, others: int, share: float) -> float:
 
     Events of samples and others are independent Poisson numbers with means in the ratio share : 1 - share, of unknown size (events are
     rare and independent). Outcomes are ordered by the binomial tail, in which n other events count as n + sqrt(n): a fixed rule, chosen
-    because a strictness at which no other image is ever flagged tells most. The chance is the largest over all means (Barnard 1945), so
+    because a strictness at which no other image is ever flagged says most. The chance is the largest over all means (Barnard 1945), so
     it holds whatever the rate of natural near-copies. From 150 events on it is the binomial tail itself, which holds for every number
     of events.
 
@@ -146,10 +146,10 @@ def event_p_value(events: int, others: int, share: float) -> float:
     # For each number of others, the fewest events of samples that are at least as rare as what was seen: it grows with their number.
     fewest = np.zeros(len(number), np.int64)
     at = 1
-    for place, heavy in enumerate(weight):
+    for other, heavy in enumerate(weight):
         while betainc(at, heavy + 1, share) > observed:
             at += 1
-        fewest[place] = at
+        fewest[other] = at
     # scipy.stats.poisson computes the same and takes twice as long.
     rest = means[:, None] * (1 - share)
     so_many = np.exp(number * np.log(rest) - rest - gammaln(number + 1.0))

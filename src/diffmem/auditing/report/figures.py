@@ -252,9 +252,9 @@ def _power_panel(
     names = ["\n".join(textwrap.wrap(one.title, 15, max_lines=5, placeholder=" …")) for one in columns]
     axes.set_xticks([x + 0.5 for x in range(len(columns))], [_safe(name) for name in names])
     axes.xaxis.tick_top()
-    rows = [(y + 0.5, textwrap.shorten(words, 60)) for y, words in enumerate(kinds.values())]
+    rows = [(y + 0.5, textwrap.shorten(text, 60)) for y, text in enumerate(kinds.values())]
     rows.append((gap + 0.5, FALSE_ALARMS))
-    axes.set_yticks([y for y, _ in rows], [_safe(words) if named else "" for _, words in rows])
+    axes.set_yticks([y for y, _ in rows], [_safe(text) if named else "" for _, text in rows])
     axes.tick_params(length=0, labelsize=SMALL_FONT_SIZE)
     for side in axes.spines.values():
         side.set_visible(False)
@@ -264,7 +264,7 @@ def _power_panel(
 
 
 def _cell_text(share: float) -> str:
-    """Return a share in as few letters as tell it from none and from all."""
+    """Return a share in as few letters as distinguish it from none and from all."""
     if share in (0, 1) or 0.1 <= share <= 0.99:
         return f"{100 * share:.0f}%"
     return fine_percent(share) if share < 0.01 else f"{math.floor(1000 * share) / 10:.1f}%"
@@ -301,10 +301,10 @@ def copied_figure(result: AuditResult) -> Figure:
     axes.set_ylim(len(shown) - 0.4, -0.6)
     longest = max(one.times for one in shown)
     axes.set_xlim(0, longest * 1.35)
-    for place, one in enumerate(shown):
+    for row, one in enumerate(shown):
         held = "" if one.occurrences <= 1 else f"  held {one.occurrences:,} times"
         axes.text(
-            one.times + longest * 0.012, place, f"{one.times:,}{held}", va="center", fontsize=SMALL_FONT_SIZE
+            one.times + longest * 0.012, row, f"{one.times:,}{held}", va="center", fontsize=SMALL_FONT_SIZE
         )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
@@ -313,12 +313,12 @@ def copied_figure(result: AuditResult) -> Figure:
 def copied_text(result: AuditResult) -> str:
     """Return the most copied training images in words."""
     assert result.copies is not None
-    told = ", ".join(
+    images = ", ".join(
         f"number {one.training} by {count_text(one.times, 'sample', 'samples')}"
         for one in result.copies.most_copied[:MOST_BARS]
     )
-    return f"The most copied training images: {told}."
+    return f"The most copied training images: {images}."
 
 
-def _safe(words: str) -> str:
-    return words.replace("$", r"\$")
+def _safe(text: str) -> str:
+    return text.replace("$", r"\$")

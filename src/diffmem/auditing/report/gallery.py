@@ -234,8 +234,8 @@ def gallery_figure(gallery: AuditGallery) -> Figure:
     for at in range(count):
         left = LEFT + (at % PER_ROW) * step
         top = TOP + (at // PER_ROW) * band + HEAD
-        for line, images in enumerate(rows):
-            y = top + line * (high + 4)
+        for row, images in enumerate(rows):
+            y = top + row * (high + 4)
             canvas[y - 1 : y + high + 1, left - 1 : left + wide + 1] = _EDGE
             canvas[y : y + high, left : left + wide] = _for_display(images[at], (high, wide))
         middle = left + wide / 2
@@ -263,9 +263,9 @@ def gallery_figure(gallery: AuditGallery) -> Figure:
             )
     for number in range(bands):
         top = TOP + number * band + HEAD
-        for line, name in enumerate(gallery.names):
+        for row, name in enumerate(gallery.names):
             axes.text(
-                LEFT - 10, top + line * (high + 4) + high / 2, name, ha="right", va="center", fontsize=_MIDDLE
+                LEFT - 10, top + row * (high + 4) + high / 2, name, ha="right", va="center", fontsize=_MIDDLE
             )
     axes.text(
         8,

@@ -58,7 +58,7 @@ FINDING_TEXT = {
     "cannot tell": "? cannot tell",
     "not usable": "– not usable",
 }
-"""What a criterion finds, as a sign and a word: colour is never all that tells them apart."""
+"""What a criterion finds, as a sign and a word: colour is never all that distinguishes them."""
 
 _STYLES = {"copies": "bold red", "none": "green", "cannot tell": "yellow", "not usable": "dim"}
 _VERDICT_STYLES = {"copies found": "bold red", "none found": "bold green", "cannot tell": "bold yellow"}
@@ -215,7 +215,7 @@ def number_text(value: Any) -> str:
     if isinstance(value, Area):
         return f"{area_text(value)}, {value.members:,} against {value.nonmembers:,} ({value.confidence:.0%}, {value.method})"
     if isinstance(value, BaseModel):
-        return "; ".join(f"{name}: {words}" for name, _, words in record_rows(value))
+        return "; ".join(f"{name}: {text}" for name, _, text in record_rows(value))
     if isinstance(value, dict):
         return "; ".join(f"{key}: {number_text(one)}" for key, one in value.items()) or "none"
     if isinstance(value, list | tuple):

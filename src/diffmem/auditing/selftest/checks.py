@@ -42,12 +42,12 @@ def checked(
             "without copies" if part.duplication == "none" else f"with {part.duplication}"
         )
         used = [one for one in part.criteria if one.deciding and one.usable]
-        failures += [f"{where}: {line}" for line in _criteria(part, used, target)]
+        failures += [f"{where}: {text}" for text in _criteria(part, used, target)]
         for row in part.shares:
-            told = f"{where}, {row.planted} of {row.samples} samples are copies ({row.kind}): "
+            prefix = f"{where}, {row.planted} of {row.samples} samples are copies ({row.kind}): "
             failed, noted = _verdict(row, used)
-            failures += [told + line for line in failed]
-            notes += [told + line for line in noted]
+            failures += [prefix + text for text in failed]
+            notes += [prefix + text for text in noted]
         unusable = [one for one in part.criteria if one.deciding and not one.usable]
         notes += [
             f"{where}: {one.title!r} flags {one.null.value:.1%} of the held-out images, more than {target:.0%}; it is not used"
