@@ -100,7 +100,7 @@ def membership(
         seed: Seed of the noise and of the halves.
 
     Raises:
-        UserError: There are fewer members or non-members than `membership_rates.images_needed`, the sets do not fit each other or
+        UserError: There are fewer members or non-members than `diffmem.attacks.roc.images_needed`, the sets do not fit each other or
             the model, or the model returns values that are not finite.
     """
     levels = attack_levels(attack, denoiser, sigmas)
