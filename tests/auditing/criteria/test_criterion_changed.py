@@ -9,7 +9,7 @@ CHANGES = Transforms(True, 1)
 
 
 def batch(samples):
-    found = variant_neighbours(samples, TRAINING, CHANGED_NEIGHBOURS, transforms=CHANGES).samples
+    found = variant_neighbours(samples, TRAINING, CHANGED_NEIGHBOURS, transforms=CHANGES)
     return Batch(samples, {CHANGED: found.neighbours})
 
 
