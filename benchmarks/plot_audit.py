@@ -19,7 +19,8 @@ from diffmem.auditing.positive_controls import POSITIVE_CONTROLS, make_controls
 from diffmem.auditing.report.figures import PowerColumn, power_panels
 from diffmem.auditing.selftest.records import SelfTestPart, SelfTestResult
 from diffmem.data import open_images
-from diffmem.reports.figures import save_figure
+from diffmem.files import write_bytes
+from diffmem.reports.html import png_bytes
 from diffmem.reports.style import SMALL_FONT_SIZE, new_figure
 
 SHOWN = 7  # the digit that is changed
@@ -36,7 +37,7 @@ def planted_picture(path: Path) -> None:
         made = make_controls(images[[SHOWN]], kind.key, 0, images)[0, 0]
         axes.imshow(made, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_title(kind.key, fontsize=SMALL_FONT_SIZE)
-    save_figure(figure, path)
+    write_bytes(path, png_bytes(figure))
 
 
 def power_picture(photos: SelfTestResult, digits: SelfTestResult, path: Path) -> None:
@@ -45,7 +46,7 @@ def power_picture(photos: SelfTestResult, digits: SelfTestResult, path: Path) ->
     for words, result in (("photographs, 32 x 32", photos), ("digits, 8 x 8", digits)):
         columns = [PowerColumn(one.title, one.power, one.false_alarms) for one in result.parts[0].criteria]
         panels.append((words, columns))
-    save_figure(power_panels(panels), path)
+    write_bytes(path, png_bytes(power_panels(panels)))
 
 
 def table(photos: SelfTestPart, digits: SelfTestPart, keys: list[str]) -> str:

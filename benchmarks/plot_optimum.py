@@ -23,7 +23,8 @@ from torch import Tensor
 from diffmem.data import ImageSet
 from diffmem.data.names import NumberedNames
 from diffmem.optimum.optimum import Optimum
-from diffmem.reports.figures import save_figure
+from diffmem.files import write_bytes
+from diffmem.reports.html import png_bytes
 from diffmem.reports.style import COLOURS, dress, new_figure
 from diffmem.sampling import SamplerConfig, noise_levels
 from diffmem.sampling.samplers import sample_latents
@@ -67,7 +68,7 @@ def pruning(data: str | None, size: int, queries: int, out: Path) -> None:
     dress(axes, "noise level sigma (sampling goes from right to left)", "images per query and call")
     axes.set_title(f"18 Heun steps from the optimum of {size:,} images, {queries} queries")
     axes.legend(loc="center left")
-    save_figure(drawn, out / "optimum_pruning.png")
+    write_bytes(out / "optimum_pruning.png", png_bytes(drawn))
     for level, row in zip(
         levels, np.stack([computed / calls / queries, certified / calls / queries], 1), strict=True
     ):
@@ -130,7 +131,7 @@ def cost(sizes: list[int], queries: int, out: Path) -> None:
     dress(axes, "training images", "seconds per generated image")
     axes.set_title("18 Heun steps from the optimum, 32x32x3")
     axes.legend()
-    save_figure(drawn, out / "optimum_cost.png")
+    write_bytes(out / "optimum_cost.png", png_bytes(drawn))
 
 
 def main() -> None:
