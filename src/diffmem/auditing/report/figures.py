@@ -68,11 +68,22 @@ def distance_figure(result: AuditResult) -> Figure:
     panels = result.distances
     copies = result.copies
     worst = [] if copies is None else copies.worst
+    threshold = ratio_threshold(result)
     figure = new_figure(5.4 * len(panels), 4.3)
     for axes, record in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         _histogram(axes, record, worst)
-        if record.quantity == "ratio":
-            _threshold(axes, ratio_threshold(result))
+        if record.quantity == "ratio" and threshold is not None:
+            axes.axvline(threshold, color=COLOURS["black"], linestyle=":", linewidth=1.3)
+            axes.annotate(
+                f"copy below {threshold_text(threshold)}",
+                (threshold, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(-5, -4),
+                textcoords="offset points",
+                ha="right",
+                va="top",
+                fontsize=SMALL_FONT_SIZE,
+            )
     handles: list[Any] = [Patch(facecolor=_SAMPLES, alpha=0.45, edgecolor=_SAMPLES, label="samples")]
     if any(record.null for record in panels):
         handles.append(Line2D([], [], color=_NULL, linestyle="--", linewidth=1.6, label="null images"))
@@ -129,22 +140,6 @@ def _histogram(axes: Axes, record: DistanceRecord, worst: list[MatchRecord]) -> 
         FixedFormatter([f"{100 * power:.10f}".rstrip("0").rstrip(".") + "%" for power in powers])
     )
     axes.yaxis.set_minor_locator(no_minor_ticks())
-
-
-def _threshold(axes: Axes, threshold: float | None) -> None:
-    if threshold is None:
-        return
-    axes.axvline(threshold, color=COLOURS["black"], linestyle=":", linewidth=1.3)
-    axes.annotate(
-        f"copy below {threshold_text(threshold)}",
-        (threshold, 1),
-        xycoords=("data", "axes fraction"),
-        xytext=(-5, -4),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        fontsize=SMALL_FONT_SIZE,
-    )
 
 
 def distance_text(result: AuditResult) -> str:
