@@ -24,7 +24,7 @@ from scipy.ndimage import gaussian_filter
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "builders"))
 from simulation import Draw, Table, Universe
 
-from diffmem.auditing.positive_controls import plant
+from diffmem.auditing.positive_controls import make_controls
 from diffmem.data import open_images
 from diffmem.memorization import NeighbourIndex, Rate, nearest_neighbours
 
@@ -56,7 +56,7 @@ PLANTED: dict[str, Callable] = {
     "noise2": lambda images: noise(images, 2, 1),
     "noise4": lambda images: noise(images, 4, 2),
     "noise8": lambda images: noise(images, 8, 3),
-    "jpeg50": lambda images: plant(images, "jpeg50", 0, images),
+    "jpeg50": lambda images: make_controls(images, "jpeg50", 0, images),
     "blur0.7": lambda images: blur(images, 0.7),
 }
 FRESH: dict[str, Callable] = {

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffmem.auditing.positive_controls import PLANTED, plant
+from diffmem.auditing.positive_controls import POSITIVE_CONTROLS, make_controls
 from diffmem.auditing.report.figures import PowerColumn, power_panels
 from diffmem.auditing.selftest.records import SelfTestPart, SelfTestResult
 from diffmem.data import open_images
@@ -30,11 +30,11 @@ def planted_picture(path: Path) -> None:
     """Draw one digit with every change."""
     images = open_images("digits").images
     figure = new_figure(9.5, 2.9)
-    places = figure.subplots(2, (len(PLANTED) + 1) // 2).ravel()
+    places = figure.subplots(2, (len(POSITIVE_CONTROLS) + 1) // 2).ravel()
     for axes in places:
         axes.set_axis_off()
-    for axes, kind in zip(places, PLANTED, strict=False):
-        made = plant(images[[SHOWN]], kind.key, 0, images)[0, 0]
+    for axes, kind in zip(places, POSITIVE_CONTROLS, strict=False):
+        made = make_controls(images[[SHOWN]], kind.key, 0, images)[0, 0]
         axes.imshow(made, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_title(kind.key, fontsize=SMALL_FONT_SIZE)
     write_bytes(path, png_bytes(figure))

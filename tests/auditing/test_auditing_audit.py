@@ -63,7 +63,7 @@ def test_the_same_request_gives_the_same_bytes(tmp_path):
     settings = {
         "samples": None,
         "model": gaussian(TRAINING),
-        "number": 100,
+        "num": 100,
         "transforms": Transforms(True, 1),
     }
     one, other = (ask(tmp_path / name, **settings).result.model_dump_json() for name in "ab")

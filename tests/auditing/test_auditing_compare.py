@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from audit_tools import digits, image_set, noisy, times_of
 
-from diffmem.auditing.compare import compare, judge
+from diffmem.auditing.compare import compare, distance_records, judge
 from diffmem.auditing.detector import CopyDetector
-from diffmem.auditing.distances import distance_records
 from diffmem.auditing.nulls import null_images
 from diffmem.auditing.request import AuditOptions
 from diffmem.memorization import Transforms

@@ -27,7 +27,7 @@ def test_every_reference_that_is_matched_is_an_event_of_the_kind_of_its_nearest_
         alone(6), links((0, 0.1), (1, 0.3)), links((1, 0.2), (2, 0.1)), links((4, 0.1), own=[5])
     )
     assert counted(found) == (1, 2, 1)
-    assert found.others == 3
+    assert found.heldout + found.training == 3
     assert found.members.tolist() == [[1, 0, 1], [1, 1, 1], [0, 1, 1], [0, 0, 2]]
 
 

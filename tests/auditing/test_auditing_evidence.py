@@ -12,11 +12,11 @@ from diffmem.auditing.detector import CopyDetector
 from diffmem.auditing.evidence import SAME_PICTURE_RMS, same_pictures, weigh
 from diffmem.auditing.findings import criterion_records, sharp_rungs
 from diffmem.auditing.heldout import BothSides
-from diffmem.auditing.levels import FALSE_ALARM
 from diffmem.auditing.matches import matches_of
 from diffmem.auditing.nulls import null_images
 from diffmem.auditing.power import measure_power
 from diffmem.auditing.request import AuditOptions
+from diffmem.auditing.significance import FALSE_ALARM
 
 TRAINING, HELDOUT, FRESH = digits(500, 500, 500)
 

@@ -4,8 +4,8 @@ from audit_tools import digits
 
 from diffmem.auditing import power as module
 from diffmem.auditing.detector import CopyDetector
-from diffmem.auditing.positive_controls import PLANTED, near_copies
-from diffmem.auditing.power import detect_planted, measure_power, power_records
+from diffmem.auditing.positive_controls import POSITIVE_CONTROLS, near_copies
+from diffmem.auditing.power import detect_controls, measure_power, power_records
 from diffmem.errors import UserError
 from diffmem.memorization import Rate, Transforms
 
@@ -30,7 +30,7 @@ def record(power, criterion, key):
 
 
 def test_every_criterion_has_a_record_of_every_kind_in_order(detector, power):
-    kinds = [(kind.key, kind.words) for kind in PLANTED if not kind.near_copies]
+    kinds = [(kind.key, kind.text) for kind in POSITIVE_CONTROLS if not kind.near_copies]
     assert list(power) == [one.key for one in detector.criteria]
     assert all([(one.key, one.kind) for one in records] == kinds for records in power.values())
 
@@ -65,7 +65,7 @@ def test_an_image_can_be_traced_without_being_flagged(power):
 
 
 def test_either_image_of_an_equal_blend_counts_as_traced(detector, training):
-    (found,) = detect_planted(detector, training, np.arange(30), [PLANTED[-2]], 0)
+    (found,) = detect_controls(detector, training, np.arange(30), [POSITIVE_CONTROLS[-2]], 0)
     assert found.kind.key == "blend50"
     copied = detector.distinct[found.found.scores["ratio"].copied]
     right = (copied == found.sources) | (copied == found.partners)
@@ -115,7 +115,7 @@ def test_copies_of_different_images_are_planted_whatever_the_training_set_repeat
 def test_a_later_exact_copy_is_traced_to_the_first(training):
     pixels = np.concatenate([training, training[:5]])
     detector = CopyDetector(pixels, "pixel-l2/uint8")
-    found = detect_planted(detector, pixels, np.arange(400, 405), [PLANTED[0]], 0)
+    found = detect_controls(detector, pixels, np.arange(400, 405), [POSITIVE_CONTROLS[0]], 0)
     assert detector.distinct[found[0].found.scores["ratio"].copied].tolist() == [0, 1, 2, 3, 4]
     assert power_records(detector, pixels, found)["ratio"][0].traced.count == 5
 
@@ -166,7 +166,7 @@ def test_a_near_copy_of_the_right_picture_is_the_right_picture(training):
     pixels = np.concatenate([training, *near_copies(originals, 0)])
     names = np.concatenate([np.arange(len(training)), np.arange(60), np.arange(60)])
     detector = CopyDetector(pixels, "pixel-l2/uint8")
-    found = detect_planted(detector, pixels, np.arange(60), [PLANTED[2], PLANTED[-1]], 0)
+    found = detect_controls(detector, pixels, np.arange(60), [POSITIVE_CONTROLS[2], POSITIVE_CONTROLS[-1]], 0)
     by_pixels, by_picture = (power_records(detector, pixels, found, one)["repeats"] for one in (None, names))
     assert by_pixels[0].traced.count < 55
     assert by_picture[0].traced.count == 60

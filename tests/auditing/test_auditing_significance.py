@@ -3,16 +3,25 @@ import math
 
 import numpy as np
 import pytest
+from audit_tools import digits
 from parameters import these
 from scipy.stats import binom, poisson
 
+from diffmem.auditing.criteria import choose_criteria
 from diffmem.auditing.significance import (
+    DOUBT,
+    FALSE_ALARM,
+    TESTS,
     event_p_value,
     format_p,
     heldout_needed,
+    level_of,
+    rung_weights,
     share_of_samples,
     upper_bound,
 )
+from diffmem.auditing.spaces import FeatureSpace
+from diffmem.memorization import Transforms
 
 
 def others_allowed(events, share, level):
@@ -194,3 +203,54 @@ def test_a_p_value_that_is_no_number_any_more_is_not_called_zero():
     assert format_p(0.0) == "p < 1e-300"
     assert format_p(0.0312) == "p = 0.031"
     assert math.isclose(float(format_p(3.4e-200).split()[-1]), 3.4e-200)
+
+
+def features(key):
+    return FeatureSpace(key, key, key, 0.75, lambda images: images)
+
+
+def every_choice():
+    """The criteria of training sets of all sizes, with and without changes and networks, at several thresholds."""
+    (images,) = digits(120)
+    for count, transforms, spaces, threshold in itertools.product(
+        (1, 2, 3, 60, 120), (None, Transforms(True, 1)), ((), ("a",), ("a", "b")), (1 / 3, 1, 1 / 8, 1 / 20)
+    ):
+        yield choose_criteria(
+            images[:count],
+            lambda *given: np.zeros(1),
+            threshold,
+            transforms,
+            [features(key) for key in spaces],
+        )
+
+
+def test_the_levels_of_all_tests_criteria_and_steps_are_the_error_together():
+    number = 0
+    for criteria in every_choice():
+        levels = [
+            level_of(criteria, one, rung, test)
+            for one in criteria
+            if one.role == "deciding"
+            for rung in range(len(one.strictness))
+            for test in TESTS
+        ]
+        assert sum(levels) == pytest.approx(FALSE_ALARM)
+        assert min(levels) > 0
+        number += 1
+    assert number == 120
+
+
+def test_parts_of_tests_and_of_steps_sum_to_one():
+    assert sum(TESTS.values()) == pytest.approx(1)
+    for count in (1, 2, 3, 4):
+        assert len(rung_weights(count)) == count
+        assert sum(rung_weights(count)) == pytest.approx(1)
+
+
+def test_every_criterion_has_no_more_steps_than_there_are_parts():
+    assert all(len(one.strictness) <= 4 for criteria in every_choice() for one in criteria)
+
+
+def test_the_error_is_one_percent_and_a_doubt_is_larger_than_a_level():
+    assert FALSE_ALARM == 0.01
+    assert DOUBT > 1

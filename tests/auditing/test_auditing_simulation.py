@@ -8,8 +8,8 @@ from scipy.stats import binom
 from simulation import Draw, Table, Universe, table_of
 
 from diffmem.auditing.detector import CopyDetector
-from diffmem.auditing.levels import FALSE_ALARM
 from diffmem.auditing.nulls import null_images
+from diffmem.auditing.significance import FALSE_ALARM
 
 DRAWS = amount(60, 200)
 CLUSTERED = amount(20, 60)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import binom
 
-from diffmem.auditing.levels import FALSE_ALARM
+from diffmem.auditing.significance import FALSE_ALARM
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT.parent / "shared" / "tools" / "make_cifar10_archive.py"

@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 
 from diffmem.auditing.events import group_p_value
-from diffmem.auditing.positive_controls import PLANTED
+from diffmem.auditing.positive_controls import POSITIVE_CONTROLS
 from diffmem.auditing.records import (
     AuditResult,
     ChanceTest,
@@ -129,7 +129,7 @@ def copies_of(matches):
 
 def power_of(key, at):
     """Made-up shares that fall from kind to kind."""
-    kinds = [kind for kind in PLANTED if not kind.near_copies]
+    kinds = [kind for kind in POSITIVE_CONTROLS if not kind.near_copies]
     found = []
     for place, kind in enumerate(kinds):
         share = 1.0 if key == "identical" and place == 0 else max(0.0, 1.02 - 0.06 * place - 0.02 * at)
@@ -137,7 +137,7 @@ def power_of(key, at):
         found.append(
             PowerRecord(
                 key=kind.key,
-                kind=kind.words,
+                kind=kind.text,
                 detected=rate(round(200 * share), 200),
                 traced=rate(200 - place, 200) if key != "identical" else None,
             )

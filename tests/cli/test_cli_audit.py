@@ -260,7 +260,7 @@ def test_a_wrong_question_is_one_line_with_code_2_and_nothing_is_written(
 def test_the_self_test_passes_and_says_what_it_proved(call, tmp_path, monkeypatch, size):
     if size == "small":
         monkeypatch.setattr(selftest, "_DRAWS", 60)
-        monkeypatch.setattr(selftest, "PLANTED", selftest.PLANTED[:3])
+        monkeypatch.setattr(selftest, "POSITIVE_CONTROLS", selftest.POSITIVE_CONTROLS[:3])
         small = partial(auditing.self_test, samples=299, shares=(0, 0.1, 1), duplicated=("none",))
         monkeypatch.setattr(auditing, "self_test", small)
     told = call("audit", "--self-test", "--out", tmp_path / "self")

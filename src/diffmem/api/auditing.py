@@ -72,7 +72,7 @@ class Audit:
         Raises:
             DiffmemError: A file cannot be written.
         """
-        return write_audit(self.result, audit_images(self.found), self.found.matches, Path(out)).html
+        return write_audit(self.result, audit_images(self.found), self.found.matches, Path(out))
 
 
 def audit(

@@ -95,7 +95,6 @@ def exposure_of_model(
         denoiser: Any denoiser; if it is `Latent`, canaries are encoded. One with classes is asked with the labels of the canaries.
         canaries: Of its training set, at its resolution.
         seed: Of the noise.
-        progress: Told the share that is done.
 
     Raises:
         UserError: The canaries do not fit the model, or it returns values that are not finite.
@@ -120,8 +119,6 @@ def exposure_of_samples(
 
     Args:
         samples: Generated images, of the shape of the canaries.
-        canaries: Of the training set.
-        progress: Told the share that is done.
         threshold: In (0, 1).
 
     Raises:
@@ -204,14 +201,14 @@ def _record(
         finding = "exposed"
     elif smallest > _LEVEL:
         finding = "cannot tell"
-    told = (
+    sentence = (
         f"The planted canaries have a mean exposure of {bits.mean():.2f} bits; by chance it would be {chance:.2f}, and {greatest:.2f} is"
         f" the greatest that {count} control canar{'y' if count == 1 else 'ies'} can show (p = {p:.2g})."
     )
     if finding == "cannot tell":
-        told += f" So few canaries cannot show memorization: even if all were exposed, p would be {smallest:.2g}. Plant 5 or more."
+        sentence += f" So few canaries cannot show memorization: even if all were exposed, p would be {smallest:.2g}. Plant 5 or more."
     if reproduced is not None:
-        told += (
+        sentence += (
             f" Samples reproduce {reproduced.planted.count} of {count} planted and {reproduced.control.count} of {count} control"
             " canaries."
         )
@@ -233,5 +230,5 @@ def _record(
         planted_scores=planted.tolist(),
         control_scores=control.tolist(),
         finding=finding,
-        sentence=told,
+        sentence=sentence,
     )

@@ -1,4 +1,4 @@
-"""FLIPD: how many dimensions a denoiser sees around an image; few where it memorized the image.
+"""FLIPD: how many local dimensions a denoiser has around an image; few where it memorized the image.
 
 d(x; sigma) = tr J_D(x; sigma) + |D(x; sigma) - x|^2 / sigma^2, J_D being the Jacobian of D in x (Kamkari et al. 2024, "A Geometric View
 of Data Complexity", arXiv 2406.03537, in the form of a denoiser). For a Gaussian it counts the directions whose variance exceeds
@@ -51,14 +51,14 @@ Probe = Literal["rademacher", "gaussian"]
 SIGMA = 0.35
 """The noise level of FLIPD if none is given.
 
-For the optimum of a training set of digits, every level up to 0.8 tells training from held-out images without error. Of a small U-Net on
-126 digits of 8x8 and 12 canaries four times over, 350 epochs, before it copies, the area under the curve of training against held-out
+For the optimum of a training set of digits, every level up to 0.8 separates training from held-out images without error. Of a small U-Net
+on 126 digits of 8x8 and 12 canaries four times over, 350 epochs, before it copies, the area under the curve of training against held-out
 images is 0.52 at 0.02, 0.57 at 0.05, 0.63 at 0.1, 0.77 at 0.2, 0.81 at 0.35, 0.78 at 0.5 and 0.73 at 0.8: at lower levels a network still
-takes every direction for noise. Planted from control canaries are told without error from 0.1 on.
+takes every direction for noise. Planted and control canaries are separated without error from 0.1 on.
 """
 
 EXACT_UP_TO = 3500
-"""Values of an image (C H W) up to which the trace is exact if not told otherwise."""
+"""Values of an image (C H W) up to which the trace is exact by default."""
 
 # Length of central differences over sigma: rounding of the denoiser's results over it, and its square, are both small.
 _STEP = {torch.float64: 1e-4, torch.float32: 0.1}
@@ -145,8 +145,6 @@ def flipd(
         denoiser: The model, which treats each image of a batch on its own. If it is `Latent`, images are encoded first.
         images: uint8 (N, C, H, W), pixels.
         labels: Class of each image, int64 (N,), or -1 for no label; or none.
-        config: How; the defaults if none.
-        progress: Of the directions.
 
     Raises:
         UserError: Images, labels or sigma do not fit the model, or it returns values that are not finite.

@@ -78,19 +78,16 @@ def flipd_record(
     config: FlipdConfig | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> FlipdRecord:
-    """Measure FLIPD of samples; with canaries, whether it tells memorized images, and a threshold.
+    """Measure FLIPD of samples; with canaries, whether it separates memorized images, and a threshold.
 
     Planted against control canaries say whether the values show memorization in this model. The threshold comes from the control
     canaries' images without their marks: marked images that were not trained on are unlike anything that the model makes, so
     their values are far above those of any sample.
 
     Args:
-        denoiser: The model; see `flipd`.
         samples: Its samples, of its shape, or other images.
-        canaries: Of its training set.
         most: Most samples that are measured.
         config: How. Its seed also draws the samples; without a trace it is exact up to 256 values, as a record takes many images.
-        progress: Of the directions.
 
     Raises:
         UserError: The images do not fit the model, or it returns values that are not finite.

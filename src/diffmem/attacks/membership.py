@@ -1,6 +1,6 @@
-"""Membership inference: whether scores of a denoiser tell its training images from others of the same source.
+"""Membership inference: whether scores of a denoiser separate its training images from others of the same source.
 
-The answer is about membership only if nothing else tells the two sets apart: they must be random draws from one source, so that
+The answer is about membership only if nothing else separates the two sets: they must be random draws from one source, so that
 only chance decided which images were trained on. Training images against those of another collection, another year or another
 converter measure the difference of the collections. What can be checked is: whether plain statistics of the images, without the
 model, or the mix of classes separate the sets. Passing is no proof that the source is the same.
@@ -98,10 +98,9 @@ def membership(
         sigmas: Noise levels of the attack; none for the published ones.
         fpr: False-positive rate at which the true-positive rate is reported, in (0, 0.5].
         seed: Seed of the noise and of the halves.
-        progress: Told the images that are scored.
 
     Raises:
-        UserError: There are fewer members or non-members than `membership_rates.images_needed`, the sets do not fit each other or
+        UserError: There are fewer members or non-members than `diffmem.attacks.roc.images_needed`, the sets do not fit each other or
             the model, or the model returns values that are not finite.
     """
     levels = attack_levels(attack, denoiser, sigmas)
@@ -194,8 +193,6 @@ def without_model(
     of neighbouring pixels).
 
     Args:
-        members: One set.
-        nonmembers: The other.
         false_alarm: Chance that, for sets of one source, any of the intervals excludes 0.5: each covers with 1 - false_alarm / 3.
     """
     sides = [_statistics(images.images) for images in (members, nonmembers)]
@@ -220,11 +217,6 @@ def class_mix_p_value(members: ImageSet, nonmembers: ImageSet, seed: int = 0) ->
     """Return how likely classes differ as much between the sets if chance divided the images; none if a set has no labels.
 
     A permutation test of the chi-square statistic: (1 + draws as extreme) / (1 + draws), 9,999 draws.
-
-    Args:
-        members: One set.
-        nonmembers: The other.
-        seed: Seed of the draws.
     """
     if members.labels is None or nonmembers.labels is None:
         return None

@@ -121,9 +121,6 @@ def check_counts(members: int, nonmembers: int, fpr: float, remark: str = "") ->
     """Refuse too few images to report a true-positive rate at a false-positive rate.
 
     Args:
-        members: Number of members.
-        nonmembers: Number of non-members.
-        fpr: The false-positive rate.
         remark: What else to say, for example that copies were removed.
 
     Raises:
@@ -159,7 +156,6 @@ def operating_point(
         members: Scores (m,).
         nonmembers: Scores (n,).
         fpr: The false-positive rate wanted, in (0, 0.5].
-        seed: Seed of the halves.
 
     Raises:
         UserError: There are fewer scores of a kind than `images_needed`, or they are not finite.

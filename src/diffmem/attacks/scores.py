@@ -1,4 +1,4 @@
-"""Scores of single images that tell training images from others by how well a denoiser treats them.
+"""Scores of single images that separate training images from others by how well a denoiser treats them.
 
 Three published attacks, for any `Denoiser`. All were stated for networks that predict the noise at the timesteps of a
 variance-preserving process; a state x_t there is y + sigma n here divided by sqrt(1 + sigma^2), and the noise that a denoiser
@@ -52,9 +52,7 @@ def attack_levels(attack: Attack, denoiser: Denoiser, sigmas: Sequence[float] | 
     the first level is that of the image itself: the denoiser's smallest level stands for those below it.
 
     Args:
-        attack: Which.
-        denoiser: The model.
-        sigmas: Levels in place of the published ones.
+        sigmas: Levels instead of the published ones.
 
     Raises:
         UserError: There is no such attack; too few levels are left; given ones do not ascend, or are outside of the denoiser's range.
@@ -118,14 +116,11 @@ def attack_scores(
     predicted at all keeps n = 0.
 
     Args:
-        attack: Which.
-        denoiser: The model.
         images: uint8 (N, C, H, W), pixels.
         labels: Class of each image, int64 (N,), or -1 for no label: needed if the model has classes, none otherwise.
         sigmas: Noise levels, in the units of what the model denoises; see `attack_levels`.
         seed: Of the noise of 'loss', with the pixels of each image; the others draw none.
         draws: Independent draws of noise at each level, of 'loss'.
-        progress: Of the images.
 
     Returns:
         float64 (N,), at most 0.

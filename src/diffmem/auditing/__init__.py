@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 from diffmem.auditing.audit import Audited, audit
-from diffmem.auditing.options import open_feature_space, parse_transforms
 from diffmem.auditing.records import AuditResult
 from diffmem.auditing.request import AuditOptions, AuditRequest, OtherTraining
 from diffmem.auditing.selftest.run import self_test
-from diffmem.auditing.spaces import FeatureSpace
+from diffmem.auditing.spaces import FeatureSpace, open_feature_space, parse_transforms
 
 __all__ = [
     "AuditOptions",

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from diffmem.attacks.exposure import ExposureRecord, exposure_of_model, exposure_of_samples
 from diffmem.attacks.flipd import FlipdConfig
 from diffmem.attacks.flipd_record import FlipdRecord, flipd_record
-from diffmem.auditing.compare import Comparison, compare, copies_found
+from diffmem.auditing.compare import Comparison, compare, copies_found, distance_records
 from diffmem.auditing.copying import copying_record
 from diffmem.auditing.detector import CopyDetector, occurrences
-from diffmem.auditing.distances import distance_records
 from diffmem.auditing.model import infer_membership, model_record, sample
 from diffmem.auditing.notes import notes_of, reading_lines, reading_problems
-from diffmem.auditing.positive_controls import PLANTED
+from diffmem.auditing.positive_controls import POSITIVE_CONTROLS
 from diffmem.auditing.power import COUNT
 from diffmem.auditing.readings import OtherReading, compare_reading
 from diffmem.auditing.records import AuditResult, InputRecord, MatchRecord, MembershipPart, ModelRecord, Role
@@ -68,14 +67,12 @@ def audit(
     request: AuditRequest,
     shards: Path,
     progress: Progress = NO_PROGRESS,
-    report: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> Audited:
     """Do an audit.
 
     Args:
-        request: What is asked.
         shards: Folder that keeps generated samples, so that an interrupted audit goes on where it stopped.
-        progress: Of the work.
         report: Called with how long the work will take, before it starts, where that is long.
 
     Raises:
@@ -277,7 +274,7 @@ def _estimate(request: AuditRequest, report: Callable[[str], None]) -> None:
             request.training.images,
             samples,
             0 if request.heldout is None else len(request.heldout),
-            COUNT * len(PLANTED),
+            COUNT * len(POSITIVE_CONTROLS),
             leave_one_out=not options.deduplicated,
             changes=0 if request.transforms is None else len(request.transforms),
             readings=len(request.other_training),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,18 +15,22 @@ from diffmem.auditing.detector import CopyDetector, Detections
 from diffmem.auditing.evidence import Evidence, flagged_references, weigh
 from diffmem.auditing.findings import criterion_records, sharp_rungs
 from diffmem.auditing.heldout import MOST_NEAR, HeldoutCheck, check_heldout, near_share
-from diffmem.auditing.levels import level_of
 from diffmem.auditing.matches import copies_of, matches_of
 from diffmem.auditing.nulls import Null, null_images
 from diffmem.auditing.power import measure_power
-from diffmem.auditing.records import CopiesRecord, CriterionRecord, MatchRecord, SpaceRecord
+from diffmem.auditing.records import CopiesRecord, CriterionRecord, DistanceRecord, MatchRecord, SpaceRecord
 from diffmem.auditing.request import AuditOptions
-from diffmem.auditing.significance import heldout_needed
+from diffmem.auditing.significance import heldout_needed, level_of
 from diffmem.auditing.verdict import Circumstances
 from diffmem.data import ImageSet
+from diffmem.memorization import Neighbours, RatioRule
 from diffmem.progress import NO_PROGRESS, Progress, Stages
 
-__all__ = ["Comparison", "compare", "copies_found", "judge"]
+__all__ = ["Comparison", "compare", "copies_found", "distance_records", "judge"]
+
+
+_BINS = 50
+_NONE = Neighbours(np.zeros((0, 1)), np.zeros((0, 1), np.int64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +77,7 @@ def judge(
     """Apply every criterion to the samples, with a null that is known; without power.
 
     Args:
-        detector: Of the training images.
-        training: These, for their names.
-        samples: In the same space.
-        null: Images that were never copied.
-        options: Of the audit.
         times: How often the samples hold each image, at its first position, int64 (Q,); 0 for those that are no trials.
-        progress: Of the work.
     """
     stages = Stages(progress, detect=0.8, heldout=0.2)
     found = detector.detect(samples.images, stages.detect, times=times)
@@ -252,3 +252,31 @@ def _needed(criteria: Sequence[Criterion], evidence: Evidence, null: Null, sampl
         if needed is not None:
             found.append(needed)
     return min(found, default=None)
+
+
+def distance_records(found: Comparison) -> list[DistanceRecord]:
+    """Return histograms of ratios (where there are two training images) and of distances."""
+    null = [one.batch.neighbours[PIXELS] for one in found.null.parts(PIXELS)]
+    samples = found.found.batch.neighbours[PIXELS]
+    scale = math.sqrt(math.prod(found.space.shape))
+    rms = [
+        np.concatenate([one.distances[:, 0] / scale for one in part]) for part in ([samples], [_NONE, *null])
+    ]
+    top = max(1.0, math.ceil(max(float(part.max(initial=0.0)) for part in rms)))
+    records = [_histogram("rms", rms, top)]
+    if samples.k > 1:
+        rule = RatioRule()
+        known = [rule.ratio(one) for one in null if one.k > 1]
+        ratios = [rule.ratio(samples), np.concatenate([np.zeros(0), *known])]
+        records.insert(0, _histogram("ratio", ratios, 1.0))
+    return records
+
+
+def _histogram(
+    quantity: Literal["ratio", "rms"], parts: list[NDArray[np.float64]], end: float
+) -> DistanceRecord:
+    edges = np.linspace(0, end, _BINS + 1)
+    samples, null = (np.histogram(part, edges)[0].tolist() for part in parts)
+    return DistanceRecord(
+        quantity=quantity, edges=edges.tolist(), samples=samples, null=null if len(parts[1]) else []
+    )

@@ -12,20 +12,13 @@ from diffmem.progress import NO_PROGRESS, Progress
 __all__ = ["copying_record"]
 
 _MOST = 100_000
-"""Training images that the test looks at; of a larger set so many are drawn."""
+"""Training images that the test compares with; of a larger set so many are drawn."""
 
 
 def copying_record(
     aligned: Aligned, seed: int, device: str, progress: Progress = NO_PROGRESS
 ) -> CopyingRecord:
-    """Return the C_T test of samples, training and held-out images; it cannot tell where there are too few for it.
-
-    Args:
-        aligned: The three sets.
-        seed: Of what is drawn.
-        device: Where distances are computed.
-        progress: Told the share of the work that is done.
-    """
+    """Return the C_T test of samples, training and held-out images; it cannot tell where there are too few for it."""
     sets = aligned.sets
     notes: list[str] = []
     training = sets["training"]

@@ -40,7 +40,7 @@ __all__ = ["CopyDetector", "Detections", "joined", "occurrences"]
 
 _PAIRS = 150_000_000  # of images and references in one search: what it keeps of pairs that may be near grows with them
 _INDEX_FROM = 2**28  # values of all references times queries; below, an index takes longer than it saves
-_AROUND = 3  # neighbours of a reference that are kept: one may be the image that is asked about
+_AROUND = 3  # neighbours of a reference that are remembered: one may be the image that is compared
 
 Pixels = NDArray[np.uint8]
 
@@ -105,7 +105,7 @@ class CopyDetector:
         device: Where distances and features are computed.
 
     Attributes:
-        distinct: Indices of the distinct training images, ascending: what `Scores.copied` refers to is a place in it.
+        distinct: Indices of the distinct training images, ascending: what `Scores.copied` refers to is a position in it.
         occurrences: How often the training set holds each training image, int64 (N,); 0 for copies of earlier ones.
         references: The distinct training images.
         criteria: That are applied, those that decide first.
@@ -170,7 +170,6 @@ class CopyDetector:
             images: uint8 (Q, C, H, W) in the space of the training images, Q at least 1.
             own: Where the images are distinct training images themselves, which, int64 (Q,): each is then compared with all others.
             spaces: Where to search; everywhere if left out.
-            progress: Told the share of the work that is done.
 
         Raises:
             UserError: The images do not fit the training images.

@@ -85,12 +85,12 @@ def count_events(
     first = np.ones(len(order), bool)
     first[1:] = np.diff(event[order]) != 0
     kinds = np.bincount(kind[order][first], minlength=3)
-    held, place = np.unique(event, return_inverse=True)
+    held, position = np.unique(event, return_inverse=True)
     members = np.zeros((len(held), 3), np.int64)
     amount = np.ones(len(event), np.int64)
     if weight is not None:
         amount[: len(samples.copied)] = weight
-    np.add.at(members, (place, kind), np.where(kind == _TRAINING, 0, amount))
+    np.add.at(members, (position, kind), np.where(kind == _TRAINING, 0, amount))
     images = np.concatenate([*(one.copied for one in links), training.own])
     pairs = np.unique(
         np.stack([np.concatenate([event, groups[training.copied]])[: len(images)], images]), axis=1
@@ -108,7 +108,7 @@ def group_p_value(members: NDArray[np.int64], samples: int, heldout: int, traini
     bounded by Chernoff's inequality. This takes the samples to be independent, which those of a model with few modes are not.
 
     Args:
-        members: As of `Events`; where training images are no null, their column is not looked at.
+        members: As of `Events`; where training images are no null, their column is not used.
         samples: All samples, at least 1.
         heldout: All held-out images.
         training: All training images that are compared with each other; 0 where they are no null.

@@ -13,10 +13,9 @@ from scipy.stats import hypergeom
 from diffmem.auditing.criteria import Criterion
 from diffmem.auditing.detector import Detections
 from diffmem.auditing.events import Links, count_events, group_p_value, groups_of
-from diffmem.auditing.levels import level_of
 from diffmem.auditing.nulls import Null
 from diffmem.auditing.records import ChanceTest
-from diffmem.auditing.significance import event_p_value, share_of_samples
+from diffmem.auditing.significance import event_p_value, level_of, share_of_samples
 
 __all__ = [
     "SAME_PICTURE_RMS",

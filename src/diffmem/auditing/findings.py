@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from diffmem.auditing.criteria import Criterion
 from diffmem.auditing.detector import Detections
 from diffmem.auditing.evidence import Evidence
-from diffmem.auditing.levels import DOUBT, FALSE_ALARM
 from diffmem.auditing.nulls import Null
 from diffmem.auditing.records import ChanceTest, CriterionRecord, Finding
-from diffmem.auditing.significance import format_p, upper_bound
+from diffmem.auditing.significance import DOUBT, FALSE_ALARM, format_p, upper_bound
 from diffmem.memorization.rates import Rate
 
 __all__ = ["BY_CHANCE", "criterion_records", "samples_needed", "sharp_rungs"]
@@ -43,11 +42,8 @@ def criterion_records(
     """Return the record of each criterion, in the order of the criteria; without power.
 
     Args:
-        criteria: That were applied.
-        protocols: Their ids.
         samples: What they make of the samples, of which at least one is a trial.
         null: What they make of images that were never copied.
-        evidence: Their tests.
         target: Share of copies that the audit is to exclude: a criterion that flags more null images says nothing of rare copies.
     """
     rungs = sharp_rungs(criteria, null, target, int(samples.trials.sum()), evidence.disagree)
@@ -70,9 +66,7 @@ def sharp_rungs(
     be flagged by chance, and so few that it does not keep this many samples from excluding that share.
 
     Args:
-        criteria: That were applied.
         null: What they make of images that were never copied.
-        target: The share of copies to be excluded.
         samples: Samples that can be judged.
         disagree: Keys of the criteria for which held-out images alone are the null.
     """

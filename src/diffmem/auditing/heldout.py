@@ -53,10 +53,8 @@ def check_heldout(
     """Compare the samples with the held-out images, too.
 
     Args:
-        detector: Of the training images.
         samples: What its criteria make of the samples.
         null: What the criteria make of held-out and of training images.
-        progress: Told the share of the work that is done.
     """
     if null.heldout is None:
         return HeldoutCheck(0, 0, False, None)
@@ -81,7 +79,6 @@ class BothSides:
     """Training and held-out images together, as what samples might copy.
 
     Args:
-        detector: Of the training images.
         null: With held-out images.
 
     Attributes:
@@ -141,14 +138,14 @@ class BothSides:
     def _near(self) -> NDArray[np.int64]:
         """Pairs of a held-out and a training image that are near-copies of each other."""
         assert self.null.heldout is not None
-        place = np.full(len(self.heldout.training), -1)
-        place[self.heldout.distinct] = len(self.detector.distinct) + np.arange(len(self.heldout.distinct))
+        position = np.full(len(self.heldout.training), -1)
+        position[self.heldout.distinct] = len(self.detector.distinct) + np.arange(len(self.heldout.distinct))
         pairs = [np.zeros((0, 2), np.int64)]
         for one in self.detector.criteria:
             if one.all_but_identical is None:
                 continue
-            flags = self.null.heldout.flags(one) & (place >= 0)
-            pairs.append(np.stack([place[flags], self.null.heldout.scores[one.key].copied[flags]], axis=1))
+            flags = self.null.heldout.flags(one) & (position >= 0)
+            pairs.append(np.stack([position[flags], self.null.heldout.scores[one.key].copied[flags]], axis=1))
         return np.concatenate(pairs)
 
 

@@ -33,8 +33,6 @@ def matches_of(
     """Return every sample that one of some criteria flags, nearest first.
 
     Args:
-        detector: Of the training images.
-        training: These, for their names.
         samples: For their names.
         found: What the criteria make of the samples.
         used: How strict each criterion that counts is, by key: its step of strictness.

@@ -16,7 +16,7 @@ from diffmem.data import ImageSet, grayscale, resize, rgb
 from diffmem.errors import UserError
 from diffmem.models import Denoiser, origin_of
 from diffmem.models.denoiser import pixel_shape_of
-from diffmem.progress import NO_PROGRESS, Progress, part_of
+from diffmem.progress import NO_PROGRESS, Progress, parts_of
 from diffmem.sampling import BrokenModelError, SamplerConfig, generate_resumable
 
 __all__ = ["FALSE_POSITIVES", "as_the_model_sees", "infer_membership", "model_record", "sample"]
@@ -101,12 +101,9 @@ def infer_membership(
     """Attack the model with its training images and held-out ones, or say what is missing.
 
     Args:
-        denoiser: The model.
-        training: Its training images.
         heldout: Images of the same source that it was not trained on.
         seed: Which images are drawn, and the noise.
         most: Most images of each kind; none for as many as are needed, and some more.
-        progress: Told the share of the work that is done.
 
     Raises:
         UserError: The model returns values that are not finite.
@@ -115,9 +112,9 @@ def infer_membership(
     have = {"training": len(training), "held-out": 0 if heldout is None else len(heldout)}
     short = {kind: count for kind, count in have.items() if count < needed}
     if short or heldout is None:
-        told = " and ".join(f"{count:,} {kind} images" for kind, count in have.items())
+        given = " and ".join(f"{count:,} {kind} images" for kind, count in have.items())
         return MembershipPart(
-            refused=f"There are {told}; a true-positive rate at {FALSE_POSITIVES:.0%} false positives needs {needed} of each;"
+            refused=f"There are {given}; a true-positive rate at {FALSE_POSITIVES:.0%} false positives needs {needed} of each;"
             " with fewer even a perfect attack could not show it. Give more."
         )
     classes = denoiser.num_labels
@@ -135,12 +132,11 @@ def infer_membership(
         chosen = np.sort(rng.choice(len(images), min(count, len(images)), replace=False))
         drawn.append(as_the_model_sees(images.take(chosen, "drawn for membership inference"), denoiser))
     attacks = []
-    for at, attack in enumerate(_ATTACKS):
-        told_ = part_of(progress, at / len(_ATTACKS), 1 / len(_ATTACKS))
+    for attack, part in parts_of(progress, _ATTACKS):
         try:
             attacks.append(
                 membership(
-                    denoiser, drawn[0], drawn[1], attack, fpr=FALSE_POSITIVES, seed=seed, progress=told_
+                    denoiser, drawn[0], drawn[1], attack, fpr=FALSE_POSITIVES, seed=seed, progress=part
                 )
             )
         except NotFiniteError:

@@ -88,7 +88,7 @@ def _canary_notes(request: AuditRequest) -> list[str]:
 
 
 def _source_notes(training: ImageSet, heldout: ImageSet | None) -> list[str]:
-    """Return a warning where plain statistics tell held-out from training images: the null is then of other images."""
+    """Return a warning where plain statistics separate held-out from training images: the null is then of other images."""
     if heldout is None or min(len(training), len(heldout)) < 2:
         return []
     part = training.take(

@@ -21,7 +21,7 @@ SLOW_SPACES_MOST = 5_000
 """Most training images that are compared with all others under transformations and in features."""
 
 SURROUNDINGS_MOST = 10_000
-"""Most training images whose surroundings are looked at: fifty neighbours take seven times as long as the nearest few."""
+"""Most training images whose surroundings are searched: fifty neighbours take seven times as long as the nearest few."""
 
 _LEAST = 1_000
 _DONE = {PIXELS: 0.0, SURROUNDINGS: 0.4}  # of the work, before each
@@ -93,13 +93,11 @@ def null_images(
     surroundings and 5,000 where that is slow (under transformations, in features); they are drawn by the seed.
 
     Args:
-        detector: Of the training images.
         heldout: Images of the same source that were not trained on; none if there are none.
         samples: How many samples there are.
         searches: Most training images that are compared with the others, for each sample.
         deduplicated: Whether near-copies were removed from the training set, so that its images say nothing of fresh ones.
         seed: Which training images are drawn.
-        progress: Told the share of the work that is done.
     """
     distinct = len(detector.distinct)
     found: dict[str, Detections] = {}
@@ -111,8 +109,8 @@ def null_images(
         for space in detector.spaces:
             count = min(most, _MOST.get(space, SLOW_SPACES_MOST))
             own = np.sort(order[:count])
-            told = part_of(progress, _DONE.get(space, 0.8), 0.4 if space in _DONE else 0.0)
-            batch = detector.search(taken(detector.references, own), own=own, spaces=[space], progress=told)
+            part = part_of(progress, _DONE.get(space, 0.8), 0.4 if space in _DONE else 0.0)
+            batch = detector.search(taken(detector.references, own), own=own, spaces=[space], progress=part)
             found[space] = detector.judge(batch)
     seen, overlap = None, np.zeros(0, bool)
     if heldout is not None:

@@ -18,12 +18,12 @@ __all__ = [
     "FRESH",
     "NEAR_COPIES",
     "NEAR_NOISE",
-    "PLANTED",
-    "Planting",
+    "POSITIVE_CONTROLS",
+    "PositiveControl",
+    "control_named",
+    "make_controls",
     "near_copies",
     "partners",
-    "plant",
-    "planting",
 ]
 
 Pixels = NDArray[np.uint8]
@@ -36,41 +36,43 @@ NEAR_NOISE = 6.0
 
 
 @dataclass(frozen=True)
-class Planting:
+class PositiveControl:
     """One kind of planted image.
 
     Attributes:
         key: Short name.
-        words: For people.
-        level: How strong the change is, in the unit that the words name; 0 if nothing is changed.
+        text: For people.
+        level: How strong the change is, in the unit that the text names; 0 if nothing is changed.
         near_copies: Whether it makes sense only where the training set holds the near-copies of `near_copies`.
     """
 
     key: str
-    words: str
+    text: str
     level: float = 0.0
     near_copies: bool = False
 
 
-PLANTED: tuple[Planting, ...] = (
-    Planting("exact", "exact copy"),
-    Planting("noise4", "Gaussian noise, 4 grey levels RMS", 4),
-    Planting("noise12", "Gaussian noise, 12 grey levels RMS", 12),
-    Planting("noise24", "Gaussian noise, 24 grey levels RMS", 24),
-    Planting("jpeg75", "JPEG, quality 75", 75),
-    Planting("jpeg50", "JPEG, quality 50", 50),
-    Planting("jpeg20", "JPEG, quality 20", 20),
-    Planting("brighter", "20 grey levels brighter", 20),
-    Planting("darker", "20 grey levels darker", -20),
-    Planting("contrast", "contrast of 75%", 0.75),
-    Planting("mirrored", "mirrored, left to right"),
-    Planting("shift1", "shifted by 1 pixel", 1),
-    Planting("shift2", "shifted by 2 pixels", 2),
-    Planting("crop", "cropped to 7/8 of each side and resized", 7 / 8),
-    Planting("blur", "Gaussian blur of 1 pixel", 1),
-    Planting("blend80", "blend of 80% with 20% of another training image", 0.8),
-    Planting("blend50", "blend of two training images in equal parts", 0.5),
-    Planting("averaged", "average of an image and its near-copies in the training set", NEAR_COPIES, True),
+POSITIVE_CONTROLS: tuple[PositiveControl, ...] = (
+    PositiveControl("exact", "exact copy"),
+    PositiveControl("noise4", "Gaussian noise, 4 grey levels RMS", 4),
+    PositiveControl("noise12", "Gaussian noise, 12 grey levels RMS", 12),
+    PositiveControl("noise24", "Gaussian noise, 24 grey levels RMS", 24),
+    PositiveControl("jpeg75", "JPEG, quality 75", 75),
+    PositiveControl("jpeg50", "JPEG, quality 50", 50),
+    PositiveControl("jpeg20", "JPEG, quality 20", 20),
+    PositiveControl("brighter", "20 grey levels brighter", 20),
+    PositiveControl("darker", "20 grey levels darker", -20),
+    PositiveControl("contrast", "contrast of 75%", 0.75),
+    PositiveControl("mirrored", "mirrored, left to right"),
+    PositiveControl("shift1", "shifted by 1 pixel", 1),
+    PositiveControl("shift2", "shifted by 2 pixels", 2),
+    PositiveControl("crop", "cropped to 7/8 of each side and resized", 7 / 8),
+    PositiveControl("blur", "Gaussian blur of 1 pixel", 1),
+    PositiveControl("blend80", "blend of 80% with 20% of another training image", 0.8),
+    PositiveControl("blend50", "blend of two training images in equal parts", 0.5),
+    PositiveControl(
+        "averaged", "average of an image and its near-copies in the training set", NEAR_COPIES, True
+    ),
 )
 """Kinds of copies, mildest first within each sort of change.
 
@@ -79,15 +81,15 @@ goes in one of eight directions, drawn for each image; the pixels that come in r
 each image, and Pillow's bicubic filter resizes it. A blur repeats the edge outwards. JPEG is Pillow's, colour subsampled 4:2:0.
 """
 
-FRESH = Planting("fresh", "fresh image, not copied")
+FRESH = PositiveControl("fresh", "fresh image, not copied")
 """Images that were not trained on: what they make a criterion flag are false alarms."""
 
-_KINDS = {kind.key: kind for kind in (*PLANTED, FRESH)}
+_KINDS = {kind.key: kind for kind in (*POSITIVE_CONTROLS, FRESH)}
 _PARTNER, _NEAR = 0x70617274, 0x6E656172  # streams of random bits
 _COMPASS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0))
 
 
-def planting(key: str) -> Planting:
+def control_named(key: str) -> PositiveControl:
     """Return the kind with a key, `FRESH` among them.
 
     Raises:
@@ -98,14 +100,14 @@ def planting(key: str) -> Planting:
     return _KINDS[key]
 
 
-def plant(images: Pixels, key: str, seed: int, others: Pixels) -> Pixels:
+def make_controls(images: Pixels, key: str, seed: int, others: Pixels) -> Pixels:
     """Return planted copies of images.
 
     What becomes of an image depends on its own pixels, the kind, the seed and, for blends, on `others`; not on the images beside it.
 
     Args:
         images: uint8 (n, C, H, W), C 1 or 3.
-        key: Of one of `PLANTED` or `FRESH`; a fresh image stays as it is.
+        key: Of one of `POSITIVE_CONTROLS` or `FRESH`; a fresh image stays as it is.
         seed: 0 or more.
         others: Training images of the same shape, for blends: uint8 (m, C, H, W), also memory-mapped.
 
@@ -115,7 +117,7 @@ def plant(images: Pixels, key: str, seed: int, others: Pixels) -> Pixels:
     Raises:
         UserError: The key is not known, or a blend finds no other image.
     """
-    kind = planting(key)
+    kind = control_named(key)
     if key in ("blend80", "blend50"):
         second = taken(others, partners(images, seed, others)).astype(np.float64)
         return _to_pixels(kind.level * images + (1 - kind.level) * second)
@@ -152,7 +154,7 @@ def partners(images: Pixels, seed: int, others: Pixels) -> NDArray[np.int64]:
 def near_copies(images: Pixels, seed: int) -> list[Pixels]:
     """Return the near-copies of images: the same pictures with a little noise, `NEAR_COPIES` arrays of uint8 (n, C, H, W).
 
-    They are what a training set holds where it holds another compression or another frame; `plant` averages an image with these.
+    They are what a training set holds where it holds another compression or another frame; `make_controls` averages an image with these.
     """
     return [
         np.stack(

@@ -9,14 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.auditing.detector import CopyDetector, Detections
-from diffmem.auditing.positive_controls import PLANTED, Planting, partners, plant, planting
+from diffmem.auditing.positive_controls import (
+    POSITIVE_CONTROLS,
+    PositiveControl,
+    control_named,
+    make_controls,
+    partners,
+)
 from diffmem.auditing.records import PowerRecord
 from diffmem.errors import UserError
 from diffmem.memorization.neighbours.contents import taken
 from diffmem.memorization.rates import Rate
-from diffmem.progress import NO_PROGRESS, Progress, part_of
+from diffmem.progress import NO_PROGRESS, Progress, parts_of
 
-__all__ = ["COUNT", "Planted", "detect_planted", "measure_power", "power_records"]
+__all__ = ["COUNT", "DetectedControls", "detect_controls", "measure_power", "power_records"]
 
 Pixels = NDArray[np.uint8]
 
@@ -28,7 +34,7 @@ _MOST_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, eq=False)
-class Planted:
+class DetectedControls:
     """Planted copies of one kind, and what the criteria make of them.
 
     Attributes:
@@ -39,7 +45,7 @@ class Planted:
         found: What the criteria make of them.
     """
 
-    kind: Planting
+    kind: PositiveControl
     sources: NDArray[np.int64]
     partners: NDArray[np.int64]
     images: Pixels
@@ -58,13 +64,11 @@ def measure_power(
     """Plant copies of random training images, and count what each criterion finds.
 
     Args:
-        detector: Of the training images.
         training: The same images, uint8 (N, C, H, W), also memory-mapped.
         seed: Chooses the images and their changes; 0 or more.
         count: Distinct training images of which copies are planted, of each kind; all of a smaller set.
         keys: Kinds of copies; all but those that need near-copies in the training set if none are named.
         rungs: How strict each criterion is, by key: its step of strictness; the loosest where it is left out.
-        progress: Told the share of the work that is done.
 
     Returns:
         For each criterion, by its key, one record for each kind, in the order of the kinds.
@@ -75,9 +79,9 @@ def measure_power(
     if count < 1:
         raise UserError(f"At least 1 copy of each kind must be planted, not {count}.")
     kinds = (
-        [kind for kind in PLANTED if not kind.near_copies]
+        [kind for kind in POSITIVE_CONTROLS if not kind.near_copies]
         if keys is None
-        else [planting(key) for key in keys]
+        else [control_named(key) for key in keys]
     )
     if not kinds:
         return {one.key: [] for one in detector.criteria}
@@ -86,27 +90,24 @@ def measure_power(
     rng = np.random.default_rng([seed, _STREAM])
     chosen = rng.choice(len(detector.distinct), min(count, len(detector.distinct)), replace=False)
     sources = detector.distinct[np.sort(chosen)]
-    found = detect_planted(detector, training, sources, kinds, seed, progress)
+    found = detect_controls(detector, training, sources, kinds, seed, progress)
     return power_records(detector, training, found, rungs=rungs)
 
 
-def detect_planted(
+def detect_controls(
     detector: CopyDetector,
     training: Pixels,
     sources: NDArray[np.int64],
-    kinds: Sequence[Planting],
+    kinds: Sequence[PositiveControl],
     seed: int,
     progress: Progress = NO_PROGRESS,
-) -> list[Planted]:
+) -> list[DetectedControls]:
     """Plant copies of chosen training images and compare all of them with the training set, at once where memory allows.
 
     Args:
-        detector: Of the training images.
         training: uint8 (N, C, H, W).
         sources: Which of them are copied, int64 (n,), n at least 1.
         kinds: Of copies, at least one.
-        seed: Of their changes.
-        progress: Told the share of the work that is done.
 
     Returns:
         In the order of the kinds.
@@ -114,23 +115,22 @@ def detect_planted(
     originals = taken(training, sources)
     size = max(1, originals.nbytes)
     at_once = max(1, _MOST_BYTES // size)
-    found: list[Planted] = []
-    for start in range(0, len(kinds), at_once):
-        here = kinds[start : start + at_once]
-        images = [plant(originals, kind.key, seed, training) for kind in here]
-        told = part_of(progress, start / len(kinds), len(here) / len(kinds))
-        seen = detector.detect(np.concatenate(images), told)
+    found: list[DetectedControls] = []
+    blocks = [kinds[start : start + at_once] for start in range(0, len(kinds), at_once)]
+    for here, part_done in parts_of(progress, blocks, [len(block) for block in blocks]):
+        images = [make_controls(originals, kind.key, seed, training) for kind in here]
+        seen = detector.detect(np.concatenate(images), part_done)
         for at, kind in enumerate(here):
             other = partners(originals, seed, training) if kind.key == "blend50" else sources
             part = np.arange(at * len(sources), (at + 1) * len(sources))
-            found.append(Planted(kind, sources, other, images[at], seen.take(part)))
+            found.append(DetectedControls(kind, sources, other, images[at], seen.take(part)))
     return found
 
 
 def power_records(
     detector: CopyDetector,
     training: Pixels,
-    found: Sequence[Planted],
+    found: Sequence[DetectedControls],
     names: NDArray[np.int64] | None = None,
     rungs: Mapping[str, int] | None = None,
 ) -> dict[str, list[PowerRecord]]:
@@ -158,7 +158,7 @@ def power_records(
             records[criterion.key].append(
                 PowerRecord(
                     key=one.kind.key,
-                    kind=one.kind.words,
+                    kind=one.kind.text,
                     detected=Rate(int(flags.sum()), len(flags)),
                     traced=Rate(int(right.sum()), len(right)),
                 )

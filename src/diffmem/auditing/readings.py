@@ -58,11 +58,8 @@ def compare_reading(
     can be seen.
 
     Args:
-        reading: What to compare.
         usual: What the criteria make of the samples under the usual reading.
         detector: Of the usual reading: its threshold and device are used.
-        options: Of the audit.
-        progress: Of the work.
 
     Returns:
         The comparison with the matches beyond chance, each of which names the reading; and the record.

@@ -45,11 +45,11 @@ class AuditOptions:
     Attributes:
         num: Samples to generate from the model.
         first_seed: Seed of the first sample.
-        deduplicated: Near-copies were removed from the training set: then its images do not show how often fresh ones come near to them,
-            and only held-out images do. Left out, the history of the set decides: diffmem notes there that it removed them.
-        target: Share of copies that a clean audit must exclude at 95% confidence, in (0, 1).
+        deduplicated: Near-copies were removed from the training set: use only held-out images for the null rate. Set by itself where
+            diffmem removed them: the history of the set says so.
+        target: Rate of copies that a clean audit must exclude at 95% confidence, in (0, 1).
         private: Keep every image and file name out of the report: indices and hashes only.
-        seed: Of all that is drawn, but the samples.
+        seed: Seed of all random choices except the samples.
         title: Heading of the report.
         batch_size: Images at a time.
 

@@ -1,6 +1,6 @@
 """Whether chance explains copies: how many events are of samples, beside those of images that were never copied.
 
-An *event* is a group of near-copies that some criterion sees at some strictness, counted once however many images it holds, and
+An *event* is a group of near-copies that some criterion flags at some strictness, counted once however many images it holds, and
 of the kind of its nearest pair: a sample beside a training image, a held-out image beside a training image, or two training images
 beside each other. Without copying, the samples, the held-out and the training images are draws of one distribution, so which of the
 images of a group are samples is a matter of the draw: of two images at least one of which is a training image, one is a sample with the
@@ -12,11 +12,27 @@ docs/explanation/audit-criteria.md derives the shares and has the simulations.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 
-__all__ = ["event_p_value", "format_p", "heldout_needed", "share_of_samples", "upper_bound"]
+from diffmem.auditing.criteria import Criterion
+
+__all__ = [
+    "DOUBT",
+    "FALSE_ALARM",
+    "TESTS",
+    "TestKey",
+    "event_p_value",
+    "format_p",
+    "heldout_needed",
+    "level_of",
+    "rung_weights",
+    "share_of_samples",
+    "upper_bound",
+]
 
 _RISK = 0.05
 _CONDITIONAL_FROM = 150  # events; above, the bound over all rates of events gains nothing
@@ -48,7 +64,6 @@ def share_of_samples(samples: int, heldout: int, training: int = 0, drawn: int =
 
     Args:
         samples: Samples, at least 1.
-        heldout: Held-out images.
         training: Distinct training images.
         drawn: How many of these are compared with all others; 0 for a test that does without.
     """
@@ -62,13 +77,51 @@ def share_of_samples(samples: int, heldout: int, training: int = 0, drawn: int =
     return min(alone, hidden + (1 - hidden) * 2 * s * t / seen)
 
 
+FALSE_ALARM = 0.01
+"""Chance that any test of any deciding criterion finds copies where there are none."""
+
+DOUBT = 2.5
+"""Up to so many times its level, a p-value leaves the audit in doubt."""
+
+TestKey = Literal["fresh", "split", "groups"]
+TESTS: dict[TestKey, float] = {"fresh": 0.80, "split": 0.15, "groups": 0.05}
+"""The tests with their parts of the error.
+
+'fresh': samples beside training images, against held-out and training images beside training images. 'split': samples beside training
+images, against samples beside held-out images. 'groups': how many samples lie beside the same training images.
+"""
+
+_RUNGS = (0.2, 0.35, 0.25, 0.2)
+"""Parts of the steps of strictness, loosest first."""
+
+
+def rung_weights(count: int) -> tuple[float, ...]:
+    """Return the parts of the error of a ladder of so many steps, 1 to 4; they sum to 1."""
+    some = _RUNGS[:count]
+    return tuple(one / sum(some) for one in some)
+
+
+def level_of(criteria: Sequence[Criterion], criterion: Criterion, rung: int, test: TestKey) -> float:
+    """Return the largest p-value at which a test of one criterion at one strictness finds copies.
+
+    Args:
+        criteria: All that are applied.
+        criterion: One of those that decide.
+        rung: Which of its steps of strictness.
+        test: Which test.
+    """
+    total = sum(one.weight for one in criteria if one.role == "deciding")
+    part = criterion.weight / total * rung_weights(len(criterion.strictness))[rung]
+    return FALSE_ALARM * TESTS[test] * part
+
+
 @lru_cache(maxsize=4096)
 def event_p_value(events: int, others: int, share: float) -> float:
     """Return the chance of so many events of samples, or of a rarer outcome, where nothing is copied.
 
     Events of samples and others are independent Poisson numbers with means in the ratio share : 1 - share, of unknown size (events are
     rare and independent). Outcomes are ordered by the binomial tail, in which n other events count as n + sqrt(n): a fixed rule, chosen
-    because a strictness at which no other image is ever flagged tells most. The chance is the largest over all means (Barnard 1945), so
+    because a strictness at which no other image is ever flagged says most. The chance is the largest over all means (Barnard 1945), so
     it holds whatever the rate of natural near-copies. From 150 events on it is the binomial tail itself, which holds for every number
     of events.
 
@@ -93,10 +146,10 @@ def event_p_value(events: int, others: int, share: float) -> float:
     # For each number of others, the fewest events of samples that are at least as rare as what was seen: it grows with their number.
     fewest = np.zeros(len(number), np.int64)
     at = 1
-    for place, heavy in enumerate(weight):
+    for other, heavy in enumerate(weight):
         while betainc(at, heavy + 1, share) > observed:
             at += 1
-        fewest[place] = at
+        fewest[other] = at
     # scipy.stats.poisson computes the same and takes twice as long.
     rest = means[:, None] * (1 - share)
     so_many = np.exp(number * np.log(rest) - rest - gammaln(number + 1.0))
@@ -111,7 +164,6 @@ def heldout_needed(
 
     Args:
         events: Of samples, at least 1, with no others.
-        samples: Samples.
         heldout: Held-out images that there are.
         training: Distinct training images.
         drawn: How many of them are compared with the others.

@@ -1,4 +1,4 @@
-"""How long an audit will take, from small pieces of its own work, told before it starts."""
+"""How long an audit will take, from small pieces of its own work, before it starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from diffmem.sampling import SamplerConfig
 __all__ = ["WORTH_TELLING", "estimate_comparison", "estimate_sampling"]
 
 WORTH_TELLING = 30.0
-"""Seconds from which on a projection is told."""
+"""Seconds from which on an estimate is reported."""
 
 _QUERIES = 512
 _REFERENCES = 16_384
@@ -43,17 +43,14 @@ def estimate_comparison(
     """Return about how many seconds it takes to compare images with a training set.
 
     A part of the set is prepared and searched. Preparing takes time in proportion to the set. Searching takes less, as neighbours are
-    nearer in a larger set and more is left out: how much less, a second search in a quarter of the part tells.
+    nearer in a larger set and more is left out: how much less, a second search in a quarter of the part shows.
 
     Args:
         training: The training images, (N, C, H, W).
-        samples: Samples.
-        heldout: Held-out images.
         planted: Copies that are planted.
         leave_one_out: Whether training images are compared with each other, too: at most five for each sample.
         changes: Transformations, each of which takes a search of its own.
         readings: Other readings of the training images, under which samples are compared again.
-        device: Where distances are computed.
     """
     own = min(len(training), SEARCHES * samples) if leave_one_out else 0
     once = samples + heldout + planted

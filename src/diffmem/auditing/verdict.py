@@ -76,10 +76,6 @@ def verdict_of(
 
     Args:
         criteria: All criteria, with power where it was measured; none if no sample can be judged.
-        copies: The matches.
-        space: The space and the null.
-        target: The share of copies to be excluded.
-        around: What else bears on it.
     """
     there = Circumstances() if around is None else around
     deciding = [one for one in criteria if one.role == "deciding"]
@@ -146,26 +142,38 @@ def verdict_without_training(reasons: Sequence[str]) -> VerdictRecord:
 
 def limitations(space: SpaceRecord | None, transforms: str | None, features: bool) -> list[str]:
     """Return what a clean audit does not prove."""
-    lines = [
-        "Only these samples are judged: copies that are rarer than the bound, or copies that appear with other prompts, labels,"
-        " guidance or samplers, are not excluded.",
-        "A copy is an image that is near in the compared space. Copied parts of images (a logo, a face, a background) are not found, nor"
-        " are copies that differ more than the positive controls that are found.",
-        "An image that is not copied is not necessarily private: membership may still be inferred, and training images may be extracted by"
-        " optimizing the model's input.",
-    ]
-    if transforms is None:
-        lines.append("Mirrored, shifted and brightened copies were not searched for; use --transforms.")
-    if not features:
-        lines.append(
-            "Copies were searched for in pixels only; a copy-detection network, given with --features, finds more strongly changed ones."
-        )
-    if space is not None and space.null_training:
-        lines.append(
-            f"{space.null_training:,} training images (leave-one-out) show how often fresh images come near to them."
-            " This is valid if near-copies were not removed from the training set; if they were, pass --deduplicated."
-        )
-    return lines
+    trained = 0 if space is None else space.null_training
+    sentences = (
+        (
+            True,
+            "Only these samples are judged: copies that are rarer than the bound, or copies that appear with other prompts, labels,"
+            " guidance or samplers, are not excluded.",
+        ),
+        (
+            True,
+            "A copy is an image that is near in the compared space. Copied parts of images (a logo, a face, a background) are not found,"
+            " nor are copies that differ more than the positive controls that are found.",
+        ),
+        (
+            True,
+            "An image that is not copied is not necessarily private: membership may still be inferred, and training images may be extracted"
+            " by optimizing the model's input.",
+        ),
+        (
+            transforms is None,
+            "Mirrored, shifted and brightened copies were not searched for; use --transforms.",
+        ),
+        (
+            not features,
+            "Copies were searched for in pixels only; a copy-detection network, given with --features, finds more strongly changed ones.",
+        ),
+        (
+            trained,
+            f"{trained:,} training images (leave-one-out) show how often fresh images come near to them."
+            " This is valid if near-copies were not removed from the training set; if they were, pass --deduplicated.",
+        ),
+    )
+    return [sentence for holds, sentence in sentences if holds]
 
 
 def _found(found: Sequence[CriterionRecord], space: SpaceRecord, around: Circumstances) -> VerdictRecord:

@@ -2,8 +2,7 @@ import pytest
 
 from diffmem.auditing.records import PowerRecord
 from diffmem.auditing.selftest.checks import checked
-from diffmem.auditing.selftest.coverage import CoverageRecord
-from diffmem.auditing.selftest.records import SelfTestCriterion, SelfTestPart, SelfTestShare
+from diffmem.auditing.selftest.records import CoverageRecord, SelfTestCriterion, SelfTestPart, SelfTestShare
 from diffmem.memorization.rates import Rate
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from diffmem.auditing.selftest.coverage import coverage_of_rates
+from diffmem.auditing.selftest.checks import coverage_of_rates
 from diffmem.memorization import Rate
 
 

@@ -5,7 +5,7 @@ import pytest
 from parameters import ALL
 
 from diffmem.auditing.detector import CopyDetector
-from diffmem.auditing.positive_controls import PLANTED
+from diffmem.auditing.positive_controls import POSITIVE_CONTROLS
 from diffmem.auditing.selftest import run as module
 from diffmem.auditing.selftest.records import MIXED, SelfTestResult
 from diffmem.auditing.selftest.run import self_test
@@ -24,7 +24,7 @@ def images():
 
 
 def planted(*keys):
-    return tuple(kind for kind in PLANTED if kind.key in keys)
+    return tuple(kind for kind in POSITIVE_CONTROLS if kind.key in keys)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,7 +33,9 @@ def fewer_shuffles():
         patch.setattr(module, "_DRAWS", 60)
         if not ALL:
             patch.setattr(
-                module, "PLANTED", planted("exact", "noise4", "noise12", "jpeg75", "shift2", "averaged")
+                module,
+                "POSITIVE_CONTROLS",
+                planted("exact", "noise4", "noise12", "jpeg75", "shift2", "averaged"),
             )
         yield
 
@@ -47,7 +49,7 @@ def result(images):
 def few_kinds(monkeypatch):
     """A few kinds of copies: for tests of what becomes of a self-test, not of every kind."""
     monkeypatch.setattr(
-        module, "PLANTED", planted("exact", "noise4", "mirrored", "shift1", "shift2", "averaged")
+        module, "POSITIVE_CONTROLS", planted("exact", "noise4", "mirrored", "shift1", "shift2", "averaged")
     )
 
 
@@ -131,7 +133,7 @@ def test_fresh_images_are_taken_for_copies_no_more_often_than_promised(result):
 
 @pytest.mark.usefixtures("few_kinds")
 def test_shuffles_find_copies_where_the_tests_of_chance_let_them(images, monkeypatch):
-    monkeypatch.setattr("diffmem.auditing.levels.FALSE_ALARM", 20.0)
+    monkeypatch.setattr("diffmem.auditing.significance.FALSE_ALARM", 20.0)
     (part,) = self_test(images, samples=299, shares=(1,), duplicated=("none",)).parts
     assert part.false_verdicts.value > 0.2
 

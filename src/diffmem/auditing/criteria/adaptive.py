@@ -41,7 +41,7 @@ class Adaptive(Criterion):
 
     @property
     def neighbours_needed(self) -> int:
-        """How many neighbours it looks at."""
+        """How many neighbours it uses."""
         return self.count
 
     @property

@@ -22,7 +22,7 @@ PIXELS = "pixels"
 """Name of the space in which every image is compared with the nearest few."""
 
 SURROUNDINGS = "surroundings"
-"""The same space, with as many neighbours as tell what is near for the place; finding them takes several times as long."""
+"""The same space, with so many neighbours that they show what is near there; finding them takes several times as long."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ class Criterion(ABC):
     space: ClassVar[str] = PIXELS
     """Where its neighbours lie."""
     exact_only: ClassVar[bool] = False
-    """Whether it sees exact copies alone, whatever the data: that it finds those says nothing of the data."""
+    """Whether it finds only exact copies, whatever the data: that it finds those says nothing of the data."""
 
     @property
     @abstractmethod
@@ -149,7 +149,7 @@ class Criterion(ABC):
 
     @property
     def neighbours_needed(self) -> int:
-        """How many neighbours it looks at."""
+        """How many neighbours it uses."""
         return 1
 
     def __call__(self, batch: Batch) -> Scores:

@@ -17,7 +17,7 @@ CHANGED = "changed pixels"
 """Name of the space of images under transformations."""
 
 CHANGED_NEIGHBOURS = 10
-"""Neighbours that are looked at under transformations, where each takes a search of its own."""
+"""Neighbours that are used under transformations, where each takes a search of its own."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from diffmem.memorization import Transforms
 __all__ = ["NEIGHBOURS", "choose_criteria"]
 
 NEIGHBOURS = 50
-"""Neighbours that the criteria look at, beside the image itself where it is one of the references."""
+"""Neighbours that the criteria use, beside the image itself where it is one of the references."""
 
 _COMPARABLE = 3  # references from which on a ratio of two neighbours means something for a reference, too
 
@@ -45,13 +45,13 @@ def choose_criteria(
         threshold: Of the ratio rules.
         transforms: Changes under which copies are looked for, too.
         features: Feature spaces in which copies are looked for, too.
-        count: Most neighbours that are looked at.
+        count: Most neighbours that are used.
     """
     number = len(references)
-    looked_at = min(count, number - 1)
+    neighbours = min(count, number - 1)
     found: list[Criterion] = [Identical(references)]
     if number >= _COMPARABLE:
-        found += [Ratio(references, threshold), Repeats(references, threshold, looked_at)]
+        found += [Ratio(references, threshold), Repeats(references, threshold, neighbours)]
         # With all of a small training set as its surroundings, an image is near to none of it.
         if number > 2 * count:
             found.append(Adaptive(references, count))

@@ -63,7 +63,7 @@ class Ratio(Criterion):
 
     @property
     def neighbours_needed(self) -> int:
-        """How many neighbours it looks at."""
+        """How many neighbours it uses."""
         return 2
 
     def _score(self, batch: Batch) -> NDArray[np.float64]:

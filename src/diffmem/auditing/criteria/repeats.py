@@ -20,7 +20,7 @@ class Repeats(Ratio):
     See `diffmem.memorization.RepeatAwareRule`. What is skipped is decided at the threshold, whatever the strictness.
 
     Attributes:
-        count: Neighbours that are looked at, at least 2.
+        count: Neighbours that are used, at least 2.
     """
 
     count: int = 50
@@ -40,5 +40,5 @@ class Repeats(Ratio):
 
     @property
     def neighbours_needed(self) -> int:
-        """How many neighbours it looks at."""
+        """How many neighbours it uses."""
         return self.count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffmem.auditing.report.images import audit_images
-from diffmem.auditing.report.write import AuditPaths, write_audit
+from diffmem.auditing.report.gallery import audit_images
+from diffmem.auditing.report.write import write_audit
 
-__all__ = ["AuditPaths", "audit_images", "write_audit"]
+__all__ = ["audit_images", "write_audit"]

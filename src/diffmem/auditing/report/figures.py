@@ -68,11 +68,22 @@ def distance_figure(result: AuditResult) -> Figure:
     panels = result.distances
     copies = result.copies
     worst = [] if copies is None else copies.worst
+    threshold = ratio_threshold(result)
     figure = new_figure(5.4 * len(panels), 4.3)
     for axes, record in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         _histogram(axes, record, worst)
-        if record.quantity == "ratio":
-            _threshold(axes, ratio_threshold(result))
+        if record.quantity == "ratio" and threshold is not None:
+            axes.axvline(threshold, color=COLOURS["black"], linestyle=":", linewidth=1.3)
+            axes.annotate(
+                f"copy below {threshold_text(threshold)}",
+                (threshold, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(-5, -4),
+                textcoords="offset points",
+                ha="right",
+                va="top",
+                fontsize=SMALL_FONT_SIZE,
+            )
     handles: list[Any] = [Patch(facecolor=_SAMPLES, alpha=0.45, edgecolor=_SAMPLES, label="samples")]
     if any(record.null for record in panels):
         handles.append(Line2D([], [], color=_NULL, linestyle="--", linewidth=1.6, label="null images"))
@@ -129,22 +140,6 @@ def _histogram(axes: Axes, record: DistanceRecord, worst: list[MatchRecord]) -> 
         FixedFormatter([f"{100 * power:.10f}".rstrip("0").rstrip(".") + "%" for power in powers])
     )
     axes.yaxis.set_minor_locator(no_minor_ticks())
-
-
-def _threshold(axes: Axes, threshold: float | None) -> None:
-    if threshold is None:
-        return
-    axes.axvline(threshold, color=COLOURS["black"], linestyle=":", linewidth=1.3)
-    axes.annotate(
-        f"copy below {threshold_text(threshold)}",
-        (threshold, 1),
-        xycoords=("data", "axes fraction"),
-        xytext=(-5, -4),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        fontsize=SMALL_FONT_SIZE,
-    )
 
 
 def distance_text(result: AuditResult) -> str:
@@ -252,9 +247,9 @@ def _power_panel(
     names = ["\n".join(textwrap.wrap(one.title, 15, max_lines=5, placeholder=" …")) for one in columns]
     axes.set_xticks([x + 0.5 for x in range(len(columns))], [_safe(name) for name in names])
     axes.xaxis.tick_top()
-    rows = [(y + 0.5, textwrap.shorten(words, 60)) for y, words in enumerate(kinds.values())]
+    rows = [(y + 0.5, textwrap.shorten(text, 60)) for y, text in enumerate(kinds.values())]
     rows.append((gap + 0.5, FALSE_ALARMS))
-    axes.set_yticks([y for y, _ in rows], [_safe(words) if named else "" for _, words in rows])
+    axes.set_yticks([y for y, _ in rows], [_safe(text) if named else "" for _, text in rows])
     axes.tick_params(length=0, labelsize=SMALL_FONT_SIZE)
     for side in axes.spines.values():
         side.set_visible(False)
@@ -264,7 +259,7 @@ def _power_panel(
 
 
 def _cell_text(share: float) -> str:
-    """Return a share in as few letters as tell it from none and from all."""
+    """Return a share in as few letters as distinguish it from none and from all."""
     if share in (0, 1) or 0.1 <= share <= 0.99:
         return f"{100 * share:.0f}%"
     return fine_percent(share) if share < 0.01 else f"{math.floor(1000 * share) / 10:.1f}%"
@@ -301,10 +296,10 @@ def copied_figure(result: AuditResult) -> Figure:
     axes.set_ylim(len(shown) - 0.4, -0.6)
     longest = max(one.times for one in shown)
     axes.set_xlim(0, longest * 1.35)
-    for place, one in enumerate(shown):
+    for row, one in enumerate(shown):
         held = "" if one.occurrences <= 1 else f"  held {one.occurrences:,} times"
         axes.text(
-            one.times + longest * 0.012, place, f"{one.times:,}{held}", va="center", fontsize=SMALL_FONT_SIZE
+            one.times + longest * 0.012, row, f"{one.times:,}{held}", va="center", fontsize=SMALL_FONT_SIZE
         )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
@@ -313,12 +308,12 @@ def copied_figure(result: AuditResult) -> Figure:
 def copied_text(result: AuditResult) -> str:
     """Return the most copied training images in words."""
     assert result.copies is not None
-    told = ", ".join(
+    images = ", ".join(
         f"number {one.training} by {count_text(one.times, 'sample', 'samples')}"
         for one in result.copies.most_copied[:MOST_BARS]
     )
-    return f"The most copied training images: {told}."
+    return f"The most copied training images: {images}."
 
 
-def _safe(words: str) -> str:
-    return words.replace("$", r"\$")
+def _safe(text: str) -> str:
+    return text.replace("$", r"\$")

@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from diffmem.auditing.audit import Audited
+from diffmem.auditing.criteria import PIXELS
 from diffmem.auditing.records import MatchRecord
 from diffmem.auditing.report.text import match_text
 from diffmem.errors import UserError
+from diffmem.memorization import RatioRule
+from diffmem.memorization.neighbours.contents import taken
 from diffmem.reports.style import COLOURS, TITLE_FONT_SIZE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["AuditGallery", "display_text", "gallery_figure", "near_gallery", "worst_gallery"]
+__all__ = ["AuditGallery", "audit_images", "display_text", "gallery_figure", "near_gallery", "worst_gallery"]
 
 Images = NDArray[np.uint8]
 
@@ -28,6 +32,7 @@ PER_ROW = 10
 GAP = 10
 LEFT, TOP, HEAD, FOOT = 118, 42, 18, 50
 LEAST_WIDTH = 760
+NEAR = 10  # samples that are shown although they are not flagged
 _EDGE = 200  # grey level of the frame of an image
 _SMALL, _MIDDLE = 7.0, 7.8
 
@@ -71,6 +76,42 @@ class AuditGallery:
             raise UserError(
                 f"There are {shape[0]} images, and words above {len(self.heads)} and below {len(self.feet)}."
             )
+
+
+def audit_images(audited: Audited) -> dict[str, AuditGallery]:
+    """Return the galleries 'worst', of the worst matches, and 'near', of the nearest samples that are no matches, as far as there are any.
+
+    There are none of a private audit, or of one without training images.
+    """
+    result, shown = audited.result, audited.shown
+    if shown is None or result.private or result.copies is None:
+        return {}
+    first = 0 if result.model is None else result.model.seeds[0]
+    samples, training = shown.samples.images, shown.training.images
+    nearest = shown.found.batch.neighbours[PIXELS]
+    pairs = shown.detector.distinct[nearest.indices[:, [0, min(1, nearest.k - 1)]]]
+    galleries = {}
+    worst = result.copies.worst
+    if worst:
+        rows = np.array([match.sample - first for match in worst])
+        copied = np.array([match.training for match in worst])
+        # The nearest in pixels is not always the one that a criterion names.
+        other = np.where(pairs[rows, 0] == copied, pairs[rows, 1], pairs[rows, 0])
+        galleries["worst"] = worst_gallery(
+            worst, taken(samples, rows), taken(training, copied), taken(training, other)
+        )
+    ratio = RatioRule().ratio(nearest) if nearest.k > 1 else np.ones(len(nearest))
+    # What is no match may still be no trial: constant images, and repeats of others.
+    left = shown.found.trials
+    left[[match.sample - first for match in shown.matches]] = False
+    rows = np.argsort(ratio, kind="stable")
+    rows = rows[left[rows]][:NEAR]
+    if len(rows):
+        ours, others = (taken(training, pairs[rows, at]) for at in (0, 1))
+        galleries["near"] = near_gallery(
+            (first + rows).tolist(), ratio[rows].tolist(), taken(samples, rows), ours, others
+        )
+    return galleries
 
 
 def worst_gallery(
@@ -193,8 +234,8 @@ def gallery_figure(gallery: AuditGallery) -> Figure:
     for at in range(count):
         left = LEFT + (at % PER_ROW) * step
         top = TOP + (at // PER_ROW) * band + HEAD
-        for line, images in enumerate(rows):
-            y = top + line * (high + 4)
+        for row, images in enumerate(rows):
+            y = top + row * (high + 4)
             canvas[y - 1 : y + high + 1, left - 1 : left + wide + 1] = _EDGE
             canvas[y : y + high, left : left + wide] = _for_display(images[at], (high, wide))
         middle = left + wide / 2
@@ -222,9 +263,9 @@ def gallery_figure(gallery: AuditGallery) -> Figure:
             )
     for number in range(bands):
         top = TOP + number * band + HEAD
-        for line, name in enumerate(gallery.names):
+        for row, name in enumerate(gallery.names):
             axes.text(
-                LEFT - 10, top + line * (high + 4) + high / 2, name, ha="right", va="center", fontsize=_MIDDLE
+                LEFT - 10, top + row * (high + 4) + high / 2, name, ha="right", va="center", fontsize=_MIDDLE
             )
     axes.text(
         8,

@@ -198,7 +198,7 @@ def _statistics(result: AuditResult) -> list[tuple[str, list[str]]]:
     if result.sample_check is None:
         return []
     columns = [list(record_rows(one)) for one in result.sample_check.statistics.values()]
-    return [(cells[0][0], [words for _, _, words in cells]) for cells in zip(*columns, strict=True)]
+    return [(cells[0][0], [text for _, _, text in cells]) for cells in zip(*columns, strict=True)]
 
 
 def _bins(result: AuditResult) -> list[tuple[str, list[tuple[str, str, str]]]]:

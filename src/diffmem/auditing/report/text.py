@@ -58,7 +58,7 @@ FINDING_TEXT = {
     "cannot tell": "? cannot tell",
     "not usable": "– not usable",
 }
-"""What a criterion finds, as a sign and a word: colour is never all that tells them apart."""
+"""What a criterion finds, as a sign and a word: colour is never all that distinguishes them."""
 
 _STYLES = {"copies": "bold red", "none": "green", "cannot tell": "yellow", "not usable": "dim"}
 _VERDICT_STYLES = {"copies found": "bold red", "none found": "bold green", "cannot tell": "bold yellow"}
@@ -153,47 +153,48 @@ def space_text(space: SpaceRecord, result: AuditResult) -> list[str]:
     channels, height, width = space.shape
     colour = "grey" if channels == 1 else "colour"
     threshold = ratio_threshold(result)
-    lines = [
-        f"Compared as {colour} images of {height} x {width} pixels; protocol {space.protocol}.",
-        f"{space.training_images:,} training images, {space.distinct_images:,} of them distinct: exact copies count as one image.",
-    ]
-    parts = []
+    null = []
     if space.null_heldout:
-        parts.append(count_text(space.null_heldout, "held-out image", "held-out images"))
+        null.append(count_text(space.null_heldout, "held-out image", "held-out images"))
     if space.null_training:
-        parts.append(f"{space.null_training:,} training images (leave-one-out)")
-    if parts:
-        lines.append(f"Null images, which are not copies: {' and '.join(parts)}.")
-    else:
-        lines.append("There are no null images: the false-positive rate is not known.")
-    if space.null_training:
-        lines.append(
-            "Using training images as null assumes that they are a random sample of their source: that no near-copies were removed."
-        )
-    elif space.deduplicated:
-        lines.append(
-            "Near-copies were removed from the training set, so its images are not used as null images."
-        )
-    if space.null_heldout:
-        lines.append(
+        null.append(f"{space.null_training:,} training images (leave-one-out)")
+    sentences = (
+        (True, f"Compared as {colour} images of {height} x {width} pixels; protocol {space.protocol}."),
+        (
+            True,
+            f"{space.training_images:,} training images, {space.distinct_images:,} of them distinct: exact copies count as one image.",
+        ),
+        (null, f"Null images, which are not copies: {' and '.join(null)}."),
+        (not null, "There are no null images: the false-positive rate is not known."),
+        (
+            space.null_training,
+            "Using training images as null assumes that they are a random sample of their source: that no near-copies were removed.",
+        ),
+        (
+            space.deduplicated and not space.null_training,
+            "Near-copies were removed from the training set, so its images are not used as null images.",
+        ),
+        (
+            space.null_heldout,
             "Samples were also compared with training and held-out images together: without copying, they come near to both equally"
-            " often, in proportion to their number."
-        )
-    if space.disagree:
-        lines.append(
+            " often, in proportion to their number.",
+        ),
+        (
+            space.disagree,
             f"By {', '.join(space.disagree)}, held-out and training images differ in how often they come near to training images; there"
-            " only the held-out images are the null."
-        )
-    if space.heldout_overlap:
-        lines.append(
+            " only the held-out images are the null.",
+        ),
+        (
+            space.heldout_overlap,
             f"{count_text(space.heldout_overlap, 'held-out image is', 'held-out images are')} identical to a training image; the"
-            " null leaves them out."
-        )
-    if threshold is not None:
-        lines.append(
-            f"The ratio rules call a sample a copy below {threshold_text(threshold)} of the distance to the second nearest."
-        )
-    return lines
+            " null leaves them out.",
+        ),
+        (
+            threshold is not None,
+            f"The ratio rules call a sample a copy below {threshold_text(threshold or 0)} of the distance to the second nearest.",
+        ),
+    )
+    return [sentence for holds, sentence in sentences if holds]
 
 
 def input_text(record: InputRecord) -> list[str]:
@@ -214,7 +215,7 @@ def number_text(value: Any) -> str:
     if isinstance(value, Area):
         return f"{area_text(value)}, {value.members:,} against {value.nonmembers:,} ({value.confidence:.0%}, {value.method})"
     if isinstance(value, BaseModel):
-        return "; ".join(f"{name}: {words}" for name, _, words in record_rows(value))
+        return "; ".join(f"{name}: {text}" for name, _, text in record_rows(value))
     if isinstance(value, dict):
         return "; ".join(f"{key}: {number_text(one)}" for key, one in value.items()) or "none"
     if isinstance(value, list | tuple):
@@ -262,12 +263,7 @@ def audit_table(result: AuditResult) -> Table:
 
 
 def print_audit(result: AuditResult, console: Console | None = None) -> None:
-    """Print an audit on the terminal; its first line is the verdict, whole, so that a program can read it.
-
-    Args:
-        result: The audit.
-        console: Where to; by default the standard output.
-    """
+    """Print an audit on the terminal; its first line is the verdict, whole, so that a program can read it."""
     from rich.padding import Padding
     from rich.text import Text
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from diffmem.auditing.records import AuditResult, MatchRecord
@@ -15,7 +14,7 @@ from diffmem.errors import DiffmemError
 from diffmem.files import write_folder
 from diffmem.reports.folder import numbers_bytes
 
-__all__ = ["COLUMNS", "PICTURES", "AuditPaths", "matches_csv", "write_audit"]
+__all__ = ["COLUMNS", "PICTURES", "matches_csv", "write_audit"]
 
 COLUMNS = (
     "sample",
@@ -41,37 +40,14 @@ PICTURES = (
 """Every picture that the folder can hold."""
 
 
-@dataclass(frozen=True)
-class AuditPaths:
-    """Where an audit was written.
-
-    Attributes:
-        html: The page.
-        json: The record; `AuditResult.model_validate_json` reads it back.
-        csv: All matches.
-        figures: The pictures, PNG.
-    """
-
-    html: Path
-    json: Path
-    csv: Path
-    figures: tuple[Path, ...]
-
-
 def write_audit(
     result: AuditResult, galleries: Mapping[str, AuditGallery], matches: Sequence[MatchRecord], folder: Path
-) -> AuditPaths:
-    """Write `audit.html`, `matches.csv`, the pictures that the audit can fill, and at last `audit.json`.
+) -> Path:
+    """Write `audit.html`, `matches.csv`, the pictures that the audit can fill, and at last `audit.json`; return the page.
 
     The same audit gives the same bytes. All is written under temporary names first, so that an earlier audit stands whole if
     the disk fills up; a folder with a record is one whole audit (see `write_folder`). Pictures of an earlier audit that this one
     does not write are gone before the record stands, so that nothing that is private now stays behind. Other files are left.
-
-    Args:
-        result: The audit.
-        galleries: See `audit_images`.
-        matches: Every match, in any order.
-        folder: Made if it is missing.
 
     Raises:
         DiffmemError: A file cannot be written or removed, and the message says what is missing; the record holds a number that
@@ -89,9 +65,7 @@ def write_audit(
     }
     # Temporary files of an audit that was killed while it wrote can hold what is private now.
     left = [path.name for name in ("audit", "matches") for path in folder.glob(f".{name}*.tmp*")]
-    written = write_folder(folder, contents, [*PICTURES, *left])
-    page, table, *drawn, record = written
-    return AuditPaths(page, record, table, tuple(drawn))
+    return write_folder(folder, contents, [*PICTURES, *left])[0]
 
 
 def matches_csv(matches: Sequence[MatchRecord], *, private: bool) -> str:
@@ -100,7 +74,6 @@ def matches_csv(matches: Sequence[MatchRecord], *, private: bool) -> str:
     A name that a spreadsheet would run as a formula gets an apostrophe in front.
 
     Args:
-        matches: In any order.
         private: Whether the columns of names are left out.
     """
     columns = [name for name in COLUMNS if not (private and name.endswith("_name"))]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffmem.auditing.levels import FALSE_ALARM
-from diffmem.auditing.records import Verdict
-from diffmem.auditing.selftest.coverage import CoverageRecord
-from diffmem.auditing.selftest.records import SelfTestCriterion, SelfTestPart, SelfTestShare
-from diffmem.auditing.verdict import EXACT
+import numpy as np
 
-__all__ = ["LEAST_DETECTED", "SURELY", "checked"]
+from diffmem.auditing.records import Verdict
+from diffmem.auditing.selftest.records import CoverageRecord, SelfTestCriterion, SelfTestPart, SelfTestShare
+from diffmem.auditing.significance import FALSE_ALARM
+from diffmem.auditing.verdict import EXACT
+from diffmem.memorization import Rate
+from diffmem.memorization.rates import Method
+
+__all__ = ["LEAST_DETECTED", "SURELY", "checked", "coverage_of_rates"]
 
 LEAST_DETECTED = 0.95
 """Share of planted exact copies that must be detected."""
@@ -19,6 +22,7 @@ SURELY = 0.5
 """Share of planted copies from which on the verdict must be that copies are found."""
 
 _ROUNDING = 1e-9
+_GRID = 2001
 
 
 def checked(
@@ -38,12 +42,12 @@ def checked(
             "without copies" if part.duplication == "none" else f"with {part.duplication}"
         )
         used = [one for one in part.criteria if one.deciding and one.usable]
-        failures += [f"{where}: {line}" for line in _criteria(part, used, target)]
+        failures += [f"{where}: {text}" for text in _criteria(part, used, target)]
         for row in part.shares:
-            told = f"{where}, {row.planted} of {row.samples} samples are copies ({row.kind}): "
+            prefix = f"{where}, {row.planted} of {row.samples} samples are copies ({row.kind}): "
             failed, noted = _verdict(row, used)
-            failures += [told + line for line in failed]
-            notes += [told + line for line in noted]
+            failures += [prefix + text for text in failed]
+            notes += [prefix + text for text in noted]
         unusable = [one for one in part.criteria if one.deciding and not one.usable]
         notes += [
             f"{where}: {one.title!r} flags {one.null.value:.1%} of the held-out images, more than {target:.0%}; it is not used"
@@ -104,3 +108,39 @@ def _verdict(row: SelfTestShare, used: Sequence[SelfTestCriterion]) -> tuple[lis
 
 def _exact(one: SelfTestCriterion) -> float:
     return next(power.detected.value for power in one.power if power.key == EXACT)
+
+
+def coverage_of_rates(
+    trials: int, confidence: float = 0.95, method: Method = "clopper-pearson"
+) -> CoverageRecord:
+    """Return how often the interval of `Rate` covers the true share, by summing binomial probabilities.
+
+    Between two ends of intervals the same counts cover, and their probability is a function of the share with one peak; so it is
+    smallest beside an end. All ends are tried, with the next number on either side.
+
+    Args:
+        trials: Of each rate, at least 1.
+    """
+    from scipy.special import bdtr
+
+    rates = [Rate(count, trials, confidence, method) for count in range(trials + 1)]
+    low, high = np.array([rate.low for rate in rates]), np.array([rate.high for rate in rates])
+
+    def covered(share: np.ndarray) -> np.ndarray:
+        last = np.searchsorted(low, share, "right") - 1
+        first = np.searchsorted(high, share, "left")
+        below = np.where(first > 0, bdtr(np.maximum(first - 1, 0), trials, share), 0.0)
+        return np.where(last >= first, bdtr(last, trials, share) - below, 0.0)
+
+    ends = np.concatenate([low, high])
+    shares = np.unique(np.concatenate([ends, np.nextafter(ends, 0), np.nextafter(ends, 1)]))
+    found = covered(shares)
+    worst = int(found.argmin())
+    return CoverageRecord(
+        trials=trials,
+        method=method,
+        confidence=confidence,
+        smallest=float(found[worst]),
+        at=float(shares[worst]),
+        mean=float(covered(np.linspace(0, 1, _GRID)).mean()),
+    )

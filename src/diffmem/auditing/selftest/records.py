@@ -7,13 +7,13 @@ from typing import Literal
 from pydantic import Field
 
 from diffmem.auditing.records import PowerRecord, Verdict
-from diffmem.auditing.selftest.coverage import CoverageRecord
 from diffmem.memorization.rates import Rate
 from diffmem.memorization.records import Record
 
 __all__ = [
     "DUPLICATIONS",
     "MIXED",
+    "CoverageRecord",
     "Duplication",
     "SelfTestCriterion",
     "SelfTestPart",
@@ -28,6 +28,17 @@ DUPLICATIONS: tuple[Duplication, ...] = ("none", "exact copies", "near-copies")
 
 MIXED = "every kind"
 """Key of a set of samples with planted copies of every kind, in equal parts."""
+
+
+class CoverageRecord(Record):
+    """How often intervals cover the true share, for a number of independent trials."""
+
+    trials: int
+    method: str
+    confidence: float = Field(description="What the intervals promise.")
+    smallest: float = Field(description="Smallest probability to cover, over all true shares from 0 to 1.")
+    at: float = Field(description="The true share at which, or beside which, it is smallest.")
+    mean: float = Field(description="Mean over true shares from 0 to 1.")
 
 
 class SelfTestCriterion(Record):

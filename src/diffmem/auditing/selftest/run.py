@@ -15,12 +15,11 @@ from diffmem.auditing.evidence import weigh
 from diffmem.auditing.findings import samples_needed, sharp_rungs
 from diffmem.auditing.heldout import BothSides
 from diffmem.auditing.nulls import null_images
-from diffmem.auditing.positive_controls import NEAR_COPIES, PLANTED, near_copies
-from diffmem.auditing.power import Planted, detect_planted, power_records
+from diffmem.auditing.positive_controls import NEAR_COPIES, POSITIVE_CONTROLS, near_copies
+from diffmem.auditing.power import DetectedControls, detect_controls, power_records
 from diffmem.auditing.records import Verdict
 from diffmem.auditing.request import AuditOptions
-from diffmem.auditing.selftest.checks import checked
-from diffmem.auditing.selftest.coverage import coverage_of_rates
+from diffmem.auditing.selftest.checks import checked, coverage_of_rates
 from diffmem.auditing.selftest.records import (
     DUPLICATIONS,
     MIXED,
@@ -42,7 +41,7 @@ __all__ = ["SHARES", "SelfTestResult", "self_test"]
 SHARES = (0.0, 0.0005, 0.001, 0.005, 0.01, 0.1, 0.5, 1.0)
 
 _TARGET = 0.01
-_PLANTED = 200
+_CONTROLS = 200
 _LEAST_TRAINING = 200
 _DRAWS = 500
 _MOST_SAMPLES = 2000
@@ -72,8 +71,6 @@ def self_test(
         shares: Of planted copies, 0 to 1.
         duplicated: Which training sets are tried, at least one.
         transforms: Changes under which copies are looked for; none for no such criterion.
-        device: Where distances are computed.
-        progress: Told the share of the work that is done.
 
     Raises:
         UserError: There are too few images, or a number is out of range.
@@ -132,7 +129,6 @@ class _Trial:
         seed: Of the choice of images and of their changes.
         transforms: Of the detector.
         device: Of the detector.
-        progress: Of the searches.
     """
 
     def __init__(
@@ -148,7 +144,7 @@ class _Trial:
         training, heldout, self.fresh = sets
         self.duplication, self.seed = duplication, seed
         rng = np.random.default_rng([seed, _SPLIT])
-        count = min(_PLANTED, len(training) // 2)
+        count = min(_CONTROLS, len(training) // 2)
         sources = np.sort(rng.choice(len(training), count, replace=False)).astype(np.int64)
         originals = training.images[sources]
         copies: list[NDArray[np.uint8]] = []
@@ -160,8 +156,8 @@ class _Trial:
         names = np.concatenate([np.arange(len(training)), *[sources] * len(copies)]).astype(np.int64)
         self.training = ImageSet(pixels, None, tuple(training.names[one] for one in names.tolist()))
         self.detector = CopyDetector(pixels, "pixel-l2/uint8", transforms=transforms, device=device)
-        kinds = [kind for kind in PLANTED if duplication == "near-copies" or not kind.near_copies]
-        self.planted = detect_planted(self.detector, pixels, sources, kinds, seed, stages.controls)
+        kinds = [kind for kind in POSITIVE_CONTROLS if duplication == "near-copies" or not kind.near_copies]
+        self.planted = detect_controls(self.detector, pixels, sources, kinds, seed, stages.controls)
         self.null = null_images(
             self.detector, heldout.images, len(self.fresh), seed=seed, progress=stages.null
         )
@@ -208,7 +204,7 @@ class _Trial:
             power=self.power[one.key],
         )
 
-    def _chosen(self, kind: str, count: int) -> list[tuple[Planted, int]]:
+    def _chosen(self, kind: str, count: int) -> list[tuple[DetectedControls, int]]:
         """Return the planted copies of a set of samples: kinds in turn, each image as seldom as can be."""
         chosen = [one for one in self.planted if kind in (one.kind.key, MIXED)]
         number = len(self.planted[0].sources)

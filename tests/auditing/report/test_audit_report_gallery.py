@@ -13,7 +13,7 @@ from audit_tools import image_set
 from diffmem.auditing.audit import Audited
 from diffmem.auditing.criteria import PIXELS, Batch
 from diffmem.auditing.detector import Detections
-from diffmem.auditing.report.images import audit_images
+from diffmem.auditing.report.gallery import audit_images
 from diffmem.memorization import Neighbours
 
 TRAINING = blobs(9, (3, 8, 8), 0)
