@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -239,6 +240,15 @@ class Run(TrainedRun):
     @cached_property
     def _moments(self) -> dict[str, Moments]:
         return {}
+
+    def images(
+        self, sampling: SamplerConfig, samples: int, seen: int, count: int | None = None, **more: Any
+    ) -> NDArray[np.uint8]:
+        """Return the images of an evaluation, all or the first so many; see `images_of` for the rest."""
+        stored = self.evaluation_store(sampling, samples).read(seen)
+        return self.images_of(
+            stored, seen, sampling, samples if count is None else min(samples, count), **more
+        )
 
     def images_of(
         self,

@@ -262,7 +262,7 @@ def example_of(run: Run, sampling: SamplerConfig, measure: MeasureConfig, count:
     """Return the first `count` seeds of a run's most memorizing snapshot with their neighbours."""
     rule = RatioRule(measure.threshold)
     stored = max(run.evaluations(sampling, measure.samples), key=lambda each: rule(each.neighbours).mean())
-    images = run.images_of(stored, stored.seen, sampling, min(count, measure.samples))
+    images = run.images(sampling, measure.samples, stored.seen, count)
     size = len(run.training_set)
     epoch = f", epoch {stored.seen / size:.0f}" if run.model.is_trained else ""
     title = f"{size} training images{epoch}"
