@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from diffmem.errors import DiffmemError
 from diffmem.files import (
     atomic_path,
+    is_whole,
     read_json,
     sha256_file,
     write_bytes,
@@ -260,3 +261,20 @@ def test_the_message_says_whether_an_earlier_file_is_kept(tmp_path):
         with pytest.raises(DiffmemError, match=words), atomic_path(tmp_path / "a.txt"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         (tmp_path / "a.txt").write_text("old")
+
+
+def test_a_file_is_whole_if_it_is_there_and_can_be_read_and_damage_is_reported(tmp_path):
+    path, warnings = tmp_path / "a.json", []
+
+    def whole():
+        return is_whole(path, lambda: read_json(path), warnings.append)
+
+    assert not whole()
+    assert warnings == []
+    path.write_text("[1")
+    assert not whole()
+    assert "a.json" in warnings[0]
+    assert warnings[0].endswith("It is made anew.")
+    path.write_text("[1]")
+    assert whole()
+    assert len(warnings) == 1

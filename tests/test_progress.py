@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from diffmem import progress
-from diffmem.progress import NO_PROGRESS, Stages, part_of, parts_of, show_progress
+from diffmem.progress import NO_PROGRESS, Pace, Stages, part_of, parts_of, show_progress
 from diffmem.text import duration_text
 
 
@@ -119,3 +119,11 @@ def test_parts_of_a_work_follow_each_other_by_their_weights(weights, expected):
 
 def test_a_work_without_parts_reports_nothing():
     assert list(parts_of(NO_PROGRESS, [])) == []
+
+
+def test_the_time_left_follows_from_what_was_done_since_the_first_report(clock):
+    pace = Pace()
+    assert pace.seconds_left(50, 100) is None
+    clock[0] += 10
+    assert pace.seconds_left(70, 100) == 15
+    assert pace.seconds_left(100, 100) is None

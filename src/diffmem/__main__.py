@@ -74,9 +74,8 @@ def _exit_code(call: Callable[[], None], words: list[str], rank: int = 0) -> int
     except DiffmemError as error:
         return _print_error(error, 1, rank)
     except SystemExit as end:
-        return (
-            end.code if isinstance(end.code, int) else int(end.code is not None)
-        )  # a command that answers by its code
+        # A command that answers by its code.
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
         if not rank:
             kept = " What was done is kept: the same command resumes from there." if _goes_on(words) else ""

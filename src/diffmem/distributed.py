@@ -34,9 +34,12 @@ class LostProcessError(DiffmemError):
 
 
 @contextmanager
-def _reaching_others() -> Iterator[None]:
+def _others() -> Iterator[Any]:
+    """Yield `torch.distributed`; its errors mean that another process has ended."""
+    from torch import distributed
+
     try:
-        yield
+        yield distributed
     except RuntimeError as error:  # gloo and NCCL report everything by this type
         raise LostProcessError(
             "Another process of this job has ended, so this one cannot go on; the error of that process says why."
@@ -64,29 +67,19 @@ class World:
     def all_reduce(self, tensor: torch.Tensor) -> None:
         """Replace a tensor, of one shape everywhere, by its sum over the processes."""
         if self.size > 1:
-            from torch import distributed
-
-            with _reaching_others():
+            with _others() as distributed:
                 distributed.all_reduce(tensor, group=_objects if tensor.device.type == "cpu" else None)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in at least one process."""
-        if self.size == 1:
-            return flag
-        import torch
-
-        count = torch.tensor(int(flag))
-        self.all_reduce(count)
-        return bool(count)
+        return any(self.gather(flag))
 
     def broadcast(self, value: _T) -> _T:
         """Return the first process's value, in every process; it must be picklable."""
         if self.size == 1:
             return value
-        from torch import distributed
-
         held: list[Any] = [value]
-        with _reaching_others():
+        with _others() as distributed:
             distributed.broadcast_object_list(held, src=0, group=_objects)
         shared: _T = held[0]
         return shared
@@ -101,19 +94,15 @@ class World:
         """Return the values of all processes by rank, in every process; they must be picklable and may differ in size."""
         if self.size == 1:
             return [value]
-        from torch import distributed
-
         held: list[Any] = [None] * self.size
-        with _reaching_others():
+        with _others() as distributed:
             distributed.all_gather_object(held, value, group=_objects)
         return held
 
     def wait(self) -> None:
         """Return when every process has come here."""
         if self.size > 1:
-            from torch import distributed
-
-            with _reaching_others():
+            with _others() as distributed:
                 distributed.barrier(group=_objects)
 
 

@@ -167,13 +167,24 @@ def load_recipe(model: type[_Model], path: Path | None, settings: Sequence[str] 
     return validated(model, override(content, settings), where)
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path, visited: frozenset[Path] = frozenset()) -> dict[str, Any]:
     """Return the keys and values of a recipe with those of its bases, not yet checked.
+
+    Args:
+        path: The YAML file.
+        visited: The recipes that it is a base of.
 
     Raises:
         UserError: A file cannot be read, is not such a file, or the chain of bases comes back to itself.
     """
-    return _with_base(path, set())
+    content = _read(path)
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    resolved = (path.parent / str(base)).resolve()
+    if resolved in visited:
+        raise UserError(f"{path}: the chain of bases comes back to {base}.")
+    return merged(read_recipe(resolved, visited | {resolved}), content)
 
 
 def settings_table(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
@@ -187,17 +198,6 @@ def settings_table(model: type[BaseModel], prefix: str = "") -> list[tuple[str, 
             default = "required" if field.is_required() else json.dumps(field.default)
             rows.append((prefix + name, default, field.description or ""))
     return rows
-
-
-def _with_base(path: Path, visited: set[Path]) -> dict[str, Any]:
-    content = _read(path)
-    base = content.pop("base", None)
-    if base is None:
-        return content
-    resolved = (path.parent / str(base)).resolve()
-    if resolved in visited:
-        raise UserError(f"{path}: the chain of bases comes back to {base}.")
-    return merged(_with_base(resolved, visited | {resolved}), content)
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -226,7 +226,7 @@ def test_the_gradients_of_the_parts_of_a_batch_add_up_to_that_of_one_process(pro
     def gradient_and_loss(world):
         monkeypatch.setattr(trainer_module, "world", lambda: world)
         one = run(trainer(MODEL, labels, warmup=0, learning_rate=1e-12), 1)
-        return one._flat.gradient.double(), one.take_loss()
+        return one.layout.gradient.double(), one.take_loss()
 
     whole, loss = gradient_and_loss(World())
     parts = [gradient_and_loss(Apart(rank, processes)) for rank in range(processes)]
@@ -272,7 +272,7 @@ def test_a_change_of_one_bit_changes_what_processes_compare(monkeypatch):
     one.check_agreement()
     one._ema_vector.view(torch.int32)[3] ^= 1
     one.check_agreement()
-    one._flat.vector.detach().view(torch.int32)[7] ^= 1 << 31
+    one.layout.vector.detach().view(torch.int32)[7] ^= 1 << 31
     one.check_agreement()
     assert told[0][0] == told[1][0] != told[2][0]
     assert told[0][1] != told[1][1] == told[2][1]

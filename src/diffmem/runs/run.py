@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -241,35 +242,13 @@ class Run(TrainedRun):
         return {}
 
     def images(
-        self,
-        sampling: SamplerConfig,
-        samples: int,
-        seen: int,
-        count: int | None = None,
-        *,
-        device: torch.device | str = "cpu",
-        warn: Callable[[str], None] = print,
+        self, sampling: SamplerConfig, samples: int, seen: int, count: int | None = None, **more: Any
     ) -> NDArray[np.uint8]:
-        """Return the images of an evaluation, all or the first so many.
-
-        Where their file is missing or damaged they are generated again from their seeds, by this process alone;
-        nothing is written.
-
-        Args:
-            samples: Its number of images.
-            seen: Images seen at the snapshot.
-            count: How many images; all if none.
-            warn: Warned of a missing or damaged file.
-
-        Returns:
-            uint8 (n, C, H, W); image i has seed i.
-
-        Raises:
-            DiffmemError: The evaluation is missing, or the snapshot where it is needed.
-        """
+        """Return the images of an evaluation, all or the first so many; see `images_of` for the rest."""
         stored = self.evaluation_store(sampling, samples).read(seen)
-        wanted = samples if count is None else min(samples, count)
-        return self.images_of(stored, seen, sampling, wanted, device=device, warn=warn)
+        return self.images_of(
+            stored, seen, sampling, samples if count is None else min(samples, count), **more
+        )
 
     def images_of(
         self,
@@ -281,12 +260,21 @@ class Run(TrainedRun):
         device: torch.device | str = "cpu",
         warn: Callable[[str], None] = print,
     ) -> NDArray[np.uint8]:
-        """Return the first images of a stored evaluation that begins with seed 0; see `images`.
+        """Return the first images of a stored evaluation that begins with seed 0.
+
+        Where their file is missing or damaged they are generated again from their seeds, by this process alone;
+        nothing is written.
 
         Args:
             seen: Images seen at the snapshot.
             wanted: How many images, at most as many as it has.
             warn: Warned of a missing or damaged file.
+
+        Returns:
+            uint8 (n, C, H, W); image i has seed i.
+
+        Raises:
+            DiffmemError: The snapshot is missing where it is needed.
         """
         try:
             return stored.images[:wanted]

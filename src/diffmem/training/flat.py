@@ -17,6 +17,7 @@ class FlatParameters:
 
     Attributes:
         vector: All parameters, float (P,); what the optimizer updates.
+        gradient: The gradients of all parameters, laid out like `vector`: what processes sum.
         names: Name of each parameter, in the vector's order.
     """
 
@@ -34,24 +35,19 @@ class FlatParameters:
         reference = named[0][1]
         with torch.no_grad():
             values = torch.zeros(total, dtype=reference.dtype, device=reference.device)
-            self._gradient = torch.zeros_like(values)
+            self.gradient = torch.zeros_like(values)
             for (_, parameter), view, gradient in zip(
-                named, self.views(values), self.views(self._gradient), strict=True
+                named, self.views(values), self.views(self.gradient), strict=True
             ):
                 view.copy_(parameter)
                 parameter.data = view
                 parameter.grad = gradient
         self.vector = nn.Parameter(values)
-        self.vector.grad = self._gradient
-
-    @property
-    def gradient(self) -> Tensor:
-        """The gradients of all parameters, laid out like `vector`: what processes sum."""
-        return self._gradient
+        self.vector.grad = self.gradient
 
     def zero_gradient(self) -> None:
         """Set all gradients to zero, keeping their memory."""
-        self._gradient.zero_()
+        self.gradient.zero_()
 
     def views(self, vector: Tensor) -> list[Tensor]:
         """Return the parts of any vector laid out like `vector`, one for each name, in the parameters' shapes.

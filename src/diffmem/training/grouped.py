@@ -28,7 +28,7 @@ from diffmem.models.preconditioning import Preconditioned
 from diffmem.training.flat import FlatParameters
 from diffmem.training.randomness import stream_seed
 from diffmem.training.schedule import ema_beta, learning_rate
-from diffmem.training.trainer import Trainer, arithmetic, make_optimizer
+from diffmem.training.trainer import Trainer, arithmetic, load_optimizer, make_optimizer, optimizer_state
 
 __all__ = ["TrainerGroup"]
 
@@ -236,16 +236,12 @@ class TrainerGroup:
     def _load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
         self._ema = self._join([state["ema"] for state in states])
         self._optimizer = make_optimizer(self.config, self._flat.vector)
-        slots = {}
+        joined = {}
         for key, value in states[0].items():
             if key.startswith("optimizer."):
                 whole = value.shape == states[0]["weights"].shape
-                slots[key.removeprefix("optimizer.")] = (
-                    self._join([state[key] for state in states]) if whole else value.clone()
-                )
-        saved = self._optimizer.state_dict()
-        saved["state"] = {0: slots} if slots else {}
-        self._optimizer.load_state_dict(saved)
+                joined[key] = self._join([state[key] for state in states]) if whole else value.clone()
+        load_optimizer(self._optimizer, joined)
 
     def _parts(self, vector: Tensor) -> list[list[Tensor]]:
         """Return views of a vector of the group: for each member those of its parameters, in their shapes."""
@@ -342,10 +338,9 @@ class TrainerGroup:
         """Give the members their weights, averages, optimizer states and losses, and their place in the data."""
         vectors = {"weights": self._flat.vector.detach(), "ema": self._ema}
         others: dict[str, Tensor] = {}
-        for key, value in self._optimizer.state.get(self._flat.vector, {}).items():
-            if value is not None:
-                whole = value.shape == self._flat.vector.shape
-                (vectors if whole else others)[f"optimizer.{key}"] = value
+        for key, value in optimizer_state(self._optimizer, self._flat.vector).items():
+            whole = value.shape == self._flat.vector.shape
+            (vectors if whole else others)[key] = value
         split = {key: self._split(vector) for key, vector in vectors.items()}
         for k, (member, loss) in enumerate(zip(self.members, self._losses.tolist(), strict=True)):
             before = member.state()

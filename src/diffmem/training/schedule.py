@@ -56,9 +56,8 @@ def ema_beta(config: TrainingConfig, size: int, seen: int) -> float:
 
 
 def _half_power(exponent: float) -> float:
-    return (
-        0.0 if exponent > 1000 else math.exp2(-exponent)
-    )  # a power that underflows is zero; Python would raise
+    # A power that underflows is zero; Python would raise.
+    return 0.0 if exponent > 1000 else math.exp2(-exponent)
 
 
 def study_snapshots(total: int, batch_size: int) -> list[int]:

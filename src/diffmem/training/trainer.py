@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from diffmem.training.loss import denoising_loss
 from diffmem.training.randomness import DataOrder, stream_seed
 from diffmem.training.schedule import ema_beta, learning_rate, total_images
 
-__all__ = ["Draw", "Trainer", "arithmetic", "make_optimizer"]
+__all__ = ["Draw", "Trainer", "arithmetic", "load_optimizer", "make_optimizer", "optimizer_state"]
 
 
 @contextmanager
@@ -49,6 +49,21 @@ def make_optimizer(config: TrainingConfig, vector: nn.Parameter) -> torch.optim.
         )
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
     return kind([vector], config.learning_rate, config.betas, 1e-8, config.weight_decay, fused=True)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, vector: nn.Parameter) -> dict[str, Tensor]:
+    """Return what an optimizer keeps of its vector, as parts of a training's state."""
+    held = optimizer.state.get(vector, {})
+    return {f"optimizer.{key}": value for key, value in held.items() if value is not None}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
+    """Give an optimizer the parts of a training's state that `optimizer_state` made."""
+    prefix = "optimizer."
+    held = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    saved = optimizer.state_dict()
+    saved["state"] = {0: held} if held else {}
+    optimizer.load_state_dict(saved)
 
 
 class Draw(NamedTuple):
@@ -103,6 +118,7 @@ class Trainer:
         seen: Images seen so far.
         total: Images seen at the end.
         ema: The averaged denoiser, in evaluation mode.
+        layout: How the parameters lie in the vectors of `state`.
 
     Raises:
         UserError: The images or labels do not fit the denoiser, or there are more processes than images in a batch.
@@ -138,7 +154,7 @@ class Trainer:
         self.config, self.seed, self.size, self.device = config, seed, len(images), torch.device(device)
         self.total = total_images(config, self.size)
         self.denoiser = denoiser.to(self.device).train()
-        self._flat = FlatParameters(self.denoiser)
+        self.layout = FlatParameters(self.denoiser)
         self.ema = copy.deepcopy(denoiser)
         self._ema_vector = FlatParameters(self.ema).vector.requires_grad_(False)
         self.ema.eval().requires_grad_(False)
@@ -147,18 +163,13 @@ class Trainer:
         if denoiser.num_labels and labels is not None:
             self._labels = torch.from_numpy(np.array(labels, dtype=np.int64)).to(self.device)
         self._order = DataOrder(self.size, seed, cyclic=config.order == "cyclic")
-        self._optimizer = make_optimizer(config, self._flat.vector)
+        self._optimizer = make_optimizer(config, self.layout.vector)
         self._generator = torch.Generator(self.device)
         self._dropouts = [module for module in denoiser.modules() if isinstance(module, Dropout)]
         self._network: Callable[..., Tensor] = torch.compile(denoiser) if config.compile else denoiser
         self.seen = 0
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._loss_steps = 0
-
-    @property
-    def layout(self) -> FlatParameters:
-        """How the parameters lie in the vectors of `state`."""
-        return self._flat
 
     def draw(self, seen: int) -> Draw:
         """Return what a step sees that follows so many images."""
@@ -183,15 +194,15 @@ class Trainer:
         if self.denoiser.model.style.dropout:
             masks = stream_seed(self.seed, "dropout", seen)
             set_masks(self._dropouts, masks, part.start, part.stop, self.device)
-        self._flat.zero_gradient()
+        self.layout.zero_gradient()
         with arithmetic(config.precision, self.device):
             loss = denoising_loss(self._network, preconditioning, images, sigma, noise, labels, batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        self._world.all_reduce(self._flat.gradient)
+        self._world.all_reduce(self.layout.gradient)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(config, self.size, seen)
         self._optimizer.step()
-        self._ema_vector.lerp_(self._flat.vector.detach(), 1 - ema_beta(config, self.size, seen))
+        self._ema_vector.lerp_(self.layout.vector.detach(), 1 - ema_beta(config, self.size, seen))
         self._loss_sum += loss.detach()
         self._loss_steps += 1
         self.seen = seen + batch
@@ -222,7 +233,7 @@ class Trainer:
         Raises:
             DiffmemError: They do not: a device computes differently from the others, or wrongly.
         """
-        vectors = (self._flat.vector.detach(), self._ema_vector)
+        vectors = (self.layout.vector.detach(), self._ema_vector)
         sums = self._world.gather([int(one.view(torch.int32).sum(dtype=torch.int64)) for one in vectors])
         others = [rank for rank, held in enumerate(sums) if held != sums[0]]
         if others:
@@ -248,20 +259,15 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that a later `load_state` needs, as tensors; the same in all processes, which call it together."""
-        state = {
-            "weights": self._flat.vector.detach(),
+        steps = torch.tensor(float(self._loss_steps), dtype=torch.float64)
+        return {
+            "weights": self.layout.vector.detach(),
             "ema": self._ema_vector,
             "seen": torch.tensor(self.seen),
+            "loss": torch.stack([self._whole_loss().cpu(), steps]),
+            **optimizer_state(self._optimizer, self.layout.vector),
+            **{f"buffer.{name}": buffer for name, buffer in self.denoiser.named_buffers()},
         }
-        state["loss"] = torch.stack(
-            [self._whole_loss().cpu(), torch.tensor(float(self._loss_steps), dtype=torch.float64)]
-        )
-        for key, value in self._optimizer.state.get(self._flat.vector, {}).items():
-            if value is not None:
-                state[f"optimizer.{key}"] = value
-        for name, buffer in self.denoiser.named_buffers():
-            state[f"buffer.{name}"] = buffer
-        return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from a saved state, which may be of another number of processes.
@@ -269,7 +275,7 @@ class Trainer:
         Raises:
             UserError: It is the state of another architecture.
         """
-        vector = self._flat.vector
+        vector = self.layout.vector
         buffers = dict(self.denoiser.named_buffers())
         missing = {"weights", "ema", "seen", "loss", *(f"buffer.{name}" for name in buffers)} - set(state)
         if missing or state["weights"].shape != vector.shape:
@@ -288,14 +294,7 @@ class Trainer:
                 buffer.copy_(state[f"buffer.{name}"])
             for name, buffer in self.ema.named_buffers():
                 buffer.copy_(state[f"buffer.{name}"])
-        slots = {
-            key.removeprefix("optimizer."): value
-            for key, value in state.items()
-            if key.startswith("optimizer.")
-        }
-        saved = self._optimizer.state_dict()
-        saved["state"] = {0: slots} if slots else {}
-        self._optimizer.load_state_dict(saved)
+        load_optimizer(self._optimizer, state)
         self.seen = int(state["seen"])
         self._loss_sum.copy_(state["loss"][0] if self._world.is_main else torch.zeros(()))
         self._loss_steps = int(state["loss"][1])

@@ -99,9 +99,8 @@ class Database:
         with _as_text(self.path), ExitStack() as failure:
             connection = failure.enter_context(closing(_connected(self.path, "rwc")))
             self._file = _identity(self.path)
-            connection.execute(
-                "PRAGMA synchronous=OFF"
-            )  # a power cut may damage it, and then it is made anew
+            # A power cut may damage it, and then it is made anew.
+            connection.execute("PRAGMA synchronous=OFF")
             connection.execute("PRAGMA journal_mode=DELETE")  # earlier versions had a write-ahead log
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
@@ -177,9 +176,8 @@ def _as_text(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        code = getattr(
-            error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE
-        )  # errors of Python's module have none
+        # Errors of Python's module have no code.
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)
         if (
             code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
             or code == sqlite3.SQLITE_READONLY_DBMOVED
