@@ -3,7 +3,7 @@
 PY ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint types check bench schema clean
+.PHONY: demo test test-slow lint types check release-check bench schema clean
 
 .venv/.run: pyproject.toml constraints.txt
 	$(PY) -m venv .venv
@@ -22,8 +22,9 @@ demo: .venv/.run
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
+# What is marked slow, and what takes more examples when it is told to.
 test-slow: .venv/.dev
-	$(BIN)/python -m pytest -m slow
+	DIFFMEM_TESTS=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "slow or thorough"
 
 lint: .venv/.dev
 	$(BIN)/ruff check src tests benchmarks
@@ -33,6 +34,19 @@ types: .venv/.dev
 	$(BIN)/mypy
 
 check: lint types test
+
+# What is too long for every change: the slow tests, then the wheel in an environment that holds nothing else.
+release-check: test-slow
+	set -e; out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; \
+	$(BIN)/python -m pip wheel -q --no-deps -c constraints.txt -w "$$out/wheel" .; \
+	$(PY) -m venv "$$out/empty"; \
+	"$$out/empty/bin/python" -m pip install -q --upgrade pip; \
+	"$$out/empty/bin/python" -m pip install -q -c constraints.txt torch numpy; \
+	"$$out/empty/bin/python" -m pip install -q -c constraints.txt "$$out"/wheel/diffmem-*.whl; \
+	cd "$$out"; \
+	empty/bin/diffmem quickstart --fast --out quickstart; \
+	test -s quickstart/report.html; \
+	empty/bin/python -c "import diffmem as dm; print(dm.open_images('digits').images.shape)"
 
 bench: .venv/.dev
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'

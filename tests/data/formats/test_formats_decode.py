@@ -7,6 +7,7 @@ import pytest
 from data_builders import damaged, encoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parameters import examples
 from PIL import Image
 
 from diffmem.data.formats.decode import decode_image
@@ -122,7 +123,7 @@ ANY = {kind: encoded(RGB, kind) for kind in ["PNG", "JPEG", "GIF", "WEBP", "TIFF
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@settings(max_examples=300, deadline=None)
+@examples(60, 300, deadline=None)
 @given(st.one_of(*map(damaged, ANY.values()), st.binary(max_size=40)))
 def test_damage_gives_a_user_error_or_pixels(content):
     told = None
