@@ -37,7 +37,7 @@ check: lint types test
 
 # What is too long for every change: the slow tests, then the wheel in an environment that holds nothing else.
 release-check: test-slow
-	set -e; out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; \
+	set -e; out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; trap 'exit 130' INT TERM; \
 	$(BIN)/python -m pip wheel -q --no-deps -c constraints.txt -w "$$out/wheel" .; \
 	$(PY) -m venv "$$out/empty"; \
 	"$$out/empty/bin/python" -m pip install -q --upgrade pip; \
@@ -46,7 +46,7 @@ release-check: test-slow
 	cd "$$out"; \
 	empty/bin/diffmem quickstart --fast --out quickstart; \
 	test -s quickstart/report.html; \
-	empty/bin/python -c "import diffmem as dm; print(dm.open_images('digits').images.shape)"
+	empty/bin/python -I -c "import diffmem as dm; print(dm.open_images('digits').images.shape)"
 
 bench: .venv/.dev
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
