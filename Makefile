@@ -20,7 +20,7 @@ demo: .venv/.run
 	$(BIN)/diffmem quickstart
 
 test: .venv/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile  # what the tests of a file share is made once
 
 # What is marked slow, and what takes more examples when it is told to.
 test-slow: .venv/.dev
