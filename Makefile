@@ -19,8 +19,9 @@ BIN := .venv/bin
 demo: .venv/.run
 	$(BIN)/diffmem quickstart
 
+# The tests of a file run in one process: what they share is made once.
 test: .venv/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile  # what the tests of a file share is made once
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # What is marked slow, and what takes more examples when it is told to.
 test-slow: .venv/.dev
