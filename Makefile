@@ -3,7 +3,7 @@
 PY ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint types examples check bench schema clean
+.PHONY: demo test test-slow lint types examples check release-check bench schema clean
 
 .venv/.run: pyproject.toml constraints.txt
 	$(PY) -m venv .venv
@@ -19,11 +19,13 @@ BIN := .venv/bin
 demo: .venv/.run
 	$(BIN)/diffmem quickstart
 
+# The tests of a file run in one process: what they share is made once.
 test: .venv/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
+# What is marked slow, and what takes more examples when it is told to.
 test-slow: .venv/.dev
-	$(BIN)/python -m pytest -m slow
+	DIFFMEM_TESTS=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "slow or thorough"
 
 lint: .venv/.dev
 	$(BIN)/ruff check src tests benchmarks examples
@@ -40,6 +42,19 @@ examples: .venv/.run
 	done
 
 check: lint types test
+
+# What is too long for every change: the slow tests, then the wheel in an environment that holds nothing else.
+release-check: test-slow
+	set -e; out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; trap 'exit 130' INT TERM; \
+	$(BIN)/python -m pip wheel -q --no-deps -c constraints.txt -w "$$out/wheel" .; \
+	$(PY) -m venv "$$out/empty"; \
+	"$$out/empty/bin/python" -m pip install -q --upgrade pip; \
+	"$$out/empty/bin/python" -m pip install -q -c constraints.txt torch numpy; \
+	"$$out/empty/bin/python" -m pip install -q -c constraints.txt "$$out"/wheel/diffmem-*.whl; \
+	cd "$$out"; \
+	empty/bin/diffmem quickstart --fast --out quickstart; \
+	test -s quickstart/report.html; \
+	empty/bin/python -I -c "import diffmem as dm; print(dm.open_images('digits').images.shape)"
 
 bench: .venv/.dev
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'

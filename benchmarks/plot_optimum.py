@@ -22,8 +22,8 @@ from torch import Tensor
 
 from diffmem.data import ImageSet
 from diffmem.data.names import NumberedNames
-from diffmem.optimum.optimum import Optimum
 from diffmem.files import write_bytes
+from diffmem.optimum.optimum import Optimum
 from diffmem.reports.html import png_bytes
 from diffmem.reports.style import COLOURS, dress, new_figure
 from diffmem.sampling import SamplerConfig, noise_levels

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from diffmem.version import __version__
+
 if TYPE_CHECKING:
     from diffmem.api.auditing import Audit, audit
     from diffmem.api.measuring import measure, measure_run
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
     from diffmem.studies.search.recipe import SearchConfig
     from diffmem.training import TrainingConfig
     from diffmem.training.config import EmaConfig, EvaluationConfig
-
-__version__ = "0.1.0"
 
 _ORIGINS = {
     "Audit": "api.auditing",

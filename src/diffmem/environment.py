@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import platform
 
-import diffmem
 from diffmem.distributed import under_torchrun
 from diffmem.errors import UserError
+from diffmem.version import __version__
 
 __all__ = ["choose_device", "versions"]
 
@@ -23,7 +23,7 @@ def versions(device: str) -> dict[str, str]:
 
     name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{platform.machine()} CPU"
     return {
-        "diffmem": diffmem.__version__,
+        "diffmem": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

@@ -8,6 +8,8 @@ from cli_builders import caller, trained_runs
 from diffmem.optimum.gap_records import GapResult
 from diffmem.runs import gap_run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SMALL = ["--samples", 10, "--set", "steps=3", "--device", "cpu"]
 
 

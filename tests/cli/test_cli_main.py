@@ -148,6 +148,7 @@ def test_the_settings_of_training_are_listed_with_their_defaults(call):
     assert "40000" in listed.out
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_study_writes_its_report_and_the_report_can_be_drawn_again(call, tmp_path):
     recipe = recipe_file(tmp_path)
     done = call("study", recipe, "--out", "st", "--workers", 1, "--set", "title=Renamed")
@@ -164,6 +165,7 @@ def test_a_study_writes_its_report_and_the_report_can_be_drawn_again(call, tmp_p
     assert table(tmp_path / "st") == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_of_an_unfinished_study_tells_what_is_missing(call, tmp_path):
     call("study", recipe_file(tmp_path), "--out", "st", "--workers", 1)
     next((tmp_path / "st").glob("runs/*/evaluations/*/??????????.npz")).unlink()
@@ -172,6 +174,7 @@ def test_a_report_of_an_unfinished_study_tells_what_is_missing(call, tmp_path):
     assert "1 of 2 runs are not finished" in refused.err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_quickstart_carries_out_its_recipe(call, tmp_path, monkeypatch):
     asked = []
 

@@ -220,6 +220,7 @@ def test_the_config_of_a_run_is_left_as_it_is(call, here):
     assert yaml.safe_load((here / "config.yaml").read_text()) == before
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(call, here, tmp_path):
     # Fewer batches than processes in the last round: 300 images are two batches of 256.
     words = ["measure", "--expdir", "runs/" + here.name, "--train", "d.npz", "--heldout", "h.npz", "--samples", "300",

@@ -53,6 +53,7 @@ def test_one_level_leaves_report_numbers_figure_and_recipe(run, tmp_path):
     assert repeated["levels"][0]["study"]["runs"] == result["levels"][0]["study"]["runs"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_recipe_that_an_experiment_leaves_is_a_study(run, tmp_path):
     assert (
         run("reproduce", "fig5_unique", "--scale", "smoke", "--set", "size=1000", "--workers", "1").code == 0
@@ -63,6 +64,7 @@ def test_the_recipe_that_an_experiment_leaves_is_a_study(run, tmp_path):
     assert runs == {path.name for path in (tmp_path / "reproduce/fig5_unique/runs").iterdir()}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_optimum_copies_always(run, tmp_path):
     called = run("reproduce", "fig1_ab", "--scale", "smoke", "--all-levels", "--workers", "1")
     assert called.code == 0, called.err
@@ -73,6 +75,7 @@ def test_the_optimum_copies_always(run, tmp_path):
     assert "the optimum copies always: The smoke scale shows this" in words(called)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_mixture_takes_dogs_of_an_imagenet_folder(run, tmp_path):
     rng = np.random.default_rng(0)
     pets = rng.integers(0, 256, (260, 3, 8, 8), dtype=np.uint8)
@@ -110,6 +113,7 @@ def test_the_page_of_all_experiments_has_each_with_its_figure(run, tmp_path, mon
     assert len(list((tmp_path / "reproduce/runs").iterdir())) == 4  # in one store
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_experiments_can_share_runs_and_carry_a_note(run, tmp_path):
     arguments = ["--scale", "smoke", "--workers", "1", "--store", "store", "--note", "Made on a Tuesday."]
     assert run("reproduce", "fig5_unique", "--set", "labels=none", *arguments).code == 0

@@ -118,7 +118,7 @@ def test_a_damaged_index_is_told_and_the_folders_are_listed(call, store):
     assert re.fullmatch(r"warning: .*index\.sqlite is damaged.* The folders were read instead\.\n", done.err)
     assert all(name in done.out for name in ids(store))
     done = call("runs", store, "--rebuild")
-    assert "set aside as index.sqlite.damaged and is made anew" in done.err
+    assert "set aside as index.sqlite.damaged and is rebuilt from the folders" in done.err
     assert call("runs", store).err == ""
 
 

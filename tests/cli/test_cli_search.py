@@ -27,6 +27,7 @@ def recipe(tmp_path):
     return path
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_recipe_is_carried_out_and_reported(recipe, tmp_path, capsys):
     out = tmp_path / "study"
     run("study", recipe, "--out", out, "--device", "cpu")

@@ -3,7 +3,7 @@ import signal
 import time
 
 import pytest
-from parameters import slow
+from parameters import few, slow
 
 from diffmem.errors import DiffmemError, UserError
 from diffmem.executors.executor import default_workers, run_jobs
@@ -44,7 +44,7 @@ def jobs_in(folder, count):
     return [folder / f"job{number}" for number in range(count)]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", few([1, 2], 1))
 def test_every_job_is_done_and_the_progress_sums_to_the_costs(tmp_path, workers):
     jobs, told, warnings = jobs_in(tmp_path, 5), [], []
     costs = [1.0, 5.0, 2.0, 4.0, 3.0]
@@ -90,7 +90,7 @@ def test_no_jobs_are_no_work():
         (".error", UserError, "bad value 7"),
         slow((".bug", DiffmemError, "ended unexpectedly .ValueError: a bug")),
         slow((".exit", DiffmemError, "ended unexpectedly .exit code 9")),
-        (".kill", DiffmemError, "ended unexpectedly .exit code -9"),
+        slow((".kill", DiffmemError, "ended unexpectedly .exit code -9")),
     ],
 )
 def test_a_job_that_fails_or_dies_is_told_and_the_others_are_stopped(tmp_path, capfd, ending, kind, words):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from cyclopts import App
 
-from diffmem import __version__
 from diffmem.cli.audit import audit
 from diffmem.cli.data import data_build, data_fetch, data_info
 from diffmem.cli.doctor import doctor
@@ -22,6 +21,7 @@ from diffmem.cli.runs import runs
 from diffmem.cli.search import new, status, watch
 from diffmem.cli.study import report, study
 from diffmem.cli.train import train
+from diffmem.version import __version__
 
 __all__ = ["app"]
 

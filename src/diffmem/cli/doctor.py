@@ -40,8 +40,8 @@ def doctor() -> None:
     import torch
     from rich.table import Table
 
-    import diffmem
     from diffmem.console import console
+    from diffmem.version import __version__
 
     def installed(package: str) -> str | None:
         try:
@@ -50,7 +50,7 @@ def doctor() -> None:
             return None
 
     table = Table(box=None, show_header=False)
-    table.add_row("diffmem", diffmem.__version__)
+    table.add_row("diffmem", __version__)
     table.add_row("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for package in _CORE:
         table.add_row(package, installed(package) or "MISSING: pip install diffmem")

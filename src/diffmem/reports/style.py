@@ -29,7 +29,6 @@ __all__ = [
     "legend_below",
     "moved",
     "new_figure",
-    "no_minor_ticks",
     "ordered_colours",
     "percent_axis",
     "plain",
@@ -126,13 +125,6 @@ def dress(axes: Axes, xlabel: str, ylabel: str) -> None:
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(COLOURS["grey"])
-
-
-def no_minor_ticks() -> Any:
-    """Return where an axis has its minor ticks: nowhere."""
-    from matplotlib.ticker import NullLocator
-
-    return NullLocator()
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], length: float) -> None:

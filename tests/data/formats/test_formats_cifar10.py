@@ -15,6 +15,7 @@ from data_builders import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parameters import amount
 
 from diffmem.data import open_images
 from diffmem.errors import UserError
@@ -142,12 +143,13 @@ def test_an_archive_with_something_else_inside_is_told(tmp_path):
         open_images(write_tar(tmp_path / "c.tar.gz", {"readme.txt": b"hello"}))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 def test_damage_gives_a_user_error_or_a_valid_set(tmp_path_factory, mode):
     path = tmp_path_factory.mktemp("damaged") / "c.tar.gz"
     content = write_cifar(path, cifar_parts(per_batch=1), mode).read_bytes()
 
-    @settings(max_examples=60, deadline=None, database=None)
+    @settings(max_examples=amount(20, 60), deadline=None, database=None)
     @given(damaged(content) | st.binary(max_size=80).map(lambda noise: content[:270] + noise))
     def check(bad):
         path.write_bytes(bad)

@@ -8,6 +8,7 @@ from data_builders import damaged, encoded
 from encoded_images import decode_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parameters import examples
 from PIL import Image
 
 from diffmem.data.formats.png import check_png, encode_png
@@ -117,7 +118,7 @@ ANY = {kind: encoded(RGB, kind) for kind in ["PNG", "JPEG", "GIF", "WEBP", "TIFF
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@settings(max_examples=300, deadline=None)
+@examples(60, 300, deadline=None)
 @given(st.one_of(*map(damaged, ANY.values()), st.binary(max_size=40)))
 def test_damage_gives_a_user_error_or_pixels(content):
     told = None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from data_builders import damaged, encoded, image_set, opens_or_explains, write_zip
 from hypothesis import given, settings
+from parameters import amount
 
 from diffmem.data import open_images, write_images
 from diffmem.errors import UserError
@@ -179,12 +180,13 @@ def test_a_zip_without_images_is_told(tmp_path):
         open_images(write_zip(tmp_path / "z.zip", {"a.txt": b"x"}))
 
 
+@pytest.mark.thorough
 def test_damage_gives_a_user_error_or_a_valid_set(tmp_path_factory):
     path = tmp_path_factory.mktemp("damaged") / "z.zip"
     labels = [[name, 1] for name in NAMES[:2]]
     content = write_zip(path, dict(list(FILES.items())[:2]), labels, zipfile.ZIP_DEFLATED).read_bytes()
 
-    @settings(max_examples=200, deadline=None, database=None)
+    @settings(max_examples=amount(40, 200), deadline=None, database=None)
     @given(damaged(content))
     def check(bad):
         path.write_bytes(bad)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from data_builders import damaged, idx_bytes, opens_or_explains
 from hypothesis import given, settings
+from parameters import amount
 
 from diffmem.data import open_images
 from diffmem.errors import UserError
@@ -112,11 +113,12 @@ def test_a_packed_file_that_unpacks_to_far_too_much_is_refused(tmp_path):
         open_images(tmp_path)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_damage_gives_a_user_error_or_a_valid_set(tmp_path_factory, pack):
     path = tmp_path_factory.mktemp("damaged") / "train-images-idx3-ubyte"
 
-    @settings(max_examples=150, deadline=None, database=None)
+    @settings(max_examples=amount(30, 150), deadline=None, database=None)
     @given(damaged(pack(GOOD)))
     def check(bad):
         path.write_bytes(bad)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from data_builders import damaged, image_set, opens_or_explains
 from hypothesis import given, settings
+from parameters import amount
 
 from diffmem.data import ImageSet, duplicate_groups, open_images, random_subset, write_images
 from diffmem.data.formats.npy import meta_path
@@ -156,11 +157,12 @@ def test_an_npy_has_no_test_split(path):
         open_images(saved(path, GREY), "test")
 
 
+@pytest.mark.thorough
 def test_damage_gives_a_user_error_or_a_valid_set(tmp_path_factory):
     path = tmp_path_factory.mktemp("damaged") / "a.npy"
     content = saved(path, GREY[:2]).read_bytes()
 
-    @settings(max_examples=150, deadline=None, database=None)
+    @settings(max_examples=amount(30, 150), deadline=None, database=None)
     @given(damaged(content))
     def check(bad):
         path.write_bytes(bad)
@@ -169,12 +171,13 @@ def test_damage_gives_a_user_error_or_a_valid_set(tmp_path_factory):
     check()
 
 
+@pytest.mark.thorough
 def test_damage_beside_gives_a_user_error_or_a_valid_set(tmp_path_factory):
     path = tmp_path_factory.mktemp("damaged") / "a.npy"
     write_images(image_set(3, (1, 2, 2)), path)
     content = meta_path(path).read_bytes()
 
-    @settings(max_examples=100, deadline=None, database=None)
+    @settings(max_examples=amount(20, 100), deadline=None, database=None)
     @given(damaged(content))
     def check(bad):
         meta_path(path).write_bytes(bad)

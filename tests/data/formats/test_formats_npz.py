@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from data_builders import damaged, opens_or_explains, write_zip
 from hypothesis import given, settings
+from parameters import amount, examples
 
 from diffmem.data import open_images
 from diffmem.errors import UserError
@@ -99,13 +100,14 @@ def test_a_bomb_is_refused(tmp_path):
         open_images(path)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("compress", [False, True])
 def test_damage_gives_a_user_error_or_a_valid_set(tmp_path_factory, compress):
     path = tmp_path_factory.mktemp("damaged") / "a.npz"
     names = np.array(["a", "b"])
     content = saved(path, compress, images=GREY[:2], labels=np.array([0, 1]), names=names).read_bytes()
 
-    @settings(max_examples=150, deadline=None, database=None)
+    @settings(max_examples=amount(30, 150), deadline=None, database=None)
     @given(damaged(content))
     def check(bad):
         path.write_bytes(bad)
@@ -114,7 +116,7 @@ def test_damage_gives_a_user_error_or_a_valid_set(tmp_path_factory, compress):
     check()
 
 
-@settings(max_examples=100, deadline=None)
+@examples(20, 100, deadline=None)
 @given(damaged(header((2, 4, 4)) + bytes(32)))
 def test_damage_inside_of_an_array_gives_a_user_error_or_a_valid_set(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "inside.npz"

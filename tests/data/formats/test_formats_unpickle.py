@@ -7,6 +7,7 @@ import pytest
 from data_builders import cifar_parts, damaged, python2_pickle
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parameters import examples
 
 from diffmem.data.formats.cifar10 import MAX_PICKLE_BYTES, load_dictionary
 from diffmem.errors import UserError
@@ -137,7 +138,7 @@ def test_a_pickle_that_is_too_large_is_refused():
         load_dictionary(bytes(MAX_PICKLE_BYTES + 1), "p")
 
 
-@settings(max_examples=150, deadline=None)
+@examples(30, 150, deadline=None)
 @given(
     damaged(pickle.dumps(PART, 2))
     | damaged(b"\x80\x02" + python2_pickle(PART) + b".")

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models_tools import images, random_state
+from parameters import few
 
 from diffmem.models.pretrained import foreign
 from diffmem.models.pretrained.foreign import from_edm_state_dict
@@ -128,8 +129,8 @@ def test_every_preconditioning_and_embedding_agrees(wrapper, embedding, noise):
     compare(song_config(wrapper, embedding_type=embedding, channel_mult_noise=noise))
 
 
-@pytest.mark.parametrize("levels", [1, 2, 3, 4])
-@pytest.mark.parametrize("blocks", [1, 2, 3])
+@pytest.mark.parametrize("levels", few([1, 2, 3, 4], 2))
+@pytest.mark.parametrize("blocks", few([1, 2, 3], 2))
 @pytest.mark.parametrize("make", [song_config, adm_config])
 def test_every_depth_agrees(make, levels, blocks):
     compare(make(channel_mult=LEVELS[levels], num_blocks=blocks, attn_resolutions=[8, 2]))
@@ -144,7 +145,7 @@ def test_adm_without_heads_agrees(wrapper, label_dim):
 
 
 @pytest.mark.parametrize(("channels", "multipliers"), [(64, [1, 2]), (96, [1, 2]), (32, [1, 2]), (32, [4])])
-@pytest.mark.parametrize("attention", [[], [4], [8, 4]])
+@pytest.mark.parametrize("attention", few([[], [4], [8, 4]], 2))
 def test_adm_with_heads_agrees(channels, multipliers, attention):
     config = adm_config(
         model_channels=channels, channel_mult=multipliers, attn_resolutions=attention, label_dim=5

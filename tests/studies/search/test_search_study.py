@@ -194,6 +194,7 @@ def test_images_of_a_gallery_that_are_damaged_are_generated_again(copied):
     assert "generated again" in told[0]
 
 
+@pytest.mark.slow
 def test_a_snapshot_that_is_damaged_before_its_images_are_sampled_is_made_anew(tmp_path):
     """The power fails while a snapshot is on its way to the disk: the state is newer than what can be read."""
     whole = carried_out(tmp_path / "whole", "levels={'8': {model.channels: 8}}", "search.most_sizes=2")
@@ -210,7 +211,9 @@ def test_a_snapshot_that_is_damaged_before_its_images_are_sampled_is_made_anew(t
     result = SearchStudy(whole.recipe, tmp_path / "cut").result()
     assert table(result) == table(whole.result())
     assert any("regenerated" in text for text in told)
-    assert any("regenerated" in text for level in result.levels for one in level.runs for text in one.incidents)
+    assert any(
+        "regenerated" in text for level in result.levels for one in level.runs for text in one.incidents
+    )
 
 
 def test_an_unfinished_study_can_be_reported_at_any_moment(tmp_path):
@@ -225,6 +228,7 @@ def test_an_unfinished_study_can_be_reported_at_any_moment(tmp_path):
     assert result.levels[0].runs[0].verdict != "unfinished" or len(result.levels[0].runs) == 2
 
 
+@pytest.mark.slow
 def test_several_seeds_are_searched_each_and_their_variation_is_in_the_interval(tmp_path):
     study = carried_out(
         tmp_path,
@@ -274,6 +278,7 @@ def test_a_store_that_was_named_once_is_found_again_and_a_damaged_note_of_it_is_
         open_search(tmp_path / "study")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writes", [0, 3, 8, 20])
 def test_a_full_disk_ends_a_study_with_its_error_and_it_goes_on_later(
     finished, tmp_path, monkeypatch, writes

@@ -21,7 +21,6 @@ from diffmem.reports.style import (
     dress,
     legend_below,
     new_figure,
-    no_minor_ticks,
 )
 from diffmem.reports.text import threshold_text
 from diffmem.text import count_text
@@ -139,7 +138,7 @@ def _histogram(axes: Axes, record: DistanceRecord, worst: list[MatchRecord]) -> 
     axes.yaxis.set_major_formatter(
         FixedFormatter([f"{100 * power:.10f}".rstrip("0").rstrip(".") + "%" for power in powers])
     )
-    axes.yaxis.set_minor_locator(no_minor_ticks())
+    axes.set_yticks([], minor=True)
 
 
 def distance_text(result: AuditResult) -> str:
