@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from frechet_tools import frechet_of_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -85,10 +86,6 @@ def test_gaussians_that_are_none_are_refused(wrong):
     cov = np.eye(3) if wrong == "shape" else np.full((2, 2), np.nan)
     with pytest.raises(UserError, match=r"one F|not finite"):
         frechet_distance(np.zeros(2), np.eye(2), np.zeros(2), cov)
-
-
-def frechet_of_images(one, other, features):
-    return frechet_of_moments(feature_moments(one, features), feature_moments(other, features))
 
 
 @pytest.mark.parametrize("count", [2, 255, 256, 257, 700])

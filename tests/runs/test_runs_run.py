@@ -2,13 +2,13 @@ import shutil
 
 import numpy as np
 import pytest
+from frechet_tools import frechet_of_images
 from studies_builders import forbid, tiny_recipe
 
 from diffmem.data import ImageSet, open_images
 from diffmem.errors import DiffmemError, UserError
 from diffmem.memorization import RatioRule, nearest_neighbours
 from diffmem.memorization.features import open_features
-from diffmem.memorization.frechet import frechet_of_images
 from diffmem.models.config import ModelConfig
 from diffmem.models.weights import read_tensors, write_tensors
 from diffmem.runs.frechet import stored_frechet
