@@ -1,6 +1,6 @@
 """The 27 known traps of the original study's code, each with the tests that show it is not one here.
 
-Tests of traps that no room's tests name stand below the register.
+Tests of traps that no package's tests name stand below the register.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""What the tests of the data room build their inputs with."""
+"""What the tests of `data` build their inputs with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared by the tests of this room: small denoisers with random parameters of sensible scale."""
+"""Shared by the tests of `models`: small denoisers with random parameters of sensible scale."""
 
 from __future__ import annotations
 
