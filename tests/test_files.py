@@ -274,7 +274,7 @@ def test_a_file_is_whole_if_it_is_there_and_can_be_read_and_damage_is_reported(t
     path.write_text("[1")
     assert not whole()
     assert "a.json" in warnings[0]
-    assert warnings[0].endswith("It is made anew.")
+    assert warnings[0].endswith("It is regenerated.")
     path.write_text("[1]")
     assert whole()
     assert len(warnings) == 1

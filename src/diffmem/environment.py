@@ -49,7 +49,7 @@ def choose_device(wanted: str | None) -> str:
         raise UserError(f"Device {wanted!r} is not known; choose cpu, cuda or cuda:N.")
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(
-            f"Device {wanted!r} was asked for, but torch sees no CUDA GPU here; use --device cpu."
+            f"Device {wanted!r} was requested, but torch finds no CUDA GPU here; use --device cpu."
         )
     if under_torchrun() and wanted == "cuda":
         return own
