@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from diffmem.text import bytes_text
 
 if TYPE_CHECKING:
-    from diffmem.api.search import EmmSearch
+    from diffmem.api.studies import EmmSearch
     from diffmem.runs.store.workers import Status
     from diffmem.studies.search.study import SearchStudy
 
@@ -26,7 +26,7 @@ def search_for_emm(
     plan: bool,
 ) -> None:
     """Search for EMM as a recipe says, print the table, write the report; or only say what it will take."""
-    from diffmem.api.search import prepared_search, run_search
+    from diffmem.api.studies import prepared_search, run_search
     from diffmem.distributed import world
     from diffmem.studies.search.recipe import load_search
 

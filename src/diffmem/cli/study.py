@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from diffmem.cli.common import Settings
 
 if TYPE_CHECKING:
-    from diffmem.api.studying import GridStudy
+    from diffmem.api.studies import GridStudy
     from diffmem.runs.recipe import StudyRecipe
 
 __all__ = ["report", "run_grid", "study"]
@@ -62,7 +62,7 @@ def study(
 
 def run_grid(recipe: StudyRecipe, out: Path, device: str | None, workers: int | None) -> None:
     """Run a study on a list of sizes, print its table, write its report and say where it is."""
-    from diffmem.api.studying import run_study
+    from diffmem.api.studies import run_study
 
     _report(run_study(recipe, out, device=device, workers=workers))
 
@@ -77,11 +77,11 @@ def report(folder: Path) -> None:
     Args:
         folder: Folder of the study.
     """
-    from diffmem.api.studying import open_study
+    from diffmem.api.studies import open_study
     from diffmem.cli.search import is_search_folder, report_search
 
     if is_search_folder(folder):
-        from diffmem.api.search import open_emm
+        from diffmem.api.studies import open_emm
 
         report_search(open_emm(folder))
     else:
