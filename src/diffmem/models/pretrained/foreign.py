@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from diffmem.errors import UserError, nearest
-from diffmem.models.networks.adm import DhariwalUNet
-from diffmem.models.networks.song import SongSettings, SongUNet
+from diffmem.models.networks.families import DhariwalUNet, SongSettings, SongUNet
 from diffmem.models.networks.unet import UNet, UNetSettings
 from diffmem.models.preconditioning import EDM, VE, VP, Preconditioned, Preconditioning
 from diffmem.models.weights import check_tensors
