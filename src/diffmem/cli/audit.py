@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from diffmem.cli.common import Settings
-from diffmem.cli.reading import ReadingPairs
+from diffmem.cli.options import ReadingPairs, Settings
 from diffmem.errors import UserError
 
 __all__ = ["audit"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmem.cli.common import Settings
+from diffmem.cli.options import Settings
 from diffmem.errors import UserError
 
 if TYPE_CHECKING:

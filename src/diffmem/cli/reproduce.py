@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from diffmem.cli.common import Settings
+from diffmem.cli.options import Settings
 from diffmem.errors import UserError
 
 if TYPE_CHECKING:

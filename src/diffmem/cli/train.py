@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffmem.cli.common import Settings
+from diffmem.cli.options import Settings
 from diffmem.errors import UserError
 
 __all__ = ["train"]
