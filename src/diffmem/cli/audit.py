@@ -6,7 +6,11 @@ import sys
 from pathlib import Path
 
 from diffmem.cli.options import ReadingPairs, Settings
+from diffmem.distributed import world
+from diffmem.environment import choose_device
 from diffmem.errors import UserError
+from diffmem.folder_lock import locked_folder
+from diffmem.progress import show_progress
 
 __all__ = ["audit"]
 
@@ -80,8 +84,6 @@ def audit(
         batch_size: Images at a time.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
     """
-    from diffmem.environment import choose_device
-    from diffmem.folder_lock import locked_folder
 
     device = choose_device(device)
     if self_test:
@@ -109,7 +111,6 @@ def audit(
         from diffmem.api.auditing import audit as run_audit
         from diffmem.auditing.report.text import print_audit
         from diffmem.data import parse_reading
-        from diffmem.distributed import world
         from diffmem.sampling import SamplerConfig, discard_shards
         from diffmem.settings import load_recipe
 
@@ -139,7 +140,6 @@ def _self_test(source: str, transforms: str | None, seed: int, device: str, out:
     from diffmem.api.inputs import as_images
     from diffmem.auditing import parse_transforms, self_test
     from diffmem.auditing.report.selftest import print_self_test, write_self_test
-    from diffmem.progress import show_progress
 
     changes = parse_transforms("flip+shift1" if transforms is None else transforms)
     images = as_images(source)

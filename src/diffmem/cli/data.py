@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from diffmem.cli.options import AS_USUAL, ReadingOptions
-from diffmem.console import warn
+from diffmem.console import console, warn
+from diffmem.errors import UserError
+from diffmem.folder_lock import locked_folder
+from diffmem.progress import Progress, show_progress
 from diffmem.text import bytes_text, count_text
 
 if TYPE_CHECKING:
@@ -14,7 +17,6 @@ if TYPE_CHECKING:
 
     from diffmem.data.canaries import CanarySet
     from diffmem.data.images import ImageSet
-    from diffmem.progress import Progress
 
 __all__ = ["data_build", "data_duplicates", "data_fetch", "data_info"]
 
@@ -81,7 +83,6 @@ def data_build(
     from diffmem.data.build import BuildConfig, build
     from diffmem.data.canaries import canaries_path, check_canaries, plant_canaries
     from diffmem.data.write import meta_path, write_images
-    from diffmem.progress import show_progress
 
     config = BuildConfig(
         size=size, resolution=resolution, gray=gray, classes=classes, selection=selection, seed=seed,
@@ -127,11 +128,8 @@ def data_info(
         resolution: Side in pixels that --fit brings all images to.
         sheet: Also write a contact sheet, a .png with a row of images for each class.
     """
-    from diffmem.console import console
     from diffmem.data.sheet import contact_sheet
     from diffmem.data.sources import open_images
-    from diffmem.errors import UserError
-    from diffmem.progress import show_progress
 
     how = reading.reading(resolution)
     if resolution is not None and reading.fit is None:
@@ -155,7 +153,6 @@ def data_fetch(name: Literal["cifar10"], *, out: Path | None = None) -> None:
         out: File to write; datasets/cifar10/cifar-10-python.tar.gz if left out.
     """
     from diffmem.data.fetch import DOWNLOADS, fetch
-    from diffmem.progress import show_progress
 
     download = DOWNLOADS[name]
     target = out or Path("datasets") / name / download.file
@@ -168,7 +165,6 @@ def data_fetch(name: Literal["cifar10"], *, out: Path | None = None) -> None:
 def _check_target(sources: tuple[str | None, ...], out: Path) -> None:
     """Refuse, before the work, a file to write with a wrong ending or that is one of the sources itself."""
     from diffmem.data.write import check_ending
-    from diffmem.errors import UserError
 
     check_ending(out)
     for source in sources:
@@ -291,12 +287,8 @@ def data_duplicates(
         out: Folder for duplicates.json and duplicates.csv (all groups) and duplicates.png (the largest).
         dedup: Also write the set with the first image of each group alone: .zip, .npz or .npy.
     """
-    from diffmem.console import console
     from diffmem.data import open_images, write_images
-    from diffmem.errors import UserError
-    from diffmem.folder_lock import locked_folder
     from diffmem.memorization.neighbours.groups import near_duplicates
-    from diffmem.progress import show_progress
     from diffmem.reports.duplicates import duplicates_tables, radius_text, write_duplicates
 
     # Before the work, so that a mistake costs no time.

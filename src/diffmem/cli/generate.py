@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffmem.cli.options import Settings
+from diffmem.environment import choose_device
 from diffmem.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,7 +53,6 @@ def generate(
     """
     from diffmem.api.sampling import check_samples_file
     from diffmem.api.sampling import generate as generate_images
-    from diffmem.environment import choose_device
     from diffmem.models import open_model, origin_of
     from diffmem.sampling import SamplerConfig, parse_seeds
     from diffmem.settings import load_recipe

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffmem.cli.options import Settings
+from diffmem.console import console
 from diffmem.distributed import world
 from diffmem.errors import UserError
 
@@ -105,8 +106,6 @@ def measure(
 def _print(found: Measured) -> None:
     from rich.table import Table
 
-    from diffmem.console import console
-
     table = Table(box=None, show_header=False)
     for row in found.rows():
         table.add_row(*row)
@@ -120,7 +119,6 @@ def _print_run(record: RunRecord, threshold: float) -> None:
     """Print R_mem of every snapshot of a run as a table."""
     from rich.table import Table
 
-    from diffmem.console import console
     from diffmem.reports.text import rate_text
 
     first = record.evaluations[0]

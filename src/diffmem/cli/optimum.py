@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffmem.cli.options import Settings
+from diffmem.console import console
+from diffmem.distributed import world
+from diffmem.environment import choose_device
 from diffmem.errors import UserError
+from diffmem.folder_lock import locked_folder
+from diffmem.progress import show_progress
 
 __all__ = ["gap", "optimum"]
 
@@ -39,14 +44,9 @@ def optimum(
         seed: Seed of the noise.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
     """
-    from diffmem.console import console
     from diffmem.data import open_images
-    from diffmem.distributed import world
-    from diffmem.environment import choose_device
-    from diffmem.folder_lock import locked_folder
     from diffmem.optimum.curves import optimum_curves
     from diffmem.optimum.report.figure import collapse_text, optimum_table, write_optimum
-    from diffmem.progress import show_progress
 
     levels = _parse_sigmas(sigmas)
     device = choose_device(device)
@@ -116,15 +116,10 @@ def gap(
         seed: Seed of images and noise.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
     """
-    from diffmem.console import console
     from diffmem.data import open_images
-    from diffmem.distributed import world
-    from diffmem.environment import choose_device
-    from diffmem.folder_lock import locked_folder
     from diffmem.optimum.gap import correlations
     from diffmem.optimum.gap_records import GapResult
     from diffmem.optimum.report.gap_write import gap_notes, gap_table, write_gap
-    from diffmem.progress import show_progress
     from diffmem.runs.gap_run import GapSettings, measure_gap
     from diffmem.runs.opening import remember_data
     from diffmem.sampling import SamplerConfig

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from diffmem.errors import UserError
+
 if TYPE_CHECKING:
     from diffmem.data.reading import Reading
 
@@ -71,7 +73,6 @@ class ReadingOptions:
             UserError: See `Reading`.
         """
         from diffmem.data.reading import Reading
-        from diffmem.errors import UserError
 
         if self.fit is not None and resolution is None:
             raise UserError(

@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffmem.cli.options import Settings
-from diffmem.text import bytes_text
+from diffmem.console import console
+from diffmem.distributed import world
+from diffmem.errors import UserError
+from diffmem.progress import show_progress
+from diffmem.text import bytes_text, duration_text
 
 if TYPE_CHECKING:
     from diffmem.api.studies import EmmSearch, GridStudy
@@ -53,7 +57,6 @@ def study(
         store: Folder of runs and data that several studies share.
         plan: Only say what it will take: runs, hours, memory, disk (recipes with levels or search).
     """
-    from diffmem.errors import UserError
     from diffmem.runs.recipe import StudyRecipe
     from diffmem.settings import load_recipe
     from diffmem.studies.search.recipe import is_search
@@ -97,8 +100,6 @@ def report(folder: Path) -> None:
 
 
 def _report(done: GridStudy) -> None:
-    from diffmem.console import console
-    from diffmem.distributed import world
     from diffmem.studies.report.tables import terminal_table
 
     if world().is_main:
@@ -143,7 +144,6 @@ def _search_for_emm(
 ) -> None:
     """Search for EMM as a recipe says, print the table, write the report; or only say what it will take."""
     from diffmem.api.studies import prepared_search, run_search
-    from diffmem.distributed import world
     from diffmem.studies.search.recipe import load_search
 
     if processes is not None:
@@ -161,12 +161,9 @@ def _search_for_emm(
 def _plan(study: SearchStudy, device: str) -> None:
     from rich.table import Table
 
-    from diffmem.console import console
     from diffmem.executors.open import open_pool
     from diffmem.executors.processes import available_cores
-    from diffmem.progress import show_progress
     from diffmem.studies.search.plan import plan_search
-    from diffmem.text import duration_text
 
     kind = study.recipe.executor.kind
     if kind in ("inline", "local"):
@@ -212,7 +209,6 @@ def _is_search_folder(folder: Path) -> bool:
 
 def _report_search(found: EmmSearch) -> None:
     """Write the report of a search as it is now, and print its table."""
-    from diffmem.console import console
     from diffmem.studies.search.report.tables import search_table
 
     paths = found.write_report()
@@ -228,7 +224,6 @@ def status(folder: Path) -> None:
     Args:
         folder: Folder of the study.
     """
-    from diffmem.console import console
     from diffmem.studies.search.report.tables import search_table, watch_table
 
     study = _open(folder)
@@ -249,8 +244,6 @@ def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
     """
     from rich.live import Live
 
-    from diffmem.console import console
-    from diffmem.errors import UserError
     from diffmem.studies.search.report.tables import watch_table
 
     if not every > 0:
@@ -280,7 +273,6 @@ def _live(study: SearchStudy) -> dict[str, Status]:
 
 
 def _open(folder: Path) -> SearchStudy:
-    from diffmem.errors import UserError
     from diffmem.studies.search.study import open_search
 
     if not _is_search_folder(folder):
@@ -300,7 +292,6 @@ def new(path: Path) -> None:
     """
     from importlib.resources import files
 
-    from diffmem.errors import UserError
     from diffmem.files import write_text
 
     if path.exists():

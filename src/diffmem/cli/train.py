@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffmem.cli.options import Settings
+from diffmem.console import console
 from diffmem.errors import UserError
 
 __all__ = ["train"]
@@ -75,8 +76,6 @@ def train(
 
 def _print_settings(rows: list[tuple[str, str, str]]) -> None:
     from rich.table import Table
-
-    from diffmem.console import console
 
     table = Table("setting", "default", "meaning", box=None)
     for row in rows:
