@@ -64,7 +64,7 @@ class EmmSearch:
 
     @property
     def emm(self) -> dict[str, EmmRecord]:
-        """EMM of every level with its interval, or why it cannot be told."""
+        """EMM of every level with its interval, or why it is not known."""
         return {level.name: level.emm for level in self.result.levels}
 
     def __str__(self) -> str:

@@ -53,7 +53,7 @@ def audit(
     Example: diffmem audit --self-test
 
     Args:
-        train: The whole training set: anything that `diffmem data build` reads. Left out, the model alone is looked at.
+        train: The whole training set: anything that `diffmem data build` reads. Left out, the model alone is examined.
         heldout: Images of the same source that were not trained on: for the null rate, and membership
             inference needs them. Without, training images are held against each other.
         samples: Generated images: a folder, .zip or .npz.
@@ -128,7 +128,7 @@ def audit(
             target=target, private=private, seed=seed, title=title, batch_size=batch_size, allow_pickle=allow_pickle,
         )  # fmt: skip
         if world().is_main:
-            print_audit(done.result)  # first: what hours of work found is told also where the disk is full
+            print_audit(done.result)  # first: what hours of work found is printed also where the disk is full
             print(f"report: {done.save(out)}", flush=True)
         world().wait()
         discard_shards(shards)

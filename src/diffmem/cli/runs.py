@@ -107,12 +107,12 @@ def _table(entries: list[RunEntry], holders: dict[str, Lease]) -> tuple[Table, l
             _holder_text(holders.get(entry.run_id)),
         )
         table.add_row(*(Text(cell) for cell in cells))
-    legend = [f"{name}: {words}" for named in (models, trainings) for words, name in named.items()]
+    legend = [f"{name}: {text}" for named in (models, trainings) for text, name in named.items()]
     return table, legend
 
 
-def _numbered(letter: str, words: list[str]) -> dict[str, str]:
-    return {each: f"{letter}{i}" for i, each in enumerate(dict.fromkeys(words), 1)}
+def _numbered(letter: str, texts: list[str]) -> dict[str, str]:
+    return {each: f"{letter}{i}" for i, each in enumerate(dict.fromkeys(texts), 1)}
 
 
 def _holder_text(lease: Lease | None) -> str:

@@ -57,7 +57,7 @@ class BugError(DiffmemError):
 
 @dataclass(frozen=True)
 class Task:
-    """One piece of work, described so that it can be sent to another machine.
+    """One computation, described so that it can be sent to another machine.
 
     Attributes:
         key: Names the task, for example the run's id.

@@ -46,7 +46,7 @@ def measure_gap(
 
     Args:
         settings: What is measured.
-        train: Its training images; if none, they are looked for as `open_run` does.
+        train: Its training images; if none, they are searched as `open_run` does.
         heldout: Held-out images; if none, those of the study that the run belongs to, if it kept them.
         cache: Folder in which the result is kept, and found if it is there.
         progress: Reported of work done.
@@ -68,11 +68,11 @@ def measure_gap(
             " images of one shape."
         )
     path = None if cache is None else cache / f"{run.run_id}-{_key(run, seen, fresh, settings)}.json"
-    kept = None if path is None else _read(path)
+    cached = None if path is None else _read(path)
     rmem = stored_rmem(folder, seen, len(run.training_set))
-    found = kept or _measured(run, seen, fresh, settings, device, progress)
+    found = cached or _measured(run, seen, fresh, settings, device, progress)
     found = found.model_copy(update={"folder": str(folder), "rmem": rmem})
-    if kept is None and path is not None and world().is_main:
+    if cached is None and path is not None and world().is_main:
         write_json(path, found.model_dump(mode="json"))
     progress(1, 1)
     return found

@@ -184,7 +184,7 @@ class Run(TrainedRun):
         device: torch.device | str = "cpu",
         progress: Progress = NO_PROGRESS,
     ) -> None:
-        """Generate from a snapshot, find the neighbours and keep both in place of what was there.
+        """Generate from a snapshot, find the neighbours and store both instead of what was there.
 
         The arguments and errors are those of `evaluate`.
         """

@@ -142,12 +142,12 @@ def _mask(settings: Mapping[str, Any]) -> tuple[bool, ...] | None:
     if value is None:
         return None
     entries = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [None]
-    words = [str(int(entry)) if isinstance(entry, bool | int) else entry for entry in entries]
-    if not all(word in ("0", "1") for word in words):
+    texts = [str(int(entry)) if isinstance(entry, bool | int) else entry for entry in entries]
+    if not all(text in ("0", "1") for text in texts):
         raise UserError(
             f"skip_connections must be a list of 0 and 1, one for each encoder output, not {value!r}."
         )
-    return tuple(word == "1" for word in words)
+    return tuple(text == "1" for text in texts)
 
 
 def _network(settings: Mapping[str, Any]) -> UNet:
