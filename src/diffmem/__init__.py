@@ -21,10 +21,9 @@ from diffmem.version import __version__
 
 if TYPE_CHECKING:
     from diffmem.api.auditing import Audit, audit
+    from diffmem.api.denoisers import generate, train
     from diffmem.api.measuring import measure, measure_run
-    from diffmem.api.sampling import generate
     from diffmem.api.studies import find_emm, open_emm, open_study, run_study
-    from diffmem.api.training import train
     from diffmem.data import ImageSet, Reading, hold_out, open_images, write_images
     from diffmem.errors import DiffmemError, UserError
     from diffmem.models import Denoiser, ModelConfig, function_denoiser, open_model
@@ -55,7 +54,7 @@ _ORIGINS = {
     "audit": "api.auditing",
     "find_emm": "api.studies",
     "function_denoiser": "models",
-    "generate": "api.sampling",
+    "generate": "api.denoisers",
     "hold_out": "data",
     "measure": "api.measuring",
     "measure_run": "api.measuring",
@@ -64,7 +63,7 @@ _ORIGINS = {
     "open_model": "models",
     "open_study": "api.studies",
     "run_study": "api.studies",
-    "train": "api.training",
+    "train": "api.denoisers",
     "write_images": "data",
 }
 """Where each public name is defined."""

@@ -59,7 +59,7 @@ def train(
     settings += [] if batch_size is None else [f"training.batch_size={batch_size}"]
     chosen = load_recipe(TrainRecipe, recipe, settings)
 
-    from diffmem.api.training import train as train_model
+    from diffmem.api.denoisers import train as train_model
 
     if tensorboard:
         from diffmem.training.tracking import require_tensorboard
