@@ -6,9 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from diffmem.data import ImageSet, open_images
@@ -59,14 +57,9 @@ def measure_gap(
         raise UserError(
             f"There is no folder {folder}; name the folder of a run, made by diffmem train or a study."
         )
-    run = open_run(folder, train)
+    run = open_run(folder, train, heldout)
     seen = snapshots_of(folder)[-1] if run.model.is_trained else run.points[-1]
     fresh = heldout_of(run) if heldout is None else heldout
-    if fresh is not None and fresh.shape != run.training_set.shape:
-        raise UserError(
-            f"The held-out images have shape {fresh.shape}, the training images of {folder} {run.training_set.shape} (C, H, W); give"
-            " images of one shape."
-        )
     path = None if cache is None else cache / f"{run.run_id}-{_key(run, seen, fresh, settings)}.json"
     cached = None if path is None else _read(path)
     rmem = stored_rmem(folder, seen, len(run.training_set))
@@ -124,13 +117,16 @@ def _measured(
     kinds.append(("trajectory", None, settings.samples))
     curves = []
     for (kind, clean, samples), part in parts_of(progress, kinds):
+        labels = None  # of the training images in the order in which they are used: held-out images and states get them too
+        if images.labels is not None:
+            labels = images.labels[balanced_indices(len(images), samples, settings.seed)]
         errors = gap_errors(
             denoiser,
             optimum,
             gaussian,
             clean,
             replace(settings, samples=samples),
-            labels=_labels(images, samples, settings.seed),
+            labels=labels,
             progress=part,
         )
         curves.append(curve_of(kind, errors, weight))
@@ -145,11 +141,6 @@ def _measured(
         curves=curves,
         notes=notes,
     )
-
-
-def _labels(images: ImageSet, samples: int, seed: int) -> NDArray[np.int64] | None:
-    """Return the labels of the training images in the order in which they are used: held-out images and states get them too."""
-    return None if images.labels is None else images.labels[balanced_indices(len(images), samples, seed)]
 
 
 def _unseen(fresh: ImageSet, images: ImageSet) -> ImageSet | None:

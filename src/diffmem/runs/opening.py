@@ -34,10 +34,16 @@ def open_run(
         progress: Reported of images being read.
 
     Raises:
-        UserError: The folder is no run's, or the training images are missing or not those of the run.
+        UserError: The folder is no run's, or the training images are missing or not those of the run, or the held-out images have
+            another shape.
     """
     config = RunFolder(folder).config
     images = _training_images(folder, config.data.fingerprint, train, progress)
+    if heldout is not None and heldout.shape != images.shape:
+        raise UserError(
+            f"The held-out images have shape {heldout.shape}, the training images of {folder} {images.shape} (C, H, W); give images of"
+            " one shape."
+        )
     return Run(images, heldout, config.model, config.training, config.seed, folder.parent, folder)
 
 
