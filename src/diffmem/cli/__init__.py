@@ -1,7 +1,6 @@
 """The command line, thin: parse, call, print.
 
-The modules of the commands import the base layer alone at their head and the packages inside their functions, so that `diffmem --help` is
-instant.
+The modules of the commands import packages inside their functions, so that `diffmem --help` is instant.
 """
 
 from __future__ import annotations
