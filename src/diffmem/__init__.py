@@ -21,11 +21,9 @@ from diffmem.version import __version__
 
 if TYPE_CHECKING:
     from diffmem.api.auditing import Audit, audit
+    from diffmem.api.denoisers import generate, train
     from diffmem.api.measuring import measure, measure_run
-    from diffmem.api.sampling import generate
-    from diffmem.api.search import find_emm, open_emm
-    from diffmem.api.studying import open_study, run_study
-    from diffmem.api.training import train
+    from diffmem.api.studies import find_emm, open_emm, open_study, run_study
     from diffmem.data import ImageSet, Reading, hold_out, open_images, write_images
     from diffmem.errors import DiffmemError, UserError
     from diffmem.models import Denoiser, ModelConfig, function_denoiser, open_model
@@ -54,18 +52,18 @@ _ORIGINS = {
     "TrainingConfig": "training",
     "UserError": "errors",
     "audit": "api.auditing",
-    "find_emm": "api.search",
+    "find_emm": "api.studies",
     "function_denoiser": "models",
-    "generate": "api.sampling",
+    "generate": "api.denoisers",
     "hold_out": "data",
     "measure": "api.measuring",
     "measure_run": "api.measuring",
-    "open_emm": "api.search",
+    "open_emm": "api.studies",
     "open_images": "data",
     "open_model": "models",
-    "open_study": "api.studying",
-    "run_study": "api.studying",
-    "train": "api.training",
+    "open_study": "api.studies",
+    "run_study": "api.studies",
+    "train": "api.denoisers",
     "write_images": "data",
 }
 """Where each public name is defined."""

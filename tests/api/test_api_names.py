@@ -36,7 +36,7 @@ def test_no_package_takes_the_place_of_a_function():
     code = (
         "import diffmem, importlib, pkgutil;"
         "[importlib.import_module(m.name) for m in pkgutil.iter_modules(diffmem.__path__, 'diffmem.') if m.name != 'diffmem.__main__'];"
-        "import diffmem.auditing, diffmem.training, diffmem.memorization.measure, diffmem.sampling.generate, diffmem.api.search;"
+        "import diffmem.auditing, diffmem.training, diffmem.memorization.measure, diffmem.sampling.generate, diffmem.api.studies;"
         "assert all(callable(getattr(diffmem, name)) for name in diffmem._ORIGINS)"
     )
     assert "diffmem.auditing" in loaded_by(code)

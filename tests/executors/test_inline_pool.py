@@ -6,7 +6,7 @@ import pytest
 from executors_work import ends, task
 
 from diffmem.errors import DiffmemError, UserError
-from diffmem.executors.inline import InlinePool
+from diffmem.executors.open import InlinePool
 
 
 def interrupt(content, progress, warn):

@@ -11,8 +11,9 @@ from executors_work import ends, files, is_running, number_in, task, wait_for
 
 from diffmem.errors import UserError
 from diffmem.executors import processes
-from diffmem.executors.local import LocalPool, share_of_gpus, visible_gpus
+from diffmem.executors.open import LocalPool
 from diffmem.executors.pool import BugError
+from diffmem.executors.processes import share_of_gpus, visible_gpus
 
 
 def test_tasks_run_in_processes_that_are_used_again_and_tell_what_they_do(tmp_path):
@@ -93,7 +94,7 @@ def test_a_worker_that_nobody_listens_to_saves_when_the_pool_stops(tmp_path, cap
         pool.submit(task("one", "talk", content))
         number_in(content["begun"])
         time.sleep(0.5)  # the pipe is full
-        (connection,) = (worker.connection for worker in pool._processes._workers)
+        (connection,) = (worker.connection for worker in pool._workers)
         os.read(connection.fileno(), 7)  # as an interrupt in the middle of a message leaves it
     assert int(Path(content["saved"]).read_text()) >= 1
     assert "did not stop" not in capfd.readouterr().err
@@ -117,7 +118,7 @@ DRIVER = """
 import signal, sys, time
 from executors_work import task, files
 from pathlib import Path
-from diffmem.executors.local import LocalPool
+from diffmem.executors.open import LocalPool
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with Ctrl-C ignored
     pool = LocalPool(2, threads=1)

@@ -11,7 +11,7 @@ from diffmem.memorization import RatioRule, nearest_neighbours
 from diffmem.memorization.features import open_features
 from diffmem.models.config import ModelConfig
 from diffmem.models.weights import read_tensors, write_tensors
-from diffmem.runs.frechet import stored_frechet
+from diffmem.runs.evaluations import stored_frechet
 from diffmem.runs.run import Run
 from diffmem.training import TrainingConfig
 from diffmem.training.loop import snapshot_path

@@ -238,11 +238,6 @@ def measure_run(
     fresh = None if heldout is None else as_images(heldout)
     with show_progress("Reading images") as progress:
         run = open_run(where, None if training is None else str(training), fresh, progress)
-    if fresh is not None and fresh.shape != run.training_set.shape:
-        raise UserError(
-            f"The held-out images have shape {fresh.shape}, the training images {run.training_set.shape} (C, H, W);"
-            " give images of one shape."
-        )
     if training is not None:
         remember_data(where, str(training))
     with show_progress("Measuring") as progress:

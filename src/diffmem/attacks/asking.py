@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from diffmem.errors import UserError
 from diffmem.models import Denoiser, Latent, pixel_shape_of
-from diffmem.models.arguments import checked_labels
+from diffmem.models.denoiser import checked_labels
 
 __all__ = ["NotFiniteError", "check_finite", "denoised", "encoded", "generator_of", "labels_of"]
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from diffmem.cli.common import Settings
-from diffmem.cli.reading import ReadingPairs
+from diffmem.cli.options import ReadingPairs, Settings
+from diffmem.distributed import world
+from diffmem.environment import choose_device
 from diffmem.errors import UserError
+from diffmem.folder_lock import locked_folder
+from diffmem.progress import show_progress
 
 __all__ = ["audit"]
 
@@ -50,7 +53,7 @@ def audit(
     Example: diffmem audit --self-test
 
     Args:
-        train: The whole training set: anything that `diffmem data build` reads. Left out, the model alone is looked at.
+        train: The whole training set: anything that `diffmem data build` reads. Left out, the model alone is examined.
         heldout: Images of the same source that were not trained on: for the null rate, and membership
             inference needs them. Without, training images are held against each other.
         samples: Generated images: a folder, .zip or .npz.
@@ -81,8 +84,6 @@ def audit(
         batch_size: Images at a time.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
     """
-    from diffmem.environment import choose_device
-    from diffmem.folder_lock import locked_folder
 
     device = choose_device(device)
     if self_test:
@@ -110,7 +111,6 @@ def audit(
         from diffmem.api.auditing import audit as run_audit
         from diffmem.auditing.report.text import print_audit
         from diffmem.data import parse_reading
-        from diffmem.distributed import world
         from diffmem.sampling import SamplerConfig, discard_shards
         from diffmem.settings import load_recipe
 
@@ -128,7 +128,7 @@ def audit(
             target=target, private=private, seed=seed, title=title, batch_size=batch_size, allow_pickle=allow_pickle,
         )  # fmt: skip
         if world().is_main:
-            print_audit(done.result)  # first: what hours of work found is told also where the disk is full
+            print_audit(done.result)  # first: what hours of work found is printed also where the disk is full
             print(f"report: {done.save(out)}", flush=True)
         world().wait()
         discard_shards(shards)
@@ -140,7 +140,6 @@ def _self_test(source: str, transforms: str | None, seed: int, device: str, out:
     from diffmem.api.inputs import as_images
     from diffmem.auditing import parse_transforms, self_test
     from diffmem.auditing.report.selftest import print_self_test, write_self_test
-    from diffmem.progress import show_progress
 
     changes = parse_transforms("flip+shift1" if transforms is None else transforms)
     images = as_images(source)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from diffmem.console import console
+
 __all__ = ["doctor"]
 
 _CORE = (
@@ -40,7 +42,6 @@ def doctor() -> None:
     import torch
     from rich.table import Table
 
-    from diffmem.console import console
     from diffmem.version import __version__
 
     def installed(package: str) -> str | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmem.cli.common import Settings
+from diffmem.cli.options import Settings
+from diffmem.environment import choose_device
 from diffmem.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,9 +51,8 @@ def generate(
         workspace: With --optimum: megabytes it may use beside the images. What it keeps of a batch is 32 bytes per
             generated image and image of the set; batches that do not fit are followed in parts.
     """
-    from diffmem.api.sampling import check_samples_file
-    from diffmem.api.sampling import generate as generate_images
-    from diffmem.environment import choose_device
+    from diffmem.api.denoisers import check_samples_file
+    from diffmem.api.denoisers import generate as generate_images
     from diffmem.models import open_model, origin_of
     from diffmem.sampling import SamplerConfig, parse_seeds
     from diffmem.settings import load_recipe

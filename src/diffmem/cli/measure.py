@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmem.cli.common import Settings
+from diffmem.cli.options import Settings
+from diffmem.console import console
 from diffmem.distributed import world
 from diffmem.errors import UserError
 
 if TYPE_CHECKING:
     from diffmem.api.measuring import Measured
+    from diffmem.runs.records import Evaluation, RunRecord
 
 __all__ = ["measure"]
 
@@ -69,7 +71,6 @@ def measure(
         if index is not None:
             raise UserError("--index is for generated images; a run keeps its neighbours in its folder.")
         from diffmem.api.measuring import measure_run
-        from diffmem.cli.measure_run import print_run
         from diffmem.runs.recipe import MeasureConfig
         from diffmem.sampling import SamplerConfig
         from diffmem.settings import load_recipe
@@ -81,7 +82,7 @@ def measure(
             device=device,
         )  # fmt: skip
         if world().is_main:
-            print_run(run.record, threshold)
+            _print_run(run.record, threshold)
             if out is not None:
                 print(run.save(out))
         return
@@ -105,8 +106,6 @@ def measure(
 def _print(found: Measured) -> None:
     from rich.table import Table
 
-    from diffmem.console import console
-
     table = Table(box=None, show_header=False)
     for row in found.rows():
         table.add_row(*row)
@@ -114,3 +113,53 @@ def _print(found: Measured) -> None:
     to.print(table)
     for warning in found.warnings:
         to.print(f"note: {warning}")
+
+
+def _print_run(record: RunRecord, threshold: float) -> None:
+    """Print R_mem of every snapshot of a run as a table."""
+    from rich.table import Table
+
+    from diffmem.reports.text import rate_text
+
+    first = record.evaluations[0]
+    titles = ["epoch", "R_mem", "null", "copied", "mean nearest"]
+    if first.frechet_of is not None:
+        titles.append("FID" if first.frechet_of == "inception" else "Frechet")
+    table = Table(*titles, box=None)
+    null = "-" if record.null is None else rate_text(record.null)
+    for each in record.evaluations:
+        cells = [
+            _epoch(each),
+            rate_text(each.memorized),
+            null,
+            str(each.distinct_replicated),
+            f"{each.mean_nearest_distance:.2f}",
+        ]
+        if first.frechet_of is not None:
+            cells.append("-" if each.frechet is None else f"{each.frechet:.4g}")
+        table.add_row(*cells)
+    console(soft_wrap=True).print(table)
+    print(f"maximum {_line(record.peak)}; last {_line(record.last)}")
+    total = first.memorized.total
+    print(
+        f"{total} images of each snapshot, d1 / d2 below {threshold:.4g}; copied: distinct training images of"
+        f" {record.size - record.duplicates}; distances in grey levels RMS."
+    )
+    if first.frechet_of not in (None, "inception"):
+        print(
+            f"Frechet: squared Frechet distance of {first.frechet_of} to the training images; this is no FID."
+        )
+    if record.null is None:
+        print("note: the null rate was not measured: give --heldout.")
+    if first.frechet_note is not None:
+        print(f"note: {first.frechet_note}")
+
+
+def _line(one: Evaluation) -> str:
+    from diffmem.reports.text import rate_text
+
+    return f"{rate_text(one.memorized)} at epoch {_epoch(one)}"
+
+
+def _epoch(one: Evaluation) -> str:
+    return f"{one.epoch:.3g}" if one.epoch < 10 else f"{one.epoch:,.0f}"

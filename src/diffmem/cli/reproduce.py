@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from diffmem.cli.common import Settings
+from diffmem.cli.options import Settings
+from diffmem.console import console
+from diffmem.environment import choose_device
 from diffmem.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,8 +72,6 @@ def reproduce(
     if page is not None and not all_:
         raise UserError("--page is the page of all experiments: give --all with it.")
 
-    from diffmem.environment import choose_device
-
     device = choose_device(device)
     size = _scale(scale, device)
     settings = list(set_ or [])
@@ -109,7 +109,6 @@ def _scale(wanted: str | None, device: str) -> Literal["paper", "cpu", "smoke"]:
 
 def _run(planned: list[Reproduction], device: str, workers: int | None, page: Path | None) -> None:
     from diffmem.api.reproducing import reproduce, write_results_page
-    from diffmem.console import console
     from diffmem.paper.report.tables import experiment_table
 
     results = []
@@ -127,7 +126,6 @@ def _run(planned: list[Reproduction], device: str, workers: int | None, page: Pa
 def _print_experiments() -> None:
     from rich.table import Table
 
-    from diffmem.console import console
     from diffmem.paper.experiment import experiment_names, load_experiment
 
     table = Table(

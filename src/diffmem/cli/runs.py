@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmem.text import bytes_text
+from diffmem.console import console, warn
+from diffmem.errors import UserError
+from diffmem.progress import show_progress
+from diffmem.text import bytes_text, duration_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,9 +32,6 @@ def runs(store: Path, *, rebuild: bool = False, json: bool = False) -> None:
     import json as json_format
     from dataclasses import asdict
 
-    from diffmem.console import console, warn
-    from diffmem.errors import UserError
-    from diffmem.progress import show_progress
     from diffmem.runs.store.folders import RUNS
     from diffmem.runs.store.index import RunIndex, read_index
 
@@ -71,7 +71,6 @@ def runs(store: Path, *, rebuild: bool = False, json: bool = False) -> None:
 
 def _fresh(store: Path, entry: RunEntry) -> RunEntry:
     """Return the entry of a run that may have moved on since it was noted, as its folder has it now."""
-    from diffmem.console import warn
     from diffmem.runs.store.folders import read_entries
 
     # A run that was noted as new need not have a folder yet.
@@ -108,18 +107,16 @@ def _table(entries: list[RunEntry], holders: dict[str, Lease]) -> tuple[Table, l
             _holder_text(holders.get(entry.run_id)),
         )
         table.add_row(*(Text(cell) for cell in cells))
-    legend = [f"{name}: {words}" for named in (models, trainings) for words, name in named.items()]
+    legend = [f"{name}: {text}" for named in (models, trainings) for text, name in named.items()]
     return table, legend
 
 
-def _numbered(letter: str, words: list[str]) -> dict[str, str]:
-    return {each: f"{letter}{i}" for i, each in enumerate(dict.fromkeys(words), 1)}
+def _numbered(letter: str, texts: list[str]) -> dict[str, str]:
+    return {each: f"{letter}{i}" for i, each in enumerate(dict.fromkeys(texts), 1)}
 
 
 def _holder_text(lease: Lease | None) -> str:
     import time
-
-    from diffmem.text import duration_text
 
     if lease is None:
         return "–"

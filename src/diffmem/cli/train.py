@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffmem.cli.common import Settings
+from diffmem.cli.options import Settings
+from diffmem.console import console
 from diffmem.errors import UserError
 
 __all__ = ["train"]
@@ -58,7 +59,7 @@ def train(
     settings += [] if batch_size is None else [f"training.batch_size={batch_size}"]
     chosen = load_recipe(TrainRecipe, recipe, settings)
 
-    from diffmem.api.training import train as train_model
+    from diffmem.api.denoisers import train as train_model
 
     if tensorboard:
         from diffmem.training.tracking import require_tensorboard
@@ -75,8 +76,6 @@ def train(
 
 def _print_settings(rows: list[tuple[str, str, str]]) -> None:
     from rich.table import Table
-
-    from diffmem.console import console
 
     table = Table("setting", "default", "meaning", box=None)
     for row in rows:

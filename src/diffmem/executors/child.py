@@ -28,25 +28,16 @@ from diffmem.executors.pool import (
     event_to_json,
     throttled,
 )
-from diffmem.files import read_json, write_json
+from diffmem.files import write_json
 from diffmem.interrupt import StopRequest
 from diffmem.progress import Progress
 
-__all__ = ["EventFile", "journal", "read_task", "run_child", "run_task"]
+__all__ = ["EventFile", "journal", "run_child", "run_task"]
 
-_SECONDS_BETWEEN_LOOKS = 0.1
+_SECONDS_BETWEEN_POLLS = 0.1
 _SECONDS_BETWEEN_PROGRESS = 0.5
 # torchrun gives its processes half a minute; it is not ended before it has ended them.
 _SECONDS_OF_LAUNCHER = 40.0
-
-
-def read_task(file: Path) -> Task:
-    """Read the task that a process was started for.
-
-    Raises:
-        DiffmemError: The file cannot be read.
-    """
-    return Task(**read_json(file))
 
 
 def journal(folder: Path, rank: int) -> Callable[[Event], None]:
@@ -179,7 +170,7 @@ def run_child(
                     child.terminate()
                 elif deadline is not None and time.monotonic() >= deadline:
                     child.kill()
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                time.sleep(_SECONDS_BETWEEN_POLLS)
         finally:
             _end(child)
         for event in reader.new():
@@ -236,5 +227,4 @@ def _judge(key: str, reader: _Reader, code: int, errors: str, *, was_asked: bool
     if reader.begun or code < 0:
         text = f"The process of the task ended unexpectedly (exit code {code}; -9 often means that memory ran out): {last}"
         return Event(key, "lost", text)
-    error = DiffmemError(f"The process of a task cannot start (exit code {code}): {last}")
-    return Event(key, "failed", str(error), error=error)
+    return Event.failed(key, DiffmemError(f"The process of a task cannot start (exit code {code}): {last}"))

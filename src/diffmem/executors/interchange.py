@@ -15,7 +15,7 @@ from diffmem.executors.signals import end_with
 
 __all__ = ["main"]
 
-_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_BETWEEN_CHECKS = 1.0
 
 
 def main(parent: int, program: str) -> None:
@@ -28,7 +28,7 @@ def main(parent: int, program: str) -> None:
 
     def gone() -> None:
         while os.getppid() == parent:
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            time.sleep(_SECONDS_BETWEEN_CHECKS)
 
     os.setsid()  # signals for the study's group, as Ctrl-C is one, would cut it off from what its workers save
     end_with(gone)

@@ -1,20 +1,83 @@
-"""The pool that a recipe asks for, opened."""
+"""The pools of this machine, and the one that a recipe asks for, opened."""
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from diffmem.errors import UserError
+from diffmem.executors.child import run_task
 from diffmem.executors.config import ExecutorConfig
-from diffmem.executors.inline import InlinePool
-from diffmem.executors.local import LocalPool, visible_gpus
-from diffmem.executors.pool import Event, Pool
-from diffmem.executors.processes import available_cores
+from diffmem.executors.pool import Event, Pool, Task, outcome
+from diffmem.executors.processes import Processes, available_cores, share_of_gpus, visible_gpus
 
-__all__ = ["open_pool"]
+__all__ = ["InlinePool", "LocalPool", "open_pool"]
+
+
+class InlinePool(Pool):
+    """A pool whose `poll` does the next task, however long that takes, and returns what it reported.
+
+    An interrupt of the work leaves `poll` as KeyboardInterrupt, when the work has saved.
+
+    Args:
+        on_event: Called with progress and warnings as they come; without it, `poll` returns the warnings and the last progress.
+    """
+
+    slots = 1
+
+    def __init__(self, on_event: Callable[[Event], None] | None = None) -> None:
+        self._on_event = on_event
+        self._waiting: deque[Task] = deque()
+
+    def submit(self, task: Task) -> None:
+        """Take a task; see `Pool`."""
+        self._waiting.append(task)
+
+    def poll(self, seconds: float) -> list[Event]:
+        """Do the next task and return what it reported; without one, wait.
+
+        Raises:
+            KeyboardInterrupt: A stop was requested; the work is saved.
+        """
+        if not self._waiting:
+            time.sleep(seconds)
+            return []
+        task, events = self._waiting.popleft(), list[Event]()
+        end = outcome(task.key, partial(run_task, task), self._on_event or events.append)
+        warnings = [event for event in events if event.kind == "warning"]
+        return [*warnings, *[event for event in events if event.kind == "progress"][-1:], end]
+
+    def stop(self) -> None:
+        """Forget the tasks that wait; none runs outside of `poll`."""
+        self._waiting.clear()
+
+
+class LocalPool(Processes, Pool):
+    """A pool of spawned processes; each does one task at a time, and one that dies is replaced.
+
+    Args:
+        slots: How many processes.
+        threads: Threads of each process; by default the cores divided by the slots.
+        gpus: Names of the GPUs, divided among the slots and shared if there are more slots; none on a CPU.
+        processes: Processes of each task (torchrun), each with a GPU of its own.
+    """
+
+    def __init__(
+        self, slots: int, *, threads: int | None = None, gpus: Sequence[str] = (), processes: int = 1
+    ) -> None:
+        self.slots = slots
+        share = max(1, available_cores() // (slots * processes)) if threads is None else threads
+        environments = [{"CUDA_VISIBLE_DEVICES": share_of_gpus(gpus, i, processes)} for i in range(slots)]
+        super().__init__(run_task, slots, share, environments if gpus else ())
+
+    def submit(self, task: Task) -> None:
+        """Take a task; see `Pool`."""
+        self.add(task.key, task)
 
 
 def open_pool(

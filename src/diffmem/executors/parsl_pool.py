@@ -39,7 +39,7 @@ from diffmem.executors.signals import signals_held
 
 __all__ = ["ParslPool", "open_parsl"]
 
-_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_BETWEEN_CHECKS = 1.0
 
 
 def open_parsl(config: ExecutorConfig, folder: Path) -> ParslPool:
@@ -96,7 +96,7 @@ class ParslPool(Pool):
         self._seconds_to_save, self._gpus = seconds_to_save, gpus
         self._running: dict[int, _Running] = {}
         self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._count, self._next_look, self._stopped = 0, 0.0, False
+        self._count, self._next_check, self._stopped = 0, 0.0, False
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._folder = Path(tempfile.mkdtemp(prefix="tasks-", dir=folder))
@@ -123,10 +123,10 @@ class ParslPool(Pool):
         """Return what happened; see `Pool`."""
         deadline = time.monotonic() + seconds
         while not self._stopped:
-            events = self._look()
+            events = self._progress()
             left = max(0.0, deadline - time.monotonic())
             try:
-                number = self._ended.get(timeout=min(left, _SECONDS_BETWEEN_LOOKS) if not events else 0)
+                number = self._ended.get(timeout=min(left, _SECONDS_BETWEEN_CHECKS) if not events else 0)
                 running = self._running.pop(number, None)
                 events += [] if running is None else self._end(running)
             except queue.Empty:
@@ -135,15 +135,15 @@ class ParslPool(Pool):
                 return events
         return []
 
-    def _look(self) -> list[Event]:
+    def _progress(self) -> list[Event]:
         """Return, once a second, how far the running tasks are: the last that each has reported."""
-        if time.monotonic() < self._next_look:
+        if time.monotonic() < self._next_check:
             return []
-        self._next_look = time.monotonic() + _SECONDS_BETWEEN_LOOKS
+        self._next_check = time.monotonic() + _SECONDS_BETWEEN_CHECKS
         gone = _gone(self._kernel)
         if gone is not None:
             lost, self._running = self._running, {}
-            return [Event(each.task.key, "failed", str(gone), error=gone) for each in lost.values()]
+            return [Event.failed(each.task.key, gone) for each in lost.values()]
         return [event for running in self._running.values() for event in running.progress.new()[-1:]]
 
     def _end(self, running: _Running) -> list[Event]:
@@ -153,14 +153,14 @@ class ParslPool(Pool):
             found = running.future.result()
             warnings = [Event(key, "warning", text) for text in found["warnings"]]
             return [*warnings, event_from_json(found["end"])]
-        words = " ".join(str(error).split())
+        text = " ".join(str(error).split())
         if isinstance(error, ManagerLost | WorkerLost):
-            return [Event(key, "lost", f"The worker of the task is gone: {words}.")]
+            return [Event(key, "lost", f"The worker of the task is gone: {text}.")]
         failure = DiffmemError(
-            f"Parsl cannot run the tasks: {type(error).__name__}: {words}. Its scripts and logs are in"
+            f"Parsl cannot run the tasks: {type(error).__name__}: {text}. Its scripts and logs are in"
             f" {self._folder.parent / 'parsl'}."
         )
-        return [Event(key, "failed", str(failure), error=failure)]
+        return [Event.failed(key, failure)]
 
     def stop(self) -> None:
         """Ask the running tasks to save and end, wait for them, and end the workers; see `Pool`."""

@@ -49,15 +49,28 @@ def parsl_config(config: ExecutorConfig, folder: Path) -> Config:
     if config.kind == "parsl":
         assert config.path is not None
         return _steadied(_of_file(Path(config.path), folder))
+    shared: dict[str, Any] = {
+        "worker_init": _worker_init(config),
+        "init_blocks": 0,
+        "min_blocks": 0,
+        "max_blocks": config.most_blocks,
+    }
+    make = {"slurm": _slurm, "pbs": _pbs, "kubernetes": _kubernetes}[config.kind]
+    drain = (
+        None  # seconds after which a job takes no more tasks, so that it ends when those that run have saved
+    )
+    if config.walltime is not None:
+        limit = walltime_seconds(config.walltime)
+        drain = int(limit - 60 * config.minutes_to_save - _DRAIN_BEFORE_SAVING)
     executor = HighThroughputExecutor(
         label="diffmem",
-        provider=_provider(config),
+        provider=make(config, shared),
         address=config.address or _own_address(config),
         cores_per_worker=_NO_CORES,  # Parsl would start fewer workers than there are runs, were each to have a core
         max_workers_per_node=config.runs_per_node,
         heartbeat_period=_HEARTBEAT,
         heartbeat_threshold=_TIMEOUT,
-        drain_period=_drain_period(config),
+        drain_period=drain,
     )
     return _steadied(
         Config(
@@ -133,13 +146,6 @@ def _own_address(config: ExecutorConfig) -> str:
     return address
 
 
-def _drain_period(config: ExecutorConfig) -> int | None:
-    """Return after how many seconds a job takes no more tasks, so that it ends when those that run have saved."""
-    if config.walltime is None:
-        return None
-    return int(walltime_seconds(config.walltime) - 60 * config.minutes_to_save - _DRAIN_BEFORE_SAVING)
-
-
 def _worker_init(config: ExecutorConfig) -> str:
     """Return what runs first on a worker: this environment's programs, the user's lines, when the job will end."""
     lines = []
@@ -152,20 +158,6 @@ def _worker_init(config: ExecutorConfig) -> str:
     if config.walltime is not None:
         lines.append(f"export {ENDS}=$(( $(date +%s) + {walltime_seconds(config.walltime)} ))")
     return "\n".join(lines)
-
-
-def _provider(config: ExecutorConfig) -> ExecutionProvider:
-    shared: dict[str, Any] = {
-        "worker_init": _worker_init(config),
-        "init_blocks": 0,
-        "min_blocks": 0,
-        "max_blocks": config.most_blocks,
-    }
-    if config.kind == "slurm":
-        return _slurm(config, shared)
-    if config.kind == "pbs":
-        return _pbs(config, shared)
-    return _kubernetes(config, shared)
 
 
 def _slurm(config: ExecutorConfig, shared: dict[str, Any]) -> ExecutionProvider:

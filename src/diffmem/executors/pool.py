@@ -57,7 +57,7 @@ class BugError(DiffmemError):
 
 @dataclass(frozen=True)
 class Task:
-    """One piece of work, described so that it can be sent to another machine.
+    """One computation, described so that it can be sent to another machine.
 
     Attributes:
         key: Names the task, for example the run's id.
@@ -106,6 +106,11 @@ class Event:
     done: float = 0.0
     total: float = 0.0
     error: DiffmemError | None = None
+
+    @classmethod
+    def failed(cls, key: str, error: DiffmemError) -> Event:
+        """Return the end of a task that raised an error; its text is the traceback, where the error has one."""
+        return cls(key, "failed", getattr(error, "trace", "") or str(error), error=error)
 
 
 def event_to_json(event: Event) -> dict[str, Any]:
@@ -181,10 +186,9 @@ def outcome(
     except LostTaskError as error:
         return Event(key, "lost", str(error))
     except DiffmemError as error:
-        return Event(key, "failed", getattr(error, "trace", "") or str(error), error=error)
+        return Event.failed(key, error)
     except Exception:
-        bug = BugError.of(traceback.format_exc())
-        return Event(key, "failed", bug.trace, error=bug)
+        return Event.failed(key, BugError.of(traceback.format_exc()))
     return Event(key, "finished")
 
 

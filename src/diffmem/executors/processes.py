@@ -20,7 +20,7 @@ from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any
+from typing import Any, Self
 
 from diffmem.errors import DiffmemError
 from diffmem.executors.pool import (
@@ -33,19 +33,53 @@ from diffmem.executors.pool import (
     throttled,
 )
 from diffmem.executors.signals import end_with, signals_held, stop_on_signals
-from diffmem.progress import Progress
+from diffmem.progress import NO_PROGRESS, Progress
 
-__all__ = ["Processes", "Run", "available_cores"]
+__all__ = [
+    "Processes",
+    "Run",
+    "available_cores",
+    "default_workers",
+    "run_jobs",
+    "share_of_gpus",
+    "visible_gpus",
+]
 
 Run = Callable[[Any, Progress, Callable[[str], None]], None]
 """`run(job, progress, warn)`, a function of a module."""
 
 _SECONDS_BETWEEN_PROGRESS = 0.05
+_SECONDS_OF_A_POLL = 60.0
 
 
 def available_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus(count: int, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the names by which CUDA_VISIBLE_DEVICES calls the GPUs 0 to `count` - 1 of those that a process may see.
+
+    Args:
+        count: How many GPUs there are, as this process sees them.
+        environment: Where the variable is, if a scheduler or the user has set it.
+    """
+    named = environment.get("CUDA_VISIBLE_DEVICES", "")
+    names = [name.strip() for name in named.split(",") if name.strip()]
+    return names[:count] if names else [str(number) for number in range(count)]
+
+
+def share_of_gpus(names: Sequence[str], worker: int, processes: int) -> str:
+    """Return CUDA_VISIBLE_DEVICES of one of several workers: as many GPUs as a task has processes, beginning anew at the end.
+
+    Args:
+        names: The GPUs.
+        worker: Its number; worker 0 has the first GPUs.
+        processes: Of each task.
+    """
+    shares = max(1, len(names) // processes)
+    first = worker % shares * processes
+    return ",".join(names[first : first + processes])
 
 
 def _serve(connection: Connection, run: Run, threads: int) -> None:
@@ -105,13 +139,13 @@ class Processes:
         self._workers: list[_Worker] = []
         self._context = multiprocessing.get_context("spawn")
 
-    def __enter__(self) -> Processes:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *details: object) -> None:
         self.stop()
 
-    def submit(self, key: str, job: Any) -> None:
+    def add(self, key: str, job: Any) -> None:
         """Take a job, picklable; events name it by its key."""
         self._waiting.append((key, job))
         self._feed()
@@ -186,8 +220,8 @@ class Processes:
         if code == 0:
             return [Event(key, "stopped", "Its process was stopped, and saved.")]
         if not worker.ready and code is not None and code > 0:
-            error = DiffmemError(f"A worker process cannot start (exit code {code}); its error is above.")
-            return [Event(key, "failed", str(error), error=error)]
+            text = f"A worker process cannot start (exit code {code}); its error is above."
+            return [Event.failed(key, DiffmemError(text))]
         text = f"A worker process ended unexpectedly (exit code {code}; -9 often means that memory ran out)."
         return [Event(key, "lost", text)]
 
@@ -241,3 +275,68 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def default_workers(jobs: int, device: str) -> int:
+    """Return how many processes to use: one per core on a CPU (no more than there are jobs), one on a GPU."""
+    if device.startswith("cuda"):
+        return 1
+    return max(1, min(jobs, available_cores()))
+
+
+def run_jobs(
+    jobs: Sequence[Any],
+    run: Run,
+    costs: Sequence[float],
+    *,
+    workers: int,
+    progress: Progress = NO_PROGRESS,
+    warn: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Run all jobs, the most expensive first.
+
+    Args:
+        jobs: What to do; picklable.
+        run: `run(job, progress, warn)`, a function of a module.
+        costs: Expected cost of each job, in any unit.
+        workers: Number of processes; 1 runs them in this process.
+        progress: Reported the cost done, of all cost.
+        warn: Called with the jobs' warnings.
+
+    Raises:
+        DiffmemError: A job failed (the first failure, after the others were stopped), or its process died.
+        KeyboardInterrupt: A stop was requested; all jobs were asked to end and given time to save.
+    """
+    order = sorted(range(len(jobs)), key=lambda i: -costs[i])
+    done = [0.0] * len(jobs)
+
+    def report(number: int, units: float, total: float, note: str = "") -> None:
+        done[number] = costs[number] * min(1.0, units / max(total, 1e-12))
+        progress(sum(done), sum(costs), note)
+
+    if workers <= 1:
+        for i in order:
+            run(jobs[i], lambda units, total, note="", i=i: report(i, units, total, note), warn)
+            report(i, 1, 1)
+        return
+    with Processes(run, workers, threads=max(1, available_cores() // workers)) as processes:
+        for i in order:
+            processes.add(str(i), jobs[i])
+        left = len(jobs)
+        while left:
+            for event in processes.poll(_SECONDS_OF_A_POLL):
+                if event.kind == "progress":
+                    report(int(event.key), event.done, event.total, event.text)
+                elif event.kind == "warning":
+                    warn(event.text)
+                elif event.kind == "finished":
+                    report(int(event.key), 1, 1)
+                    left -= 1
+                elif event.kind == "stopped":
+                    raise KeyboardInterrupt
+                elif event.error is not None:
+                    raise event.error
+                else:
+                    raise DiffmemError(
+                        f"{event.text} Finished work is kept: the same command resumes from there."
+                    )

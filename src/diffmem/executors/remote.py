@@ -17,9 +17,8 @@ from typing import Any
 
 from diffmem.errors import DiffmemError
 from diffmem.executors.child import run_child
-from diffmem.executors.local import share_of_gpus, visible_gpus
 from diffmem.executors.pool import Event, Task, event_to_json, throttled
-from diffmem.executors.processes import available_cores
+from diffmem.executors.processes import available_cores, share_of_gpus, visible_gpus
 
 __all__ = ["CONTROL", "ENDS", "GOES_ON", "Assignment", "progress_file", "run_remotely"]
 
@@ -27,7 +26,7 @@ CONTROL, GOES_ON = "control", "goes on"
 """Name of the file by which the study steers its workers, and what it holds until they shall stop."""
 ENDS = "DIFFMEM_ENDS"
 """The variable that holds when a worker's job reaches its time limit, in seconds since 1970."""
-_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_BETWEEN_CHECKS = 1.0
 _SECONDS_BETWEEN_PROGRESS = 2.0
 _SECONDS_OF_A_REFUSAL = 10.0
 
@@ -64,11 +63,11 @@ def run_remotely(task: Mapping[str, Any], assignment: Mapping[str, Any]) -> dict
 def _run(task: Task, assignment: Assignment, warnings: list[str]) -> Event:
     folder = Path(assignment.folder)
     if not (folder / CONTROL).is_file():
-        error = DiffmemError(
+        text = (
             f"The machine {platform.node()} does not see the study's folder {folder}: the study and its workers need a common"
             " disk, mounted under one path."
         )
-        return Event(task.key, "failed", str(error), error=error)
+        return Event.failed(task.key, DiffmemError(text))
     asked, ends = _asked(folder / CONTROL), float(os.environ.get(ENDS, "inf")) - assignment.seconds_to_save
     if asked():
         return Event(task.key, "stopped", "The study stops.")
@@ -76,7 +75,7 @@ def _run(task: Task, assignment: Assignment, warnings: list[str]) -> Event:
         # The task would come back at once, as long as this job lasts.
         until = time.monotonic() + _SECONDS_OF_A_REFUSAL
         while time.monotonic() < until and not asked():
-            time.sleep(_SECONDS_BETWEEN_LOOKS / 4)
+            time.sleep(_SECONDS_BETWEEN_CHECKS / 4)
         return Event(task.key, "stopped", "The job of this worker is about to reach its time limit.")
     with progress_file(folder, assignment.number).open("a") as stream:
 
@@ -96,11 +95,11 @@ def _run(task: Task, assignment: Assignment, warnings: list[str]) -> Event:
 
 
 def _asked(control: Path) -> Callable[[], bool]:
-    """Return a function that says whether the work shall stop; it looks once a second."""
-    last, stop = [-_SECONDS_BETWEEN_LOOKS], [False]
+    """Return a function that says whether the work shall stop; it reads the file once a second."""
+    last, stop = [-_SECONDS_BETWEEN_CHECKS], [False]
 
     def asked() -> bool:
-        if not stop[0] and time.monotonic() - last[0] >= _SECONDS_BETWEEN_LOOKS:
+        if not stop[0] and time.monotonic() - last[0] >= _SECONDS_BETWEEN_CHECKS:
             last[0] = time.monotonic()
             try:
                 stop[0] = control.read_text("utf-8") != GOES_ON

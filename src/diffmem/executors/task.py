@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diffmem.distributed import joined
-from diffmem.executors.child import journal, read_task
-from diffmem.executors.pool import Event, outcome
+from diffmem.executors.child import journal
+from diffmem.executors.pool import Event, Task, outcome
 from diffmem.executors.signals import end_with_input, stop_on_signals
+from diffmem.files import read_json
 from diffmem.progress import Progress
 
 __all__ = ["main"]
@@ -22,7 +23,7 @@ __all__ = ["main"]
 
 def main(file: Path) -> None:
     """Do the task of a file and end the process: exit code 0 finished, 1 failed, 130 stopped."""
-    task, rank = read_task(file), int(os.environ.get("RANK", "0"))
+    task, rank = Task(**read_json(file)), int(os.environ.get("RANK", "0"))
     report = journal(file.parent, rank)
 
     def run(progress: Progress, warn: Callable[[str], None]) -> None:

@@ -9,8 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from diffmem.errors import UserError
 from diffmem.models.denoiser import count_parameters
-from diffmem.models.networks.adm import DhariwalUNet
-from diffmem.models.networks.song import SongSettings, SongUNet
+from diffmem.models.networks.families import DhariwalUNet, SongSettings, SongUNet
 from diffmem.models.networks.unet import UNet, UNetSettings, encoder_outputs
 from diffmem.models.preconditioning import EDM, VE, VP, Preconditioned
 

@@ -1,4 +1,4 @@
-"""A `Denoiser`, whatever computes it, and what some denoisers are besides.
+"""A `Denoiser`, whatever computes it, what some denoisers are besides, and the checks of their arguments.
 
 A denoiser estimates the clean image from a noisy one: D(x; sigma) ~ E[y | y + sigma n = x], with y in [-1, 1]
 and n standard normal (Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative
@@ -15,12 +15,16 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from diffmem.errors import UserError
+
 __all__ = [
     "Denoiser",
     "DescribedDenoiser",
     "Followable",
     "Latent",
     "Origin",
+    "checked_labels",
+    "checked_levels",
     "count_parameters",
     "pixel_shape_of",
 ]
@@ -160,3 +164,37 @@ def count_parameters(model: nn.Module) -> int:
 def pixel_shape_of(denoiser: Denoiser) -> tuple[int, int, int]:
     """Return (C, H, W) of the images that a denoiser, `Latent` or not, stands for."""
     return denoiser.pixel_shape if isinstance(denoiser, Latent) else denoiser.image_shape
+
+
+def checked_levels(x: Tensor, sigma: Tensor | float, image_shape: tuple[int, int, int]) -> Tensor:
+    """Return the noise level of each image of a batch x, (B, *image_shape): float64 (B,).
+
+    Raises:
+        UserError: A shape does not fit, or a level is not positive.
+    """
+    if x.ndim != 4 or tuple(x.shape[1:]) != image_shape:
+        raise UserError(f"Images to denoise have shape {tuple(x.shape)}, not (B, *{image_shape}).")
+    levels = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).reshape(-1)
+    if len(levels) not in (1, len(x)):
+        raise UserError(f"There are {len(levels)} noise levels for {len(x)} images; give one per image.")
+    if not bool((levels > 0).all()):
+        raise UserError(f"Noise levels must be positive, not {levels[~(levels > 0)][0]:g}.")
+    return levels.expand(len(x))
+
+
+def checked_labels(labels: Tensor | None, count: int, num_labels: int) -> Tensor:
+    """Return the label of each of `count` images, -1 for none: int64 (count,), on the CPU.
+
+    Raises:
+        UserError: There are no classes, their number does not fit, or a class does not exist.
+    """
+    if labels is not None and not num_labels:
+        raise UserError("This denoiser is unconditional: it takes no labels. Leave them out.")
+    given = torch.full((1,), -1) if labels is None else labels.reshape(-1).cpu()
+    if len(given) not in (1, count):
+        raise UserError(f"There are {len(given)} labels for {count} images; give one for each.")
+    given = given.expand(count)
+    for label in torch.unique(given).tolist():
+        if not -1 <= label < max(1, num_labels):
+            raise UserError(f"Label {label} is outside 0..{num_labels - 1}, the existing classes.")
+    return given

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffmem.errors import UserError
-from diffmem.models.arguments import checked_labels, checked_levels
-from diffmem.models.denoiser import DescribedDenoiser
+from diffmem.models.denoiser import DescribedDenoiser, checked_labels, checked_levels
 
 __all__ = ["FunctionDenoiser", "function_denoiser"]
 

@@ -16,8 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from diffmem.models.arguments import checked_labels
-from diffmem.models.denoiser import DescribedDenoiser, count_parameters
+from diffmem.models.denoiser import DescribedDenoiser, checked_labels, count_parameters
 from diffmem.models.networks.unet import UNet
 
 __all__ = ["EDM", "VE", "VP", "Preconditioned", "Preconditioning"]

@@ -45,7 +45,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and texts atomically as safetensors, with a checksum of the tensors among the words.
+    """Write tensors and texts atomically as safetensors, with a checksum of the tensors among the texts.
 
     Raises:
         DiffmemError: The file cannot be written.
@@ -61,7 +61,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a file of `write_tensors`; return the tensors and the words.
+    """Read a file of `write_tensors`; return the tensors and the texts.
 
     Raises:
         UserError: The file is missing.
@@ -98,7 +98,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def save_denoiser(
-    denoiser: Preconditioned, config: ModelConfig, path: Path, words: Mapping[str, str] | None = None
+    denoiser: Preconditioned, config: ModelConfig, path: Path, texts: Mapping[str, str] | None = None
 ) -> None:
     """Write a denoiser's weights with what is needed to rebuild it.
 
@@ -106,10 +106,10 @@ def save_denoiser(
         denoiser: The network.
         config: The configuration that it was built from.
         path: File to write, by custom ending in `.safetensors`.
-        words: Further words to keep with it, such as the images seen.
+        texts: Further texts to keep with it, such as the images seen.
     """
     metadata = {
-        **(words or {}),
+        **(texts or {}),
         "format": "diffmem-denoiser-1",
         "model": config.model_dump_json(),
         "image_shape": json.dumps(denoiser.image_shape),
@@ -122,7 +122,7 @@ def save_denoiser(
 def load_denoiser(
     path: Path, device: torch.device | str = "cpu"
 ) -> tuple[Preconditioned, ModelConfig, dict[str, str]]:
-    """Rebuild a denoiser of `save_denoiser` in evaluation mode; return it, its configuration and the words.
+    """Rebuild a denoiser of `save_denoiser` in evaluation mode; return it, its configuration and the texts.
 
     The file need not be trusted: nothing in it is run, and the network that it describes is compared with its tensors
     before any memory is spent on it.
@@ -135,14 +135,14 @@ def load_denoiser(
     check_sizes(path)
     with reading(str(path)):
         try:
-            tensors, words = read_tensors(path)
+            tensors, texts = read_tensors(path)
         except DiffmemError as error:
             raise UserError(str(error)) from error  # whatever is wrong with it, somebody named the file
-        if words.get("format") != "diffmem-denoiser-1":
+        if texts.get("format") != "diffmem-denoiser-1":
             raise UserError(
-                f"{path} is not a denoiser written by diffmem (format {str(words.get('format'))[:60]!r})."
+                f"{path} is not a denoiser written by diffmem (format {str(texts.get('format'))[:60]!r})."
             )
-        config, shape, labels = _described(path, words, len(tensors))
+        config, shape, labels = _described(path, texts, len(tensors))
         with naming(path):
             with torch.device("meta"):  # names and shapes without numbers
                 wanted = build_denoiser(config, shape, labels).state_dict()
@@ -150,7 +150,7 @@ def load_denoiser(
             check_numbers(tensors)
             denoiser = build_denoiser(config, shape, labels)
         denoiser.load_state_dict(tensors)
-    return denoiser.eval().requires_grad_(False).to(device), config, words
+    return denoiser.eval().requires_grad_(False).to(device), config, texts
 
 
 def check_file(path: Path) -> int:
@@ -183,17 +183,17 @@ def check_sizes(path: Path) -> None:
 
 
 def _described(
-    path: Path, words: Mapping[str, str], tensors: int
+    path: Path, texts: Mapping[str, str], tensors: int
 ) -> tuple[ModelConfig, tuple[int, int, int], int]:
-    """The network that the words of a file describe, checked to be no larger than its tensors could fill."""
+    """The network that the texts of a file describe, checked to be no larger than its tensors could fill."""
     try:
-        model = json.loads(words["model"])
+        model = json.loads(texts["model"])
         blocks, levels = model.get("blocks", 1), len(model.get("multipliers", ()))
         if type(blocks) is not int or blocks * levels > tensors:  # before anything is counted up to it
             raise ValueError(f"it claims {str(blocks)[:20]} blocks at each of {levels} resolutions")
         config = ModelConfig.model_validate(model)
-        channels, height, width = (int(side) for side in json.loads(words["image_shape"]))
-        labels = int(words["num_labels"])
+        channels, height, width = (int(side) for side in json.loads(texts["image_shape"]))
+        labels = int(texts["num_labels"])
         if (
             not all(1 <= side <= _MAX_SIDE for side in (channels, height, width))
             or not 0 <= labels <= _MAX_LABELS

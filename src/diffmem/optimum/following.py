@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diffmem.errors import UserError
-from diffmem.models.arguments import checked_levels
+from diffmem.models.denoiser import checked_levels
 from diffmem.optimum.bundle import Bundle, Evaluations
 from diffmem.optimum.references import References
 

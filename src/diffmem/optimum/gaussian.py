@@ -17,8 +17,7 @@ from torch import Tensor
 
 from diffmem.data.images import ImageSet
 from diffmem.errors import UserError
-from diffmem.models.arguments import checked_labels, checked_levels
-from diffmem.models.denoiser import DescribedDenoiser
+from diffmem.models.denoiser import DescribedDenoiser, checked_labels, checked_levels
 from diffmem.optimum.pixels import rows_of
 
 __all__ = ["GaussianDenoiser", "GaussianMixtureDenoiser", "covariance_spectrum"]

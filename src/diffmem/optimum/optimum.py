@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from diffmem.data.images import ImageSet
-from diffmem.models.arguments import checked_levels
-from diffmem.models.denoiser import Denoiser, DescribedDenoiser
+from diffmem.models.denoiser import Denoiser, DescribedDenoiser, checked_levels
 from diffmem.optimum.bundle import Evaluations
 from diffmem.optimum.following import STATE, Following
 from diffmem.optimum.posterior import SCALE, Batch

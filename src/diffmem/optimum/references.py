@@ -23,7 +23,7 @@ from torch import Tensor
 from diffmem.data.images import ImageSet
 from diffmem.distributed import world
 from diffmem.errors import UserError
-from diffmem.models.arguments import checked_labels
+from diffmem.models.denoiser import checked_labels
 from diffmem.optimum.directions import MOST, Directions
 from diffmem.optimum.pixels import CPU_ROWS, Pixels
 from diffmem.optimum.posterior import Batch, Sums

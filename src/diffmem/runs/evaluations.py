@@ -4,26 +4,33 @@ For the snapshot after `seen` images a folder holds
 
 - `<seen>.npz`: neighbours, labels and time: small, and enough for every rate at every threshold;
 - `<seen>.images.npz`: the images, ten times as large or more, read for galleries and Frechet distances only;
-- `<seen>.frechet.json`: Frechet distances, by the features that they are of.
+- `<seen>.frechet.json`: Frechet distances to the training images, by the features that they are of.
 
-The small file is written last and holds checksums of itself and of the images.
+The small file is written last and holds checksums of itself and of the images. The null, how near held-out images lie to the
+training images, has a file of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from diffmem.data import ImageSet
+from diffmem.distributed import world
 from diffmem.errors import DiffmemError
 from diffmem.files import atomic_path, is_whole, read_json, write_json
-from diffmem.memorization import Neighbours, RatioRule
+from diffmem.memorization import Neighbours, RatioRule, nearest_neighbours
+from diffmem.memorization.features import Features
+from diffmem.memorization.frechet import Moments, feature_moments, frechet_of_moments, too_few_images
 from diffmem.memorization.rates import Rate
 from diffmem.runs.records import Evaluation
 
@@ -33,7 +40,11 @@ __all__ = [
     "FrechetRecord",
     "StoredEvaluation",
     "judged",
+    "measure_null",
     "rates_by_threshold",
+    "read_null",
+    "store_frechet",
+    "stored_frechet",
     "summary",
 ]
 
@@ -279,3 +290,95 @@ def _digest(content: Mapping[str, NDArray[Any]]) -> str:
         digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def stored_frechet(store: EvaluationStore, seen: int, features: Features) -> FrechetRecord | None:
+    """Return the Frechet distance of an evaluation's images, if it is stored; under torchrun the first process reads it."""
+
+    def read() -> FrechetRecord | None:
+        with suppress(DiffmemError):
+            return store.frechet(seen, features.key)
+        return None
+
+    return world().from_main(read)
+
+
+def store_frechet(
+    store: EvaluationStore,
+    seen: int,
+    features: Features,
+    training: NDArray[np.uint8],
+    moments: Callable[[], Moments],
+    warn: Callable[[str], None] = print,
+) -> None:
+    """Compute the Frechet distance of an evaluation's stored images to the training images, and store it.
+
+    Under torchrun all processes call it, and the first computes.
+
+    Args:
+        store: Has the evaluation with its images.
+        seen: Images seen at its snapshot.
+        features: What the distance is of.
+        training: The training images, uint8 (N, C, H, W).
+        moments: Gives the moments of their features, where the numbers of images allow a distance.
+        warn: Warned of numbers of images that are too small for the features.
+
+    Raises:
+        DiffmemError: The images are missing, or the features cannot be computed.
+    """
+
+    def compute() -> FrechetRecord:
+        images = store.read(seen).images
+        count = features.compute(training[:1]).shape[1]  # before all images go through a network
+        problem = too_few_images(min(len(images), len(training)), count)
+        value = None
+        if problem is None:
+            value = frechet_of_moments(feature_moments(images, features.compute), moments())
+        found = FrechetRecord(features.key, value, problem)
+        store.write_frechet(seen, found)
+        return found
+
+    found = world().from_main(compute)
+    if found.note is not None:
+        warn(f"{store.path(seen)}: no Frechet distance. {found.note}")
+
+
+def read_null(path: Path) -> Neighbours | None:
+    """Return the stored neighbours of the held-out images, of which only the distances are true; none without any.
+
+    Raises:
+        DiffmemError: The file is missing or damaged.
+    """
+    content = read_json(path)
+    try:
+        distances = np.array(content["distances"], dtype=np.float64).reshape(-1, 2)
+        return Neighbours(distances, np.tile(np.arange(2), (len(distances), 1))) if len(distances) else None
+    except (DiffmemError, KeyError, TypeError, ValueError) as error:
+        raise DiffmemError(f"{path} is damaged ({error}); it was not used.") from error
+
+
+def measure_null(
+    path: Path,
+    heldout: ImageSet | None,
+    references: NDArray[np.uint8],
+    *,
+    device: torch.device | str,
+    warn: Callable[[str], None],
+) -> None:
+    """Find the neighbours of the held-out images and keep their distances, unless it is done already.
+
+    Args:
+        path: File to write.
+        heldout: The held-out images; those that are training images too say nothing about fresh ones and are left out.
+        references: The distinct training images.
+        warn: Warned of a damaged file that is made anew.
+    """
+    if world().from_main(lambda: is_whole(path, lambda: read_null(path), warn)):
+        return
+    distances: list[list[float]] = []
+    if heldout is not None:
+        found = nearest_neighbours(heldout.images, references, 2, device=device)
+        distances = found.distances[found.distances[:, 0] > 0].tolist()
+    if world().is_main:
+        write_json(path, {"distances": distances})
+    world().wait()

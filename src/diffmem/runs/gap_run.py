@@ -6,9 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from diffmem.data import ImageSet, open_images
@@ -46,7 +44,7 @@ def measure_gap(
 
     Args:
         settings: What is measured.
-        train: Its training images; if none, they are looked for as `open_run` does.
+        train: Its training images; if none, they are searched as `open_run` does.
         heldout: Held-out images; if none, those of the study that the run belongs to, if it kept them.
         cache: Folder in which the result is kept, and found if it is there.
         progress: Reported of work done.
@@ -59,20 +57,15 @@ def measure_gap(
         raise UserError(
             f"There is no folder {folder}; name the folder of a run, made by diffmem train or a study."
         )
-    run = open_run(folder, train)
+    run = open_run(folder, train, heldout)
     seen = snapshots_of(folder)[-1] if run.model.is_trained else run.points[-1]
     fresh = heldout_of(run) if heldout is None else heldout
-    if fresh is not None and fresh.shape != run.training_set.shape:
-        raise UserError(
-            f"The held-out images have shape {fresh.shape}, the training images of {folder} {run.training_set.shape} (C, H, W); give"
-            " images of one shape."
-        )
     path = None if cache is None else cache / f"{run.run_id}-{_key(run, seen, fresh, settings)}.json"
-    kept = None if path is None else _read(path)
+    cached = None if path is None else _read(path)
     rmem = stored_rmem(folder, seen, len(run.training_set))
-    found = kept or _measured(run, seen, fresh, settings, device, progress)
+    found = cached or _measured(run, seen, fresh, settings, device, progress)
     found = found.model_copy(update={"folder": str(folder), "rmem": rmem})
-    if kept is None and path is not None and world().is_main:
+    if cached is None and path is not None and world().is_main:
         write_json(path, found.model_dump(mode="json"))
     progress(1, 1)
     return found
@@ -124,13 +117,16 @@ def _measured(
     kinds.append(("trajectory", None, settings.samples))
     curves = []
     for (kind, clean, samples), part in parts_of(progress, kinds):
+        labels = None  # of the training images in the order in which they are used: held-out images and states get them too
+        if images.labels is not None:
+            labels = images.labels[balanced_indices(len(images), samples, settings.seed)]
         errors = gap_errors(
             denoiser,
             optimum,
             gaussian,
             clean,
             replace(settings, samples=samples),
-            labels=_labels(images, samples, settings.seed),
+            labels=labels,
             progress=part,
         )
         curves.append(curve_of(kind, errors, weight))
@@ -145,11 +141,6 @@ def _measured(
         curves=curves,
         notes=notes,
     )
-
-
-def _labels(images: ImageSet, samples: int, seed: int) -> NDArray[np.int64] | None:
-    """Return the labels of the training images in the order in which they are used: held-out images and states get them too."""
-    return None if images.labels is None else images.labels[balanced_indices(len(images), samples, seed)]
 
 
 def _unseen(fresh: ImageSet, images: ImageSet) -> ImageSet | None:

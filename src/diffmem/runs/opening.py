@@ -28,16 +28,22 @@ def open_run(
     """Open a run made by `diffmem train` or a study, wherever its folder lies now.
 
     Args:
-        train: Its training images, any source that `open_images` reads. If none, they are looked for where `remember_data`
+        train: Its training images, any source that `open_images` reads. If none, they are searched where `remember_data`
             says and in the store of the study that the folder belongs to.
         heldout: Images for the null rate, or none.
         progress: Reported of images being read.
 
     Raises:
-        UserError: The folder is no run's, or the training images are missing or not those of the run.
+        UserError: The folder is no run's, or the training images are missing or not those of the run, or the held-out images have
+            another shape.
     """
     config = RunFolder(folder).config
     images = _training_images(folder, config.data.fingerprint, train, progress)
+    if heldout is not None and heldout.shape != images.shape:
+        raise UserError(
+            f"The held-out images have shape {heldout.shape}, the training images of {folder} {images.shape} (C, H, W); give images of"
+            " one shape."
+        )
     return Run(images, heldout, config.model, config.training, config.seed, folder.parent, folder)
 
 
@@ -54,7 +60,7 @@ def remember_data(folder: Path, source: str) -> None:
 
 
 def snapshots_of(folder: Path, warn: Callable[[str], None] = print) -> list[int]:
-    """Return the images seen at each snapshot of a run's folder, ascending; `warn` is told of other files, which are left out.
+    """Return the images seen at each snapshot of a run's folder, ascending; `warn` is called with other files, which are left out.
 
     Raises:
         UserError: There is no snapshot.

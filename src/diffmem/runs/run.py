@@ -27,9 +27,17 @@ from diffmem.memorization.frechet import Moments, feature_moments
 from diffmem.models import load_denoiser
 from diffmem.models.denoiser import Denoiser
 from diffmem.progress import NO_PROGRESS, Progress
-from diffmem.runs.evaluations import EvaluationStore, StoredEvaluation, judged, rates_by_threshold, summary
-from diffmem.runs.frechet import store_frechet, stored_frechet
-from diffmem.runs.null import measure_null, read_null
+from diffmem.runs.evaluations import (
+    EvaluationStore,
+    StoredEvaluation,
+    judged,
+    measure_null,
+    rates_by_threshold,
+    read_null,
+    store_frechet,
+    stored_frechet,
+    summary,
+)
 from diffmem.runs.recipe import MeasureConfig
 from diffmem.runs.records import RunRecord
 from diffmem.runs.trained import TrainedRun
@@ -176,7 +184,7 @@ class Run(TrainedRun):
         device: torch.device | str = "cpu",
         progress: Progress = NO_PROGRESS,
     ) -> None:
-        """Generate from a snapshot, find the neighbours and keep both in place of what was there.
+        """Generate from a snapshot, find the neighbours and store both instead of what was there.
 
         The arguments and errors are those of `evaluate`.
         """

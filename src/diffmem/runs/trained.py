@@ -156,7 +156,7 @@ class TrainedRun:
 
         def all_whole() -> bool:
             whole = [self.is_whole_snapshot(seen, warn) for seen in self.points]
-            return all(whole)  # only now: all are looked at, as damaged ones are removed
+            return all(whole)  # only now: all are checked, as damaged ones are removed
 
         if world().from_main(all_whole):
             return

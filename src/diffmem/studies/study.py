@@ -14,7 +14,7 @@ from diffmem.data import ImageSet, duplicate_groups, open_images, write_images
 from diffmem.distributed import world
 from diffmem.environment import versions
 from diffmem.errors import UserError
-from diffmem.executors.executor import default_workers, run_jobs
+from diffmem.executors.processes import default_workers, run_jobs
 from diffmem.files import read_number, write_json
 from diffmem.memorization import RatioRule, protocol_id
 from diffmem.memorization.examples import Example

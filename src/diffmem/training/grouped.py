@@ -18,12 +18,10 @@ from torch import Tensor, nn
 
 from diffmem.distributed import world
 from diffmem.errors import UserError
-from diffmem.models.networks.adm import DhariwalUNet
-from diffmem.models.networks.block import UNetBlock
 from diffmem.models.networks.dropout import Dropout, set_masks
+from diffmem.models.networks.families import DhariwalUNet, SongUNet
 from diffmem.models.networks.layers import Conv, FourierEmbedding, GroupNorm, Linear
-from diffmem.models.networks.song import SongUNet
-from diffmem.models.networks.unet import UNet
+from diffmem.models.networks.unet import UNet, UNetBlock
 from diffmem.models.preconditioning import Preconditioned
 from diffmem.training.flat import FlatParameters
 from diffmem.training.randomness import stream_seed

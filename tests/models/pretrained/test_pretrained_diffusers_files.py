@@ -13,9 +13,8 @@ import torch
 from diffusers_layouts import NETWORK, PIPELINE, SCHEDULER, bare, refused, refused_folder, write
 from safetensors.torch import save_file
 
-from diffmem.models.pretrained.diffusers_files import read_settings, read_weights
+from diffmem.models.pretrained.diffusers_files import find_parts, read_settings, read_weights
 from diffmem.models.pretrained.diffusers_folder import open_diffusers
-from diffmem.models.pretrained.diffusers_parts import find_parts
 from diffmem.models.pretrained.diffusers_settings import read_levels, read_network, read_scheduler
 
 STEM = "diffusion_pytorch_model"

@@ -25,8 +25,7 @@ from diffmem.models.discrete import (
     thresholded,
     zero_terminal,
 )
-from diffmem.models.pretrained.diffusers_files import read_settings
-from diffmem.models.pretrained.diffusers_parts import SCHEDULERS, Parts
+from diffmem.models.pretrained.diffusers_files import SCHEDULERS, Parts, read_settings
 from diffmem.models.weights import naming
 
 __all__ = [

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from diffmem.errors import UserError, nearest
-from diffmem.models.networks.adm import DhariwalUNet
-from diffmem.models.networks.song import SongSettings, SongUNet
+from diffmem.models.networks.families import DhariwalUNet, SongSettings, SongUNet
 from diffmem.models.networks.unet import UNet, UNetSettings
 from diffmem.models.preconditioning import EDM, VE, VP, Preconditioned, Preconditioning
 from diffmem.models.weights import check_tensors
@@ -143,12 +142,12 @@ def _mask(settings: Mapping[str, Any]) -> tuple[bool, ...] | None:
     if value is None:
         return None
     entries = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [None]
-    words = [str(int(entry)) if isinstance(entry, bool | int) else entry for entry in entries]
-    if not all(word in ("0", "1") for word in words):
+    texts = [str(int(entry)) if isinstance(entry, bool | int) else entry for entry in entries]
+    if not all(text in ("0", "1") for text in texts):
         raise UserError(
             f"skip_connections must be a list of 0 and 1, one for each encoder output, not {value!r}."
         )
-    return tuple(word == "1" for word in words)
+    return tuple(text == "1" for text in texts)
 
 
 def _network(settings: Mapping[str, Any]) -> UNet:

@@ -115,8 +115,8 @@ def _from_file(path: Path, weights: str) -> tuple[_Model, Origin]:
     with reading(str(path)), path.open("rb") as stream:
         head = stream.read(9)
     if path.suffix == ".safetensors" or head[8:9] == b"{":
-        snapshot, _, words = load_denoiser(path)
-        name = f"{path.name} at epoch {words.get('epoch', 'unknown')}"
+        snapshot, _, texts = load_denoiser(path)
+        name = f"{path.name} at epoch {texts.get('epoch', 'unknown')}"
         return snapshot, Origin("diffmem snapshot", name, sha256_file(path), path=path)
     which = "averaged weights (ema)" if weights == _AVERAGED else f"weights {weights!r}"
     return open_edm_pickle(path, weights), Origin(

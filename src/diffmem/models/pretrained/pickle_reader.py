@@ -116,7 +116,7 @@ class PickledObject:
     Attributes:
         class_name: The name, without its module; empty for a container of PyTorch.
         state: Its attributes.
-        arguments: Positional arguments of its constructor, as far as the file tells.
+        arguments: Positional arguments of its constructor, as far as the file says.
         keywords: Keyword arguments.
     """
 

@@ -13,7 +13,7 @@ from diffmem.errors import DiffmemError, UserError
 __all__ = ["DamagedDatabaseError", "Database", "read_database"]
 
 _T = TypeVar("_T")
-_APPLICATION = 0x64666D6D  # "dfmm": what tells this package's databases from others of the same name
+_APPLICATION = 0x64666D6D  # "dfmm": distinguishes this package's databases from others of the same name
 _SECONDS_TO_WAIT = 60.0
 
 
@@ -49,14 +49,14 @@ class Database:
         self._open()
 
     def close(self) -> None:
-        """Close it; further work raises an error."""
+        """Close it; a further transaction raises an error."""
         if self._connection is not None:
             with suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None
 
-    def transaction(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Do some work as one transaction, alone among all who write; return what it returns.
+    def transaction(self, run: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Call a function in one transaction, alone among all who write; return what it returns.
 
         Raises:
             DamagedDatabaseError: The file is damaged.
@@ -66,7 +66,7 @@ class Database:
             raise DiffmemError(f"{self.path} is closed.")
         with _as_text(self.path), self._connection as connection:
             connection.execute("BEGIN IMMEDIATE")
-            return work(connection)
+            return run(connection)
 
     def refresh(self, damage: DamagedDatabaseError | None = None) -> None:
         """Open the file that is there, if another one is open, which was removed or renamed.
@@ -123,8 +123,8 @@ class Database:
         self._warn(f"{damage} It was set aside as {aside.name} and is rebuilt from the folders.")
 
 
-def read_database(path: Path, version: int, work: Callable[[sqlite3.Connection], _T]) -> _T:
-    """Do some reading of a database, changing nothing; return what it returns.
+def read_database(path: Path, version: int, run: Callable[[sqlite3.Connection], _T]) -> _T:
+    """Call a function that reads a database and changes nothing; return what it returns.
 
     Raises:
         UserError: It has a newer schema.
@@ -133,7 +133,7 @@ def read_database(path: Path, version: int, work: Callable[[sqlite3.Connection],
     with _as_text(path), closing(_connected(path, "ro")) as connection:
         if not _check(connection, path, version):
             raise DamagedDatabaseError(f"{path} is empty.")
-        return work(connection)
+        return run(connection)
 
 
 def _connected(path: Path, mode: str) -> sqlite3.Connection:

@@ -80,7 +80,7 @@ def read_entries(
     Args:
         names: Names of folders among its runs.
         warn: Warned of folders that do not describe a run; they are left out.
-        progress: Reported the folders read: every file is looked at for its size, which takes a while on a network.
+        progress: Reported the folders read: every file is asked for its size, which takes a while on a network.
     """
     entries, wanted = [], list(names)
     for done, name in enumerate(wanted):

@@ -198,16 +198,16 @@ class RunIndex:
         self._held.clear()
         self._database.close()
 
-    def _do(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Do some work as one transaction, in the file that is there now."""
+    def _do(self, run: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Call a function in one transaction, in the file that is there now."""
         self._database.refresh()
         self._catch_up()
         try:
-            return self._database.transaction(work)
+            return self._database.transaction(run)
         except DamagedDatabaseError as error:
             self._database.refresh(error)
             self._catch_up()
-            return self._database.transaction(work)
+            return self._database.transaction(run)
 
     def _catch_up(self, progress: Progress = NO_PROGRESS) -> None:
         """Put our leases into a file that was opened, and the runs that it does not know; forget those that are gone."""

@@ -38,14 +38,14 @@ _NAMESPACE = Path("/proc/self/ns/pid")
 
 @dataclass(frozen=True)
 class ProcessId:
-    """A process, told apart from all others: of other machines, other containers, and later ones with its number.
+    """A process, distinguished from all others: of other machines, other containers, and later ones with its number.
 
     Attributes:
         host: Name of its machine, for people.
         machine: Where its number means something: the machine since it was last started, and the container. Of a process
             of another machine nothing is known.
         pid: Its number.
-        start: When it started, in clock ticks since the machine did (proc(5), stat); none where the system does not tell.
+        start: When it started, in clock ticks since the machine did (proc(5), stat); none where the system does not say.
     """
 
     host: str
@@ -78,7 +78,7 @@ def is_gone(process: ProcessId) -> bool:
     if found is None:  # hidden from this user, or a system without /proc
         return False
     state, start = found
-    # A zombie has ended (its files and locks are gone) and only waits for its parent to look.
+    # A zombie has ended (its files and locks are gone) and only waits for its parent to notice.
     return state in "ZX" or (process.start is not None and start != process.start)
 
 
@@ -94,8 +94,8 @@ def _state_and_start(pid: int) -> tuple[str, int] | None:
     """Return the state letter and the start of a process, fields 3 and 22 of its `stat`; none if they cannot be read."""
     try:
         # The second field is the program's name in brackets, in which anything may stand.
-        words = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-        return words[0].decode("ascii"), int(words[19])
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return fields[0].decode("ascii"), int(fields[19])
     except (OSError, IndexError, ValueError):
         return None
 

@@ -21,8 +21,7 @@ from diffmem.memorization import RatioRule
 from diffmem.memorization.rates import Rate
 from diffmem.models.denoiser import Denoiser
 from diffmem.progress import NO_PROGRESS, Progress
-from diffmem.runs.evaluations import judged
-from diffmem.runs.null import read_null
+from diffmem.runs.evaluations import judged, read_null
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.runs.run import Run
 from diffmem.runs.store.repairs import note_repair, repairs

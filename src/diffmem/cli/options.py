@@ -1,4 +1,4 @@
-"""How images are read: the options that several commands have."""
+"""The options that several commands have."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from diffmem.errors import UserError
+
 if TYPE_CHECKING:
     from diffmem.data.reading import Reading
 
-__all__ = ["AS_USUAL", "ReadingOptions", "ReadingPairs"]
+__all__ = ["AS_USUAL", "ReadingOptions", "ReadingPairs", "Settings"]
+
+Settings = Annotated[list[str] | None, Parameter(name="--set", negative="")]
+"""The option `--set key=value`, which may be repeated."""
 
 ReadingPairs = Annotated[list[str] | None, Parameter(negative="")]
 """An option such as `--train-read alpha=black`, which may be repeated; `diffmem.data.parse_reading` makes a `Reading` of it."""
@@ -68,7 +73,6 @@ class ReadingOptions:
             UserError: See `Reading`.
         """
         from diffmem.data.reading import Reading
-        from diffmem.errors import UserError
 
         if self.fit is not None and resolution is None:
             raise UserError(

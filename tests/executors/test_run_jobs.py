@@ -6,7 +6,7 @@ import pytest
 from parameters import few, slow
 
 from diffmem.errors import DiffmemError, UserError
-from diffmem.executors.executor import default_workers, run_jobs
+from diffmem.executors.processes import default_workers, run_jobs
 
 
 def write_name(job, progress, warn):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from models_tools import images, random_state
 
+from diffmem.models.networks.families import SongSettings, SongUNet
 from diffmem.models.networks.layers import FourierEmbedding, PositionalEmbedding
-from diffmem.models.networks.song import SongSettings, SongUNet
 
 NOISE = torch.tensor([0.3])
 

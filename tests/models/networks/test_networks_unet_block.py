@@ -8,8 +8,8 @@ import torch
 from models_tools import images, random_state
 
 from diffmem.errors import UserError
-from diffmem.models.networks.block import BlockStyle, UNetBlock
 from diffmem.models.networks.layers import Init
+from diffmem.models.networks.unet import BlockStyle, UNetBlock
 
 STYLE = BlockStyle(
     embedding_channels=6,

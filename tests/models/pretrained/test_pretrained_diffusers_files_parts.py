@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from diffusers_layouts import PIPELINE, SCHEDULER, bare, refused_folder, write
 
-from diffmem.models.pretrained.diffusers_parts import find_parts
+from diffmem.models.pretrained.diffusers_files import find_parts
 
 AUTOENCODER = {"_class_name": "AutoencoderKL", "block_out_channels": [8, 8], "latent_channels": 3}
 

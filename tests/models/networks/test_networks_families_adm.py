@@ -4,7 +4,7 @@ import pytest
 import torch
 from models_tools import images, random_state
 
-from diffmem.models.networks.adm import DhariwalUNet
+from diffmem.models.networks.families import DhariwalUNet
 from diffmem.models.networks.unet import UNetSettings
 
 NOISE = torch.tensor([0.3])

@@ -1,4 +1,8 @@
-"""DDPM++ and NCSN++ (Song et al. 2021, "Score-Based Generative Modeling through SDEs"), with EDM's settings."""
+"""The networks with EDM's settings: DDPM++, NCSN++ and ADM.
+
+DDPM++ and NCSN++ are those of Song et al. 2021, "Score-Based Generative Modeling through SDEs"; ADM is that of Dhariwal and Nichol 2021,
+"Diffusion Models Beat GANs on Image Synthesis".
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffmem.models.networks.block import BlockStyle, UNetBlock
 from diffmem.models.networks.layers import (
     Conv,
     FourierEmbedding,
@@ -18,12 +21,14 @@ from diffmem.models.networks.layers import (
     Linear,
     PositionalEmbedding,
 )
-from diffmem.models.networks.unet import UNet, UNetSettings
+from diffmem.models.networks.unet import BlockStyle, UNet, UNetBlock, UNetSettings
 
-__all__ = ["SongSettings", "SongUNet"]
+__all__ = ["DhariwalUNet", "SongSettings", "SongUNet"]
 
-_INIT = Init("xavier_uniform")
-_INIT_ZERO = Init("xavier_uniform", weight=1e-5)
+_SONG = Init("xavier_uniform")
+_SONG_ZERO = Init("xavier_uniform", weight=1e-5)
+_ADM = Init("kaiming_uniform", weight=math.sqrt(1 / 3), bias=math.sqrt(1 / 3))
+_ADM_ZERO = Init("kaiming_uniform", weight=0.0, bias=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +65,8 @@ class SongUNet(UNet):
             taps=settings.taps,
             project_resampled_skip=True,
             adaptive_scale=False,
-            init=_INIT,
-            init_zero=_INIT_ZERO,
+            init=_SONG,
+            init_zero=_SONG_ZERO,
             init_attention=Init("xavier_uniform", weight=math.sqrt(0.2)),
         )
         super().__init__(settings, style)
@@ -74,9 +79,9 @@ class SongUNet(UNet):
             if settings.embedding == "positional"
             else FourierEmbedding(noise)
         )
-        self.map_label = Linear(settings.num_labels, noise, _INIT) if settings.num_labels else None
-        self.map_layer0 = Linear(noise, style.embedding_channels, _INIT)
-        self.map_layer1 = Linear(style.embedding_channels, style.embedding_channels, _INIT)
+        self.map_label = Linear(settings.num_labels, noise, _SONG) if settings.num_labels else None
+        self.map_layer0 = Linear(noise, style.embedding_channels, _SONG)
+        self.map_layer1 = Linear(style.embedding_channels, style.embedding_channels, _SONG)
         self.add_decoder(self.add_encoder(settings.base_width), every_block=False)
 
     def after_down(self, size: int, width: int) -> None:
@@ -84,12 +89,12 @@ class SongUNet(UNet):
         taps, channels = self.style.taps, self.settings.image_channels
         if self.settings.encoder == "skip":
             self.enc[f"{size}x{size}_aux_down"] = Conv(
-                channels, channels, 0, _INIT, resample="down", taps=taps
+                channels, channels, 0, _SONG, resample="down", taps=taps
             )
-            self.enc[f"{size}x{size}_aux_skip"] = Conv(channels, width, 1, _INIT)
+            self.enc[f"{size}x{size}_aux_skip"] = Conv(channels, width, 1, _SONG)
         if self.settings.encoder == "residual":
             self.enc[f"{size}x{size}_aux_residual"] = Conv(
-                self.aux_width, width, 3, _INIT, resample="down", taps=taps, filter_after=True
+                self.aux_width, width, 3, _SONG, resample="down", taps=taps, filter_after=True
             )
             self.aux_width = width
 
@@ -98,11 +103,11 @@ class SongUNet(UNet):
         channels = self.settings.image_channels
         if self.settings.decoder == "skip" and level < len(self.settings.multipliers) - 1:
             self.dec[f"{size}x{size}_aux_up"] = Conv(
-                channels, channels, 0, _INIT, resample="up", taps=self.style.taps
+                channels, channels, 0, _SONG, resample="up", taps=self.style.taps
             )
         if self.settings.decoder == "skip" or level == 0:
             self.dec[f"{size}x{size}_aux_norm"] = GroupNorm(width, 1e-6)
-            self.dec[f"{size}x{size}_aux_conv"] = Conv(width, channels, 3, _INIT_ZERO)
+            self.dec[f"{size}x{size}_aux_conv"] = Conv(width, channels, 3, _SONG_ZERO)
 
     def forward(self, x: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Map a scaled noisy image to the network's raw output.
@@ -148,3 +153,54 @@ class SongUNet(UNet):
                 x = self.decode_block(module, x, skips, emb)
         assert image is not None
         return image
+
+
+class DhariwalUNet(UNet):
+    """The ADM U-Net: adaptive group normalisation, attention heads of 64 channels, in every block of its resolutions."""
+
+    def __init__(self, settings: UNetSettings) -> None:
+        base, num_labels = settings.base_width, settings.num_labels
+        style = BlockStyle(
+            embedding_channels=base * settings.embedding_multiplier,
+            channels_per_head=64,
+            dropout=settings.dropout,
+            skip_scale=1.0,
+            eps=1e-5,
+            taps=(1, 1),
+            project_resampled_skip=False,
+            adaptive_scale=True,
+            init=_ADM,
+            init_zero=_ADM_ZERO,
+            init_attention=_ADM,
+        )
+        super().__init__(settings, style)
+        size_emb = style.embedding_channels
+        self.map_noise = PositionalEmbedding(base, endpoint=False)
+        self.map_layer0 = Linear(base, size_emb, _ADM)
+        self.map_layer1 = Linear(size_emb, size_emb, _ADM)
+        self.map_label = None
+        if num_labels:
+            self.map_label = Linear(
+                num_labels, size_emb, Init("kaiming_normal", weight=math.sqrt(num_labels)), bias=False
+            )
+
+        width = self.add_decoder(self.add_encoder(settings.widths[0]), every_block=True)
+        self.out_norm = GroupNorm(width, 1e-5)
+        self.out_conv = Conv(width, settings.image_channels, 3, _ADM_ZERO)
+
+    def forward(self, x: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
+        """Map a scaled noisy image to the network's raw output; see `SongUNet.forward`."""
+        emb = self.map_layer1(F.silu(self.map_layer0(self.map_noise(noise))))
+        if self.map_label is not None:
+            assert labels is not None
+            emb = emb + self.label_embedding(labels)
+        emb = F.silu(emb)
+        skips = []
+        for module in self.enc.values():
+            x = module(x) if isinstance(module, Conv) else module(x, emb)
+            skips.append(x)
+        skips = self.hide_masked(skips)
+        for module in self.dec.values():
+            assert isinstance(module, UNetBlock)
+            x = self.decode_block(module, x, skips, emb)
+        return self.out_conv(F.silu(self.out_norm(x)))  # type: ignore[no-any-return]
