@@ -19,7 +19,7 @@ from diffmem.studies.records import EmmRecord
 from diffmem.studies.search.driver import run_search as search_sizes
 from diffmem.studies.search.recipe import SearchRecipe
 from diffmem.studies.search.records import SearchResult
-from diffmem.studies.search.report.galleries import write_search
+from diffmem.studies.search.report.page import write_search
 from diffmem.studies.search.report.tables import search_table
 from diffmem.studies.search.report.text import level_emm
 from diffmem.studies.search.study import SearchStudy, open_search, store_of

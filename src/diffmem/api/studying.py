@@ -18,8 +18,8 @@ from diffmem.reports.folder import ReportPaths
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.settings import load_recipe
 from diffmem.studies.records import StudyResult
-from diffmem.studies.report.galleries import write_study
-from diffmem.studies.report.tables import ascending, terminal_table
+from diffmem.studies.report.page import write_study
+from diffmem.studies.report.text import ascending, terminal_table
 from diffmem.studies.study import Study
 from diffmem.text import html_table
 

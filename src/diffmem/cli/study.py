@@ -91,7 +91,7 @@ def report(folder: Path) -> None:
 def _report(done: GridStudy) -> None:
     from diffmem.console import console
     from diffmem.distributed import world
-    from diffmem.studies.report.tables import terminal_table
+    from diffmem.studies.report.text import terminal_table
 
     if world().is_main:
         paths = done.write_report()

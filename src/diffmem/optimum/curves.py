@@ -19,8 +19,7 @@ from torch import Tensor
 
 from diffmem.data import ImageSet, duplicate_groups
 from diffmem.errors import UserError
-from diffmem.memorization.means import MeanRecord, mean_record
-from diffmem.memorization.rates import Rate
+from diffmem.memorization.rates import MeanRecord, Rate, mean_record
 from diffmem.memorization.records import Record
 from diffmem.optimum.collapse import (
     bootstrap_crossing,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffmem.files import write_folder
-from diffmem.memorization.means import MeanRecord
+from diffmem.memorization.rates import MeanRecord
 from diffmem.reports.figures import draw_intervals, figure_svg
 from diffmem.reports.folder import numbers_bytes
 from diffmem.reports.html import png_bytes

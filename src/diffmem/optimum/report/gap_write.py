@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING
 
 from diffmem.optimum.gap_records import GapResult
 from diffmem.optimum.report.figure import write_figures
-from diffmem.optimum.report.gap_figure import INPUT_TEXT, gap_figure, loss_figure, side_by_side
-from diffmem.optimum.report.gap_scatter import correlation_text, position_figure, scatter_figure
+from diffmem.optimum.report.gap_figure import (
+    INPUT_TEXT,
+    correlation_text,
+    gap_figure,
+    loss_figure,
+    position_figure,
+    scatter_figure,
+    side_by_side,
+)
 from diffmem.reports.text import rate_text, size_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from diffmem.memorization.means import MeanRecord
+    from diffmem.memorization.rates import MeanRecord
 
 __all__ = ["gap_notes", "gap_table", "write_gap"]
 

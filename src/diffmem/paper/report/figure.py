@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from diffmem.errors import UserError
 from diffmem.paper.records import ExperimentResult
-from diffmem.paper.report.axes import group_text, mask_axis, panel_text, slot_text
-from diffmem.paper.report.draw import draw_curves, draw_line, draw_nulls, draw_points, shifted
+from diffmem.paper.report.draw import (
+    draw_curves,
+    draw_line,
+    draw_nulls,
+    draw_points,
+    group_text,
+    mask_axis,
+    panel_text,
+    shifted,
+    slot_text,
+)
 from diffmem.paper.report.match import (
     Slot,
     experiment_runs,
