@@ -1,4 +1,7 @@
-"""The page of a study and its folder: one self-contained HTML file, its numbers, its pictures, with galleries of the most and the least memorized run."""
+"""The page of a study and its folder: one self-contained HTML file with its figures, its numbers, its pictures.
+
+Galleries are of the most and the least memorized run.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The page of a search for EMM and its folder: one self-contained HTML file, its numbers, its pictures, with galleries of the runs that decide."""
+"""The page of a search for EMM and its folder: one self-contained HTML file, its numbers, its pictures.
+
+Galleries are of the runs that decide.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,8 @@ from diffmem.reports.html import embedded_png, gallery_uris, png_bytes, render_p
 from diffmem.reports.text import sentence, size_text, target_text
 from diffmem.studies.search.levels import Item
 from diffmem.studies.search.records import SearchResult
-from diffmem.studies.search.report.cost import cost_figure
 from diffmem.studies.search.report.curves import curves_figure, curves_text
-from diffmem.studies.search.report.figure import emm_by_level_figure
+from diffmem.studies.search.report.figure import cost_figure, emm_by_level_figure
 from diffmem.studies.search.report.panels import measured_levels
 from diffmem.studies.search.report.surface import surface_figure, surface_text
 from diffmem.studies.search.report.text import (
