@@ -20,6 +20,7 @@ from diffmem.errors import UserError
 from diffmem.memorization.cells import Cells
 from diffmem.memorization.neighbours.contents import common_space, content_keys, distinct, present, taken
 from diffmem.memorization.neighbours.neighbours import nearest_neighbours
+from diffmem.memorization.rates import check_confidence
 from diffmem.memorization.records import Record
 from diffmem.progress import NO_PROGRESS, Progress, part_of
 
@@ -226,7 +227,7 @@ def copying_test(
         confidence: Coverage of the intervals.
         space: Names the space in the protocol id, for features; by default the metric and the type.
         device: Where distances are computed.
-        progress: Told the share of the work that is done.
+        progress: Reports the share of the work that is done.
 
     Returns:
         The test, and what it found in each cell.
@@ -337,8 +338,7 @@ def compare_ranks(
     m, n = len(samples), len(heldout)
     if m < 1 or n < 1:
         raise UserError(f"{m} samples and {n} held-out images cannot be compared; give at least one of each.")
-    if not 0 < confidence < 1:
-        raise UserError(f"The confidence {confidence} is not between 0 and 1; the usual value is 0.95.")
+    check_confidence(confidence)
     ranks = rankdata(np.concatenate([samples, heldout]))[:m]
     u = float(ranks.sum()) - m * (m + 1) / 2  # pairs in which the sample is the farther one, ties half
     nearer = 1 - u / (m * n)

@@ -13,7 +13,7 @@ from pydantic import Field
 from diffmem.errors import UserError
 from diffmem.memorization.records import Record
 
-__all__ = ["USUAL", "Z95", "Intervals", "MeanRecord", "Method", "Rate", "mean_record"]
+__all__ = ["USUAL", "Z95", "Intervals", "MeanRecord", "Method", "Rate", "check_confidence", "mean_record"]
 
 Method = Literal["clopper-pearson", "wilson"]
 
@@ -78,6 +78,16 @@ class Intervals(NamedTuple):
 USUAL = Intervals()
 
 
+def check_confidence(confidence: float) -> None:
+    """Refuse a coverage of intervals that is not between 0 and 1.
+
+    Raises:
+        UserError: It is not.
+    """
+    if not 0 < confidence < 1:
+        raise UserError(f"The confidence {confidence} is not between 0 and 1; the usual value is 0.95.")
+
+
 def _interval(count: int, total: int, confidence: float, method: str) -> tuple[float, float]:
     # The general test of scipy.stats takes 9 ms for 10,000 trials, and a run has thousands of rates.
     from scipy.special import betaincinv, ndtri
@@ -86,8 +96,7 @@ def _interval(count: int, total: int, confidence: float, method: str) -> tuple[f
         raise UserError("A rate of 0 images is not defined; give at least one image.")
     if not 0 <= count <= total:
         raise UserError(f"A rate needs a count in 0..{total}, not {count}.")
-    if not 0 < confidence < 1:
-        raise UserError(f"The confidence {confidence} is not between 0 and 1; the usual value is 0.95.")
+    check_confidence(confidence)
     if method not in get_args(Method):
         raise UserError(f"Unknown interval method {method!r}; choose 'clopper-pearson' or 'wilson'.")
     tail = (1 - confidence) / 2

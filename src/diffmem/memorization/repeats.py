@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.errors import UserError
-from diffmem.memorization.criteria import ratio_of
+from diffmem.memorization.criteria import RatioRule, ratio_of
 from diffmem.memorization.neighbours.neighbours import Neighbours
 
 __all__ = ["RepeatAwareRule"]
@@ -32,7 +32,7 @@ class RepeatAwareRule:
     Attributes:
         references: The training images among which neighbours were searched, in the order of their indices, uint8 (N, C, H, W).
         threshold: As of `RatioRule`, in (0, 1].
-        count: Neighbours that are looked at, at least 2.
+        count: Neighbours that are compared, at least 2.
     """
 
     references: NDArray[np.uint8]
@@ -40,8 +40,7 @@ class RepeatAwareRule:
     count: int = 50
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
-            raise UserError(f"The ratio threshold {self.threshold} is not in (0, 1]; the usual value is 1/3.")
+        RatioRule(self.threshold)  # refuses one out of range
         if self.count < 2:
             raise UserError(f"A ratio of {self.count} neighbour(s) compares nothing; look at 2 or more.")
 

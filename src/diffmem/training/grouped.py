@@ -316,7 +316,7 @@ class TrainerGroup:
             layer.keys = torch.stack(of_members, dim=1).flatten()
 
     def _update(self) -> None:
-        """Move weights and averages; members of different sizes are at different places of their schedules."""
+        """Move weights and averages; members of different sizes are at different positions of their schedules."""
         vector, sizes = self._flat.vector.detach(), [member.size for member in self.members]
         rates = [learning_rate(self.config, size, self.seen) for size in sizes]
         for group in self._optimizer.param_groups:

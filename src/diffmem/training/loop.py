@@ -114,7 +114,7 @@ def training_snapshots(
         model: The configuration its denoiser was built from, kept in each snapshot.
         folder: The run's folder; that of the first process is used.
         tag: Identity of the run; a state with another tag is not used.
-        progress: Reported the images seen, of all images.
+        progress: Reports the images seen, of all images.
         warn: Warned of a damaged state that is not used.
 
     Raises:

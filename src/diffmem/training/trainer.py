@@ -104,7 +104,7 @@ def _check_labels(labels: NDArray[np.int64] | None, count: int, classes: int) ->
 
 
 class Trainer:
-    """One training: a denoiser, its average, its optimizer and its place in the data.
+    """One training: a denoiser, its average, its optimizer and its position in the data.
 
     All randomness is a function of the seed and the images seen, so a trainer that is rebuilt and given a saved `state`
     continues to the same weights, bit for bit on a CPU.

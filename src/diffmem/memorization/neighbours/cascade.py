@@ -33,7 +33,7 @@ __all__ = ["cascade", "index_pays", "indexed_search"]
 
 QUERIES = 2048  # queries in a block
 PRODUCT = 1 << 19  # numbers in a product of the first bounds: stays in the cache
-SPAN = 1 << 17  # references whose leaves are looked at together
+SPAN = 1 << 17  # references whose leaves are searched together
 BATCH = 4096  # pairs of a query and a leaf whose references are bounded together
 PIECE = 2048  # pairs whose third bounds are computed together
 REST = 2048  # queries that take the full product together
@@ -207,7 +207,7 @@ def cascade(queries: Rows, references: Rows, best: Best, index: NeighbourIndex, 
         references: The rows of the index.
         best: Takes in what is found.
         index: Of the references.
-        progress: Told the number of compared pairs.
+        progress: Reports the number of compared pairs.
 
     Returns:
         The queries that are left to the full product, ascending, int64 (n,); `best` may know some references of theirs.
@@ -251,7 +251,7 @@ def indexed_search(
         k: Number of neighbours, at least 1.
         index: Of the references; none to build one in passing if the search is large.
         block_bytes: Memory of the blocks of a full search.
-        progress: Told the number of compared pairs.
+        progress: Reports the number of compared pairs.
     """
     cpu, count = torch.device("cpu"), len(references)
     pairs = len(queries) * count

@@ -95,14 +95,7 @@ def gap_figure(runs: Sequence[RunGap]) -> Figure:
                 axes.set_xlabel("Noise level σ", fontsize=SMALL_FONT_SIZE)
     for axes, *_ in grid:  # the axes of a row share their limits, which are known when all is drawn
         axes.set_ylim(0, 1.12 * axes.get_ylim()[1])  # with room for the position at the top
-    figure.suptitle(
-        "How far is the model from its optimum?",
-        fontsize=TITLE_FONT_SIZE,
-        x=0.01,
-        ha="left",
-        fontweight="bold",
-    )
-    _legend(figure, grid[0][0])
+    _complete(figure, grid[0][0], "How far is the model from its optimum?")
     return figure
 
 
@@ -187,14 +180,7 @@ def loss_figure(runs: Sequence[RunGap]) -> Figure:
         axes.set_title(run_text(run), fontsize=SMALL_FONT_SIZE, loc="left", fontweight="bold")
         axes.set_xlabel("Noise level σ", fontsize=SMALL_FONT_SIZE)
     grid[0][0].set_ylabel("Squared error per value,\n[-1, 1] units (log scale)", fontsize=SMALL_FONT_SIZE)
-    figure.suptitle(
-        "Denoising loss and its exact minimum",
-        fontsize=TITLE_FONT_SIZE,
-        x=0.01,
-        ha="left",
-        fontweight="bold",
-    )
-    _legend(figure, grid[0][0])
+    _complete(figure, grid[0][0], "Denoising loss and its exact minimum")
     return figure
 
 
@@ -206,7 +192,9 @@ def _grid(runs: Sequence[RunGap], rows: int, height: float) -> tuple[Figure, lis
     return figure, [list(row) for row in grid]
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def _complete(figure: Figure, axes: Axes, title: str) -> None:
+    """Add a title, and the legend of some axes below the panels."""
+    figure.suptitle(title, fontsize=TITLE_FONT_SIZE, x=0.01, ha="left", fontweight="bold")
     handles, labels = axes.get_legend_handles_labels()
     wide = figure.get_figwidth() > 7
     figure.legend(
@@ -320,8 +308,7 @@ def scatter_figure(runs: Sequence[RunGap], correlations: Sequence[Correlation]) 
     grid[0].set_ylabel("Samples that are copies, R_mem", fontsize=FONT_SIZE)
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", ncols=6, frameon=False, fontsize=SMALL_FONT_SIZE)
-    figure.suptitle(_TITLE.replace("where does the model lie?", "does that predict R_mem?"), fontsize=TITLE_FONT_SIZE, x=0.01, ha="left",
-                    fontweight="bold")  # fmt: skip
+    figure.suptitle(_TITLE, fontsize=TITLE_FONT_SIZE, x=0.01, ha="left", fontweight="bold")
     return figure
 
 

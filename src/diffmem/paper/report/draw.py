@@ -38,7 +38,7 @@ __all__ = [
 
 def shifted(axes: Axes, index: int, count: int, step: float) -> Transform:
     """Return the axes' transform moved sideways by a few points, so that intervals at one x do not hide each other."""
-    # Many curves are distinguished by their height; moved that often they would leave their place.
+    # Many curves are distinguished by their height; moved that often they would leave their position.
     return moved(axes, (index - (count - 1) / 2) * step if count <= 7 else 0.0)
 
 
@@ -143,14 +143,14 @@ GROUPS = ("", "highest resolution", "middle", "lowest")
 
 
 def mask_axis(
-    axes: Axes, places: Sequence[float], names: Sequence[str], *, height: float, width: float
+    axes: Axes, positions: Sequence[float], names: Sequence[str], *, height: float, width: float
 ) -> None:
     """Draw each level's mask as a column of squares: filled where the skip connection is kept.
 
     The top square is the first skip connection, at the highest resolution. A name that is no mask is written.
 
     Args:
-        places: Where each level is.
+        positions: Where each level is.
         names: Its mask; empty for none.
         height: Height of the axes in inches.
         width: Width of the axes in inches.
@@ -160,14 +160,14 @@ def mask_axis(
     thirds = rows % 3 == 0 and rows > 3
     gap = 0.5 if thirds else 0.0
     down = [row + gap * (row // (rows // 3) if thirds else 0) for row in range(rows)]
-    low, high = min(places) - 0.6, max(places) + 0.6
+    low, high = min(positions) - 0.6, max(positions) + 0.6
     axes.set_xlim(low, high)
     axes.set_ylim(down[-1] + 0.7, -0.7)
     side = min(0.82 * width / (high - low), 0.82 * height / (down[-1] + 1.4), 0.16)
     for kept, face in ((True, COLOURS["black"]), (False, "white")):
         squares = [
-            (place, down[row])
-            for place, mask in zip(places, masks, strict=True)
+            (position, down[row])
+            for position, mask in zip(positions, masks, strict=True)
             for row, on in enumerate(mask or ())
             if on is kept
         ]
@@ -181,10 +181,10 @@ def mask_axis(
             linewidth=0.7,
             gid="kept skips" if kept else "dropped skips",
         )
-    for place, name, mask in zip(places, names, masks, strict=True):
+    for position, name, mask in zip(positions, names, masks, strict=True):
         if name and mask is None:
             axes.text(
-                place,
+                position,
                 down[-1] / 2,
                 plain(textwrap.shorten(name, 16, placeholder="…")),
                 rotation=90,
@@ -205,17 +205,17 @@ def mask_axis(
         spine.set_visible(False)
 
 
-def group_text(axes: Axes, places: Sequence[float], names: Sequence[str], *, width: float) -> None:
+def group_text(axes: Axes, positions: Sequence[float], names: Sequence[str], *, width: float) -> None:
     """Name the groups of masks above the panel and part them by thin lines; nothing if there is only one group.
 
     Args:
-        places: Where each level is, one step each.
+        positions: Where each level is, one step each.
         names: Its mask.
         width: Width of the axes in inches.
     """
-    slot = width / (max(places) - min(places) + 1.2)
-    grouped = groupby(zip(places, names, strict=True), key=lambda one: mask_group(one[1]))
-    groups = [(group, [place for place, _ in members]) for group, members in grouped]
+    slot = width / (max(positions) - min(positions) + 1.2)
+    grouped = groupby(zip(positions, names, strict=True), key=lambda one: mask_group(one[1]))
+    groups = [(group, [position for position, _ in members]) for group, members in grouped]
     if len(groups) < 2:
         return
     for index, (group, found) in enumerate(groups):
@@ -236,12 +236,12 @@ def group_text(axes: Axes, places: Sequence[float], names: Sequence[str], *, wid
             )
 
 
-def slot_text(axes: Axes, places: Sequence[float], words: str) -> None:
-    """Write the same word, upright, at each place: why nothing is drawn there."""
-    for place in places:
+def slot_text(axes: Axes, positions: Sequence[float], words: str) -> None:
+    """Write the same word, upright, at each position: why nothing is drawn there."""
+    for position in positions:
         axes.annotate(
             words,
-            (place, 0.5),
+            (position, 0.5),
             xycoords=axes.get_xaxis_transform(),
             rotation=90,
             ha="center",
