@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffmem.data.storage import parts
 from diffmem.errors import UserError
 from diffmem.memorization.criteria import RatioRule, ratio_of
 from diffmem.memorization.neighbours.neighbours import Neighbours
@@ -84,9 +86,7 @@ class RepeatAwareRule:
     def _apart(self, ones: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the distances of pairs of references."""
         result = np.empty(len(ones))
-        size = max(1, _BLOCK_BYTES // (4 * int(np.prod(self.references.shape[1:]))))
-        for start in range(0, len(ones), size):
-            part = slice(start, start + size)
+        for part in parts(len(ones), 4 * math.prod(self.references.shape[1:]), _BLOCK_BYTES):
             gap = self.references[ones[part]].astype(np.int32) - self.references[others[part]]
             rows = gap.reshape(len(gap), -1)
             result[part] = np.sqrt(np.einsum("qd,qd->q", rows, rows, dtype=np.float64))

@@ -335,7 +335,7 @@ class TrainerGroup:
             self._ema.lerp_(vector, self._spread(shares))
 
     def settle(self) -> None:
-        """Give the members their weights, averages, optimizer states and losses, and their place in the data."""
+        """Give the members their weights, averages, optimizer states and losses, and their position in the data."""
         vectors = {"weights": self._flat.vector.detach(), "ema": self._ema}
         others: dict[str, Tensor] = {}
         for key, value in optimizer_state(self._optimizer, self._flat.vector).items():

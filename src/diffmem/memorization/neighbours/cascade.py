@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffmem.memorization.neighbours.index import NeighbourIndex, sample_of
+from diffmem.data.storage import parts
+from diffmem.memorization.neighbours.index import BLOCK_BYTES, NeighbourIndex, sample_of
 from diffmem.memorization.neighbours.rows import Rows, full_precision
 from diffmem.memorization.neighbours.search import PIECE_BYTES, Best, search
 from diffmem.memorization.neighbours.sketch import Cuts, Sketch, ceilings, fit_basis, tail_share
@@ -60,12 +61,10 @@ class _Block:
         self.index, self.best, self.k, self.start = index, best, best.k, part.start
         count = part.stop - part.start
         self.sketch = Sketch.empty(count, index.cuts)
-        step = max(1, (6 << 20) // (4 * queries.dim))
-        for at in range(0, count, step):
-            end = min(at + step, count)
-            rows = torch.empty(end - at, queries.dim)
-            queries.fill(rows, part.start + at, part.start + end, index.centre)
-            self.sketch[at:end].write(rows, index.basis, index.cuts, queries)
+        for some in parts(count, 4 * queries.dim, BLOCK_BYTES):
+            rows = torch.empty(some.stop - some.start, queries.dim)
+            queries.fill(rows, part.start + some.start, part.start + some.stop, index.centre)
+            self.sketch[some].write(rows, index.basis, index.cuts, queries)
         self.sketch.to_queries()
         self.ceiling = torch.full((count,), torch.inf)  # the largest bound that a neighbour can have
         self.left = torch.zeros(count, dtype=torch.int64)  # references that the bounds left, of each query
@@ -84,7 +83,7 @@ class _Block:
             leaves_near, column = near.nonzero().unbind(1)
             found = [part for part in self.bounded(leaves_near + first, column) if len(part.column)]
             if found:
-                self.decide(_Pairs(*(torch.cat(parts) for parts in zip(*found, strict=True))), scouted)
+                self.decide(_Pairs(*(torch.cat(column) for column in zip(*found, strict=True))), scouted)
         left: Tensor = self.dense.nonzero()[:, 0] + self.start
         return left
 

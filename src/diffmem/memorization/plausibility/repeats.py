@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data.duplicates import duplicate_groups
+from diffmem.data.storage import parts
 from diffmem.memorization.plausibility.statistics import std_of
 
 __all__ = ["Clusters", "clusters", "constant_images", "near_constant", "repeats"]
@@ -46,12 +48,9 @@ class Clusters:
 def constant_images(images: NDArray[np.uint8], levels: int = 0) -> NDArray[np.bool_]:
     """Return which images have one colour: in each channel the values differ by at most `levels`, bool (N,)."""
     found = np.zeros(len(images), bool)
-    size = max(1, _BLOCK_BYTES // max(1, int(np.prod(images.shape[1:]))))
-    for start in range(0, len(images), size):
-        block = np.asarray(images[start : start + size]).reshape(
-            -1, images.shape[1], np.prod(images.shape[2:])
-        )
-        found[start : start + size] = np.ptp(block, axis=2).max(axis=1) <= levels
+    for part in parts(len(images), math.prod(images.shape[1:]), _BLOCK_BYTES):
+        block = np.asarray(images[part]).reshape(-1, images.shape[1], math.prod(images.shape[2:]))
+        found[part] = np.ptp(block, axis=2).max(axis=1) <= levels
     return found
 
 
