@@ -20,26 +20,24 @@ to its own trainings.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 from scipy.optimize import brentq, minimize
+
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "builders"))
+from published_curves import EPOCHS, PUBLISHED, curve_through
 
 from diffmem.sampling.config import image_cost
 from diffmem.studies.search.choice import SizeRule
 from diffmem.studies.search.cost import grid_of_equal_precision, grid_sizes
 from diffmem.studies.search.decisions import FutilityRule, StoppingRule
 from diffmem.studies.search.interval import emm_of_seed
-from diffmem.studies.search.simulation import curve_through, published_progress, search_level
+from diffmem.studies.search.simulation import search_level
 from diffmem.studies.search.study import open_search
 
-PUBLISHED = {
-    "32x32": {500: 99.2, 1000: 92.1, 2000: 61.0, 4000: 17.1},
-    "16x16": {1000: 100.0, 2000: 99.8, 4000: 94.7, 8000: 60.2, 16000: 11},
-    "8x8": {1000: 100.0, 2000: 99.8, 4000: 97.1, 8000: 89.4, 16000: 63.9},
-}
-EPOCHS = [40_000 * 2 ** (-step / 2) for step in range(11, -1, -1)]
-TOLERANCE, CAP, EVALUATIONS, ALPHA, LINE = 0.1, 10_000, 35, 0.05 / 12, 0.9
+EPSILON, TOLERANCE, CAP, EVALUATIONS, ALPHA = 0.1, 0.1, 10_000, 35, 0.05 / 12
 
 
 def half_width(low, high):
@@ -49,7 +47,7 @@ def half_width(low, high):
 
 def grid_half_width(curve, smallest, largest, tolerance, cap, points, simulations):
     """Return the mean half width of a grid's bracket of certain sizes."""
-    rule = StoppingRule(LINE, ALPHA, points, cap, cap, cap)
+    rule = StoppingRule(1 - EPSILON, ALPHA, points, cap, cap, cap)
     sizes = np.array(grid_sizes(smallest, largest, tolerance), dtype=float)
     step = np.log((1 + tolerance) / (1 - tolerance))
     widths = []
@@ -76,18 +74,18 @@ def equal_grid(curve, smallest, largest, wanted, cap, points, simulations):
 def curve_of(level):
     """Return R_mem against N by logistic regression on the trainings of a level that went to their end."""
     ended = [run for run in level.runs if run.epochs_trained >= run.epochs and run.points]
-    places = np.log2([run.size for run in ended])
+    doublings = np.log2([run.size for run in ended])
     peaks = [run.peak.memorized for run in ended]
     hits, misses = (
         np.array(numbers) for numbers in zip(*((p.count, p.total - p.count) for p in peaks), strict=True)
     )
 
-    def loss(line):
-        logits = line[0] + line[1] * (places - places.mean())
+    def loss(coefficients):
+        logits = coefficients[0] + coefficients[1] * (doublings - doublings.mean())
         return float(hits @ np.logaddexp(0, -logits) + misses @ np.logaddexp(0, logits))
 
     first, slope = minimize(loss, [2.0, -2.0]).x
-    return lambda size: 1 / (1 + np.exp(-(first + slope * (np.log2(size) - places.mean()))))
+    return lambda size: 1 / (1 + np.exp(-(first + slope * (np.log2(size) - doublings.mean()))))
 
 
 def compare(folder, simulations):
@@ -121,16 +119,18 @@ def simulate(name, simulations, futility):
     """Search one published curve many times, print what came out, and return both costs and the coverage."""
     curve = curve_through({size: percent / 100 for size, percent in PUBLISHED[name].items()})
     smallest, largest = min(PUBLISHED[name]), max(PUBLISHED[name])
-    truth = brentq(lambda size: curve(size) - LINE, smallest, largest)
-    progress, units, runs, covered, widths = published_progress(), [], [], 0, []
+    truth = brentq(lambda size: curve(size) - (1 - EPSILON), smallest, largest)
+    units, runs, covered, widths = [], [], 0, []
+
+    def stopping(size):
+        affordable = 0.5 * EPOCHS[-1] * size / image_cost(EVALUATIONS)
+        return StoppingRule.of(1 - EPSILON, ALPHA, len(EPOCHS), CAP, affordable, futility)
+
     for number in range(simulations):
         rng = np.random.default_rng(number)
-        stretch = rng.uniform(0.4, 1.0)
-        rule = SizeRule(smallest, largest, LINE, TOLERANCE, start=smallest * 2 ** rng.uniform())
-        found, trainings = search_level(
-            curve, rule, epochs=EPOCHS, cap=CAP, evaluations=EVALUATIONS, alpha=ALPHA, share=0.5, rng=rng,
-            learning=lambda share, stretch=stretch: progress(min(1.0, share / stretch)), futility=futility,
-        )  # fmt: skip
+        pace = rng.uniform(0.4, 1.0)
+        rule = SizeRule(smallest, largest, EPSILON, TOLERANCE, start=smallest * 2 ** rng.uniform())
+        found, trainings = search_level(curve, rule, stopping, EPOCHS, rng, pace=pace)
         emm = emm_of_seed(found, rule)
         covered += emm.low <= truth <= emm.high
         widths.append(half_width(emm.low, emm.high))

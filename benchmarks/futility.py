@@ -16,12 +16,12 @@ from diffmem.studies.search.decisions import FutilityRule
 from diffmem.studies.search.study import open_search
 
 
-def given_up(run, rule, line):
+def given_up(run, rule, target_rate):
     """Return the epoch at which the rule would have ended a training; none for never."""
     epochs = [point.epoch for point in run.points]
     counts = [(point.memorized.count, point.memorized.total) for point in run.points]
     for seen in range(1, len(epochs) + 1):
-        if rule.is_hopeless(epochs[:seen], counts[:seen], run.epochs, line):
+        if rule.is_hopeless(epochs[:seen], counts[:seen], run.epochs, target_rate):
             return epochs[seen - 1]
     return None
 
@@ -41,7 +41,7 @@ def main():
     print(f"{len(runs)} finished trainings of {len(results)} studies")
     for pace in (1.0, 1.5, 2.0, 3.0):
         rule = FutilityRule(pace=pace)
-        ended = {(run.run_id, run.level): given_up(run, rule, line) for run, line in runs}
+        ended = {(run.run_id, run.level): given_up(run, rule, target_rate) for run, target_rate in runs}
         reached = [run for run, _ in runs if run.verdict != "not memorized"]
         spared = [run for run, _ in runs if run.verdict == "not memorized"]
         wrong = sum(ended[run.run_id, run.level] is not None for run in reached)

@@ -95,7 +95,7 @@ def _vmapped(members: list[Any]) -> Callable[[], None]:
     import torch
     from torch.func import functional_call, grad, stack_module_state, vmap
 
-    from diffmem.training.loss import denoising_loss
+    from diffmem.training.trainer import denoising_loss
 
     first = members[0]
     network, config = first.denoiser, first.config

@@ -25,7 +25,7 @@ def main() -> None:
 
     from diffmem.models import ModelConfig, build_denoiser, count_parameters
     from diffmem.training.flat import FlatParameters
-    from diffmem.training.loss import denoising_loss
+    from diffmem.training.trainer import denoising_loss
 
     denoiser = build_denoiser(ModelConfig(), (3, 32, 32)).train()
     flat = FlatParameters(denoiser)

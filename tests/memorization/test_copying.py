@@ -9,9 +9,15 @@ from scipy.stats import kstest
 from diffmem.data.sources import read_digits
 from diffmem.errors import UserError
 from diffmem.memorization.cells import Cells
-from diffmem.memorization.copying import CellConfig, CellResult, CellResults, CopyingRecord, copying_test
+from diffmem.memorization.copying import (
+    CellConfig,
+    CellResult,
+    CellResults,
+    CopyingRecord,
+    compare_ranks,
+    copying_test,
+)
 from diffmem.memorization.neighbours.neighbours import nearest_neighbours
-from diffmem.memorization.ranks import compare_ranks
 
 
 def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

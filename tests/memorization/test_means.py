@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffmem.memorization.means import mean_record
+from diffmem.memorization.rates import mean_record
 
 numbers = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30)
 

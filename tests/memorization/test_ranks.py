@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import mannwhitneyu, norm
 
 from diffmem.errors import UserError
-from diffmem.memorization.ranks import compare_ranks
+from diffmem.memorization.copying import compare_ranks
 
 
 def test_nearer_is_the_share_of_pairs():

@@ -12,8 +12,7 @@ from optimum_tools import DATA, SHAPE, formula, image_set, noisy, random_pixels,
 from diffmem.errors import UserError
 from diffmem.models import Denoiser
 from diffmem.optimum import bundle, directions
-from diffmem.optimum.following import Following
-from diffmem.optimum.optimum import Optimum
+from diffmem.optimum.optimum import Following, Optimum
 from diffmem.sampling import SamplerConfig, generate
 from diffmem.sampling.samplers import sample_latents
 

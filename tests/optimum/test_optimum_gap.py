@@ -9,8 +9,7 @@ import torch
 
 from diffmem.data import ImageSet
 from diffmem.errors import DiffmemError, UserError
-from diffmem.memorization.means import mean_record
-from diffmem.memorization.rates import Rate
+from diffmem.memorization.rates import Rate, mean_record
 from diffmem.models import EDM
 from diffmem.optimum import gap
 from diffmem.optimum.gap import Errors, GapSettings, correlations, curve_of, spearman

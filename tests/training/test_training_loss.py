@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from diffmem.models.preconditioning import EDM, VE, VP
-from diffmem.training.loss import denoising_loss
+from diffmem.training.trainer import denoising_loss
 
 KINDS = pytest.mark.parametrize("kind", [VP(), VE(), EDM()], ids=["vp", "ve", "edm"])
 # The largest distance of two distribution functions that n samples of the same one exceed once in 10,000 times.

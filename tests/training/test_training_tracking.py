@@ -9,7 +9,7 @@ import pytest
 from training_builders import MODEL, train, trainer
 
 from diffmem.errors import UserError
-from diffmem.training.tracking import require_tensorboard, write_tensorboard
+from diffmem.training.loop import require_tensorboard, write_tensorboard
 
 
 def scalars(folder):

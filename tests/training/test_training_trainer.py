@@ -16,10 +16,9 @@ from diffmem.distributed import World
 from diffmem.errors import DiffmemError, UserError
 from diffmem.training import EmaConfig, Trainer, TrainingConfig
 from diffmem.training import trainer as trainer_module
-from diffmem.training.loss import denoising_loss
 from diffmem.training.randomness import DataOrder, stream_seed
 from diffmem.training.schedule import ema_beta, learning_rate
-from diffmem.training.trainer import arithmetic
+from diffmem.training.trainer import arithmetic, denoising_loss
 
 PLAIN = MODEL.model_copy(update={"dropout": 0.0})
 

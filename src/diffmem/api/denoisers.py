@@ -53,7 +53,7 @@ class Trained:
 
     def write_tensorboard(self) -> None:
         """Write the metrics as TensorBoard events into the run's folder (needs the extra diffmem[tensorboard])."""
-        from diffmem.training.tracking import write_tensorboard
+        from diffmem.training.loop import write_tensorboard
 
         if world().is_main:
             write_tensorboard(self.folder)

@@ -21,12 +21,12 @@ from diffmem.reports.folder import ReportPaths
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.settings import load_recipe, validated
 from diffmem.studies.records import EmmRecord, StudyResult
-from diffmem.studies.report.galleries import write_study
-from diffmem.studies.report.tables import ascending, terminal_table
+from diffmem.studies.report.page import write_study
+from diffmem.studies.report.text import ascending, terminal_table
 from diffmem.studies.search.driver import run_search as search_sizes
 from diffmem.studies.search.recipe import SearchRecipe
 from diffmem.studies.search.records import SearchResult
-from diffmem.studies.search.report.galleries import write_search
+from diffmem.studies.search.report.page import write_search
 from diffmem.studies.search.report.tables import search_table
 from diffmem.studies.search.report.text import level_emm
 from diffmem.studies.search.study import SearchStudy, open_search, store_of

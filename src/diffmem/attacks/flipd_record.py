@@ -125,11 +125,7 @@ def flipd_record(
     errors = one.standard_errors
     record = FlipdRecord(
         protocol=f"flipd/clean/sigma={method.sigma:.4g}/{how}/{method.derivative}",
-        sigma=method.sigma,
-        dimension=method.dimension,
-        trace=method.trace,
-        probes=method.probes,
-        derivative=method.derivative,
+        **method.model_dump(),
         standard_error=None if errors is None else math.sqrt(float(np.square(errors).mean())),
         images=len(samples),
         samples=_quantiles(one.values),
@@ -149,30 +145,22 @@ def _calibrated(record: FlipdRecord, values: dict[str, NDArray[np.float64]]) -> 
     threshold, count = float(unmarked.min()), len(planted)
     below = [Rate(int((part < threshold).sum()), len(part)) for part in (planted, samples)]
     p = rank_sum_p_value(-planted, -control)
-    return FlipdRecord(
-        protocol=record.protocol,
-        sigma=record.sigma,
-        dimension=record.dimension,
-        trace=record.trace,
-        probes=record.probes,
-        derivative=record.derivative,
-        standard_error=record.standard_error,
-        images=record.images,
-        samples=record.samples,
-        planted=_quantiles(planted),
-        control=_quantiles(control),
-        unmarked=_quantiles(unmarked),
-        auc=None if count < 2 else area_under_curve(-planted, -control),
-        p_value=p,
-        threshold=threshold,
-        false_alarm=1 / (count + 1),
-        planted_below=below[0],
-        samples_below=below[1],
-        sentence=f"{_half(samples)}. Planted canaries rank below control ones with p = {p:.2g}. {below[1].count} of {len(samples)}"
+    update = {
+        "samples": _quantiles(samples),
+        "planted": _quantiles(planted),
+        "control": _quantiles(control),
+        "unmarked": _quantiles(unmarked),
+        "auc": None if count < 2 else area_under_curve(-planted, -control),
+        "p_value": p,
+        "threshold": threshold,
+        "false_alarm": 1 / (count + 1),
+        "planted_below": below[0],
+        "samples_below": below[1],
+        "sentence": f"{_half(samples)}. Planted canaries rank below control ones with p = {p:.2g}. {below[1].count} of {len(samples)}"
         f" samples and {below[0].count} of {count} planted canaries have fewer than any of {count} ordinary images that were not trained on"
         f" ({threshold:.3g}){_power(below[0])}.",
-        notes=record.notes,
-    )
+    }
+    return record.model_copy(update=update)
 
 
 def _half(samples: NDArray[np.float64]) -> str:

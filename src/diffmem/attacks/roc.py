@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from diffmem.errors import UserError
-from diffmem.memorization import Rate
+from diffmem.memorization.rates import Rate, check_confidence
 from diffmem.memorization.records import Record
 
 __all__ = ["Area", "Operating", "area_under_curve", "check_counts", "images_needed", "operating_point"]
@@ -60,8 +60,7 @@ def area_under_curve(
     from scipy.stats import rankdata
 
     _check(members, nonmembers)
-    if not 0 < confidence < 1:
-        raise UserError(f"The confidence {confidence} is not between 0 and 1; the usual value is 0.95.")
+    check_confidence(confidence)
     m, n = len(members), len(nonmembers)
     ranks = rankdata(np.concatenate([members, nonmembers]))
     above = (ranks[:m] - rankdata(members)) / n  # of each member: the share of non-members below it

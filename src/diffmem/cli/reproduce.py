@@ -109,7 +109,7 @@ def _scale(wanted: str | None, device: str) -> Literal["paper", "cpu", "smoke"]:
 
 def _run(planned: list[Reproduction], device: str, workers: int | None, page: Path | None) -> None:
     from diffmem.api.reproducing import reproduce, write_results_page
-    from diffmem.paper.report.tables import experiment_table
+    from diffmem.paper.report.text import experiment_table
 
     results = []
     for one in planned:

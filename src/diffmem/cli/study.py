@@ -100,7 +100,7 @@ def report(folder: Path) -> None:
 
 
 def _report(done: GridStudy) -> None:
-    from diffmem.studies.report.tables import terminal_table
+    from diffmem.studies.report.text import terminal_table
 
     if world().is_main:
         paths = done.write_report()

@@ -62,7 +62,7 @@ def train(
     from diffmem.api.denoisers import train as train_model
 
     if tensorboard:
-        from diffmem.training.tracking import require_tensorboard
+        from diffmem.training.loop import require_tensorboard
 
         require_tensorboard()
     done = train_model(

@@ -115,7 +115,7 @@ def measure(
         index: File that keeps the index of the training images from one measurement to the next; made if it is not there
             or belongs to other images. Worth it for large sets on a CPU.
         device: Where distances are computed.
-        progress: Told the share of the work that is done.
+        progress: Reports the share of the work that is done.
 
     Raises:
         UserError: The arrays are not uint8 images of one shape, there are no samples, or the training set has

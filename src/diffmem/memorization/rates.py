@@ -1,4 +1,4 @@
-"""A share with its interval, and what the share would be by chance."""
+"""A share or a mean over samples with its interval."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from numbers import Integral
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
 from diffmem.errors import UserError
 from diffmem.memorization.records import Record
 
-__all__ = ["USUAL", "Intervals", "Method", "Rate"]
+__all__ = ["USUAL", "Z95", "Intervals", "MeanRecord", "Method", "Rate", "check_confidence", "mean_record"]
 
 Method = Literal["clopper-pearson", "wilson"]
 
@@ -78,6 +78,16 @@ class Intervals(NamedTuple):
 USUAL = Intervals()
 
 
+def check_confidence(confidence: float) -> None:
+    """Refuse a coverage of intervals that is not between 0 and 1.
+
+    Raises:
+        UserError: It is not.
+    """
+    if not 0 < confidence < 1:
+        raise UserError(f"The confidence {confidence} is not between 0 and 1; the usual value is 0.95.")
+
+
 def _interval(count: int, total: int, confidence: float, method: str) -> tuple[float, float]:
     # The general test of scipy.stats takes 9 ms for 10,000 trials, and a run has thousands of rates.
     from scipy.special import betaincinv, ndtri
@@ -86,8 +96,7 @@ def _interval(count: int, total: int, confidence: float, method: str) -> tuple[f
         raise UserError("A rate of 0 images is not defined; give at least one image.")
     if not 0 <= count <= total:
         raise UserError(f"A rate needs a count in 0..{total}, not {count}.")
-    if not 0 < confidence < 1:
-        raise UserError(f"The confidence {confidence} is not between 0 and 1; the usual value is 0.95.")
+    check_confidence(confidence)
     if method not in get_args(Method):
         raise UserError(f"Unknown interval method {method!r}; choose 'clopper-pearson' or 'wilson'.")
     tail = (1 - confidence) / 2
@@ -99,3 +108,37 @@ def _interval(count: int, total: int, confidence: float, method: str) -> tuple[f
         low = float(betaincinv(count, total - count + 1, tail)) if count else 0.0
         high = float(betaincinv(count + 1, total - count, 1 - tail)) if count < total else 1.0
     return max(0.0, min(low, count / total)), min(1.0, max(high, count / total))
+
+
+Z95 = 1.959964
+"""Half the width of a 95% interval in standard errors."""
+
+
+class MeanRecord(Record):
+    """A mean over independent samples; `low` to `high` is its 95% interval, 1.96 standard errors to each side."""
+
+    value: float
+    se: float = Field(
+        description="Standard error: standard deviation of the samples by the root of their number."
+    )
+    low: float
+    high: float
+
+
+def mean_record(values: ArrayLike, low: float = -math.inf, high: float = math.inf) -> MeanRecord:
+    """Return the mean of independent samples.
+
+    Args:
+        values: The samples, at least one; the standard error of a single one is 0.
+        low: The least possible mean, at which the interval ends.
+        high: The largest possible mean.
+    """
+    array = np.asarray(values, dtype=np.float64).reshape(-1)
+    value = float(array.mean())
+    error = float(array.std(ddof=1) / math.sqrt(len(array))) if len(array) > 1 else 0.0
+    return MeanRecord(
+        value=value,
+        se=error,
+        low=min(max(value - Z95 * error, low), value),
+        high=max(min(value + Z95 * error, high), value),
+    )

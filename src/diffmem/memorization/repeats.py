@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffmem.data.storage import parts
 from diffmem.errors import UserError
-from diffmem.memorization.criteria import ratio_of
+from diffmem.memorization.criteria import RatioRule, ratio_of
 from diffmem.memorization.neighbours.neighbours import Neighbours
 
 __all__ = ["RepeatAwareRule"]
@@ -32,7 +34,7 @@ class RepeatAwareRule:
     Attributes:
         references: The training images among which neighbours were searched, in the order of their indices, uint8 (N, C, H, W).
         threshold: As of `RatioRule`, in (0, 1].
-        count: Neighbours that are looked at, at least 2.
+        count: Neighbours that are compared, at least 2.
     """
 
     references: NDArray[np.uint8]
@@ -40,8 +42,7 @@ class RepeatAwareRule:
     count: int = 50
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
-            raise UserError(f"The ratio threshold {self.threshold} is not in (0, 1]; the usual value is 1/3.")
+        RatioRule(self.threshold)  # refuses one out of range
         if self.count < 2:
             raise UserError(f"A ratio of {self.count} neighbour(s) compares nothing; look at 2 or more.")
 
@@ -85,9 +86,7 @@ class RepeatAwareRule:
     def _apart(self, ones: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the distances of pairs of references."""
         result = np.empty(len(ones))
-        size = max(1, _BLOCK_BYTES // (4 * int(np.prod(self.references.shape[1:]))))
-        for start in range(0, len(ones), size):
-            part = slice(start, start + size)
+        for part in parts(len(ones), 4 * math.prod(self.references.shape[1:]), _BLOCK_BYTES):
             gap = self.references[ones[part]].astype(np.int32) - self.references[others[part]]
             rows = gap.reshape(len(gap), -1)
             result[part] = np.sqrt(np.einsum("qd,qd->q", rows, rows, dtype=np.float64))

@@ -56,7 +56,7 @@ class Transforms:
     """Which variants of a sample are compared.
 
     Shifts compare windows: the middle of the training image, without a margin of `shift` pixels on each side, with the
-    windows of the same size at all places in the sample. No pixel is made up, and an image that is shifted by no more is
+    windows of the same size at all positions in the sample. No pixel is made up, and an image that is shifted by no more is
     found at distance 0; a thin border is seen by no variant.
 
     Attributes:
@@ -166,7 +166,7 @@ def variant_neighbours(
         k: Number of neighbours.
         transforms: The variants; mirror images alone if left out.
         device: Where distances are computed.
-        progress: Told the share of the work that is done.
+        progress: Reports the share of the work that is done.
 
     Raises:
         UserError: The arrays are not uint8 images of one shape, there are no samples, the shift is above a quarter of the

@@ -18,9 +18,9 @@ from pydantic import Field
 from torch import Tensor
 
 from diffmem.data import ImageSet, duplicate_groups
+from diffmem.data.storage import parts
 from diffmem.errors import UserError
-from diffmem.memorization.means import MeanRecord, mean_record
-from diffmem.memorization.rates import Rate
+from diffmem.memorization.rates import MeanRecord, Rate, mean_record
 from diffmem.memorization.records import Record
 from diffmem.optimum.collapse import (
     bootstrap_crossing,
@@ -246,9 +246,7 @@ def _pairs(
     count = len(images) if members is None else len(members)
     squares = norms.new_empty(len(queries), count)
     products = torch.empty_like(squares)
-    height = max(1, _WORKSPACE // (64 * queries.shape[1]))
-    for at in range(0, count, height):
-        part = slice(at, min(at + height, count))
+    for part in parts(count, 64 * queries.shape[1], _WORKSPACE):
         block = images[part] if members is None else images[members[part]]
         rows = torch.tensor(block).flatten(1).to(device).double().sub_(centre)
         # Sums of products of whole numbers: exact.

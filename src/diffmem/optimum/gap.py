@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diffmem.data import ImageSet
 from diffmem.errors import DiffmemError, UserError
-from diffmem.memorization.means import Z95, mean_record
+from diffmem.memorization.rates import Z95, mean_record
 from diffmem.models import Denoiser
 from diffmem.optimum.curves import balanced_indices
 from diffmem.optimum.gap_records import Correlation, GapCurve, GapInputs, GapPoint, RunGap, positions_and_rmem

@@ -10,8 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from diffmem.memorization.means import MeanRecord
-from diffmem.memorization.rates import Rate
+from diffmem.memorization.rates import MeanRecord, Rate
 from diffmem.memorization.records import Record
 
 __all__ = ["Correlation", "GapCurve", "GapInputs", "GapPoint", "GapResult", "RunGap", "positions_and_rmem"]

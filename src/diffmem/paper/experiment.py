@@ -167,7 +167,7 @@ class Experiment(_Config):
         return {**self.levels[start], **settings}
 
     def label_of(self, level: Mapping[str, Value], changed: Collection[str] = ()) -> str:
-        """Return the name of a level, and those of the changed parameters that its label does not tell.
+        """Return the name of a level, and those of the changed parameters that its label does not show.
 
         Args:
             level: All parameters.

@@ -314,7 +314,7 @@ class TrainerGroup:
             layer.keys = torch.stack(of_members, dim=1).flatten()
 
     def _update(self) -> None:
-        """Move weights and averages; members of different sizes are at different places of their schedules."""
+        """Move weights and averages; members of different sizes are at different positions of their schedules."""
         vector, sizes = self._flat.vector.detach(), [member.size for member in self.members]
         rates = [learning_rate(self.config, size, self.seen) for size in sizes]
         for group in self._optimizer.param_groups:
@@ -333,7 +333,7 @@ class TrainerGroup:
             self._ema.lerp_(vector, self._spread(shares))
 
     def settle(self) -> None:
-        """Give the members their weights, averages, optimizer states and losses, and their place in the data."""
+        """Give the members their weights, averages, optimizer states and losses, and their position in the data."""
         vectors = {"weights": self._flat.vector.detach(), "ema": self._ema}
         others: dict[str, Tensor] = {}
         for key, value in optimizer_state(self._optimizer, self._flat.vector).items():

@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from diffmem.distributed import world
-from diffmem.errors import DiffmemError
+from diffmem.errors import DiffmemError, UserError
 from diffmem.files import write_text
 from diffmem.interrupt import Agreement, StopRequest
 from diffmem.models.config import ModelConfig
@@ -34,9 +34,11 @@ __all__ = [
     "METRICS_FILE",
     "STATE_FILE",
     "read_metrics",
+    "require_tensorboard",
     "snapshot_path",
     "snapshots_in",
     "training_snapshots",
+    "write_tensorboard",
 ]
 
 STATE_FILE = "training-state.safetensors"
@@ -112,7 +114,7 @@ def training_snapshots(
         model: The configuration its denoiser was built from, kept in each snapshot.
         folder: The run's folder; that of the first process is used.
         tag: Identity of the run; a state with another tag is not used.
-        progress: Reported the images seen, of all images.
+        progress: Reports the images seen, of all images.
         warn: Warned of a damaged state that is not used.
 
     Raises:
@@ -176,3 +178,31 @@ def training_snapshots(
                     here.wait()  # nobody ends while the first still writes: a launcher would end it too
                     raise KeyboardInterrupt
         stop.honour_together()
+
+
+def require_tensorboard() -> None:
+    """Check that TensorBoard can be written, before anything is trained.
+
+    Raises:
+        UserError: The package is not installed.
+    """
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "TensorBoard is not installed; run pip install 'diffmem[tensorboard]' or leave --tensorboard out."
+        ) from error
+
+
+def write_tensorboard(folder: Path) -> None:
+    """Write a run's metrics as events into its `tensorboard` folder; steps are thousands of images seen."""
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    for old in (folder / "tensorboard").glob("events.*"):
+        old.unlink()  # events of an earlier call would be drawn twice
+    writer = SummaryWriter(str(folder / "tensorboard"))
+    for record in read_metrics(folder):
+        for key in ("loss", "learning_rate", "epoch"):
+            if record[key] is not None:
+                writer.add_scalar(f"training/{key}", record[key], record["images_seen"] // 1000)
+    writer.close()

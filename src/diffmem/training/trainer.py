@@ -16,14 +16,21 @@ from torch import Tensor, nn
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
 from diffmem.models.networks.dropout import Dropout, set_masks
-from diffmem.models.preconditioning import Preconditioned
+from diffmem.models.preconditioning import Preconditioned, Preconditioning
 from diffmem.training.config import TrainingConfig
 from diffmem.training.flat import FlatParameters
-from diffmem.training.loss import denoising_loss
 from diffmem.training.randomness import DataOrder, stream_seed
 from diffmem.training.schedule import ema_beta, learning_rate, total_images
 
-__all__ = ["Draw", "Trainer", "arithmetic", "load_optimizer", "make_optimizer", "optimizer_state"]
+__all__ = [
+    "Draw",
+    "Trainer",
+    "arithmetic",
+    "denoising_loss",
+    "load_optimizer",
+    "make_optimizer",
+    "optimizer_state",
+]
 
 
 @contextmanager
@@ -97,7 +104,7 @@ def _check_labels(labels: NDArray[np.int64] | None, count: int, classes: int) ->
 
 
 class Trainer:
-    """One training: a denoiser, its average, its optimizer and its place in the data.
+    """One training: a denoiser, its average, its optimizer and its position in the data.
 
     All randomness is a function of the seed and the images seen, so a trainer that is rebuilt and given a saved `state`
     continues to the same weights, bit for bit on a CPU.
@@ -298,3 +305,33 @@ class Trainer:
         self.seen = int(state["seen"])
         self._loss_sum.copy_(state["loss"][0] if self._world.is_main else torch.zeros(()))
         self._loss_steps = int(state["loss"][1])
+
+
+def denoising_loss(
+    denoiser: Callable[..., Tensor],
+    preconditioning: Preconditioning,
+    images: Tensor,
+    sigma: Tensor,
+    noise: Tensor,
+    labels: Tensor | None,
+    batch_size: int | None = None,
+) -> Tensor:
+    """Return the weighted squared error, summed over pixels and averaged over the batch, as in the study.
+
+    L = E_{y, sigma, n} lambda(sigma) ||D(y + sigma n; sigma) - y||^2 (Karras et al. 2022, eq. 2 and 108).
+
+    Args:
+        denoiser: A `Preconditioned` network (or its compiled form).
+        preconditioning: Its preconditioning, which weights the levels.
+        images: Clean images y in [-1, 1], float (B, C, H, W).
+        sigma: Noise levels, float (B,).
+        noise: Standard normal noise n, like the images.
+        labels: Classes, int64 (B,), or none.
+        batch_size: What the sum over images is divided by: the size of the global batch, of which these images are a
+            part. B if none.
+    """
+    level = sigma.reshape(-1, 1, 1, 1)
+    error = denoiser(torch.addcmul(images, noise, level), sigma, labels) - images
+    return (preconditioning.loss_weight(sigma) * error.square().flatten(1).sum(1)).sum() / (
+        batch_size or len(images)
+    )

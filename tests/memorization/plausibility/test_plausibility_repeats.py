@@ -98,9 +98,9 @@ def test_constant_means_constant_in_each_channel():
 
 def test_repeats_are_counted_among_the_chosen_images_only():
     images = FRESH[[0, 1, 0, 0, 2]]
-    found = repeats(images, np.array([False, True, True, True, True]))
-    np.testing.assert_array_equal(found.repeated, [False, False, False, True, False])
-    assert found.most == 2
+    repeated, most = repeats(images, np.array([False, True, True, True, True]))
+    np.testing.assert_array_equal(repeated, [False, False, False, True, False])
+    assert most == 2
 
 
 def test_images_that_differ_by_a_level_are_one_and_others_are_not():

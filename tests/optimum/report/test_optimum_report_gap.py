@@ -10,8 +10,13 @@ from undrawn import undrawn_figures
 
 from diffmem.errors import UserError
 from diffmem.optimum.gap_records import GapResult
-from diffmem.optimum.report.gap_figure import gap_figure, loss_figure, side_by_side
-from diffmem.optimum.report.gap_scatter import position_figure, scatter_figure
+from diffmem.optimum.report.gap_figure import (
+    gap_figure,
+    loss_figure,
+    position_figure,
+    scatter_figure,
+    side_by_side,
+)
 from diffmem.optimum.report.gap_write import gap_notes, gap_table, write_gap
 from diffmem.reports.figures import figure_svg
 

@@ -25,8 +25,17 @@ from diffmem.errors import DiffmemError
 from diffmem.paper.records import ClaimRecord, ExperimentResult
 from diffmem.paper.report.match import experiment_runs
 from diffmem.paper.report.page import experiment_warnings, render_experiment, write_experiment
-from diffmem.paper.report.tables import emm_rows, experiment_rows, experiment_table
-from diffmem.paper.report.text import SCALE_WORDS, lead, method_text, paper_text, rates_text, verdict_text
+from diffmem.paper.report.text import (
+    SCALE_WORDS,
+    emm_rows,
+    experiment_rows,
+    experiment_table,
+    lead,
+    method_text,
+    paper_text,
+    rates_text,
+    verdict_text,
+)
 from diffmem.reports.text import rate_text, sentence
 from diffmem.studies.records import EmmRecord
 

@@ -11,8 +11,7 @@ from diffmem.errors import UserError
 from diffmem.paper.records import ClaimRecord
 from diffmem.paper.report.match import experiment_runs
 from diffmem.paper.report.results_page import markdown_table, results_page
-from diffmem.paper.report.tables import emm_rows, experiment_rows, several_sizes
-from diffmem.paper.report.text import SCALE_WORDS, verdict_text
+from diffmem.paper.report.text import SCALE_WORDS, emm_rows, experiment_rows, several_sizes, verdict_text
 from diffmem.reports.text import sentence
 from diffmem.studies.records import EmmRecord
 from diffmem.text import duration_text

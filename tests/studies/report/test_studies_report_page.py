@@ -14,7 +14,7 @@ from diffmem.errors import DiffmemError
 from diffmem.reports.text import rate_text, size_text
 from diffmem.studies.records import EmmRecord, StudyResult
 from diffmem.studies.report.page import render_report, write_report
-from diffmem.studies.report.tables import terminal_table
+from diffmem.studies.report.text import terminal_table
 
 
 @pytest.fixture(scope="module")

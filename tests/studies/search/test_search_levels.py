@@ -4,8 +4,7 @@ from hypothesis import strategies as st
 from search_builders import tiny_recipe
 
 from diffmem.studies.search.choice import Outcome
-from diffmem.studies.search.levels import Item, follow, hint_order
-from diffmem.studies.search.log import decision_log
+from diffmem.studies.search.levels import Item, decision_log, follow, hint_order
 
 LEVELS = "levels={a: {}, b: {}, c: {}, d: {}, e: {}}"
 WIDE = ("sizes=[16, 512]", "search.start=null", "search.most_sizes=12", "search.tolerance=0.1")

@@ -1,14 +1,12 @@
 import json
-import math
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from parameters import amount
-from scipy.interpolate import PchipInterpolator
+from published_curves import EPOCHS, PUBLISHED, curve_through
 from scipy.optimize import brentq
-from scipy.special import expit, logit
 
 from diffmem.sampling.config import image_cost
 from diffmem.studies.search.choice import SizeRule
@@ -17,29 +15,7 @@ from diffmem.studies.search.decisions import FutilityRule, StoppingRule
 from diffmem.studies.search.interval import emm_of_seed, emm_of_seeds
 from diffmem.studies.search.simulation import PROGRESS_OF_TRAINING, search_level
 
-# Gu et al., Figure 2(c): R_mem in percent of DDPM++ on CIFAR-10 at three resolutions, read off the plot.
-PUBLISHED = {
-    "32x32": {500: 99.2, 1000: 92.1, 2000: 61.0, 4000: 17.1},
-    "16x16": {1000: 100.0, 2000: 99.8, 4000: 94.7, 8000: 60.2, 16000: 11},
-    "8x8": {1000: 100.0, 2000: 99.8, 4000: 97.1, 8000: 89.4, 16000: 63.9},
-}
-EPOCHS = [40_000 * 2 ** (-step / 2) for step in range(11, -1, -1)]
 DIGITISED = Path(__file__).resolve().parents[4] / "shared" / "digitised.json"
-
-
-def curve_through(points):
-    """R_mem as a function of N through published points: monotone (PCHIP) in its logit over ln N, straight outside."""
-    sizes = sorted(points)
-    places = np.log(sizes)
-    logits = logit(np.clip([points[size] for size in sizes], 5e-4, 1 - 5e-4))
-    inside, slopes = PchipInterpolator(places, logits), np.diff(logits) / np.diff(places)
-
-    def rate(size):
-        place = np.clip(math.log(size), places[0], places[-1])
-        slope = slopes[0] if place == places[0] else slopes[-1]
-        return float(expit(inside(place) + slope * (math.log(size) - place)))
-
-    return rate
 
 
 def curve(name):
@@ -91,6 +67,18 @@ def test_a_curve_goes_through_its_points_and_falls_everywhere(name):
 
 def test_the_same_seed_gives_the_same_search():
     assert searched("32x32", 3) == searched("32x32", 3)
+
+
+def test_trainings_that_reach_their_end_in_a_third_of_the_epochs_are_stopped_earlier():
+    rate, smallest, largest, _ = curve("32x32")
+    trained = []
+    for pace in (1.0, 1 / 3):
+        _, trainings = search_level(
+            rate, SizeRule(smallest, largest), lambda _: StoppingRule.of(0.9, 0.05 / 12, len(EPOCHS), 10_000, 1e6),
+            EPOCHS, np.random.default_rng(0), pace=pace,
+        )  # fmt: skip
+        trained.append(trainings[smallest].images_trained)
+    assert trained[1] < trained[0]
 
 
 @pytest.mark.thorough

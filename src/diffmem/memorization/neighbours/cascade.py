@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffmem.memorization.neighbours.index import NeighbourIndex, sample_of
+from diffmem.data.storage import parts
+from diffmem.memorization.neighbours.index import BLOCK_BYTES, NeighbourIndex, sample_of
 from diffmem.memorization.neighbours.rows import Rows, full_precision
 from diffmem.memorization.neighbours.search import PIECE_BYTES, Best, search
 from diffmem.memorization.neighbours.sketch import Cuts, Sketch, ceilings, fit_basis, tail_share
@@ -33,7 +34,7 @@ __all__ = ["cascade", "index_pays", "indexed_search"]
 
 QUERIES = 2048  # queries in a block
 PRODUCT = 1 << 19  # numbers in a product of the first bounds: stays in the cache
-SPAN = 1 << 17  # references whose leaves are looked at together
+SPAN = 1 << 17  # references whose leaves are searched together
 BATCH = 4096  # pairs of a query and a leaf whose references are bounded together
 PIECE = 2048  # pairs whose third bounds are computed together
 REST = 2048  # queries that take the full product together
@@ -60,12 +61,10 @@ class _Block:
         self.index, self.best, self.k, self.start = index, best, best.k, part.start
         count = part.stop - part.start
         self.sketch = Sketch.empty(count, index.cuts)
-        step = max(1, (6 << 20) // (4 * queries.dim))
-        for at in range(0, count, step):
-            end = min(at + step, count)
-            rows = torch.empty(end - at, queries.dim)
-            queries.fill(rows, part.start + at, part.start + end, index.centre)
-            self.sketch[at:end].write(rows, index.basis, index.cuts, queries)
+        for some in parts(count, 4 * queries.dim, BLOCK_BYTES):
+            rows = torch.empty(some.stop - some.start, queries.dim)
+            queries.fill(rows, part.start + some.start, part.start + some.stop, index.centre)
+            self.sketch[some].write(rows, index.basis, index.cuts, queries)
         self.sketch.to_queries()
         self.ceiling = torch.full((count,), torch.inf)  # the largest bound that a neighbour can have
         self.left = torch.zeros(count, dtype=torch.int64)  # references that the bounds left, of each query
@@ -84,7 +83,7 @@ class _Block:
             leaves_near, column = near.nonzero().unbind(1)
             found = [part for part in self.bounded(leaves_near + first, column) if len(part.column)]
             if found:
-                self.decide(_Pairs(*(torch.cat(parts) for parts in zip(*found, strict=True))), scouted)
+                self.decide(_Pairs(*(torch.cat(column) for column in zip(*found, strict=True))), scouted)
         left: Tensor = self.dense.nonzero()[:, 0] + self.start
         return left
 
@@ -207,7 +206,7 @@ def cascade(queries: Rows, references: Rows, best: Best, index: NeighbourIndex, 
         references: The rows of the index.
         best: Takes in what is found.
         index: Of the references.
-        progress: Told the number of compared pairs.
+        progress: Reports the number of compared pairs.
 
     Returns:
         The queries that are left to the full product, ascending, int64 (n,); `best` may know some references of theirs.
@@ -251,7 +250,7 @@ def indexed_search(
         k: Number of neighbours, at least 1.
         index: Of the references; none to build one in passing if the search is large.
         block_bytes: Memory of the blocks of a full search.
-        progress: Told the number of compared pairs.
+        progress: Reports the number of compared pairs.
     """
     cpu, count = torch.device("cpu"), len(references)
     pairs = len(queries) * count

@@ -85,7 +85,7 @@ class NeighbourIndex:
         Args:
             references: Images (N, ...) or feature vectors (N, D): an `ImageSet`, or an array as in
                 `nearest_neighbours`.
-            progress: Told the number of references done.
+            progress: Reports the number of references done.
             metric: What will be compared, "euclidean" or "cosine".
             directions: The most directions to use. Fewer take less memory and time to build, and prune less.
 
@@ -228,7 +228,7 @@ def index_for(
         references: An `ImageSet` or array.
         path: Where the index is kept; none to keep it in memory only. The index of other references is replaced.
         metric: What will be compared, "euclidean" or "cosine".
-        progress: Told the number of references done.
+        progress: Reports the number of references done.
 
     Raises:
         DiffmemError: The file is damaged or something else; it is left as it is.

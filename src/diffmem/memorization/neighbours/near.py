@@ -69,7 +69,7 @@ def pairs_within(
         radius: The largest distance, 0 or more; for uint8 images in grey levels. One grey level in every value of a
             3 x 32 x 32 image is sqrt(3072), about 55.
         index: An index of the references; without one, one is made in passing.
-        progress: Told the number of references that have been compared with all others.
+        progress: Reports the number of references that have been compared with all others.
 
     Raises:
         UserError: The radius is negative or not finite, so many pairs lie within it that they do not fit the memory, or

@@ -133,7 +133,7 @@ def nearest_neighbours(
             few directions, as images do. Without one, a search that is large enough builds one in passing.
         device: Where the matrix products run; the references' own device if none (the CPU for numpy arrays).
         block_bytes: Memory for blocks on the device; by default 76 MiB on a CPU and 1 GiB elsewhere.
-        progress: Told the number of compared pairs, of this process's share.
+        progress: Reports the number of compared pairs, of this process's share.
 
     Raises:
         UserError: k is not in 1..N, the shapes differ, the type is neither uint8 nor floating point, a

@@ -219,7 +219,7 @@ def centre_of(references: Rows, rows: int, exact: bool) -> Tensor:
     if exact:
         mean = mean.round()
     if not bool((mean.abs() < 1e-3 * LARGEST_NORM).all()):
-        mean = torch.zeros_like(mean)  # the norms will tell which array has the bad value
+        mean = torch.zeros_like(mean)  # the norms will show which array has the bad value
     return mean
 
 

@@ -121,8 +121,7 @@ class _Check:
         self.training = draw(training, seed)
         self.heldout = None if heldout is None else draw(heldout, seed)
         self.constant = constant_images(samples)
-        again = repeats(samples, ~self.constant)
-        self.repeated, self.most = again.repeated, again.most
+        self.repeated, self.most = repeats(samples, ~self.constant)
         self.notes: list[str] = []
         self.reading: str | None = None
         self.reinterpreted: NDArray[np.uint8] | None = None
@@ -191,7 +190,7 @@ class _Check:
         found = found or self._near_repeats()
         if found:
             return found
-        # Nor can such values be told from noise: too little of the images is left in them.
+        # Nor can such values be distinguished from noise: too little of the images is left in them.
         if fit is not None and (unscaled or not self._still_noise(gauge, fit.reading, alike)):
             reading = fit.reading
             self.reading = reading.title

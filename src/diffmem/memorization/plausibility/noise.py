@@ -35,7 +35,7 @@ WHOLLY = 0.75
 
 @dataclass(frozen=True, eq=False)
 class NoiseGauge:
-    """Tells how much of an image's variance lies where the training images have next to none.
+    """Measures how much of an image's variance lies where the training images have next to none.
 
     Seen as vectors (patches, or whole small pictures), training images have 90% of their energy in few directions; the others
     hold little of an image and most of white noise. An image's share of noise is where its energy outside of the few
@@ -57,7 +57,7 @@ class NoiseGauge:
 
     @property
     def separates(self) -> bool:
-        """Whether noise can be told from the training images at all: it cannot where they are like noise themselves."""
+        """Whether noise can be distinguished from the training images at all: it cannot where they are like noise themselves."""
         return self.white - self.usual >= _APART
 
     @classmethod
@@ -180,7 +180,7 @@ def _whole(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _cut(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return patches about the image's channel means, float32 (n, places, C * side * side)."""
+    """Return patches about the image's channel means, float32 (n, positions, C * side * side)."""
     pixels = pixels - pixels.mean(axis=(2, 3), keepdims=True)
     height, width = (min(_SIDE, side) for side in pixels.shape[2:])
     rows, columns = _positions(pixels.shape[2], height), _positions(pixels.shape[3], width)

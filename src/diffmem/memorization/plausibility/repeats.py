@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data.duplicates import duplicate_groups
+from diffmem.data.storage import parts
 from diffmem.memorization.plausibility.statistics import std_of
 
-__all__ = ["Clusters", "Repeats", "clusters", "constant_images", "near_constant", "repeats"]
+__all__ = ["Clusters", "clusters", "constant_images", "near_constant", "repeats"]
 
 _BLOCK_BYTES = 8 << 20
 SAME_RMS = 2.5
 SAME_SHARE = 0.1
 NEAR_LEVELS = 2
-
-
-@dataclass(frozen=True, eq=False)
-class Repeats:
-    """Which samples equal an earlier one.
-
-    Attributes:
-        repeated: Samples that are an exact copy of an earlier one, bool (Q,).
-        most: Times that the most frequent image occurs; 0 if there are no images.
-    """
-
-    repeated: NDArray[np.bool_]
-    most: int
 
 
 @dataclass(frozen=True)
@@ -59,12 +48,9 @@ class Clusters:
 def constant_images(images: NDArray[np.uint8], levels: int = 0) -> NDArray[np.bool_]:
     """Return which images have one colour: in each channel the values differ by at most `levels`, bool (N,)."""
     found = np.zeros(len(images), bool)
-    size = max(1, _BLOCK_BYTES // max(1, int(np.prod(images.shape[1:]))))
-    for start in range(0, len(images), size):
-        block = np.asarray(images[start : start + size]).reshape(
-            -1, images.shape[1], np.prod(images.shape[2:])
-        )
-        found[start : start + size] = np.ptp(block, axis=2).max(axis=1) <= levels
+    for part in parts(len(images), math.prod(images.shape[1:]), _BLOCK_BYTES):
+        block = np.asarray(images[part]).reshape(-1, images.shape[1], math.prod(images.shape[2:]))
+        found[part] = np.ptp(block, axis=2).max(axis=1) <= levels
     return found
 
 
@@ -75,7 +61,7 @@ def near_constant(images: NDArray[np.uint8], levels: int = NEAR_LEVELS) -> NDArr
     widths = [width for width in range(1, side // 4 + 1) if side - 2 * width >= 2]
     if not widths:
         return found
-    # The middle of a framed constant image is constant; only such images are looked at more closely.
+    # The middle of a framed constant image is constant; only such images are compared more closely.
     deep = widths[-1]
     middle = constant_images(images[:, :, deep:-deep, deep:-deep], levels)
     for index in np.flatnonzero(middle & ~found):
@@ -83,8 +69,8 @@ def near_constant(images: NDArray[np.uint8], levels: int = NEAR_LEVELS) -> NDArr
     return found
 
 
-def repeats(images: NDArray[np.uint8], among: NDArray[np.bool_]) -> Repeats:
-    """Return which images equal an earlier one.
+def repeats(images: NDArray[np.uint8], among: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
+    """Return which images equal an earlier one, bool (Q,), and how often the most frequent occurs; 0 if there are no images.
 
     Args:
         images: uint8 (Q, C, H, W).
@@ -93,10 +79,10 @@ def repeats(images: NDArray[np.uint8], among: NDArray[np.bool_]) -> Repeats:
     known = np.flatnonzero(among)
     repeated = np.zeros(len(images), bool)
     if len(known) == 0:
-        return Repeats(repeated, 0)
+        return repeated, 0
     first = duplicate_groups(images if len(known) == len(images) else images[known])
     repeated[known] = first != np.arange(len(first))
-    return Repeats(repeated, int(np.bincount(first).max()))
+    return repeated, int(np.bincount(first).max())
 
 
 def clusters(images: NDArray[np.uint8]) -> Clusters:

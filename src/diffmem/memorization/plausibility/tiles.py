@@ -109,7 +109,7 @@ def _cut(
 
 def _centred(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     pixels = images.astype(np.float32)
-    # What all images share at a place says nothing of whether two places belong together.
+    # What all images share at a position says nothing of whether two positions belong together.
     pixels -= pixels.mean(axis=0) if len(images) >= 8 else pixels.mean(axis=(2, 3), keepdims=True)
     return pixels
 

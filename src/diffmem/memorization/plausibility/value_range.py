@@ -87,18 +87,21 @@ def readings(channels: int, layouts: bool = True) -> Iterator[Reading]:
 
 def _scales() -> Iterator[Reading]:
     # 12- and 10-bit values in 16-bit files end as 0 to 16 and 0 to 4; 0 to 1 and 0 to 2 are floats cast to bytes.
-    for factor, word in ((2.0, "doubled"), (4.0, "times 4"), (16.0, "times 16"), (64.0, "times 64")):
-        large = 255.0 / {2.0: 127.5, 4.0: 64.0, 16.0: 15.94, 64.0: 4.0}[factor]
-        yield _tabled(f"values {word}", f"values divided by {factor:g}", _VALUES / large, _VALUES * large)
-        inverse = "halved" if factor == 2 else f"divided by {factor:g}"
-        yield _tabled(
-            f"values {inverse}", f"values multiplied by {factor:g}", _VALUES * large, _VALUES / large
-        )
+    for factor, large, word, inverse in (
+        (2, 255 / 127.5, "doubled", "halved"),
+        (4, 255 / 64, "times 4", "divided by 4"),
+        (16, 255 / 15.94, "times 16", "divided by 16"),
+        (64, 255 / 4, "times 64", "divided by 64"),
+    ):
+        smaller, larger = _VALUES / large, _VALUES * large
+        yield _tabled(f"values {word}", f"values divided by {factor}", smaller, larger)
+        yield _tabled(f"values {inverse}", f"values multiplied by {factor}", larger, smaller)
     for largest in (1.0, 2.0):
-        for rounded in (True, False):
-            written = _VALUES / 255 * largest
-            yield _tabled(f"values times {255 / largest:g}", f"values of 0 to {largest:g} cast to bytes",
-                          np.rint(written) if rounded else np.floor(written), _VALUES * 255 / largest)  # fmt: skip
+        written = _VALUES / 255 * largest
+        for cast in (np.rint(written), np.floor(written)):
+            yield _tabled(
+                f"values times {255 / largest:g}", f"values of 0 to {largest:g} cast to bytes", cast, _VALUES * 255 / largest
+            )  # fmt: skip
     yield _tabled("values divided by 255", "values of 0 to 1 multiplied by 255", _VALUES * 255, _VALUES / 255)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffmem.files import write_folder
-from diffmem.memorization.means import MeanRecord
+from diffmem.memorization.rates import MeanRecord
 from diffmem.reports.figures import draw_intervals, figure_svg
 from diffmem.reports.folder import numbers_bytes
 from diffmem.reports.html import png_bytes
@@ -29,6 +29,7 @@ __all__ = [
     "draw_mean",
     "optimum_figure",
     "optimum_table",
+    "plain_table",
     "sigma_axis",
     "write_figures",
     "write_optimum",
@@ -216,14 +217,9 @@ def collapse_text(collapse: Collapse) -> str:
 
 def optimum_table(result: OptimumCurves, rows: int = 20) -> Table:
     """Return the curves as a table for a terminal of 80 columns: at most `rows` noise levels, those at which something happens."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
     points = _shown(result.points)
     step = -(-len(points) // rows)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in (
+    names = (
         "sigma",
         "own\nweight",
         "own over 1/2\n[95%]",
@@ -231,10 +227,9 @@ def optimum_table(result: OptimumCurves, rows: int = 20) -> Table:
         "entropy\n(nats)",
         "images\naveraged",
         "dim",
-    ):
-        table.add_column(name, justify="right", no_wrap=True, vertical="bottom")
-    for point in points[::step]:
-        cells = (
+    )
+    cells = [
+        (
             f"{point.sigma:.3g}",
             percent(point.own_weight.value),
             rate_text(point.own_above_half),
@@ -243,7 +238,26 @@ def optimum_table(result: OptimumCurves, rows: int = 20) -> Table:
             size_text(round(point.effective_number.value, 1)),
             f"{point.dimension.value:.1f}",
         )
-        table.add_row(*(Text(cell) for cell in cells))
+        for point in points[::step]
+    ]
+    return plain_table(names, cells)
+
+
+def plain_table(names: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> Table:
+    """Return a narrow table for a terminal, whose cells are shown as they stand: no markup is read.
+
+    Args:
+        left: How many columns, from the first, are aligned left; the others right.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for index, name in enumerate(names):
+        table.add_column(name, justify="left" if index < left else "right", no_wrap=True, vertical="bottom")
+    for cells in rows:
+        table.add_row(*map(Text, cells))
     return table
 
 

@@ -1,4 +1,4 @@
-"""How far runs are from their optimum, drawn side by side: distances to the optimum and to the Gaussian, and losses."""
+"""How far runs are from their optimum, drawn: some runs side by side, with their losses; many at once, with their R_mem."""
 
 from __future__ import annotations
 
@@ -6,17 +6,36 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from diffmem.errors import UserError
-from diffmem.memorization.means import MeanRecord
-from diffmem.optimum.gap_records import GapCurve, GapInputs, GapPoint, RunGap
+from diffmem.memorization.rates import MeanRecord
+from diffmem.optimum.gap_records import Correlation, GapCurve, GapInputs, GapPoint, RunGap, positions_and_rmem
 from diffmem.optimum.report.figure import draw_band, sigma_axis
-from diffmem.reports.style import COLOURS, SMALL_FONT_SIZE, TITLE_FONT_SIZE, dress, new_figure
+from diffmem.reports.figures import draw_intervals
+from diffmem.reports.style import (
+    COLOURS,
+    FONT_SIZE,
+    SMALL_FONT_SIZE,
+    TITLE_FONT_SIZE,
+    dress,
+    new_figure,
+    ordered_colours,
+    percent_axis,
+)
 from diffmem.reports.text import rate_text, size_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["INPUT_TEXT", "gap_figure", "loss_figure", "run_text", "side_by_side"]
+__all__ = [
+    "INPUT_TEXT",
+    "correlation_text",
+    "gap_figure",
+    "loss_figure",
+    "position_figure",
+    "run_text",
+    "scatter_figure",
+    "side_by_side",
+]
 
 INPUT_TEXT: dict[GapInputs, str] = {
     "training": "noisy training images",
@@ -76,14 +95,7 @@ def gap_figure(runs: Sequence[RunGap]) -> Figure:
                 axes.set_xlabel("Noise level σ", fontsize=SMALL_FONT_SIZE)
     for axes, *_ in grid:  # the axes of a row share their limits, which are known when all is drawn
         axes.set_ylim(0, 1.12 * axes.get_ylim()[1])  # with room for the position at the top
-    figure.suptitle(
-        "How far is the model from its optimum?",
-        fontsize=TITLE_FONT_SIZE,
-        x=0.01,
-        ha="left",
-        fontweight="bold",
-    )
-    _legend(figure, grid[0][0])
+    _complete(figure, grid[0][0], "How far is the model from its optimum?")
     return figure
 
 
@@ -168,14 +180,7 @@ def loss_figure(runs: Sequence[RunGap]) -> Figure:
         axes.set_title(run_text(run), fontsize=SMALL_FONT_SIZE, loc="left", fontweight="bold")
         axes.set_xlabel("Noise level σ", fontsize=SMALL_FONT_SIZE)
     grid[0][0].set_ylabel("Squared error per value,\n[-1, 1] units (log scale)", fontsize=SMALL_FONT_SIZE)
-    figure.suptitle(
-        "Denoising loss and its exact minimum",
-        fontsize=TITLE_FONT_SIZE,
-        x=0.01,
-        ha="left",
-        fontweight="bold",
-    )
-    _legend(figure, grid[0][0])
+    _complete(figure, grid[0][0], "Denoising loss and its exact minimum")
     return figure
 
 
@@ -187,7 +192,9 @@ def _grid(runs: Sequence[RunGap], rows: int, height: float) -> tuple[Figure, lis
     return figure, [list(row) for row in grid]
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def _complete(figure: Figure, axes: Axes, title: str) -> None:
+    """Add a title, and the legend of some axes below the panels."""
+    figure.suptitle(title, fontsize=TITLE_FONT_SIZE, x=0.01, ha="left", fontweight="bold")
     handles, labels = axes.get_legend_handles_labels()
     wide = figure.get_figwidth() > 7
     figure.legend(
@@ -198,3 +205,123 @@ def _legend(figure: Figure, axes: Axes) -> None:
         frameon=False,
         fontsize=SMALL_FONT_SIZE,
     )
+
+
+_MARKERS = "osD^vP*X"
+_TITLE = "Position of the model between its optimum and a Gaussian"
+
+
+def correlation_text(found: Correlation) -> str:
+    """Return a correlation with its interval and its number of runs."""
+    return f"Spearman {found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}] over {found.runs} runs"
+
+
+def position_figure(runs: Sequence[RunGap]) -> Figure:
+    """Draw the position over noise levels, a curve for each run in the colour of its R_mem, a panel for each kind of input.
+
+    Args:
+        runs: At least one.
+
+    Raises:
+        UserError: There are no runs.
+    """
+    kinds = [kind for kind in INPUT_TEXT if any(run.curve(kind) for run in runs)]
+    if not kinds:
+        raise UserError("There are no runs to draw; name at least one.")
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    ramp, scale = colormaps["viridis_r"], Normalize(0, 100)
+    figure = new_figure(1.4 + 3.2 * len(kinds), 3.9)
+    grid = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    for axes, kind in zip(grid, kinds, strict=True):
+        dress(axes, "Noise level σ (log scale)", "")
+        axes.set_title(f"on {INPUT_TEXT[kind]}", fontsize=FONT_SIZE, loc="left")
+        for run in runs:
+            curve = run.curve(kind)
+            if curve is None or curve.band is None:
+                continue
+            inside = [
+                point
+                for point in curve.points
+                if curve.band[0] <= point.sigma <= curve.band[1] and point.position
+            ]
+            colour = COLOURS["grey"] if run.rmem is None else ramp(scale(100 * run.rmem.value))
+            axes.plot(
+                [point.sigma for point in inside],
+                [point.position.value for point in inside if point.position],
+                color=colour, linewidth=1.2 if len(runs) > 8 else 1.8, marker="o", markersize=2.5, alpha=0.85,
+            )  # fmt: skip
+        curves = [curve for run in runs if (curve := run.curve(kind)) is not None]
+        sigma_axis(axes, [point.sigma for curve in curves for point in curve.points])
+    low, high = grid[0].get_ylim()
+    grid[0].set_ylim(max(-0.5, min(low, -0.05)), min(1.6, max(high, 1.05)))
+    grid[0].set_yticks([0, 0.25, 0.5, 0.75, 1], ["0, the optimum", "0.25", "0.5", "0.75", "1, the Gaussian"])
+    if any(run.rmem is not None for run in runs):
+        bar = figure.colorbar(ScalarMappable(scale, ramp), ax=list(grid), pad=0.01, aspect=30)
+        bar.set_label("R_mem of the run, percent", fontsize=FONT_SIZE)
+        bar.ax.tick_params(labelsize=SMALL_FONT_SIZE)
+    figure.suptitle(_TITLE, fontsize=TITLE_FONT_SIZE, x=0.01, ha="left", fontweight="bold")
+    return figure
+
+
+def scatter_figure(runs: Sequence[RunGap], correlations: Sequence[Correlation]) -> Figure:
+    """Draw R_mem against the position of each run, a panel for each kind of input; sizes have their colours and markers.
+
+    Args:
+        runs: Those without R_mem are left out.
+        correlations: What is written above the panels.
+
+    Raises:
+        UserError: No run has R_mem and a position.
+    """
+    known = [run for run in runs if run.rmem is not None]
+    kinds = [kind for kind in INPUT_TEXT if positions_and_rmem(runs, kind)]
+    if not kinds:
+        raise UserError(
+            "No run has been measured, so there is nothing to plot against R_mem; see diffmem measure --expdir."
+        )
+    figure = new_figure(1.2 + 3.1 * len(kinds), 4.3)
+    grid = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    sizes = sorted({run.images for run in known})
+    colours = dict(zip(sizes, ordered_colours(len(sizes)), strict=True))
+    for axes, kind in zip(grid, kinds, strict=True):
+        dress(axes, "Position: 0 optimum, 1 Gaussian", "")
+        title = [
+            f"on {INPUT_TEXT[kind]}",
+            *(correlation_text(one) for one in correlations if one.kind == kind),
+        ]
+        axes.set_title("\n".join(title), fontsize=SMALL_FONT_SIZE, loc="left")
+        percent_axis(axes)
+        for index, size in enumerate(sizes):
+            _cloud(
+                axes,
+                [run for run in known if run.images == size],
+                kind,
+                colours[size],
+                _MARKERS[index % 8],
+                size,
+            )
+        axes.axvline(0, color=COLOURS["grey"], linewidth=0.8, linestyle=":")
+        axes.axvline(1, color=COLOURS["grey"], linewidth=0.8, linestyle=":")
+    grid[0].set_ylabel("Samples that are copies, R_mem", fontsize=FONT_SIZE)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=6, frameon=False, fontsize=SMALL_FONT_SIZE)
+    figure.suptitle(_TITLE, fontsize=TITLE_FONT_SIZE, x=0.01, ha="left", fontweight="bold")
+    return figure
+
+
+def _cloud(
+    axes: Axes, runs: Sequence[RunGap], kind: GapInputs, colour: object, marker: str, size: int
+) -> None:
+    points = positions_and_rmem(runs, kind)
+    if not points:
+        return
+    rates = [(position.value, rate) for position, rate in points]
+    draw_intervals(axes, rates, colour, capsize=0, alpha=0.35)  # type: ignore[arg-type]
+    axes.errorbar(
+        [x for x, _ in rates], [100 * rate.value for _, rate in rates],
+        xerr=[[p.value - p.low for p, _ in points], [p.high - p.value for p, _ in points]],
+        fmt=marker, color=colour, markersize=4, elinewidth=1, alpha=0.8, label=f"N = {size_text(size)}",
+    )  # fmt: skip

@@ -6,41 +6,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffmem.optimum.gap_records import GapResult
-from diffmem.optimum.report.figure import write_figures
-from diffmem.optimum.report.gap_figure import INPUT_TEXT, gap_figure, loss_figure, side_by_side
-from diffmem.optimum.report.gap_scatter import correlation_text, position_figure, scatter_figure
+from diffmem.optimum.report.figure import plain_table, write_figures
+from diffmem.optimum.report.gap_figure import (
+    INPUT_TEXT,
+    correlation_text,
+    gap_figure,
+    loss_figure,
+    position_figure,
+    scatter_figure,
+    side_by_side,
+)
 from diffmem.reports.text import rate_text, size_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from diffmem.memorization.means import MeanRecord
+    from diffmem.memorization.rates import MeanRecord
 
 __all__ = ["gap_notes", "gap_table", "write_gap"]
 
 
 def gap_table(result: GapResult) -> Table:
     """Return one row per run for a terminal of 80 columns: positions with standard errors, and R_mem."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("run", vertical="bottom", no_wrap=True)
-    for name in ("N", "epoch", "training", "held-out", "own\nsampling", "R_mem [95%]"):
-        table.add_column(name, justify="right", no_wrap=True, vertical="bottom")
+    rows = []
     for run in result.runs:
         positions = [None if (curve := run.curve(kind)) is None else curve.position for kind in INPUT_TEXT]
         rate = "not measured" if run.rmem is None else rate_text(run.rmem)
-        cells = (
+        cells = [
             Path(run.folder).name[:8],
             size_text(run.images),
             size_text(round(run.epoch)),
             *map(_mean, positions),
             rate,
-        )
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
+        ]
+        rows.append(cells)
+    return plain_table(
+        ("run", "N", "epoch", "training", "held-out", "own\nsampling", "R_mem [95%]"), rows, left=1
+    )
 
 
 def _mean(mean: MeanRecord | None) -> str:

@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from diffmem.errors import UserError
 from diffmem.paper.records import ExperimentResult
-from diffmem.paper.report.axes import group_text, mask_axis, panel_text, slot_text
-from diffmem.paper.report.draw import draw_curves, draw_line, draw_nulls, draw_points, shifted
+from diffmem.paper.report.draw import (
+    draw_curves,
+    draw_line,
+    draw_nulls,
+    draw_points,
+    group_text,
+    mask_axis,
+    panel_text,
+    shifted,
+    slot_text,
+)
 from diffmem.paper.report.match import (
     Slot,
     experiment_runs,
@@ -21,7 +30,7 @@ from diffmem.paper.report.match import (
     size_pairs,
     slots_of,
 )
-from diffmem.paper.report.series import Series, null_points, places_of, series_of
+from diffmem.paper.report.series import Series, null_points, positions_of, series_of
 from diffmem.reports.figures import draw_target_rate, means
 from diffmem.reports.level_axis import CHARACTER, level_axis, numbers_of
 from diffmem.reports.style import (
@@ -100,11 +109,11 @@ def experiment_figure(result: ExperimentResult) -> Figure:
         panel_text(right, NOTHING, f"What it found: {result.finding}", panel)
     for axes, paper in zip(below, (False, True), strict=False):
         names = [slot.paper_name if paper else slot.name for slot in slots]
-        places, _ = places_of(slots, paper=paper)
+        positions, _ = positions_of(slots, paper=paper)
         if paper and not any(one.paper for one in series):
             axes.set_axis_off()
             continue
-        mask_axis(axes, places, names, height=1.0, width=panel)
+        mask_axis(axes, positions, names, height=1.0, width=panel)
         axes.set_xlabel(
             "Skip connections kept (filled), from the first at the highest resolution down",
             fontsize=SMALL_FONT_SIZE,
@@ -148,14 +157,14 @@ def _axis(
         epoch_axis(axes, xs, dense=150)
         axes.set_xlabel("Epochs (log scale)")
     elif result.form == "masks":
-        places, _ = places_of(slots, paper=paper)
-        axes.set_xlim(min(places) - 0.6, max(places) + 0.6)
+        positions, _ = positions_of(slots, paper=paper)
+        axes.set_xlim(min(positions) - 0.6, max(positions) + 0.6)
         axes.set_xticks([])
-        group_text(axes, places, [slot.paper_name for slot in slots], width=width)
+        group_text(axes, positions, [slot.paper_name for slot in slots], width=width)
     else:
-        places, logarithmic = places_of(slots, paper=paper)
+        positions, logarithmic = positions_of(slots, paper=paper)
         names = [slot.paper_name if paper else slot.name for slot in slots]
-        level_axis(axes, places, names, logarithmic=logarithmic, width=width)
+        level_axis(axes, positions, names, logarithmic=logarithmic, width=width)
         axes.set_xlabel(plain(capitalized(result.factor) + (" (log scale)" if logarithmic else "")))
 
 
@@ -183,10 +192,10 @@ def _draw_ours(
             step = 3 if joined else 7
             draw_points(axes, one, shifted(axes, index, len(drawn), step), joined=joined)
     if result.form in ("level", "masks"):
-        places, _ = places_of(slots, paper=False)
+        positions, _ = positions_of(slots, paper=False)
         empty = [
-            place
-            for place, slot in zip(places, slots, strict=True)
+            position
+            for position, slot in zip(positions, slots, strict=True)
             if slot.level is None or not slot.level.study.runs
         ]
         slot_text(axes, empty, "not run")
@@ -207,9 +216,9 @@ def _draw_paper(
         points = sorted([*one.paper, *((x, math.nan) for x in gaps)])
         draw_line(axes, points, one, joined=joined, transform=transform, size=size)
     if result.form in ("level", "masks"):
-        places, _ = places_of(slots, paper=True)
+        positions, _ = positions_of(slots, paper=True)
         known = {x for one in drawn for x, _ in one.paper}
-        slot_text(axes, [place for place in places if place not in known], "unknown")
+        slot_text(axes, [position for position in positions if position not in known], "unknown")
     unknown = _unknown_text(result, slots)
     if unknown:
         room = int(0.95 * width / CHARACTER)
@@ -220,7 +229,7 @@ def _draw_paper(
 
 
 def _unknown_text(result: ExperimentResult, slots: Sequence[Slot]) -> str:
-    """Say which of the paper's points are unknown where the panel has no place that says so."""
+    """Say which of the paper's points are unknown where the panel itself does not say so."""
     parts = []
     if result.form in ("level", "masks"):
         at: dict[str, list[float]] = {}

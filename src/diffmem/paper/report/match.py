@@ -29,7 +29,7 @@ CLOSE = math.log(1.12)
 
 @dataclass(frozen=True)
 class Slot:
-    """A place on an axis of levels, the same in both panels.
+    """A position on an axis of levels, the same in both panels.
 
     Attributes:
         name: The level as it was run here; empty where it was not run.
@@ -131,7 +131,7 @@ def mask_group(name: str) -> int:
 
 
 def slots_of(result: ExperimentResult) -> list[Slot]:
-    """Return the places of a level axis: the levels that were run, and among them those of the paper alone.
+    """Return the positions of a level axis: the levels that were run, and among them those of the paper alone.
 
     Levels that are numbers ascend, or fall if they are given so; other levels stand in the order of the published
     ones if these name them all, else in their own order; masks of nine entries are grouped by resolution.

@@ -10,8 +10,8 @@ from diffmem.memorization.examples import Example
 from diffmem.paper.records import ExperimentResult
 from diffmem.paper.report.figure import experiment_figure, figure_text
 from diffmem.paper.report.match import experiment_runs, level_sizes
-from diffmem.paper.report.tables import experiment_rows
 from diffmem.paper.report.text import (
+    experiment_rows,
     lead,
     level_text,
     method_text,

@@ -9,12 +9,14 @@ from diffmem.errors import UserError
 from diffmem.paper.records import ExperimentResult
 from diffmem.paper.report.match import experiment_runs
 from diffmem.paper.report.page import experiment_warnings
-from diffmem.paper.report.tables import emm_rows, experiment_rows, several_sizes
 from diffmem.paper.report.text import (
     SCALE_WORDS,
     data_text,
+    emm_rows,
+    experiment_rows,
     method_text,
     paper_heading,
+    several_sizes,
     verdict_text,
     versions_text,
 )

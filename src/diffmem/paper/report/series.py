@@ -22,7 +22,7 @@ from diffmem.reports.style import COLOURS, Colour, ordered_colours
 from diffmem.reports.text import size_text
 from diffmem.runs.records import RunRecord
 
-__all__ = ["Look", "Series", "looks", "null_points", "places_of", "series_of"]
+__all__ = ["Look", "Series", "looks", "null_points", "positions_of", "series_of"]
 
 _COLOURS = ("blue", "vermillion", "green", "orange", "purple", "sky", "black")
 _MARKERS = "osD^v<>"
@@ -72,8 +72,8 @@ def looks(count: int) -> list[Look]:
     ]
 
 
-def places_of(slots: Sequence[Slot], *, paper: bool) -> tuple[list[float], bool]:
-    """Return the place of each slot on the axis of one panel, and whether that axis is logarithmic.
+def positions_of(slots: Sequence[Slot], *, paper: bool) -> tuple[list[float], bool]:
+    """Return the position of each slot on the axis of one panel, and whether that axis is logarithmic.
 
     Levels that are positive numbers over a wide range (a factor of 50) have a logarithmic axis, all others one
     step each.
@@ -85,14 +85,14 @@ def places_of(slots: Sequence[Slot], *, paper: bool) -> tuple[list[float], bool]
     if any(min(numbers) <= 0 or len(set(numbers)) < len(numbers) for numbers in (ours, theirs)):
         return [float(index) for index in range(len(slots))], False
     mine = iter(ours)
-    # A level of the paper alone has no number of ours: it keeps the paper's place.
+    # A level of the paper alone has no number of ours: it has the paper's position.
     return [x if paper or not slot.name else next(mine) for x, slot in zip(theirs, slots, strict=True)], True
 
 
-def _breaks(slots: Sequence[Slot], places: Sequence[float]) -> list[float]:
-    """Return the places between neighbours whose names are not two numbers of one kind."""
+def _breaks(slots: Sequence[Slot], positions: Sequence[float]) -> list[float]:
+    """Return the positions between neighbours whose names are not two numbers of one kind."""
     return [
-        (places[index] + places[index + 1]) / 2
+        (positions[index] + positions[index + 1]) / 2
         for index, (one, other) in enumerate(pairwise(slots))
         if numbers_of([one.paper_name, other.paper_name]) is None
     ]
@@ -134,25 +134,25 @@ def _level_label(levels: Sequence[LevelRecord], paper_name: str) -> str:
 
 def _by_size(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
     pairs = size_pairs(result)
-    left, right = places_of(slots, paper=False)[0], places_of(slots, paper=True)[0]
+    left, right = positions_of(slots, paper=False)[0], positions_of(slots, paper=True)[0]
     found = []
     for pair, look in zip(pairs, looks(len(pairs)), strict=True):
         ours = [
-            [(place, run.peak.memorized)]
-            for place, slot in zip(left, slots, strict=True)
+            [(position, run.peak.memorized)]
+            for position, slot in zip(left, slots, strict=True)
             if slot.level is not None
             for run in slot.level.study.runs
             if run.size == pair.ours
         ]
         paper = [
-            (place, percent)
-            for place, slot in zip(right, slots, strict=True)
+            (position, percent)
+            for position, slot in zip(right, slots, strict=True)
             if pair.paper is not None
             for _, percent in published_at(result, slot.paper_name, pair.paper / result.size_ratio)
         ]
         gaps = [
-            place
-            for place, slot in zip(right, slots, strict=True)
+            position
+            for position, slot in zip(right, slots, strict=True)
             if pair.paper in paper_gaps(result, slot.paper_name) or not paper_points(result, slot.paper_name)
         ]
         gaps += _breaks(slots, right)
@@ -204,10 +204,10 @@ def _curve(run: RunRecord) -> list[tuple[float, Rate]]:
 def null_points(result: ExperimentResult, slots: Sequence[Slot]) -> list[tuple[float, Rate]]:
     """Return (x, null rate) of every run that has one; over epochs x is the end of its training."""
     if result.form in ("level", "masks"):
-        places = places_of(slots, paper=False)[0]
+        positions = positions_of(slots, paper=False)[0]
         return [
-            (place, run.null)
-            for place, slot in zip(places, slots, strict=True)
+            (position, run.null)
+            for position, slot in zip(positions, slots, strict=True)
             if slot.level is not None
             for run in slot.level.study.runs
             if run.null is not None

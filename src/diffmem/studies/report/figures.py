@@ -25,8 +25,7 @@ from diffmem.reports.style import (
 from diffmem.reports.text import size_text
 from diffmem.runs.records import RunRecord
 from diffmem.studies.records import StudyResult
-from diffmem.studies.report.tables import ascending
-from diffmem.studies.report.text import emm_text
+from diffmem.studies.report.text import ascending, emm_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

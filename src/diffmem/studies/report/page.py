@@ -1,4 +1,7 @@
-"""The page of a study and its folder: one self-contained HTML file, its numbers, its pictures."""
+"""The page of a study and its folder: one self-contained HTML file with its figures, its numbers, its pictures.
+
+Galleries are of the most and the least memorized run.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ from diffmem.reports.text import size_text, target_text, threshold_text
 from diffmem.runs.records import Evaluation, RunRecord
 from diffmem.studies.records import StudyResult
 from diffmem.studies.report.figures import rmem_against_epochs, rmem_against_size
-from diffmem.studies.report.tables import ascending
-from diffmem.studies.report.text import emm_text, headline, warnings_of
+from diffmem.studies.report.text import ascending, emm_text, headline, warnings_of
+from diffmem.studies.study import Study
 from diffmem.text import percent
 
-__all__ = ["render_report", "write_report"]
+__all__ = ["render_report", "write_report", "write_study"]
 
 
 def write_report(result: StudyResult, examples: Sequence[Example], out_dir: Path) -> ReportPaths:
@@ -100,3 +103,19 @@ def _pictures(result: StudyResult) -> list[Picture]:
             )
         )
     return found
+
+
+def write_study(study: Study, result: StudyResult) -> ReportPaths:
+    """Write the report of a study into its folder.
+
+    Args:
+        study: Has the images.
+        result: What was found.
+
+    Raises:
+        DiffmemError: A file cannot be written.
+    """
+    by_rate = sorted(result.runs, key=lambda run: run.peak.memorized.value)
+    shown = [("Most memorized", by_rate[-1]), ("Least memorized", by_rate[0])][: len(by_rate)]
+    examples = [study.example(run.run_id).titled(title) for title, run in shown]
+    return write_report(result, examples, study.folder)

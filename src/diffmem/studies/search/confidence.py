@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 
 from diffmem.errors import UserError
+from diffmem.memorization.rates import check_confidence
 
 __all__ = ["anytime_interval", "log_evidence_above", "log_evidence_below"]
 
@@ -61,8 +62,7 @@ def anytime_interval(count: int, total: int, confidence: float = 0.95) -> tuple[
         UserError: A number is out of its range.
     """
     _check(count, total, 0.5)
-    if not 0 < confidence < 1:
-        raise UserError(f"The confidence {confidence} is not between 0 and 1; the usual value is 0.95.")
+    check_confidence(confidence)
     bar = math.log(2 / (1 - confidence))
     low = _lower_end(count, total, bar)
     return low, 1 - _lower_end(total - count, total, bar)

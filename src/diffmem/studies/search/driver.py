@@ -29,7 +29,7 @@ __all__ = ["run_search"]
 
 _WORK = "diffmem.studies.search.work:work_on_size"
 _SECONDS_BETWEEN_BEATS = 10.0
-_SECONDS_BETWEEN_LOOKS = 2.0
+_SECONDS_BETWEEN_CHECKS = 2.0
 _MOST_LOSSES = 5  # in a row, of one training that comes no further
 
 
@@ -99,12 +99,12 @@ class _Driver:
     def drive(self, pool: Pool) -> None:
         """Go on until nothing is waited for."""
         stale = True
-        looked = 0.0
+        checked = 0.0
         while True:
-            if stale or time.monotonic() - looked > _SECONDS_BETWEEN_LOOKS:
+            if stale or time.monotonic() - checked > _SECONDS_BETWEEN_CHECKS:
                 found = follow(self._study.recipe, self._outcome)
                 self._searches = [one for group in found.values() for one in group]
-                stale, looked = False, time.monotonic()
+                stale, checked = False, time.monotonic()
             waiting = [item for search in self._searches for item in search.waiting]
             if not waiting and not self._active:
                 self._report()
@@ -131,7 +131,9 @@ class _Driver:
             run = self._study.run(item)
             if run.run_id in self._active or not self._index.claim(run.run_id, str(self._study.folder)):
                 continue
-            if self._study.outcome(item) is not None:  # another study ended it between our look and our claim
+            if (
+                self._study.outcome(item) is not None
+            ):  # another study ended it between our check and our claim
                 self._index.release(run.run_id)
                 continue
             processes = self._study.recipe.executor.processes_per_run

@@ -191,14 +191,16 @@ def _simulate(study: SearchStudy) -> dict[str, list[list[int]]]:
     found: dict[str, list[list[int]]] = {name: [] for name in names}
     for number in range(_SIMULATIONS):
         rng = np.random.default_rng(number)
-        places: dict[int, float] = {}
+        logarithms: dict[int, float] = {}
         for index, parent in hint_order(len(names)):
             if parent is None:
-                places[index] = rng.uniform(*ends)
+                logarithms[index] = rng.uniform(*ends)
             else:
-                places[index] = float(np.clip(places[parent] + _ALIKE * rng.standard_normal(), *ends))
-            hint = math.exp(places[parent]) if parent is not None and recipe.search.hints else None
-            found[names[index]].append(_simulated(study, names[index], math.exp(places[index]), hint, rng))
+                logarithms[index] = float(np.clip(logarithms[parent] + _ALIKE * rng.standard_normal(), *ends))
+            hint = math.exp(logarithms[parent]) if parent is not None and recipe.search.hints else None
+            found[names[index]].append(
+                _simulated(study, names[index], math.exp(logarithms[index]), hint, rng)
+            )
     return found
 
 

@@ -14,7 +14,7 @@ __all__ = ["CostRecord", "LevelRecord", "LogEntry", "PointRecord", "SearchResult
 
 Verdict = Literal["memorized", "not memorized", "undecided", "unfinished"]
 """What one training says about its size: R_mem reaches 1 - epsilon; it does not; more images than allowed would be needed to
-tell; or it still goes on."""
+decide; or it still goes on."""
 
 
 class PointRecord(Record):

@@ -65,6 +65,7 @@ def search_level(
     epochs: list[float],
     rng: np.random.Generator,
     run_noise: float = 0.0,
+    pace: float = 1.0,
 ) -> tuple[Replay, dict[int, SimulatedTraining]]:
     """Search for EMM on a known curve.
 
@@ -74,12 +75,13 @@ def search_level(
         epochs: Evaluation points, ascending.
         rng: Draws images and the variation between runs.
         run_noise: Standard deviation of a run's logit of R_mem around the curve.
+        pace: Share of the epochs after which a training has its final R_mem, in (0, 1].
 
     Returns:
         The search, and what each size said and cost.
     """
     trainings: dict[int, SimulatedTraining] = {}
-    progress = _published_progress([epoch / epochs[-1] for epoch in epochs])
+    progress = _published_progress([min(1.0, epoch / epochs[-1] / pace) for epoch in epochs])
 
     def outcome(size: int) -> Outcome:
         final = curve(size)

@@ -18,8 +18,7 @@ from diffmem.runs.distribution import Distribution, open_distribution
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.studies.search.choice import Outcome
 from diffmem.studies.search.cost import GridCost, grid_of_equal_precision
-from diffmem.studies.search.levels import Item, Search, follow, level_emm
-from diffmem.studies.search.log import decision_log
+from diffmem.studies.search.levels import Item, Search, decision_log, follow, level_emm
 from diffmem.studies.search.recipe import SearchRecipe, dump_search, load_search
 from diffmem.studies.search.records import CostRecord, LevelRecord, SearchResult, SizeRecord
 from diffmem.studies.search.work import SizeRun

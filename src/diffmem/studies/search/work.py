@@ -2,11 +2,15 @@
 
 `work_on_size` is what a worker process calls, with paths and settings alone. Whatever it is killed in, the next call goes on to
 the same verdict: every decision is a function of the images that are stored.
+
+Evaluations grow: the images of one evaluation point lie in parts, each stored and checksummed like an evaluation of its own. A
+part is named by the seed of its first image. The parts that count are those that follow one another from seed 0; whatever lies
+behind a gap (a damaged part that was removed) is made again before it counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +25,7 @@ from diffmem.memorization import RatioRule
 from diffmem.memorization.rates import Rate
 from diffmem.models.denoiser import Denoiser
 from diffmem.progress import NO_PROGRESS, Progress
-from diffmem.runs.evaluations import judged, read_null
+from diffmem.runs.evaluations import EvaluationStore, StoredEvaluation, judged, read_null
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.runs.run import Run
 from diffmem.runs.store.repairs import note_repair, repairs
@@ -30,12 +34,11 @@ from diffmem.settings import config_hash
 from diffmem.studies.search.choice import Outcome, outcome_of
 from diffmem.studies.search.confidence import anytime_interval
 from diffmem.studies.search.decisions import Counts, StoppingRule, TrainingState
-from diffmem.studies.search.parts import Parts, counts_of
 from diffmem.studies.search.recipe import SearchRecipe
 from diffmem.studies.search.records import PointRecord, SizeRecord
 from diffmem.training.loop import snapshot_path
 
-__all__ = ["SizeRun", "work_on_size"]
+__all__ = ["Parts", "SizeRun", "counts_of", "work_on_size"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,3 +254,47 @@ def work_on_size(content: dict[str, Any], progress: Progress, warn: Callable[[st
             progress(done, total, note)
 
         run.execute_until_decided(device=content["device"], progress=report, warn=noted)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The growing evaluations of one run with one sampler.
+
+    Attributes:
+        folder: Where they lie: a folder for each evaluation point.
+        references: Number of training images.
+    """
+
+    folder: Path
+    references: int
+
+    def store(self, seen: int) -> EvaluationStore:
+        """Return the parts of a point as a store of evaluations, whose number `seen` is here that of the first seed."""
+        return EvaluationStore(self.folder / f"{seen:010d}", None, self.references)
+
+    def read(self, seen: int, warn: Callable[[str], None] | None = None) -> list[StoredEvaluation]:
+        """Return the parts that count, in order.
+
+        Args:
+            seen: Images seen at the evaluation point.
+            warn: Gets a message for a damaged part, which is then removed so that it is made anew; if none, it is only not used.
+        """
+        store, found, start = self.store(seen), [], 0
+        while store.path(start).is_file():
+            try:
+                part = store.read(start)
+            except DiffmemError as error:
+                if warn is not None:
+                    store.path(start).unlink(missing_ok=True)
+                    warn(f"{error} It is regenerated.")
+                break
+            found.append(part)
+            start += len(part.neighbours)
+        return found
+
+
+def counts_of(parts: Sequence[StoredEvaluation], rule: RatioRule) -> Counts:
+    """Return (memorized, all) images of the parts of a point; the rule is applied now."""
+    return sum(int(rule(part.neighbours).sum()) for part in parts), sum(
+        len(part.neighbours) for part in parts
+    )

@@ -24,9 +24,8 @@ from reports_search import (
 
 from diffmem.errors import UserError
 from diffmem.studies.records import EmmRecord
-from diffmem.studies.search.report.cost import cost_figure
 from diffmem.studies.search.report.curves import curves_figure, curves_text
-from diffmem.studies.search.report.figure import emm_by_level_figure
+from diffmem.studies.search.report.figure import cost_figure, emm_by_level_figure
 from diffmem.studies.search.report.panels import short_names
 from diffmem.studies.search.report.surface import surface_figure, surface_text
 

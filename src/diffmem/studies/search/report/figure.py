@@ -1,4 +1,4 @@
-"""EMM of every level with its interval, beside the paper's values."""
+"""EMM of every level with its interval, beside the paper's values; and what it cost, beside a fixed grid of equal precision."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from diffmem.reports.style import (
     plain,
     round_numbers,
 )
-from diffmem.reports.text import capitalized, size_text
-from diffmem.studies.search.records import LevelRecord, SearchResult
+from diffmem.reports.text import capitalized, large_text, size_text
+from diffmem.studies.search.records import CostRecord, LevelRecord, SearchResult
 from diffmem.studies.search.report.panels import ROWS_WIDTH, level_rows
-from diffmem.studies.search.report.text import level_emm
+from diffmem.studies.search.report.text import level_emm, share_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["emm_by_level_figure"]
+__all__ = ["cost_figure", "emm_by_level_figure"]
 
 OURS = COLOURS["blue"]
 _PAPER_STYLE: dict[str, Any] = {
@@ -109,23 +109,23 @@ def _axis_of_emm(values: Sequence[float]) -> tuple[float, float, list[float]]:
     return left, right, inside or [low]
 
 
-def _spot(value: float, place: float, across: bool) -> tuple[float, float]:
-    """Return (x, y) of an EMM at the place of its level."""
-    return (value, place) if across else (place, value)
+def _spot(value: float, position: float, across: bool) -> tuple[float, float]:
+    """Return (x, y) of an EMM at the position of its level."""
+    return (value, position) if across else (position, value)
 
 
-def _draw_mark(axes: Axes, mark: _Mark, place: float, across: bool) -> None:
-    """Draw one level at `place`; EMM runs along x if `across`, else along y."""
+def _draw_mark(axes: Axes, mark: _Mark, position: float, across: bool) -> None:
+    """Draw one level at `position`; EMM runs along x if `across`, else along y."""
     dashes = (0, (2, 1.5)) if mark.guess else "-"
     low, high = mark.low, mark.high
     for end in (low, high):
         if end is not None:
             axes.plot(
-                *_spot(end, place, across), color=OURS, marker="|" if across else "_", markersize=9,
+                *_spot(end, position, across), color=OURS, marker="|" if across else "_", markersize=9,
                 markeredgewidth=1.7, linestyle="",
             )  # fmt: skip
     if low is not None and high is not None:
-        x, y = zip(_spot(low, place, across), _spot(high, place, across), strict=True)
+        x, y = zip(_spot(low, position, across), _spot(high, position, across), strict=True)
         width = 1.8 if mark.guess else 2.6
         axes.plot(x, y, color=OURS, linestyle=dashes, linewidth=width, solid_capstyle="butt")
     elif mark.value is None and (low or high):
@@ -133,7 +133,7 @@ def _draw_mark(axes: Axes, mark: _Mark, place: float, across: bool) -> None:
         side = 1 if low is not None else -1
         axes.annotate(
             "",
-            _spot(low or high or 1.0, place, across),
+            _spot(low or high or 1.0, position, across),
             xytext=(34 * side, 0) if across else (0, 26 * side),
             textcoords="offset points",
             arrowprops={
@@ -144,23 +144,25 @@ def _draw_mark(axes: Axes, mark: _Mark, place: float, across: bool) -> None:
         )  # fmt: skip
     if mark.value is not None:
         axes.plot(
-            *_spot(mark.value, place, across), color=OURS, marker="o", markersize=8.5, markeredgecolor="white",
+            *_spot(mark.value, position, across), color=OURS, marker="o", markersize=8.5, markeredgecolor="white",
             markeredgewidth=0.8, linestyle="", zorder=5, gid="EMM",
         )  # fmt: skip
 
 
-def _draw_level(axes: Axes, level: LevelRecord, result: SearchResult, place: float, across: bool) -> None:
+def _draw_level(axes: Axes, level: LevelRecord, result: SearchResult, position: float, across: bool) -> None:
     """Draw a level's mark, each of several seeds faintly beside it, and the paper's value."""
-    _draw_mark(axes, _mark(level, result), place, across)
+    _draw_mark(axes, _mark(level, result), position, across)
     seeds = _several_seeds(level)
-    places = [place] * len(seeds)
-    xy = (seeds, places) if across else (places, seeds)
+    positions = [position] * len(seeds)
+    xy = (seeds, positions) if across else (positions, seeds)
     axes.plot(
         *xy, color=COLOURS["blue"], marker="^" if across else "<", markersize=4.5, linestyle="", alpha=0.65,
         markeredgewidth=0, zorder=3, gid="seeds", transform=moved(axes, 0, -9) if across else moved(axes, 9),
     )  # fmt: skip
     if level.published:
-        axes.plot(*_spot(level.published, place, across), **_PAPER_STYLE, linestyle="", zorder=4, gid="paper")
+        axes.plot(
+            *_spot(level.published, position, across), **_PAPER_STYLE, linestyle="", zorder=4, gid="paper"
+        )
 
 
 def _rows(result: SearchResult) -> Figure:
@@ -174,11 +176,11 @@ def _rows(result: SearchResult) -> Figure:
     axes.set_xlim(left, right)
     axes.set_xticks([], minor=True)
     axes.set_xticks(ticks, [size_text(tick) for tick in ticks])
-    for place, level in enumerate(result.levels):
-        _draw_level(axes, level, result, place, across=True)
+    for position, level in enumerate(result.levels):
+        _draw_level(axes, level, result, position, across=True)
         axes.annotate(
             level_emm(level, result),
-            (1, place),
+            (1, position),
             xycoords=axes.get_yaxis_transform(),
             xytext=(10, 0),
             textcoords="offset points",
@@ -237,10 +239,10 @@ def _name_number(axes: Axes, level: LevelRecord, result: SearchResult, number: f
     }
     shift = -8 if near_end else 8
     if mark.ends:
-        place = (
+        position = (
             mark.value if mark.value is not None else math.exp(sum(map(math.log, mark.ends)) / len(mark.ends))
         )
-        axes.annotate(words, (number, place), xytext=(shift, 0), **style)
+        axes.annotate(words, (number, position), xytext=(shift, 0), **style)
     else:
         axes.annotate(
             words, (number, 0), xycoords=axes.get_xaxis_transform(), xytext=(0, 4),
@@ -274,3 +276,71 @@ def _legend(figure: Figure, result: SearchResult) -> None:
     figure.legend(
         handles=handles, loc="outside upper left", ncols=3, frameon=False, fontsize=SMALL_FONT_SIZE, handlelength=2.2,
     )  # fmt: skip
+
+
+def cost_figure(result: SearchResult) -> Figure:
+    """Draw the cost of every level, and of the whole search, in percent of the grid's: training and sampling apart.
+
+    The grid is the pale bar that ends at 100%. A level without a grid has no bar.
+    """
+    from matplotlib.patches import Patch
+
+    rows: list[tuple[CostRecord, bool]] = [(level.cost, level.finished) for level in result.levels]
+    if len(rows) > 1:
+        rows.append((result.cost, result.finished))
+    figure, axes = level_rows(
+        [level.name for level in result.levels],
+        "Cost, percent of the grid's",
+        1.15,
+        ["all levels"] if len(rows) > 1 else [],
+    )
+    most = max([100.0, *(100 * cost.share for cost, _ in rows)])
+    axes.set_xlim(0, most * 1.005)
+    if len(rows) > 1:
+        axes.axhline(len(rows) - 1.5, color=COLOURS["grey"], linewidth=0.6)
+        axes.get_yticklabels()[-1].set_fontweight("bold")
+    for index, (cost, finished) in enumerate(rows):
+        text = "no grid to compare with"
+        if cost.grid_units:
+            scale = 100 / cost.grid_units
+            trained = scale * cost.images_trained
+            axes.barh(index, 100, height=0.62, color="#ECECEC", zorder=1, gid="grid")
+            axes.barh(index, trained, height=0.62, color=COLOURS["blue"], zorder=2, gid="training")
+            axes.barh(
+                index, scale * cost.units - trained, left=trained, height=0.62, color=COLOURS["orange"],
+                hatch="////", edgecolor="white", linewidth=0, zorder=2, gid="sampling",
+            )  # fmt: skip
+            text = (
+                f"{share_text(cost)}: {large_text(cost.units)} of {large_text(cost.grid_units)}"
+                f"{'' if finished else ', so far'}"
+            )
+        # Inside the grid's bar where the search left room there.
+        inside = cost.grid_units and cost.share < 0.62
+        axes.annotate(
+            text,
+            (100 * cost.share if inside else most, index),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=FONT_SIZE - 0.5,
+            annotation_clip=False,
+            zorder=3,
+        )
+    axes.set_xticks(range(0, int(most) + 1, 25 if most <= 150 else 50 if most <= 400 else 200))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")
+    handles = [
+        Patch(color=COLOURS["blue"], label="this search: training"),
+        Patch(
+            facecolor=COLOURS["orange"], hatch="////", edgecolor="white", linewidth=0, label="this search: sampling"
+        ),
+        Patch(color="#DCDCDC", label="a fixed grid (100%)"),
+    ]  # fmt: skip
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=3,
+        frameon=False,
+        fontsize=SMALL_FONT_SIZE,
+        handlelength=2.2,
+    )
+    return figure

@@ -1,8 +1,11 @@
-"""The page of a search for EMM and its folder: one self-contained HTML file, its numbers, its pictures."""
+"""The page of a search for EMM and its folder: one self-contained HTML file, its numbers, its pictures.
+
+Galleries are of the runs that decide.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +13,10 @@ from diffmem.memorization.examples import Example
 from diffmem.reports.folder import Picture, ReportPaths, gallery_pictures, numbers_bytes, write_pages
 from diffmem.reports.html import embedded_png, gallery_uris, png_bytes, render_page, svg_uri
 from diffmem.reports.text import sentence, size_text, target_text
+from diffmem.studies.search.levels import Item
 from diffmem.studies.search.records import SearchResult
-from diffmem.studies.search.report.cost import cost_figure
 from diffmem.studies.search.report.curves import curves_figure, curves_text
-from diffmem.studies.search.report.figure import emm_by_level_figure
+from diffmem.studies.search.report.figure import cost_figure, emm_by_level_figure
 from diffmem.studies.search.report.panels import measured_levels
 from diffmem.studies.search.report.surface import surface_figure, surface_text
 from diffmem.studies.search.report.text import (
@@ -27,11 +30,12 @@ from diffmem.studies.search.report.text import (
     search_warnings,
     share_text,
 )
+from diffmem.studies.search.study import SearchStudy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["MOST_BYTES", "render_search_report", "write_search_report"]
+__all__ = ["MOST_BYTES", "render_search_report", "write_search", "write_search_report"]
 
 MOST_BYTES = 4_800_000
 """The page stays below 5 MB: galleries that would make it larger are left in the folder, and the page says so."""
@@ -40,6 +44,7 @@ _GALLERY_DPI = 100
 _SVG_BYTES = 700_000
 _SHOWN_GALLERIES = 4
 _OPEN_ROWS = 30
+_MOST_GALLERIES = 24
 
 
 def write_search_report(result: SearchResult, examples: Sequence[Example], out_dir: Path) -> ReportPaths:
@@ -193,3 +198,30 @@ def _fitting(galleries: list[tuple[str, str]], room: int) -> list[tuple[str, str
         if sum(len(uri) + 2 * len(alt) + 200 for alt, uri in chosen) <= room:
             return chosen
     return []
+
+
+def write_search(study: SearchStudy, result: SearchResult, warn: Callable[[str], None]) -> ReportPaths:
+    """Write the report of a search as it is now into its folder.
+
+    Args:
+        study: Has the images.
+        result: What is known.
+        warn: Called with what is said of images that are missing or damaged.
+
+    Raises:
+        DiffmemError: A file cannot be written.
+    """
+    shown: list[Item] = []
+    for level in result.levels:
+        bracket = level.emm.bracket or ()
+        first = sorted(level.runs, key=lambda run: (run.size not in bracket, run.size, run.seed))
+        most = max(2, _MOST_GALLERIES // len(result.levels))
+        shown += [Item(level.name, run.seed, run.size) for run in first[:most]]
+    examples = []
+    for item in sorted(shown, key=lambda item: (list(study.levels).index(item.level), item.size, item.seed)):
+        example = study.example(item, warn=warn)
+        if example is not None:
+            seed = f", seed {item.seed}" if len(result.seeds) > 1 else ""
+            title = f"{item.level}, N = {item.size:,}{seed}"
+            examples.append(example.titled(title))
+    return write_search_report(result, examples, study.folder)

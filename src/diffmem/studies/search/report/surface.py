@@ -120,30 +120,30 @@ def _bounds(epochs: Sequence[float]) -> list[float]:
     return [epochs[0] ** 2 / middles[0], *middles, epochs[-1] ** 2 / middles[-1]]
 
 
-def _places(runs: Sequence[SizeRecord]) -> list[float]:
+def _positions(runs: Sequence[SizeRecord]) -> list[float]:
     """Return where the column of each run is; runs are ascending in size."""
     several = len({run.size for run in runs}) < len(runs)
-    places = [0.0]
+    positions = [0.0]
     for before, run in pairwise(runs):
-        places.append(places[-1] + 1 + (_BETWEEN_SIZES if several and run.size != before.size else 0.0))
-    return places
+        positions.append(positions[-1] + 1 + (_BETWEEN_SIZES if several and run.size != before.size else 0.0))
+    return positions
 
 
 def _panel(axes: Axes, level: LevelRecord, ramp: Colormap, target_rate: float, width: float) -> None:
     runs = sorted(level.runs, key=lambda run: (run.size, run.seed))
-    places = _places(runs)
+    positions = _positions(runs)
     groups = _steps(runs)
     row = {epoch: index for index, group in enumerate(groups) for epoch in group}
     epochs = [group[len(group) // 2] for group in groups]
     bounds = _bounds(epochs)
     axes.set_yscale("log")
     axes.set_ylim(bounds[0], bounds[-1])
-    aside = max(0.7, (_FEWEST_COLUMNS - places[-1]) / 2)  # few columns are not drawn as wide as the panel
-    axes.set_xlim(-aside, places[-1] + aside)
+    aside = max(0.7, (_FEWEST_COLUMNS - positions[-1]) / 2)  # few columns are not drawn as wide as the panel
+    axes.set_xlim(-aside, positions[-1] + aside)
     shown = readable_ticks(epochs, bounds[0], bounds[-1], room=0.09)
     axes.set_yticks(shown, [size_text(epoch) for epoch in shown])
     axes.set_yticks([], minor=True)
-    for place, run in zip(places, runs, strict=True):
+    for position, run in zip(positions, runs, strict=True):
         reached = bounds[0]
         for point in shown_points(run):
             # From where the last cell ended: a point that other trainings alone have leaves no gap.
@@ -152,35 +152,37 @@ def _panel(axes: Axes, level: LevelRecord, ramp: Colormap, target_rate: float, w
             share = point.memorized.value
             # The target itself counts as reached.
             colour = ramp(share + _STEP if share >= target_rate - 1e-9 else share)
-            _add_cell(axes, place, low, high, facecolor=colour, edgecolor="white", linewidth=0.6, gid="cell")
+            _add_cell(
+                axes, position, low, high, facecolor=colour, edgecolor="white", linewidth=0.6, gid="cell"
+            )
             sign = {"at least": "•", "undecided": "?"}.get(point.verdict)
             if sign is not None:
                 axes.annotate(
-                    sign, (place, math.sqrt(low * high)), ha="center", va="center",
+                    sign, (position, math.sqrt(low * high)), ha="center", va="center",
                     fontsize=12 if sign == "•" else 8, fontweight="bold", color=_ink(colour),
                 )  # fmt: skip
         end = bounds[row[run.epochs] + 1]
         if reached < end * 0.999:
-            _add_cell(axes, place, reached, end, **_NOT_TRAINED, linewidth=0.8, gid="not trained")
+            _add_cell(axes, position, reached, end, **_NOT_TRAINED, linewidth=0.8, gid="not trained")
         axes.plot(
-            place, 1.035, transform=axes.get_xaxis_transform(), clip_on=False,
+            position, 1.035, transform=axes.get_xaxis_transform(), clip_on=False,
             **_VERDICT_STYLE, **VERDICT_MARKS[run.verdict],
         )  # fmt: skip
-    _name_sizes(axes, runs, places, width)
-    _draw_emm(axes, level, runs, places)
+    _name_sizes(axes, runs, positions, width)
+    _draw_emm(axes, level, runs, positions)
 
 
-def _add_cell(axes: Axes, place: float, low: float, high: float, **style: Any) -> None:
+def _add_cell(axes: Axes, position: float, low: float, high: float, **style: Any) -> None:
     from matplotlib.patches import Rectangle
 
-    axes.add_patch(Rectangle((place - _HALF, low), 2 * _HALF, high - low, **style))
+    axes.add_patch(Rectangle((position - _HALF, low), 2 * _HALF, high - low, **style))
 
 
-def _name_sizes(axes: Axes, runs: Sequence[SizeRecord], places: Sequence[float], width: float) -> None:
+def _name_sizes(axes: Axes, runs: Sequence[SizeRecord], positions: Sequence[float], width: float) -> None:
     """Put the sizes under their columns, upright where they do not fit side by side."""
     at: dict[int, list[float]] = {}
-    for run, place in zip(runs, places, strict=True):
-        at.setdefault(run.size, []).append(place)
+    for run, position in zip(runs, positions, strict=True):
+        at.setdefault(run.size, []).append(position)
     middles = [sum(found) / len(found) for found in at.values()]
     labels = [size_text(size) for size in at]
     left, right = axes.get_xlim()
@@ -191,13 +193,13 @@ def _name_sizes(axes: Axes, runs: Sequence[SizeRecord], places: Sequence[float],
     axes.tick_params(axis="x", length=0)
 
 
-def _draw_emm(axes: Axes, level: LevelRecord, runs: Sequence[SizeRecord], places: Sequence[float]) -> None:
+def _draw_emm(axes: Axes, level: LevelRecord, runs: Sequence[SizeRecord], positions: Sequence[float]) -> None:
     """Draw EMM where it lies among the columns, which are not to scale; nothing if it is not one number."""
     emm = level.emm.value if level.emm.status == "estimated" else None
     if emm is None or len(runs) < 2:
         return
-    below = [(run.size, place) for run, place in zip(runs, places, strict=True) if run.size <= emm]
-    above = [(run.size, place) for run, place in zip(runs, places, strict=True) if run.size > emm]
+    below = [(run.size, position) for run, position in zip(runs, positions, strict=True) if run.size <= emm]
+    above = [(run.size, position) for run, position in zip(runs, positions, strict=True) if run.size > emm]
     if not below or not above:
         return
     (low, first), (high, last) = below[-1], above[0]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from diffmem.memorization import Neighbours, RatioRule
-from diffmem.studies.search.parts import Parts, counts_of
+from diffmem.studies.search.work import Parts, counts_of
 
 
 @pytest.fixture
