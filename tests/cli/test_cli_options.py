@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffmem.cli.data import data_build, data_duplicates, data_info
+from diffmem.cli.data import data_build, data_info
+from diffmem.cli.duplicates import data_duplicates
 from diffmem.cli.options import ReadingOptions
 from diffmem.data import Reading, open_images
 from diffmem.errors import UserError

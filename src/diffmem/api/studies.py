@@ -44,6 +44,8 @@ __all__ = [
     "run_study",
 ]
 
+_RECIPE = "recipe.yaml"
+
 
 @dataclass(frozen=True, eq=False)
 class EmmSearch:
@@ -170,9 +172,6 @@ def open_emm(folder: str | Path) -> EmmSearch:
         UserError: It is no such folder.
     """
     return EmmSearch(open_search(Path(folder)))
-
-
-_RECIPE = "recipe.yaml"
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,14 +8,18 @@ from __future__ import annotations
 from cyclopts import App
 
 from diffmem.cli.audit import audit
-from diffmem.cli.data import data_build, data_duplicates, data_fetch, data_info
+from diffmem.cli.data import data_build, data_fetch, data_info
 from diffmem.cli.doctor import doctor
+from diffmem.cli.duplicates import data_duplicates
+from diffmem.cli.gap import gap
 from diffmem.cli.generate import generate
 from diffmem.cli.measure import measure
-from diffmem.cli.optimum import gap, optimum
+from diffmem.cli.optimum import optimum
+from diffmem.cli.quickstart import quickstart
 from diffmem.cli.reproduce import reproduce
 from diffmem.cli.runs import runs
-from diffmem.cli.study import new, quickstart, report, status, study, watch
+from diffmem.cli.search import new, status, watch
+from diffmem.cli.study import report, study
 from diffmem.cli.train import train
 from diffmem.version import __version__
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from diffmem.cli.options import AS_USUAL, ReadingOptions
 from diffmem.console import console, warn
 from diffmem.errors import UserError
-from diffmem.folder_lock import locked_folder
 from diffmem.progress import Progress, show_progress
-from diffmem.text import bytes_text, count_text
+from diffmem.text import bytes_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from diffmem.data.canaries import CanarySet
     from diffmem.data.images import ImageSet
 
-__all__ = ["data_build", "data_duplicates", "data_fetch", "data_info"]
+__all__ = ["check_target", "data_build", "data_fetch", "data_info", "set_text"]
 
 _MOST_CLASSES_SHOWN = 20
 _ENOUGH_CANARIES = 5
@@ -89,7 +88,7 @@ def data_build(
         reading=reading.reading(resolution), synsets=synsets, mix=mix, share=share, mix_classes=mix_classes,
         mix_synsets=mix_synsets, labels=labels, label_classes=label_classes, duplicate=duplicate, copies=copies,
     )  # fmt: skip
-    _check_target((source, mix), out)
+    check_target((source, mix), out)
     check_canaries(canaries, repeats)
     planted = None
     with show_progress("Building") as progress:
@@ -101,7 +100,7 @@ def data_build(
         write_images(images, out, progress)
     beside = f"; labels and names in {meta_path(out)}" if out.suffix.lower() == ".npy" else ""
     print(
-        f"{out}: {_set_text(images)}, fingerprint {images.fingerprint[:16]}, "
+        f"{out}: {set_text(images)}, fingerprint {images.fingerprint[:16]}, "
         f"{bytes_text(out.stat().st_size)}{beside}"
     )
     for conversion in images.conversions:
@@ -162,7 +161,7 @@ def data_fetch(name: Literal["cifar10"], *, out: Path | None = None) -> None:
     print(f"{target}: {outcome} ({bytes_text(download.size)}, MD5 {download.md5})")
 
 
-def _check_target(sources: tuple[str | None, ...], out: Path) -> None:
+def check_target(sources: tuple[str | None, ...], out: Path) -> None:
     """Refuse, before the work, a file to write with a wrong ending or that is one of the sources itself."""
     from diffmem.data.write import check_ending
 
@@ -257,63 +256,8 @@ def _classes(images: ImageSet) -> str:
     return ", ".join(shown)
 
 
-def _set_text(images: ImageSet) -> str:
+def set_text(images: ImageSet) -> str:
     """Return the number, shape and classes of a set in a few words."""
     shape = " x ".join(map(str, images.shape))
     classes = "no labels" if images.labels is None else f"{images.num_classes:,} classes"
     return f"{len(images):,} images of {shape} (C x H x W), {classes}"
-
-
-def data_duplicates(
-    data: str,
-    *,
-    radius: float = 1.0,
-    split: str | None = None,
-    out: Path | None = None,
-    dedup: Path | None = None,
-) -> None:
-    """Find groups of exact copies and near-duplicates, and optionally write the set without them.
-
-    Two images are a near pair if they are at most --radius apart; near pairs join images into groups, also through
-    others: in a group of three or more, two images can be further apart than the radius. All pairs are found.
-
-    Example: diffmem data duplicates cifar10.npz --radius 4 --out duplicates/ --dedup cifar10-clean.npz
-
-    Args:
-        data: The data set: anything that `data build` reads.
-        radius: In grey levels RMS per pixel value: 1 is a difference of one grey level everywhere, which is what rounding
-            makes at most; 0 finds only exact copies. Compression and small retouches need more: look at the gallery.
-        split: Which split of it to read.
-        out: Folder for duplicates.json and duplicates.csv (all groups) and duplicates.png (the largest).
-        dedup: Also write the set with the first image of each group alone: .zip, .npz or .npy.
-    """
-    from diffmem.data import open_images, write_images
-    from diffmem.memorization.neighbours.groups import near_duplicates
-    from diffmem.reports.duplicates import duplicates_tables, radius_text, write_duplicates
-
-    # Before the work, so that a mistake costs no time.
-    if not 0 <= radius <= 255:
-        raise UserError(f"--radius must lie between 0 and 255 grey levels, not {radius:g}.")
-    if dedup is not None:
-        _check_target((data,), dedup)
-    if out is not None and out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; name a folder.")
-    with locked_folder(out):
-        with show_progress("Comparing") as progress:
-            images = open_images(data, split, progress)
-            groups = near_duplicates(images.images, radius, progress=progress)
-        to = console()
-        for table in duplicates_tables(data, images, groups):
-            to.print(table)
-        if out is not None:
-            for path in write_duplicates(data, images, groups, out):
-                print(f"written: {path}")
-        if dedup is not None:
-            step = (
-                f"{count_text(groups.removed, 'image', 'images')} removed that repeat an earlier one within "
-                f"{radius_text(radius)}, directly or through others ({count_text(len(groups), 'group', 'groups')})"
-            )
-            clean = images.take(groups.distinct, step)
-            with show_progress("Writing") as progress:
-                write_images(clean, dedup, progress)
-            print(f"{dedup}: {_set_text(clean)}, fingerprint {clean.fingerprint[:16]}")

@@ -1,0 +1,111 @@
+"""`diffmem gap`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffmem.cli.optimum import parse_sigmas
+from diffmem.cli.options import Settings
+from diffmem.console import console
+from diffmem.distributed import world
+from diffmem.environment import choose_device
+from diffmem.errors import UserError
+from diffmem.folder_lock import locked_folder
+from diffmem.progress import show_progress
+
+__all__ = ["gap"]
+
+
+def gap(
+    *runs: Path,
+    heldout: str | None = None,
+    train: str | None = None,
+    out: Path = Path("gap"),
+    sigmas: str | None = None,
+    samples: int = 256,
+    set_: Settings = None,
+    seed: int = 0,
+    device: str | None = None,
+) -> None:
+    """Show how far trained models are from the optimum of their training sets.
+
+    The optimum copies; a Gaussian with the mean and covariance of the training
+    images has learned no image. At each noise level the last snapshot of each run
+    is compared with both, on noisy training images, on noisy held-out images and
+    on the states of its own sampling, and its loss with the least that is possible.
+    Writes gap.json and figures, side by side for several runs.
+    Interrupt with Ctrl-C: the same command resumes.
+
+    Example: diffmem gap runs/0123456789abcdef --heldout cifar10-test.zip
+
+    Args:
+        runs: Folders of runs, made by `diffmem train` or a study.
+        heldout: Images of the same source that were not trained on; by default those that the study of the run kept.
+        train: The training images, if the run's folder does not record their path; for a single run.
+        out: Folder to write.
+        sigmas: Noise levels for noisy images, such as 0.5,1,2,4; by default those of the sampler.
+        samples: Noisy images, and states, at each level.
+        set_: Change a setting of the sampler, key=value, for example steps=40; may be repeated.
+        seed: Seed of images and noise.
+        device: cpu, cuda or cuda:N; by default a GPU where there is one.
+    """
+    from diffmem.data import open_images
+    from diffmem.optimum.gap import correlations
+    from diffmem.optimum.gap_records import GapResult
+    from diffmem.optimum.report.gap_write import gap_notes, gap_table, write_gap
+    from diffmem.runs.gap_run import GapSettings, measure_gap
+    from diffmem.runs.opening import remember_data
+    from diffmem.sampling import SamplerConfig
+    from diffmem.settings import load_recipe
+
+    if not runs:
+        raise UserError("Name at least one folder of a run: diffmem gap runs/<hash>.")
+    if train is not None and len(runs) > 1:
+        raise UserError(
+            f"--train names the images of one run, but there are {len(runs)}; leave it out or give one run."
+        )
+    if samples < 2:
+        raise UserError(f"--samples {samples} is too few: a standard error needs 2 or more.")
+    levels = parse_sigmas(sigmas)
+    sampling = load_recipe(SamplerConfig, None, set_ or [])
+    settings = GapSettings(None if levels is None else tuple(levels), samples, sampling, seed)
+    device = choose_device(device)
+    with locked_folder(out):
+        fresh = None
+        if heldout is not None:
+            with show_progress("Reading images") as progress:
+                fresh = open_images(heldout, progress=progress)
+        found = []
+        with show_progress("Comparing") as progress:
+            for index, folder in enumerate(runs):
+
+                def on_run(done: float, total: float, note: str = "", index: int = index) -> None:
+                    progress(index + done / total, len(runs), f"run {index + 1} of {len(runs)}")
+
+                one = measure_gap(
+                    folder,
+                    settings,
+                    train=train,
+                    heldout=fresh,
+                    cache=out / "runs",
+                    device=device,
+                    progress=on_run,
+                )
+                if train is not None:
+                    remember_data(folder, train)
+                found.append(one)
+                progress(index + 1, len(runs))
+        result = GapResult(
+            samples=samples,
+            seed=seed,
+            sampling=sampling.describe(),
+            runs=found,
+            correlations=correlations(found),
+        )
+        if not world().is_main:
+            return
+        console(soft_wrap=True).print(gap_table(result))
+        for line in gap_notes(result):
+            print(line)
+        for path in write_gap(result, out):
+            print(path)
