@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT.parent / "shared" / "tools" / "make_cifar10_archive.py"
 sys.path.append(str(ROOT / "benchmarks"))
 
-pytestmark = [pytest.mark.slow, pytest.mark.cifar, pytest.mark.timeout(4 * 3600)]
+pytestmark = [pytest.mark.hours, pytest.mark.cifar, pytest.mark.timeout(4 * 3600)]
 
 DRAWS = 60
 FOUND = {  # copies among 10,000 samples, by kind: the share of audits that must find them
