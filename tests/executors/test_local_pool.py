@@ -129,6 +129,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_save_and_end_when_the_study_is_killed(tmp_path):
     (tmp_path / "driver.py").write_text(DRIVER)
     words = [sys.executable, str(tmp_path / "driver.py"), str(tmp_path), "busy", "1", "child", "1"]

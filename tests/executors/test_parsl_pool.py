@@ -76,6 +76,7 @@ def leftovers(folder):
     return found
 
 
+@pytest.mark.slow  # the preset of SLURM has its own, which does the same in a job
 def test_parsl_workers_do_tasks_and_what_dies_loses_its_task_alone(tmp_path):
     before, threads = os.environ["PATH"], set(threading.enumerate())
     other, victim = files(tmp_path, "other"), files(tmp_path, "victim")
