@@ -69,10 +69,13 @@ def overflow(html, tmp_path):
 def test_the_table_of_criteria_fits_a_window_of_1200_pixels(tmp_path, make):
     html = render_audit(make())
     assert 'aria-labelledby="criteria"' in html
-    assert overflow(html.replace("</main>", widest_table() + "</main>"), tmp_path) == [0, 0, 0]
+    page, *tables = overflow(html.replace("</main>", widest_table() + "</main>"), tmp_path)
+    assert page == 0
+    assert len(tables) >= 2
+    assert set(tables) == {0}
 
 
 @pytest.mark.slow
 def test_a_table_that_is_too_wide_would_be_noticed(tmp_path):
     html = render_audit(none_found()).replace("</main>", widest_table(30) + "</main>")
-    assert overflow(html, tmp_path)[2] > 0
+    assert overflow(html, tmp_path)[-1] > 0
