@@ -88,7 +88,7 @@ def test_no_jobs_are_no_work():
     ("ending", "kind", "words"),
     [
         (".error", UserError, "bad value 7"),
-        slow((".bug", DiffmemError, "ended unexpectedly .ValueError: a bug")),
+        slow((".bug", DiffmemError, "ended unexpectedly: ValueError: a bug")),
         slow((".exit", DiffmemError, "ended unexpectedly .exit code 9")),
         slow((".kill", DiffmemError, "ended unexpectedly .exit code -9")),
     ],

@@ -170,7 +170,7 @@ def test_nothing_of_torchrun_runs_on_when_its_worker_is_gone(tmp_path, number):
     with LocalPool(1, threads=1, processes=2) as pool:
         pool.submit(task("one", "save_when_stopped", content, processes=2))
         rank = number_in(content["begun"])
-        os.kill(pool._processes._workers[0].process.pid, number)
+        os.kill(pool._workers[0].process.pid, number)
         found, _ = ends(pool, 1)
         assert found["one"].kind == ("lost" if number == signal.SIGKILL else "stopped")
         wait_for(lambda: not is_running(rank))
