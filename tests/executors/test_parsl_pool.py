@@ -147,11 +147,12 @@ def test_a_task_saves_before_its_job_ends_and_goes_on_in_the_next_job(tmp_path):
 
 
 DRIVER = """
-import sys
+import signal, sys
 from pathlib import Path
 from executors_work import task, files
 from diffmem.executors.config import ExecutorConfig
 from diffmem.executors.open import open_pool
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with Ctrl-C ignored
 here = Path(sys.argv[1])
 pool = open_pool(ExecutorConfig(kind="parsl", path=str(here / "cluster.py")), device="cpu", folder=here / "study")
 pool.submit(task("one", "save_when_stopped", files(here)))
