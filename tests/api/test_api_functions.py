@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -153,6 +155,20 @@ def test_a_search_prints_its_table_and_goes_on_in_its_folder(tmp_path):
     assert "below 4" in study._repr_html_()
     assert (tmp_path / "s" / "report.html").is_file()
     assert dm.open_emm(tmp_path / "s").emm == study.emm
+
+
+def test_a_script_that_guards_nothing_searches_in_processes(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import diffmem as dm\n"
+        f"study = dm.find_emm('digits', (4, 8), out='s', device='cpu', model={SMALL}, training={{'epochs': 1, 'batch_size': 8}},"
+        " measure={'samples': 20}, data={'heldout': 50, 'selection': 'random'}, executor={'kind': 'local', 'processes': 1})\n"
+        "print(study.emm['base'].status)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout == "below smallest\n"
 
 
 def test_a_search_of_a_set_at_hand_keeps_the_set(digits, tmp_path):

@@ -190,7 +190,7 @@ class Processes:
             values |= self._environments[number % len(self._environments)]
         # The first start of a process would start it, which lets the signals through again.
         resource_tracker.ensure_running()
-        with _environment(values), signals_held(signal.SIGINT, signal.SIGTERM):
+        with _environment(values), _without_program(), signals_held(signal.SIGINT, signal.SIGTERM):
             process.start()
             worker = _Worker(number, process, ours)
             self._workers.append(worker)
@@ -260,6 +260,18 @@ class Processes:
                 worker.process.join()
             # Not before: a worker that reports progress into a closed pipe fails before it has saved.
             worker.connection.close()
+
+
+@contextmanager
+def _without_program() -> Iterator[None]:
+    """Start processes that do not import the program again, which would run a script that does not guard its calls."""
+    program = vars(sys.modules["__main__"])
+    hidden: dict[str, Any] = {name: program.pop(name) for name in ("__file__", "__spec__") if name in program}
+    program["__spec__"] = None
+    try:
+        yield
+    finally:
+        program.update(hidden)
 
 
 @contextmanager
