@@ -4,7 +4,7 @@ import diffmem as dm
 
 study = dm.find_emm(
     "digits",
-    sizes=(4, 24),
+    sizes=(4, 20),
     levels={"8": {"model.channels": 8}, "12": {"model.channels": 12}},
     factor="width",
     data={"selection": "random", "heldout": 500},
@@ -12,7 +12,7 @@ study = dm.find_emm(
         "preconditioning": "edm", "multipliers": (1, 2), "blocks": 1, "attention": (), "dropout": 0.0,
     },
     training={
-        "epochs": 400, "batch_size": 16, "learning_rate": 4e-3, "warmup": 50, "p_mean": -0.8, "p_std": 0.9,
+        "epochs": 600, "batch_size": 16, "learning_rate": 4e-3, "warmup": 50, "p_mean": -0.8, "p_std": 0.9,
         "ema": {"mode": "mode1", "half_life": 50},
     },
     measure=dm.MeasureConfig(samples=100),
