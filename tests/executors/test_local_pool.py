@@ -60,6 +60,7 @@ def test_a_killed_worker_loses_its_task_alone_and_is_replaced(tmp_path, capfd):
     assert "did not stop" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_asked_to_stop_saves_and_its_task_can_be_done_again(tmp_path):
     content = files(tmp_path)
     with LocalPool(1, threads=1) as pool:
@@ -88,6 +89,7 @@ def test_stop_ends_what_does_not_hear_and_can_be_called_again(tmp_path, monkeypa
     assert not (tmp_path / "never").exists()
 
 
+@pytest.mark.slow
 def test_a_worker_that_nobody_listens_to_saves_when_the_pool_stops(tmp_path, capfd):
     content = files(tmp_path)
     with LocalPool(1, threads=1) as pool:
@@ -174,6 +176,7 @@ def test_gpus_are_divided_among_workers_and_shared_if_there_are_more_workers():
     assert share_of_gpus(names[:3], 1, 2) == "0,1"  # the third GPU is too few for a task
 
 
+@pytest.mark.slow
 def test_each_worker_sees_its_gpu_and_its_threads(tmp_path):
     before = dict(os.environ)
     names = ["a", "b", "c"]

@@ -120,6 +120,7 @@ def test_an_error_of_a_class_that_others_do_not_have_arrives_as_its_nearest_rela
     assert str(found.error) == "The value 7 is bad; choose another."
 
 
+@pytest.mark.slow
 def test_torchrun_does_one_task_in_two_processes_and_the_first_speaks(tmp_path):
     file = tmp_path / "one"
     with InlinePool() as pool:

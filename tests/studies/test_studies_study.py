@@ -149,6 +149,7 @@ def test_two_seeds_are_two_runs_of_each_size(tmp_path):
     assert len({each.run_id for each in study.runs()}) == 4
 
 
+@pytest.mark.slow
 def test_two_workers_find_what_one_finds(tmp_path, finished):
     found, warnings = again(tmp_path, workers=2)
     assert (found, warnings) == (finished[1], [])

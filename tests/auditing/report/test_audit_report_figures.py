@@ -93,6 +93,7 @@ def test_a_gallery_shows_the_pixels_themselves():
     assert (canvas[top : top + 96, left : left + 96] == enlarged).all()
 
 
+@pytest.mark.slow
 def test_large_images_are_shrunk_and_the_page_says_so():
     worst = make_images(copies_found(50), (3, 256, 256))["worst"]
     assert len(png_bytes(gallery_figure(worst), 100)) < 3_000_000

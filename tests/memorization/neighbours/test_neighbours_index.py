@@ -141,6 +141,7 @@ def test_image_sets_and_arrays_have_the_same_index(tmp_path: Path):
     assert same(NeighbourIndex.load(tmp_path / "index", array), NeighbourIndex.build(held))
 
 
+@pytest.mark.slow
 def test_very_large_images_have_fewer_directions_and_the_same_neighbours():
     references = np.random.default_rng(0).normal(0, 1, (40, 1)) * np.linspace(0, 1, 600_000, dtype=np.float32)
     references = (100 + 30 * references).clip(0, 255).astype(np.uint8)

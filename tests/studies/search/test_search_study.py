@@ -124,6 +124,7 @@ def test_more_epochs_go_on_from_the_training_that_is_there(copied, monkeypatch):
     assert min(seen) == 40 * 8
 
 
+@pytest.mark.slow
 def test_two_studies_on_one_store_share_their_trainings(tmp_path, monkeypatch):
     store = tmp_path / "store"
     carried_out(tmp_path / "one", "levels={'8': {model.channels: 8}}", store=store)
@@ -137,6 +138,7 @@ def test_two_studies_on_one_store_share_their_trainings(tmp_path, monkeypatch):
     assert open_search(tmp_path / "two").store == store.resolve()
 
 
+@pytest.mark.slow
 def test_a_training_that_another_study_has_is_waited_for_and_used(tmp_path, monkeypatch):
     """The lease is held by another owner until, as seen from here, it has done the work."""
     study = SearchStudy(tiny_recipe("levels={'8': {model.channels: 8}}", "search.most_sizes=2"), tmp_path)
