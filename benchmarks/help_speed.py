@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-BAR = 0.5
+BAR = 0.3
 
 
 def _seconds(command: list[str]) -> float:
