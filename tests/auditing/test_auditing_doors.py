@@ -18,6 +18,8 @@ from diffmem.sampling import generate
 from diffmem.training import TrainingConfig
 from diffmem.training.config import EmaConfig, EvaluationConfig
 
+pytestmark = pytest.mark.slow  # two networks are trained; the doors have tests of their own
+
 NUMBER = 320
 TRAINING, HELDOUT, FEW = digits(700, 800, 16, seed=4)
 MODEL = ModelConfig(
