@@ -99,8 +99,8 @@ def audit(
         report: Called with lines that say how long the work will take, where that is long.
         device: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
         options: Fields of `AuditOptions`, for example num, target, private, deduplicated, seed, or these as one object, `options`;
-            further fields of `AuditRequest`. `transforms` may be
-            written as 'flip+shift2', `features` as ['inception'], `canaries` as a path; `allow_pickle` is that of `open_model`.
+            further fields of `AuditRequest`. `transforms` may be written as 'flip+shift2', `features` as ['inception'], `canaries` as a
+            path; `allow_pickle` is that of `open_model`.
 
     Raises:
         UserError: Images or the model cannot be read, or do not go together.

@@ -116,7 +116,7 @@ def train(
     report(f"{run.folder}: {len(training_set)} images, {run.model.describe()}; {run.training.describe()}")
     with show_progress("Training") as progress:
         snapshot = run.fit(device=device, progress=progress, warn=warn)
-    if not isinstance(images, ImageSet) and isinstance(images, str | Path):
+    if isinstance(images, str | Path):
         remember_data(run.folder, str(images))
     return Trained(run, snapshot, device)
 

@@ -18,7 +18,7 @@ from diffmem.memorization import Measurement, Neighbours, Rate, RatioRule, proto
 from diffmem.memorization import measure as measure_images
 from diffmem.memorization.examples import Example
 from diffmem.memorization.features import open_features
-from diffmem.progress import part_of, show_progress
+from diffmem.progress import parts_of, show_progress
 from diffmem.reports.gallery import gallery_figure
 from diffmem.reports.html import png_bytes
 from diffmem.runs.opening import open_run, remember_data, snapshots_of
@@ -241,8 +241,7 @@ def measure_run(
     if training is not None:
         remember_data(where, str(training))
     with show_progress("Measuring") as progress:
-        for number, seen in enumerate(points):
-            part = part_of(progress, number / len(points), 1 / len(points))
+        for seen, part in parts_of(progress, points):
             run.evaluate(seen, sampling, chosen.samples, features, device=device, progress=part, warn=warn)
         run.measure_null(device=device, warn=warn)
     details: dict[str, object] = {

@@ -82,7 +82,7 @@ def check_size(width: int, height: int, frames: int, name: str) -> None:
     """Refuse an image that is larger than images to train on are.
 
     Raises:
-        UserError: It has a side of more than 65,535 pixels, more than 64 million pixels, or more than a thousand million
+        UserError: It has a side of more than 65,535 pixels, more than 64 million pixels, or more than 10^9
             pixels in all frames together.
     """
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
