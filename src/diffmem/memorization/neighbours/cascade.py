@@ -27,8 +27,8 @@ from diffmem.memorization.neighbours.index import BLOCK_BYTES, NeighbourIndex, s
 from diffmem.memorization.neighbours.rows import Rows, full_precision
 from diffmem.memorization.neighbours.search import PIECE_BYTES, Best, search
 from diffmem.memorization.neighbours.sketch import Cuts, Sketch, ceilings, fit_basis, tail_share
-from diffmem.memorization.neighbours.workers import dealt, even_parts
 from diffmem.progress import Progress
+from diffmem.threads import dealt, even_parts
 
 __all__ = ["cascade", "index_pays", "indexed_search"]
 

@@ -29,8 +29,8 @@ from diffmem.memorization.neighbours.rows import (
     rows_of,
 )
 from diffmem.memorization.neighbours.sketch import FIT_BYTES, Cuts, Sketch, fit_basis
-from diffmem.memorization.neighbours.workers import dealt, even_parts, one_thread
 from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.threads import dealt, even_parts, one_thread
 
 __all__ = ["NeighbourIndex", "index_for"]
 

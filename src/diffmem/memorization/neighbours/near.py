@@ -20,8 +20,8 @@ from diffmem.memorization.neighbours.index import NeighbourIndex
 from diffmem.memorization.neighbours.rows import UNIT, Rows, array_of, full_precision
 from diffmem.memorization.neighbours.search import PIECE_BYTES, Best
 from diffmem.memorization.neighbours.sketch import ceilings, projection_error
-from diffmem.memorization.neighbours.workers import dealt, even_parts
 from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.threads import dealt, even_parts
 
 __all__ = ["NearPairs", "pairs_within"]
 

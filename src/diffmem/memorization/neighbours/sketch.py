@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from diffmem.memorization.neighbours.rows import SUM, UNIT, Rows, float64_norms
-from diffmem.memorization.neighbours.workers import one_thread
+from diffmem.threads import one_thread
 
 __all__ = ["FIT_BYTES", "Cuts", "Sketch", "ceilings", "fit_basis", "projection_error", "slack", "tail_share"]
 

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from diffmem.memorization.neighbours.workers import dealt, even_parts, one_thread
+from diffmem.threads import dealt, even_parts, one_thread
 
 
 @pytest.fixture(params=[1, 2, 4])
