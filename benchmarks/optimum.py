@@ -24,10 +24,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from diffmem.optimum.bundle import Evaluations
 from torch import Tensor
 
 from diffmem.data import ImageSet, open_images
-from diffmem.optimum.bundle import Evaluations
 from diffmem.optimum.optimum import Optimum
 from diffmem.sampling import SamplerConfig
 from diffmem.sampling.samplers import sample_latents

@@ -53,7 +53,6 @@ def shares_of_an_optimum():
     found = []
     for sigma in (80.0, 1.0, 0.1, 0.002):
         found.append(optimum(clean + sigma * noise, sigma, wanted).numpy())
-    assert optimum.follow() is optimum or here.size == 1
     posterior = optimum.posterior(clean + noise, 1.0, wanted)
     return np.stack(found), torch.stack([posterior.entropy, posterior.nearest_weight]).numpy()
 

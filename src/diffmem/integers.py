@@ -8,6 +8,7 @@ extreme values finds out what holds here, once per process and device.
 from __future__ import annotations
 
 import functools
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ __all__ = ["PIECE", "IntegerProducts", "digits_of", "integer_products", "largest
 PIECE = 1 << 16  # terms of a sum in int32: 131,072 products of -128 with -128 overflow
 EXACT_TERMS = 1 << 10  # terms of a sum of such products that float32 holds: 2^24
 PROBE = (128, 1024, 64)
+SLOW = 3.0
 _Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 
@@ -67,6 +69,11 @@ def emulated(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def _native(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    # The strides of a side of length 1 are arbitrary, and oneDNN reads them all the same.
+    left, right = (
+        each.clone(memory_format=torch.contiguous_format) if 1 in each.shape else each
+        for each in (left, right)
+    )
     if left.device.type != "cuda":
         return torch._int_mm(left, right) if out is None else torch._int_mm(left, right, out=out)
     # cuBLAS wants more than 16 rows, and the other sizes to be multiples of 8.
@@ -105,8 +112,9 @@ def _probed(device: str) -> IntegerProducts:
         except (RuntimeError, NotImplementedError):
             break
         if exact:
-            faster = _seconds(_native, left, right) < 1.2 * _seconds(emulated, left, right)
-            return IntegerProducts(bits, faster) if faster else IntegerProducts(8, False)
+            # Where torch has no instructions for it, it is slower by far; a small difference may be other work on the machine.
+            slow = _seconds(_native, left, right) > SLOW * _seconds(emulated, left, right)
+            return IntegerProducts(8, False) if slow else IntegerProducts(bits, True)
     return IntegerProducts(8, False)
 
 
@@ -127,22 +135,26 @@ def largest_whole(count: int, bits: int) -> int:
     return ((1 << (bits - 1)) - 1) << (bits * (count - 1))
 
 
-def digits_of(whole: Tensor, count: int, bits: int) -> list[Tensor]:
-    """Write whole numbers as digits between -2^(bits - 1) and 2^(bits - 1) - 1, the most significant first.
+def digits_of(whole: Tensor, count: int, bits: int) -> Tensor:
+    """Write whole numbers as digits between -2^(bits - 1) and 2^(bits - 1) - 1.
 
     Args:
-        whole: Int64, of size at most `largest_whole(count, bits)`.
+        whole: Int32 or int64 (..., n), contiguous, of size at most `largest_whole(count, bits)`; it may be overwritten.
         count: Number of digits.
         bits: Of a digit, at most 8.
 
     Returns:
-        `count` int8 tensors d_1, d_2, ... with whole = sum over k of 2^(bits (count - k)) d_k.
+        Digits d_0, d_1, ..., the least significant first, with whole = sum over k of 2^(bits k) d_k: int8 (..., n, count).
     """
-    half, mask = 1 << (bits - 1), (1 << bits) - 1
+    half = 1 << (bits - 1)
+    if bits == 8 and sys.byteorder == "little":
+        # Digits are bytes, moved from 0..255 to -128..127, which carries over to the next one; the last keeps its sign.
+        middle = sum(half << (8 * at) for at in range(count - 1))
+        stored: Tensor = whole.add_(middle).bitwise_xor_(middle).view(torch.int8)
+        return stored.view(*whole.shape, whole.element_size())[..., :count]
     found = []
     for _ in range(count - 1):
-        low = (whole + half & mask) - half
+        low = (whole + half & 2 * half - 1) - half
         found.append(low.to(torch.int8))
         whole = (whole - low) >> bits
-    found.append(whole.to(torch.int8))
-    return found[::-1]
+    return torch.stack([*found, whole.to(torch.int8)], -1)

@@ -6,14 +6,14 @@ shared each operation would wait for each other at its end, and on a busy machin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 
-__all__ = ["dealt", "even_parts", "one_thread"]
+__all__ = ["dealt", "even_parts", "one_thread", "pulled"]
 
 FEWEST = 64  # items of a slice for which it pays to wake a thread
 
@@ -66,3 +66,13 @@ def even_parts(count: int, largest: int) -> list[slice]:
     if count >= FEWEST * threads:
         parts = -(-parts // threads) * threads
     return [slice(count * at // parts, count * (at + 1) // parts) for at in range(parts)]
+
+
+def pulled(work: Callable[[Iterator[_Item]], _Result], items: Iterable[_Item]) -> list[_Result]:
+    """Return `work(iterator)` of as many threads as torch may use, which take the items from one iterator; gradients are off.
+
+    So each thread has buffers of its own for all the items that it takes, and none waits for a slower one.
+    """
+    shared = iter(list(items))  # taking the next item of a list's iterator is atomic
+    count = torch.get_num_threads()
+    return list(dealt(lambda _: work(shared), range(count)))

@@ -24,7 +24,7 @@ from torch import Tensor
 from diffmem.attacks.asking import check_finite, denoised, encoded, generator_of, labels_of
 from diffmem.errors import UserError
 from diffmem.memorization.records import Record
-from diffmem.models import Denoiser
+from diffmem.models import Denoiser, Refinable
 from diffmem.progress import NO_PROGRESS, Progress
 
 __all__ = [
@@ -218,6 +218,8 @@ class _Model:
         with torch.no_grad():  # what failed for another reason fails again
             kind = self.clean(x, label).dtype
         self.derivative, self._step = "differences", _STEP.get(kind, max(_STEP.values())) * self.sigma
+        if isinstance(self.denoiser, Refinable):
+            self.denoiser = self.denoiser.refined()
 
     def products(self, x: Tensor, v: Tensor, label: Tensor | None) -> Tensor:
         """Return v_j' J v_j of each direction v (m, C, H, W) at one image x: float64 (m,)."""
@@ -229,7 +231,6 @@ class _Model:
             return (slopes.double() * v).flatten(1).sum(1)
         with torch.no_grad():
             step = self._step / v.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
-            # Both sides in one call: what the optimum leaves out is then the same for both.
             ahead, behind = self.clean(torch.cat([x + step * v, x - step * v]), label).double().chunk(2)
             rises: Tensor = (ahead - behind) * v / (2 * step)
             return rises.flatten(1).sum(1)

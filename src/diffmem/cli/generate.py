@@ -48,8 +48,8 @@ def generate(
         set_: Change a setting of the sampler, key=value, for example steps=40; may be repeated.
         batch_size: Images at a time.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
-        workspace: With --optimum: megabytes it may use beside the images. What it keeps of a batch is 32 bytes per
-            generated image and image of the set; batches that do not fit are followed in parts.
+        workspace: With --optimum: megabytes it may use beside two copies of the images, one byte for each value. Batches that
+            need more are computed in parts.
     """
     from diffmem.api.denoisers import check_samples_file
     from diffmem.api.denoisers import generate as generate_images
@@ -101,11 +101,10 @@ def _print_evaluations(denoiser: Denoiser) -> None:
 
     if not isinstance(denoiser, Optimum):
         return
-    tally = denoiser.evaluations
-    if tally.asked:
+    if denoiser.work.calls:
         print(
-            f"image evaluations: {tally.computed:,} of the {tally.asked:,} of dense passes"
-            f" ({tally.computed / tally.asked:.1%}); skipped: less than {denoiser.tolerance:g} of the weight at every call"
+            f"denoised {denoiser.work.queries:,} times, at any pixel within {denoiser.work.bound:.1e} of the formula (proven;"
+            " images are in [-1, 1])"
         )
 
 

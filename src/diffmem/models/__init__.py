@@ -1,7 +1,7 @@
 """M: what denoises."""
 
 from diffmem.models.config import ModelConfig, build_denoiser, count_parameters
-from diffmem.models.denoiser import Denoiser, Followable, Latent, Origin, pixel_shape_of
+from diffmem.models.denoiser import Denoiser, Latent, Origin, Refinable, pixel_shape_of
 from diffmem.models.discrete import DiscreteDenoiser
 from diffmem.models.function import FunctionDenoiser, function_denoiser
 from diffmem.models.latent import LatentDenoiser
@@ -19,7 +19,6 @@ __all__ = [
     "VP",
     "Denoiser",
     "DiscreteDenoiser",
-    "Followable",
     "FunctionDenoiser",
     "Latent",
     "LatentDenoiser",
@@ -27,6 +26,7 @@ __all__ = [
     "Origin",
     "Preconditioned",
     "Preconditioning",
+    "Refinable",
     "build_denoiser",
     "count_parameters",
     "from_edm_state_dict",

@@ -20,9 +20,9 @@ from diffmem.errors import UserError
 __all__ = [
     "Denoiser",
     "DescribedDenoiser",
-    "Followable",
     "Latent",
     "Origin",
+    "Refinable",
     "checked_labels",
     "checked_levels",
     "count_parameters",
@@ -72,11 +72,11 @@ class Denoiser(Protocol):
 
 
 @runtime_checkable
-class Followable(Protocol):
-    """A denoiser that answers the successive calls of one sampler faster than unrelated ones."""
+class Refinable(Protocol):
+    """A denoiser that can be more precise than it is, at a price: for differences of its results."""
 
-    def follow(self) -> Denoiser:
-        """Return a denoiser for the calls of one sampler with one batch; it gives the same results."""
+    def refined(self) -> Denoiser:
+        """Return the same denoiser with errors of at most 1e-10 in float64."""
 
 
 @runtime_checkable

@@ -7,8 +7,10 @@ D*(x; sigma) = sum_i p_i y_i with p = softmax_i(-|x - y_i|^2 / (2 sigma^2)) and 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -16,14 +18,19 @@ from torch import Tensor
 
 from diffmem.data.images import ImageSet
 from diffmem.errors import UserError
-from diffmem.models.denoiser import Denoiser, DescribedDenoiser, checked_levels
-from diffmem.optimum.bundle import Bundle, Evaluations
-from diffmem.optimum.posterior import SCALE, Batch
+from diffmem.models.denoiser import DescribedDenoiser, checked_levels
+from diffmem.optimum.pixels import MIDDLE
+from diffmem.optimum.points import SCALE
+from diffmem.optimum.posterior import Queries
 from diffmem.optimum.references import References
 
-__all__ = ["Following", "Optimum", "Posterior"]
+__all__ = ["Optimum", "Posterior", "Work"]
 
-STATE = 32  # bytes of the products of a query with an image: of three points and a mean
+REFINED = 1e-10
+QUERY_BYTES = (
+    160  # of a call, for each value of each query: sums of 4 digits in two threads, and parts of the query
+)
+BLOCK_BYTES = 1 << 17  # for each query: its scores and weights in the blocks that are worked on
 
 
 class Posterior(NamedTuple):
@@ -40,39 +47,52 @@ class Posterior(NamedTuple):
     nearest_weight: Tensor
 
 
+@dataclass
+class Work:
+    """What an optimum was asked, and how precise its answers are.
+
+    Attributes:
+        calls: Calls of the denoiser.
+        queries: Noisy images that were denoised.
+        bound: The largest proven error of a result, at any pixel, in [-1, 1] units.
+    """
+
+    calls: int = 0
+    queries: int = 0
+    bound: float = 0.0
+
+
 class Optimum(DescribedDenoiser):
     """The `Denoiser` that training would end on with unlimited capacity: D*(x; sigma).
 
-    For sigma from 0.002 and values of x up to 1000, a result is within 2e-6 of the formula in exact arithmetic for
-    every N: images left out move it by at most 2 `OMITTED`; errors of the logits by at most `LOGIT_ERROR`, as their
-    covariance with values in [-1, 1] is no larger; float64 sums over the images by less than N 1e-16. A float32 result
-    is rounded once more, by at most 6e-8. Only such errors can depend on the rest of the batch.
+    Results are those of the formula in exact arithmetic but for an error whose bound is proven for the call at hand (see
+    `posterior`): at most `tolerance`, where float64 holds the query to that precision (for sigma from 0.002 and values up to 1000 it
+    does). `work.bound` is the largest so far; what is seen is about a hundredth of it. A float32 result is rounded once more, by at
+    most 6e-8. Only such errors can depend on the rest of the batch.
 
     Args:
-        images: The training set. Its pixels stay uint8.
+        images: The training set. A copy of its pixels is made, of one byte each, unless that took more than a quarter of the memory;
+            then they are read again at each call.
         conditional: Whether a query's label restricts the mean to the images of that class.
-        device: Where to compute. The pixels are moved there once if they fill at most half of the free memory;
-            otherwise each block is moved when it is needed.
+        device: Where to compute.
         workspace_bytes: Memory for a call beside its arguments and its result, whatever N. If it is too small for one
             query and one image, these are processed one by one all the same.
         shared: Whether `images` are this process's share of the training set, of processes that run together. They
             call together, with equal arguments; sums are combined by log-sum-exp, so all get the mean over all shares.
             Labels are those of the whole set.
+        tolerance: How far a result may be off at any pixel, 1e-12 to 0.01, in [-1, 1] units.
 
     Attributes:
         sigma_min: 0: any positive noise level is allowed.
         sigma_max: Infinite.
-        tolerance: Largest posterior weight that `follow` leaves out by default.
-        references: The images.
-        evaluations: What following trajectories has taken so far, of all `follow`.
+        work: What was asked so far.
 
     Raises:
-        UserError: `conditional` is set but the images have no labels, or `workspace_bytes` is below 1.
+        UserError: `conditional` is set but the images have no labels, `workspace_bytes` is below 1, or the tolerance is out of range.
     """
 
     sigma_min: float = 0.0
     sigma_max: float = math.inf
-    tolerance: float = 1e-6
 
     def __init__(
         self,
@@ -82,14 +102,20 @@ class Optimum(DescribedDenoiser):
         device: torch.device | str = "cpu",
         workspace_bytes: int = 256 * 2**20,
         shared: bool = False,
+        tolerance: float = 2e-5,
     ) -> None:
+        if workspace_bytes < 1:
+            raise UserError(f"The workspace must have at least 1 byte, not {workspace_bytes}.")
+        if not 1e-12 <= tolerance <= 0.01:
+            raise UserError(f"The tolerance must be between 1e-12 and 0.01, not {tolerance:g}.")
         self.device = torch.device(device)
-        self.references = References(images, conditional, self.device, workspace_bytes, shared)
-        self.image_shape, self.num_labels = images.shape, self.references.num_labels
-        self.evaluations = Evaluations()
+        self._images = References(images, conditional, self.device, shared)
+        self._workspace, self.tolerance = workspace_bytes, tolerance
+        self.image_shape, self.num_labels = images.shape, self._images.num_labels
+        self.work = Work()
 
     def _text(self) -> str:
-        return f"closed-form optimum of {self.references.count(-1):,} images"
+        return f"closed-form optimum of {self._images.count(-1):,} images"
 
     @torch.no_grad()
     def __call__(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
@@ -109,106 +135,46 @@ class Optimum(DescribedDenoiser):
                 class does not exist or has no images.
         """
         out = torch.empty_like(x, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
-        for which, batch in self._batches(x, sigma, labels):
-            sums = self.references.summed(batch, self.references.pixels.dim)
-            mean = sums.mean.div_(sums.total[:, None]).div_(SCALE).sub_(1)
+        self.work.calls += 1
+        self.work.queries += len(x)
+        for which, queries in self._queries(x, sigma, labels):
+            answer = queries.averaged()
+            self.work.bound = max(self.work.bound, float(answer.bound.max()))
+            mean = answer.mean.add_(MIDDLE).div_(SCALE).sub_(1)
             out[which] = mean.reshape(-1, *self.image_shape).to(out.dtype)
+        out[~torch.isfinite(x).flatten(1).all(1)] = math.nan
         return out
 
     @torch.no_grad()
     def posterior(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Posterior:
         """Return how the weights spread, to 1e-5 nats of entropy; arguments and errors are those of a call."""
         out = torch.empty(3, len(x), dtype=torch.float64, device=x.device)
-        for which, batch in self._batches(x, sigma, labels):
-            sums = self.references.summed(batch, 0)
-            entropy = (sums.total.log() - sums.moment / sums.total).clamp_min(0)
-            out[:, which] = torch.stack([entropy, entropy.exp(), 1 / sums.total])
+        for which, queries in self._queries(x, sigma, labels):
+            mass, moment = queries.moments()
+            entropy = (mass.log() - moment / mass).clamp_min(0)
+            out[:, which] = torch.stack([entropy, entropy.exp(), 1 / mass])
         return Posterior(*out)
 
-    def follow(self, tolerance: float | None = None) -> Denoiser:
-        """Return this denoiser for the successive calls of one batch along its trajectories: see `Following`.
+    def refined(self) -> Optimum:
+        """Return the same denoiser with errors of at most 1e-10, for differences of its results; it takes a few times as long."""
+        other = copy.copy(self)
+        other.tolerance = min(self.tolerance, REFINED)
+        return other
 
-        Args:
-            tolerance: Posterior weight that may be left out; the attribute if none.
-
-        Shares of several processes, and a workspace too small for the state of one trajectory, leave it as it is.
-        """
-        mine = self.references
-        if mine.shared or STATE * len(mine.pixels) > mine.workspace // 2:
-            return self
-        return Following(mine, self.tolerance if tolerance is None else tolerance, self.evaluations)
-
-    def _batches(
+    def _queries(
         self, x: Tensor, sigma: Tensor | float, labels: Tensor | None
-    ) -> Iterator[tuple[Tensor, Batch]]:
+    ) -> Iterator[tuple[Tensor, Queries]]:
         """Check the arguments; yield positions of queries that share their images, and these queries."""
         levels = checked_levels(x, sigma, self.image_shape)
-        # Bytes of a query, its parts and its mean, while those of the batch before are still in use.
-        most = max(1, self.references.workspace // 2 // (96 * self.references.pixels.dim))
-        for label, group in self.references.grouped(labels, len(x)):
-            for which in torch.split(group.to(x.device), most):
-                yield which, self.references.batch(x[which].flatten(1), levels[which], label)
-
-
-class Following:
-    """The `Denoiser` D*(x; sigma) for the calls of one sampler with one batch: each image is compared only while it can matter.
-
-    Between calls of a sampler, the weights of the training images are known to change in ways that can be bounded. It is called
-    like the `Optimum` that it comes from, with the points of one batch, call after call, and answers each query in the cheapest
-    way that is certain (`bundle`):
-
-    1. From a certificate: the images that had weight before are all that can have any (`certificate`).
-    2. From the images that bounds leave over: the products with all images are bounded in few directions (`directions`).
-    3. From a pass over all images; their products follow from those of the points before (`tracked`).
-
-    Any sequence of points is answered rightly: only the cost depends on how far they are apart.
-
-    Results are those of the `Optimum` to 1e-5 in [-1, 1] units in every test. What is proven of the difference is the sum of two
-    parts. Images that are left out hold at most `tolerance` of the weight, which moves a result by at most twice that. And logits
-    are off by at most `evaluations.rounding` (about 2e-3 at most; what was seen is a thousandth of it), root mean square under the
-    weights, which moves a result by at most as much, to first order: the covariance with pixels, whose deviation is at most 1.
-
-    Args:
-        references: The images of the optimum.
-        tolerance: Largest posterior weight of all images together that may be left out, in (0, 0.01].
-        evaluations: Where to count what following takes.
-
-    Raises:
-        UserError: The tolerance is out of range.
-    """
-
-    sigma_min: float = 0.0
-    sigma_max: float = math.inf
-
-    def __init__(self, references: References, tolerance: float, evaluations: Evaluations) -> None:
-        if not 0 < tolerance <= 0.01:
-            raise UserError(f"The tolerance must be above 0 and at most 0.01, not {tolerance:g}.")
-        self._references, self.tolerance, self.evaluations = references, tolerance, evaluations
-        self.image_shape, self.num_labels = references.image_shape, references.num_labels
-        self.device = references.pixels.device
-        self._labels: tuple[int, list[int]] | None = None
-        self._bundles: list[Bundle] = []
-
-    @torch.no_grad()
-    def __call__(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
-        """Denoise the batch at its next points; arguments, result and errors are those of `Optimum`.
-
-        A batch of another size or with other labels starts anew.
-        """
-        levels = checked_levels(x, sigma, self.image_shape)
-        given = (len(x), [] if labels is None else labels.reshape(-1).tolist())
-        if given != self._labels:
-            self._bundles = []
-            for label, group in self._references.grouped(labels, len(x)):
-                most = max(1, self._references.workspace // 2 // (STATE * self._references.count(label)))
-                self._bundles += [
-                    Bundle(self._references, which, label, self.tolerance, self.evaluations)
-                    for which in torch.split(group.to(self.device), most)
-                ]
-            self._labels = given
-        out = torch.empty_like(x, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
-        self.evaluations.calls += 1
-        for bundle in self._bundles:
-            mean = bundle(x[bundle.which].flatten(1).double(), levels[bundle.which])
-            out[bundle.which] = mean.reshape(-1, *self.image_shape).to(out.dtype)
-        return out
+        images = self._images
+        half = self._workspace // 2
+        size = max(1, half // (QUERY_BYTES * images.pixels.dim + BLOCK_BYTES))
+        for label, group in images.grouped(labels, len(x)):
+            for which in torch.split(group.to(x.device), size):
+                most = max(1, half // ((4 if self.tolerance > 1e-5 else 8) * len(which)))
+                rows = torch.nan_to_num(x[which].flatten(1), nan=0.0, posinf=0.0, neginf=0.0)
+                parts = images.stretches(label, most)
+                yield (
+                    which,
+                    Queries(images, parts, images.count(label), rows, levels[which], self.tolerance),
+                )

@@ -1,22 +1,25 @@
-"""The training images of an optimum as rows of whole grey levels, taken a block at a time."""
+"""The training images of an optimum as rows of int8, and what error bounds need to know of them."""
 
 from __future__ import annotations
 
 import math
+import os
 import warnings
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from diffmem.data.images import ImageSet
-from diffmem.distributed import world
+from diffmem.integers import digits_of, integer_products
+from diffmem.threads import dealt
 
-__all__ = ["Pixels", "rows_of"]
+__all__ = ["MIDDLE", "Pixels", "rows_of"]
 
-CPU_ROWS = 1024  # larger blocks leave the cache
-DOUBLE_ROWS = 256
-CHUNK = 128  # values that a float32 product sums at a time: fewer round less, and take longer
+MIDDLE = 128  # grey level that rows hold as 0
+ALIGNED = 64  # bytes that rows start at a multiple of
+NORM_DIGITS = 5  # bytes that hold |v|^2 of images of up to 10^7 values
+WRITTEN = 2048  # rows that are prepared at a time
+KEPT = 0.25  # of the memory of the machine, that the rows may take
 
 
 def rows_of(images: ImageSet) -> Tensor:
@@ -27,95 +30,89 @@ def rows_of(images: ImageSet) -> Tensor:
 
 
 class Pixels:
-    """uint8 images (N, dim), in memory or in a memory map, with what error bounds need to know of them.
+    """uint8 images (N, dim), in memory or in a memory map, as rows v = image - 128 of int8.
+
+    A row goes on with a 1 and the digits of |v|^2, so that a product of weights with rows also gives their sum and the mean of
+    |v|^2. The rows are kept if they take at most a quarter of the memory; otherwise they are made anew whenever they are needed.
+
+    Args:
+        images: The images.
+        device: Where the rows are.
+        order: Which image each row holds, int64 (N,); the images as they come, if none.
 
     Attributes:
-        device: Where blocks are computed with.
         dim: Number of values of an image.
-        centre: A vector c of whole numbers near the mean, float64 (dim,); q = image - c is exact in every type.
-        norms: |q|^2, exact, float64 (N,).
-        largest: The largest |image|.
-        largest_square: The largest |q|^2.
-        height: Rows of a block.
+        products: How rows are multiplied.
+        norms: |v|^2, exact, float64 (N,).
+        longest: The largest |v|.
     """
 
-    def __init__(
-        self, images: ImageSet, device: torch.device, workspace_bytes: int, shared: bool = False
-    ) -> None:
+    def __init__(self, images: ImageSet, device: torch.device, order: Tensor | None = None) -> None:
         self.device, self.dim = device, math.prod(images.shape)
-        self._rows = rows_of(images)
-        if device.type == "cuda" and 2 * self._rows.numel() <= torch.cuda.mem_get_info(device)[0]:
-            self._rows = self._rows.to(device)
-        self.stored_on = self._rows.device
-        self.height = max(
-            1, min(CPU_ROWS if device.type == "cpu" else 1 << 14, workspace_bytes // (16 * self.dim))
-        )
-        count = len(images)
-        self.centre = self._rows[:: max(1, count // 256)].to(device).double().mean(0).round_()
-        if shared:  # scores of several processes compare only if all have one centre
-            self.centre = world().broadcast(self.centre.cpu()).to(device)
-        self._offset = self.centre.float()
-        self._single = torch.empty(self.height, self.dim, device=device)
-        self._double = self.centre.new_empty(min(DOUBLE_ROWS, self.height), self.dim)
-        self.norms = self.centre.new_empty(count)
-        largest = 0.0
-        for part in self.parts():
-            rows = self.block(part).float()
-            largest = max(largest, float(rows.square().sum(1, dtype=torch.float64).max()))
-            rows = rows.sub_(self._offset).square_()
-            self.norms[part] = rows.sum(1, dtype=torch.float64)
-        self.largest, self.largest_square = math.sqrt(largest), float(self.norms.max())
+        self.products = integer_products(device)
+        self._images, self._order = rows_of(images), order
+        count, width = len(images), -(-(self.dim + 1 + NORM_DIGITS) // ALIGNED) * ALIGNED
+        self.width = width
+        self._rows: Tensor | None = None
+        if count * width <= KEPT * _memory_of(device):
+            self._rows = torch.empty(count, width, dtype=torch.int8, device=device)
+        self.norms = torch.empty(count, dtype=torch.float64, device=device)
+        for _ in dealt(
+            self._prepare, [slice(at, min(at + WRITTEN, count)) for at in range(0, count, WRITTEN)]
+        ):
+            pass
+        self.longest = math.sqrt(float(self.norms.max())) if count else 0.0
+
+    def _prepare(self, part: slice) -> None:
+        rows = self._made(part)
+        values = rows[:, : self.dim].float()
+        # Up to 1,024 squares of bytes add up exactly in float32.
+        squares = [torch.linalg.vecdot(some, some).double() for some in torch.split(values, 1024, 1)]
+        self.norms[part] = torch.stack(squares).sum(0)
+        if self._rows is not None:
+            self._write_norms(rows, self.norms[part])
+            self._rows[part] = rows
+
+    def _write_norms(self, rows: Tensor, norms: Tensor) -> None:
+        digits = digits_of(norms.long(), NORM_DIGITS, 8)
+        rows[:, self.dim + 1 : self.dim + 1 + NORM_DIGITS] = digits
+
+    def _made(self, which: slice | Tensor) -> Tensor:
+        """Return rows, but for the digits of |v|^2, from the images."""
+        if self._order is not None:
+            which = self._order[which]
+        if isinstance(which, Tensor):
+            # Copies whole rows; indexing by a tensor goes value by value.
+            images = self._images.index_select(0, which.to(self._images.device))
+        else:
+            images = self._images[which]
+        images = images.to(self.device)
+        rows = torch.zeros(len(images), self.width, dtype=torch.int8, device=self.device)
+        torch.bitwise_xor(images.view(torch.int8), -MIDDLE, out=rows[:, : self.dim])
+        rows[:, self.dim] = 1
+        return rows
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._images)
 
-    def parts(self) -> Iterator[slice]:
-        """Yield the blocks of all rows."""
-        for at in range(0, len(self), self.height):
-            yield slice(at, min(at + self.height, len(self)))
+    def rows(self, which: slice | Tensor) -> Tensor:
+        """Return rows, int8 (n, width): v, 1, the digits of |v|^2, and padding."""
+        if self._rows is not None:
+            return self._rows[which] if isinstance(which, slice) else self._rows.index_select(0, which)
+        rows = self._made(which)
+        self._write_norms(rows, self.norms[which])
+        return rows
 
-    def block(self, which: slice | Tensor) -> Tensor:
-        """Return rows, uint8 (n, dim), on the device."""
-        if isinstance(which, slice):
-            return self._rows[which].to(self.device)
-        # Copies whole rows; indexing by a tensor goes value by value.
-        return self._rows.index_select(0, which.to(self.stored_on)).to(self.device)
+    def norms_of_sums(self, sums: Tensor) -> Tensor:
+        """Return the sums of |v|^2 from those of the columns that hold its digits, float64 (width, B)."""
+        total = torch.zeros_like(sums[0])
+        for part in sums[self.dim + 1 : self.dim + 1 + NORM_DIGITS].flip(0):
+            total = total.mul_(256).add_(part)
+        return total
 
-    def norms_of(self, which: slice | Tensor) -> Tensor:
-        """Return |q|^2 of rows."""
-        return self.norms[which] if isinstance(which, slice) else self.norms[which.to(self.device)]
 
-    def centred(self, which: slice | Tensor) -> Tensor:
-        """Return rows q = image - c, float32 (n, dim); at most `height` rows share one buffer: use them before the next call."""
-        block = self.block(which)
-        if len(block) <= self.height:
-            return self._single[: len(block)].copy_(block).sub_(self._offset)
-        return block.float().sub_(self._offset)
-
-    def products(self, vector: Tensor) -> Tensor:
-        """Return the inner products of all rows with a vector, float64 (N,)."""
-        out = torch.empty_like(self.norms)
-        for part in self.parts():
-            torch.mv(self.centred(part).double(), vector, out=out[part])
-        return out
-
-    @staticmethod
-    def chunked_product(rows: Tensor, left: Tensor) -> Tensor:
-        """Return rows (n, dim) times `left` (dim, B), float32 (n, B), from sums of `CHUNK` values."""
-        count, dim = rows.shape
-        chunks, done = dim // CHUNK, dim // CHUNK * CHUNK
-        out = rows.new_zeros(count, left.shape[1])
-        if chunks:
-            parts = rows[:, :done].reshape(count, chunks, CHUNK).transpose(0, 1)
-            torch.sum(torch.bmm(parts, left[:done].reshape(chunks, CHUNK, -1)), 0, out=out)
-        if done < dim:
-            out.addmm_(rows[:, done:], left[done:])
-        return out
-
-    def double_product(self, rows: Tensor, left: Tensor, out: Tensor) -> None:
-        """Write rows (n, dim) times `left`, float64 (dim, B), into `out`, float64 (n, B)."""
-        right = left.T  # this order is faster than the other
-        for at in range(0, len(rows), DOUBLE_ROWS):
-            part = rows[at : at + DOUBLE_ROWS]
-            product = right @ self._double[: len(part)].copy_(part).T
-            out[at : at + DOUBLE_ROWS] = product.T
+def _memory_of(device: torch.device) -> int:
+    """Return the bytes of memory that a device has."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,153 @@
+"""Noisy points in int8 digits, and their scores: exact, for points whose distance from the true ones is known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from diffmem.integers import digits_of, largest_whole
+from diffmem.optimum.pixels import MIDDLE, Pixels
+
+__all__ = ["SCALE", "Points", "Reference"]
+
+SCALE = 127.5  # grey levels per unit of y
+MOST_DIGITS = 8
+EXACT_DIGITS = 4  # whose sums float64 holds
+TYPICAL = 0.3  # root mean square of a rounding error, in units of the grid, and a little
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An image for each query, near its best, that scores are relative to: differences of scores are rounded less than scores.
+
+    Attributes:
+        rows: Int8 (B, width).
+        norms: |v|^2, float64 (B,).
+        scores: About 2 w.v - |v|^2, float64 (B,).
+    """
+
+    rows: Tensor
+    norms: Tensor
+    scores: Tensor
+
+    @classmethod
+    def none(cls, pixels: Pixels, count: int) -> Reference:
+        """Return gray images, worse than all others."""
+        rows = torch.zeros(count, pixels.width, dtype=torch.int8, device=pixels.device)
+        norms = torch.zeros(count, dtype=torch.float64, device=pixels.device)
+        return cls(rows, norms, torch.full_like(norms, -torch.inf))
+
+    def better(self, other: Reference) -> Reference:
+        """Return the better image of two for each query."""
+        above = other.scores > self.scores
+        return Reference(
+            torch.where(above[:, None], other.rows, self.rows),
+            torch.where(above, other.norms, self.norms),
+            torch.maximum(self.scores, other.scores),
+        )
+
+    def to(self, device: torch.device) -> Reference:
+        """Return the images on another device."""
+        return Reference(self.rows.to(device), self.norms.to(device), self.scores.to(device))
+
+
+class Points:
+    """Queries w = 127.5 (x + 1) - 128 in grey levels, which can be written in any number of digits.
+
+    Args:
+        pixels: The images that they are compared with.
+        x: Float (B, dim), in [-1, 1] units.
+
+    Attributes:
+        w: Float64 (B, dim).
+    """
+
+    def __init__(self, pixels: Pixels, x: Tensor) -> None:
+        self._pixels, self._bits = pixels, pixels.products.bits
+        self.w = (x.double() + 1).mul_(SCALE).sub_(MIDDLE)
+        self._size = self.w.norm(dim=1)
+        self._largest = self.w.abs().amax(1).clamp_min_(2.0**-900)
+
+    def _grid(self, count: int) -> Tensor:
+        """Return t, the width of the grid that `count` digits reach: a power of two, (B,)."""
+        return torch.exp2(torch.frexp(self._largest / largest_whole(count, self._bits)).exponent.double())
+
+    def enough(self, limit: Tensor) -> int:
+        """Return how many digits keep the rounding of w at most `limit`, (B,), as a rule."""
+        typical = TYPICAL * math.sqrt(self._pixels.dim)
+        count = 1
+        while count < MOST_DIGITS and not bool((self._grid(count) * typical <= limit).all()):
+            count += 1
+        return count
+
+    def rounded(self, count: int, reference: Reference | None = None) -> Rounded:
+        """Return the points in `count` digits."""
+        grid = self._grid(count)[:, None]
+        whole = (self.w / grid).round_()
+        error = torch.addcmul(self.w, whole, grid, value=-1).norm(dim=1)
+        whole = whole.to(torch.int32 if count <= 4 else torch.int64)
+        digits = digits_of(whole, count, self._bits).permute(2, 0, 1).flip(0).flatten(0, 1).T
+        # Reading x rounded it, too.
+        error = error * (1 + 1e-12) + 2.0**-51 * (self._size + SCALE * math.sqrt(self._pixels.dim))
+        return Rounded(self._pixels, digits, 2 * grid[:, 0], error, reference)
+
+
+class Rounded:
+    """Points w~ in digits.
+
+    Args:
+        pixels: The images.
+        digits: The digits of all points, the most significant first, int8 (dim, J B).
+        step: Twice the width of the grid, (B,).
+        error: |w - w~|, rounded up, float64 (B,).
+        reference: What scores are relative to.
+    """
+
+    def __init__(
+        self, pixels: Pixels, digits: Tensor, step: Tensor, error: Tensor, reference: Reference | None
+    ) -> None:
+        self._pixels, self._digits, self._step, self.error = pixels, digits, step, error
+        self._size = len(step)
+        self.count = digits.shape[1] // self._size
+        self._reference: Tensor | None = None
+        if reference is not None and self.count > EXACT_DIGITS:
+            products = pixels.products(reference.rows[:, : pixels.dim], digits)
+            own = products.view(self._size, self.count, self._size).diagonal(dim1=0, dim2=2)
+            self._reference, self._norms = own.double().flatten(), reference.norms
+
+    def buffers(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Return memory for the scores of so many images."""
+        columns, device = self._digits.shape[1], self._digits.device
+        kind = torch.int32 if self._pixels.dim <= 1 << 16 else torch.int64
+        return (
+            torch.empty(rows, columns, dtype=kind, device=device),
+            torch.empty(rows, columns, dtype=torch.float64, device=device),
+        )
+
+    def scores(self, rows: Tensor, norms: Tensor, buffers: tuple[Tensor, Tensor]) -> Tensor:
+        """Return 2 w~.v - |v|^2, less that of the reference, float64 (n, B), in one of the buffers.
+
+        Args:
+            rows: Images, int8 (n, width).
+            norms: |v|^2, float64 (n,).
+            buffers: For at least n images.
+        """
+        products, values = (buffer[: len(rows)] for buffer in buffers)
+        found = self._pixels.products(
+            rows[:, : self._pixels.dim], self._digits, products if products.dtype == torch.int32 else None
+        )
+        values.copy_(found)
+        if self._reference is not None:
+            values.sub_(self._reference)
+        digits = torch.split(values, self._size, 1)
+        base = float(1 << self._pixels.products.bits)
+        for high, low in pairwise(digits):
+            low.add_(high, alpha=base)
+        scores: Tensor = digits[-1].mul_(self._step).sub_(norms[:, None])
+        if self._reference is not None:
+            scores.add_(self._norms)
+        return scores
