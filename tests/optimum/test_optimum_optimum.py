@@ -101,7 +101,7 @@ def test_each_query_has_its_own_noise_level():
     together = optimum(x, torch.tensor(SIGMAS))
     for index, sigma in enumerate(SIGMAS):
         alone = optimum(x[index : index + 1], torch.tensor([sigma]))
-        torch.testing.assert_close(together[index : index + 1], alone, atol=3e-7, rtol=0)
+        torch.testing.assert_close(together[index : index + 1], alone, atol=5e-7, rtol=0)
 
 
 @pytest.mark.parametrize("sigma", SIGMAS)
@@ -112,7 +112,7 @@ def test_the_batch_changes_only_the_rounding(sigma):
     whole = optimum(x, sigma)
     for size in (1, 7):
         parts = torch.cat([optimum(part, sigma) for part in x.split(size)])
-        torch.testing.assert_close(parts, whole, atol=3e-7, rtol=0)
+        torch.testing.assert_close(parts, whole, atol=5e-7, rtol=0)
 
 
 @pytest.mark.parametrize("sigma", [0.002, 1.0, 5.0, 80.0])
@@ -207,8 +207,8 @@ class TestConditional:
         x = noisy(self.pixels, 5.0)
         expected = Optimum(data)(x, 5.0)
         conditional = Optimum(data, conditional=True)
-        torch.testing.assert_close(conditional(x, 5.0), expected, atol=3e-7, rtol=0)
-        torch.testing.assert_close(conditional(x, 5.0, torch.tensor([-1])), expected, atol=3e-7, rtol=0)
+        torch.testing.assert_close(conditional(x, 5.0), expected, atol=5e-7, rtol=0)
+        torch.testing.assert_close(conditional(x, 5.0, torch.tensor([-1])), expected, atol=5e-7, rtol=0)
 
     def test_with_unique_labels_it_returns_the_image_of_the_label(self):
         data = image_set(self.pixels, np.arange(90))

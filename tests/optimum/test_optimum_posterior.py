@@ -26,7 +26,7 @@ from optimum_tools import (
 from diffmem.integers import IntegerProducts
 from diffmem.optimum import optimum as optimum_module
 from diffmem.optimum import pixels as pixels_module
-from diffmem.optimum import posterior
+from diffmem.optimum import posterior, scores, weights
 from diffmem.optimum.optimum import Optimum
 from diffmem.sampling import SamplerConfig
 from diffmem.sampling.samplers import sample_latents
@@ -110,10 +110,11 @@ def test_parts_blocks_and_threads_change_only_the_rounding(monkeypatch, sigma):
     pixels = smooth_pixels(3000)
     x = noisy(pixels, sigma, 8)
     expected = Optimum(image_set(pixels))(x, sigma)
-    monkeypatch.setattr(posterior, "ROWS", 96)
-    monkeypatch.setattr(posterior, "GROUP", 192)
-    monkeypatch.setattr(posterior, "SAMPLE", 40)
-    monkeypatch.setattr(posterior, "PIECE", 400)
+    for module in (scores, weights):
+        monkeypatch.setattr(module, "ROWS", 96)
+    monkeypatch.setattr(scores, "SAMPLE", 40)
+    monkeypatch.setattr(weights, "GROUP", 192)
+    monkeypatch.setattr(weights, "PIECE", 400)
     before = torch.get_num_threads()
     try:
         for threads in (1, 3):
@@ -140,11 +141,9 @@ def test_images_that_do_not_fit_the_memory_are_read_again(monkeypatch):
 def test_at_low_noise_only_the_images_that_matter_are_weighted(monkeypatch):
     pixels = random_pixels(4000)
     seen = []
-    weighted = posterior.Queries._weighted
+    weighted = posterior.weighted
     monkeypatch.setattr(
-        posterior.Queries,
-        "_weighted",
-        lambda self, source, scored: seen.append(len(source)) or weighted(self, source, scored),
+        posterior, "weighted", lambda source, *rest: seen.append(len(source)) or weighted(source, *rest)
     )
     optimum = Optimum(image_set(pixels))
     optimum(noisy(pixels, 0.1, 8), 0.1)

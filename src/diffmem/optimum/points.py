@@ -25,7 +25,7 @@ class Reference:
     """An image for each query, near its best, that scores are relative to: differences of scores are rounded less than scores.
 
     Attributes:
-        rows: Int8 (B, width).
+        rows: Int8 (B, dim).
         norms: |v|^2, float64 (B,).
         scores: About 2 w.v - |v|^2, float64 (B,).
     """
@@ -37,7 +37,7 @@ class Reference:
     @classmethod
     def none(cls, pixels: Pixels, count: int) -> Reference:
         """Return gray images, worse than all others."""
-        rows = torch.zeros(count, pixels.width, dtype=torch.int8, device=pixels.device)
+        rows = torch.zeros(count, pixels.dim, dtype=torch.int8, device=pixels.device)
         norms = torch.zeros(count, dtype=torch.float64, device=pixels.device)
         return cls(rows, norms, torch.full_like(norms, -torch.inf))
 
@@ -76,11 +76,14 @@ class Points:
         """Return t, the width of the grid that `count` digits reach: a power of two, (B,)."""
         return torch.exp2(torch.frexp(self._largest / largest_whole(count, self._bits)).exponent.double())
 
+    def rounding(self, count: int) -> Tensor:
+        """Return about how far `count` digits are from w, (B,)."""
+        return self._grid(count) * (TYPICAL * math.sqrt(self._pixels.dim))
+
     def enough(self, limit: Tensor) -> int:
         """Return how many digits keep the rounding of w at most `limit`, (B,), as a rule."""
-        typical = TYPICAL * math.sqrt(self._pixels.dim)
         count = 1
-        while count < MOST_DIGITS and not bool((self._grid(count) * typical <= limit).all()):
+        while count < MOST_DIGITS and not bool((self.rounding(count) <= limit).all()):
             count += 1
         return count
 
@@ -88,12 +91,13 @@ class Points:
         """Return the points in `count` digits."""
         grid = self._grid(count)[:, None]
         whole = (self.w / grid).round_()
-        error = torch.addcmul(self.w, whole, grid, value=-1).norm(dim=1)
+        stands = whole * grid
+        error = (self.w - stands).norm(dim=1)
         whole = whole.to(torch.int32 if count <= 4 else torch.int64)
         digits = digits_of(whole, count, self._bits).permute(2, 0, 1).flip(0).flatten(0, 1).T
         # Reading x rounded it, too.
         error = error * (1 + 1e-12) + 2.0**-51 * (self._size + SCALE * math.sqrt(self._pixels.dim))
-        return Rounded(self._pixels, digits, 2 * grid[:, 0], error, reference)
+        return Rounded(self._pixels, stands, digits, 2 * grid[:, 0], error, reference)
 
 
 class Rounded:
@@ -101,6 +105,7 @@ class Rounded:
 
     Args:
         pixels: The images.
+        w: The points, float64 (B, dim).
         digits: The digits of all points, the most significant first, int8 (dim, J B).
         step: Twice the width of the grid, (B,).
         error: |w - w~|, rounded up, float64 (B,).
@@ -108,16 +113,39 @@ class Rounded:
     """
 
     def __init__(
-        self, pixels: Pixels, digits: Tensor, step: Tensor, error: Tensor, reference: Reference | None
+        self,
+        pixels: Pixels,
+        w: Tensor,
+        digits: Tensor,
+        step: Tensor,
+        error: Tensor,
+        reference: Reference | None,
     ) -> None:
+        self._square = w.square().sum(1)
         self._pixels, self._digits, self._step, self.error = pixels, digits, step, error
         self._size = len(step)
         self.count = digits.shape[1] // self._size
         self._reference: Tensor | None = None
         if reference is not None and self.count > EXACT_DIGITS:
-            products = pixels.products(reference.rows[:, : pixels.dim], digits)
+            products = pixels.products(reference.rows, digits)
             own = products.view(self._size, self.count, self._size).diagonal(dim1=0, dim2=2)
             self._reference, self._norms = own.double().flatten(), reference.norms
+            self._square -= 2 * (w * reference.rows).sum(1) - reference.norms
+
+    def reach(self, top: Tensor, least: Tensor, error: Tensor | None = None) -> Tensor:
+        """Return how far below the best score that of an image may be that is hardly farther from the true point, (B,).
+
+        Distances from the true point are those from w~ give or take |w - w~|.
+
+        Args:
+            top: The best score, (B,).
+            least: By how much the square of the distance must exceed that of the best image to leave an image out, (B,).
+            error: |w - w~|, (B,), if it is not that of these points.
+        """
+        error = self.error if error is None else error
+        # The square of the least distance, and what cancellation leaves of it.
+        square = (self._square - top).clamp_min_(0).add_(1e-14 * self._square.abs())
+        return (error + ((square.sqrt() + error).square() + least).sqrt()).square() - square
 
     def buffers(self, rows: int) -> tuple[Tensor, Tensor]:
         """Return memory for the scores of so many images."""
@@ -132,14 +160,12 @@ class Rounded:
         """Return 2 w~.v - |v|^2, less that of the reference, float64 (n, B), in one of the buffers.
 
         Args:
-            rows: Images, int8 (n, width).
+            rows: Images, int8 (n, dim).
             norms: |v|^2, float64 (n,).
             buffers: For at least n images.
         """
         products, values = (buffer[: len(rows)] for buffer in buffers)
-        found = self._pixels.products(
-            rows[:, : self._pixels.dim], self._digits, products if products.dtype == torch.int32 else None
-        )
+        found = self._pixels.products(rows, self._digits, products if products.dtype == torch.int32 else None)
         values.copy_(found)
         if self._reference is not None:
             values.sub_(self._reference)

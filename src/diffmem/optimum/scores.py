@@ -1,0 +1,102 @@
+"""The images that queries are compared with, and their scores block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffmem.optimum.pixels import Pixels
+from diffmem.optimum.points import Rounded
+from diffmem.threads import pulled
+
+__all__ = ["ROWS", "Scored", "Source", "scored"]
+
+ROWS = 1024  # images in a product with points: it stays in the cache
+SAMPLE = 1024  # images of a sample
+
+
+class Source(NamedTuple):
+    """Images that are averaged over: a stretch of all, or some that were picked out.
+
+    Attributes:
+        pixels: All images.
+        stretch: Where the stretch stands.
+        picked: Where the images stand in the stretch, and their rows.
+    """
+
+    pixels: Pixels
+    stretch: slice
+    picked: tuple[Tensor, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return self.stretch.stop - self.stretch.start if self.picked is None else len(self.picked[0])
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Return the rows of some of them."""
+        if self.picked is not None:
+            return self.picked[1][start:stop]
+        return self.pixels.rows(slice(self.stretch.start + start, self.stretch.start + stop))
+
+    def of(self, values: Tensor, start: int, stop: int) -> Tensor:
+        """Return what belongs to some of them, of values of all images."""
+        values = values[self.stretch]
+        return values[start:stop] if self.picked is None else values[self.picked[0][start:stop]]
+
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """Return rows and |v|^2 of at most `SAMPLE` of them, evenly spread."""
+        step = -(-len(self) // SAMPLE)
+        part = slice(self.stretch.start, self.stretch.stop, step)
+        return self.pixels.rows(part), self.pixels.norms[part]
+
+    def pick(self, which: Tensor) -> Source:
+        """Return some of them, int64 positions in the stretch."""
+        return Source(self.pixels, self.stretch, (which, self.pixels.rows(which + self.stretch.start)))
+
+
+class Scored(NamedTuple):
+    """Scores of n images, less the best of their block of `ROWS`.
+
+    Attributes:
+        below: (n, B), at most 0.
+        tops: The best of each block, float64 (blocks, B).
+    """
+
+    below: Tensor
+    tops: Tensor
+
+    @property
+    def top(self) -> Tensor:
+        """The best of all, (B,)."""
+        return self.tops.amax(0)
+
+    def blocks(self, gain: Tensor, blocks: Iterator[int]) -> Iterator[tuple[int, Tensor]]:
+        """Yield the first images of blocks and their binary logits, at most 0, (n, B): score less the best score, times `gain`."""
+        kind = self.below.dtype
+        shifts = torch.where(self.tops == self.top, 0.0, (self.tops - self.top) * gain).to(kind)
+        gain = gain.clamp(max=1e30).to(kind)  # in float32, infinity times 0 is not a number
+        logits = torch.empty_like(self.below[:ROWS])
+        for at in blocks:
+            below = self.below[at * ROWS : (at + 1) * ROWS]
+            yield at * ROWS, torch.addcmul(shifts[at], below, gain, out=logits[: len(below)])
+
+
+def scored(source: Source, points: Rounded, kind: torch.dtype) -> Scored:
+    """Compute the scores of the images of a source, and keep them as floats of a kind."""
+    count, size, device = len(source), len(points.error), points.error.device
+    below = torch.empty(count, size, dtype=kind, device=device)
+    tops = torch.empty(-(-count // ROWS), size, dtype=torch.float64, device=device)
+
+    def work(blocks: Iterator[int]) -> None:
+        buffers = points.buffers(min(ROWS, count))
+        for at in blocks:
+            start, stop = at * ROWS, min((at + 1) * ROWS, count)
+            norms = source.of(source.pixels.norms, start, stop)
+            scores = points.scores(source.rows(start, stop), norms, buffers)
+            torch.amax(scores, 0, out=tops[at])
+            below[start:stop] = scores.sub_(tops[at])
+
+    pulled(work, range(len(tops)))
+    return Scored(below, tops)
