@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from diffmem.threads import dealt, even_parts, one_thread
+from diffmem.threads import dealing, dealt, even_parts, one_thread, pulled
 
 
 @pytest.fixture(params=[1, 2, 4])
@@ -65,3 +65,20 @@ def test_the_number_of_threads_comes_back_after_an_error(threads):
     with pytest.raises(RuntimeError):
         failing()
     assert torch.get_num_threads() == threads
+
+
+def test_between_blocks_that_are_dealt_operations_have_one_thread(threads):
+    with dealing():
+        assert torch.get_num_threads() == 1
+        seen = pulled(lambda items: (list(items), threading.get_ident(), torch.get_num_threads()), range(50))
+        assert torch.get_num_threads() == 1
+        assert len(even_parts(1000, 1000, fewest=2)) == threads
+    assert torch.get_num_threads() == threads
+    assert sorted(item for items, _, _ in seen for item in items) == list(range(50))
+    assert len(seen) == threads
+    assert {inner for _, _, inner in seen} == {1}
+
+
+def test_no_more_threads_pull_than_there_are_items(threads):
+    assert pulled(list, []) == []
+    assert sorted(map(len, pulled(list, [1]))) == [1]

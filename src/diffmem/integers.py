@@ -16,12 +16,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffmem.threads import one_thread
+
 __all__ = ["PIECE", "IntegerProducts", "digits_of", "integer_products", "largest_whole"]
 
 PIECE = 1 << 16  # terms of a sum in int32: 131,072 products of -128 with -128 overflow
 EXACT_TERMS = 1 << 10  # terms of a sum of such products that float32 holds: 2^24
 PROBE = (128, 1024, 64)
-SLOW = 3.0
+SLOW = 8.0  # where torch has no instructions for it, it is slower by far; anything less may be other work on the machine
 _Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 
@@ -112,8 +114,8 @@ def _probed(device: str) -> IntegerProducts:
         except (RuntimeError, NotImplementedError):
             break
         if exact:
-            # Where torch has no instructions for it, it is slower by far; a small difference may be other work on the machine.
-            slow = _seconds(_native, left, right) > SLOW * _seconds(emulated, left, right)
+            with one_thread():  # on a busy machine, threads would wait for each other
+                slow = _seconds(_native, left, right) > SLOW * _seconds(emulated, left, right)
             return IntegerProducts(8, False) if slow else IntegerProducts(bits, True)
     return IntegerProducts(8, False)
 
@@ -121,7 +123,7 @@ def _probed(device: str) -> IntegerProducts:
 def _seconds(product: _Product, left: Tensor, right: Tensor) -> float:
     """Return the least time of a few products."""
     best = float("inf")
-    for _ in range(3):
+    for _ in range(10):
         begin = time.perf_counter()
         product(left, right, None)
         if left.device.type == "cuda":

@@ -9,21 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
 
-__all__ = ["dealt", "even_parts", "one_thread", "pulled"]
+__all__ = ["dealing", "dealt", "even_parts", "one_thread", "pulled"]
 
 FEWEST = 64  # items of a slice for which it pays to wake a thread
 
+_threads: ContextVar[int | None] = ContextVar("threads", default=None)
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
 def dealt(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[_Result]:
     """Yield `work(item)` of all items in the order in which they are finished; gradients are off."""
-    threads = torch.get_num_threads()
+    threads, own = _count(), torch.get_num_threads()
     if threads == 1 or len(items) < 2:
         for item in items:
             with one_thread(), torch.no_grad():
@@ -45,7 +47,23 @@ def dealt(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[
                 yield future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        torch.set_num_threads(threads)  # threads that are started later would take over the 1
+        torch.set_num_threads(own)  # threads that are started later would take over the 1
+
+
+@contextmanager
+def dealing() -> Iterator[None]:
+    """Keep operations between blocks that are dealt to one core: on a busy machine, threads that share them wait for each other."""
+    token = _threads.set(_count())
+    try:
+        with one_thread():
+            yield
+    finally:
+        _threads.reset(token)
+
+
+def _count() -> int:
+    """Return how many threads blocks are dealt to."""
+    return _threads.get() or torch.get_num_threads()
 
 
 @contextmanager
@@ -59,11 +77,10 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def even_parts(count: int, largest: int) -> list[slice]:
-    """Part a range into slices of at most `largest`, as many as keep all threads busy to the end."""
-    parts = -(-count // largest)
-    threads = torch.get_num_threads()
-    if count >= FEWEST * threads:
+def even_parts(count: int, largest: int, fewest: int = FEWEST) -> list[slice]:
+    """Part a range into slices of at most `largest`, as many as keep all threads busy to the end if there are `fewest` items for each."""
+    parts, threads = -(-count // largest), _count()
+    if count >= fewest * threads:
         parts = -(-parts // threads) * threads
     return [slice(count * at // parts, count * (at + 1) // parts) for at in range(parts)]
 
@@ -73,6 +90,7 @@ def pulled(work: Callable[[Iterator[_Item]], _Result], items: Iterable[_Item]) -
 
     So each thread has buffers of its own for all the items that it takes, and none waits for a slower one.
     """
-    shared = iter(list(items))  # taking the next item of a list's iterator is atomic
-    count = torch.get_num_threads()
+    given = list(items)
+    shared = iter(given)  # taking the next item of a list's iterator is atomic
+    count = min(_count(), len(given))
     return list(dealt(lambda _: work(shared), range(count)))

@@ -110,10 +110,11 @@ def test_parts_blocks_and_threads_change_only_the_rounding(monkeypatch, sigma):
     pixels = smooth_pixels(3000)
     x = noisy(pixels, sigma, 8)
     expected = Optimum(image_set(pixels))(x, sigma)
-    for module in (scores, weights):
+    for module in (posterior, scores, weights):
         monkeypatch.setattr(module, "ROWS", 96)
+    monkeypatch.setattr(scores, "PRODUCT", 2)
     monkeypatch.setattr(scores, "SAMPLE", 40)
-    monkeypatch.setattr(weights, "GROUP", 192)
+    monkeypatch.setattr(weights, "GROUP", 3)
     monkeypatch.setattr(weights, "PIECE", 400)
     before = torch.get_num_threads()
     try:

@@ -23,6 +23,7 @@ from diffmem.optimum.pixels import MIDDLE
 from diffmem.optimum.points import SCALE
 from diffmem.optimum.posterior import Queries
 from diffmem.optimum.references import References
+from diffmem.threads import dealing
 
 __all__ = ["Optimum", "Posterior", "Work"]
 
@@ -137,11 +138,12 @@ class Optimum(DescribedDenoiser):
         out = torch.empty_like(x, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
         self.work.calls += 1
         self.work.queries += len(x)
-        for which, queries in self._queries(x, sigma, labels):
-            answer = queries.averaged()
-            self.work.bound = max(self.work.bound, float(answer.bound.max()))
-            mean = answer.mean.add_(MIDDLE).div_(SCALE).sub_(1)
-            out[which] = mean.reshape(-1, *self.image_shape).to(out.dtype)
+        with dealing():
+            for which, queries in self._queries(x, sigma, labels):
+                answer = queries.averaged()
+                self.work.bound = max(self.work.bound, float(answer.bound.max()))
+                mean = answer.mean.add_(MIDDLE).div_(SCALE).sub_(1)
+                out[which] = mean.reshape(-1, *self.image_shape).to(out.dtype)
         out[~torch.isfinite(x).flatten(1).all(1)] = math.nan
         return out
 
@@ -149,10 +151,11 @@ class Optimum(DescribedDenoiser):
     def posterior(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Posterior:
         """Return how the weights spread, to 1e-5 nats of entropy; arguments and errors are those of a call."""
         out = torch.empty(3, len(x), dtype=torch.float64, device=x.device)
-        for which, queries in self._queries(x, sigma, labels):
-            mass, moment = queries.moments()
-            entropy = (mass.log() - moment / mass).clamp_min(0)
-            out[:, which] = torch.stack([entropy, entropy.exp(), 1 / mass])
+        with dealing():
+            for which, queries in self._queries(x, sigma, labels):
+                mass, moment = queries.moments()
+                entropy = (mass.log() - moment / mass).clamp_min(0)
+                out[:, which] = torch.stack([entropy, entropy.exp(), 1 / mass])
         return Posterior(*out)
 
     def refined(self) -> Optimum:

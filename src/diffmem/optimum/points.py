@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from diffmem.integers import digits_of, largest_whole
+from diffmem.integers import PIECE, digits_of, largest_whole
 from diffmem.optimum.pixels import MIDDLE, Pixels
 
 __all__ = ["SCALE", "Points", "Reference"]
@@ -147,26 +147,27 @@ class Rounded:
         square = (self._square - top).clamp_min_(0).add_(1e-14 * self._square.abs())
         return (error + ((square.sqrt() + error).square() + least).sqrt()).square() - square
 
-    def buffers(self, rows: int) -> tuple[Tensor, Tensor]:
-        """Return memory for the scores of so many images."""
+    def buffers(self, images: int, block: int) -> tuple[Tensor | None, Tensor]:
+        """Return memory for `products` of so many images, and for `scores` of a block of them."""
         columns, device = self._digits.shape[1], self._digits.device
-        kind = torch.int32 if self._pixels.dim <= 1 << 16 else torch.int64
-        return (
-            torch.empty(rows, columns, dtype=kind, device=device),
-            torch.empty(rows, columns, dtype=torch.float64, device=device),
-        )
+        kept = None
+        if self._pixels.dim <= PIECE:
+            kept = torch.empty(images, columns, dtype=torch.int32, device=device)
+        return kept, torch.empty(block, columns, dtype=torch.float64, device=device)
 
-    def scores(self, rows: Tensor, norms: Tensor, buffers: tuple[Tensor, Tensor]) -> Tensor:
-        """Return 2 w~.v - |v|^2, less that of the reference, float64 (n, B), in one of the buffers.
+    def products(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the products of digits with images, int8 (n, dim), as whole numbers (n, J B); in the memory given, if any."""
+        return self._pixels.products(rows, self._digits, None if out is None else out[: len(rows)])
+
+    def scores(self, products: Tensor, norms: Tensor, values: Tensor) -> Tensor:
+        """Return 2 w~.v - |v|^2, less that of the reference, float64 (n, B), in the memory given.
 
         Args:
-            rows: Images, int8 (n, dim).
+            products: Of the images, (n, J B).
             norms: |v|^2, float64 (n,).
-            buffers: For at least n images.
+            values: Memory, for at least n images.
         """
-        products, values = (buffer[: len(rows)] for buffer in buffers)
-        found = self._pixels.products(rows, self._digits, products if products.dtype == torch.int32 else None)
-        values.copy_(found)
+        values = values[: len(products)].copy_(products)
         if self._reference is not None:
             values.sub_(self._reference)
         digits = torch.split(values, self._size, 1)

@@ -34,7 +34,7 @@ from torch import Tensor
 from diffmem.integers import largest_whole
 from diffmem.optimum.points import MOST_DIGITS, SCALE, Points, Reference, Rounded
 from diffmem.optimum.references import References
-from diffmem.optimum.scores import Scored, Source, scored
+from diffmem.optimum.scores import ROWS, Scored, Source, scored
 from diffmem.optimum.sums import Sums
 from diffmem.optimum.weights import LEVELS, Precision, weighted
 
@@ -111,7 +111,7 @@ class Queries:
         mass = torch.zeros_like(self.beta)
         for source in self._sources:
             rows, norms = source.sample()
-            scores = points.scores(rows, norms, points.buffers(len(rows)))
+            scores = points.scores(points.products(rows), norms, points.buffers(0, len(rows))[1])
             own, at = scores.max(0)
             limits = [points.reach(own, self._reach / self.beta, error) for error in errors]
             scores.sub_(own)
@@ -174,7 +174,9 @@ class Queries:
         for source in self._sources:
             found = scored(source, points, torch.float64)
             sums = Sums.none(found.top, 0)
-            for _, logits in found.blocks(self._gain, iter(range(len(found.tops)))):
+            line, memory = found.line(self._gain), torch.empty_like(found.below[:ROWS])
+            for at in range(len(found.tops)):
+                logits = found.logits(line, [at], memory)
                 weights = logits.exp2()
                 sums.mass += weights.sum(0)
                 sums.moment += weights.mul_(logits).sum(0).mul_(math.log(2))
@@ -199,11 +201,14 @@ class Queries:
         limit = points.reach(top, self._reach / self.beta) * self._gain
         sources = []
         for source, each in zip(self._sources, scored, strict=True):
+            # What rounding of logits might leave out holds no more than what is left out anyway.
             fall = torch.where(each.top == top, 0.0, (each.top - top) * self._gain) + limit
             near = (((each.tops - each.top) * self._gain + fall).amax(1) > 0).nonzero()[:, 0].tolist()
+            line, memory = each.line(self._gain), torch.empty_like(each.below[:ROWS])
             chosen = [
-                start + (logits.double().add_(fall).amax(1) > 0).nonzero()[:, 0]
-                for start, logits in each.blocks(self._gain, iter(near))
+                at * ROWS
+                + (each.logits(line, [at], memory).add_(fall.to(memory.dtype)).amax(1) >= 0).nonzero()[:, 0]
+                for at in near
             ]
             which = torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.int64, device=top.device)
             if len(which) > HALF * len(source):

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from diffmem.optimum.pixels import Pixels
 from diffmem.optimum.points import Rounded
-from diffmem.threads import pulled
+from diffmem.threads import even_parts, pulled
 
 __all__ = ["ROWS", "Scored", "Source", "scored"]
 
-ROWS = 1024  # images in a product with points: it stays in the cache
+ROWS = 512  # images of a block: its scores stay in the cache
+PRODUCT = 8  # blocks in a product with points, at most
 SAMPLE = 1024  # images of a sample
 
 
@@ -72,15 +73,24 @@ class Scored(NamedTuple):
         """The best of all, (B,)."""
         return self.tops.amax(0)
 
-    def blocks(self, gain: Tensor, blocks: Iterator[int]) -> Iterator[tuple[int, Tensor]]:
-        """Yield the first images of blocks and their binary logits, at most 0, (n, B): score less the best score, times `gain`."""
+    def line(self, gain: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a and b of the binary logits a + b below, at most 0: of each block (blocks, B), and (B,).
+
+        Args:
+            gain: Binary logits per score, float64 (B,).
+        """
         kind = self.below.dtype
         shifts = torch.where(self.tops == self.top, 0.0, (self.tops - self.top) * gain).to(kind)
-        gain = gain.clamp(max=1e30).to(kind)  # in float32, infinity times 0 is not a number
-        logits = torch.empty_like(self.below[:ROWS])
+        return shifts, gain.clamp(max=1e30).to(kind)  # in float32, infinity times 0 is not a number
+
+    def logits(self, line: tuple[Tensor, Tensor], blocks: list[int], out: Tensor) -> Tensor:
+        """Write the binary logits of successive blocks into memory for all of them; return them, (n, B)."""
+        filled = 0
         for at in blocks:
             below = self.below[at * ROWS : (at + 1) * ROWS]
-            yield at * ROWS, torch.addcmul(shifts[at], below, gain, out=logits[: len(below)])
+            torch.addcmul(line[0][at], below, line[1], out=out[filled : filled + len(below)])
+            filled += len(below)
+        return out[:filled]
 
 
 def scored(source: Source, points: Rounded, kind: torch.dtype) -> Scored:
@@ -89,14 +99,18 @@ def scored(source: Source, points: Rounded, kind: torch.dtype) -> Scored:
     below = torch.empty(count, size, dtype=kind, device=device)
     tops = torch.empty(-(-count // ROWS), size, dtype=torch.float64, device=device)
 
-    def work(blocks: Iterator[int]) -> None:
-        buffers = points.buffers(min(ROWS, count))
-        for at in blocks:
-            start, stop = at * ROWS, min((at + 1) * ROWS, count)
-            norms = source.of(source.pixels.norms, start, stop)
-            scores = points.scores(source.rows(start, stop), norms, buffers)
-            torch.amax(scores, 0, out=tops[at])
-            below[start:stop] = scores.sub_(tops[at])
+    def work(pieces: Iterator[slice]) -> None:
+        products, values = points.buffers(min(PRODUCT * ROWS, count), ROWS)
+        for piece in pieces:
+            first, last = piece.start * ROWS, min(piece.stop * ROWS, count)
+            norms = source.of(source.pixels.norms, first, last)
+            found = points.products(source.rows(first, last), products)
+            for at in range(piece.start, piece.stop):
+                start, stop = at * ROWS, min((at + 1) * ROWS, count)
+                part = slice(start - first, stop - first)
+                scores = points.scores(found[part], norms[part], values)
+                torch.amax(scores, 0, out=tops[at])
+                below[start:stop] = scores.sub_(tops[at])
 
-    pulled(work, range(len(tops)))
+    pulled(work, even_parts(len(tops), PRODUCT, fewest=2))
     return Scored(below, tops)

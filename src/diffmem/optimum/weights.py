@@ -13,11 +13,12 @@ from diffmem.integers import PIECE, digits_of, largest_whole
 from diffmem.optimum.pixels import MARKS, norms_of_marks
 from diffmem.optimum.scores import ROWS, Scored, Source
 from diffmem.optimum.sums import Sums
-from diffmem.threads import pulled
+from diffmem.threads import even_parts, pulled
 
 __all__ = ["LEVELS", "Precision", "weighted"]
 
-GROUP = 8 * ROWS  # images at most in a product with weights, whose result is large
+GROUP = 16  # blocks at most in a product with weights, whose result is large
+AT_ONCE = 2  # blocks that are exponentiated at once
 LEAST = -64.0  # binary logits below are taken for it: what underflows is computed slowly
 
 
@@ -58,26 +59,27 @@ def weighted(source: Source, found: Scored, gain: Tensor, precision: Precision) 
     scale = float(largest_whole(count, bits))
     blocks = len(found.tops)
     needed = (((found.tops - found.top) * gain).amax(1) > -math.log2(scale) - 2).tolist()
-    # As many groups for every thread.
-    threads = torch.get_num_threads()
-    most = -(-blocks // (threads * -(-blocks * ROWS // (threads * GROUP))))
-    groups = [
-        [at for at in range(first, min(first + most, blocks)) if needed[at]]
-        for first in range(0, blocks, most)
+    runs = [
+        run
+        for part in even_parts(blocks, GROUP, fewest=2)
+        for run in _runs([at for at in range(part.start, part.stop) if needed[at]])
     ]
-    runs = [run for group in groups for run in _runs(group)]
+    line = found.line(gain)
 
     def work(runs: Iterator[list[int]]) -> tuple[Tensor, Tensor]:
         rounding = torch.zeros_like(gain)
         total = gain.new_zeros(pixels.dim + MARKS, size)
         held = torch.zeros(len(total), size * count, dtype=torch.int32, device=gain.device)
         product = torch.empty_like(held)
-        whole = torch.empty(min(most * ROWS, len(source)), size, dtype=kind, device=gain.device)
+        most = min(GROUP * ROWS, len(source))
+        whole = torch.empty(most, size, dtype=kind, device=gain.device)
+        logits = torch.empty(min(AT_ONCE * ROWS, most), size, dtype=precision.floats, device=gain.device)
         waiting = 0
         for run in runs:
             start, filled = run[0] * ROWS, 0
-            for _, logits in found.blocks(gain, iter(run)):
-                weights = logits.clamp_(min=LEAST).exp2_().mul_(scale)
+            for at in range(0, len(run), AT_ONCE):
+                weights = found.logits(line, run[at : at + AT_ONCE], logits)
+                weights.clamp_(min=LEAST).exp2_().mul_(scale)
                 whole[filled : filled + len(weights)] = weights.add_(0.5)
                 # Off by at most 1/2, and by no more than the weight itself.
                 rounding += weights.sub_(0.5).clamp_(max=0.5).sum(0)
@@ -88,7 +90,7 @@ def weighted(source: Source, found: Scored, gain: Tensor, precision: Precision) 
             pixels.products(marks.T, digits, product[-MARKS:])
             held += product
             waiting += filled
-            if waiting + most * ROWS > PIECE:
+            if waiting + most > PIECE:
                 _move(held, total, bits)
                 waiting = 0
         _move(held, total, bits)
