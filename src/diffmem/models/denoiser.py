@@ -20,6 +20,7 @@ from diffmem.errors import UserError
 __all__ = [
     "Denoiser",
     "DescribedDenoiser",
+    "Followable",
     "Latent",
     "Origin",
     "Refinable",
@@ -69,6 +70,14 @@ class Denoiser(Protocol):
             Float (B, C, H, W). Networks compute and return float32 whatever the type of x; samplers hold
             their state in float64.
         """
+
+
+@runtime_checkable
+class Followable(Protocol):
+    """A denoiser that answers the successive calls of one sampler faster than unrelated ones."""
+
+    def follow(self) -> Denoiser:
+        """Return a denoiser for the calls of one sampler with one batch; it gives the same results."""
 
 
 @runtime_checkable

@@ -18,14 +18,15 @@ from torch import Tensor
 
 from diffmem.data.images import ImageSet
 from diffmem.errors import UserError
-from diffmem.models.denoiser import DescribedDenoiser, checked_levels
+from diffmem.models.denoiser import Denoiser, DescribedDenoiser, checked_levels
+from diffmem.optimum.certificates import Certificates
 from diffmem.optimum.pixels import MIDDLE
 from diffmem.optimum.points import SCALE
-from diffmem.optimum.posterior import Queries
+from diffmem.optimum.posterior import OMITTED, Answer, Queries
 from diffmem.optimum.references import References
 from diffmem.threads import dealing
 
-__all__ = ["Optimum", "Posterior", "Work"]
+__all__ = ["Following", "Optimum", "Posterior", "Work"]
 
 REFINED = 1e-10
 QUERY_BYTES = (
@@ -55,11 +56,13 @@ class Work:
     Attributes:
         calls: Calls of the denoiser.
         queries: Noisy images that were denoised.
+        certified: How many of them were answered by a certificate: see `Following`.
         bound: The largest proven error of a result, at any pixel, in [-1, 1] units.
     """
 
     calls: int = 0
     queries: int = 0
+    certified: int = 0
     bound: float = 0.0
 
 
@@ -136,23 +139,24 @@ class Optimum(DescribedDenoiser):
                 class does not exist or has no images.
         """
         out = torch.empty_like(x, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+        levels = checked_levels(x, sigma, self.image_shape)
         self.work.calls += 1
         self.work.queries += len(x)
-        with dealing():
-            for which, queries in self._queries(x, sigma, labels):
-                answer = queries.averaged()
-                self.work.bound = max(self.work.bound, float(answer.bound.max()))
-                mean = answer.mean.add_(MIDDLE).div_(SCALE).sub_(1)
-                out[which] = mean.reshape(-1, *self.image_shape).to(out.dtype)
-        out[~torch.isfinite(x).flatten(1).all(1)] = math.nan
+        for which, answer in self._answers(x, levels, labels):
+            out[which] = self._in_units(answer.mean).to(out.dtype)
         return out
+
+    def follow(self) -> Denoiser:
+        """Return this denoiser for the successive calls of one batch along its trajectories: see `Following`."""
+        return self if self._images.is_shared else Following(self)
 
     @torch.no_grad()
     def posterior(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Posterior:
         """Return how the weights spread, to 1e-5 nats of entropy; arguments and errors are those of a call."""
         out = torch.empty(3, len(x), dtype=torch.float64, device=x.device)
+        levels = checked_levels(x, sigma, self.image_shape)
         with dealing():
-            for which, queries in self._queries(x, sigma, labels):
+            for which, queries in self._queries(x, levels, labels):
                 mass, moment = queries.moments()
                 entropy = (mass.log() - moment / mass).clamp_min(0)
                 out[:, which] = torch.stack([entropy, entropy.exp(), 1 / mass])
@@ -164,11 +168,22 @@ class Optimum(DescribedDenoiser):
         other.tolerance = min(self.tolerance, REFINED)
         return other
 
-    def _queries(
-        self, x: Tensor, sigma: Tensor | float, labels: Tensor | None
-    ) -> Iterator[tuple[Tensor, Queries]]:
-        """Check the arguments; yield positions of queries that share their images, and these queries."""
-        levels = checked_levels(x, sigma, self.image_shape)
+    def _answers(self, x: Tensor, levels: Tensor, labels: Tensor | None) -> Iterator[tuple[Tensor, Answer]]:
+        """Yield positions of queries and their answers; those that are not finite get no numbers."""
+        with dealing():
+            for which, queries in self._queries(x, levels, labels):
+                answer = queries.averaged()
+                self.work.bound = max(self.work.bound, float(answer.bound.max()))
+                lost = ~torch.isfinite(x[which]).flatten(1).all(1)
+                answer.mean[lost], answer.gap[lost] = math.nan, -math.inf
+                yield which, answer
+
+    def _in_units(self, rows: Tensor) -> Tensor:
+        """Return rows in grey levels less 128 as images in [-1, 1]; overwrites them."""
+        return rows.add_(MIDDLE).div_(SCALE).sub_(1).reshape(-1, *self.image_shape)
+
+    def _queries(self, x: Tensor, levels: Tensor, labels: Tensor | None) -> Iterator[tuple[Tensor, Queries]]:
+        """Yield positions of queries that share their images, and these queries."""
         images = self._images
         half = self._workspace // 2
         size = max(1, half // (QUERY_BYTES * images.pixels.dim + BLOCK_BYTES))
@@ -181,3 +196,61 @@ class Optimum(DescribedDenoiser):
                     which,
                     Queries(images, parts, images.count(label), rows, levels[which], self.tolerance),
                 )
+
+
+class Following:
+    """The `Denoiser` of an `Optimum` for the calls of one sampler with one batch.
+
+    It is called with the points of one batch, call after call. Queries of which one image is proven to hold all the weight, but for
+    `OMITTED`, are answered by that image alone (see `certificates`), the others by the optimum. Any sequence of points is answered
+    rightly; only the cost depends on how far they are apart.
+
+    Args:
+        optimum: The optimum.
+    """
+
+    sigma_min: float = 0.0
+    sigma_max: float = math.inf
+
+    def __init__(self, optimum: Optimum) -> None:
+        self._optimum = optimum
+        self.image_shape, self.num_labels, self.device = (
+            optimum.image_shape,
+            optimum.num_labels,
+            optimum.device,
+        )
+        self._given: tuple[torch.Size, list[int]] | None = None
+        self._certificates: Certificates | None = None
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
+        """Denoise the batch at its next points; arguments, result and errors are those of `Optimum`.
+
+        A batch of another size or with other labels starts anew.
+        """
+        optimum, images = self._optimum, self._optimum._images
+        levels = checked_levels(x, sigma, self.image_shape)
+        given = (x.shape, [] if labels is None else labels.reshape(-1).tolist())
+        if given != self._given or self._certificates is None:
+            self._certificates = Certificates(len(x), images.pixels.grey, 2 * images.longest, x.flatten(1))
+            self._given = given
+        optimum.work.calls += 1
+        optimum.work.queries += len(x)
+        out = torch.empty_like(x, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+        points = (x.flatten(1).double() + 1).mul_(SCALE).sub_(MIDDLE)
+        # Of all images, so of those of any label, too.
+        needed = math.log(images.count(-1) / OMITTED) * 2 * (SCALE * levels).square()
+        held = self._certificates.hold(points, needed)
+        certain = held.nonzero()[:, 0]
+        optimum.work.certified += len(certain)
+        optimum.work.bound = max(optimum.work.bound, 2 * OMITTED if len(certain) else 0.0)
+        out[certain] = optimum._in_units(self._certificates.images(certain)).to(out.dtype)
+        rest = (~held).nonzero()[:, 0]
+        if labels is not None and len(labels) == len(x):
+            labels = labels[rest]
+        if len(rest) or not len(x):
+            for which, answer in optimum._answers(x[rest], levels[rest], labels):
+                at = rest[which]
+                self._certificates.put(at, points[at], answer.nearest, answer.gap)
+                out[at] = optimum._in_units(answer.mean).to(out.dtype)
+        return out

@@ -89,6 +89,10 @@ class Pixels:
     def __len__(self) -> int:
         return len(self._images)
 
+    def grey(self, which: Tensor) -> Tensor:
+        """Return rows as float64 (n, dim)."""
+        return self.rows(which).double()
+
     def rows(self, which: slice | Tensor) -> Tensor:
         """Return rows, int8 (n, dim)."""
         if self._rows is None:

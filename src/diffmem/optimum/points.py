@@ -132,6 +132,10 @@ class Rounded:
             self._reference, self._norms = own.double().flatten(), reference.norms
             self._square -= 2 * (w * reference.rows).sum(1) - reference.norms
 
+    def distances(self, scores: Tensor) -> Tensor:
+        """Return the distances of images from w~, rounded to 1e-7 of |w~|, of their scores (n, B)."""
+        return (self._square - scores).clamp_min_(0).add_(1e-14 * self._square.abs()).sqrt_()
+
     def reach(self, top: Tensor, least: Tensor, error: Tensor | None = None) -> Tensor:
         """Return how far below the best score that of an image may be that is hardly farther from the true point, (B,).
 
@@ -143,9 +147,8 @@ class Rounded:
             error: |w - w~|, (B,), if it is not that of these points.
         """
         error = self.error if error is None else error
-        # The square of the least distance, and what cancellation leaves of it.
-        square = (self._square - top).clamp_min_(0).add_(1e-14 * self._square.abs())
-        return (error + ((square.sqrt() + error).square() + least).sqrt()).square() - square
+        nearest = self.distances(top)
+        return (error + ((nearest + error).square() + least).sqrt()).square() - nearest.square()
 
     def buffers(self, images: int, block: int) -> tuple[Tensor | None, Tensor]:
         """Return memory for `products` of so many images, and for `scores` of a block of them."""

@@ -46,6 +46,7 @@ FEW = (
 )  # share of the images that may matter, up to which points get their last digits once these are picked out
 SIFTING = 3  # digits at most that points then have before
 MANY = 0.9  # share from which picking is not tried
+MOST = 4096  # picked images up to which the gap to the second nearest is looked for
 HALF = 1 / 2  # share of the images up to which those that matter are picked out
 POINTS = 0.5  # share of the tolerated error for the points
 
@@ -56,10 +57,15 @@ class Answer(NamedTuple):
     Attributes:
         mean: Mean row of each, float64 (B, dim).
         bound: What it is off by at most, at any pixel, in [-1, 1] units, (B,).
+        nearest: The position of the nearest image among the rows, (B,), where that is known; else 0.
+        gap: By how much the squares of the distances to all other images exceed that to the nearest one at least, in grey levels, float64
+            (B,); minus infinity where it is not known.
     """
 
     mean: Tensor
     bound: Tensor
+    nearest: Tensor
+    gap: Tensor
 
 
 class Queries:
@@ -158,13 +164,13 @@ class Queries:
             bound = off_points + off_weights + self._float_error(precision) + 2 * OMITTED
             worst = bound.argmax()
             if not bool(bound[worst] > self._tolerance):
-                return Answer(mean, bound)
+                return Answer(mean, bound, *self._nearest(points, found))
             if bool(off_weights[worst] > off_points[worst]) and self._precision < len(self._weights) - 1:
                 self._precision += 1
             elif count < MOST_DIGITS:
                 count += 1
             else:
-                return Answer(mean, bound)
+                return Answer(mean, bound, *self._nearest(points, found))
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Return the sum of the weights and of weights times logits, relative to the largest weight, (B,) each."""
@@ -193,6 +199,32 @@ class Queries:
         step = 2 * self.beta * rounding
         points = (step * reach).clamp(max=700).exp() * step * spread
         return points, 2 * loss
+
+    def _nearest(self, points: Rounded, found: list[Scored]) -> tuple[Tensor, Tensor]:
+        """Return the nearest image of each query and the gap to all others, where few images were picked out: see `Answer`."""
+        size = len(self.beta)
+        none = (
+            torch.zeros(size, dtype=torch.int64, device=self.beta.device),
+            torch.full_like(self.beta, -torch.inf),
+        )
+        picked = [(source.stretch.start, source.picked) for source in self._sources]
+        if (
+            self._images.is_shared
+            or not found
+            or any(some is None or len(some[0]) > MOST for _, some in picked)
+        ):
+            return none
+        scores = torch.cat([each.scores() for each in found])
+        positions = torch.cat([start + some[0] for start, some in picked if some is not None])
+        best = scores.topk(min(2, len(scores)), dim=0)
+        distances = points.distances(best.values)
+        error, nearest = points.error, distances[0]
+        # An image that was left out is farther than that by `reach` / beta, or would be if the best were what it was then.
+        gap = self._reach / self.beta - 8 * error * (nearest + error)
+        if len(distances) > 1:
+            second = (distances[1] - error).clamp_min(0).square() - (nearest + error).square()
+            gap = torch.minimum(gap, second)
+        return positions[best.indices[0]], gap * (1 - 1e-6)
 
     def _pick(self, points: Rounded, scored: list[Scored]) -> bool:
         """Pick out the images that matter to any query, where they are few; return whether any others were left out."""

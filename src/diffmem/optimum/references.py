@@ -33,6 +33,7 @@ class References:
         image_shape: (C, H, W) of the images.
         num_labels: Number of classes, 0 for none.
         longest: The largest length of a row of all processes.
+        is_shared: Whether several processes have a share of the images each.
         extent: Root mean square length of a row of all processes, at least 1.
     """
 
@@ -54,9 +55,9 @@ class References:
             }
         pixels = self.pixels = Pixels(images, device, order)
         self._counts = {label: part.stop - part.start for label, part in self._stretches.items()}
-        self._shared = shared and world().size > 1
+        self.is_shared = shared and world().size > 1
         self.longest, square = pixels.longest, float(pixels.norms.sum())
-        if self._shared:
+        if self.is_shared:
             shares = world().gather((self._counts, self.num_labels, self.longest, square))
             counts, numbers, lengths, squares = zip(*shares, strict=True)
             self._counts = dict(sum(map(Counter, counts), Counter()))
@@ -85,11 +86,11 @@ class References:
 
     def largest(self, here: float) -> float:
         """Return the largest value of all processes."""
-        return max(world().gather(here)) if self._shared else here
+        return max(world().gather(here)) if self.is_shared else here
 
     def nearest(self, reference: Reference) -> Reference:
         """Return the best reference of all processes for each query."""
-        if not self._shared:
+        if not self.is_shared:
             return reference
         best, *others = world().gather(reference.to(torch.device("cpu")))
         for other in others:
@@ -98,13 +99,13 @@ class References:
 
     def best(self, top: Tensor) -> Tensor:
         """Return the best score of all processes for each query, (B,)."""
-        if not self._shared:
+        if not self.is_shared:
             return top
         return torch.stack(world().gather(top.cpu())).amax(0).to(top.device)
 
     def combined(self, parts: list[Sums], beta: Tensor) -> Sums:
         """Return the sums over the parts of all processes."""
-        if self._shared:
+        if self.is_shared:
             shares = world().gather([part.to(torch.device("cpu")) for part in parts])
             parts = [part.to(beta.device) for share in shares for part in share]
         total, *others = parts

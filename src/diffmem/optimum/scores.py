@@ -73,6 +73,10 @@ class Scored(NamedTuple):
         """The best of all, (B,)."""
         return self.tops.amax(0)
 
+    def scores(self) -> Tensor:
+        """Return the scores, float64 (n, B)."""
+        return self.below + self.tops.repeat_interleave(ROWS, 0)[: len(self.below)]
+
     def line(self, gain: Tensor) -> tuple[Tensor, Tensor]:
         """Return a and b of the binary logits a + b below, at most 0: of each block (blocks, B), and (B,).
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diffmem.errors import UserError
-from diffmem.models.denoiser import Denoiser
+from diffmem.models.denoiser import Denoiser, Followable
 from diffmem.sampling.config import SamplerConfig
 from diffmem.sampling.schedules import Scaling, Schedule, noise_levels, scaling_of, schedule_of, sigma_range
 
@@ -63,6 +63,9 @@ def sample_latents(
         schedule.inverse(level)
         for level in noise_levels(config, denoiser.sigma_min, denoiser.sigma_max).tolist()
     ]
+
+    if isinstance(denoiser, Followable):
+        denoiser = denoiser.follow()
 
     def slope(x: Tensor, t: float) -> Tensor:
         """dx/dt of the probability-flow ODE, Karras et al. 2022, eq. 4 with the score (D - x/s) / sigma^2."""
