@@ -70,6 +70,13 @@ def test_products_are_those_of_whole_numbers(rows, terms, columns, seed):
     assert (out.numpy() == expected).all()
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_products_of_one_term_are_exact_in_every_layout(transposed):
+    left, right = torch.arange(-64, 64, dtype=torch.int8), torch.arange(-32, 32, dtype=torch.int8)
+    factor = right[:, None].T if transposed else right[None]
+    assert torch.equal(integer_products()(left[:, None], factor), torch.outer(left.int(), right.int()))
+
+
 def test_sums_that_int32_cannot_hold_are_exact():
     left = torch.full((2, 3 * PIECE), -128, dtype=torch.int8)
     right = torch.full((3 * PIECE, 1), -64, dtype=torch.int8)
