@@ -247,7 +247,7 @@ class _Search:
             pairs += size * (last - first)
             if self.same and start + self.width <= first:  # the other half is never computed
                 pairs += size * (last - first)
-                self.scan(self.values(group.norms[part], found, other).T, start, first)
+                self.scan(self.values(group.norms[part], found, other), start, first, back=True)
             self.scan(self.values(norms[:, None], found, product), first, start)
         self.buffers.append(buffers)
         group.tasks -= 1
@@ -292,37 +292,48 @@ class _Search:
         some = [self.products(part, part.T).diagonal() for part in torch.split(block, DIAGONAL)]
         return torch.cat(some).to(self.dtype)
 
-    def scan(self, values: Tensor, first: int, start: int) -> None:
-        """Look for neighbours in a block of v, (R, Q), of the references from `first` and the queries from `start` on."""
-        count = values.shape[1]
+    def scan(self, values: Tensor, first: int, start: int, *, back: bool = False) -> None:
+        """Look for neighbours in a block of v of the references from `first` and the queries from `start` on.
+
+        Args:
+            values: (R, Q); with `back` it is (Q, R).
+        """
+        count, axis = values.shape[not back], int(back)
         kth = self.kth[start : start + count]
         if bool((kth == ENDLESS).any()):
-            self.begin(values, kth)
+            self.begin(values, kth, axis)
         # v of later references must be below that of the k-th, and may equal it for earlier ones.
         limit = ((kth - first) >> self.shift).clamp_(-self.largest, self.largest - 1)
         limit = limit.to(self.dtype).to(self.device)
-        chunks = _split(values, self.comb)
-        near = _where(chunks.amin(0) <= limit)
-        tooth, at, across = chunks.stride()
-        teeth = tooth * torch.arange(self.comb, dtype=torch.int32, device=self.device)[:, None]
-        flat = values.as_strided((values.numel(),), (1,))
+        comb = self.comb // 2 if back else self.comb
+        combs = values.shape[axis] // comb
+        near = _where(_least(values, comb, axis) <= (limit[:, None] if back else limit))
+        step = combs if back else combs * count
+        teeth = step * torch.arange(comb, dtype=torch.int32, device=self.device)[:, None]
+        flat = values.view(-1)
         for some in torch.split(near, HITS):
-            row, column = some // count, some % count
-            inside = flat.index_select(0, (teeth + (at * row + across * column)).view(-1))
-            hit = _where(inside.view(self.comb, -1) <= limit.index_select(0, column))
-            which, pair = hit // len(some), hit % len(some)
-            place = first + which * chunks.shape[1] + row.index_select(0, pair)
+            outer = some // (combs if back else count)
+            inner = some - outer * (combs if back else count)
+            column, row = (outer, inner) if back else (inner, outer)
+            at = outer * values.shape[1] + inner
+            inside = flat.index_select(0, (teeth + at).view(-1))
+            hit = _where(inside.view(comb, -1) <= limit.index_select(0, column))
+            which = hit // len(some)
+            pair = hit - which * len(some)
+            place = first + which * combs + row.index_select(0, pair)
             keys = (inside.index_select(0, hit).long() << self.shift) + place
             self.take(start, column.index_select(0, pair).cpu().numpy(), keys.cpu().numpy())
 
-    def begin(self, values: Tensor, kth: Tensor) -> None:
+    def begin(self, values: Tensor, kth: Tensor, axis: int) -> None:
         """Set first limits: smallest v of different combs are of different references, so the k-th bounds the k-th."""
         comb = COMB
-        while comb > 1 and len(values) < 4 * self.k * comb:
+        while comb > 1 and values.shape[axis] < 4 * self.k * comb:
             comb //= 2
-        least = _split(values, comb).amin(0).T.cpu().numpy()
+        least = _least(values, comb, axis).cpu().numpy()
+        least = least if axis else np.ascontiguousarray(least.T)
         if least.shape[1] >= self.k:
-            bound = torch.from_numpy(np.partition(least, self.k - 1, axis=1)[:, self.k - 1]).long()
+            least.partition(self.k - 1, axis=1)
+            bound = torch.from_numpy(least[:, self.k - 1]).long()
             found = (bound << self.shift) + ((1 << self.shift) - 1)
             torch.minimum(kth, torch.where(bound < self.largest, found, ENDLESS), out=kth)
 
@@ -340,10 +351,12 @@ class _Search:
                     torch.minimum(kth, torch.from_numpy(slab.merge()), out=kth)
 
 
-def _split(values: Tensor, comb: int) -> Tensor:
-    """View (R, Q) as combs of rows, (comb, R / comb, Q): minima run along long rows."""
-    (rows, columns), (down, across) = values.shape, values.stride()
-    return values.as_strided((comb, rows // comb, columns), (down * (rows // comb), down, across))
+def _least(values: Tensor, comb: int, axis: int) -> Tensor:
+    """Return the smallest values of combs of rows (axis 0) or columns (1): so far apart that minima run along long rows."""
+    rows, columns = values.shape
+    if axis:
+        return values.view(rows, comb, columns // comb).amin(1)
+    return values.view(comb, rows // comb, columns).amin(0)
 
 
 def _where(mask: Tensor) -> Tensor:
