@@ -44,10 +44,8 @@ FEWEST = 256  # references in a block, where there are so many
 FEW = 8  # neighbours; of more, combs are shorter, since more of them are looked into
 HITS = 1 << 13  # combs that are looked into at once
 MOST_OF_INDEX = 16  # neighbours that an index finds sooner
-INDEXED, BUILDING = (
-    0.15,
-    900,
-)  # cost of a query with an index, and of building one, in full float32 products of a query
+INDEXED = 0.11, 0.02  # cost of a query with an index and of each neighbour, in full float32 products of a query
+BUILDING = 650  # cost of building an index, in the same
 DENSE = 1.4  # cost of a query here, in full integer products of a query
 TRIAL = (512, 4096, 512)  # rows, most terms and columns of the products that are timed
 ENDLESS = np.iinfo(np.int64).max
@@ -74,7 +72,7 @@ def dense_pays(queries: int, dim: int, k: int, *, built: bool = False) -> bool:
     """
     if k > MOST_OF_INDEX:
         return True
-    others = INDEXED * queries + (0 if built else BUILDING)
+    others = (INDEXED[0] + INDEXED[1] * k) * queries + (0 if built else BUILDING)
     return DENSE * queries <= others * _gain(min(dim, TRIAL[1]))
 
 
