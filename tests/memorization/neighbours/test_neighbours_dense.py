@@ -188,14 +188,16 @@ def test_only_bytes_are_searched_by_integers_and_only_with_products_of_full_byte
 
 
 def test_an_index_pays_only_where_integer_products_are_not_much_faster(monkeypatch):
+    large = (10**6, 50_000, 3072)
     monkeypatch.setattr(dense, "_gain", lambda dim: 12.0)
-    assert dense_pays(10**6, 3072, 2)
-    assert dense_pays(10**6, 3072, 2, built=True)
+    assert dense_pays(*large, 2)
+    assert dense_pays(*large, 2, built=True)
     monkeypatch.setattr(dense, "_gain", lambda dim: 4.0)
-    assert dense_pays(1000, 3072, 2)
-    assert not dense_pays(1000, 3072, 2, built=True)
-    assert not dense_pays(10**6, 3072, 2)
-    assert dense_pays(10**6, 3072, 51)
+    assert dense_pays(1000, 50_000, 3072, 2)
+    assert not dense_pays(1000, 50_000, 3072, 2, built=True)
+    assert dense_pays(1000, 5000, 3072, 2, built=True)
+    assert not dense_pays(*large, 2)
+    assert dense_pays(*large, 51)
 
 
 def test_floats_are_left_to_the_search_with_bounds():

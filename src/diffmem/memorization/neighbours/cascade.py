@@ -237,7 +237,7 @@ def index_pays(queries: int, references: Rows, k: int) -> bool:
         queries >= 512 and min(count, dim) >= 256 and k <= MOST_OF_INDEX and queries * count * dim >= WORTH
     )
     whole = large and dense_fits(references, references, torch.device("cpu"))
-    return large and not (whole and dense_pays(queries, dim, k))
+    return large and not (whole and dense_pays(queries, count, dim, k))
 
 
 def index_helps(references: Images, device: torch.device | str) -> bool:
@@ -271,7 +271,7 @@ def indexed_search(
     pairs = len(queries) * count
     with torch.no_grad(), full_precision():
         if index is not None and dense_fits(queries, references, cpu):
-            index = None if dense_pays(len(queries), queries.dim, k, built=True) else index
+            index = None if dense_pays(len(queries), count, queries.dim, k, built=True) else index
         elif index is None and index_pays(len(queries), references, k):
             cuts, sample = Cuts.fitting(queries.dim), sample_of(references)
             basis = fit_basis(sample[1], cuts.third)

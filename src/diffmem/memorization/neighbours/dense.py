@@ -44,9 +44,10 @@ FEWEST = 256  # references in a block, where there are so many
 FEW = 8  # neighbours; of more, combs are shorter, since more of them are looked into
 HITS = 1 << 15  # combs that are looked into at once
 MOST_OF_INDEX = 16  # neighbours that an index finds sooner
-INDEXED = 0.11, 0.02  # cost of a query with an index and of each neighbour, in full float32 products of a query
-BUILDING = 650  # cost of building an index, in the same
-DENSE = 1.4  # cost of a query here, in full integer products of a query
+# Costs relative to that of a float32 product of a query and a reference, as measured.
+INDEXED = 0.06, 0.02, 2400  # of an index, for each query: of a reference, for each of k neighbours, beside
+BUILDING = 650  # of building an index, for each reference
+DENSE = 1.4  # of the search by integers, for each query and reference, times g
 TRIAL = (512, 4096, 512)  # rows, most terms and columns of the products that are timed
 ENDLESS = np.iinfo(np.int64).max
 NOTHING = -(1 << 62)  # limit of rows that only fill up a slab
@@ -61,19 +62,21 @@ def dense_fits(queries: Rows, references: Rows, device: torch.device) -> bool:
     return products.native and products.bits == 8 and room
 
 
-def dense_pays(queries: int, dim: int, k: int, *, built: bool = False) -> bool:
+def dense_pays(queries: int, references: int, dim: int, k: int, *, built: bool = False) -> bool:
     """Say whether a search on the CPU that `dense_fits` is faster than one with an index, by the measured speed of products.
 
     Args:
         queries: How many.
+        references: How many.
         dim: Number of values in an image.
         k: Number of neighbours.
         built: Whether the index is there already.
     """
     if k > MOST_OF_INDEX:
         return True
-    others = (INDEXED[0] + INDEXED[1] * k) * queries + (0 if built else BUILDING)
-    return DENSE * queries <= others * _gain(min(dim, TRIAL[1]))
+    each = (INDEXED[0] + INDEXED[1] * k) * references + INDEXED[2]
+    others = each * queries + (0 if built else BUILDING * references)
+    return DENSE * queries * references <= others * _gain(min(dim, TRIAL[1]))
 
 
 @functools.cache
