@@ -3,7 +3,8 @@
 The searches (10,000 held-out images, and 10,000 copies with noise of 8 grey levels, for their two nearest of 50,000) run
 against the faster of faiss-cpu's `knn()` and `IndexFlatL2`, on the same number of threads; the join against a dense
 blocked product of the upper triangle. All runs are interleaved; ratios are medians over rounds. Exits with 1 if a required
-value is missed or a baseline found a nearer image.
+value is missed or a baseline found a nearer image. Where integer products are so fast that the search does without the index, that is
+what is measured (see neighbours.py); ONEDNN_MAX_CPU_ISA=AVX2 shows a processor without them.
 
     pip install -e '.[bench]'
     python benchmarks/neighbour_index.py --data cifar-10-python.tar.gz

@@ -1,36 +1,46 @@
-"""Draw docs/pictures/neighbours_*.png: pairs that the bounds leave, and the cost of a search against the size of the set.
+"""Draw docs/pictures/neighbours_*.png: the cost of a search against the size of the set, and the pairs that bounds leave.
 
+    python benchmarks/plot_neighbours.py cost --map million.bin
     python benchmarks/plot_neighbours.py survivors --data cifar-10-python.tar.gz
-    python benchmarks/plot_neighbours.py cost --sizes 1000 3000 10000 30000 50000
-    python benchmarks/plot_neighbours.py cost --sizes 1000000 --map set.bin
     python benchmarks/plot_neighbours.py draw
 
-The first two add what they measure to a JSON file (--results), which `draw` reads. The set of `cost` is synthetic, with a
-spectrum like that of CIFAR-10 (see neighbours.py), in a memory-mapped file: 3 kB for each image.
+`cost` times the search by integers, with an index, in plain float32 (`addmm` + `topk`) and by faiss, if installed, on one core and
+draws them. The set is that of `neighbours.py --million` (--map: written unless it is there; with --data of the data, else synthetic).
+What is measured is added to a JSON file (--results), which `draw` reads.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 
 from diffmem.data import open_images
+from diffmem.memorization.neighbours import cascade
 from diffmem.memorization.neighbours.index import NeighbourIndex
 from diffmem.memorization.neighbours.neighbours import nearest_neighbours
 from neighbour_index import DIM, noisy_copies
-from neighbours import baseline, images
+from neighbours import baseline, faiss_search, sets, varied
+from rates import describe_machine, product_rates
 
 DIRECTIONS = [1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 160, 256]
-QUERIES = 1000
-DENSE_QUERIES = 128
-CHUNK = 10_000
+SIZES = [1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
+PLAIN = 50_000  # references of the float32 ways at most; their costs grow in proportion
+WAYS = {
+    "integers": ("integer products", "o-", "#0072B2"),
+    "index": ("with an index", "s-", "#009E73"),
+    "building": ("building the index / 1,000", "s--", "grey"),
+    "faiss": ("faiss IndexFlatL2", "v-", "#CC79A7"),
+    "float32": ("float32 addmm + topk", "^-", "#D55E00"),
+}
 
 
 def survivors(data: str) -> dict[str, Any]:
@@ -64,49 +74,40 @@ def survivors(data: str) -> dict[str, Any]:
     return found
 
 
-def grown(path: Path, count: int) -> np.ndarray:
-    """Return a read-only memory map of synthetic images, which are written first unless the file exists."""
-    if not path.exists():
-        written = np.memmap(path, np.uint8, "w+", shape=(count, DIM))
-        for seed, at in enumerate(range(0, count, CHUNK)):
-            written[at : at + CHUNK] = images("image", min(CHUNK, count - at), DIM, seed=seed).numpy()
-        written.flush()
-    return np.memmap(path, np.uint8, "r", shape=(count, DIM))
-
-
-def cost(path: Path, count: int) -> dict[str, float]:
-    """Return the milliseconds of one core for a query with an index and by a dense product, and those of building."""
-    torch.set_num_threads(
-        1
-    )  # so that the time of the process is the work done, whatever else the machine does
-    references = grown(path, count)
-    queries = images("image", QUERIES, DIM, seed=10**6)
-    begin = time.process_time()
-    index = NeighbourIndex.build(references)
-    built = time.process_time()
-    nearest_neighbours(queries, references, 2, index=index)
-    searched = time.process_time()
-    dense, part = 0.0, min(count, 50_000)
-    few, known = queries[:DENSE_QUERIES].float(), torch.from_numpy(references[:part].copy()).float()
+def milliseconds(work: Callable[[], object]) -> float:
+    """Return the least milliseconds of this process, on one core, of a few calls: whatever else the machine does."""
+    best = float("inf")
     for _ in range(2):
-        at = time.process_time()
-        baseline(few, known, 2)
-        dense = min(dense or 1e9, time.process_time() - at)
-    return {
-        "images": count,
-        "search": 1000 * (searched - built) / QUERIES,
-        "dense": 1000 * dense / DENSE_QUERIES * count / part,
-        "building": 1000 * (built - begin),
-    }
+        begin = time.process_time()
+        work()
+        best = min(best, 1000 * (time.process_time() - begin))
+    return best
+
+
+def cost(references: np.ndarray, queries: torch.Tensor) -> dict[str, float]:
+    """Return the milliseconds of one core for a query by each way, and those of building an index."""
+    count, asked = len(references), len(queries)
+    point = {"images": count}
+    point["integers"] = milliseconds(lambda: nearest_neighbours(queries, references, 2)) / asked
+    with mock.patch.object(cascade, "dense_pays", return_value=False):
+        begin = time.process_time()
+        index = NeighbourIndex.build(references)
+        point["building"] = time.process_time() - begin
+        point["index"] = milliseconds(lambda: nearest_neighbours(queries, references, 2, index=index)) / asked
+    few, known = queries[:256].float(), torch.from_numpy(references[:PLAIN].copy()).float()
+    scale = count / len(known) / len(few)
+    point["float32"] = milliseconds(partial(baseline, few, known, 2)) * scale
+    faiss = faiss_search(known)
+    if faiss is not None:
+        point["faiss"] = milliseconds(partial(faiss, few, 2)) * scale
+    return point
 
 
 def draw(results: dict[str, Any], folder: Path) -> None:
-    """Draw both pictures."""
+    """Draw what was measured."""
     from matplotlib import pyplot as plt
 
-    plt.rcParams.update(
-        {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"}
-    )
+    plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
     if "survivors" in results:
         figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
         found = results["survivors"]
@@ -125,27 +126,27 @@ def draw(results: dict[str, Any], folder: Path) -> None:
     if results.get("cost"):
         figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
         points = sorted(results["cost"].values(), key=lambda point: point["images"])
-        sizes = [point["images"] for point in points]
-        axes.loglog(sizes, [point["dense"] for point in points], "^-", ms=4, label="cdist + topk, a query")
-        axes.loglog(sizes, [point["search"] for point in points], "o-", ms=4, label="indexed search, a query")
-        per = [point["building"] / 1000 for point in points]
-        axes.loglog(sizes, per, "s--", ms=4, color="grey", label="building the index / 1,000")
+        for key, (label, marker, colour) in reversed(WAYS.items()):
+            some = [point for point in points if key in point]
+            sizes, values = [point["images"] for point in some], [point[key] for point in some]
+            axes.loglog(sizes, values, marker, ms=4, color=colour, label=label)
         axes.set(
             xlabel="references",
             ylabel="milliseconds of one core",
-            title="Cost of the two nearest, 3,072 values each",
+            title=f"A query for the two nearest, {DIM:,} values each, g = {results['g']:.1f}",
         )
         axes.legend(frameon=False)
         figure.savefig(folder / "neighbours_cost.png", dpi=150)
 
 
 def main() -> None:
-    """Measure or draw."""
+    """Measure and draw."""
     parser = argparse.ArgumentParser(description="Pictures of the neighbour search.")
     parser.add_argument("what", choices=["survivors", "cost", "draw"])
-    parser.add_argument("--data", help="the CIFAR-10 archive, for survivors")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 3000, 10_000, 30_000, 50_000])
-    parser.add_argument("--map", type=Path, help="keep the set of `cost` in this file, for one size")
+    parser.add_argument("--data", help="the CIFAR-10 archive")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--queries", type=int, default=1000)
+    parser.add_argument("--map", type=Path, default=Path("million.bin"), help="the file of the set of `cost`")
     parser.add_argument("--results", type=Path, default=Path("neighbours.json"))
     parser.add_argument("--pictures", type=Path, default=Path("docs/pictures"))
     arguments = parser.parse_args()
@@ -155,14 +156,22 @@ def main() -> None:
             parser.error("survivors needs --data")
         results["survivors"] = survivors(arguments.data)
         print(results["survivors"])
-    for size in arguments.sizes if arguments.what == "cost" else []:
-        with tempfile.TemporaryDirectory() as folder:
-            point = cost(arguments.map or Path(folder) / "set.bin", size)
-        results.setdefault("cost", {})[str(size)] = point
-        print(point, flush=True)
+    if arguments.what == "cost":
+        torch.set_num_threads(1)
+        arguments.references, arguments.kind, arguments.dim = PLAIN, "image", DIM
+        references, queries = sets(arguments)
+        mapped = varied(arguments.map, references)
+        slow, fast = product_rates(4096, DIM, 512)
+        results["g"] = fast / slow
+        print(
+            f"{describe_machine()}; float32 {slow:.0f} GFLOP/s, int8 {fast:.0f} GOP/s, g = {fast / slow:.1f}"
+        )
+        for size in arguments.sizes:
+            point = cost(mapped[:size], queries)
+            results.setdefault("cost", {})[str(size)] = point
+            print({key: round(value, 3) for key, value in point.items()}, flush=True)
     arguments.results.write_text(json.dumps(results, indent=1))
-    if arguments.what == "draw":
-        draw(results, arguments.pictures)
+    draw(results, arguments.pictures)
 
 
 if __name__ == "__main__":

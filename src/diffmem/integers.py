@@ -51,8 +51,8 @@ class IntegerProducts:
         Returns:
             Their product, exact, (M, N): int32 if K is at most 65,536, int64 above.
         """
-        product = _native if self.native else emulated
         terms = left.shape[1]
+        product = _native if self.native else emulated
         if terms <= PIECE:
             return product(left, right, out)
         total = torch.zeros(len(left), right.shape[1], dtype=torch.int64, device=left.device)
@@ -81,8 +81,10 @@ def _native(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
     # cuBLAS wants more than 16 rows, and the other sizes to be multiples of 8.
     rows, columns = len(left), right.shape[1]
     terms = -left.shape[1] % 8
-    left = torch.nn.functional.pad(left, (0, terms, 0, max(0, 32 - rows)))
-    right = torch.nn.functional.pad(right, (0, -columns % 8, 0, terms))
+    if terms or rows <= 16:
+        left = torch.nn.functional.pad(left, (0, terms, 0, max(0, 32 - rows)))
+    if terms or columns % 8:
+        right = torch.nn.functional.pad(right, (0, -columns % 8, 0, terms))
     found = torch._int_mm(left, right)[:rows, :columns]
     return found if out is None else out.copy_(found)
 

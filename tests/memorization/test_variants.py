@@ -170,7 +170,11 @@ def test_an_index_for_all_variants_changes_nothing(monkeypatch):
     transforms = Transforms(shift=1)
     plain = variant_neighbours(samples, training, transforms=transforms)
     built = []
-    monkeypatch.setattr(variants, "index_pays", lambda *sizes: built.append(sizes) or True)
+    monkeypatch.setattr(
+        variants,
+        "index_pays",
+        lambda queries, rows, k: built.append((queries, len(rows), rows.dim, k)) or True,
+    )
     indexed = variant_neighbours(samples, training, transforms=transforms)
     assert built == [(18 * 40, 600, 3 * 14 * 14, 2)]
     np.testing.assert_array_equal(plain.neighbours.distances, indexed.neighbours.distances)

@@ -30,6 +30,7 @@ from diffmem.memorization import (
     NeighbourIndex,
     Neighbours,
     Transforms,
+    index_helps,
     nearest_neighbours,
     variant_neighbours,
 )
@@ -235,10 +236,10 @@ class CopyDetector:
         self, images: Pixels, own: NDArray[np.int64] | None, progress: Progress, count: int
     ) -> Neighbours:
         work = len(images) * self.references.size
-        if self._index is None and work >= _INDEX_FROM and torch.device(self.device).type == "cpu":
+        if self._index is None and work >= _INDEX_FROM and index_helps(self.references, self.device):
             self._index = NeighbourIndex.build(self.references)
         k = min(count + (own is not None), len(self.references))
-        size = max(1, _PAIRS // len(self.references))
+        size = max(1, _PAIRS // len(self.references) if self._index is not None else len(images))
         blocks = [images[start : start + size] for start in range(0, len(images), size)]
         parts = [
             nearest_neighbours(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from diffmem.auditing.criteria import NEIGHBOURS
 from diffmem.auditing.nulls import SEARCHES, SLOW_SPACES_MOST, SURROUNDINGS_MOST
 from diffmem.data import duplicate_groups
-from diffmem.memorization import NeighbourIndex, nearest_neighbours
+from diffmem.memorization import NeighbourIndex, index_helps, nearest_neighbours
 from diffmem.models import Denoiser
 from diffmem.sampling import SamplerConfig
 
@@ -81,7 +81,7 @@ def _timed(references: NDArray[np.uint8], asked: NDArray[np.uint8], device: str)
     """Return the seconds that it takes to prepare references, and to search for some images."""
     start = time.monotonic()
     duplicate_groups(references)
-    index = NeighbourIndex.build(references) if torch.device(device).type == "cpu" else None
+    index = NeighbourIndex.build(references) if index_helps(references, device) else None
     middle = time.monotonic()
     nearest_neighbours(asked, references, min(NEIGHBOURS, len(references)), index=index, device=device)
     return middle - start, time.monotonic() - middle

@@ -16,6 +16,7 @@ from diffmem.memorization.criteria import (
 )
 from diffmem.memorization.features import Features, open_features
 from diffmem.memorization.measure import Measurement, measure, protocol_id
+from diffmem.memorization.neighbours.cascade import index_helps
 from diffmem.memorization.neighbours.groups import DuplicateGroups, near_duplicates
 from diffmem.memorization.neighbours.index import NeighbourIndex, index_for
 from diffmem.memorization.neighbours.near import NearPairs, pairs_within
@@ -46,6 +47,7 @@ __all__ = [
     "VariantNeighbours",
     "copying_test",
     "index_for",
+    "index_helps",
     "measure",
     "near_duplicates",
     "nearest_neighbours",

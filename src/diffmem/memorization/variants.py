@@ -28,6 +28,7 @@ from diffmem.memorization.neighbours.contents import (
 )
 from diffmem.memorization.neighbours.index import NeighbourIndex
 from diffmem.memorization.neighbours.neighbours import Neighbours, nearest_neighbours
+from diffmem.memorization.neighbours.rows import Rows
 from diffmem.progress import NO_PROGRESS, Progress, part_of
 
 __all__ = ["Transforms", "Variant", "VariantNeighbours", "variant_neighbours"]
@@ -189,9 +190,8 @@ def variant_neighbours(
     references = taken(windows, originals)
     index = None
     on_cpu = device is None or torch.device(device).type == "cpu"
-    dim = int(np.prod(references.shape[1:]))
     searched = len(transforms) * len(samples)
-    if on_cpu and len(transforms) > 1 and index_pays(searched, len(references), dim, k):
+    if on_cpu and len(transforms) > 1 and index_pays(searched, Rows(references, "the references"), k):
         index = NeighbourIndex.build(references, progress=part_of(progress, 0, 0))
     best, which = None, np.zeros(len(samples), np.int64)
     for at, changed in enumerate(transforms.apply(samples)):

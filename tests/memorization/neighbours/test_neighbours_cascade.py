@@ -25,6 +25,7 @@ def small(monkeypatch):
 
     monkeypatch.setattr(cascade._Block, "search", counted)
     monkeypatch.setattr(index, "LEAF", 12)
+    monkeypatch.setattr(cascade, "dense_pays", lambda *sizes, built=False: False)
     return blocks
 
 

@@ -23,14 +23,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffmem.data.storage import parts
+from diffmem.memorization.neighbours.dense import MOST_OF_INDEX, dense_fits, dense_pays, full_search
 from diffmem.memorization.neighbours.index import BLOCK_BYTES, NeighbourIndex, sample_of
-from diffmem.memorization.neighbours.rows import Rows, full_precision
-from diffmem.memorization.neighbours.search import PIECE_BYTES, Best, search
+from diffmem.memorization.neighbours.rows import Images, Rows, full_precision
+from diffmem.memorization.neighbours.search import PIECE_BYTES, Best
 from diffmem.memorization.neighbours.sketch import Cuts, Sketch, ceilings, fit_basis, tail_share
 from diffmem.progress import Progress
 from diffmem.threads import dealt, even_parts
 
-__all__ = ["cascade", "index_pays", "indexed_search"]
+__all__ = ["cascade", "index_helps", "index_pays", "indexed_search"]
 
 QUERIES = 2048  # queries in a block
 PRODUCT = 1 << 19  # numbers in a product of the first bounds: stays in the cache
@@ -225,13 +226,27 @@ def cascade(queries: Rows, references: Rows, best: Best, index: NeighbourIndex, 
     for count, left in dealt(search, even_parts(len(queries), QUERIES)):
         dense.append(left)
         done += count - len(left)
-        progress(done * len(references), len(queries) * len(references), "nearest neighbours")
+        progress(done * len(references), len(queries) * len(references), "nearest neighbours, by an index")
     return torch.cat(dense).sort().values if dense else torch.empty(0, dtype=torch.int64)
 
 
-def index_pays(queries: int, references: int, dim: int, k: int) -> bool:
-    """Say whether a search is so large that building an index costs little beside it."""
-    return queries >= 512 and min(references, dim) >= 256 and k <= 16 and queries * references * dim >= WORTH
+def index_pays(queries: int, references: Rows, k: int) -> bool:
+    """Say whether so many queries of the type of the references are found sooner with an index on a CPU, its building included."""
+    count, dim = len(references), references.dim
+    large = (
+        queries >= 512 and min(count, dim) >= 256 and k <= MOST_OF_INDEX and queries * count * dim >= WORTH
+    )
+    whole = large and dense_fits(references, references, torch.device("cpu"))
+    return large and not (whole and dense_pays(queries, count, dim, k))
+
+
+def index_helps(references: Images, device: torch.device | str) -> bool:
+    """Say whether an index can make searches for many neighbours of images of the same type faster on a device.
+
+    Not on a GPU, and not for bytes where the processor has instructions for their products: comparing all is faster there.
+    """
+    rows, where = Rows(references, "the references"), torch.device(device)
+    return where.type == "cpu" and not dense_fits(rows, rows, where)
 
 
 def indexed_search(
@@ -255,7 +270,9 @@ def indexed_search(
     cpu, count = torch.device("cpu"), len(references)
     pairs = len(queries) * count
     with torch.no_grad(), full_precision():
-        if index is None and index_pays(len(queries), count, queries.dim, k):
+        if index is not None and dense_fits(queries, references, cpu):
+            index = None if dense_pays(len(queries), count, queries.dim, k, built=True) else index
+        elif index is None and index_pays(len(queries), references, k):
             cuts, sample = Cuts.fitting(queries.dim), sample_of(references)
             basis = fit_basis(sample[1], cuts.third)
             if tail_share(sample[1], basis) <= USELESS:
@@ -266,7 +283,7 @@ def indexed_search(
                 index = NeighbourIndex.prepared(references, sample, cuts, basis, building)
         # Of so few leaves, bounds leave out next to none.
         if index is None or len(index.order) < index.leaf * max(8, 2 * k):
-            return search(queries, references, k, cpu, block_bytes, progress)
+            return full_search(queries, references, k, cpu, block_bytes, progress)
         best = Best(queries, references, k, max(1, PIECE_BYTES // queries.dim))
         left = cascade(queries, references, best, index, progress)
     at, settled = 0, pairs - len(left) * count
@@ -275,7 +292,7 @@ def indexed_search(
         def resting(done: float, total: float, note: str = "", *, at: int = at) -> None:
             progress(settled + at * count + done, pairs, note)
 
-        rest = search(queries.subset(some), references, k, cpu, block_bytes, resting)
+        rest = full_search(queries.subset(some), references, k, cpu, block_bytes, resting)
         best.squares[some.numpy()], best.indices[some.numpy()] = rest
         at += len(some)
     return best.squares, best.indices

@@ -13,9 +13,9 @@ from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
 from diffmem.files import atomic_path
 from diffmem.memorization.neighbours.cascade import indexed_search
+from diffmem.memorization.neighbours.dense import full_search
 from diffmem.memorization.neighbours.index import NeighbourIndex
 from diffmem.memorization.neighbours.rows import Images, Metric, rows_of
-from diffmem.memorization.neighbours.search import search
 from diffmem.progress import NO_PROGRESS, Progress
 
 __all__ = ["Neighbours", "nearest_neighbours"]
@@ -166,7 +166,7 @@ def nearest_neighbours(
         if target.type == "cpu":
             found = indexed_search(share, known, k, index, block_bytes, progress)
         else:
-            found = search(share, known, k, target, block_bytes, progress)
+            found = full_search(share, known, k, target, block_bytes, progress)
     parts = [part for part in here.gather(found) if part is not None]
     squares, indices = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Neighbours(squares / 2 if metric == "cosine" else np.sqrt(squares), indices)
