@@ -1,0 +1,51 @@
+"""Batches that a GPU has no memory for: the error names the one that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from diffmem.errors import UserError
+
+__all__ = ["within_memory"]
+
+_Result = TypeVar("_Result")
+
+
+def within_memory(work: Callable[[int], _Result], count: int, name: str, processes: int = 1) -> _Result:
+    """Return `work(count)`; if the device has too little memory for it, find out how many images it has enough for.
+
+    Args:
+        work: Called with a number of images to process at once; again with halves of it, if memory is short.
+        count: Images at once.
+        name: Of the setting that says how many, for the message.
+        processes: How many share the setting's value: it is `processes * count`.
+
+    Raises:
+        UserError: There is too little memory. The message has the largest half, quarter, ... that fits.
+    """
+    try:
+        return work(count)
+    except torch.OutOfMemoryError as error:
+        reason = str(error).split(". ")[0].strip(" .")
+    # From here on nothing holds what the failed work had allocated: the error, which did, is gone.
+    fits = next((size for size in (count >> k for k in range(1, count.bit_length())) if _fits(work, size)), 0)
+    remedy = (
+        f"{processes * fits} would fit: set {name} to that or less, or use a device with more memory."
+        if fits
+        else "Not even one image at a time fits: use a smaller network, or a device with more memory."
+    )
+    raise UserError(
+        f"{name} = {processes * count} needs more memory than the device has ({reason}). {remedy}"
+    )
+
+
+def _fits(work: Callable[[int], object], count: int) -> bool:
+    torch.cuda.empty_cache()
+    try:
+        work(count)
+    except torch.OutOfMemoryError:
+        return False
+    return True
