@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffmem.errors import UserError
-from diffmem.memory import within_memory
+from diffmem.memory import BatchTooLargeError, within_memory
 
 
 def device_for(images, asked=None):
@@ -32,8 +32,9 @@ def test_work_that_fits_is_done_once():
     ("images", "count", "fits"), [(63, 64, 32), (32, 64, 32), (5, 100, 3), (1, 512, 1), (2, 3, 1)]
 )
 def test_the_error_names_the_setting_and_the_largest_half_that_fits(images, count, fits):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(BatchTooLargeError) as caught:
         within_memory(device_for(images), count, "training.batch_size")
+    assert caught.value.fits == fits
     text = str(caught.value)
     assert text.startswith(
         f"training.batch_size = {count} needs more memory than the device has (CUDA out of memory)."

@@ -9,9 +9,21 @@ import torch
 
 from diffmem.errors import UserError
 
-__all__ = ["within_memory"]
+__all__ = ["BatchTooLargeError", "within_memory"]
 
 _Result = TypeVar("_Result")
+
+
+class BatchTooLargeError(UserError):
+    """The device has too little memory for a batch.
+
+    Attributes:
+        fits: The largest half, quarter, ... of it that fits; 0 if not even one image does.
+    """
+
+    def __init__(self, text: str, fits: int) -> None:
+        super().__init__(text)
+        self.fits = fits
 
 
 def within_memory(work: Callable[[int], _Result], count: int, name: str, processes: int = 1) -> _Result:
@@ -24,7 +36,7 @@ def within_memory(work: Callable[[int], _Result], count: int, name: str, process
         processes: How many share the setting's value: it is `processes * count`.
 
     Raises:
-        UserError: There is too little memory. The message has the largest half, quarter, ... that fits.
+        BatchTooLargeError: There is too little memory. The message says what fits.
     """
     try:
         return work(count)
@@ -32,8 +44,9 @@ def within_memory(work: Callable[[int], _Result], count: int, name: str, process
         reason = str(error).split(". ")[0].strip(" .")
     # From here on nothing holds what the failed work had allocated: the error, which did, is gone.
     fits = next((size for size in (count >> k for k in range(1, count.bit_length())) if _fits(work, size)), 0)
+    fits *= processes
     remedy = (
-        f"{processes * fits} would fit: set {name} to that or less, or use a device with more memory."
+        f"{fits} would fit: set {name} to that or less, or use a device with more memory."
         if fits
         else "Not even one image at a time fits: use a smaller network, or a device with more memory."
     )
