@@ -28,7 +28,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-__all__ = ["Measured", "answer", "cores", "measure", "parser_of", "ratio", "serve", "start_serving", "together"]
+__all__ = [
+    "Measured",
+    "answer",
+    "cores",
+    "measure",
+    "parser_of",
+    "ratio",
+    "serve",
+    "start_serving",
+    "together",
+]
 
 
 @dataclass(frozen=True)
@@ -216,7 +226,7 @@ def _train(threads: int, seconds: float, device: str) -> None:
         trainer.step()
         return recipe.training.batch_size
 
-    serve(step, seconds, torch.cuda.synchronize if device == "cuda" else lambda: None)
+    serve(step, seconds, torch.cuda.synchronize if device.startswith("cuda") else lambda: None)
 
 
 def _gpu() -> str:

@@ -17,24 +17,48 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import platform
+import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_measures import Measurement, Setting, plan, train_together
-from gpu_page import markdown, page, picture
-from gpu_projection import Plan, plan_of, project
-from rates import describe_machine
 
 from diffmem.files import read_json, write_json, write_text
 from diffmem.memory import BatchTooLargeError
+from gpu_page import markdown, page, picture
+from gpu_projection import Plan, plan_of, project
+from gpu_searches import optimum_rows, search_rows
+from gpu_setting import Measurement, Setting
+from gpu_training import card_rows, compiled_row, sampling_rows, several_rows, training_rows
+from rates import describe_machine
 
 RESULTS, PAGE = "results.json", "page.html"
+RESERVE = 6  # seconds for the end of the run, when all is measured
+
+
+def plan(setting: Setting) -> dict[str, list[Measurement]]:
+    """Return what is measured: the title of each part -> its measurements, in order of worth."""
+    known = f"{setting(50_000, 300):,} images of 32x32x3"
+    first, small, wide = setting.networks().values()
+    return {
+        "The card and its limits": card_rows(setting),
+        f"Training, {first.name}": training_rows(setting, first),
+        f"Sampling, {first.name}": sampling_rows(setting, first),
+        f"Training, {first.name}, compiled": [compiled_row(setting, first)],
+        f"Training, {small.name}": training_rows(setting, small),
+        "Several runs of the quickstart's size on one card": several_rows(setting),
+        f"The two nearest of {setting(10_000, 32):,} among {known}": search_rows(setting),
+        f"Sampling from the optimum of {known}": optimum_rows(setting),
+        f"Training, {wide.name}": training_rows(setting, wide),
+        "Other networks, compiled": [compiled_row(setting, small), compiled_row(setting, wide)],
+    }
 
 
 def machine_of(device: str) -> dict[str, str]:
@@ -54,12 +78,34 @@ def machine_of(device: str) -> dict[str, str]:
     }
 
 
+class TimeUp(BaseException):
+    """Raised in whatever runs when the time is up; no `except Exception` on the way holds it."""
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Raise `TimeUp` in what is inside after so many seconds."""
+
+    def ring(*_: object) -> None:
+        raise TimeUp
+
+    before = signal.signal(signal.SIGALRM, ring)
+    timer = signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+
+
 class Run:
     """One run: what it has found so far, and where that is written."""
 
     def __init__(self, out: Path, setting: Setting, minutes: float) -> None:
         self.out, self.setting, self.parts = out, setting, plan(setting)
-        self.begin, self.end = time.monotonic(), time.monotonic() + 60 * minutes
+        self.begin = time.monotonic()
+        self.end = self.begin + 60 * minutes - RESERVE
         self.content: dict[str, Any] = {
             "machine": machine_of(setting.device),
             "miniature": setting.miniature,
@@ -80,14 +126,16 @@ class Run:
 
     def measured(self, row: Measurement) -> dict[str, Any]:
         """Return the entry of one measurement."""
-        left = self.end - time.monotonic()
-        if left < (0 if self.setting.miniature else row.least):
-            return {"state": "not run: time was up"}
         begin = time.monotonic()
+        if begin >= self.end:
+            return {"state": "not run: time was up"}
         try:
-            found = row.work()
+            with deadline(self.end - begin):
+                found = row.work()
+        except TimeUp:
+            entry: dict[str, Any] = {"state": "not finished: time was up"}
         except (torch.OutOfMemoryError, BatchTooLargeError) as error:
-            entry: dict[str, Any] = {"state": "out of memory", "note": str(error).partition(". ")[0]}
+            entry = {"state": "out of memory", "note": str(error).partition(". ")[0]}
         except (Exception, SystemExit) as error:  # whatever it is, the other measurements go on
             traceback.print_exc()
             self.failed = True
@@ -97,9 +145,14 @@ class Run:
         return {**entry, "seconds": round(time.monotonic() - begin, 2)}
 
     def project(self, pending: Future[Plan]) -> None:
-        """Fill in the projection, as far as it is known."""
-        values = {key: found["value"] for key, found in self.content["results"].items() if "value" in found}
-        self.content["projection"] = [asdict(one) for one in project(pending.result(), values)]
+        """Fill in the FLOP/s of training and the projection, as far as they are known."""
+        plan, results = pending.result(), self.content["results"]
+        values = {key: found["value"] for key, found in results.items() if "value" in found}
+        for key, value in values.items():
+            kind, _, rest = key.partition("/")
+            if kind == "training":  # three evaluations' worth for each image
+                results[key]["tflops"] = 3e-12 * plan.measured[rest.partition("/")[0]] * value
+        self.content["projection"] = [asdict(one) for one in project(plan, values)]
 
     def measure(self, pending: Future[Plan]) -> None:
         """Measure everything."""
@@ -113,23 +166,20 @@ class Run:
                 self.project(pending)
             self.write("Not finished.", drawing=True)
         self.project(pending)
-        self.write("One or more measurements failed; see below." if self.failed else "Finished.", drawing=True)
+        self.write(
+            "One or more measurements failed; see below." if self.failed else "Finished.", drawing=True
+        )
 
 
 def main() -> int:
     """Measure, or print the table; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("gpu"))
-    parser.add_argument("--minutes", type=float, default=4.0, help="no measurement is begun that would end later")
+    parser.add_argument("--minutes", type=float, default=4.0, help="what is not measured by then is left out")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--miniature", action="store_true", help="everything small: to see that it works")
     parser.add_argument("--table", action="store_true", help="print the rows of --out as a Markdown table")
-    parser.add_argument("--child", metavar="DEVICE", help=argparse.SUPPRESS)
-    parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.child:
-        train_together(given.child, given.seconds)
-        return 0
     setting = Setting(given.device, given.miniature)
     if given.table:
         path = given.out / RESULTS

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpu_measures import Measurement
 from gpu_projection import ASSUMPTIONS, COLUMNS
+from gpu_setting import Measurement
 
 __all__ = ["UNMEASURED", "markdown", "page", "picture"]
 
@@ -36,8 +35,9 @@ def _cells(row: Measurement, results: Mapping[str, Any], plan: Mapping[str, Meas
         return found["state"], row.unit, "", found.get("note", "")
     ratio, base = "", results.get(row.against or "", {})
     if row.against and base.get("value"):
-        ratio = f"{number_text(found['value'] / base['value'])}x of: {plan[row.against].what.partition(';')[0]}"
-    return number_text(found["value"]), row.unit, ratio, found["note"]
+        ratio = f"{number_text(found['value'] / base['value'])}x {plan[row.against].what}"
+    speed = f", {number_text(found['tflops'])} TFLOP/s" if "tflops" in found else ""
+    return number_text(found["value"]), row.unit, ratio, found["note"] + speed
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: frozenset[int]) -> str:
@@ -61,7 +61,9 @@ def page(content: Mapping[str, Any], plan: Mapping[str, Sequence[Measurement]], 
     rows = {row.key: row for part in plan.values() for row in part}
     body = [f"<h1>diffmem on {html.escape(content['machine']['device'])}</h1>"]
     if content["miniature"]:
-        body.append('<p class="warn">A miniature run, to see that everything works: its numbers mean nothing.</p>')
+        body.append(
+            '<p class="warn">A miniature run, to see that everything works: its numbers mean nothing.</p>'
+        )
     body.append("<p>" + html.escape("; ".join(f"{k}: {v}" for k, v in content["machine"].items())) + "</p>")
     body.append(f"<p>{html.escape(content['state'])}</p>")
     if drawn:
@@ -79,26 +81,45 @@ def page(content: Mapping[str, Any], plan: Mapping[str, Sequence[Measurement]], 
         )
         for one in content["projection"]
     ]  # fmt: skip
-    head = ("what", "million images trained", "thousand sampled", *(f"hours, {words}" for words in COLUMNS.values()))
+    head = (
+        "what",
+        "million images trained",
+        "thousand sampled",
+        *(f"hours, {words}" for words in COLUMNS.values()),
+    )
     body.append(_table(head, hours, frozenset(range(1, len(head)))) if hours else f"<p>{UNMEASURED}</p>")
     title = f"<meta charset='utf-8'><title>diffmem on a GPU</title><style>{_STYLE}</style>"
-    return f"<!doctype html><html lang='en'><head>{title}</head><body>\n" + "\n".join(body) + "\n</body></html>\n"
+    return (
+        f"<!doctype html><html lang='en'><head>{title}</head><body>\n"
+        + "\n".join(body)
+        + "\n</body></html>\n"
+    )
 
 
 def markdown(content: Mapping[str, Any], plan: Mapping[str, Sequence[Measurement]]) -> str:
-    """Return the rows as a table of the documentation; `content` may be empty."""
+    """Return the parts as a table of the documentation; `content` may be empty: nothing is measured yet."""
     rows = {row.key: row for part in plan.values() for row in part}
-    lines = ["| what | measured | unit | ratio | remarks |", "|---|---|---|---|---|"]
-    for title, part in plan.items():
-        for row in part:
-            cells = (f"{title}: {row.what}", *_cells(row, content.get("results", {}), rows))
-            lines.append("| " + " | ".join(cells) + " |")
+
+    def measured(row: Measurement) -> str:
+        number, unit, ratio, _ = _cells(row, content.get("results", {}), rows)
+        return f"{row.what} {number} {unit}{f' ({ratio})' if ratio else ''}"
+
+    results = content.get("results", {})
+    found = {
+        title: "; ".join(measured(row) for row in part)
+        if any(row.key in results for row in part)
+        else UNMEASURED
+        for title, part in plan.items()
+    }
     for one in content.get("projection", []):
-        for key, words in COLUMNS.items():
-            value = one["hours"][key]
-            hours = UNMEASURED if value is None else number_text(value)
-            lines.append(f"| Projection: {one['what']}, {words} | {hours} | hours | | |")
-    return re.sub(r"\|  (?=\|)", "| ", "\n".join(lines)) + "\n"
+        hours = {words: one["hours"][key] for key, words in COLUMNS.items() if one["hours"][key] is not None}
+        text = "; ".join(f"{words} {number_text(value)}" for words, value in hours.items())
+        found[f"Projected hours, {one['what']}"] = text or UNMEASURED
+    if not content.get("projection"):
+        found["Projected hours of one EMM, and of each experiment at the paper's scale"] = UNMEASURED
+    return "".join(
+        f"| {name} | {text} |\n" for name, text in {"part": "measured", "---": "---", **found}.items()
+    )
 
 
 def picture(content: Mapping[str, Any], networks: Sequence[str]) -> str:
@@ -118,12 +139,20 @@ def picture(content: Mapping[str, Any], networks: Sequence[str]) -> str:
     drawn = [name for name in networks if any(f"training/{name}/{kind}" in values for kind in kinds)]
     if not drawn:
         return ""
-    figure, panels = plt.subplots(1, len(drawn), figsize=(3.4 * len(drawn), 3), layout="constrained", squeeze=False)
+    figure, panels = plt.subplots(
+        1, len(drawn), figsize=(3.4 * len(drawn), 3), layout="constrained", squeeze=False
+    )
     for axes, name in zip(panels[0], drawn, strict=True):
         bars = [(*look, values.get(f"training/{name}/{kind}")) for kind, look in kinds.items()]
         for at, (_, colour, hollow, value) in enumerate(bars):
             axes.barh(at, value or 0, color="white" if hollow else colour, edgecolor=colour)
-            axes.text(value or 0, at, f" {number_text(value)}" if value else f" {UNMEASURED}", va="center", fontsize=7)
+            axes.text(
+                value or 0,
+                at,
+                f" {number_text(value)}" if value else f" {UNMEASURED}",
+                va="center",
+                fontsize=7,
+            )
         axes.set_yticks(range(len(bars)), [words for words, *_ in bars], fontsize=8)
         axes.invert_yaxis()
         axes.margins(x=0.25)

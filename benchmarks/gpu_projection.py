@@ -12,17 +12,20 @@ from functools import cache
 
 import numpy as np
 import torch
-from emm_search import searches
-from gpu_measures import PRECISIONS, Setting
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffmem.models import ModelConfig, build_denoiser
 from diffmem.paper.experiment import experiment_names, load_experiment
 from diffmem.training.schedule import evaluation_images, total_images
+from emm_search import searches
+from gpu_setting import PRECISIONS, Setting
 
 __all__ = ["ASSUMPTIONS", "COLUMNS", "Plan", "Projection", "Work", "plan_of", "project"]
 
-COLUMNS = {**{f"{precision}/ours": words for precision, words in PRECISIONS.items()}, "bf16/compiled": "bf16, compiled"}
+COLUMNS = {
+    **{f"{precision}/ours": words for precision, words in PRECISIONS.items()},
+    "bf16/compiled": "bf16, compiled",
+}
 """Ways to train -> their names: the columns of the table."""
 
 ASSUMPTIONS = (
@@ -92,11 +95,15 @@ def _work_of(name: str) -> tuple[Work, ...]:
         recipe = experiment.recipe(level, scale.sizes or experiment.sizes, scale)
         if not recipe.model.is_trained:
             continue
-        model = recipe.model.model_copy(update={"skip_mask": None, "dropout": 0.0})  # neither changes the FLOP
+        model = recipe.model.model_copy(
+            update={"skip_mask": None, "dropout": 0.0}
+        )  # neither changes the FLOP
         seeds = len(recipe.seeds)
         trained = seeds * sum(total_images(recipe.training, size) for size in recipe.sizes)
         points = seeds * sum(len(evaluation_images(recipe.training, size)) for size in recipe.sizes)
-        found.append(Work(flops(model, recipe.data.resolution or 32), trained, points * recipe.measure.samples))
+        found.append(
+            Work(flops(model, recipe.data.resolution or 32), trained, points * recipe.measure.samples)
+        )
     return tuple(found)
 
 
@@ -138,10 +145,10 @@ def plan_of(setting: Setting) -> Plan:
     }
     rows = []
     for side in (32, 8):
-        trainings, trained, sampled = _emm(side, setting(20, 3))
+        trainings, trained, sampled = _emm(side, setting(20, 1))
         words = f"one EMM at {side}x{side} (a search, {trainings:.1f} trainings on average)"
         rows.append((words, (Work(measured[f"{side}x{side}, width 128"], trained, sampled),)))
-    names = experiment_names()[: setting(100, 2)]
+    names = experiment_names()[: setting(100, 1)]
     rows += [(load_experiment(name).title, _work_of(name)) for name in names]
     return Plan(rows, measured)
 
@@ -170,5 +177,8 @@ def project(plan: Plan, values: Mapping[str, float]) -> list[Projection]:
 
 def _sampling_cost(precision: str, values: Mapping[str, float]) -> float:
     """Return the time of a sampled image in units of an image trained: measured in this precision, or 35 / 3."""
-    trained, sampled = values.get(f"training/32x32, width 128/{precision}/ours"), values.get(f"sampling/{precision}")
+    trained, sampled = (
+        values.get(f"training/32x32, width 128/{precision}/ours"),
+        values.get(f"sampling/{precision}"),
+    )
     return trained / sampled if trained and sampled else 35 / 3

@@ -53,7 +53,9 @@ def ours(seconds: float) -> float:
 
     torch.set_num_threads(1)
     recipe, images = _setup()
-    trainer = Trainer(build_denoiser(recipe.model, images.shape), images.images, None, recipe.training, seed=0)
+    trainer = Trainer(
+        build_denoiser(recipe.model, images.shape), images.images, None, recipe.training, seed=0
+    )
 
     def step() -> int:
         trainer.step()

@@ -37,7 +37,7 @@ def test_the_error_names_the_setting_and_the_largest_half_that_fits(images, coun
     assert caught.value.fits == fits
     text = str(caught.value)
     assert text.startswith(
-        f"training.batch_size = {count} needs more memory than the device has (CUDA out of memory)."
+        f"training.batch_size = {count} needs more memory than the device has (CUDA out of memory. Tried to allocate 2.00 GiB)."
     )
     assert f" {fits} would fit: set training.batch_size to that or less" in text
 

@@ -41,7 +41,7 @@ def within_memory(work: Callable[[int], _Result], count: int, name: str, process
     try:
         return work(count)
     except torch.OutOfMemoryError as error:
-        reason = str(error).split(". ")[0].strip(" .")
+        reason = ". ".join(str(error).split(". ")[:2]).rstrip(".")  # and how much was asked for
     # From here on nothing holds what the failed work had allocated: the error, which did, is gone.
     fits = next((size for size in (count >> k for k in range(1, count.bit_length())) if _fits(work, size)), 0)
     fits *= processes
@@ -50,9 +50,8 @@ def within_memory(work: Callable[[int], _Result], count: int, name: str, process
         if fits
         else "Not even one image at a time fits: use a smaller network, or a device with more memory."
     )
-    raise UserError(
-        f"{name} = {processes * count} needs more memory than the device has ({reason}). {remedy}"
-    )
+    text = f"{name} = {processes * count} needs more memory than the device has ({reason}). {remedy}"
+    raise BatchTooLargeError(text, fits)
 
 
 def _fits(work: Callable[[int], object], count: int) -> bool:
