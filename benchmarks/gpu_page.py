@@ -36,8 +36,12 @@ def _cells(row: Measurement, results: Mapping[str, Any], plan: Mapping[str, Meas
     ratio, base = "", results.get(row.against or "", {})
     if row.against and base.get("value"):
         ratio = f"{number_text(found['value'] / base['value'])}x {plan[row.against].what}"
-    speed = f", {number_text(found['tflops'])} TFLOP/s" if "tflops" in found else ""
-    return number_text(found["value"]), row.unit, ratio, found["note"] + speed
+    note = found["note"]
+    if "tflops" in found:
+        note += f", {number_text(found['tflops'])} TFLOP/s"
+        product = results.get(f"card/{row.key.split('/')[2]}", {}).get("value")
+        note += f", {found['tflops'] / product:.0%} of the matrix product's" if product else ""
+    return number_text(found["value"]), row.unit, ratio, note
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: frozenset[int]) -> str:

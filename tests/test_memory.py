@@ -1,5 +1,7 @@
 """A batch that does not fit the device: a stand-in for its memory raises what torch raises."""
 
+import pickle
+
 import pytest
 import torch
 
@@ -52,6 +54,11 @@ def test_where_not_one_image_fits_no_batch_size_is_advised(count):
     with pytest.raises(UserError, match="Not even one image") as caught:
         within_memory(device_for(0), count, "batch")
     assert "would fit" not in str(caught.value)
+
+
+def test_the_error_of_a_worker_process_arrives_whole():
+    error = pickle.loads(pickle.dumps(BatchTooLargeError("batch = 8 needs more", 4)))
+    assert (str(error), error.fits) == ("batch = 8 needs more", 4)
 
 
 def test_other_errors_are_left_alone():

@@ -21,7 +21,7 @@ class BatchTooLargeError(UserError):
         fits: The largest half, quarter, ... of it that fits; 0 if not even one image does.
     """
 
-    def __init__(self, text: str, fits: int) -> None:
+    def __init__(self, text: str, fits: int = 0) -> None:
         super().__init__(text)
         self.fits = fits
 
