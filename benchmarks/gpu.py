@@ -40,7 +40,7 @@ from gpu_training import card_rows, compiled_row, sampling_rows, several_rows, t
 from rates import describe_machine
 
 RESULTS, PAGE = "results.json", "page.html"
-RESERVE = 6  # seconds for the end of the run, when all is measured
+RESERVE = 15  # seconds of the minutes for imports before the first measurement and the end after the last
 
 
 def plan(setting: Setting) -> dict[str, list[Measurement]]:
