@@ -3,7 +3,7 @@
 PY ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint types examples check release-check bench schema clean
+.PHONY: demo test test-slow test-gpu lint types examples check release-check bench bench-gpu schema clean
 
 .venv/.run: pyproject.toml constraints.txt
 	$(PY) -m venv .venv
@@ -26,6 +26,10 @@ test: .venv/.dev
 # What is marked slow, and what takes more examples when it is told to.
 test-slow: .venv/.dev
 	DIFFMEM_TESTS=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "slow or thorough"
+
+# What needs a CUDA GPU: at most three minutes with one, skipped without.
+test-gpu: .venv/.dev
+	$(BIN)/python -m pytest -m gpu
 
 lint: .venv/.dev
 	$(BIN)/ruff check src tests benchmarks examples
@@ -68,6 +72,10 @@ bench: .venv/.dev
 	$(BIN)/python benchmarks/concurrent_runs.py
 	$(BIN)/python benchmarks/grouped_training.py
 	$(BIN)/python benchmarks/audit.py
+
+# At most four minutes on one card: a page and a JSON in gpu/.
+bench-gpu: .venv/.dev
+	$(BIN)/python benchmarks/gpu.py --out gpu
 
 schema: .venv/.run
 	$(BIN)/python -c 'import json; from diffmem.auditing import AuditResult as R; print(json.dumps(R.model_json_schema(), indent=1, ensure_ascii=False))' \

@@ -28,7 +28,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-__all__ = ["Measured", "cores", "parser_of", "ratio", "serve", "together"]
+__all__ = [
+    "Measured",
+    "answer",
+    "cores",
+    "measure",
+    "parser_of",
+    "ratio",
+    "serve",
+    "start_serving",
+    "together",
+]
 
 
 @dataclass(frozen=True)
@@ -108,13 +118,14 @@ def _busy() -> float | None:
     return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
 
 
-def _measure(children: Sequence[subprocess.Popen[str]]) -> Measured:
+def measure(children: Sequence[subprocess.Popen[str]]) -> Measured:
+    """Let processes that `serve`, and are ready, work at the same time; return what they did together."""
     start, busy = time.perf_counter(), _busy()
     for child in children:
         assert child.stdin is not None
         child.stdin.write("go\n")
         child.stdin.flush()
-    found = [_answer(child) for child in children]
+    found = [answer(child) for child in children]
     others, after = None, _busy()
     used = sum(one["used"] for one in found)
     if busy is not None and after is not None:
@@ -130,7 +141,17 @@ def _measure(children: Sequence[subprocess.Popen[str]]) -> Measured:
     )
 
 
-def _answer(child: subprocess.Popen[str]) -> dict[str, float]:
+def start_serving(commands: Sequence[Sequence[str]], threads: int) -> list[subprocess.Popen[str]]:
+    """Start commands that `serve`, with so many threads each; each is ready when it has given its first `answer`."""
+    env = dict(os.environ, OMP_NUM_THREADS=str(threads))
+    return [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, text=True)
+        for command in commands
+    ]
+
+
+def answer(child: subprocess.Popen[str]) -> dict[str, float]:
+    """Return the next line of a process that serves: what it measured, or nothing when it is ready."""
     assert child.stdout is not None
     line = child.stdout.readline()
     if not line:
@@ -157,17 +178,13 @@ def together(commands: Sequence[Sequence[str]], threads: int, args: argparse.Nam
         threads: OMP_NUM_THREADS of each.
         args: Has `others`, `patience` and `tries`.
     """
-    env = dict(os.environ, OMP_NUM_THREADS=str(threads))
-    children = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, text=True)
-        for command in commands
-    ]
+    children = start_serving(commands, threads)
     for child in children:
-        _answer(child)
+        answer(child)
     found: list[Measured] = []
     while len(found) < args.tries and not (found and (found[-1].others or 0.0) <= args.others):
         _wait_for_quiet(args.others, args.patience)
-        found.append(_measure(children))
+        found.append(measure(children))
     for child in children:
         child.communicate()
     return min(found, key=lambda one: one.others or 0.0)
@@ -209,7 +226,7 @@ def _train(threads: int, seconds: float, device: str) -> None:
         trainer.step()
         return recipe.training.batch_size
 
-    serve(step, seconds, torch.cuda.synchronize if device == "cuda" else lambda: None)
+    serve(step, seconds, torch.cuda.synchronize if device.startswith("cuda") else lambda: None)
 
 
 def _gpu() -> str:

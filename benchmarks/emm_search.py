@@ -115,12 +115,10 @@ def compare(folder, simulations):
     )
 
 
-def simulate(name, simulations, futility):
-    """Search one published curve many times, print what came out, and return both costs and the coverage."""
+def searches(name, simulations, futility=None):
+    """Search a published curve many times; yield what was found, by which rule, and the trainings of each search."""
     curve = curve_through({size: percent / 100 for size, percent in PUBLISHED[name].items()})
     smallest, largest = min(PUBLISHED[name]), max(PUBLISHED[name])
-    truth = brentq(lambda size: curve(size) - (1 - EPSILON), smallest, largest)
-    units, runs, covered, widths = [], [], 0, []
 
     def stopping(size):
         affordable = 0.5 * EPOCHS[-1] * size / image_cost(EVALUATIONS)
@@ -131,15 +129,22 @@ def simulate(name, simulations, futility):
         pace = rng.uniform(0.4, 1.0)
         rule = SizeRule(smallest, largest, EPSILON, TOLERANCE, start=smallest * 2 ** rng.uniform())
         found, trainings = search_level(curve, rule, stopping, EPOCHS, rng, pace=pace)
+        yield found, rule, list(trainings.values())
+
+
+def simulate(name, simulations, futility):
+    """Search one published curve many times, print what came out, and return both costs and the coverage."""
+    curve = curve_through({size: percent / 100 for size, percent in PUBLISHED[name].items()})
+    smallest, largest = min(PUBLISHED[name]), max(PUBLISHED[name])
+    truth = brentq(lambda size: curve(size) - (1 - EPSILON), smallest, largest)
+    units, runs, covered, widths = [], [], 0, []
+    for found, rule, trainings in searches(name, simulations, futility):
         emm = emm_of_seed(found, rule)
         covered += emm.low <= truth <= emm.high
         widths.append(half_width(emm.low, emm.high))
         runs.append(len(trainings))
         units.append(
-            sum(
-                one.images_trained + one.images_sampled * image_cost(EVALUATIONS)
-                for one in trainings.values()
-            )
+            sum(one.images_trained + one.images_sampled * image_cost(EVALUATIONS) for one in trainings)
         )
     grids = []
     for tolerance in (

@@ -2,15 +2,13 @@
 
     python benchmarks/training_speed.py [--rounds 5] [--seconds 8]
 
-Baseline: one process with the library's default threads, the same network in contiguous layout, a shuffling DataLoader over
-a map-style dataset, `torch.optim.Adam` and a parameter-by-parameter EMA, the loss read every step. Ours: as the
-quickstart trains, one single-threaded process per core. Both are restarted in every round, one after the other.
+Baseline: one process with the library's default threads that trains the same network as `baseline.py` does, in plain eager
+PyTorch. Ours: as the quickstart trains, one single-threaded process per core. Both are restarted in every round, one after the other.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 import statistics
 import subprocess
@@ -32,75 +30,36 @@ def _measure(step: Callable[[], int], seconds: float) -> float:
 
 def _setup():
     from diffmem.data import balanced, open_images
-    from diffmem.models import build_denoiser
     from diffmem.studies.quickstart import quickstart_recipe
 
-    recipe = quickstart_recipe()
-    images = balanced(open_images("digits"), 160)
-    return build_denoiser(recipe.model, images.shape), images, recipe.training
+    return quickstart_recipe(), balanced(open_images("digits"), 160)
 
 
 def plain(seconds: float, workers: int) -> float:
     """Return images per second of the baseline."""
-    import torch
-    from torch.utils.data import DataLoader, Dataset
+    from baseline import plain_denoiser, plain_steps
 
-    denoiser, images, config = _setup()
-
-    class Plain(Dataset):
-        def __len__(self) -> int:
-            return len(images)
-
-        def __getitem__(self, index: int):
-            return images.images[index].astype("float32") / 127.5 - 1
-
-    def endless():
-        while True:
-            yield from DataLoader(
-                Plain(),
-                config.batch_size,
-                shuffle=True,
-                drop_last=True,
-                num_workers=workers,
-                persistent_workers=workers > 0,
-            )
-
-    loader = endless()
-    denoiser.train()
-    average = copy.deepcopy(denoiser).eval().requires_grad_(False)
-    optimizer = torch.optim.Adam(denoiser.parameters(), config.learning_rate)
-    losses = []
-
-    def step() -> int:
-        x = next(loader)
-        sigma = (torch.randn(len(x), 1, 1, 1) * config.p_std + config.p_mean).exp()
-        weight = (sigma**2 + 0.25) / (sigma * 0.5) ** 2
-        optimizer.zero_grad()
-        loss = (weight * (denoiser(x + torch.randn_like(x) * sigma, sigma.flatten()) - x) ** 2).sum() / len(x)
-        loss.backward()
-        optimizer.step()
-        with torch.no_grad():
-            for ours, theirs in zip(average.parameters(), denoiser.parameters(), strict=True):
-                ours.copy_(theirs.lerp(ours, 0.99))
-        losses.append(loss.item())
-        return len(x)
-
-    return _measure(step, seconds)
+    recipe, images = _setup()
+    denoiser = plain_denoiser(recipe.model, images.shape)
+    return _measure(plain_steps(denoiser, images.images, recipe.training, workers=workers), seconds)
 
 
 def ours(seconds: float) -> float:
     """Return images per second of one single-threaded trainer."""
     import torch
 
+    from diffmem.models import build_denoiser
     from diffmem.training import Trainer
 
     torch.set_num_threads(1)
-    denoiser, images, config = _setup()
-    trainer = Trainer(denoiser, images.images, None, config, seed=0)
+    recipe, images = _setup()
+    trainer = Trainer(
+        build_denoiser(recipe.model, images.shape), images.images, None, recipe.training, seed=0
+    )
 
     def step() -> int:
         trainer.step()
-        return config.batch_size
+        return recipe.training.batch_size
 
     return _measure(step, seconds)
 

@@ -256,3 +256,18 @@ def test_seeds_are_read_or_refused_but_never_crash(text):
         return
     assert seeds == list(dict.fromkeys(seeds))
     assert seeds
+
+
+class Small(Elementwise):
+    """A denoiser on a device with memory for three images at once."""
+
+    def __call__(self, x, sigma, labels=None):
+        if len(x) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return super().__call__(x, sigma, labels)
+
+
+def test_a_batch_too_large_for_the_device_is_an_error_that_names_one_that_fits():
+    with pytest.raises(UserError, match=r"^batch_size = 8 needs .* 2 would fit"):
+        generate(Small(), range(10), FAST, batch_size=8)
+    assert len(generate(Small(10), range(5), FAST, labels=[1, 2, 3, 4, 5], batch_size=2)) == 5

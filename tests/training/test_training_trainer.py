@@ -325,12 +325,42 @@ def test_arithmetic_puts_the_settings_of_torch_back(precision):
         return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
     before = switches()
-    with pytest.raises(ZeroDivisionError), arithmetic(precision, torch.device("cpu")):  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), arithmetic(precision, torch.device("cpu")) as forward:  # noqa: PT012
         assert switches() == (precision == "tf32",) * 2
-        assert torch.is_autocast_enabled("cpu") == (precision == "bf16")
+        with forward:
+            assert torch.is_autocast_enabled("cpu") == (precision == "bf16")
+        assert not torch.is_autocast_enabled("cpu")
         _ = 1 / 0
     assert switches() == before
     assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_the_backward_pass_has_the_precision_of_the_forward_pass(precision, monkeypatch):
+    # torch's own default is TF32 for convolutions, and it is the running kernel that reads the setting.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", precision == "float32")
+    one, seen = trainer(precision=precision), []
+    weight = next(one.denoiser.parameters())
+    weight.register_hook(lambda gradient: seen.append(torch.backends.cudnn.allow_tf32))
+    one.step()
+    assert seen == [precision == "tf32"]
+
+
+@pytest.mark.parametrize(("steps", "images"), [(0, 2), (1, 1)])
+def test_a_batch_too_large_for_the_device_is_an_error_that_names_one_that_fits(steps, images, monkeypatch):
+    one = run(trainer(), steps)
+    weights = one.layout.vector.detach().clone()
+    whole = one.denoiser.model.forward
+
+    def forward(x, noise, labels):
+        if len(x) > images:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return whole(x, noise, labels)
+
+    monkeypatch.setattr(one.denoiser.model, "forward", forward)
+    with pytest.raises(UserError, match=rf"^training.batch_size = 4 needs .* {images} would fit"):
+        one.step()
+    assert torch.equal(one.layout.vector, weights)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffmem.errors import DiffmemError, UserError
+from diffmem.memory import within_memory
 from diffmem.models.denoiser import Denoiser, Latent
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.sampling.config import SamplerConfig
-from diffmem.sampling.samplers import sample_latents
+from diffmem.sampling.samplers import StepCallback, sample_latents
 from diffmem.sampling.seeds import SeededNoise, latents_for_seeds, random_labels
 
 __all__ = [
@@ -117,8 +119,8 @@ def iter_generated(
         The images of the next at most `batch_size` seeds, in the order of `seeds`.
 
     Raises:
-        UserError: A label does not exist, labels are wanted from an unconditional model, or the batch size is
-            below 1.
+        UserError: A label does not exist, labels are wanted from an unconditional model, the batch size is below 1,
+            or the GPU has too little memory for it: the message says how many images at a time fit.
         BrokenModelError: The model produced values that are not finite.
     """
     chosen = config or SamplerConfig()
@@ -182,39 +184,53 @@ def _batches(
     batch_size: int,
     progress: Progress,
 ) -> Iterator[GeneratedImages]:
-    device = denoiser.device
     for start in range(0, len(seeds), batch_size):
         batch = seeds[start : start + batch_size]
-        latents, generators = latents_for_seeds(batch, denoiser.image_shape, device)
-        labels: Tensor | None = None
-        if given is not None:
-            labels = torch.tensor(given[start : start + batch_size], dtype=torch.int64, device=device)
-        elif denoiser.num_labels > 0:
-            labels = random_labels(generators, denoiser.num_labels, device)
+        labels = None if given is None else given[start : start + batch_size]
 
         def on_step(
             done: int, steps: int, x: Tensor, sigma: float, start: int = start, size: int = len(batch)
         ) -> None:
             progress(start + size * done / steps, len(seeds), f"{start} of {len(seeds)} images")
 
-        images = sample_latents(denoiser, latents, labels, config, SeededNoise(generators), on_step)
-        bad = ~torch.isfinite(images).flatten(1).all(dim=1).cpu()
-        if isinstance(denoiser, Latent):
-            with torch.no_grad():
-                images = denoiser.decode(images)
-            bad |= ~torch.isfinite(images).flatten(1).all(dim=1).cpu()
-        if bad.any():
-            names = [seed for seed, is_bad in zip(batch, bad.tolist(), strict=True) if is_bad]
-            shown = ", ".join(map(str, names[:8])) + (", ..." if len(names) > 8 else "")
-            raise BrokenModelError(
-                f"The model produced values that are not finite for {len(names)} of {len(batch)} images"
-                f" (seeds {shown}); its weights are broken or its training diverged."
-            )
-        yield GeneratedImages(
-            images=to_uint8(images).cpu().numpy(),
-            labels=None if labels is None else labels.cpu().numpy(),
-            seeds=np.array([seed % 2**32 for seed in batch], dtype=np.int64),
+        work = partial(_generated, denoiser, batch, labels, config, on_step)
+        yield within_memory(work, len(batch), "batch_size")
+
+
+def _generated(
+    denoiser: Denoiser,
+    seeds: list[int],
+    given: list[int] | None,
+    config: SamplerConfig,
+    on_step: StepCallback,
+    count: int,
+) -> GeneratedImages:
+    """Generate the images of the first `count` seeds at once."""
+    device, seeds = denoiser.device, seeds[:count]
+    latents, generators = latents_for_seeds(seeds, denoiser.image_shape, device)
+    labels: Tensor | None = None
+    if given is not None:
+        labels = torch.tensor(given[:count], dtype=torch.int64, device=device)
+    elif denoiser.num_labels > 0:
+        labels = random_labels(generators, denoiser.num_labels, device)
+    images = sample_latents(denoiser, latents, labels, config, SeededNoise(generators), on_step)
+    bad = ~torch.isfinite(images).flatten(1).all(dim=1).cpu()
+    if isinstance(denoiser, Latent):
+        with torch.no_grad():
+            images = denoiser.decode(images)
+        bad |= ~torch.isfinite(images).flatten(1).all(dim=1).cpu()
+    if bad.any():
+        names = [seed for seed, is_bad in zip(seeds, bad.tolist(), strict=True) if is_bad]
+        shown = ", ".join(map(str, names[:8])) + (", ..." if len(names) > 8 else "")
+        raise BrokenModelError(
+            f"The model produced values that are not finite for {len(names)} of {len(seeds)} images"
+            f" (seeds {shown}); its weights are broken or its training diverged."
         )
+    return GeneratedImages(
+        images=to_uint8(images).cpu().numpy(),
+        labels=None if labels is None else labels.cpu().numpy(),
+        seeds=np.array([seed % 2**32 for seed in seeds], dtype=np.int64),
+    )
 
 
 def parse_seeds(text: str) -> list[int]:

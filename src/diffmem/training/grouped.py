@@ -291,12 +291,13 @@ class TrainerGroup:
         noisy = torch.addcmul(images, noise, level)
         c_skip, c_out, c_in, c_noise = preconditioning.coefficients(level)
         inputs = (c_in * noisy).flatten(1, 2).contiguous(memory_format=torch.channels_last)
-        with arithmetic(config.precision, self.device):
-            raw = self._network.model(inputs, c_noise.flatten(), labels)
-        error = c_skip * noisy + c_out * raw.to(torch.float32).view(images.shape) - images
-        weighted = preconditioning.loss_weight(sigma) * error.square().flatten(2).sum(2)
-        losses = weighted.sum(0) / config.batch_size
-        losses.sum().backward()
+        with arithmetic(config.precision, self.device) as forward:
+            with forward:
+                raw = self._network.model(inputs, c_noise.flatten(), labels)
+            error = c_skip * noisy + c_out * raw.to(torch.float32).view(images.shape) - images
+            weighted = preconditioning.loss_weight(sigma) * error.square().flatten(2).sum(2)
+            losses = weighted.sum(0) / config.batch_size
+            losses.sum().backward()
         self._update()
         self._losses += losses.detach()
         self._loss_steps += 1

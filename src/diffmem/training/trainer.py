@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
+from diffmem.memory import within_memory
 from diffmem.models.networks.dropout import Dropout, set_masks
 from diffmem.models.preconditioning import Preconditioned, Preconditioning
 from diffmem.training.config import TrainingConfig
@@ -34,16 +35,18 @@ __all__ = [
 
 
 @contextmanager
-def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
-    """Compute in 'float32' (TF32 off), 'tf32' (on for matrix products and convolutions on CUDA) or 'bf16' (autocast)."""
+def arithmetic(precision: str, device: torch.device) -> Iterator[AbstractContextManager[object]]:
+    """Compute in 'float32' (TF32 off), 'tf32' (on for matrix products and convolutions on CUDA) or 'bf16' (autocast).
+
+    Both passes belong inside: the settings hold for the kernels that run, whoever made the graph.
+
+    Yields:
+        A further context, for the forward pass only: autocast.
+    """
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     try:
-        if precision == "bf16":
-            with torch.autocast(device.type, torch.bfloat16):
-                yield
-        else:
-            yield
+        yield torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
@@ -193,26 +196,47 @@ class Trainer:
         return Draw(images, uniform, normal, noise, labels)
 
     def step(self) -> None:
-        """See one batch: of all processes together, `batch_size` images."""
-        config, seen, batch, part = self.config, self.seen, self.config.batch_size, self._part
-        preconditioning = self.denoiser.preconditioning
-        images, uniform, normal, noise, labels = self.draw(seen)
-        sigma = preconditioning.noise_levels(uniform, normal, config.p_mean, config.p_std)
-        if self.denoiser.model.style.dropout:
-            masks = stream_seed(self.seed, "dropout", seen)
-            set_masks(self._dropouts, masks, part.start, part.stop, self.device)
-        self.layout.zero_gradient()
-        with arithmetic(config.precision, self.device):
-            loss = denoising_loss(self._network, preconditioning, images, sigma, noise, labels, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        """See one batch: of all processes together, `batch_size` images.
+
+        Raises:
+            UserError: The batch needs more memory than the GPU has; the message says how many images fit.
+        """
+        config, seen, draw = self.config, self.seen, self.draw(self.seen)
+        loss = within_memory(
+            lambda count: self._gradient(draw, count),
+            len(draw.images),
+            "training.batch_size",
+            self._world.size,
+        )
         self._world.all_reduce(self.layout.gradient)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(config, self.size, seen)
         self._optimizer.step()
         self._ema_vector.lerp_(self.layout.vector.detach(), 1 - ema_beta(config, self.size, seen))
-        self._loss_sum += loss.detach()
+        self._loss_sum += loss
         self._loss_steps += 1
-        self.seen = seen + batch
+        self.seen = seen + config.batch_size
+
+    def _gradient(self, draw: Draw, count: int) -> Tensor:
+        """Compute the gradient of the first images' share of the loss, and return that share."""
+        config, first, preconditioning = self.config, self._part.start, self.denoiser.preconditioning
+        images, uniform, normal, noise = (part[:count] for part in draw[:4])
+        labels = None if draw.labels is None else draw.labels[:count]
+        sigma = preconditioning.noise_levels(uniform, normal, config.p_mean, config.p_std)
+        if self.denoiser.model.style.dropout:
+            masks = stream_seed(self.seed, "dropout", self.seen)
+            set_masks(self._dropouts, masks, first, first + count, self.device)
+        self.layout.zero_gradient()
+        # Before the first step the optimizer holds nothing yet; Adam will need this much beside a gradient's memory.
+        later = None if self._optimizer.state else torch.empty(2, len(self.layout.vector), device=self.device)
+        with arithmetic(config.precision, self.device) as forward:
+            with forward:
+                loss = denoising_loss(
+                    self._network, preconditioning, images, sigma, noise, labels, config.batch_size
+                )
+            loss.backward()  # type: ignore[no-untyped-call]
+        del later
+        return loss.detach()
 
     def take_loss(self) -> float | None:
         """Return the mean loss of all processes since the last call, none if there was no step since.
