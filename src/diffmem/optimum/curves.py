@@ -1,7 +1,7 @@
 """What the optimum of an image set knows at each noise level: how its posterior spreads over the images, and when it collapses.
 
 A query is a training image y_q plus sigma times noise n. Distances need no noisy image: |x - y_i|^2 = sigma^2 |n|^2 + A_i + 2 sigma
-B_i with A_i = |y_q - y_i|^2, whole numbers in grey levels, and B_i = n . (y_q - y_i). So two matrix products serve all noise
+B_i with A_i = |y_q - y_i|^2, whole numbers in grey levels, and B_i = n . (y_q - y_i). So two exact matrix products serve all noise
 levels, and the weight of the own image is exact where every float32 distance would be noise. As the noise level falls, an
 image whose weight is below exp(-45) of the own image's, and falling, stays below: it is left out from there on.
 """
@@ -18,7 +18,6 @@ from pydantic import Field
 from torch import Tensor
 
 from diffmem.data import ImageSet, duplicate_groups
-from diffmem.data.storage import parts
 from diffmem.errors import UserError
 from diffmem.memorization.rates import MeanRecord, Rate, mean_record
 from diffmem.memorization.records import Record
@@ -30,12 +29,16 @@ from diffmem.optimum.collapse import (
     isotropic_moments,
 )
 from diffmem.optimum.gaussian import covariance_spectrum
+from diffmem.optimum.pixels import MIDDLE
+from diffmem.optimum.points import SCALE, Points
+from diffmem.optimum.references import References
+from diffmem.optimum.scores import Source, inner_products
 from diffmem.progress import NO_PROGRESS, Progress
 
 __all__ = ["Collapse", "OptimumCurves", "OptimumPoint", "default_sigmas", "optimum_curves"]
 
-_SCALE = 127.5  # grey levels per unit
 _NEGLIGIBLE = -45.0
+_WHOLE, _FINE = 2, 6  # digits that hold grey levels, and noise to the precision of float64 sums
 _WORKSPACE = 192 * 2**20
 _OWN, _NEAREST, _ENTROPY, _DIMENSION = range(4)
 
@@ -151,13 +154,14 @@ def optimum_curves(
         queries, math.prod(images.shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float64
     )
     found = torch.empty(4, len(levels), queries, dtype=torch.float64)
+    known = References(images, conditional, torch.device(device), shared=False)
     done = 0
-    for which, members in _classes(images.labels if conditional else None, chosen):
-        count = len(images) if members is None else len(members)
-        for part in torch.split(which, max(1, _WORKSPACE // (64 * count))):
-            own = images.images[chosen[part.numpy()]]
-            squares, products = _pairs(own, noise[part], images.images, members, device)
-            found[:, :, part] = _spread(squares, products, levels)
+    for label, which in _by_class(images.labels if conditional else None, chosen):
+        (stretch,) = known.stretches(label, len(images))
+        source = Source(known.pixels, stretch)
+        for part in torch.split(which, max(1, _WORKSPACE // (64 * len(source)))):
+            own = torch.tensor(images.images[chosen[part.numpy()]]).flatten(1)
+            found[:, :, part] = _spread(*_pairs(own.to(device), noise[part].to(device), source), levels)
             done += len(part)
             progress(done, queries)
     return OptimumCurves(
@@ -180,15 +184,13 @@ def balanced_indices(count: int, wanted: int, seed: int) -> NDArray[np.int64]:
     return np.resize(order, wanted).astype(np.int64)
 
 
-def _classes(
-    labels: NDArray[np.int64] | None, chosen: NDArray[np.int64]
-) -> Iterator[tuple[Tensor, NDArray[np.int64] | None]]:
-    """Yield positions of queries with the images that their posterior runs over, none for all."""
+def _by_class(labels: NDArray[np.int64] | None, chosen: NDArray[np.int64]) -> Iterator[tuple[int, Tensor]]:
+    """Yield the class of some queries, -1 if their posterior runs over all images, and their positions."""
     if labels is None:
-        yield torch.arange(len(chosen)), None
+        yield -1, torch.arange(len(chosen))
         return
-    for label in np.unique(labels[chosen]):
-        yield torch.from_numpy(np.flatnonzero(labels[chosen] == label)), np.flatnonzero(labels == label)
+    for label in np.unique(labels[chosen]).tolist():
+        yield label, torch.from_numpy(np.flatnonzero(labels[chosen] == label))
 
 
 def _spread(squares: Tensor, products: Tensor, levels: Sequence[float]) -> Tensor:
@@ -223,36 +225,20 @@ def _spread(squares: Tensor, products: Tensor, levels: Sequence[float]) -> Tenso
     return out
 
 
-def _pairs(
-    own: NDArray[np.uint8],
-    noise: Tensor,
-    images: NDArray[np.uint8],
-    members: NDArray[np.int64] | None,
-    device: torch.device | str,
-) -> tuple[Tensor, Tensor]:
+def _pairs(own: Tensor, noise: Tensor, source: Source) -> tuple[Tensor, Tensor]:
     """Return |y_q - y_i|^2 and n_q . (y_q - y_i) in [-1, 1] units, float64 (q, n); squares of equal images are 0.
 
     Args:
-        own: The queries' own images, (q, C, H, W).
+        own: The queries' own images, uint8 (q, dim).
         noise: Their noise, float64 (q, dim).
-        images: All images, (N, C, H, W).
-        members: Which of them count, (n,); none for all.
-        device: Where to compute.
+        source: The images that count.
     """
-    queries, noise = torch.tensor(own).flatten(1).to(device).double(), noise.to(device)
-    centre = queries[0].clone()  # any whole numbers will do, and an image is nearer than zero
-    queries -= centre
-    norms, inner = queries.square().sum(1, keepdim=True), (noise * queries).sum(1, keepdim=True)
-    count = len(images) if members is None else len(members)
-    squares = norms.new_empty(len(queries), count)
-    products = torch.empty_like(squares)
-    for part in parts(count, 64 * queries.shape[1], _WORKSPACE):
-        block = images[part] if members is None else images[members[part]]
-        rows = torch.tensor(block).flatten(1).to(device).double().sub_(centre)
-        # Sums of products of whole numbers: exact.
-        squares[:, part] = torch.addmm(norms + rows.square().sum(1), queries, rows.T, alpha=-2)
-        products[:, part] = torch.addmm(inner, noise, rows.T, alpha=-1)
-    return squares.div_(_SCALE**2), products.div_(_SCALE)
+    w, pixels = own.double() - MIDDLE, source.pixels
+    norms, inner = w.square().sum(1, keepdim=True), (noise * w).sum(1, keepdim=True)
+    # Whole numbers: exact.
+    squares = norms + pixels.norms[source.stretch] - 2 * inner_products(source, Points(pixels, w), _WHOLE).T
+    products = inner - inner_products(source, Points(pixels, noise), _FINE).T
+    return squares.contiguous().div_(SCALE**2), products.contiguous().div_(SCALE)
 
 
 def _point(sigma: float, found: NDArray[np.float64]) -> OptimumPoint:
@@ -284,8 +270,10 @@ def _collapse(
     measured = crossing(levels, own.mean(1).tolist())
     low, high = bootstrap_crossing(levels, own, seed=seed) if measured is not None else (None, None)
     predicted, shares = [], []
-    for which, members in _classes(images.labels if conditional else None, chosen):
-        part = images if members is None else images.take(members, "one class")
+    for label, which in _by_class(images.labels if conditional else None, chosen):
+        part = images
+        if images.labels is not None and label >= 0:
+            part = images.take(np.flatnonzero(images.labels == label), "one class")
         count = len(np.unique(duplicate_groups(part)))
         if count < 2:
             continue

@@ -21,7 +21,7 @@ from diffmem.errors import UserError
 from diffmem.models.denoiser import Denoiser, DescribedDenoiser, checked_levels
 from diffmem.optimum.certificates import Certificates
 from diffmem.optimum.pixels import MIDDLE
-from diffmem.optimum.points import SCALE
+from diffmem.optimum.points import SCALE, in_grey_levels
 from diffmem.optimum.posterior import OMITTED, Answer, Queries
 from diffmem.optimum.references import References
 from diffmem.threads import dealing
@@ -237,7 +237,7 @@ class Following:
         optimum.work.calls += 1
         optimum.work.queries += len(x)
         out = torch.empty_like(x, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
-        points = (x.flatten(1).double() + 1).mul_(SCALE).sub_(MIDDLE)
+        points = in_grey_levels(x.flatten(1))
         # Of all images, so of those of any label, too.
         needed = math.log(images.count(-1) / OMITTED) * 2 * (SCALE * levels).square()
         held = self._certificates.hold(points, needed)

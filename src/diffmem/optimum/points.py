@@ -12,7 +12,7 @@ from torch import Tensor
 from diffmem.integers import PIECE, digits_of, largest_whole
 from diffmem.optimum.pixels import MIDDLE, Pixels
 
-__all__ = ["SCALE", "Points", "Reference"]
+__all__ = ["SCALE", "Points", "Reference", "Rounded", "in_grey_levels"]
 
 SCALE = 127.5  # grey levels per unit of y
 MOST_DIGITS = 8
@@ -55,20 +55,21 @@ class Reference:
         return Reference(self.rows.to(device), self.norms.to(device), self.scores.to(device))
 
 
+def in_grey_levels(x: Tensor) -> Tensor:
+    """Return w = 127.5 (x + 1) - 128, float64, of points in [-1, 1] units."""
+    return (x.double() + 1).mul_(SCALE).sub_(MIDDLE)
+
+
 class Points:
-    """Queries w = 127.5 (x + 1) - 128 in grey levels, which can be written in any number of digits.
+    """Points w in grey levels less 128, which can be written in any number of digits.
 
     Args:
         pixels: The images that they are compared with.
-        x: Float (B, dim), in [-1, 1] units.
-
-    Attributes:
         w: Float64 (B, dim).
     """
 
-    def __init__(self, pixels: Pixels, x: Tensor) -> None:
-        self._pixels, self._bits = pixels, pixels.products.bits
-        self.w = (x.double() + 1).mul_(SCALE).sub_(MIDDLE)
+    def __init__(self, pixels: Pixels, w: Tensor) -> None:
+        self._pixels, self._bits, self.w = pixels, pixels.products.bits, w
         self._size = self.w.norm(dim=1)
         self._largest = self.w.abs().amax(1).clamp_min_(2.0**-900)
 

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from diffmem.integers import largest_whole
-from diffmem.optimum.points import MOST_DIGITS, SCALE, Points, Reference, Rounded
+from diffmem.optimum.points import MOST_DIGITS, SCALE, Points, Reference, Rounded, in_grey_levels
 from diffmem.optimum.references import References
 from diffmem.optimum.scores import ROWS, Scored, Source, scored
 from diffmem.optimum.sums import Sums
@@ -94,7 +94,7 @@ class Queries:
         # The limits keep 0 times infinity out of the logits.
         self.beta = (0.5 / (SCALE * sigma).square()).clamp(1e-300, 1e300)
         self._gain = self.beta / math.log(2)
-        self._points = Points(self._pixels, x)
+        self._points = Points(self._pixels, in_grey_levels(x))
         self._weights = LEVELS[self._pixels.products.bits]
         self._reach = math.log(count / OMITTED)
         self._sources = [Source(self._pixels, stretch) for stretch in stretches]

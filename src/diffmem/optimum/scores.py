@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from diffmem.optimum.pixels import Pixels
-from diffmem.optimum.points import Rounded
+from diffmem.optimum.points import Points, Rounded
 from diffmem.threads import even_parts, pulled
 
-__all__ = ["ROWS", "Scored", "Source", "scored"]
+__all__ = ["ROWS", "Scored", "Source", "inner_products", "scored"]
 
 ROWS = 512  # images of a block: its scores stay in the cache
 PRODUCT = 8  # blocks in a product with points, at most
@@ -95,6 +95,22 @@ class Scored(NamedTuple):
             torch.addcmul(line[0][at], below, line[1], out=out[filled : filled + len(below)])
             filled += len(below)
         return out[:filled]
+
+
+def inner_products(source: Source, points: Points, digits: int) -> Tensor:
+    """Return the inner products w.v of points, rounded to so many digits, with the images of a source, float64 (n, B)."""
+    rounded = points.rounded(digits)
+    out = torch.empty(len(source), len(rounded.error), dtype=torch.float64, device=rounded.error.device)
+    zeros = torch.zeros(ROWS, dtype=torch.float64, device=out.device)
+
+    def work(blocks: Iterator[slice]) -> None:
+        products, values = rounded.buffers(ROWS, ROWS)
+        for part in blocks:
+            found = rounded.products(source.rows(part.start, part.stop), products)
+            torch.mul(rounded.scores(found, zeros[: len(found)], values), 0.5, out=out[part])
+
+    pulled(work, even_parts(len(source), ROWS))
+    return out
 
 
 def scored(source: Source, points: Rounded, kind: torch.dtype) -> Scored:
