@@ -1,8 +1,7 @@
-"""Pictures of sampling from the closed-form optimum: what is computed at each noise level, and the cost against the number of images.
+"""Pictures of sampling from the closed-form optimum: the time of each call, and the cost against the number of images.
 
-    python benchmarks/plot_optimum.py pruning --data cifar-10-python.tar.gz --out docs/pictures
+    python benchmarks/plot_optimum.py calls --data cifar-10-python.tar.gz --out docs/pictures
     python benchmarks/plot_optimum.py cost --out docs/pictures
-    python benchmarks/plot_optimum.py cost --out docs/pictures --sizes 1000000 --queries 4
 
 `cost` uses synthetic images with the spectrum of photographs, from 200,000 on as a memory map in a temporary folder. Its numbers are
 kept in a file beside the picture, so that sizes can be measured one after another.
@@ -26,12 +25,12 @@ from diffmem.files import write_bytes
 from diffmem.optimum.optimum import Optimum
 from diffmem.reports.html import png_bytes
 from diffmem.reports.style import COLOURS, dress, new_figure
-from diffmem.sampling import SamplerConfig, noise_levels
+from diffmem.sampling import SamplerConfig
 from diffmem.sampling.samplers import sample_latents
 from neighbours import images
-from optimum import image_set
+from optimum import Timed, image_set, sampled
 
-SIZES = [1000, 2000, 5000, 10_000, 20_000, 50_000]
+SIZES = [1000, 2000, 5000, 10_000, 20_000, 50_000, 200_000, 1_000_000]
 MAPPED = 200_000
 BLUE, ORANGE = COLOURS["blue"], COLOURS["vermillion"]
 
@@ -41,40 +40,34 @@ def latents(count: int) -> Tensor:
     return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def pruning(data: str | None, size: int, queries: int, out: Path) -> None:
-    """Draw how many images are computed, and how many are only bounded, at each step."""
-    optimum = Optimum(image_set(data, size))
-    tally, rows = optimum.evaluations, []
-
-    def seen(done: int, steps: int, x: Tensor, sigma: float) -> None:
-        rows.append((tally.calls, tally.computed, tally.bounded, tally.certified))
-
-    sample_latents(optimum, latents(queries), None, SamplerConfig(), callback=seen)
-    levels = noise_levels(SamplerConfig())[:-1].numpy()
-    calls, computed, bounded, certified = np.diff(np.array([(0, 0, 0, 0), *rows], float), axis=0).T
+def calls(data: str | None, size: int, queries: int, out: Path) -> None:
+    """Draw the seconds of each call of a sampler, beside those of dense float32 passes."""
+    images = image_set(data, size)
+    timed = Timed(
+        Optimum(images), torch.from_numpy(images.images.reshape(len(images), -1)).float() / 127.5 - 1
+    )
+    for _ in range(2):  # the second time, everything is there
+        timed.sigmas.clear()
+        for seconds in timed.seconds.values():
+            seconds.clear()
+        sampled(timed, queries)
     drawn = new_figure(7.2, 3.8)
     axes = drawn.subplots()
-    axes.loglog(levels, computed / calls / queries, "o-", color=BLUE, label="computed over all pixels")
-    part = bounded > 0
-    axes.loglog(
-        levels[part],
-        (bounded / calls / queries)[part],
-        "s--",
-        color=ORANGE,
-        label="bounded from 64 directions",
+    names = {
+        "cdist": "torch.cdist, softmax, product",
+        "products": "two float32 products",
+        "optimum": "integer products",
+    }
+    styles = {"cdist": ("^:", COLOURS["green"]), "products": ("s--", ORANGE), "optimum": ("o-", BLUE)}
+    for name, text in names.items():
+        style, colour = styles[name]
+        axes.loglog(timed.sigmas, timed.seconds[name], style, color=colour, label=text, markersize=4)
+    dress(
+        axes, "noise level sigma (sampling goes from right to left)", f"seconds of a call, {queries} queries"
     )
-    axes.axhline(size, color="0.5", linewidth=1)
-    axes.text(levels[-1], size * 0.75, f"all {size:,} images", color="0.35", va="top")
-    dress(axes, "noise level sigma (sampling goes from right to left)", "images per query and call")
-    axes.set_title(f"18 Heun steps from the optimum of {size:,} images, {queries} queries")
-    axes.legend(loc="center left")
-    write_bytes(out / "optimum_pruning.png", png_bytes(drawn))
-    for level, row in zip(
-        levels, np.stack([computed / calls / queries, certified / calls / queries], 1), strict=True
-    ):
-        print(
-            f"sigma {level:8.4f}: {row[0]:9.1f} images computed per query, {row[1]:.0%} of the queries from a certificate"
-        )
+    axes.set_title(f"18 Heun steps from the optimum of {size:,} images")
+    axes.legend(loc="lower right")
+    write_bytes(out / "optimum_calls.png", png_bytes(drawn))
 
 
 def rows_of(size: int, folder: Path) -> np.ndarray:
@@ -111,19 +104,17 @@ def cost(sizes: list[int], queries: int, out: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows = rows_of(size, Path(folder))
             optimum = Optimum(ImageSet(rows, None, NumberedNames("image", range(size))))
-            optimum.references.directions()
             begin = time.perf_counter()
             sample_latents(optimum, latents(queries), None, SamplerConfig())
             ours = (time.perf_counter() - begin) / queries
-            tally = optimum.evaluations
-            found[str(size)] = [ours, 35 * dense_call(rows, queries) / queries, tally.computed / tally.asked]
+            found[str(size)] = [ours, 35 * dense_call(rows, queries) / queries]
             print(size, queries, found[str(size)], flush=True)
         kept.write_text(json.dumps(found, indent=1))
     chosen = sorted(map(int, found))
     drawn = new_figure(7.2, 3.8)
     axes = drawn.subplots()
     for at, (name, style) in enumerate(
-        (("with certified skipping", "o-"), ("two float32 products at every call", "s--"))
+        (("integer products", "o-"), ("two float32 products at every call", "s--"))
     ):
         axes.loglog(
             chosen, [found[str(size)][at] for size in chosen], style, color=(BLUE, ORANGE)[at], label=name
@@ -137,14 +128,14 @@ def cost(sizes: list[int], queries: int, out: Path) -> None:
 def main() -> None:
     """Draw one of the pictures."""
     parser = argparse.ArgumentParser(description="Pictures of sampling from the closed-form optimum.")
-    parser.add_argument("picture", choices=["pruning", "cost"])
-    parser.add_argument("--data", help="an image set, for pruning; synthetic images if left out")
+    parser.add_argument("picture", choices=["calls", "cost"])
+    parser.add_argument("--data", help="an image set, for calls; synthetic images if left out")
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--queries", type=int, default=64)
     arguments = parser.parse_args()
-    if arguments.picture == "pruning":
-        pruning(arguments.data, 50_000, arguments.queries, arguments.out)
+    if arguments.picture == "calls":
+        calls(arguments.data, 50_000, arguments.queries, arguments.out)
     else:
         cost(arguments.sizes, arguments.queries, arguments.out)
 

@@ -133,7 +133,8 @@ class Queries:
             return len(self._weights) - 1
         # The largest weight is mostly larger than that of the sample, and the sum that much smaller.
         scale = largest_whole(self._weights[0].digits, self._pixels.products.bits)
-        return int(4 * self._count / (scale * float(mass.min())) > (1 - POINTS) * self._tolerance)
+        # Processes without images of a label leave it to the others.
+        return int(bool(self._sources) and 4 * self._count > (1 - POINTS) * self._tolerance * scale * float(mass.min()))
 
     def _float_error(self, precision: Precision) -> float:
         """Bound what rounding of floats does to a mean."""
