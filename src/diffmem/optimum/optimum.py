@@ -188,7 +188,7 @@ class Optimum(DescribedDenoiser):
         half = self._workspace // 2
         size = max(1, half // (QUERY_BYTES * images.pixels.dim + BLOCK_BYTES))
         for label, group in images.grouped(labels, len(x)):
-            for which in torch.split(group.to(x.device), size):
+            for which in torch.tensor_split(group.to(x.device), -(-len(group) // size)):  # even: a small part takes long, too
                 most = max(1, half // ((4 if self.tolerance > 1e-5 else 8) * len(which)))
                 rows = torch.nan_to_num(x[which].flatten(1), nan=0.0, posinf=0.0, neginf=0.0)
                 parts = images.stretches(label, most)
