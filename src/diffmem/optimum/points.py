@@ -95,7 +95,7 @@ class Points:
         stands = whole * grid
         error = (self.w - stands).norm(dim=1)
         whole = whole.to(torch.int32 if count <= 4 else torch.int64)
-        digits = digits_of(whole, count, self._bits).permute(2, 0, 1).flip(0).flatten(0, 1).T
+        digits = torch.cat(digits_of(whole, count, self._bits).unbind(-1)[::-1]).T
         # Reading x rounded it, too.
         error = error * (1 + 1e-12) + 2.0**-51 * (self._size + SCALE * math.sqrt(self._pixels.dim))
         return Rounded(self._pixels, stands, digits, 2 * grid[:, 0], error, reference)
