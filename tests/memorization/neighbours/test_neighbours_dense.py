@@ -130,6 +130,36 @@ def test_a_memory_map_and_a_view_are_searched_as_they_are(tmp_path: Path):
     check(noise(4, 20, 3, 4, 4), mapped.transpose(0, 3, 1, 2)[::2], 3)
 
 
+def test_norms_that_another_thread_is_still_writing_are_not_read():
+    images = Rows(noise(0, 300, 8), "images")
+    searching = dense._Search(images, images, 2, CPU, 76 << 20)
+    searching.norms[-1] = int(np.square(images.images[-1].numpy().astype(int) - 128).sum())
+    squares, indices = searching.run(lambda *_: None)
+    expected, order = brute(images.images.numpy(), images.images.numpy(), 2)
+    np.testing.assert_array_equal(squares, expected)
+    np.testing.assert_array_equal(indices, order)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_inference_mode_and_other_default_types_change_nothing(threads):
+    queries, references = noise(0, 40, 300), noise(1, 700, 300)
+    expected = brute(queries, references, 3)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        with torch.inference_mode():
+            inferred = found_by(queries, references, 3)
+        torch.set_default_dtype(torch.float64)
+        assert dense._gain.__wrapped__(100) > 0
+        doubled = found_by(queries, references, 3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_num_threads(before)
+    for found in (inferred, doubled):
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_array_equal(found[1], expected[1])
+
+
 def test_no_queries_have_no_neighbours():
     squares, indices = found_by(np.empty((0, 7), np.uint8), noise(0, 9, 7), 2)
     assert squares.shape == indices.shape == (0, 2)

@@ -85,7 +85,7 @@ def _gain(dim: int) -> float:
     rows, _, columns = TRIAL
     left, right = (torch.ones(count, dim, dtype=torch.int8) for count in (rows, columns))
     one, other, products = left.float(), right.float(), integer_products()
-    out, whole = torch.empty(rows, columns), torch.empty(rows, columns, dtype=torch.int32)
+    out, whole = (torch.empty(rows, columns, dtype=kind) for kind in (torch.float32, torch.int32))
     with one_thread(), full_precision():
         slow = _seconds(lambda: torch.mm(one, other.T, out=out))
         return slow / _seconds(lambda: products(left, right.T, whole))
@@ -235,10 +235,11 @@ class _Search:
         buffers = self.buffers.pop() if self.buffers else self.made()
         block, product, other = (part[:height] for part in buffers)
         self.convert(self.references, first, last, block)
-        if int(self.norms[last - 1]) < 0:
-            self.norms[first:last] = self.squares(block)[: last - first]
         norms = torch.full((height,), self.largest, dtype=self.dtype, device=self.device)
         norms[: last - first] = self.norms[first:last]
+        if int(norms.min()) < 0:  # some are not known yet: another thread may be writing them
+            norms[: last - first] = self.squares(block)[: last - first]
+            self.norms[first:last] = norms[: last - first]
         for at, start in enumerate(group.starts):
             if self.same and start >= last:
                 break
