@@ -34,6 +34,32 @@ def test_all_items_are_worked_on_without_gradients_and_threads_are_given_back(th
     assert seen == [threads]
 
 
+def test_threads_write_into_what_was_made_in_inference_mode(threads):
+    with torch.inference_mode():
+        found = torch.zeros(20)
+
+        def work(item: int) -> None:
+            torch.add(torch.ones(1), item, out=found[item : item + 1])
+
+        assert len(list(dealt(work, range(20)))) == 20
+    assert found.tolist() == list(range(1, 21))
+
+
+def test_an_interrupt_right_after_the_number_of_threads_was_set_gives_it_back(threads, monkeypatch):
+    given = torch.set_num_threads
+
+    def interrupted(count: int) -> None:
+        given(count)
+        if count == 1:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "set_num_threads", interrupted)
+    with pytest.raises(KeyboardInterrupt), one_thread():
+        pass
+    assert torch.get_num_threads() == threads
+
+
 def test_an_error_ends_the_work(threads):
     done = []
 

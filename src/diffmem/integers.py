@@ -97,11 +97,13 @@ def integer_products(device: torch.device | str = "cpu") -> IntegerProducts:
 @functools.cache
 def _probed(device: str) -> IntegerProducts:
     rows, terms, columns = PROBE
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
 
     def drawn(count: int, length: int, low: int, high: int) -> Tensor:
         """Draw extremes, half of the rows nothing but one of them: sums of two neighbours are then as large as they get."""
-        values = torch.where(torch.rand(count, length, generator=generator) < 0.5, low, high).to(torch.int8)
+        values = torch.where(
+            torch.rand(count, length, generator=generator, device="cpu") < 0.5, low, high
+        ).to(torch.int8)
         values[::4], values[1::4] = low, high
         return values.to(device)
 

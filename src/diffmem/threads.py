@@ -25,7 +25,7 @@ _Result = TypeVar("_Result")
 
 def dealt(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[_Result]:
     """Yield `work(item)` of all items in the order in which they are finished; gradients are off."""
-    threads, own = _count(), torch.get_num_threads()
+    threads, own, inference = _count(), torch.get_num_threads(), torch.is_inference_mode_enabled()
     if threads == 1 or len(items) < 2:
         for item in items:
             with one_thread(), torch.no_grad():
@@ -35,7 +35,7 @@ def dealt(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[
 
     def alone(item: _Item) -> _Result:
         torch.set_num_threads(1)  # of this thread
-        with torch.no_grad():  # a setting of the thread, too
+        with torch.inference_mode(inference), torch.no_grad():  # settings of the thread, too
             return work(item)
 
     pool = ThreadPoolExecutor(min(threads, len(items)))
@@ -70,8 +70,8 @@ def _count() -> int:
 def one_thread() -> Iterator[None]:
     """Keep torch to one thread, for operations so small that threads would mostly wait for each other."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
+        torch.set_num_threads(1)
         yield
     finally:
         torch.set_num_threads(threads)

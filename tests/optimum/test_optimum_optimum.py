@@ -184,6 +184,9 @@ def test_a_query_that_is_not_finite_spoils_no_other():
     x[4, 0, 0, 0] = math.inf
     found = optimum(x, 1.0)
     assert not found[[2, 4]].isfinite().any()
+    spread = optimum.posterior(x, 1.0)
+    for each in spread:
+        assert each.isfinite().tolist() == [at not in (2, 4) for at in range(len(x))]
     torch.testing.assert_close(found[[0, 1, 3, 5]], good[[0, 1, 3, 5]], atol=1e-6, rtol=0)
 
 

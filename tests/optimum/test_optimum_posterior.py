@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -26,7 +29,7 @@ from optimum_tools import (
 from diffmem.integers import IntegerProducts
 from diffmem.optimum import optimum as optimum_module
 from diffmem.optimum import pixels as pixels_module
-from diffmem.optimum import posterior, scores, weights
+from diffmem.optimum import posterior, references, scores, weights
 from diffmem.optimum.optimum import Optimum
 from diffmem.sampling import SamplerConfig
 from diffmem.sampling.samplers import sample_latents
@@ -94,6 +97,85 @@ def test_so_it_is_for_any_small_set(seed, count, side, sigma, spread, far, power
     error, bound = error_and_bound(optimum, x, sigma, pixels)
     assert error <= bound
     assert bound <= 10.0**power or far > 10
+
+
+@pytest.mark.parametrize("sigma", [1e-6, 0.3, 1e6])
+@pytest.mark.parametrize("far", [1e30, 1e36, 1e100, 1e200])
+def test_a_query_far_beyond_all_images_spoils_no_other(far, sigma):
+    pixels = random_pixels(600)
+    x, levels = noisy(pixels, 0.3), torch.full((6,), 0.3, dtype=torch.float64)
+    x[2], levels[2] = far, sigma
+    others = [0, 1, 3, 4, 5]
+    expected = formula(x[others], 0.3, pixels)[1]
+    optimum = Optimum(image_set(pixels))
+    for denoiser in (optimum, optimum.follow()):
+        found = denoiser(x, levels)
+        assert found.isfinite().all()
+        torch.testing.assert_close(found[others], expected, atol=1e-6, rtol=0)
+
+
+def test_weights_of_blocks_that_are_left_out_count_in_the_bound():
+    # A block of 512 white images, each of a weight just too small to be counted, and a block of one black image.
+    pixels = np.full((513, 1, 8, 8), 255, np.uint8)
+    pixels[512] = 0
+    sigma, bits = 0.05, 25.02
+    apart = bits * math.log(2) * 2 * (127.5 * sigma) ** 2
+    level = (255 - apart / (64 * 255)) / 2
+    x = torch.full((1, 1, 8, 8), level / 127.5 - 1, dtype=torch.float64)
+    error, bound = error_and_bound(Optimum(image_set(pixels), tolerance=1e-3), x, sigma, pixels)
+    assert 1e-5 < error <= bound <= 1e-3
+
+
+@pytest.mark.parametrize("tolerance", [1e-12, 0.01])
+def test_the_ends_of_the_tolerances_are_reached(tolerance):
+    pixels = random_pixels(50)
+    optimum = Optimum(image_set(pixels), tolerance=tolerance)
+    for sigma in (0.1, 80.0):
+        error, bound = error_and_bound(optimum, noisy(pixels, sigma), sigma, pixels)
+        assert error <= bound <= tolerance
+
+
+class Threads:
+    """Threads that tell each other what processes would."""
+
+    def __init__(self, size):
+        self.size, self.own, self.told = size, threading.local(), [None] * size
+        self.barrier = threading.Barrier(size, timeout=20)
+
+    def gather(self, value):
+        self.told[self.own.rank] = value
+        self.barrier.wait()
+        told = list(self.told)
+        self.barrier.wait()
+        return told
+
+    def run(self, work):
+        def alone(rank):
+            self.own.rank = rank
+            return work(rank)
+
+        with ThreadPoolExecutor(self.size) as pool:
+            return list(pool.map(alone, range(self.size)))
+
+
+@pytest.mark.parametrize("tolerance", [2e-5, 1e-8])
+def test_processes_without_images_of_a_label_follow_those_that_pick_some_out(monkeypatch, tolerance):
+    pixels, labels = smooth_pixels(1600), np.repeat([0, 1], 800)
+    threads = Threads(2)
+    monkeypatch.setattr(references, "world", lambda: threads)
+
+    def answers(rank):
+        part = slice(800 * rank, 800 * rank + 800)
+        share = image_set(pixels[part], labels[part])
+        optimum = Optimum(share, conditional=True, shared=True, tolerance=tolerance)
+        wanted = torch.zeros(6, dtype=torch.int64)
+        return [optimum(noisy(pixels, sigma), sigma, wanted) for sigma in (0.1, 0.3, 2.0)], optimum.work.bound
+
+    (one, bound), (other, its) = threads.run(answers)
+    assert bound == its <= tolerance
+    for sigma, mean, same in zip((0.1, 0.3, 2.0), one, other, strict=True):
+        assert torch.equal(mean, same)
+        assert float((mean - formula(noisy(pixels, sigma), sigma, pixels[:800])[1]).abs().max()) <= bound
 
 
 def test_a_refined_optimum_is_off_by_less_than_1e_10():

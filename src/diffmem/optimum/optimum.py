@@ -70,8 +70,8 @@ class Optimum(DescribedDenoiser):
     """The `Denoiser` that training would end on with unlimited capacity: D*(x; sigma).
 
     Results are those of the formula in exact arithmetic but for an error whose bound is proven for the call at hand (see
-    `posterior`): at most `tolerance`, where float64 holds the query to that precision (for sigma from 0.002 and values up to 1000 it
-    does). `work.bound` is the largest so far; what is seen is about a hundredth of it. A float32 result is rounded once more, by at
+    `posterior`): at most `tolerance`, where float64 holds the query to that precision (for the default it does at sigma from 0.002 for
+    images of 3,072 values and queries of values up to 10). `work.bound` is the largest so far; what is seen is about a hundredth of it. A float32 result is rounded once more, by at
     most 6e-8. Only such errors can depend on the rest of the batch.
 
     Args:
@@ -132,7 +132,7 @@ class Optimum(DescribedDenoiser):
                 mean is over all images.
 
         Returns:
-            (B, C, H, W) in [-1, 1]; float64 if x is float64, float32 otherwise.
+            (B, C, H, W) in [-1, 1]; float64 if x is float64, float32 otherwise. Queries that are not finite get no numbers.
 
         Raises:
             UserError: A shape does not fit, sigma is not positive, labels were given to an unconditional optimum, or a
@@ -160,6 +160,7 @@ class Optimum(DescribedDenoiser):
                 mass, moment = queries.moments()
                 entropy = (mass.log() - moment / mass).clamp_min(0)
                 out[:, which] = torch.stack([entropy, entropy.exp(), 1 / mass])
+        out[:, ~_finite(x)] = math.nan
         return Posterior(*out)
 
     def refined(self) -> Optimum:
@@ -174,7 +175,7 @@ class Optimum(DescribedDenoiser):
             for which, queries in self._queries(x, levels, labels):
                 answer = queries.averaged()
                 self.work.bound = max(self.work.bound, float(answer.bound.max()))
-                lost = ~torch.isfinite(x[which]).flatten(1).all(1)
+                lost = ~_finite(x[which])
                 answer.mean[lost], answer.gap[lost] = math.nan, -math.inf
                 yield which, answer
 
@@ -196,6 +197,11 @@ class Optimum(DescribedDenoiser):
                     which,
                     Queries(images, parts, images.count(label), rows, levels[which], self.tolerance),
                 )
+
+
+def _finite(x: Tensor) -> Tensor:
+    """Return which queries are finite, bool (B,)."""
+    return torch.isfinite(x).flatten(1).all(1)
 
 
 class Following:

@@ -40,7 +40,7 @@ from diffmem.optimum.weights import LEVELS, Precision, weighted
 
 __all__ = ["Answer", "Queries"]
 
-OMITTED = 1e-12
+OMITTED = 1e-13
 FEW = (
     1 / 8
 )  # share of the images that may matter, up to which points get their last digits once these are picked out
@@ -134,7 +134,10 @@ class Queries:
         # The largest weight is mostly larger than that of the sample, and the sum that much smaller.
         scale = largest_whole(self._weights[0].digits, self._pixels.products.bits)
         # Processes without images of a label leave it to the others.
-        return int(bool(self._sources) and 4 * self._count > (1 - POINTS) * self._tolerance * scale * float(mass.min()))
+        return int(
+            bool(self._sources)
+            and 4 * self._count > (1 - POINTS) * self._tolerance * scale * float(mass.min())
+        )
 
     def _float_error(self, precision: Precision) -> float:
         """Bound what rounding of floats does to a mean."""
@@ -196,7 +199,8 @@ class Queries:
         size, loss = mean.norm(dim=1), sums.rounding / sums.mass
         reach = self._images.longest + size  # no image is farther from the mean
         square = (sums.norms / sums.mass - size.square()).clamp_min_(0)
-        spread = (square + (loss + OMITTED + 1e-12) * reach.square()).sqrt()
+        # That of the true weights is at most this: their sum is at least 1 - loss of that of the weights.
+        spread = (square + (loss + OMITTED + 1e-12) * reach.square()).sqrt() * (1 + loss)
         step = 2 * self.beta * rounding
         points = (step * reach).clamp(max=700).exp() * step * spread
         return points, 2 * loss
@@ -236,11 +240,13 @@ class Queries:
         for source, each in zip(self._sources, scored, strict=True):
             # What rounding of logits might leave out holds no more than what is left out anyway.
             fall = torch.where(each.top == top, 0.0, (each.top - top) * self._gain) + limit
-            near = (((each.tops - each.top) * self._gain + fall).amax(1) > 0).nonzero()[:, 0].tolist()
+            # What is not a number, of queries so far away that numbers end, leaves no image out.
+            far = ((each.tops - each.top) * self._gain + fall).amax(1) <= 0
+            near = (~far).nonzero()[:, 0].tolist()
             line, memory = each.line(self._gain), torch.empty_like(each.below[:ROWS])
             chosen = [
                 at * ROWS
-                + (each.logits(line, [at], memory).add_(fall.to(memory.dtype)).amax(1) >= 0).nonzero()[:, 0]
+                + (~(each.logits(line, [at], memory).add_(fall.to(memory.dtype)).amax(1) < 0)).nonzero()[:, 0]
                 for at in near
             ]
             which = torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.int64, device=top.device)
@@ -249,4 +255,5 @@ class Queries:
             elif len(which):
                 sources.append(source.pick(which))
         before, self._sources = sum(map(len, self._sources)), sources
-        return sum(map(len, sources)) < before
+        # Where one process goes on with other points, all must.
+        return self._images.largest(before - sum(map(len, sources))) > 0

@@ -105,7 +105,8 @@ def weighted(source: Source, found: Scored, gain: Tensor, precision: Precision) 
     sums.rows, marks = total[:-MARKS].T, total[-MARKS:]
     sums.mass, sums.norms = marks[0], norms_of_marks(marks)
     # Weights in blocks that were left out are at most 1/4.
-    sums.rounding = (rounding + (len(source) - ROWS * sum(map(len, runs))) / 4).clamp_min(0) / scale
+    left = sum(min(ROWS, len(source) - at * ROWS) for at in range(blocks) if not needed[at])
+    sums.rounding = (rounding + left / 4) / scale
     return sums
 
 

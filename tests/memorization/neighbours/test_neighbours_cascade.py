@@ -158,6 +158,19 @@ def test_the_sizes_of_blocks_do_not_change_the_result(small, monkeypatch, name, 
     assert share_left(small) < 1
 
 
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+def test_inference_mode_and_a_default_type_of_float64_do_not_change_the_result(small, kind):
+    queries, references = smooth(1, 60).astype(kind), smooth(0, 500).astype(kind)
+    with torch.inference_mode():
+        check(queries, references, 3)
+    torch.set_default_dtype(torch.float64)
+    try:
+        check(queries, references, 3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert share_left(small) == 0
+
+
 def test_the_number_of_threads_does_not_change_the_result(monkeypatch):
     monkeypatch.setattr(cascade, "QUERIES", 16)
     rng = np.random.default_rng(7)

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffmem import integers
 from diffmem.integers import IntegerProducts, integer_products
 from diffmem.memorization.neighbours import dense
 from diffmem.memorization.neighbours.dense import dense_fits, dense_pays, dense_search, full_search
@@ -27,7 +28,7 @@ EMULATED = IntegerProducts(8, False)
 def exact_everywhere(monkeypatch):
     """Without instructions for full bytes, compute the products by float32: the search is the same."""
     if integer_products().bits != 8:
-        monkeypatch.setattr(dense, "integer_products", lambda device: EMULATED)
+        monkeypatch.setattr(dense, "integer_products", lambda device="cpu": EMULATED)
 
 
 def brute(queries: np.ndarray, references: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -37,10 +38,10 @@ def brute(queries: np.ndarray, references: np.ndarray, k: int) -> tuple[np.ndarr
     return np.take_along_axis(squares, order, 1).astype(float), order
 
 
-def found_by(queries: np.ndarray, references: np.ndarray, k: int, block_bytes: int = 76 << 20):
-    return dense_search(
-        Rows(queries, "queries"), Rows(references, "references"), k, CPU, block_bytes, lambda *_: None
-    )
+def found_by(
+    queries: np.ndarray, references: np.ndarray, k: int, block_bytes: int = 76 << 20, way=dense_search
+):
+    return way(Rows(queries, "queries"), Rows(references, "references"), k, CPU, block_bytes, lambda *_: None)
 
 
 def check(queries: np.ndarray, references: np.ndarray, k: int, **options) -> None:
@@ -128,6 +129,47 @@ def test_a_memory_map_and_a_view_are_searched_as_they_are(tmp_path: Path):
     check(noise(4, 20, 4, 4, 3), mapped, 3)
     check(mapped, mapped, 3)
     check(noise(4, 20, 3, 4, 4), mapped.transpose(0, 3, 1, 2)[::2], 3)
+
+
+def test_norms_that_another_thread_is_still_writing_are_not_read():
+    images = Rows(noise(0, 300, 8), "images")
+    searching = dense._Search(images, images, 2, CPU, 76 << 20)
+    searching.norms[-1] = int(np.square(images.images[-1].numpy().astype(int) - 128).sum())
+    squares, indices = searching.run(lambda *_: None)
+    expected, order = brute(images.images.numpy(), images.images.numpy(), 2)
+    np.testing.assert_array_equal(squares, expected)
+    np.testing.assert_array_equal(indices, order)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_inference_mode_and_other_default_types_change_nothing(threads):
+    queries, references = noise(0, 40, 300), noise(1, 700, 300)
+    expected = brute(queries, references, 3)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        with torch.inference_mode():
+            inferred = found_by(queries, references, 3)
+        torch.set_default_dtype(torch.float64)
+        assert dense._gain.__wrapped__(100) > 0
+        doubled = found_by(queries, references, 3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_num_threads(before)
+    for found in (inferred, doubled):
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_array_equal(found[1], expected[1])
+
+
+def test_a_default_device_of_tensors_elsewhere_changes_nothing():
+    torch.set_default_device("meta")
+    try:
+        assert integers._probed.__wrapped__("cpu").bits in (7, 8)
+        assert dense._gain.__wrapped__(100) > 0
+        check(noise(0, 40, 30), noise(1, 300, 30), 3)
+        check(noise(0, 40, 30).astype(np.float32), noise(1, 300, 30), 3, way=full_search)
+    finally:
+        torch.set_default_device(None)
 
 
 def test_no_queries_have_no_neighbours():

@@ -63,11 +63,13 @@ class _Block:
         count = part.stop - part.start
         self.sketch = Sketch.empty(count, index.cuts)
         for some in parts(count, 4 * queries.dim, BLOCK_BYTES):
-            rows = torch.empty(some.stop - some.start, queries.dim)
+            rows = torch.empty(some.stop - some.start, queries.dim, dtype=torch.float32)
             queries.fill(rows, part.start + some.start, part.start + some.stop, index.centre)
             self.sketch[some].write(rows, index.basis, index.cuts, queries)
         self.sketch.to_queries()
-        self.ceiling = torch.full((count,), torch.inf)  # the largest bound that a neighbour can have
+        self.ceiling = torch.full(
+            (count,), torch.inf, dtype=torch.float32
+        )  # the largest bound that a neighbour can have
         self.left = torch.zeros(count, dtype=torch.int64)  # references that the bounds left, of each query
         self.dense = torch.zeros(count, dtype=torch.bool)
 
@@ -91,9 +93,9 @@ class _Block:
     def least(self, first: int, last: int) -> Tensor:
         """Return the least first bound of each leaf and query, float32 (last - first, Q)."""
         leaf, count = self.index.leaf, len(self.ceiling)
-        least = torch.empty(last - first, count)
+        least = torch.empty(last - first, count, dtype=torch.float32)
         step = max(1, PRODUCT // (leaf * count))
-        product = torch.empty(step * leaf, count)
+        product = torch.empty(step * leaf, count, dtype=torch.float32)
         right = self.sketch.first.T
         for at in range(first, last, step):
             end = min(at + step, last)
@@ -108,7 +110,7 @@ class _Block:
         leaves = least.topk(some, dim=0, largest=False).indices + first
         count = leaves.shape[1]
         by_leaf = leaves.flatten().argsort(stable=True)
-        bounds = torch.empty(some * count, self.index.leaf)
+        bounds = torch.empty(some * count, self.index.leaf, dtype=torch.float32)
         at = 0
         for values in self.leaf_bounds(leaves.flatten()[by_leaf], by_leaf % count):
             bounds[by_leaf[at : at + len(values)]] = values
@@ -128,8 +130,8 @@ class _Block:
             column: Queries of the pairs.
         """
         leaf, second = self.index.leaf, self.index.sketch.second
-        rows = torch.empty(BATCH, second.shape[1])
-        values = torch.empty(BATCH, leaf)
+        rows = torch.empty(BATCH, second.shape[1], dtype=torch.float32)
+        values = torch.empty(BATCH, leaf, dtype=torch.float32)
         for at in range(0, len(leaves), BATCH):
             queries, some = column[at : at + BATCH], leaves[at : at + BATCH]
             taken = torch.index_select(self.sketch.second, 0, queries, out=rows[: len(queries)])

@@ -83,9 +83,11 @@ def dense_pays(queries: int, references: int, dim: int, k: int, *, built: bool =
 def _gain(dim: int) -> float:
     """Measure how many times as fast as float32 products integer ones are, on one thread; once in a process."""
     rows, _, columns = TRIAL
-    left, right = (torch.ones(count, dim, dtype=torch.int8) for count in (rows, columns))
+    left, right = (torch.ones(count, dim, dtype=torch.int8, device="cpu") for count in (rows, columns))
     one, other, products = left.float(), right.float(), integer_products()
-    out, whole = torch.empty(rows, columns), torch.empty(rows, columns, dtype=torch.int32)
+    out, whole = (
+        torch.empty(rows, columns, dtype=kind, device="cpu") for kind in (torch.float32, torch.int32)
+    )
     with one_thread(), full_precision():
         slow = _seconds(lambda: torch.mm(one, other.T, out=out))
         return slow / _seconds(lambda: products(left, right.T, whole))
@@ -196,7 +198,7 @@ class _Search:
         self.rows = -(-count // (blocks * step)) * step
         self.comb = COMB if k <= FEW else COMB // 4
         self.slabs = [_Slab(np.full((self.width, k), ENDLESS)) for _ in self.starts]
-        self.kth = torch.full((len(self.slabs) * self.width,), ENDLESS)
+        self.kth = torch.full((len(self.slabs) * self.width,), ENDLESS, device="cpu")
         self.kth[asked:] = NOTHING
         self.norms = torch.full((count,), -1, dtype=self.dtype, device=device)
         self.buffers: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -235,10 +237,11 @@ class _Search:
         buffers = self.buffers.pop() if self.buffers else self.made()
         block, product, other = (part[:height] for part in buffers)
         self.convert(self.references, first, last, block)
-        if int(self.norms[last - 1]) < 0:
-            self.norms[first:last] = self.squares(block)[: last - first]
         norms = torch.full((height,), self.largest, dtype=self.dtype, device=self.device)
         norms[: last - first] = self.norms[first:last]
+        if int(norms.min()) < 0:  # some are not known yet: another thread may be writing them
+            norms[: last - first] = self.squares(block)[: last - first]
+            self.norms[first:last] = norms[: last - first]
         for at, start in enumerate(group.starts):
             if self.same and start >= last:
                 break

@@ -113,7 +113,7 @@ class NeighbourIndex:
         sketch = Sketch.empty(leaf * 2**levels, cuts)
 
         def write(part: slice) -> int:
-            block = torch.empty(part.stop - part.start, rows.dim)
+            block = torch.empty(part.stop - part.start, rows.dim, dtype=torch.float32)
             rows.fill(block, part.start, part.stop, centre)
             sketch[part].write(block, basis, cuts, rows)
             return len(block)
@@ -143,7 +143,7 @@ class NeighbourIndex:
         if same:
             positions = (self.order >= 0).nonzero()[:, 0]
             positions = positions[:: max(1, len(positions) // 32)]
-            block = torch.empty(len(positions), rows.dim)
+            block = torch.empty(len(positions), rows.dim, dtype=torch.float32)
             rows.subtract(rows.take(self.order[positions]).cpu(), self.centre, block)
             norms = self.sketch.norms[positions]
             same = torch.allclose(float64_norms(block, rows), norms, rtol=1e-4, atol=0)
@@ -268,7 +268,7 @@ def sample_of(rows: Rows) -> tuple[Tensor, Tensor]:
     centre = centre_of(rows, some, rows.is_uint8).cpu()
     step = max(1, len(rows) // some)
     taken = rows.take(slice(0, min(len(rows), some * step), step)).cpu()
-    centred = torch.empty(len(taken), rows.dim)
+    centred = torch.empty(len(taken), rows.dim, dtype=torch.float32)
     rows.subtract(taken, centre, centred)
     float64_norms(centred, rows)
     return centre, centred

@@ -194,9 +194,9 @@ class _Search:
         half = max(1, self.rows // (2 * CHUNK) * CHUNK or self.rows // 2)
         self.height = min(half, -(-len(references) // CHUNK) * CHUNK)
         width = padded_width(self.dim)
-        self.left = torch.zeros(min(self.rows, len(queries)), width, device=device)
-        self.right = torch.zeros(self.height, width, device=device)
-        self.product = torch.empty(self.height * len(self.left), device=device)
+        self.left = torch.zeros(min(self.rows, len(queries)), width, device=device, dtype=torch.float32)
+        self.right = torch.zeros(self.height, width, device=device, dtype=torch.float32)
+        self.product = torch.empty(self.height * len(self.left), device=device, dtype=torch.float32)
         self.centre = centre_of(references, self.rows, self.exact).to(device)
 
     def load_queries(self, start: int, stop: int) -> Tensor:
@@ -225,7 +225,7 @@ class _Search:
         found = Candidates(
             self.best,
             torch.arange(start, stop, device=norms.device),
-            torch.full((stop - start,), torch.inf, device=norms.device),
+            torch.full((stop - start,), torch.inf, device=norms.device, dtype=torch.float32),
         )
         values = self.product[: self.height * len(left)].view(self.height, len(left))
         for at in range(0, count, self.height):

@@ -68,9 +68,9 @@ class Sketch:
     def empty(cls, count: int, cuts: Cuts) -> Sketch:
         """Return room for the sketches of `count` rows."""
         return cls(
-            torch.zeros(count, cuts.first + 2),
-            torch.zeros(count, cuts.second + 2),
-            torch.zeros(count, cuts.third - cuts.second + 2),
+            torch.zeros(count, cuts.first + 2, dtype=torch.float32),
+            torch.zeros(count, cuts.second + 2, dtype=torch.float32),
+            torch.zeros(count, cuts.third - cuts.second + 2, dtype=torch.float32),
             torch.zeros(count, dtype=torch.float64),
         )
 
@@ -81,7 +81,7 @@ class Sketch:
         """Sketch centred rows, float32 (n, dim), as references."""
         dim = rows.shape[1]
         self.norms.copy_(float64_norms(rows, source))
-        parts = torch.zeros(len(rows), cuts.third)
+        parts = torch.zeros(len(rows), cuts.third, dtype=torch.float32)
         for at in range(0, dim, SUM):
             parts.addmm_(rows[:, at : at + SUM], basis[at : at + SUM])
         squares = parts.double().square_().cumsum(1)
@@ -122,14 +122,18 @@ def fit_basis(sample: Tensor, directions: int) -> Tensor:
         gram = sample @ sample.T
         # Simultaneous iteration, then the eigenvectors inside the space that was found.
         width = min(len(sample), directions + SPARE)
-        space = torch.randn(len(sample), width, generator=torch.Generator().manual_seed(0))
+        space = torch.randn(
+            len(sample), width, generator=torch.Generator().manual_seed(0), dtype=torch.float32
+        )
         for _ in range(ITERATIONS):
             space = torch.linalg.qr(gram @ space).Q
         inside = (space.T @ gram @ space).double()
         vectors = torch.linalg.eigh(inside).eigenvectors.float().flip(1)[:, :directions]
         main = sample.T @ (space @ vectors)
         if main.shape[1] < directions:  # a small sample: further directions are as good as any
-            main = torch.cat([main, torch.eye(sample.shape[1])[:, : directions - main.shape[1]]], 1)
+            main = torch.cat(
+                [main, torch.eye(sample.shape[1], dtype=torch.float32)[:, : directions - main.shape[1]]], 1
+            )
         basis = torch.linalg.qr(main).Q
         # The largest row sum bounds the largest eigenvalue of B^T B. The margin outweighs the rounding of the
         # scaled B.
