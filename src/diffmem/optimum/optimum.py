@@ -71,8 +71,8 @@ class Optimum(DescribedDenoiser):
 
     Results are those of the formula in exact arithmetic but for an error whose bound is proven for the call at hand (see
     `posterior`): at most `tolerance`, where float64 holds the query to that precision (for the default it does at sigma from 0.002 for
-    images of 3,072 values and queries of values up to 10). `work.bound` is the largest so far; what is seen is about a hundredth of it. A float32 result is rounded once more, by at
-    most 6e-8. Only such errors can depend on the rest of the batch.
+    images of 3,072 values and queries of values up to 10). `work.bound` is the largest so far; what is seen is about a hundredth of it.
+    A float32 result is rounded once more, by at most 6e-8. Only such errors can depend on the rest of the batch.
 
     Args:
         images: The training set. A copy of its pixels is made, of one byte each, unless that took more than a quarter of the memory;
@@ -122,6 +122,7 @@ class Optimum(DescribedDenoiser):
         return f"closed-form optimum of {self._images.count(-1):,} images"
 
     @torch.no_grad()
+    @dealing()
     def __call__(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
         """Denoise a batch.
 
@@ -151,15 +152,15 @@ class Optimum(DescribedDenoiser):
         return self if self._images.is_shared else Following(self)
 
     @torch.no_grad()
+    @dealing()
     def posterior(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Posterior:
         """Return how the weights spread, to 1e-5 nats of entropy; arguments and errors are those of a call."""
         out = torch.empty(3, len(x), dtype=torch.float64, device=x.device)
         levels = checked_levels(x, sigma, self.image_shape)
-        with dealing():
-            for which, queries in self._queries(x, levels, labels):
-                mass, moment = queries.moments()
-                entropy = (mass.log() - moment / mass).clamp_min(0)
-                out[:, which] = torch.stack([entropy, entropy.exp(), 1 / mass])
+        for which, queries in self._queries(x, levels, labels):
+            mass, moment = queries.moments()
+            entropy = (mass.log() - moment / mass).clamp_min(0)
+            out[:, which] = torch.stack([entropy, entropy.exp(), 1 / mass])
         out[:, ~_finite(x)] = math.nan
         return Posterior(*out)
 
@@ -171,13 +172,12 @@ class Optimum(DescribedDenoiser):
 
     def _answers(self, x: Tensor, levels: Tensor, labels: Tensor | None) -> Iterator[tuple[Tensor, Answer]]:
         """Yield positions of queries and their answers; those that are not finite get no numbers."""
-        with dealing():
-            for which, queries in self._queries(x, levels, labels):
-                answer = queries.averaged()
-                self.work.bound = max(self.work.bound, float(answer.bound.max()))
-                lost = ~_finite(x[which])
-                answer.mean[lost], answer.gap[lost] = math.nan, -math.inf
-                yield which, answer
+        for which, queries in self._queries(x, levels, labels):
+            answer = queries.averaged()
+            self.work.bound = max(self.work.bound, float(answer.bound.max()))
+            lost = ~_finite(x[which])
+            answer.mean[lost], answer.gap[lost] = math.nan, -math.inf
+            yield which, answer
 
     def _in_units(self, rows: Tensor) -> Tensor:
         """Return rows in grey levels less 128 as images in [-1, 1]; overwrites them."""
@@ -189,7 +189,9 @@ class Optimum(DescribedDenoiser):
         half = self._workspace // 2
         size = max(1, half // (QUERY_BYTES * images.pixels.dim + BLOCK_BYTES))
         for label, group in images.grouped(labels, len(x)):
-            for which in torch.tensor_split(group.to(x.device), -(-len(group) // size)):  # even: a small part takes long, too
+            for which in torch.tensor_split(
+                group.to(x.device), -(-len(group) // size)
+            ):  # even: a small part takes long, too
                 most = max(1, half // ((4 if self.tolerance > 1e-5 else 8) * len(which)))
                 rows = torch.nan_to_num(x[which].flatten(1), nan=0.0, posinf=0.0, neginf=0.0)
                 parts = images.stretches(label, most)
@@ -229,6 +231,7 @@ class Following:
         self._certificates: Certificates | None = None
 
     @torch.no_grad()
+    @dealing()
     def __call__(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
         """Denoise the batch at its next points; arguments, result and errors are those of `Optimum`.
 

@@ -41,9 +41,8 @@ from diffmem.optimum.weights import LEVELS, Precision, weighted
 __all__ = ["Answer", "Queries"]
 
 OMITTED = 1e-13
-FEW = (
-    1 / 8
-)  # share of the images that may matter, up to which points get their last digits once these are picked out
+# Share of the images that may matter, up to which points get their last digits once these are picked out.
+FEW = 1 / 8
 SIFTING = 3  # digits at most that points then have before
 MANY = 0.9  # share from which picking is not tried
 MOST = 4096  # picked images up to which the gap to the second nearest is looked for
