@@ -70,9 +70,9 @@ class Optimum(DescribedDenoiser):
     """The `Denoiser` that training would end on with unlimited capacity: D*(x; sigma).
 
     Results are those of the formula in exact arithmetic but for an error whose bound is proven for the call at hand (see
-    `posterior`): at most `tolerance`, where float64 holds the query to that precision (for the default it does at sigma from 0.002 for
-    images of 3,072 values and queries of values up to 10). `work.bound` is the largest so far; what is seen is about a hundredth of it. A float32 result is rounded once more, by at
-    most 6e-8. Only such errors can depend on the rest of the batch.
+    `posterior`): at most `tolerance`, where float64 holds the query to that precision (for the default it does at sigma from 0.002
+    for images of 3,072 values and queries of values up to 10). `work.bound` is the largest so far; what is seen is about a
+    hundredth of it. A float32 result is rounded once more, by at most 6e-8. Only such errors can depend on the rest of the batch.
 
     Args:
         images: The training set. A copy of its pixels is made, of one byte each, unless that took more than a quarter of the memory;
