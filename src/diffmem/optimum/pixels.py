@@ -17,7 +17,7 @@ __all__ = ["MARKS", "MIDDLE", "Pixels", "norms_of_marks", "rows_of"]
 
 MIDDLE = 128  # grey level that rows hold as 0
 MARKS = 16  # columns of a narrow product
-NORM_DIGITS = 5  # bytes that hold |v|^2 of images of up to 10^7 values
+NORM_DIGITS = 6  # bytes that hold |v|^2 of images of up to 8 10^9 values
 WRITTEN = 2048  # rows that are prepared at a time
 KEPT = 0.25  # of the memory of the machine, that the rows may take
 
