@@ -13,7 +13,7 @@ import torch
 from diffusers_layouts import NETWORK, PIPELINE, SCHEDULER, bare, refused, refused_folder, write
 from safetensors.torch import save_file
 
-from diffmem.models.pretrained.diffusers_files import find_parts, read_settings, read_weights
+from diffmem.models.pretrained.diffusers_files import find_parts, read_settings, read_weights, variant_of
 from diffmem.models.pretrained.diffusers_folder import open_diffusers
 from diffmem.models.pretrained.diffusers_settings import read_levels, read_network, read_scheduler
 
@@ -84,7 +84,7 @@ def test_other_kinds_of_pipelines_are_refused_by_name(tmp_path, changes, words):
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"_class_name": "EulerDiscreteScheduler"}, "EulerDiscreteScheduler"),
+        ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler"),
         ({"_class_name": ["a"]}, "['a']"),
         ({"beta_schedule": "laplace"}, "beta_schedule 'laplace'"),
         ({"prediction_type": "flow_prediction"}, "prediction_type 'flow_prediction'"),
@@ -269,9 +269,17 @@ def test_safetensors_go_before_a_pickle(tmp_path):
     assert same(read_weights(tmp_path, tmp_path, True))
 
 
-def test_variants_are_named_and_not_taken_silently(tmp_path):
+def test_variants_with_other_weights_are_named_and_not_taken(tmp_path):
+    save_file(TENSORS, tmp_path / f"{STEM}.non_ema.safetensors")
+    assert f"{STEM}.non_ema.safetensors" in refused(lambda: read_weights(tmp_path, tmp_path, True))
+
+
+def test_variants_in_another_precision_are_taken_and_named(tmp_path):
     save_file(TENSORS, tmp_path / f"{STEM}.fp16.safetensors")
-    assert f"{STEM}.fp16.safetensors" in refused(lambda: read_weights(tmp_path, tmp_path, True))
+    assert read_weights(tmp_path, tmp_path, False).keys() == TENSORS.keys()
+    assert variant_of(tmp_path) == "fp16"
+    save_file(TENSORS, tmp_path / f"{STEM}.safetensors")
+    assert variant_of(tmp_path) is None
 
 
 def test_absent_weights_are_told(tmp_path):

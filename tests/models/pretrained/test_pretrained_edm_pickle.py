@@ -90,7 +90,9 @@ def test_an_absent_entry_is_answered_with_the_networks_there_are(tmp_path):
     words = refused(tmp_path, GOOD, which="net")
     assert "no network 'net': give one of 'ema'" in words
     assert "no network 'loss_fn'" in refused(tmp_path, GOOD, which="loss_fn")
-    assert "holds no network" in refused(tmp_path, pickled({"ema": {"state": 1}}))
+    assert "a trainer that is not known: it holds no tensors" in refused(
+        tmp_path, pickled({"ema": {"state": 1}})
+    )
     assert "dictionary of networks" in refused(tmp_path, pickled(network(STATE, SONG)))
 
 

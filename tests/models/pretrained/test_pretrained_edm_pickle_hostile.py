@@ -159,7 +159,7 @@ def test_a_value_that_is_endless_when_walked_is_never_walked(tmp_path):
     laugh = laughing()
     bodies = {
         "dictionary of networks": laugh + b".",
-        "holds no network": b"}\x8c\x03ema" + laugh + b"s.",
+        "no tensors": b"}\x8c\x03ema" + laugh + b"s.",
         "key of type tuple": b"}" + laugh + b"Ns.",
         "key of type": b"\x8f(" + laugh + b"\x90.",
         "other than text": laugh + b"h\x01\x93.",

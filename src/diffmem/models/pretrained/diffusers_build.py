@@ -24,6 +24,10 @@ __all__ = ["built", "text_of"]
 
 # Names of attention tensors before diffusers 0.15, which the folders of the first published models keep.
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+# What the library's averages of weights (EMAModel) write among the settings of their network.
+_AVERAGING = frozenset(
+    ["decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"]
+)
 # Settings of an earlier class of the same network, with the value at which they do nothing.
 _IDLE = {
     "DiTTransformer2DModel": {
@@ -55,7 +59,7 @@ def built(kind: str, config: Path, root: Path, least: int, allow_pickle: bool) -
     known, idle = list(inspect.signature(library).parameters), _IDLE.get(kind, {})
     arguments = {}
     for key, value in read_settings(config, root).items():
-        if key.startswith("_"):
+        if key.startswith("_") or (key in _AVERAGING and key not in known):
             continue
         if key in known:
             arguments[key] = value

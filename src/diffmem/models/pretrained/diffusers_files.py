@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,9 +25,32 @@ from diffmem.data.formats.guards import checked_zip, is_plain_file, read_plain, 
 from diffmem.errors import UserError
 from diffmem.models.weights import check_numbers, load_tensors, naming
 
-__all__ = ["AUTOENCODERS", "SCHEDULERS", "Parts", "find_parts", "read_settings", "read_weights"]
+__all__ = [
+    "AUTOENCODERS",
+    "OTHER_BETAS",
+    "SCHEDULERS",
+    "STEPPERS",
+    "TRAINERS",
+    "Parts",
+    "find_parts",
+    "read_settings",
+    "read_weights",
+    "variant_of",
+]
 
-SCHEDULERS = ("DDPMScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler")
+TRAINERS = ("DDPMScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler")
+"""The classes of schedulers that networks are trained with."""
+
+STEPPERS = (
+    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",
+    "LMSDiscreteScheduler", "PNDMScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler",
+)  # fmt: skip
+"""Those that only step in another way through the same noise."""
+
+OTHER_BETAS = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
+"""Those that do so, and whose default betas are others."""
+
+SCHEDULERS = (*TRAINERS, *STEPPERS, *OTHER_BETAS)
 """The classes of schedulers that are supported."""
 
 AUTOENCODERS = ("AutoencoderKL", "VQModel")
@@ -36,6 +60,7 @@ AUTOENCODERS = ("AutoencoderKL", "VQModel")
 _PIPELINES = {
     "DDPMPipeline": "unet",
     "DDIMPipeline": "unet",
+    "PNDMPipeline": "unet",
     "LDMPipeline": "unet",
     "DiTPipeline": "transformer",
 }
@@ -52,7 +77,14 @@ _CODECS = ("vae", "vqvae")
 _TEXT = ("text_encoder", "tokenizer")
 _STEM = "diffusion_pytorch_model"
 _SAFE, _PICKLE = f"{_STEM}.safetensors", f"{_STEM}.bin"
+_VARIANTS = (
+    "fp16",
+    "bf16",
+    "fp32",
+)  # the same weights in another precision; others, as non_ema, are other weights
 _MAX_JSON_BYTES = 8 * 2**20
+CHECKPOINT = re.compile(r"checkpoint-\d+")
+"""Names of the folders that the library's training examples save states in."""
 
 
 def read_settings(path: Path, root: Path) -> dict[str, Any]:
@@ -79,7 +111,7 @@ def read_weights(folder: Path, root: Path, allow_pickle: bool) -> dict[str, Tens
     An index of shards goes before a whole file, and safetensors before a pickle.
 
     Args:
-        folder: Where the files are.
+        folder: Where the files are. Where there is no file without a precision in its name, one with fp16, bf16 or fp32 is read.
         root: The folder that they must belong to, whatever links there are.
         allow_pickle: Whether to read a pickle where there are no safetensors. It is read without running what it asks for (the
             restricted reader of torch).
@@ -88,20 +120,34 @@ def read_weights(folder: Path, root: Path, allow_pickle: bool) -> dict[str, Tens
         UserError: There are no weights of an allowed kind, or a file is damaged, or holds anything but floating-point tensors of finite
             numbers.
     """
-    for name in [_SAFE, _PICKLE] if allow_pickle else [_SAFE]:
-        index = folder / f"{name}.index.json"
-        if is_plain_file(index):
-            return _sharded(index, root)
+    variants = [(f"{_STEM}.{each}.safetensors", f"{_SAFE}.index.{each}.json") for each in _VARIANTS]
+    pickles = [(_PICKLE, f"{_PICKLE}.index.json")] if allow_pickle else []
+    for name, index in [(_SAFE, f"{_SAFE}.index.json"), *variants, *pickles]:
+        if is_plain_file(folder / index):
+            return _sharded(folder / index, root)
         if is_plain_file(folder / name):
             return _tensors(folder / name, root)
     raise UserError(_missing(folder, allow_pickle))
+
+
+def variant_of(folder: Path) -> str | None:
+    """Return the precision in the name of the files that `read_weights` reads; none if there is none in it."""
+    if any(is_plain_file(folder / name) for name in (_SAFE, f"{_SAFE}.index.json")):
+        return None
+    for each in _VARIANTS:
+        if any(
+            is_plain_file(folder / name)
+            for name in (f"{_STEM}.{each}.safetensors", f"{_SAFE}.index.{each}.json")
+        ):
+            return each
+    return None
 
 
 def _missing(folder: Path, allow_pickle: bool) -> str:
     if not allow_pickle and any(is_plain_file(folder / name) for name in (_PICKLE, f"{_PICKLE}.index.json")):
         return (
             f"{folder} holds its weights as a pickle only ({_PICKLE}). Save them as safetensors (save_pretrained of diffusers does), or"
-            " allow the pickle (the argument allow_pickle)."
+            " allow the pickle (the option --allow-pickle, the argument allow_pickle)."
         )
     others = sorted(path.name for path in folder.glob(f"{_STEM}*"))
     if others:
@@ -224,6 +270,10 @@ def find_parts(home: Path) -> Parts:
         )
     above = home.resolve().parent
     candidates = [home / "scheduler", home] + ([] if is_pipeline else [above / "scheduler"])
+    if not is_pipeline and CHECKPOINT.fullmatch(
+        above.name
+    ):  # the library's training example writes it there at the end
+        candidates.append(above.parent / "scheduler")
     found = next(
         (p / "scheduler_config.json" for p in candidates if (p / "scheduler_config.json").is_file()), None
     )
@@ -240,7 +290,7 @@ def find_parts(home: Path) -> Parts:
         kinds=_KINDS[part],
         network=folder / "config.json",
         scheduler=found,
-        scheduler_root=home if found.parent in candidates[:2] else above,
+        scheduler_root=home if found.parent in candidates[:2] else found.parent.parent,
         scheduler_kind=kinds.get("scheduler", ""),
         autoencoder=autoencoder,
         autoencoder_root=home if autoencoder is None or autoencoder.parent.parent == home else above,

@@ -22,9 +22,10 @@ from diffmem.models.denoiser import Denoiser, count_parameters
 from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, Timesteps
 from diffmem.models.latent import LatentDenoiser
 from diffmem.models.pretrained.diffusers_build import built, text_of
-from diffmem.models.pretrained.diffusers_files import Parts, find_parts
+from diffmem.models.pretrained.diffusers_files import Parts, find_parts, variant_of
 from diffmem.models.pretrained.diffusers_settings import (
     NetworkSettings,
+    OtherBetasSettings,
     PartSettings,
     TransformerSettings,
     check_fit,
@@ -34,7 +35,7 @@ from diffmem.models.pretrained.diffusers_settings import (
     read_scheduler,
 )
 
-__all__ = ["open_diffusers"]
+__all__ = ["doubts_of", "open_diffusers"]
 
 
 class AutoencoderSettings(PartSettings):
@@ -243,6 +244,21 @@ def open_diffusers(
     image = torch.zeros(1, *latent.pixel_shape, device=latent.device)
     _try(f"The autoencoder in {parts.autoencoder.parent}", image, lambda x: latent.decode(latent.encode(x)))
     return latent
+
+
+def doubts_of(folder: Path) -> list[str]:
+    """Return what a reader of results must know of how a folder was read that `open_diffusers` opened."""
+    parts = find_parts(folder)
+    scheduler = read_scheduler(parts)
+    variant = variant_of(parts.network.parent)
+    doubts = [] if variant is None else [f"The weights are those of the variant {variant}."]
+    if isinstance(scheduler, OtherBetasSettings) and scheduler.doubts:
+        doubts.append(
+            f"{parts.scheduler} names betas of {scheduler.beta_start:g} to {scheduler.beta_end:g}, which are defaults of its class and not"
+            " what the network was trained with, if the scheduler was made from another one: then every prediction is wrong. DDPM's"
+            " defaults are 0.0001 to 0.02; copy the scheduler_config.json of the training."
+        )
+    return doubts
 
 
 class _Raw:

@@ -25,11 +25,12 @@ from diffmem.models.discrete import (
     thresholded,
     zero_terminal,
 )
-from diffmem.models.pretrained.diffusers_files import SCHEDULERS, Parts, read_settings
+from diffmem.models.pretrained.diffusers_files import OTHER_BETAS, STEPPERS, TRAINERS, Parts, read_settings
 from diffmem.models.weights import naming
 
 __all__ = [
     "NetworkSettings",
+    "OtherBetasSettings",
     "PartSettings",
     "SchedulerSettings",
     "TransformerSettings",
@@ -93,6 +94,27 @@ class SchedulerSettings(PartSettings):
         if self.thresholding:
             return thresholded(self.dynamic_thresholding_ratio, self.sample_max_value)
         return clipped(self.clip_sample_range) if self.clip_sample else None
+
+
+class StepperSettings(SchedulerSettings):
+    """What a network was trained with, as a scheduler says it that only steps in another way."""
+
+    clip_sample: bool = False
+    use_flow_sigmas: Literal[False] = False
+    timestep_type: Literal["discrete"] = "discrete"
+
+
+class OtherBetasSettings(StepperSettings):
+    """The same of a scheduler of the library whose default betas are others."""
+
+    beta_start: float = Field(0.00085, ge=0, lt=1)
+    beta_end: float = Field(0.012, ge=0, lt=1)
+    defaulted: list[str] = Field(default_factory=list, alias="_use_default_values")
+
+    @property
+    def doubts(self) -> bool:
+        """Whether the betas may be those of the class, and not those of the training."""
+        return bool({"beta_start", "beta_end"} & set(self.defaulted))
 
 
 class UnetSettings(PartSettings):
@@ -191,7 +213,11 @@ def read_part(
 
 def read_scheduler(parts: Parts) -> SchedulerSettings:
     """Return the settings of the scheduler; see `read_part`."""
-    kinds = dict.fromkeys(SCHEDULERS, SchedulerSettings)
+    kinds: dict[str, type[SchedulerSettings]] = {
+        **dict.fromkeys(TRAINERS, SchedulerSettings),
+        **dict.fromkeys(STEPPERS, StepperSettings),
+        **dict.fromkeys(OTHER_BETAS, OtherBetasSettings),
+    }
     return read_part("scheduler", kinds, parts.scheduler, parts.scheduler_root, parts.scheduler_kind)
 
 

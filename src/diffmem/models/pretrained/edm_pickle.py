@@ -30,6 +30,7 @@ from diffmem.models.pretrained.pickle_reader import (
     PickledTensor,
     read_legacy,
 )
+from diffmem.models.pretrained.recognition import described
 from diffmem.models.weights import check_file, check_numbers, naming
 
 __all__ = ["open_edm_pickle"]
@@ -159,8 +160,8 @@ def _entry(snapshot: object, which: str, path: Path) -> PickledObject:
     }
     if which in networks:
         return networks[which]
-    if not networks:
-        raise UserError(f"{path} holds no network: none of its entries is one that EDM's code wrote.")
+    if not networks or "optimizer_state" in snapshot:
+        raise UserError(described(path, snapshot))
     names = ", ".join(repr(str(name)[:_LONGEST_WORD]) for name in list(networks)[:20])
     raise UserError(f"{path} has no network {which!r}: give one of {names}.")
 

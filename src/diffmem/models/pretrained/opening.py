@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from diffmem.data.formats.guards import in_one_line, is_folder, is_plain_file, reading
+from diffmem.data.formats.guards import in_one_line, is_folder, is_plain_file, read_plain, reading
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
 from diffmem.files import sha256_file
@@ -18,10 +18,11 @@ from diffmem.models.denoiser import Denoiser, Latent, Origin, pixel_shape_of
 from diffmem.models.discrete import DiscreteDenoiser
 from diffmem.models.latent import LatentDenoiser
 from diffmem.models.preconditioning import Preconditioned
-from diffmem.models.pretrained.diffusers_folder import open_diffusers
+from diffmem.models.pretrained.diffusers_folder import doubts_of, open_diffusers
 from diffmem.models.pretrained.edm_pickle import open_edm_pickle
 from diffmem.models.pretrained.foreign import from_edm_state_dict
-from diffmem.models.weights import check_numbers, load_denoiser, load_tensors, naming
+from diffmem.models.pretrained.recognition import WAYS_ON, described
+from diffmem.models.weights import check_numbers, check_sizes, load_denoiser, load_tensors, naming
 
 __all__ = ["MODELS_UNDERSTOOD", "open_model", "origin_of"]
 
@@ -68,10 +69,12 @@ def open_model(
         source = source.expanduser()
     if settings is not None:
         denoiser, origin = _from_settings(source, settings)
-    elif is_folder(source) and not (source / "snapshots").is_dir():
-        denoiser, origin = _diffusers(source, device, allow_pickle)
     else:
-        denoiser, origin = _from_file(_snapshot_of(source) if is_folder(source) else source, weights)
+        source = _revision_of(source) if is_folder(source) else source
+        if is_folder(source) and not (source / "snapshots").is_dir() and not _networks_of_edm(source):
+            denoiser, origin = _diffusers(source, device, allow_pickle)
+        else:
+            denoiser, origin = _from_file(_snapshot_of(source) if is_folder(source) else source, weights)
     if weights != _AVERAGED and origin.format != "EDM pickle":
         raise UserError(f"weights {weights!r} is for EDM pickles; a {origin.format} holds one network.")
     if image_shape is not None and pixel_shape_of(denoiser) != tuple(image_shape):
@@ -102,7 +105,32 @@ def origin_of(denoiser: Denoiser) -> Origin:
     return Origin("model of the caller's own", type(denoiser).__name__, digest.hexdigest())
 
 
+def _revision_of(folder: Path) -> Path:
+    """Return the folder of a revision, of a folder models--x--y of a hub's cache; any other as it is."""
+    if not (folder / "refs").is_dir() or not (folder / "snapshots").is_dir():
+        return folder
+    revisions = sorted(path for path in (folder / "snapshots").iterdir() if path.is_dir())
+    main = folder / "refs" / "main"
+    if is_plain_file(main):
+        wanted = read_plain(main, 1000, str(main)).decode(errors="replace").strip()
+        revisions = [path for path in revisions if path.name == wanted] or revisions
+    if len(revisions) != 1:
+        names = ", ".join(path.name for path in revisions[:5]) or "none"
+        raise UserError(
+            f"{folder} holds {len(revisions)} revisions ({names}); name one, in {folder / 'snapshots'}."
+        )
+    return revisions[0]
+
+
+def _networks_of_edm(folder: Path) -> list[Path]:
+    """Return the networks in a run's folder of EDM's code, the newest last."""
+    return sorted(folder.glob("network-snapshot-*.pkl"))
+
+
 def _snapshot_of(run: Path) -> Path:
+    networks = _networks_of_edm(run)
+    if networks:
+        return networks[-1]
     snapshots = sorted((run / "snapshots").glob("*.safetensors"))
     if not snapshots:
         raise UserError(f"{run} has no snapshot yet; train on, or name another run.")
@@ -115,6 +143,7 @@ def _from_file(path: Path, weights: str) -> tuple[_Model, Origin]:
     with reading(str(path)), path.open("rb") as stream:
         head = stream.read(9)
     if path.suffix == ".safetensors" or head[8:9] == b"{":
+        _check_own(path)
         snapshot, _, texts = load_denoiser(path)
         name = f"{path.name} at epoch {texts.get('epoch', 'unknown')}"
         return snapshot, Origin("diffmem snapshot", name, sha256_file(path), path=path)
@@ -122,6 +151,24 @@ def _from_file(path: Path, weights: str) -> tuple[_Model, Origin]:
     return open_edm_pickle(path, weights), Origin(
         "EDM pickle", f"{path.name}, {which}", sha256_file(path), path=path
     )
+
+
+def _check_own(path: Path) -> None:
+    """Refuse safetensors that another program wrote, by what they are."""
+    from safetensors import SafetensorError, safe_open
+
+    check_sizes(path)
+    try:
+        with safe_open(path, "pt") as file:
+            texts = dict(file.metadata() or {})
+            names = list(file.keys())
+    except (SafetensorError, OSError, ValueError):
+        return  # damaged, which reading it says
+    if "format" in texts and texts["format"] != "pt":
+        return
+    if "config" in texts and '"model"' in texts["config"]:
+        raise UserError(f"{path} is a network of k-diffusion, which is not supported yet. {WAYS_ON}")
+    raise UserError(described(path, dict.fromkeys(names, torch.empty(0))))
 
 
 def _from_settings(path: Path, settings: Mapping[str, Any]) -> tuple[_Model, Origin]:
@@ -132,13 +179,31 @@ def _from_settings(path: Path, settings: Mapping[str, Any]) -> tuple[_Model, Ori
     return denoiser, Origin("EDM state dict", path.name, sha256_file(path), path=path)
 
 
+def _network_of(checkpoint: Path) -> tuple[Path, list[str]]:
+    """Return the network's folder in one named checkpoint-N of diffusers' training examples, and what to know of it; others as they are."""
+    averaged, raw = checkpoint / "unet_ema", checkpoint / "unet"
+    if not any((checkpoint / name).is_file() for name in ("model_index.json", "config.json")):
+        if (averaged / "config.json").is_file():
+            return averaged, ["The averaged weights of the checkpoint (unet_ema) were taken."]
+        if (raw / "config.json").is_file():
+            return raw, ["The checkpoint holds no averaged weights (unet_ema): the raw ones were taken."]
+    elif checkpoint.resolve().name == "unet" and (checkpoint.resolve().parent / "unet_ema").is_dir():
+        return checkpoint, ["These are the raw weights; the averaged ones lie beside them (unet_ema)."]
+    return checkpoint, []
+
+
 def _diffusers(folder: Path, device: torch.device | str, allow_pickle: bool) -> tuple[_Model, Origin]:
+    folder, known = _network_of(folder)
     if not any((folder / name).is_file() for name in ("model_index.json", "config.json")):
-        raise UserError(f"{folder} is no folder of a model. Models are read from: {MODELS_UNDERSTOOD}.")
+        raise UserError(
+            f"{folder} is no folder of a model. Models are read from: {MODELS_UNDERSTOOD}. {WAYS_ON}"
+        )
     denoiser = open_diffusers(folder, device=device, allow_pickle=allow_pickle)
     notes = [
+        *known,
+        *doubts_of(folder),
         "Noise levels between the timesteps of training are interpolated, and images are sampled by diffmem's sampler, not by the"
-        " pipeline's own scheduler."
+        " pipeline's own scheduler.",
     ]
     if isinstance(denoiser, Latent):
         notes.append(

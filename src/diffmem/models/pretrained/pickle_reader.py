@@ -273,6 +273,8 @@ class ModulePickle(_StoragePickle):
             case PickledObject(state=None), dict():
                 target.state = state
                 return
+            case dict(), dict(more) if more.keys() == {"_metadata"}:
+                return  # versions of modules, which torch hangs on every state_dict
         if not build_array(target, state, _DIMENSIONS):
             super().build(target, state)
 

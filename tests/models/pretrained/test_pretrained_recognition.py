@@ -1,0 +1,234 @@
+"""What stands in the way of a model that is not opened: what it is, and what to do; and the folders that trainers leave."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers_tools import saved, scheduler_of, tiny_unet
+from safetensors.torch import save_file
+
+from diffmem.errors import UserError
+from diffmem.models import open_model
+from diffmem.models.pretrained.recognition import described
+
+FOREIGN = Path(__file__).resolve().parents[4] / "shared" / "fixtures" / "foreign"
+
+
+def state(*names):
+    """A state_dict as torch makes it: an OrderedDict with the attribute _metadata."""
+    tensors = OrderedDict((name, torch.ones(2)) for name in names)
+    tensors._metadata = OrderedDict({"": {"version": 1}})
+    return tensors
+
+
+TRAINERS = {
+    "denoising-diffusion-pytorch": {
+        "step": 1, "model": state("model.init_conv.weight"), "ema": state("ema_model.betas"), "opt": {}, "scaler": None,
+    },
+    "pytorch-ddpm": {"net_model": state("head.weight"), "ema_model": state("head.weight"), "x_T": torch.ones(1), "step": 1},
+    "improved-diffusion or guided-diffusion": state("input_blocks.0.0.weight", "time_embed.0.weight", "out.2.bias"),
+    "torchcfm": {"net_model": state("a"), "ema_model": state("a"), "sched": {}, "optim": {}, "step": 1},
+    "flow_matching": {"model": state("model.input_blocks.0.0.weight"), "epoch": 1},
+    "score_sde_pytorch": {"optimizer": {}, "model": state("module.sigmas"), "ema": {"shadow_params": []}, "step": 1},
+    "k-diffusion": {"config": {}, "model": state("a"), "model_ema": state("a")},
+    "a trainer that is not known": {"net": state("layer.weight", "layer.bias"), "epoch": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("old", [False, True])
+def test_a_sound_checkpoint_of_another_trainer_is_named_and_not_called_damaged(tmp_path, trainer, old):
+    path = tmp_path / "checkpoint.pt"
+    torch.save(TRAINERS[trainer], path, _use_new_zipfile_serialization=not old)
+    with pytest.raises(UserError) as found:
+        open_model(path)
+    text = str(found.value)
+    assert trainer in text
+    assert "damaged" not in text
+    assert "--samples" in text
+    assert "function_denoiser" in text
+
+
+def test_of_an_unknown_trainer_the_first_names_are_shown(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"net": state("layer.weight", "layer.bias")}, path)
+    with pytest.raises(UserError, match=r"2 tensors \('layer.bias', 'layer.weight', \.\.\.\)"):
+        open_model(path)
+
+
+def test_a_training_state_of_edm_points_to_the_network_snapshot(tmp_path):
+    text = described(tmp_path / "training-state-000100.pt", {"net": {}, "optimizer_state": {}})
+    assert "network-snapshot-*.pkl of the same step" in text
+
+
+def test_a_damaged_checkpoint_is_called_so(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    torch.save(TRAINERS["k-diffusion"], path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(UserError, match="damaged"):
+        open_model(path)
+
+
+def test_lone_safetensors_of_another_program_are_not_called_damaged(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file({"blocks.0.weight": torch.ones(2)}, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="1 tensors") as found:
+        open_model(path)
+    assert "damaged" not in str(found.value)
+    save_file({"a": torch.ones(2)}, path, metadata={"config": json.dumps({"model": {"type": "image_v1"}})})
+    with pytest.raises(UserError, match="a network of k-diffusion"):
+        open_model(path)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("plain"), tiny_unet(), scheduler_of())
+
+
+@pytest.fixture
+def folder(plain, tmp_path):
+    return Path(shutil.copytree(plain, tmp_path / "model"))
+
+
+def test_weights_beside_their_settings_are_those_of_a_folder_to_give(folder):
+    (weights,) = folder.rglob("diffusion_pytorch_model.safetensors")
+    with pytest.raises(UserError, match=f"Give its folder, {weights.parent}"):
+        open_model(weights)
+
+
+def answer(model):
+    x = torch.randn(2, *model.image_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return model(x, 1.0)
+
+
+def test_a_hubs_cache_opens_at_its_revision(folder, tmp_path):
+    cache = tmp_path / "models--me--tiny"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    shutil.move(folder, cache / "snapshots" / "abc")
+    (cache / "refs" / "main").write_text("abc")
+    expected = answer(open_model(cache / "snapshots" / "abc"))
+    assert torch.equal(answer(open_model(cache)), expected)
+    (cache / "snapshots" / "old").mkdir()
+    assert torch.equal(answer(open_model(cache)), expected)
+    (cache / "refs" / "main").unlink()
+    with pytest.raises(UserError, match=r"2 revisions \(abc, old\); name one"):
+        open_model(cache)
+
+
+@pytest.mark.parametrize("variant", ["fp16", "bf16"])
+def test_a_variant_in_another_precision_is_read(folder, variant):
+    expected = answer(open_model(folder))
+    (weights,) = folder.rglob("diffusion_pytorch_model.safetensors")
+    other = weights.with_name(f"diffusion_pytorch_model.{variant}.safetensors")
+    weights.rename(other)
+    opened = open_model(folder)
+    assert torch.equal(answer(opened), expected)
+    assert any(f"the variant {variant}" in note for note in opened.origin.notes)
+    other.rename(weights.with_name("diffusion_pytorch_model.non_ema.safetensors"))
+    with pytest.raises(UserError, match="non_ema"):
+        open_model(folder)
+
+
+def network_of(folder):
+    (settings,) = (path for path in folder.rglob("config.json"))
+    return settings.parent
+
+
+@pytest.fixture
+def checkpoint(folder, tmp_path):
+    """checkpoint-500 of the library's training example, whose scheduler lies in the folder above."""
+    home = tmp_path / "run" / "checkpoint-500"
+    home.mkdir(parents=True)
+    for name in ("unet", "unet_ema"):
+        shutil.copytree(network_of(folder), home / name)
+    (scheduler,) = folder.rglob("scheduler_config.json")
+    (home.parent / "scheduler").mkdir()
+    shutil.copy(scheduler, home.parent / "scheduler")
+    path = home / "unet_ema" / "config.json"
+    kept = json.loads(path.read_text())
+    extra = {
+        "decay": 0.9,
+        "inv_gamma": 1.0,
+        "min_decay": 0.0,
+        "optimization_step": 5,
+        "power": 0.75,
+        "update_after_step": 0,
+    }
+    path.write_text(json.dumps(kept | extra | {"use_ema_warmup": True}))
+    return home
+
+
+def test_of_a_checkpoint_folder_the_averaged_weights_are_taken_and_said(checkpoint, folder):
+    opened = open_model(checkpoint)
+    assert torch.equal(answer(opened), answer(open_model(folder)))
+    assert any("averaged weights" in note for note in opened.origin.notes)
+    shutil.rmtree(checkpoint / "unet_ema")
+    assert any("the raw ones were taken" in note for note in open_model(checkpoint).origin.notes)
+
+
+def test_raw_weights_beside_averaged_ones_are_noted(checkpoint):
+    assert any("raw weights" in note for note in open_model(checkpoint / "unet").origin.notes)
+
+
+STEPPERS = [
+    "DPMSolverMultistepScheduler",
+    "EulerDiscreteScheduler",
+    "PNDMScheduler",
+    "UniPCMultistepScheduler",
+]
+HEUN = "HeunDiscreteScheduler"
+
+
+def rewrite(folder, **settings):
+    """Change the settings of the scheduler of a folder."""
+    (path,) = folder.rglob("scheduler_config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+@pytest.mark.parametrize("kind", [*STEPPERS, HEUN])
+def test_schedulers_that_only_step_otherwise_say_what_the_network_was_trained_with(folder, kind):
+    expected = answer(open_model(folder))
+    rewrite(folder, _class_name=kind)
+    opened = open_model(folder)
+    assert torch.equal(answer(opened), expected)
+    assert not any("betas" in note for note in opened.origin.notes)
+
+
+def test_betas_that_may_be_those_of_the_scheduler_and_not_of_the_training_are_doubted(folder):
+    rewrite(folder, _class_name=HEUN, _use_default_values=["beta_start", "beta_end"])
+    assert any("every prediction is wrong" in note for note in open_model(folder).origin.notes)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("use_flow_sigmas", True), ("prediction_type", "flow_prediction"), ("timestep_type", "continuous")],
+)
+def test_other_noise_than_that_of_timesteps_is_refused(folder, key, value):
+    rewrite(folder, _class_name="EulerDiscreteScheduler", **{key: value})
+    with pytest.raises(UserError, match=key):
+        open_model(folder)
+
+
+ANSWERED = [
+    "ddpm_fp16_variant", "ddpm_sharded_fp16_variant", "pndm_pipeline", "sched_dpm", "sched_euler", "train_example",
+    "train_example/checkpoint-500",
+]  # fmt: skip
+
+
+@pytest.mark.skipif(not FOREIGN.is_dir(), reason="the checkpoints of other trainers are not here")
+@pytest.mark.parametrize("name", ANSWERED)
+def test_what_diffusers_answered_is_what_its_folder_answers(name):
+    opened = open_model(FOREIGN / f"diffusers-{name}")
+    known = np.load(FOREIGN / f"diffusers-{name.split('/')[0]}" / "io.npz")
+    for x, sigma, clean in zip(known["x"], known["sigma"], known["D"], strict=True):
+        with torch.no_grad():
+            found = opened(torch.from_numpy(x), float(sigma)).numpy()
+        assert np.linalg.norm(found - clean) <= 1e-5 * np.linalg.norm(clean)
