@@ -14,6 +14,7 @@ from diffmem.cli.duplicates import data_duplicates
 from diffmem.cli.gap import gap
 from diffmem.cli.generate import generate
 from diffmem.cli.measure import measure
+from diffmem.cli.model import model_info
 from diffmem.cli.optimum import optimum
 from diffmem.cli.quickstart import quickstart
 from diffmem.cli.reproduce import reproduce
@@ -47,7 +48,12 @@ studies.command(new)
 studies.command(status)
 studies.command(watch)
 studies.command(report)
+models = App(
+    name="model", help="Inspect a model that was trained here or elsewhere.", help_format="plaintext"
+)
+models.command(model_info, name="info")
 app.command(data)
+app.command(models)
 for command in (
     quickstart,
     audit,

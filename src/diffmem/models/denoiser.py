@@ -27,6 +27,7 @@ __all__ = [
     "checked_labels",
     "checked_levels",
     "count_parameters",
+    "model_text",
     "pixel_shape_of",
 ]
 
@@ -207,3 +208,16 @@ def checked_labels(labels: Tensor | None, count: int, num_labels: int) -> Tensor
         if not -1 <= label < max(1, num_labels):
             raise UserError(f"Label {label} is outside 0..{num_labels - 1}, the existing classes.")
     return given
+
+
+def model_text(denoiser: Denoiser) -> str:
+    """Return what is known of a model that was opened, in a paragraph: what was read, what it makes, and what must be known."""
+    channels, height, width = pixel_shape_of(denoiser)
+    origin: Origin | None = getattr(denoiser, "origin", None)
+    parts = [] if origin is None else [f"{origin.format}: {origin.name}."]
+    if isinstance(denoiser, nn.Module):
+        parts.append(f"{count_parameters(denoiser):,} parameters.")
+    latent = f", by latents of {denoiser.image_shape}" if isinstance(denoiser, Latent) else ""
+    parts.append(f"Images of {height}x{width}x{channels}{latent}; {denoiser.num_labels or 'no'} classes.")
+    parts.append(f"Noise levels {denoiser.sigma_min:g} to {denoiser.sigma_max:g}, for pixels in [-1, 1].")
+    return " ".join([*parts, *(origin.notes if origin is not None else ())])

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import torch
+
+from diffmem.models import ModelConfig, build_denoiser, save_denoiser
+
+TINY = ModelConfig(architecture="ddpmpp", channels=4, multipliers=(1,), blocks=1, attention=(), dropout=0.0)
+
+
+def test_what_was_read_from_a_model_is_said_in_one_paragraph(tmp_path, call):
+    path = tmp_path / "model.safetensors"
+    save_denoiser(build_denoiser(TINY, (1, 8, 8), 3, 0), TINY, path, {"epoch": "20"})
+    done = call("model", "info", path)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.count("\n") == 1
+    for word in (
+        "diffmem snapshot: model.safetensors at epoch 20.",
+        " parameters.",
+        "Images of 8x8x1; 3 classes.",
+        "Noise levels ",
+    ):
+        assert word in done.out
+
+
+def test_what_does_not_open_is_named_with_the_way_on(tmp_path, call):
+    path = tmp_path / "checkpoint.pt"
+    torch.save(
+        {"net_model": {"a": torch.ones(1)}, "ema_model": {"a": torch.ones(1)}, "x_T": torch.ones(1)}, path
+    )
+    done = call("model", "info", path)
+    assert done.code == 2
+    assert "is a checkpoint of pytorch-ddpm, which is not supported yet" in done.err
+    assert "--samples" in done.err
