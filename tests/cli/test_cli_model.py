@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+import pytest
 import torch
+from cli_builders import caller
 
 from diffmem.models import ModelConfig, build_denoiser, save_denoiser
 
 TINY = ModelConfig(architecture="ddpmpp", channels=4, multipliers=(1,), blocks=1, attention=(), dropout=0.0)
+
+
+@pytest.fixture
+def call(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return caller(capsys)
 
 
 def test_what_was_read_from_a_model_is_said_in_one_paragraph(tmp_path, call):
