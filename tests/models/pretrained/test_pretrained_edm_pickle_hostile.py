@@ -22,7 +22,7 @@ from parameters import these
 
 from diffmem.errors import UserError
 from diffmem.models import weights
-from diffmem.models.pretrained import edm_pickle
+from diffmem.models.pretrained import checkpoint
 from diffmem.models.pretrained.edm_pickle import open_edm_pickle
 
 pytestmark = pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
@@ -232,7 +232,7 @@ def test_a_storage_unpacked_again_and_again_is_refused(tmp_path):
 
 
 def test_too_many_opcodes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(edm_pickle, "_MAX_OPCODES", 1000)
+    monkeypatch.setattr(checkpoint, "_MAX_OPCODES", 1000)
     assert "more than 1,000 opcodes" in refused(tmp_path, GOOD)
 
 
@@ -243,7 +243,7 @@ def test_a_file_that_is_too_large_is_refused_unread(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_a_value_that_is_too_large_is_refused_unread(tmp_path, monkeypatch, protocol):
-    monkeypatch.setattr(edm_pickle, "_MAX_VALUE_BYTES", 1000)
+    monkeypatch.setattr(checkpoint, "_MAX_VALUE_BYTES", 1000)
     words = refused(tmp_path, pickled({"ema": "a" * 2000}, protocol))
     assert re.search("one of its values has (more than )?[0-9,]+ bytes", words)
 

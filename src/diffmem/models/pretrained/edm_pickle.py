@@ -8,40 +8,28 @@ checked against what it holds before memory is spent on it.
 
 from __future__ import annotations
 
-import io
 import math
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import torch
 
-from diffmem.data.formats.guards import checked_zip, in_one_line, read_member, reading
-from diffmem.data.formats.pickle_machine import Budget
+from diffmem.data.formats.guards import in_one_line, reading
 from diffmem.errors import UserError
 from diffmem.models.preconditioning import Preconditioned
+from diffmem.models.pretrained.checkpoint import read_checkpoint
 from diffmem.models.pretrained.foreign import from_edm_state_dict
-from diffmem.models.pretrained.pickle_reader import (
-    LEGACY_MAGIC,
-    ModulePickle,
-    PickledObject,
-    PickledStorage,
-    PickledTensor,
-    read_legacy,
-)
+from diffmem.models.pretrained.pickle_reader import PickledObject, PickledStorage, PickledTensor
 from diffmem.models.pretrained.recognition import described
-from diffmem.models.weights import check_file, check_numbers, naming
+from diffmem.models.weights import check_numbers, naming
 
 __all__ = ["open_edm_pickle"]
 
-_MAX_VALUE_BYTES = 512 * 2**20  # the largest tensor of EDM's networks has 38 million
-_MAX_OPCODES = 1_000_000
 _MAX_PARTS = 20_000
 _MAX_DEPTH = 20
 _MAX_ENTRIES = 256
 _LONGEST_WORD = 60
-_SLACK = 2**20
 
 # Constructor arguments that EDM's wrappers take by position (facts of the format).
 _SHARED_POSITIONS = ("img_resolution", "img_channels", "label_dim", "use_fp16")
@@ -75,77 +63,11 @@ def open_edm_pickle(path: Path, which: str = "ema") -> Preconditioned:
             an argument or a tensor is unknown, missing, impossible, or not finite (named).
     """
     path = Path(path)
-    size = check_file(path)
     with reading(str(path)):
-        network = _entry(_read(path, size), which, path)
+        network = _entry(read_checkpoint(path), which, path)
         tensors = dict(_tensors(network, path))
         arguments = _arguments(network, path)
         return _rebuild(tensors, arguments, path)
-
-
-def _read(path: Path, size: int) -> object:
-    # Each byte may be made twice at most: where old protocols encode it, and where its storage is read.
-    machine = ModulePickle(str(path), Budget(str(path), _MAX_OPCODES, size=2 * size + _SLACK))
-    with path.open("rb") as file:
-        if file.read(4) == b"PK\x03\x04":
-            return _read_zip(path, machine)
-        file.seek(0)
-        stream = cast(IO[bytes], _Bounded(file, size))
-        value = machine.run(stream)
-        if type(value) is int and value == LEGACY_MAGIC:
-            value = read_legacy(stream, ModulePickle(str(path), machine.budget))
-        return value
-
-
-def _read_zip(path: Path, machine: ModulePickle) -> object:
-    """The value in a file of `torch.save`: a zip with the pickle and, uncompressed, each storage."""
-    with checked_zip(path) as archive:
-        members = {info.filename: info for info in archive.infolist()}
-        roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
-        if len(roots) != 1:
-            raise ValueError("it is a zip, but not one that PyTorch wrote")
-        (root,) = roots
-
-        def content(name: str) -> bytes:
-            info = members.get(root + name)
-            if info is None:
-                raise ValueError(f"it lacks {name[:_LONGEST_WORD]!r}")
-            if info.compress_type != zipfile.ZIP_STORED:
-                raise ValueError("its members are compressed; PyTorch stores them as they are")
-            return read_member(archive, info)
-
-        if root + "byteorder" in members and content("byteorder") != b"little":
-            raise ValueError("it was written on a big-endian machine")
-        value = machine.run(io.BytesIO(content("data.pkl")))
-        for key, storage in machine.storages.items():
-            storage.fill(content(f"data/{key}"))
-        return value
-
-
-class _Bounded:
-    """A file whose reads never ask for more than is left of it, nor for more than a value can have.
-
-    So neither a claimed length nor a file that is mostly holes reserves memory.
-    """
-
-    def __init__(self, file: IO[bytes], size: int) -> None:
-        self._file, self._size = file, size
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(0, self._size - self._file.tell())
-        wanted = left if size < 0 else min(size, left)
-        if wanted > _MAX_VALUE_BYTES:
-            raise ValueError(f"one of its values has {wanted:,} bytes; the limit is {_MAX_VALUE_BYTES:,}")
-        return self._file.read(wanted)
-
-    def readline(self) -> bytes:
-        content = self._file.readline(_MAX_VALUE_BYTES + 1)
-        if len(content) > _MAX_VALUE_BYTES:
-            raise ValueError(f"one of its values has more than {_MAX_VALUE_BYTES:,} bytes")
-        return content
-
-    def tell(self) -> int:
-        return self._file.tell()
 
 
 def _entry(snapshot: object, which: str, path: Path) -> PickledObject:
