@@ -12,7 +12,7 @@ from models_tools import images
 
 from diffmem.errors import UserError
 from diffmem.models.denoiser import Denoiser
-from diffmem.models.networks.lucidrains_unet import AttentionShape
+from diffmem.models.networks.lucidrains_unet import AttentionShape, load_unet
 from diffmem.models.pretrained.lucidrains import open_lucidrains, recognise
 
 SHAPE = (3, 8, 8)
@@ -193,6 +193,51 @@ def test_the_heads_that_the_tensors_do_not_tell_can_be_given():
     assert not torch.allclose(four, two)
 
 
+def elucidated():
+    """A state dict of `ElucidatedDiffusion`."""
+    return {f"net.{name}": one for name, one in tensors_of(small(embedding=9, frequencies=4)).items()}
+
+
+def test_elucidated_diffusion_has_the_preconditioning_of_edm():
+    made = elucidated()
+    made["net.final_conv.weight"] *= 0
+    made["net.final_conv.bias"] = torch.full((3,), 0.25)
+    x, sigma = images(2), 3.0
+    for data, settings in ((0.5, None), (0.8, {"sigma_data": 0.8})):
+        denoiser, notes = open_lucidrains(made, SHAPE, settings)
+        total = sigma**2 + data**2
+        torch.testing.assert_close(denoiser(x, sigma), data**2 / total * x + 0.25 * sigma * data / total**0.5)
+        assert any(f"(sigma_data) {data}" in note for note in notes)
+        assert isinstance(denoiser, Denoiser)
+        assert (denoiser.sigma_min, denoiser.sigma_max) == (0, float("inf"))
+
+
+def test_the_network_of_elucidated_diffusion_is_shown_a_quarter_of_the_log_of_sigma():
+    made, x, sigma = elucidated(), images(2), 3.0
+    network = load_unet({name.removeprefix("net."): one for name, one in made.items()}, 3)
+    time = torch.full((2,), np.log(sigma) / 4)
+    wanted = 0.25 * x / 9.25 + sigma * 0.5 / 9.25**0.5 * network(x / 9.25**0.5, time)
+    torch.testing.assert_close(open_lucidrains(made, SHAPE)[0](x, sigma), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_elucidated_diffusion_has_no_labels_and_no_other_tensors():
+    denoiser, _ = open_lucidrains(elucidated(), SHAPE)
+    with pytest.raises(UserError, match="takes no labels"):
+        denoiser(images(1), 1.0, torch.tensor([0]))
+    assert "'betas' is not one of this trainer's" in refused(elucidated() | {"betas": torch.ones(3)}, SHAPE)
+    assert "'objective' is no setting" in refused(elucidated(), SHAPE, {"objective": "pred_v"})
+
+
+@pytest.mark.parametrize("data", [0, -1, float("nan"), float("inf"), "0.5", True])
+def test_a_standard_deviation_that_is_no_positive_number_is_refused(data):
+    assert "positive number" in refused(elucidated(), SHAPE, {"sigma_data": data})
+
+
+@pytest.mark.parametrize("heads", [0, -4, 2.0, "4", True])
+def test_heads_that_are_no_positive_whole_number_are_refused(heads):
+    assert "positive whole number" in refused(guided(), SHAPE, {"heads": heads})
+
+
 @pytest.mark.parametrize("version", ["1.6.4", "1.7.1", None])
 def test_the_attention_of_versions_before_1_9_is_refused_by_version(version):
     made = checkpoint(version=version)
@@ -228,9 +273,9 @@ def test_sizes_that_no_image_of_the_network_has_are_refused(shape, words):
         ({"objective": "v"}, "must be one of 'pred_v', 'pred_noise', 'pred_x0', not 'v'"),
         ({"objective": ["pred_v"]}, "must be one of"),
         ({"objective": "pred_x0"}, "those of the objective 'pred_v', not of 'pred_x0'"),
-        ({"objektive": "pred_v"}, "no setting 'objektive'"),
-        ({"heads": 4}, "leave the setting 'heads' out"),
-        ({"heads": 0}, "positive whole number"),
+        ({"objektive": "pred_v"}, "'objektive' is no setting"),
+        ({"heads": 4}, "'heads' is no setting"),
+        ({"sigma_data": 0.5}, "'sigma_data' is no setting"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, words):
@@ -280,3 +325,4 @@ def test_its_own_files_are_recognised():
     assert recognise(checkpoint())
     assert recognise(checkpoint()["model"])
     assert recognise(guided())
+    assert recognise(elucidated())

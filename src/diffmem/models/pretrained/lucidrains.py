@@ -1,11 +1,13 @@
 """Models made elsewhere: checkpoints of the trainer of denoising-diffusion-pytorch, version 1.9 and later.
 
 A `model-N.pt` holds the raw weights, their moving average, and the constants of the process, noise levels of all timesteps among them. The
-layout was taken from files of versions 1.9.4 to 2.3.4. Nothing is unpickled here.
+layout was taken from files of versions 1.9.4 to 2.3.4. State dicts of its `classifier_free_guidance` and `ElucidatedDiffusion`, which have
+no trainer, are read too. Nothing is unpickled here.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -13,11 +15,13 @@ import torch
 from torch import Tensor
 
 from diffmem.errors import UserError, nearest
+from diffmem.models.denoiser import DescribedDenoiser, checked_labels, checked_levels
 from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, Prediction
 from diffmem.models.networks.lucidrains_unet import LucidrainsUNet, load_unet
+from diffmem.models.preconditioning import EDM
 from diffmem.models.weights import check_numbers
 
-__all__ = ["open_lucidrains", "recognise"]
+__all__ = ["ElucidatedDenoiser", "open_lucidrains", "recognise"]
 
 _TRAINER = "denoising-diffusion-pytorch"
 _OBJECTIVES: dict[str, Prediction] = {
@@ -31,8 +35,9 @@ _CONSTANTS = {
     "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", _LEVELS, "posterior_variance",
     "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2", "loss_weight", "p2_loss_weight",
 }  # fmt: skip
-_NETWORK, _AVERAGE = "model.", "ema_model."
+_NETWORK, _ELUCIDATED, _AVERAGE = "model.", "net.", "ema_model."
 _HEADS = 4  # the default of classifier_free_guidance, whose tensors do not tell
+_SIGMA_DATA = 0.5  # the default of ElucidatedDiffusion
 _MAX_SIDE = 2**14
 
 
@@ -43,7 +48,60 @@ def recognise(checkpoint: Mapping[str, Any]) -> bool:
         checkpoint: The dictionary of the file: of `Trainer.save`, or the state dict of the package's diffusion alone.
     """
     model = checkpoint.get("model", checkpoint)
-    return isinstance(model, Mapping) and {_LEVELS, f"{_NETWORK}init_conv.weight"} <= set(model)
+    if not isinstance(model, Mapping):
+        return False
+    return {_LEVELS, f"{_NETWORK}init_conv.weight"} <= set(model) or _is_elucidated(model)
+
+
+def _is_elucidated(state: Mapping[str, Any]) -> bool:
+    return {f"{_ELUCIDATED}init_conv.weight", f"{_ELUCIDATED}time_mlp.0.weights"} <= set(state)
+
+
+class ElucidatedDenoiser(DescribedDenoiser):
+    """D(x; sigma) of a network of `ElucidatedDiffusion`: the EDM preconditioning of Karras et al. 2022, Table 1.
+
+    Args:
+        network: F(x, c_noise).
+        sigma_data: Standard deviation of the images that the preconditioning assumes.
+        image_shape: (C, H, W).
+        device: Where the network computes.
+
+    Attributes:
+        sigma_min: 0.
+        sigma_max: Infinite.
+        image_shape: (C, H, W) of the images.
+        num_labels: 0.
+        device: Where it computes.
+    """
+
+    num_labels = 0
+
+    def __init__(
+        self,
+        network: LucidrainsUNet,
+        sigma_data: float,
+        image_shape: tuple[int, int, int],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._network, self._edm = network, EDM(sigma_data=sigma_data)
+        self.sigma_min, self.sigma_max = self._edm.sigma_min, self._edm.sigma_max
+        self.image_shape, self.device = image_shape, torch.device(device)
+
+    def _text(self) -> str:
+        return f"{self._network}, EDM preconditioning"
+
+    def __call__(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
+        """Denoise a batch; see `Denoiser`. D is differentiable in x; it is float32, combined in float64.
+
+        Raises:
+            UserError: A shape does not fit, a level is not positive, or labels were given.
+        """
+        level = checked_levels(x, sigma, self.image_shape)
+        checked_labels(labels, len(x), 0)
+        c_skip, c_out, c_in, c_noise = self._edm.coefficients(level[:, None, None, None])
+        raw: Tensor = self._network((c_in * x.double()).float(), c_noise.flatten().float())
+        clean: Tensor = c_skip * x.double() + c_out * raw.double()
+        return clean.float()
 
 
 def open_lucidrains(
@@ -53,7 +111,7 @@ def open_lucidrains(
     weights: Literal["ema", "raw"] = "ema",
     *,
     device: torch.device | str = "cpu",
-) -> tuple[DiscreteDenoiser, tuple[str, ...]]:
+) -> tuple[DiscreteDenoiser | ElucidatedDenoiser, tuple[str, ...]]:
     """Make a `Denoiser` of a checkpoint that `recognise` accepts.
 
     At the noise level of each timestep, as stored, it is the network's own prediction of the clean image. Images are in [-1, 1], to which
@@ -63,7 +121,7 @@ def open_lucidrains(
         checkpoint: The dictionary of the file.
         image_shape: (C, H, W) of the images, which the file does not tell.
         settings: What else the file may not tell: `objective`, 'pred_v', 'pred_noise' or 'pred_x0'; `heads` of the attention of
-            networks of `classifier_free_guidance` (4 unless given).
+            networks of `classifier_free_guidance` (4 unless given); `sigma_data` of `ElucidatedDiffusion` (0.5 unless given).
         weights: 'ema' for the moving average, 'raw' for the weights that were trained. A state dict alone has one kind.
         device: Where the network will compute.
 
@@ -74,12 +132,13 @@ def open_lucidrains(
         UserError: The file is of an earlier version, incomplete or damaged, has other tensors than those of its network, or does not tell
             something that was not given.
     """
-    given = _checked_settings(settings)
     state, said = _state_of(checkpoint, weights)
-    tensors = {name.removeprefix(_NETWORK): one for name, one in state.items() if name.startswith(_NETWORK)}
-    constants = {name: one for name, one in state.items() if not name.startswith(_NETWORK)}
+    elucidated = _is_elucidated(state)
+    prefix = _ELUCIDATED if elucidated else _NETWORK
+    tensors = {name.removeprefix(prefix): one for name, one in state.items() if name.startswith(prefix)}
+    constants = {name: one for name, one in state.items() if not name.startswith(prefix)}
     for name in constants:
-        if name not in _CONSTANTS:
+        if elucidated or name not in _CONSTANTS:
             raise UserError(
                 f"Tensor {name!r} is not one of this trainer's.{nearest(name, [*_CONSTANTS, *state])}"
             )
@@ -88,57 +147,79 @@ def open_lucidrains(
         if not guided:
             raise UserError(_refusal(checkpoint))
         tensors = {_renamed(name): one for name, one in tensors.items()}
-    if not guided and "heads" in given:
-        raise UserError("The file tells the heads of the attention; leave the setting 'heads' out.")
-    heads = given.get("heads", _HEADS) if guided else None
-    levels = _levels_of(constants)
-    objective, source = _objective_of(constants, given.get("objective"))
+    given = _checked_settings(settings, guided, elucidated)
     shape = _checked_shape(image_shape)
-    network = load_unet(tensors, shape[0], heads)
-    _check_sides(shape, network)
-    denoiser = DiscreteDenoiser(
-        network.to(device),
-        DiscreteProcess(levels, _OBJECTIVES[objective]),
-        shape,
-        network.num_labels,
-        null_label=network.num_labels or None,
-        device=device,
-    )
     notes = [
         said,
-        f"The objective is {objective}, {source}.",
-        f"Noise levels are the stored ones of {len(levels):,} timesteps, {levels[0]:.3g} to {levels[-1]:.5g}; between them, the"
-        " timestep is fractional.",
         "The file does not tell how images were scaled: taken to be [-1, 1] (auto_normalize, the default), with white noise (no offset"
         " noise).",
     ]
-    if network.self_conditioned:
+
+    def network() -> LucidrainsUNet:
+        made = load_unet(tensors, shape[0], given["heads"] if guided else None)
+        _check_sides(shape, made)
+        return made.to(device)
+
+    denoiser: DiscreteDenoiser | ElucidatedDenoiser
+    if elucidated:
+        unet, data = network(), float(given["sigma_data"])
+        denoiser = ElucidatedDenoiser(unet, data, shape, device)
+        notes.append(
+            f"The preconditioning takes images of standard deviation (sigma_data) {data:g}, which the file does not tell."
+        )
+    else:
+        levels = _levels_of(constants)
+        objective, source = _objective_of(constants, given["objective"])
+        unet = network()
+        denoiser = DiscreteDenoiser(
+            unet,
+            DiscreteProcess(levels, _OBJECTIVES[objective]),
+            shape,
+            unet.num_labels,
+            null_label=unet.num_labels or None,
+            device=device,
+        )
+        notes[1:1] = [
+            f"The objective is {objective}, {source}.",
+            f"Noise levels are the stored ones of {len(levels):,} timesteps, {levels[0]:.3g} to {levels[-1]:.5g}; between them, the"
+            " timestep is fractional.",
+        ]
+    if unet.self_conditioned:
         notes.append(
             "The network was trained with self-conditioning; here its earlier estimate is always zeros, as in half of its training. The"
             " trainer's own sampler shows it the last estimate."
         )
     if guided:
         notes.append(
-            f"Attention is taken to have {heads} heads, which the file does not tell. D is that of the class alone, without guidance."
+            f"Attention is taken to have {given['heads']} heads, which the file does not tell, and to be that of version 2.3.4. D is that"
+            " of the class alone, without guidance."
         )
     return denoiser, tuple(notes)
 
 
-def _checked_settings(settings: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def _checked_settings(settings: Mapping[str, Any] | None, guided: bool, elucidated: bool) -> dict[str, Any]:
+    """Return the settings that a file of this kind does not tell, as given or by default."""
+    usual: dict[str, Any] = {"sigma_data": _SIGMA_DATA} if elucidated else {"objective": None}
+    if guided:
+        usual["heads"] = _HEADS
     settings = {} if settings is None else settings
-    known = ["objective", "heads"]
     for key in settings:
-        if key not in known:
-            raise UserError(f"{_TRAINER} has no setting {key!r}.{nearest(str(key), known)}")
-    objective = settings.get("objective", "pred_v")
-    if objective not in list(_OBJECTIVES):
+        if key not in usual:
+            raise UserError(
+                f"{key!r} is no setting of such a file of {_TRAINER}, which takes {' and '.join(map(repr, usual))}."
+                f"{nearest(str(key), list(usual))}"
+            )
+    given = usual | dict(settings)
+    if given.get("objective") not in (None, *_OBJECTIVES):
         raise UserError(
-            f"The setting 'objective' must be one of {', '.join(map(repr, _OBJECTIVES))}, not {objective!r}."
+            f"The setting 'objective' must be one of {', '.join(map(repr, _OBJECTIVES))}, not {given['objective']!r}."
         )
-    heads = settings.get("heads", _HEADS)
+    heads, data = given.get("heads", 1), given.get("sigma_data", 1)
     if type(heads) is not int or heads < 1:
         raise UserError(f"The setting 'heads' must be a positive whole number, not {heads!r}.")
-    return settings
+    if type(data) not in (int, float) or not 0 < data < math.inf:
+        raise UserError(f"The setting 'sigma_data' must be a positive number, not {data!r}.")
+    return given
 
 
 def _checked_shape(image_shape: tuple[int, int, int] | None) -> tuple[int, int, int]:
