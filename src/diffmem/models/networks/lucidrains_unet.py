@@ -1,0 +1,392 @@
+"""The U-Net of denoising-diffusion-pytorch, and what the shapes of its tensors tell about it.
+
+A U-Net of residual blocks (Ho et al. 2020) with attention at every level: linear attention over channels (Shen et al. 2021, "Efficient
+Attention") or full attention over positions, each with learned keys and values before those of the pixels. Module names are those of the
+package's state dicts, so that tensors load by name. The layout is that of versions 1.9 to 2.3.4 of the package, written from its formulas
+and checked against the answers of 2.3.4; the variant of its `classifier_free_guidance` module (classes, strided convolutions, no learned
+keys and values) is the same network with other parts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffmem.errors import UserError
+from diffmem.models.denoiser import count_parameters
+from diffmem.models.weights import check_numbers, check_tensors
+
+__all__ = ["AttentionShape", "LucidrainsSettings", "LucidrainsUNet", "load_unet", "settings_of"]
+
+_GROUPS = 8
+_BASE = 10_000.0
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """One attention layer.
+
+    Attributes:
+        linear: Whether it mixes channels (linear attention) instead of positions.
+        heads: Number of heads.
+        head_width: Channels of a head.
+        memory: Number of learned keys and values; 0 for none.
+    """
+
+    linear: bool
+    heads: int
+    head_width: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class LucidrainsSettings:
+    """What the tensors of a state dict tell about its network.
+
+    Attributes:
+        inputs: Channels that the first convolution reads: those of the image, or twice as many with self-conditioning.
+        outputs: Channels that the last one writes: those of the image, or twice as many with a learned variance.
+        widths: Channels after the first convolution, then after each level on the way down.
+        out_width: Channels of the last residual block.
+        embedding: Channels of the embedding of time.
+        condition: Channels of that embedding after its two layers.
+        frequencies: Number of stored Fourier frequencies; 0 for sinusoids.
+        group_norm: Whether blocks have GroupNorm of 8 groups instead of the RMS norm.
+        strided: Whether halving is a strided convolution of 4x4 instead of one of 2x2 cells.
+        attention: Of each level on the way down.
+        middle: Of the bottom.
+        num_labels: Number of classes; 0 for none.
+        class_width: Channels of a class's embedding.
+        class_condition: Channels of that after its two layers; 0 without classes.
+    """
+
+    inputs: int
+    outputs: int
+    widths: tuple[int, ...]
+    out_width: int
+    embedding: int
+    condition: int
+    frequencies: int
+    group_norm: bool
+    strided: bool
+    attention: tuple[AttentionShape, ...]
+    middle: AttentionShape
+    num_labels: int = 0
+    class_width: int = 0
+    class_condition: int = 0
+
+
+class _RMSNorm(nn.Module):
+    """Each pixel's vector over channels, divided by its root mean square, times a learned gain; no mean is taken off."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.g = nn.Parameter(torch.ones(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=1) * (self.g * math.sqrt(x.shape[1]))
+
+
+class _Sinusoids(nn.Module):
+    """Sines, then cosines, of frequencies from 1 down to 1/10,000."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.pairs = channels // 2
+
+    def forward(self, t: Tensor) -> Tensor:
+        steps = torch.arange(self.pairs, dtype=torch.float32, device=t.device)
+        angles = torch.outer(t, (steps * (-math.log(_BASE) / (self.pairs - 1))).exp())
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class _Fourier(nn.Module):
+    """The time itself, then sines and cosines of stored frequencies."""
+
+    def __init__(self, frequencies: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(frequencies))
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = torch.outer(t, self.weights) * (2 * math.pi)
+        return torch.cat([t[:, None], angles.sin(), angles.cos()], dim=1)
+
+
+class _Convolution(nn.Module):
+    """A 3x3 convolution, a norm, optionally a scale and a shift of each channel, and SiLU."""
+
+    def __init__(self, inputs: int, outputs: int, group_norm: bool) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm = nn.GroupNorm(_GROUPS, outputs) if group_norm else _RMSNorm(outputs)
+
+    def forward(self, x: Tensor, modulation: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        x = self.norm(self.proj(x))
+        if modulation is not None:
+            scale, shift = modulation
+            x = x * (scale + 1) + shift
+        return F.silu(x)
+
+
+class _Residual(nn.Module):
+    """Two convolutions beside an identity (or a 1x1 convolution where channels change); the condition acts after the first."""
+
+    def __init__(self, inputs: int, outputs: int, settings: LucidrainsSettings) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.SiLU(), nn.Linear(settings.condition + settings.class_condition, 2 * outputs)
+        )
+        self.block1 = _Convolution(inputs, outputs, settings.group_norm)
+        self.block2 = _Convolution(outputs, outputs, settings.group_norm)
+        self.res_conv = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        scale, shift = self.mlp(condition)[:, :, None, None].chunk(2, dim=1)
+        out: Tensor = self.block2(self.block1(x, (scale, shift))) + self.res_conv(x)
+        return out
+
+
+class _Attention(nn.Module):
+    """What attention of the normed pixels adds to them."""
+
+    mem_kv: nn.Parameter | None
+
+    def __init__(self, channels: int, shape: AttentionShape) -> None:
+        super().__init__()
+        inner = shape.heads * shape.head_width
+        self.shape = shape
+        self.norm = _RMSNorm(channels)
+        self.to_qkv = nn.Conv2d(channels, 3 * inner, 1, bias=False)
+        out = nn.Conv2d(inner, channels, 1)
+        self.to_out = nn.Sequential(out, _RMSNorm(channels)) if shape.linear else out
+        sizes = (shape.head_width, shape.memory) if shape.linear else (shape.memory, shape.head_width)
+        self.mem_kv = nn.Parameter(torch.zeros(2, shape.heads, *sizes)) if shape.memory else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _, height, width = x.shape
+        heads, head_width = self.shape.heads, self.shape.head_width
+        # (B, heads, head_width, positions)
+        q, k, v = (
+            part.reshape(batch, heads, head_width, height * width)
+            for part in self.to_qkv(self.norm(x)).chunk(3, dim=1)
+        )
+        if self.mem_kv is not None:
+            learned = self.mem_kv if self.shape.linear else self.mem_kv.mT
+            k, v = (
+                torch.cat([one.expand(batch, -1, -1, -1), given], dim=3)
+                for one, given in zip(learned, (k, v), strict=True)
+            )
+        if self.shape.linear:
+            mixed = v @ k.softmax(dim=3).mT @ (q.softmax(dim=2) / math.sqrt(head_width))
+        else:
+            mixed = F.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT
+        out: Tensor = self.to_out(mixed.reshape(batch, heads * head_width, height, width))
+        return out
+
+
+class LucidrainsUNet(nn.Module):
+    """F(x, t, labels) of the package, x (B, C, H, W) with sides that are multiples of 2^(levels - 1).
+
+    Args:
+        settings: Its sizes.
+        image_channels: C; the first convolution reads C or 2 C channels, the last one writes C or 2 C.
+    """
+
+    def __init__(self, settings: LucidrainsSettings, image_channels: int) -> None:
+        super().__init__()
+        self.image_channels = image_channels
+        self.self_conditioned = settings.inputs == 2 * image_channels
+        self.levels = len(settings.widths) - 1
+        first, bottom, condition = settings.widths[0], settings.widths[-1], settings.condition
+        self.init_conv = nn.Conv2d(settings.inputs, first, 7, padding=3)
+        self.time_mlp = nn.Sequential(
+            _Fourier(settings.frequencies) if settings.frequencies else _Sinusoids(settings.embedding),
+            nn.Linear(settings.embedding, condition),
+            nn.GELU(),
+            nn.Linear(condition, condition),
+        )
+        if settings.num_labels:
+            self.classes_emb = nn.Embedding(settings.num_labels, settings.class_width)
+            self.null_classes_emb = nn.Parameter(torch.zeros(settings.class_width))
+            self.classes_mlp = nn.Sequential(
+                nn.Linear(settings.class_width, settings.class_condition),
+                nn.GELU(),
+                nn.Linear(settings.class_condition, settings.class_condition),
+            )
+        self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
+        for level, shape in enumerate(settings.attention):
+            above, below = settings.widths[level : level + 2]
+            last = level + 1 == self.levels
+            blocks = [_Residual(above, above, settings) for _ in range(2)]
+            self.downs.append(
+                nn.ModuleList([*blocks, _Attention(above, shape), _halving(above, below, last, settings)])
+            )
+            blocks = [_Residual(below + above, below, settings) for _ in range(2)]
+            rise = nn.Conv2d(below, above, 3, padding=1)
+            doubling = rise if level == 0 else nn.Sequential(nn.Upsample(scale_factor=2), rise)
+            self.ups.insert(0, nn.ModuleList([*blocks, _Attention(below, shape), doubling]))
+        self.mid_block1 = _Residual(bottom, bottom, settings)
+        self.mid_attn = _Attention(bottom, settings.middle)
+        self.mid_block2 = _Residual(bottom, bottom, settings)
+        self.final_res_block = _Residual(2 * first, settings.out_width, settings)
+        self.final_conv = nn.Conv2d(settings.out_width, settings.outputs, 1)
+        self.num_labels = settings.num_labels
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}, {count_parameters(self):,} parameters"
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Predict what the network was trained to predict.
+
+        Args:
+            x: float32 (B, C, H, W).
+            t: float32 (B,), timesteps (or whatever else the network embeds).
+            labels: int64 (B,), `num_labels` for "no label"; none without classes.
+
+        Returns:
+            float32 (B, C, H, W). Self-conditioning has zeros for the earlier estimate, and a learned variance is left out.
+        """
+        condition = self.time_mlp(t)
+        if self.num_labels:
+            table = torch.cat([self.classes_emb.weight, self.null_classes_emb[None]])
+            condition = torch.cat([condition, self.classes_mlp(table[labels])], dim=1)
+        if self.self_conditioned:
+            x = torch.cat([torch.zeros_like(x), x], dim=1)
+        x = first = self.init_conv(x)
+        skips: list[Tensor] = []
+        for block0, block1, attention, halving in self.downs:  # type: ignore[misc]  # lists of modules, as in the file
+            x = block0(x, condition)
+            skips.append(x)
+            x = block1(x, condition)
+            x = x + attention(x)
+            skips.append(x)
+            x = halving(x)
+        x = self.mid_block1(x, condition)
+        x = x + self.mid_attn(x)
+        x = self.mid_block2(x, condition)
+        for block0, block1, attention, doubling in self.ups:  # type: ignore[misc]
+            x = block0(torch.cat([x, skips.pop()], dim=1), condition)
+            x = block1(torch.cat([x, skips.pop()], dim=1), condition)
+            x = doubling(x + attention(x))
+        out: Tensor = self.final_conv(self.final_res_block(torch.cat([x, first], dim=1), condition))
+        return out[:, : self.image_channels]
+
+
+def _halving(above: int, below: int, last: bool, settings: LucidrainsSettings) -> nn.Module:
+    if last:
+        return nn.Conv2d(above, below, 3, padding=1)
+    if settings.strided:
+        return nn.Conv2d(above, below, 4, stride=2, padding=1)
+    return nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * above, below, 1))
+
+
+class _Shapes:
+    """Sizes of tensors by name."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        self._state = state
+
+    def of(self, name: str, rank: int) -> tuple[int, ...]:
+        tensor = self._state.get(name)
+        if tensor is None:
+            raise UserError(f"It lacks the tensor {name!r} of a U-Net of denoising-diffusion-pytorch.")
+        if tensor.ndim != rank or 0 in tensor.shape:
+            raise UserError(f"Tensor {name!r} has shape {tuple(tensor.shape)}, not {rank} positive sizes.")
+        return tuple(tensor.shape)
+
+    def attention(self, prefix: str, heads: int | None) -> AttentionShape:
+        linear = f"{prefix}.to_out.0.weight" in self._state
+        if heads is None:
+            _, heads, *sizes = self.of(f"{prefix}.mem_kv", 4)
+            head_width, memory = sizes if linear else sizes[::-1]
+            return AttentionShape(linear, heads, head_width, memory)
+        channels = self.of(f"{prefix}.to_qkv.weight", 4)[0]
+        if channels % (3 * heads):
+            raise UserError(f"Attention {prefix!r} of {channels // 3} channels cannot have {heads} heads.")
+        return AttentionShape(linear, heads, channels // (3 * heads), 0)
+
+
+def settings_of(state: Mapping[str, Tensor], heads: int | None = None) -> LucidrainsSettings:
+    """Return what the shapes of tensors tell about their network.
+
+    Args:
+        state: Tensors by the names of the package's `Unet`.
+        heads: Heads of all attention layers, for networks without learned keys and values, whose tensors do not tell.
+
+    Raises:
+        UserError: A tensor that tells is missing, or its shape is of no such network.
+    """
+    shapes = _Shapes(state)
+    levels = 0
+    while f"downs.{levels}.0.block1.proj.weight" in state:
+        levels += 1
+    first, inputs = shapes.of("init_conv.weight", 4)[:2]
+    strided = levels > 1 and "downs.0.3.weight" in state
+    ends = [
+        f"downs.{level}.3.weight" if strided or level + 1 == levels else f"downs.{level}.3.1.weight"
+        for level in range(levels)
+    ]
+    outputs, out_width = shapes.of("final_conv.weight", 4)[:2]
+    embedding = shapes.of("time_mlp.1.weight", 2)[1]
+    frequencies = shapes.of("time_mlp.0.weights", 1)[0] if "time_mlp.0.weights" in state else 0
+    if embedding != 2 * frequencies + 1 and (frequencies or embedding % 2 or embedding < 4):
+        raise UserError(
+            f"Tensor 'time_mlp.1.weight' reads {embedding} channels, which no embedding of time has."
+        )
+    widths = (first, *(shapes.of(end, 4)[0] for end in ends))
+    group_norm = "mid_block1.block1.norm.weight" in state
+    if group_norm and any(width % _GROUPS for width in (*widths, out_width)):
+        raise UserError(f"GroupNorm of {_GROUPS} groups does not fit layers of {widths} channels.")
+    labels = "classes_emb.weight" in state
+    num_labels, class_width = shapes.of("classes_emb.weight", 2) if labels else (0, 0)
+    return LucidrainsSettings(
+        inputs=inputs,
+        outputs=outputs,
+        widths=widths,
+        out_width=out_width,
+        embedding=embedding,
+        condition=shapes.of("time_mlp.1.weight", 2)[0],
+        frequencies=frequencies,
+        group_norm=group_norm,
+        strided=strided,
+        attention=tuple(shapes.attention(f"downs.{level}.2", heads) for level in range(levels)),
+        middle=shapes.attention("mid_attn", heads),
+        num_labels=num_labels,
+        class_width=class_width,
+        class_condition=shapes.of("classes_mlp.0.weight", 2)[0] if labels else 0,
+    )
+
+
+def load_unet(state: Mapping[str, Tensor], image_channels: int, heads: int | None = None) -> LucidrainsUNet:
+    """Return the network of tensors, every one of which is used.
+
+    Args:
+        state: Tensors by the names of the package's `Unet`, of any float type.
+        image_channels: Channels of the images.
+        heads: As of `settings_of`.
+
+    Returns:
+        The network: float32 on the device of the tensors, in evaluation mode, weights frozen.
+
+    Raises:
+        UserError: The tensors are not exactly those of one network, not finite, or not for images of that many channels.
+    """
+    settings = settings_of(state, heads)
+    for what, channels in (("reads", settings.inputs), ("predicts", settings.outputs)):
+        if channels not in (image_channels, 2 * image_channels):
+            raise UserError(
+                f"The network {what} {channels} channels, which does not fit images of {image_channels}; give their channels, heights"
+                " and widths as image_shape=(C, H, W)."
+            )
+    # Without storage: whatever the shapes claim, no more is allocated than the tensors hold.
+    with torch.device("meta"):
+        network = LucidrainsUNet(settings, image_channels)
+    check_tensors(state, network.state_dict())
+    check_numbers(state)
+    network.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
+    return network.eval().requires_grad_(False)

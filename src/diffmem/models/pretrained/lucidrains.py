@@ -1,0 +1,349 @@
+"""Models made elsewhere: checkpoints of the trainer of denoising-diffusion-pytorch, version 1.9 and later.
+
+A `model-N.pt` holds the raw weights, their moving average, and the constants of the process, noise levels of all timesteps among them. The
+layout was taken from files of versions 1.9.4 to 2.3.4. State dicts of its `classifier_free_guidance` and `ElucidatedDiffusion`, which have
+no trainer, are read too. Nothing is unpickled here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from diffmem.errors import UserError, nearest
+from diffmem.models.denoiser import DescribedDenoiser, checked_labels, checked_levels
+from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, Prediction
+from diffmem.models.networks.lucidrains_unet import LucidrainsUNet, load_unet
+from diffmem.models.preconditioning import EDM
+from diffmem.models.weights import check_numbers
+
+__all__ = ["ElucidatedDenoiser", "open_lucidrains", "recognise"]
+
+_TRAINER = "denoising-diffusion-pytorch"
+_OBJECTIVES: dict[str, Prediction] = {
+    "pred_v": "v_prediction",
+    "pred_noise": "epsilon",
+    "pred_x0": "sample",
+}
+_LEVELS = "sqrt_recipm1_alphas_cumprod"
+_CONSTANTS = {
+    "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", _LEVELS, "posterior_variance",
+    "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2", "loss_weight", "p2_loss_weight",
+}  # fmt: skip
+_NETWORK, _ELUCIDATED, _AVERAGE = "model.", "net.", "ema_model."
+_HEADS = 4  # the default of classifier_free_guidance, whose tensors do not tell
+_SIGMA_DATA = 0.5  # the default of ElucidatedDiffusion
+_MAX_SIDE = 2**14
+
+
+def recognise(checkpoint: Mapping[str, Any]) -> bool:
+    """Return whether what was read from a file has the layout of this trainer, of whatever version.
+
+    Args:
+        checkpoint: The dictionary of the file: of `Trainer.save`, or the state dict of the package's diffusion alone.
+    """
+    model = checkpoint.get("model", checkpoint)
+    if not isinstance(model, Mapping):
+        return False
+    return {_LEVELS, f"{_NETWORK}init_conv.weight"} <= set(model) or _is_elucidated(model)
+
+
+def _is_elucidated(state: Mapping[str, Any]) -> bool:
+    return {f"{_ELUCIDATED}init_conv.weight", f"{_ELUCIDATED}time_mlp.0.weights"} <= set(state)
+
+
+class ElucidatedDenoiser(DescribedDenoiser):
+    """D(x; sigma) of a network of `ElucidatedDiffusion`: the EDM preconditioning of Karras et al. 2022, Table 1.
+
+    Args:
+        network: F(x, c_noise).
+        sigma_data: Standard deviation of the images that the preconditioning assumes.
+        image_shape: (C, H, W).
+        device: Where the network computes.
+
+    Attributes:
+        sigma_min: 0.
+        sigma_max: Infinite.
+        image_shape: (C, H, W) of the images.
+        num_labels: 0.
+        device: Where it computes.
+    """
+
+    num_labels = 0
+
+    def __init__(
+        self,
+        network: LucidrainsUNet,
+        sigma_data: float,
+        image_shape: tuple[int, int, int],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._network, self._edm = network, EDM(sigma_data=sigma_data)
+        self.sigma_min, self.sigma_max = self._edm.sigma_min, self._edm.sigma_max
+        self.image_shape, self.device = image_shape, torch.device(device)
+
+    def _text(self) -> str:
+        return f"{self._network}, EDM preconditioning"
+
+    def __call__(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
+        """Denoise a batch; see `Denoiser`. D is differentiable in x; it is float32, combined in float64.
+
+        Raises:
+            UserError: A shape does not fit, a level is not positive, or labels were given.
+        """
+        level = checked_levels(x, sigma, self.image_shape)
+        checked_labels(labels, len(x), 0)
+        c_skip, c_out, c_in, c_noise = self._edm.coefficients(level[:, None, None, None])
+        raw: Tensor = self._network((c_in * x.double()).float(), c_noise.flatten().float())
+        clean: Tensor = c_skip * x.double() + c_out * raw.double()
+        return clean.float()
+
+
+def open_lucidrains(
+    checkpoint: Mapping[str, Any],
+    image_shape: tuple[int, int, int] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    weights: Literal["ema", "raw"] = "ema",
+    *,
+    device: torch.device | str = "cpu",
+) -> tuple[DiscreteDenoiser | ElucidatedDenoiser, tuple[str, ...]]:
+    """Make a `Denoiser` of a checkpoint that `recognise` accepts.
+
+    At the noise level of each timestep, as stored, it is the network's own prediction of the clean image. Images are in [-1, 1], to which
+    the package scales them by default.
+
+    Args:
+        checkpoint: The dictionary of the file.
+        image_shape: (C, H, W) of the images, which the file does not tell.
+        settings: What else the file may not tell: `objective`, 'pred_v', 'pred_noise' or 'pred_x0'; `heads` of the attention of
+            networks of `classifier_free_guidance` (4 unless given); `sigma_data` of `ElucidatedDiffusion` (0.5 unless given).
+        weights: 'ema' for the moving average, 'raw' for the weights that were trained. A state dict alone has one kind.
+        device: Where the network will compute.
+
+    Returns:
+        The denoiser, and what a reader of its results must know. Classes have their label, or -1 for none; guidance is not applied.
+
+    Raises:
+        UserError: The file is of an earlier version, incomplete or damaged, has other tensors than those of its network, or does not tell
+            something that was not given.
+    """
+    state, said = _state_of(checkpoint, weights)
+    elucidated = _is_elucidated(state)
+    prefix = _ELUCIDATED if elucidated else _NETWORK
+    tensors = {name.removeprefix(prefix): one for name, one in state.items() if name.startswith(prefix)}
+    constants = {name: one for name, one in state.items() if not name.startswith(prefix)}
+    for name in constants:
+        if elucidated or name not in _CONSTANTS:
+            raise UserError(
+                f"Tensor {name!r} is not one of this trainer's.{nearest(name, [*_CONSTANTS, *state])}"
+            )
+    guided = "classes_emb.weight" in tensors
+    if any(".fn.fn." in name for name in tensors):
+        if not guided:
+            raise UserError(_refusal(checkpoint))
+        tensors = {_renamed(name): one for name, one in tensors.items()}
+    given = _checked_settings(settings, guided, elucidated)
+    shape = _checked_shape(image_shape)
+    notes = [
+        said,
+        "The file does not tell how images were scaled: taken to be [-1, 1] (auto_normalize, the default), with white noise (no offset"
+        " noise).",
+    ]
+
+    def network() -> LucidrainsUNet:
+        made = load_unet(tensors, shape[0], given["heads"] if guided else None)
+        _check_sides(shape, made)
+        return made.to(device)
+
+    denoiser: DiscreteDenoiser | ElucidatedDenoiser
+    if elucidated:
+        unet, data = network(), float(given["sigma_data"])
+        denoiser = ElucidatedDenoiser(unet, data, shape, device)
+        notes.append(
+            f"The preconditioning takes images of standard deviation (sigma_data) {data:g}, which the file does not tell."
+        )
+    else:
+        levels = _levels_of(constants)
+        objective, source = _objective_of(constants, given["objective"])
+        unet = network()
+        denoiser = DiscreteDenoiser(
+            unet,
+            DiscreteProcess(levels, _OBJECTIVES[objective]),
+            shape,
+            unet.num_labels,
+            null_label=unet.num_labels or None,
+            device=device,
+        )
+        notes[1:1] = [
+            f"The objective is {objective}, {source}.",
+            f"Noise levels are the stored ones of {len(levels):,} timesteps, {levels[0]:.3g} to {levels[-1]:.5g}; between them, the"
+            " timestep is fractional.",
+        ]
+    if unet.self_conditioned:
+        notes.append(
+            "The network was trained with self-conditioning; here its earlier estimate is always zeros, as in half of its training. The"
+            " trainer's own sampler shows it the last estimate."
+        )
+    if guided:
+        notes.append(
+            f"Attention is taken to have {given['heads']} heads, which the file does not tell, and to be that of version 2.3.4. D is that"
+            " of the class alone, without guidance."
+        )
+    return denoiser, tuple(notes)
+
+
+def _checked_settings(settings: Mapping[str, Any] | None, guided: bool, elucidated: bool) -> dict[str, Any]:
+    """Return the settings that a file of this kind does not tell, as given or by default."""
+    usual: dict[str, Any] = {"sigma_data": _SIGMA_DATA} if elucidated else {"objective": None}
+    if guided:
+        usual["heads"] = _HEADS
+    settings = {} if settings is None else settings
+    for key in settings:
+        if key not in usual:
+            raise UserError(
+                f"{key!r} is no setting of such a file of {_TRAINER}, which takes {' and '.join(map(repr, usual))}."
+                f"{nearest(str(key), list(usual))}"
+            )
+    given = usual | dict(settings)
+    if given.get("objective") not in (None, *_OBJECTIVES):
+        raise UserError(
+            f"The setting 'objective' must be one of {', '.join(map(repr, _OBJECTIVES))}, not {given['objective']!r}."
+        )
+    heads, data = given.get("heads", 1), given.get("sigma_data", 1)
+    if type(heads) is not int or heads < 1:
+        raise UserError(f"The setting 'heads' must be a positive whole number, not {heads!r}.")
+    if type(data) not in (int, float) or not 0 < data < math.inf:
+        raise UserError(f"The setting 'sigma_data' must be a positive number, not {data!r}.")
+    return given
+
+
+def _checked_shape(image_shape: tuple[int, int, int] | None) -> tuple[int, int, int]:
+    if image_shape is None:
+        raise UserError(
+            f"Checkpoints of {_TRAINER} do not tell the size of the images: give it as image_shape=(C, H, W), for example (3, 64, 64)."
+        )
+    sides = list(image_shape)
+    if len(sides) != 3 or not all(type(side) is int and 1 <= side <= _MAX_SIDE for side in sides):
+        raise UserError(f"image_shape must be (C, H, W), three positive whole numbers, not {image_shape!r}.")
+    return sides[0], sides[1], sides[2]
+
+
+def _check_sides(shape: tuple[int, int, int], network: LucidrainsUNet) -> None:
+    factor = 2 ** (network.levels - 1)
+    if any(side % factor for side in shape[1:]):
+        raise UserError(
+            f"image_shape {shape} does not fit the {network.levels} resolutions of this network: height and width must be multiples of"
+            f" {factor}."
+        )
+
+
+def _state_of(checkpoint: Mapping[str, Any], weights: str) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors that were asked for, and a sentence that says which they are."""
+    if weights not in ("ema", "raw"):
+        raise UserError(f"weights must be 'ema' or 'raw', not {weights!r}.")
+    if not recognise(checkpoint):
+        raise UserError(f"It holds no checkpoint of {_TRAINER}.")
+    if "model" not in checkpoint:
+        return _tensors(
+            checkpoint, ""
+        ), f"A state dict of {_TRAINER}: it does not tell whether its weights are an average."
+    text = f"{_origin(checkpoint)}, step {_count(checkpoint.get('step'))}"
+    if weights == "raw":
+        return _tensors(
+            checkpoint["model"], ""
+        ), f"{text}: the raw weights as trained, not their moving average."
+    average = checkpoint.get("ema")
+    state = _tensors(average, _AVERAGE) if isinstance(average, Mapping) else {}
+    if not state:
+        raise UserError("It holds no moving average (ema.ema_model) of the weights; ask for weights 'raw'.")
+    return (
+        state,
+        f"{text}: the moving average of the weights (EMA), of {_count(average.get('step'))} updates.",  # type: ignore[union-attr]
+    )
+
+
+def _tensors(state: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
+    found = {}
+    for name, tensor in state.items():
+        if str(name).startswith(prefix):
+            if not isinstance(tensor, Tensor):
+                raise UserError(f"{str(name)[:80]!r} is no tensor.")
+            found[str(name).removeprefix(prefix)] = tensor
+    return found
+
+
+def _count(value: object) -> str:
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_floating_point():
+        value = int(value)
+    return f"{value:,}" if type(value) is int else "unknown"
+
+
+def _origin(checkpoint: Mapping[str, Any]) -> str:
+    version = checkpoint.get("version")
+    named = isinstance(version, str) and version.isascii() and version.isprintable()
+    return f"{_TRAINER} {str(version)[:20] if named else 'of unknown version'}"
+
+
+def _refusal(checkpoint: Mapping[str, Any]) -> str:
+    return (
+        f"It was written by {_origin(checkpoint)}: its attention has the names ('fn.fn') of versions before 1.9, which computed other"
+        " things under them from version to version. That is not supported; make samples with that version and audit those."
+    )
+
+
+def _renamed(name: str) -> str:
+    """The present name of a tensor of `classifier_free_guidance`, which wraps its attention twice."""
+    return name.replace(".fn.fn.", ".").replace(".fn.norm.", ".norm.")
+
+
+def _levels_of(constants: Mapping[str, Tensor]) -> Tensor:
+    stored = constants.get(_LEVELS)
+    if stored is None or stored.ndim != 1 or len(stored) < 2:
+        raise UserError(f"It lacks the noise levels {_LEVELS!r} of at least 2 timesteps.")
+    check_numbers({_LEVELS: stored})
+    levels = stored.detach().cpu().double()
+    if levels[0] <= 0 or not bool((levels.diff() > 0).all()):
+        raise UserError(f"The noise levels {_LEVELS!r} do not grow from one timestep to the next.")
+    return levels
+
+
+def _objective_of(constants: Mapping[str, Tensor], given: str | None) -> tuple[str, str]:
+    """Return the objective, and how it is known.
+
+    The weight of the loss is that of a noise estimate in units of each objective. Weights may be capped at a signal-to-noise ratio of
+    (typically) 5, so only timesteps below 1 tell; close to 0, objectives do not differ enough.
+    """
+    found = _objective_shown(constants)
+    if found is None:
+        if given is None:
+            raise UserError(
+                "The file does not tell what its network predicts: give the setting 'objective', one of"
+                f" {', '.join(map(repr, _OBJECTIVES))}. The trainer's default is 'pred_v' since 2.0 and was 'pred_noise' in early versions."
+            )
+        return given, "as given; the file does not tell"
+    if given not in (None, found):
+        raise UserError(
+            f"The weights of its loss are those of the objective {found!r}, not of {given!r}; leave the setting out."
+        )
+    return found, "as the stored weights of its loss show"
+
+
+def _objective_shown(constants: Mapping[str, Tensor]) -> str | None:
+    weight, product = constants.get("loss_weight"), constants.get("alphas_cumprod")
+    if weight is None or product is None or weight.ndim != 1 or weight.shape != product.shape:
+        return None
+    product = product.double()
+    ratio = product / (1 - product)
+    telling = (ratio > 0.3) & (ratio < 1)
+    if not bool(telling.any()):
+        return None
+    expected = {"pred_noise": torch.ones_like(product), "pred_x0": ratio, "pred_v": product}
+    for objective, one in expected.items():
+        if torch.allclose(weight.double()[telling], one[telling], rtol=1e-3):
+            return objective
+    return None
