@@ -81,14 +81,15 @@ def zero_terminal(betas: Tensor) -> Tensor:
     return 1 - torch.cat([squares[:1], squares[1:] / squares[:-1]])
 
 
-def levels_of(betas: Tensor) -> Tensor:
+def levels_of(betas: Tensor, products: torch.dtype = torch.float32) -> Tensor:
     """Return the noise levels of the timesteps.
 
     Timesteps that leave nothing of the image (a_t = 0, as the last one of `zero_terminal`) have an infinite level, which no x can
     have; they are left out.
 
     Args:
-        betas: float32 (T,), in [0, 1].
+        betas: Float (T,), in [0, 1].
+        products: The precision in which the trainer multiplied 1 - beta; in float32, the first of 1,000 linear levels are off by up to 0.008%.
 
     Returns:
         float64 (T,), or fewer; level t belongs to timestep t. Positive and ascending.
@@ -96,7 +97,7 @@ def levels_of(betas: Tensor) -> Tensor:
     Raises:
         UserError: The levels are not numbers, not positive, not ascending, or fewer than two.
     """
-    signal = (1 - betas.to(torch.float32)).cumprod(0).double()
+    signal = (1 - betas.to(products)).cumprod(0).double()
     signal = signal[: len(signal) - int((signal.abs() < torch.finfo(torch.float32).tiny).sum())]
     levels = ((1 - signal) / signal).sqrt()
     if len(levels) < 2:

@@ -1,0 +1,97 @@
+"""What a checkpoint does not tell and its user must: settings by name, checked, never guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diffmem.errors import UserError, nearest
+
+__all__ = ["Answers", "image_shape_of"]
+
+
+class Answers:
+    """Settings that a user gave for a checkpoint.
+
+    Args:
+        what: Names the checkpoint in messages.
+        settings: By name; none for none.
+        known: The names that such a checkpoint may need.
+
+    Raises:
+        UserError: One is not among the known.
+    """
+
+    def __init__(self, what: str, settings: Mapping[str, Any] | None, known: Sequence[str]) -> None:
+        self._what, self._given = what, dict(settings or {})
+        for name in self._given:
+            if name not in known:
+                raise UserError(
+                    f"{what} takes no setting {name!r}.{nearest(str(name), list(known))} It takes {', '.join(known)}."
+                )
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._given
+
+    def choice(self, name: str, choices: Sequence[Any], default: str) -> Any:
+        """Return one of a few values.
+
+        Args:
+            name: Of the setting.
+            choices: What it may be.
+            default: The trainer's own, in words, for the message.
+
+        Raises:
+            UserError: It was not given, or is none of the choices.
+        """
+        value = self._value(name, " or ".join(map(repr, choices)), default, choices[0])
+        for choice in choices:
+            if type(value) is type(choice) and value == choice:
+                return choice
+        raise UserError(f"settings: {name} must be {' or '.join(map(repr, choices))}, not {value!r}.")
+
+    def whole(self, name: str, default: str, example: int) -> int:
+        """Return a positive whole number; see `choice`. The example is for the message."""
+        value = self._value(name, "a positive whole number", default, example)
+        if type(value) is not int or not 0 < value <= 1_000_000:
+            raise UserError(f"settings: {name} must be a positive whole number, not {value!r}.")
+        return value
+
+    def fraction(self, name: str, default: str, example: float) -> float:
+        """Return a number above 0 and below 1; see `whole`."""
+        value = self._value(name, "a number above 0 and below 1", default, example)
+        if type(value) not in (int, float) or not 0 < value < 1:
+            raise UserError(f"settings: {name} must be a number above 0 and below 1, not {value!r}.")
+        return float(value)
+
+    def _value(self, name: str, permitted: str, default: str, example: Any) -> Any:
+        if name not in self._given:
+            raise UserError(
+                f"{self._what} does not tell {name}: give {permitted}, as settings={{{name!r}: {example!r}}}. It decides what the network"
+                f" predicts, so it is not guessed; the trainer's own default is {default}."
+            )
+        return self._given[name]
+
+
+def image_shape_of(
+    wanted: tuple[int, int, int] | None, channels: int, sides: tuple[int, int], scale: int
+) -> tuple[int, int, int]:
+    """Return (C, H, W) of the images of a network, checked.
+
+    Args:
+        wanted: What the caller expects; none for any.
+        channels: Of the network's images.
+        sides: (H, W).
+        scale: What the sides must be a multiple of.
+
+    Raises:
+        UserError: It is not what the caller expects, or the sides do not fit.
+    """
+    shape = (channels, *sides)
+    if wanted is not None and tuple(wanted) != shape:
+        raise UserError(f"It makes images of {shape} (C, H, W), not {tuple(wanted)}.")
+    if any(side < 1 or side % scale for side in sides):
+        raise UserError(
+            f"Images of {sides[0]} x {sides[1]} pixels do not fit this network: sides are multiples of {scale}."
+        )
+    return shape
