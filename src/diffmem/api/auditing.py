@@ -100,7 +100,7 @@ def audit(
         device: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
         options: Fields of `AuditOptions`, for example num, target, private, deduplicated, seed, or these as one object, `options`;
             further fields of `AuditRequest`. `transforms` may be written as 'flip+shift2', `features` as ['inception'], `canaries` as a
-            path; `allow_pickle` is that of `open_model`.
+            path; `allow_pickle`, and `settings` of the model as `model_settings`, are those of `open_model`.
 
     Raises:
         UserError: Images or the model cannot be read, or do not go together.
@@ -110,7 +110,10 @@ def audit(
     sources = {
         role: str(one) for role, one in {**sets, "model": model}.items() if isinstance(one, str | Path)
     }
-    allow_pickle = options.pop("allow_pickle", False)
+    details = {
+        "allow_pickle": options.pop("allow_pickle", False),
+        "settings": options.pop("model_settings", None),
+    }
     if isinstance(options.get("transforms"), str):
         options["transforms"] = parse_transforms(options["transforms"])
     if isinstance(options.get("canaries"), str | Path):
@@ -119,8 +122,9 @@ def audit(
         open_feature_space(one, device) if isinstance(one, str) else one
         for one in options.get("features") or []
     ]
-    opened = None if model is None else as_model(model, device, allow_pickle=allow_pickle)
     read = {role: None if one is None else as_images(one, given.get(role)) for role, one in sets.items()}
+    shape = None if read["training"] is None else read["training"].shape
+    opened = None if model is None else as_model(model, device, image_shape=shape, **details)
     names = options.keys() & {field.name for field in fields(AuditOptions)}
     settings = replace(options.pop("options", AuditOptions()), **{name: options.pop(name) for name in names})
     request = AuditRequest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,17 +46,17 @@ def as_images(images: Images, reading: Reading | None = None) -> ImageSet:
     return ImageSet(images, None, NumberedNames("array", range(len(images))), None, ("given as an array",))
 
 
-def as_model(model: Model, device: str, *, allow_pickle: bool = False) -> Denoiser:
+def as_model(model: Model, device: str, **details: Any) -> Denoiser:
     """Return a model, opened if it is named.
 
     Args:
         model: See `Model`. A denoiser computes where it is.
         device: Where a model that is opened computes.
-        allow_pickle: See `open_model`.
+        details: Further arguments of `open_model`.
 
     Raises:
         UserError: The model cannot be read.
     """
     if isinstance(model, str | Path):
-        return open_model(model, device=device, allow_pickle=allow_pickle)
+        return open_model(model, device=device, **details)
     return model

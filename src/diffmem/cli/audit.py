@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from diffmem.cli.options import ReadingPairs, Settings
+from diffmem.cli.options import ModelSettings, ReadingPairs, Settings
 from diffmem.distributed import world
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
@@ -37,6 +37,7 @@ def audit(
     first_seed: int = 0,
     set_: Settings = None,
     allow_pickle: bool = False,
+    model_set: ModelSettings = None,
     title: str = "Does this model leak its training data?",
     batch_size: int = 64,
     device: str | None = None,
@@ -79,6 +80,7 @@ def audit(
         seed: Seed of all random choices except the samples.
         first_seed: Seed of the first sample.
         set_: Change a setting of the sampler, key=value, for example steps=40; may be repeated.
+        model_set: What a checkpoint of another trainer does not tell, key=value; a message asks for it. May be repeated.
         allow_pickle: Read the weights of a diffusers folder from a pickle (.bin) where there are no safetensors.
         title: Heading of the report.
         batch_size: Images at a time.
@@ -102,7 +104,8 @@ def audit(
     if (samples is None) == (model is None):
         raise UserError("Give either generated images with --samples, or a model with --model.")
     if model is None:
-        for name, given in (("--set", set_), ("--first-seed", first_seed), ("--allow-pickle", allow_pickle)):
+        for name, given in (("--set", set_), ("--first-seed", first_seed), ("--allow-pickle", allow_pickle),
+                            ("--model-set", model_set)):  # fmt: skip
             if given:
                 raise UserError(f"{name} is for a model; samples are taken as they are.")
     if out.exists() and not out.is_dir():
@@ -112,7 +115,7 @@ def audit(
         from diffmem.auditing.report.text import print_audit
         from diffmem.data import parse_reading
         from diffmem.sampling import SamplerConfig, discard_shards
-        from diffmem.settings import load_recipe
+        from diffmem.settings import load_recipe, override
 
         files = {"training": ("train", train, train_read), "heldout": ("heldout", heldout, heldout_read),
                  "samples": ("samples", samples, samples_read)}  # fmt: skip
@@ -126,6 +129,7 @@ def audit(
             report=lambda line: print(line, file=sys.stderr), canaries=canaries, deduplicated=deduplicated, num=num,
             sampler=load_recipe(SamplerConfig, None, set_ or []), first_seed=first_seed, transforms=transforms, features=features,
             target=target, private=private, seed=seed, title=title, batch_size=batch_size, allow_pickle=allow_pickle,
+            model_settings=override({}, model_set) if model_set else None,
         )  # fmt: skip
         if world().is_main:
             print_audit(done.result)  # first: what hours of work found is printed also where the disk is full

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmem.cli.options import Settings
+from diffmem.cli.options import ModelSettings, Settings, parse_shape
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
 
@@ -25,6 +25,8 @@ def generate(
     batch_size: int = 64,
     device: str | None = None,
     workspace: int = 256,
+    model_set: ModelSettings = None,
+    shape: str | None = None,
 ) -> None:
     """Generate images, one per seed; the image of a seed does not depend on the others.
 
@@ -48,6 +50,8 @@ def generate(
         set_: Change a setting of the sampler, key=value, for example steps=40; may be repeated.
         batch_size: Images at a time.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
+        model_set: What a checkpoint of another trainer does not tell, key=value; a message asks for it. May be repeated.
+        shape: The images of a checkpoint that does not tell their size, CxHxW, for example 3x32x32.
         workspace: With --optimum: megabytes it may use beside two copies of the images, one byte for each value. Batches that
             need more are computed in parts.
     """
@@ -55,7 +59,7 @@ def generate(
     from diffmem.api.denoisers import generate as generate_images
     from diffmem.models import open_model, origin_of
     from diffmem.sampling import SamplerConfig, parse_seeds
-    from diffmem.settings import load_recipe
+    from diffmem.settings import load_recipe, override
 
     model, out = _model_and_out(paths, optimum)
     check_samples_file(out)
@@ -67,7 +71,7 @@ def generate(
         raise UserError("--conditional belongs to --optimum; a trained model knows whether it has classes.")
     device = choose_device(device)
     denoiser = (
-        open_model(model, device=device)
+        open_model(model, parse_shape(shape), override({}, model_set) if model_set else None, device=device)
         if model is not None
         else _optimum(str(optimum), conditional, device, workspace)
     )

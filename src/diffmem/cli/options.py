@@ -12,10 +12,13 @@ from diffmem.errors import UserError
 if TYPE_CHECKING:
     from diffmem.data.reading import Reading
 
-__all__ = ["AS_USUAL", "ReadingOptions", "ReadingPairs", "Settings"]
+__all__ = ["AS_USUAL", "ModelSettings", "ReadingOptions", "ReadingPairs", "Settings", "parse_shape"]
 
 Settings = Annotated[list[str] | None, Parameter(name="--set", negative="")]
 """The option `--set key=value`, which may be repeated."""
+
+ModelSettings = Annotated[list[str] | None, Parameter(name="--model-set", negative="")]
+"""The option `--model-set key=value`, which may be repeated: what a checkpoint does not tell."""
 
 ReadingPairs = Annotated[list[str] | None, Parameter(negative="")]
 """An option such as `--train-read alpha=black`, which may be repeated; `diffmem.data.parse_reading` makes a `Reading` of it."""
@@ -91,3 +94,18 @@ class ReadingOptions:
 
 AS_USUAL = ReadingOptions()
 """The options where none is given."""
+
+
+def parse_shape(text: str | None) -> tuple[int, int, int] | None:
+    """Return (C, H, W) of a text such as 3x32x32; none of none.
+
+    Raises:
+        UserError: It is no such text.
+    """
+    if text is None:
+        return None
+    parts = text.split("x")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"--shape {text!r} must read CxHxW, for example 3x32x32.")
+    channels, height, width = map(int, parts)
+    return channels, height, width

@@ -24,7 +24,7 @@ from diffmem.models.pretrained.pickle_reader import PickledObject, PickledStorag
 from diffmem.models.pretrained.recognition import described
 from diffmem.models.weights import check_numbers, naming
 
-__all__ = ["open_edm_pickle"]
+__all__ = ["holds_networks", "open_edm_pickle"]
 
 _MAX_PARTS = 20_000
 _MAX_DEPTH = 20
@@ -70,16 +70,25 @@ def open_edm_pickle(path: Path, which: str = "ema") -> Preconditioned:
         return _rebuild(tensors, arguments, path)
 
 
+def holds_networks(snapshot: object) -> bool:
+    """Say whether what a file holds is for `open_edm_pickle`: networks as objects, or what it refuses in words of its own."""
+    return not isinstance(snapshot, dict) or "optimizer_state" in snapshot or bool(_networks(snapshot))
+
+
+def _networks(snapshot: dict[Any, Any]) -> dict[Any, PickledObject]:
+    return {
+        name: entry
+        for name, entry in snapshot.items()
+        if isinstance(entry, PickledObject) and isinstance(entry.state, dict) and "_modules" in entry.state
+    }
+
+
 def _entry(snapshot: object, which: str, path: Path) -> PickledObject:
     if not isinstance(snapshot, dict):
         raise UserError(
             f"{path} does not hold a dictionary of networks. Give a network-snapshot-*.pkl of EDM's training code."
         )
-    networks = {
-        name: entry
-        for name, entry in snapshot.items()
-        if isinstance(entry, PickledObject) and isinstance(entry.state, dict) and "_modules" in entry.state
-    }
+    networks = _networks(snapshot)
     if which in networks:
         return networks[which]
     if not networks or "optimizer_state" in snapshot:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,12 +14,14 @@ from diffmem.data.formats.guards import in_one_line, is_folder, is_plain_file, r
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
 from diffmem.files import sha256_file
-from diffmem.models.denoiser import Denoiser, Latent, Origin, pixel_shape_of
+from diffmem.models.denoiser import Denoiser, DescribedDenoiser, Latent, Origin, pixel_shape_of
 from diffmem.models.discrete import DiscreteDenoiser
 from diffmem.models.latent import LatentDenoiser
 from diffmem.models.preconditioning import Preconditioned
+from diffmem.models.pretrained.checkpoint import read_checkpoint, with_tensors
 from diffmem.models.pretrained.diffusers_folder import doubts_of, open_diffusers
-from diffmem.models.pretrained.edm_pickle import open_edm_pickle
+from diffmem.models.pretrained.doors import DOORS, door_of
+from diffmem.models.pretrained.edm_pickle import holds_networks, open_edm_pickle
 from diffmem.models.pretrained.foreign import from_edm_state_dict
 from diffmem.models.pretrained.recognition import WAYS_ON, described
 from diffmem.models.weights import check_numbers, check_sizes, load_denoiser, load_tensors, naming
@@ -28,7 +30,7 @@ __all__ = ["MODELS_UNDERSTOOD", "open_model", "origin_of"]
 
 MODELS_UNDERSTOOD = (
     "a run's folder of diffmem or one of its snapshots (.safetensors); a network pickle of NVIDIA's EDM (.pkl); a folder that"
-    " save_pretrained of diffusers wrote"
+    " save_pretrained of diffusers wrote; a checkpoint of denoising-diffusion-pytorch, pytorch-ddpm, improved-diffusion or guided-diffusion"
 )
 """What `open_model` reads, in words."""
 
@@ -52,8 +54,10 @@ def open_model(
     Args:
         path: See `MODELS_UNDERSTOOD`. Of a run's folder, the last snapshot is taken.
         image_shape: (C, H, W) of the images that it must make; none for any.
-        settings: Constructor arguments of a network of EDM, see `from_edm_state_dict`, for a safetensors file that holds its tensors alone.
-        weights: Which network of an EDM pickle, that of the averaged weights ('ema') by default; other files hold one network.
+        settings: What a checkpoint does not tell, by name; a message asks for it. For a safetensors file that holds the tensors of a
+            network of EDM alone, its constructor arguments, see `from_edm_state_dict`.
+        weights: Which network of an EDM pickle, that of the averaged weights ('ema') by default, or which weights of a checkpoint, 'ema' or
+            'raw'; other files hold one network.
         device: Where it computes: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
         allow_pickle: Whether the weights of a diffusers folder may be read from a pickle where there are no safetensors.
 
@@ -65,18 +69,23 @@ def open_model(
     """
     device = choose_device(device) if device is None else device
     source = Path(path)
+    denoiser: _Model | DescribedDenoiser
     with suppress(RuntimeError):  # a user who is not known: the name is taken as it is
         source = source.expanduser()
-    if settings is not None:
+    if settings is not None and source.suffix == ".safetensors":
         denoiser, origin = _from_settings(source, settings)
     else:
         source = _revision_of(source) if is_folder(source) else source
         if is_folder(source) and not (source / "snapshots").is_dir() and not _networks_of_edm(source):
             denoiser, origin = _diffusers(source, device, allow_pickle)
         else:
-            denoiser, origin = _from_file(_snapshot_of(source) if is_folder(source) else source, weights)
-    if weights != _AVERAGED and origin.format != "EDM pickle":
-        raise UserError(f"weights {weights!r} is for EDM pickles; a {origin.format} holds one network.")
+            file = _snapshot_of(source) if is_folder(source) else source
+            asked = _Asked(image_shape, settings, weights, device)
+            denoiser, origin = _from_file(file, asked)
+    if weights != _AVERAGED and origin.format not in ("EDM pickle", *(door.name for door in DOORS)):
+        raise UserError(
+            f"weights {weights!r} is for EDM pickles and checkpoints; a {origin.format} holds one network."
+        )
     if image_shape is not None and pixel_shape_of(denoiser) != tuple(image_shape):
         raise UserError(
             f"{path} makes images of {pixel_shape_of(denoiser)} (C, H, W), not {tuple(image_shape)}."
@@ -137,7 +146,16 @@ def _snapshot_of(run: Path) -> Path:
     return snapshots[-1]
 
 
-def _from_file(path: Path, weights: str) -> tuple[_Model, Origin]:
+class _Asked(NamedTuple):
+    """What the user said of a model."""
+
+    image_shape: tuple[int, int, int] | None
+    settings: Mapping[str, Any] | None
+    weights: str
+    device: torch.device | str
+
+
+def _from_file(path: Path, asked: _Asked) -> tuple[_Model | DescribedDenoiser, Origin]:
     if not is_plain_file(path):
         raise UserError(f"There is no file or folder {path}. Models are read from: {MODELS_UNDERSTOOD}.")
     with reading(str(path)), path.open("rb") as stream:
@@ -147,10 +165,29 @@ def _from_file(path: Path, weights: str) -> tuple[_Model, Origin]:
         snapshot, _, texts = load_denoiser(path)
         name = f"{path.name} at epoch {texts.get('epoch', 'unknown')}"
         return snapshot, Origin("diffmem snapshot", name, sha256_file(path), path=path)
-    which = "averaged weights (ema)" if weights == _AVERAGED else f"weights {weights!r}"
-    return open_edm_pickle(path, weights), Origin(
-        "EDM pickle", f"{path.name}, {which}", sha256_file(path), path=path
-    )
+    with reading(str(path)):
+        content = read_checkpoint(path)
+    if not holds_networks(content):
+        return _from_checkpoint(path, content, asked)
+    if asked.settings is not None:
+        raise UserError(f"{path} is a network pickle of EDM, which tells everything: it takes no settings.")
+    which = "averaged weights (ema)" if asked.weights == _AVERAGED else f"weights {asked.weights!r}"
+    network = open_edm_pickle(path, asked.weights)
+    return network, Origin("EDM pickle", f"{path.name}, {which}", sha256_file(path), path=path)
+
+
+def _from_checkpoint(path: Path, content: object, asked: _Asked) -> tuple[DescribedDenoiser, Origin]:
+    """Open what another trainer saved."""
+    with reading(str(path)):
+        tensors = with_tensors(content)
+    door = door_of(tensors)
+    if door is None or not isinstance(tensors, Mapping):
+        raise UserError(described(path, tensors))
+    with naming(path):
+        denoiser, notes = door.open(
+            tensors, asked.image_shape, asked.settings, asked.weights, path, asked.device
+        )
+    return denoiser, Origin(door.name, path.name, sha256_file(path), notes, path)
 
 
 def _check_own(path: Path) -> None:

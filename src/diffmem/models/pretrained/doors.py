@@ -1,0 +1,86 @@
+"""The trainers whose checkpoints are opened: who recognises a checkpoint, and who makes a denoiser of it.
+
+To add one, write a module with `recognise(checkpoint)` and an opening function, and name both here: see docs/explanation/doors.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from diffmem.models.denoiser import DescribedDenoiser
+from diffmem.models.pretrained import guided_diffusion, lucidrains, pytorch_ddpm
+
+__all__ = ["DOORS", "Door", "door_of"]
+
+
+class Opening(Protocol):
+    """Makes a denoiser of a checkpoint, and says what a reader of its results must know."""
+
+    def __call__(
+        self,
+        checkpoint: Mapping[str, Any],
+        image_shape: tuple[int, int, int] | None,
+        settings: Mapping[str, Any] | None,
+        weights: Any,
+        beside: Path,
+        device: torch.device | str,
+    ) -> tuple[DescribedDenoiser, tuple[str, ...]]:
+        """Open a checkpoint.
+
+        Args:
+            checkpoint: Nested dictionaries with tensors on the CPU.
+            image_shape: (C, H, W) of the images, where the user says it.
+            settings: What the user says of what the file does not tell.
+            weights: 'ema' or 'raw'.
+            beside: The file.
+            device: Where the denoiser computes.
+        """
+
+
+@dataclass(frozen=True)
+class Door:
+    """A trainer whose checkpoints are opened.
+
+    Attributes:
+        name: Of the layout, for `Origin.format`.
+        recognise: Says whether a checkpoint is one of them.
+        open: Opens it.
+    """
+
+    name: str
+    recognise: Callable[[Mapping[str, Any]], bool]
+    open: Opening
+
+
+def _lucidrains(
+    checkpoint: Mapping[str, Any],
+    image_shape: tuple[int, int, int] | None,
+    settings: Mapping[str, Any] | None,
+    weights: Any,
+    beside: Path,
+    device: torch.device | str,
+) -> tuple[DescribedDenoiser, tuple[str, ...]]:
+    return lucidrains.open_lucidrains(checkpoint, image_shape, settings, weights, device=device)
+
+
+DOORS = (
+    Door("denoising-diffusion-pytorch checkpoint", lucidrains.recognise, _lucidrains),
+    Door("pytorch-ddpm checkpoint", pytorch_ddpm.recognise, pytorch_ddpm.open_pytorch_ddpm),
+    Door(
+        "improved-diffusion or guided-diffusion checkpoint",
+        guided_diffusion.recognise,
+        guided_diffusion.open_guided_diffusion,
+    ),
+)
+
+
+def door_of(checkpoint: object) -> Door | None:
+    """Return who opens what a file holds, nested dictionaries with tensors; none if nobody does."""
+    if not isinstance(checkpoint, Mapping):
+        return None
+    return next((door for door in DOORS if door.recognise(checkpoint)), None)
