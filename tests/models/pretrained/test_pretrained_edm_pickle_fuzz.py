@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from parameters import amount
 
 from diffmem.errors import UserError
-from diffmem.models.pretrained import edm_pickle
+from diffmem.models.pretrained import pickle_reader
 
 pytestmark = pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 
@@ -51,7 +51,7 @@ PIECES = [
     *(b"K" + bytes([number]) for number in range(3)),
     *(b"h" + bytes([number]) for number in range(3)),
     *(b"q" + bytes([number]) for number in range(3)),
-    *(b"c" + name.replace(" ", "\n").encode() + b"\n" for name in edm_pickle.ModulePickle.names),
+    *(b"c" + name.replace(" ", "\n").encode() + b"\n" for name in pickle_reader.ModulePickle.names),
     *(
         b"\x8c" + bytes([len(word)]) + word
         for word in (b"ema", b"state", b"class_name", b"type", b"class", b"_modules", b"latin1", b"f4", b"<")
@@ -69,7 +69,7 @@ def test_any_sequence_of_opcodes_gives_a_user_error(tmp_path, pieces):
 
 
 def test_every_known_name_is_harmless_whatever_it_is_called_with(tmp_path):
-    names = edm_pickle.ModulePickle.names
+    names = pickle_reader.ModulePickle.names
     arguments = [b")", b"N\x85", b"]\x85", b"}\x85", b"K\x01K\x02\x86", b"C\x01a\x85"]
     for name, argument in itertools.product(names, arguments):
         called = b"c" + name.replace(" ", "\n").encode() + b"\n" + argument

@@ -67,7 +67,8 @@ class Answers:
     def _value(self, name: str, permitted: str, default: str, example: Any) -> Any:
         if name not in self._given:
             raise UserError(
-                f"{self._what} does not tell {name}: give {permitted}, as settings={{{name!r}: {example!r}}}. It decides what the network"
+                f"{self._what} does not tell {name}: give {permitted}, as settings={{{name!r}: {example!r}}}; on the command line"
+                f" --model-set {name}={example}. It decides what the network"
                 f" predicts, so it is not guessed; the trainer's own default is {default}."
             )
         return self._given[name]

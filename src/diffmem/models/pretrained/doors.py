@@ -12,10 +12,13 @@ from typing import Any, Protocol
 
 import torch
 
-from diffmem.models.denoiser import DescribedDenoiser
+from diffmem.models.discrete import DiscreteDenoiser
 from diffmem.models.pretrained import guided_diffusion, lucidrains, pytorch_ddpm
 
-__all__ = ["DOORS", "Door", "door_of"]
+__all__ = ["DOORS", "Door", "Opened", "door_of"]
+
+Opened = DiscreteDenoiser | lucidrains.ElucidatedDenoiser
+"""What doors make."""
 
 
 class Opening(Protocol):
@@ -29,7 +32,7 @@ class Opening(Protocol):
         weights: Any,
         beside: Path,
         device: torch.device | str,
-    ) -> tuple[DescribedDenoiser, tuple[str, ...]]:
+    ) -> tuple[Opened, tuple[str, ...]]:
         """Open a checkpoint.
 
         Args:
@@ -64,7 +67,7 @@ def _lucidrains(
     weights: Any,
     beside: Path,
     device: torch.device | str,
-) -> tuple[DescribedDenoiser, tuple[str, ...]]:
+) -> tuple[Opened, tuple[str, ...]]:
     return lucidrains.open_lucidrains(checkpoint, image_shape, settings, weights, device=device)
 
 

@@ -225,7 +225,8 @@ def _checked_settings(settings: Mapping[str, Any] | None, guided: bool, elucidat
 def _checked_shape(image_shape: tuple[int, int, int] | None) -> tuple[int, int, int]:
     if image_shape is None:
         raise UserError(
-            f"Checkpoints of {_TRAINER} do not tell the size of the images: give it as image_shape=(C, H, W), for example (3, 64, 64)."
+            f"Checkpoints of {_TRAINER} do not tell the size of the images: give it as image_shape=(C, H, W), for example"
+            " (3, 64, 64), on the command line as --shape 3x64x64."
         )
     sides = list(image_shape)
     if len(sides) != 3 or not all(type(side) is int and 1 <= side <= _MAX_SIDE for side in sides):

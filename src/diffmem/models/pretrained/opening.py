@@ -14,13 +14,13 @@ from diffmem.data.formats.guards import in_one_line, is_folder, is_plain_file, r
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
 from diffmem.files import sha256_file
-from diffmem.models.denoiser import Denoiser, DescribedDenoiser, Latent, Origin, pixel_shape_of
+from diffmem.models.denoiser import Denoiser, Latent, Origin, pixel_shape_of
 from diffmem.models.discrete import DiscreteDenoiser
 from diffmem.models.latent import LatentDenoiser
 from diffmem.models.preconditioning import Preconditioned
 from diffmem.models.pretrained.checkpoint import read_checkpoint, with_tensors
 from diffmem.models.pretrained.diffusers_folder import doubts_of, open_diffusers
-from diffmem.models.pretrained.doors import DOORS, door_of
+from diffmem.models.pretrained.doors import DOORS, Opened, door_of
 from diffmem.models.pretrained.edm_pickle import holds_networks, open_edm_pickle
 from diffmem.models.pretrained.foreign import from_edm_state_dict
 from diffmem.models.pretrained.recognition import WAYS_ON, described
@@ -69,7 +69,7 @@ def open_model(
     """
     device = choose_device(device) if device is None else device
     source = Path(path)
-    denoiser: _Model | DescribedDenoiser
+    denoiser: _Model | Opened
     with suppress(RuntimeError):  # a user who is not known: the name is taken as it is
         source = source.expanduser()
     if settings is not None and source.suffix == ".safetensors":
@@ -155,7 +155,7 @@ class _Asked(NamedTuple):
     device: torch.device | str
 
 
-def _from_file(path: Path, asked: _Asked) -> tuple[_Model | DescribedDenoiser, Origin]:
+def _from_file(path: Path, asked: _Asked) -> tuple[_Model | Opened, Origin]:
     if not is_plain_file(path):
         raise UserError(f"There is no file or folder {path}. Models are read from: {MODELS_UNDERSTOOD}.")
     with reading(str(path)), path.open("rb") as stream:
@@ -176,7 +176,7 @@ def _from_file(path: Path, asked: _Asked) -> tuple[_Model | DescribedDenoiser, O
     return network, Origin("EDM pickle", f"{path.name}, {which}", sha256_file(path), path=path)
 
 
-def _from_checkpoint(path: Path, content: object, asked: _Asked) -> tuple[DescribedDenoiser, Origin]:
+def _from_checkpoint(path: Path, content: object, asked: _Asked) -> tuple[Opened, Origin]:
     """Open what another trainer saved."""
     with reading(str(path)):
         tensors = with_tensors(content)
