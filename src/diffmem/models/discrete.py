@@ -89,7 +89,7 @@ def levels_of(betas: Tensor, products: torch.dtype = torch.float32) -> Tensor:
 
     Args:
         betas: Float (T,), in [0, 1].
-        products: The precision in which the trainer multiplied 1 - beta; in float32, the first of 1,000 linear levels are off by up to 0.008%.
+        products: The precision in which the trainer multiplied 1 - beta; float32 shifts the first of 1,000 linear levels by up to 0.008%.
 
     Returns:
         float64 (T,), or fewer; level t belongs to timestep t. Positive and ascending.
