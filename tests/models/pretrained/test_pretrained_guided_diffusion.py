@@ -108,6 +108,19 @@ def test_blocks_that_change_the_resolution_are_found_by_the_last_layers_of_the_w
     assert torch.isfinite(opened(tensors)[0](torch.randn(1, *SHAPE), 1.0)).all()
 
 
+def test_each_stage_of_the_way_up_is_given_what_is_below_it_and_then_its_mirror_image():
+    tensors, below, skips = guided_diffusion(), [], []
+    network = GuidedUNet(tensors, Heads(4))
+    network.load_state_dict(tensors, assign=True)
+    for stage in network.input_blocks:
+        stage.register_forward_hook(lambda stage, given, made: skips.append(made))
+    for stage in (network.middle_block, *network.output_blocks):
+        stage.register_forward_hook(lambda stage, given, made: below.append((given[0], made)))
+    network(torch.randn(1, *SHAPE), torch.zeros(1))
+    for i in range(4):
+        assert torch.equal(below[i + 1][0], torch.cat([below[i][1], skips[3 - i]], dim=1))
+
+
 def test_timesteps_are_cosines_and_then_sines():
     tensors = guided_diffusion()
     network = GuidedUNet(tensors, Heads(4))

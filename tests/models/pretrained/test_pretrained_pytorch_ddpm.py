@@ -95,6 +95,20 @@ def test_a_block_is_that_of_the_published_formula_and_then_attention(checkpoint,
     torch.testing.assert_close(layer(x, time), y)
 
 
+def test_the_blocks_of_the_way_up_are_given_what_is_below_them_and_then_the_last_output_of_the_way_down(
+    checkpoint,
+):
+    network, down, up = TabledUNet(checkpoint["ema_model"]), [], []
+    network.load_state_dict(checkpoint["ema_model"], assign=True)
+    for layer in (network.head, *network.downblocks):
+        layer.register_forward_hook(lambda layer, given, made: down.append(made))
+    for layer in (network.middleblocks[1], *network.upblocks):
+        layer.register_forward_hook(lambda layer, given, made: up.append((given[0], made)))
+    network(torch.randn(1, 3, 8, 8), torch.zeros(1))
+    for place, skip in ((0, 3), (1, 2), (3, 1), (4, 0)):  # between them the sides are doubled
+        assert torch.equal(up[place + 1][0], torch.cat([up[place][1], down[skip]], dim=1))
+
+
 def test_the_raw_weights_give_another_answer_and_say_so(checkpoint):
     averaged, _ = open_pytorch_ddpm(checkpoint, settings=RATES)
     raw, notes = open_pytorch_ddpm(checkpoint, settings=RATES, weights="raw")
