@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from checkpoint_builders import FIXTURES, WITHOUT, guided_diffusion, pytorch_ddpm, worst_error
 
 from diffmem.errors import UserError
@@ -107,6 +108,19 @@ def test_blocks_that_change_the_resolution_are_found_by_the_last_layers_of_the_w
     assert torch.isfinite(opened(tensors)[0](torch.randn(1, *SHAPE), 1.0)).all()
 
 
+def test_each_stage_of_the_way_up_is_given_what_is_below_it_and_then_its_mirror_image():
+    tensors, below, skips = guided_diffusion(), [], []
+    network = GuidedUNet(tensors, Heads(4))
+    network.load_state_dict(tensors, assign=True)
+    for stage in network.input_blocks:
+        stage.register_forward_hook(lambda stage, given, made: skips.append(made))
+    for stage in (network.middle_block, *network.output_blocks):
+        stage.register_forward_hook(lambda stage, given, made: below.append((given[0], made)))
+    network(torch.randn(1, *SHAPE), torch.zeros(1))
+    for i in range(4):
+        assert torch.equal(below[i + 1][0], torch.cat([below[i][1], skips[3 - i]], dim=1))
+
+
 def test_timesteps_are_cosines_and_then_sines():
     tensors = guided_diffusion()
     network = GuidedUNet(tensors, Heads(4))
@@ -147,7 +161,7 @@ def test_attention_is_that_of_the_published_formula(new, order):
     own = {name.removeprefix(at): one.double() for name, one in tensors.items() if name.startswith(at)}
     layer.load_state_dict(own, assign=True)
     x = torch.randn(2, 32, 4, 4, dtype=torch.float64)
-    flat = torch.nn.functional.group_norm(x.flatten(2), 32, own["norm.weight"], own["norm.bias"])
+    flat = F.group_norm(x.flatten(2), 32, own["norm.weight"], own["norm.bias"])
     qkv = torch.einsum("oi,bip->bop", own["qkv.weight"][:, :, 0], flat) + own["qkv.bias"][:, None]
     sizes = {"h": 4, "q": 3, "c": 8}
     parts = torch.einsum(f"b{order}p->qbhcp", qkv.reshape(2, *(sizes[letter] for letter in order), 16))
@@ -156,6 +170,50 @@ def test_attention_is_that_of_the_published_formula(new, order):
     wanted = x.flatten(2) + torch.einsum("oi,bip->bop", own["proj_out.weight"][:, :, 0], mixed)
     wanted = (wanted + own["proj_out.bias"][:, None]).reshape(x.shape)
     torch.testing.assert_close(layer(x, torch.zeros(2, 128)), wanted)
+
+
+@pytest.mark.parametrize("scales", [True, False])
+@pytest.mark.parametrize(
+    "place", ["input_blocks.1.0", "input_blocks.2.0", "output_blocks.1.0", "output_blocks.1.1"]
+)
+def test_a_block_is_that_of_the_published_formula(place, scales):
+    tensors = guided_diffusion(updown=True, scales=scales)
+    layer = GuidedUNet(tensors, Heads(4)).get_submodule(place)
+    own = {
+        name.removeprefix(f"{place}."): one.double()
+        for name, one in tensors.items()
+        if name.startswith(f"{place}.")
+    }
+    layer.load_state_dict(own, assign=True)
+
+    def applied(name, y, map=F.conv2d, **options):
+        return map(y, weight=own[f"{name}.weight"], bias=own[f"{name}.bias"], **options)
+
+    def resized(y):
+        if place == "input_blocks.2.0":
+            return (y[..., ::2, ::2] + y[..., 1::2, ::2] + y[..., ::2, 1::2] + y[..., 1::2, 1::2]) / 4
+        return y.repeat_interleave(2, -1).repeat_interleave(2, -2) if place == "output_blocks.1.1" else y
+
+    channels = own["in_layers.0.weight"].shape[0]
+    x, embedding = torch.randn(2, channels, 4, 4).double(), torch.randn(2, 128).double()
+    y = resized(F.silu(applied("in_layers.0", x, F.group_norm, num_groups=32)))
+    y = applied("in_layers.2", y, padding=1)
+    shift = applied("emb_layers.1", F.silu(embedding), F.linear)[:, :, None, None]
+    if scales:
+        scale, shift = shift[:, :32], shift[:, 32:]
+        y = applied("out_layers.0", y, F.group_norm, num_groups=32) * (1 + scale) + shift
+    else:
+        y = applied("out_layers.0", y + shift, F.group_norm, num_groups=32)
+    y = applied("out_layers.3", F.silu(y), padding=1)
+    skip = resized(x) if channels == 32 else applied("skip_connection", resized(x))
+    torch.testing.assert_close(layer(x, embedding), skip + y)
+
+
+def test_a_class_without_an_embedding_changes_nothing():
+    tensors = guided_diffusion(classes=2)
+    tensors["label_emb.weight"][1] = 0
+    x = torch.randn(1, *SHAPE)
+    torch.testing.assert_close(opened(tensors)[0](x, 1.0, torch.tensor([1])), opened()[0](x, 1.0))
 
 
 def test_levels_are_in_float64():

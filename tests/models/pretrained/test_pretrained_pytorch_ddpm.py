@@ -1,9 +1,11 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from checkpoint_builders import FIXTURES, WITHOUT, guided_diffusion, pytorch_ddpm, worst_error
 
 from diffmem.errors import UserError
 from diffmem.models.denoiser import Denoiser
+from diffmem.models.networks.tabled_unet import TabledUNet
 from diffmem.models.pretrained.pytorch_ddpm import open_pytorch_ddpm, recognise
 
 TABLE = "time_embedding.timembedding.0.weight"
@@ -63,6 +65,48 @@ def test_d_is_x_minus_sigma_times_the_predicted_noise():
     x = torch.randn(2, 3, 8, 8)
     wanted = x - 0.5 * torch.tensor([1.0, 2.0, 3.0])[:, None, None]
     torch.testing.assert_close(denoiser(x, 0.5), wanted)
+
+
+@pytest.mark.parametrize("place", ["downblocks.0", "downblocks.2", "upblocks.1", "upblocks.3"])
+def test_a_block_is_that_of_the_published_formula_and_then_attention(checkpoint, place):
+    tensors = checkpoint["ema_model"]
+    layer = TabledUNet(tensors).get_submodule(place)
+    own = {
+        name.removeprefix(f"{place}."): one.double()
+        for name, one in tensors.items()
+        if name.startswith(f"{place}.")
+    }
+    layer.load_state_dict(own, assign=True)
+
+    def applied(name, y, map=F.conv2d, **options):
+        return map(y, weight=own[f"{name}.weight"], bias=own[f"{name}.bias"], **options)
+
+    channels = own["block1.0.weight"].shape[0]
+    x, time = torch.randn(2, channels, 4, 4).double(), torch.randn(2, 128).double()
+    y = applied("block1.2", F.silu(applied("block1.0", x, F.group_norm, num_groups=32)), padding=1)
+    y = y + applied("temb_proj.1", F.silu(time), F.linear)[:, :, None, None]
+    y = applied("block2.3", F.silu(applied("block2.0", y, F.group_norm, num_groups=32)), padding=1)
+    y = y + (x if channels == 32 else applied("shortcut", x))
+    if "attn.proj.weight" in own:
+        normed = applied("attn.group_norm", y, F.group_norm, num_groups=32)
+        q, k, v = (applied(f"attn.proj_{one}", normed).flatten(2) for one in "qkv")
+        share = (torch.einsum("bcp,bcs->bps", q, k) / 32**0.5).softmax(-1)
+        y = y + applied("attn.proj", torch.einsum("bps,bcs->bcp", share, v).reshape(y.shape))
+    torch.testing.assert_close(layer(x, time), y)
+
+
+def test_the_blocks_of_the_way_up_are_given_what_is_below_them_and_then_the_last_output_of_the_way_down(
+    checkpoint,
+):
+    network, down, up = TabledUNet(checkpoint["ema_model"]), [], []
+    network.load_state_dict(checkpoint["ema_model"], assign=True)
+    for layer in (network.head, *network.downblocks):
+        layer.register_forward_hook(lambda layer, given, made: down.append(made))
+    for layer in (network.middleblocks[1], *network.upblocks):
+        layer.register_forward_hook(lambda layer, given, made: up.append((given[0], made)))
+    network(torch.randn(1, 3, 8, 8), torch.zeros(1))
+    for place, skip in ((0, 3), (1, 2), (3, 1), (4, 0)):  # between them the sides are doubled
+        assert torch.equal(up[place + 1][0], torch.cat([up[place][1], down[skip]], dim=1))
 
 
 def test_the_raw_weights_give_another_answer_and_say_so(checkpoint):
