@@ -15,7 +15,7 @@ from diffmem.errors import UserError
 from diffmem.models.networks.lucidrains_unet import AttentionShape, _Attention, load_unet, settings_of
 
 GUIDED = small(
-    attention=tuple(AttentionShape(linear, 2, 4, 0) for linear in (True, True)),
+    attention=tuple(AttentionShape(linear, 4, 2, 0) for linear in (True, True)),
     middle=AttentionShape(False, 2, 4, 0),
     strided=True,
     num_labels=3,

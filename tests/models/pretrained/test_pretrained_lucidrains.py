@@ -40,9 +40,9 @@ def refused(*arguments, **options):
     return str(error.value)
 
 
-def guided():
+def guided(width=32):
     """A state dict as `classifier_free_guidance` makes it, with its names."""
-    shapes = [AttentionShape(linear, 4, 2, 0) for linear in (True, True, False)]
+    shapes = [AttentionShape(linear, 4, width, 0) for linear, width in ((True, 2), (True, 2), (False, width))]
     state = tensors_of(
         small(
             attention=tuple(shapes[:2]),
@@ -191,6 +191,13 @@ def test_the_heads_that_the_tensors_do_not_tell_can_be_given():
     )
     assert torch.equal(usual, four)
     assert not torch.allclose(four, two)
+
+
+def test_heads_are_asked_for_where_the_attention_is_not_of_the_usual_size():
+    assert "give the setting 'heads'" in refused(guided(width=16), SHAPE)
+    _, notes = open_lucidrains(guided(width=16), SHAPE, {"heads": 2})
+    assert any("2 heads" in note for note in notes)
+    assert "cannot have 5 heads" in refused(guided(width=16), SHAPE, {"heads": 5})
 
 
 def elucidated():
