@@ -203,6 +203,7 @@ class LucidrainsUNet(nn.Module):
         super().__init__()
         self.image_channels = image_channels
         self.self_conditioned = settings.inputs == 2 * image_channels
+        self.learned_variance = settings.outputs == 2 * image_channels
         self.levels = len(settings.widths) - 1
         first, bottom, condition = settings.widths[0], settings.widths[-1], settings.condition
         self.init_conv = nn.Conv2d(settings.inputs, first, 7, padding=3)

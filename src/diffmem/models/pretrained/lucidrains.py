@@ -144,10 +144,10 @@ def open_lucidrains(
                 f"Tensor {name!r} is not one of this trainer's.{nearest(name, [*_CONSTANTS, *state])}"
             )
     guided = "classes_emb.weight" in tensors
-    if any(".fn.fn." in name for name in tensors):
-        if not guided:
-            raise UserError(_refusal(checkpoint))
+    if guided:
         tensors = {_renamed(name): one for name, one in tensors.items()}
+    elif not any(name.endswith(".mem_kv") for name in tensors) or any(".fn.fn." in name for name in tensors):
+        raise UserError(_refusal(checkpoint))
     given = _checked_settings(settings, guided, elucidated)
     shape = _checked_shape(image_shape)
     notes = [
@@ -170,8 +170,8 @@ def open_lucidrains(
         )
     else:
         levels = _levels_of(constants)
-        objective, source = _objective_of(constants, given["objective"])
         unet = network()
+        objective, source = _objective_of(constants, given["objective"], unet.learned_variance)
         denoiser = DiscreteDenoiser(
             unet,
             DiscreteProcess(levels, _OBJECTIVES[objective]),
@@ -305,8 +305,9 @@ def _origin(checkpoint: Mapping[str, Any]) -> str:
 
 def _refusal(checkpoint: Mapping[str, Any]) -> str:
     return (
-        f"It was written by {_origin(checkpoint)}: its attention has the names ('fn.fn') of versions before 1.9, which computed other"
-        " things under them from version to version. That is not supported; make samples with that version and audit those."
+        f"It was written by {_origin(checkpoint)}: its attention is that of versions before 1.9 (named 'fn.fn', or without mem_kv), which"
+        " computed other things under the same names from version to version. That is not supported; make samples with that version and"
+        " audit those."
     )
 
 
@@ -326,13 +327,16 @@ def _levels_of(constants: Mapping[str, Tensor]) -> Tensor:
     return levels
 
 
-def _objective_of(constants: Mapping[str, Tensor], given: str | None) -> tuple[str, str]:
+def _objective_of(
+    constants: Mapping[str, Tensor], given: str | None, learned_variance: bool
+) -> tuple[str, str]:
     """Return the objective, and how it is known.
 
     The weight of the loss is that of a noise estimate in units of each objective. Weights may be capped at a signal-to-noise ratio of
-    (typically) 5, so only timesteps below 1 tell; close to 0, objectives do not differ enough.
+    (typically) 5, so only timesteps below 1 tell; close to 0, objectives do not differ enough. With a learned variance they do not count:
+    `LearnedGaussianDiffusion` trains an estimate of the noise whatever its objective is.
     """
-    found = _objective_shown(constants)
+    found = "pred_noise" if learned_variance else _objective_shown(constants)
     if found is None:
         if given is None:
             raise UserError(
@@ -340,11 +344,10 @@ def _objective_of(constants: Mapping[str, Tensor], given: str | None) -> tuple[s
                 f" {', '.join(map(repr, _OBJECTIVES))}. The trainer's default is 'pred_v' since 2.0 and was 'pred_noise' in early versions."
             )
         return given, "as given; the file does not tell"
+    shown = "the learned variance shows" if learned_variance else "the stored weights of its loss show"
     if given not in (None, found):
-        raise UserError(
-            f"The weights of its loss are those of the objective {found!r}, not of {given!r}; leave the setting out."
-        )
-    return found, "as the stored weights of its loss show"
+        raise UserError(f"The objective is {found!r}, as {shown}, not {given!r}; leave the setting out.")
+    return found, f"as {shown}"
 
 
 def _objective_shown(constants: Mapping[str, Tensor]) -> str | None:
