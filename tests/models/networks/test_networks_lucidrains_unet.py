@@ -163,6 +163,12 @@ def test_tensors_that_are_not_exactly_those_of_a_network_are_refused(change, wor
     assert words in str(error.value)
 
 
+def test_a_network_without_levels_is_refused():
+    state = {name: one for name, one in tensors_of(small()).items() if not name.startswith(("downs", "ups"))}
+    with pytest.raises(UserError, match=r"lacks the tensor 'downs\.0"):
+        load_unet(state, 3)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_images_of_other_channels_are_refused(channels):
     with pytest.raises(UserError, match=r"reads 3 channels.*image_shape=\(C, H, W\)"):

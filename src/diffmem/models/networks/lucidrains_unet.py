@@ -327,7 +327,7 @@ def settings_of(state: Mapping[str, Tensor], heads: int | None = None) -> Lucidr
         UserError: A tensor that tells is missing, or its shape is of no such network.
     """
     shapes = _Shapes(state)
-    levels = 0
+    levels = 1
     while f"downs.{levels}.0.block1.proj.weight" in state:
         levels += 1
     first, inputs = shapes.of("init_conv.weight", 4)[:2]
