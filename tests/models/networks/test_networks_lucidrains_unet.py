@@ -15,7 +15,7 @@ from diffmem.errors import UserError
 from diffmem.models.networks.lucidrains_unet import AttentionShape, _Attention, load_unet, settings_of
 
 GUIDED = small(
-    attention=tuple(AttentionShape(linear, 2, 4, 0) for linear in (True, True)),
+    attention=tuple(AttentionShape(linear, 4, 2, 0) for linear in (True, True)),
     middle=AttentionShape(False, 2, 4, 0),
     strided=True,
     num_labels=3,
@@ -161,6 +161,12 @@ def test_tensors_that_are_not_exactly_those_of_a_network_are_refused(change, wor
     with pytest.raises(UserError) as error:
         load_unet(state, 3)
     assert words in str(error.value)
+
+
+def test_a_network_without_levels_is_refused():
+    state = {name: one for name, one in tensors_of(small()).items() if not name.startswith(("downs", "ups"))}
+    with pytest.raises(UserError, match=r"lacks the tensor 'downs\.0"):
+        load_unet(state, 3)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])

@@ -40,9 +40,9 @@ def refused(*arguments, **options):
     return str(error.value)
 
 
-def guided():
+def guided(width=32):
     """A state dict as `classifier_free_guidance` makes it, with its names."""
-    shapes = [AttentionShape(linear, 4, 2, 0) for linear in (True, True, False)]
+    shapes = [AttentionShape(linear, 4, width, 0) for linear, width in ((True, 2), (True, 2), (False, width))]
     state = tensors_of(
         small(
             attention=tuple(shapes[:2]),
@@ -121,6 +121,16 @@ def test_the_objective_is_the_one_whose_loss_weights_are_stored(objective, gamma
     assert f"The objective is {objective}, as the stored weights of its loss show." in notes
 
 
+def test_a_network_of_a_learned_variance_estimates_the_noise_whatever_its_loss_weights_are():
+    made = checkpoint(small(outputs=6), objective="pred_v")
+    made["ema"]["ema_model.model.final_conv.weight"] *= 0
+    made["ema"]["ema_model.model.final_conv.bias"] = torch.tensor([0.25] * 3 + [9.0] * 3)
+    denoiser, notes = open_lucidrains(made, SHAPE)
+    x = images(2)
+    torch.testing.assert_close(denoiser(x, 0.7), x - 0.25 * 0.7)
+    assert "The objective is pred_noise, as the learned variance shows." in notes
+
+
 def untold(made):
     """The same file without weights of the loss that tell the objective, as early versions wrote it."""
     for state, prefix in ((made["model"], ""), (made["ema"], "ema_model.")):
@@ -193,6 +203,13 @@ def test_the_heads_that_the_tensors_do_not_tell_can_be_given():
     assert not torch.allclose(four, two)
 
 
+def test_heads_are_asked_for_where_the_attention_is_not_of_the_usual_size():
+    assert "give the setting 'heads'" in refused(guided(width=16), SHAPE)
+    _, notes = open_lucidrains(guided(width=16), SHAPE, {"heads": 2})
+    assert any("2 heads" in note for note in notes)
+    assert "cannot have 5 heads" in refused(guided(width=16), SHAPE, {"heads": 5})
+
+
 def elucidated():
     """A state dict of `ElucidatedDiffusion`."""
     return {f"net.{name}": one for name, one in tensors_of(small(embedding=9, frequencies=4)).items()}
@@ -249,6 +266,14 @@ def test_the_attention_of_versions_before_1_9_is_refused_by_version(version):
     assert "before 1.9" in message
 
 
+def test_attention_without_learned_keys_is_refused_as_that_of_an_earlier_version():
+    made = checkpoint(version="1.8.6")
+    made["ema"] = {name: one for name, one in made["ema"].items() if not name.endswith(".mem_kv")}
+    message = refused(made, SHAPE)
+    assert "denoising-diffusion-pytorch 1.8.6" in message
+    assert "before 1.9" in message
+
+
 def test_the_size_of_the_images_is_asked_for():
     assert "image_shape=(C, H, W)" in refused(checkpoint())
 
@@ -272,7 +297,10 @@ def test_sizes_that_no_image_of_the_network_has_are_refused(shape, words):
     [
         ({"objective": "v"}, "must be one of 'pred_v', 'pred_noise', 'pred_x0', not 'v'"),
         ({"objective": ["pred_v"]}, "must be one of"),
-        ({"objective": "pred_x0"}, "those of the objective 'pred_v', not of 'pred_x0'"),
+        (
+            {"objective": "pred_x0"},
+            "The objective is 'pred_v', as the stored weights of its loss show, not 'pred_x0'",
+        ),
         ({"objektive": "pred_v"}, "'objektive' is no setting"),
         ({"heads": 4}, "'heads' is no setting"),
         ({"sigma_data": 0.5}, "'sigma_data' is no setting"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ __all__ = ["AttentionShape", "LucidrainsSettings", "LucidrainsUNet", "load_unet"
 
 _GROUPS = 8
 _BASE = 10_000.0
+_GUIDED_HEADS = 4  # of all linear attention of `classifier_free_guidance`, whatever its arguments
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,7 @@ class LucidrainsUNet(nn.Module):
         super().__init__()
         self.image_channels = image_channels
         self.self_conditioned = settings.inputs == 2 * image_channels
+        self.learned_variance = settings.outputs == 2 * image_channels
         self.levels = len(settings.widths) - 1
         first, bottom, condition = settings.widths[0], settings.widths[-1], settings.condition
         self.init_conv = nn.Conv2d(settings.inputs, first, 7, padding=3)
@@ -259,7 +262,8 @@ class LucidrainsUNet(nn.Module):
             x = torch.cat([torch.zeros_like(x), x], dim=1)
         x = first = self.init_conv(x)
         skips: list[Tensor] = []
-        for block0, block1, attention, halving in self.downs:  # type: ignore[misc]  # lists of modules, as in the file
+        for parts in self.downs:
+            block0, block1, attention, halving = cast("list[nn.Module]", parts)
             x = block0(x, condition)
             skips.append(x)
             x = block1(x, condition)
@@ -269,7 +273,8 @@ class LucidrainsUNet(nn.Module):
         x = self.mid_block1(x, condition)
         x = x + self.mid_attn(x)
         x = self.mid_block2(x, condition)
-        for block0, block1, attention, doubling in self.ups:  # type: ignore[misc]
+        for parts in self.ups:
+            block0, block1, attention, doubling = cast("list[nn.Module]", parts)
             x = block0(torch.cat([x, skips.pop()], dim=1), condition)
             x = block1(torch.cat([x, skips.pop()], dim=1), condition)
             x = doubling(x + attention(x))
@@ -316,13 +321,13 @@ def settings_of(state: Mapping[str, Tensor], heads: int | None = None) -> Lucidr
 
     Args:
         state: Tensors by the names of the package's `Unet`.
-        heads: Heads of all attention layers, for networks without learned keys and values, whose tensors do not tell.
+        heads: Heads of the attention at the bottom, for networks without learned keys and values, whose tensors do not tell.
 
     Raises:
         UserError: A tensor that tells is missing, or its shape is of no such network.
     """
     shapes = _Shapes(state)
-    levels = 0
+    levels = 1
     while f"downs.{levels}.0.block1.proj.weight" in state:
         levels += 1
     first, inputs = shapes.of("init_conv.weight", 4)[:2]
@@ -354,7 +359,10 @@ def settings_of(state: Mapping[str, Tensor], heads: int | None = None) -> Lucidr
         frequencies=frequencies,
         group_norm=group_norm,
         strided=strided,
-        attention=tuple(shapes.attention(f"downs.{level}.2", heads) for level in range(levels)),
+        attention=tuple(
+            shapes.attention(f"downs.{level}.2", None if heads is None else _GUIDED_HEADS)
+            for level in range(levels)
+        ),
         middle=shapes.attention("mid_attn", heads),
         num_labels=num_labels,
         class_width=class_width,

@@ -36,7 +36,7 @@ _CONSTANTS = {
     "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2", "loss_weight", "p2_loss_weight",
 }  # fmt: skip
 _NETWORK, _ELUCIDATED, _AVERAGE = "model.", "net.", "ema_model."
-_HEADS = 4  # the default of classifier_free_guidance, whose tensors do not tell
+_HEADS, _HEAD_WIDTH = 4, 32  # the defaults of classifier_free_guidance, whose tensors do not tell
 _SIGMA_DATA = 0.5  # the default of ElucidatedDiffusion
 _MAX_SIDE = 2**14
 
@@ -120,8 +120,9 @@ def open_lucidrains(
     Args:
         checkpoint: The dictionary of the file.
         image_shape: (C, H, W) of the images, which the file does not tell.
-        settings: What else the file may not tell: `objective`, 'pred_v', 'pred_noise' or 'pred_x0'; `heads` of the attention of
-            networks of `classifier_free_guidance` (4 unless given); `sigma_data` of `ElucidatedDiffusion` (0.5 unless given).
+        settings: What else the file may not tell: `objective`, 'pred_v', 'pred_noise' or 'pred_x0'; `heads` of the attention at
+            the bottom of networks of `classifier_free_guidance` (4 unless given, if it has the default's 128 channels);
+            `sigma_data` of `ElucidatedDiffusion` (0.5 unless given).
         weights: 'ema' for the moving average, 'raw' for the weights that were trained. A state dict alone has one kind.
         device: Where the network will compute.
 
@@ -143,10 +144,10 @@ def open_lucidrains(
                 f"Tensor {name!r} is not one of this trainer's.{nearest(name, [*_CONSTANTS, *state])}"
             )
     guided = "classes_emb.weight" in tensors
-    if any(".fn.fn." in name for name in tensors):
-        if not guided:
-            raise UserError(_refusal(checkpoint))
+    if guided:
         tensors = {_renamed(name): one for name, one in tensors.items()}
+    elif not any(name.endswith(".mem_kv") for name in tensors) or any(".fn.fn." in name for name in tensors):
+        raise UserError(_refusal(checkpoint))
     given = _checked_settings(settings, guided, elucidated)
     shape = _checked_shape(image_shape)
     notes = [
@@ -156,7 +157,7 @@ def open_lucidrains(
     ]
 
     def network() -> LucidrainsUNet:
-        made = load_unet(tensors, shape[0], given["heads"] if guided else None)
+        made = load_unet(tensors, shape[0], _heads_of(tensors, given) if guided else None)
         _check_sides(shape, made)
         return made.to(device)
 
@@ -169,8 +170,8 @@ def open_lucidrains(
         )
     else:
         levels = _levels_of(constants)
-        objective, source = _objective_of(constants, given["objective"])
         unet = network()
+        objective, source = _objective_of(constants, given["objective"], unet.learned_variance)
         denoiser = DiscreteDenoiser(
             unet,
             DiscreteProcess(levels, _OBJECTIVES[objective]),
@@ -191,8 +192,8 @@ def open_lucidrains(
         )
     if guided:
         notes.append(
-            f"Attention is taken to have {given['heads']} heads, which the file does not tell, and to be that of version 2.3.4. D is that"
-            " of the class alone, without guidance."
+            f"The attention at the bottom is taken to have {_heads_of(tensors, given)} heads, which the file does not tell, and all to be"
+            " that of version 2.3.4. D is that of the class alone, without guidance."
         )
     return denoiser, tuple(notes)
 
@@ -201,7 +202,7 @@ def _checked_settings(settings: Mapping[str, Any] | None, guided: bool, elucidat
     """Return the settings that a file of this kind does not tell, as given or by default."""
     usual: dict[str, Any] = {"sigma_data": _SIGMA_DATA} if elucidated else {"objective": None}
     if guided:
-        usual["heads"] = _HEADS
+        usual["heads"] = None
     settings = {} if settings is None else settings
     for key in settings:
         if key not in usual:
@@ -214,12 +215,25 @@ def _checked_settings(settings: Mapping[str, Any] | None, guided: bool, elucidat
         raise UserError(
             f"The setting 'objective' must be one of {', '.join(map(repr, _OBJECTIVES))}, not {given['objective']!r}."
         )
-    heads, data = given.get("heads", 1), given.get("sigma_data", 1)
-    if type(heads) is not int or heads < 1:
+    heads, data = given.get("heads"), given.get("sigma_data", 1)
+    if heads is not None and (type(heads) is not int or heads < 1):
         raise UserError(f"The setting 'heads' must be a positive whole number, not {heads!r}.")
     if type(data) not in (int, float) or not 0 < data < math.inf:
         raise UserError(f"The setting 'sigma_data' must be a positive number, not {data!r}.")
     return given
+
+
+def _heads_of(tensors: Mapping[str, Tensor], given: Mapping[str, Any]) -> int:
+    """Return the heads of the attention at the bottom of a network of `classifier_free_guidance`."""
+    if given["heads"] is not None:
+        return int(given["heads"])
+    weight = tensors.get("mid_attn.to_qkv.weight")
+    if weight is not None and weight.shape[:1] != (3 * _HEADS * _HEAD_WIDTH,):
+        raise UserError(
+            "The file does not tell the heads of the attention at the bottom, and it is not of the default's size"
+            f" ({_HEADS} of {_HEAD_WIDTH} channels): give the setting 'heads', a whole number (attn_heads of the network)."
+        )
+    return _HEADS
 
 
 def _checked_shape(image_shape: tuple[int, int, int] | None) -> tuple[int, int, int]:
@@ -292,8 +306,9 @@ def _origin(checkpoint: Mapping[str, Any]) -> str:
 
 def _refusal(checkpoint: Mapping[str, Any]) -> str:
     return (
-        f"It was written by {_origin(checkpoint)}: its attention has the names ('fn.fn') of versions before 1.9, which computed other"
-        " things under them from version to version. That is not supported; make samples with that version and audit those."
+        f"It was written by {_origin(checkpoint)}: its attention is that of versions before 1.9 (named 'fn.fn', or without mem_kv), which"
+        " computed other things under the same names from version to version. That is not supported; make samples with that version and"
+        " audit those."
     )
 
 
@@ -313,13 +328,16 @@ def _levels_of(constants: Mapping[str, Tensor]) -> Tensor:
     return levels
 
 
-def _objective_of(constants: Mapping[str, Tensor], given: str | None) -> tuple[str, str]:
+def _objective_of(
+    constants: Mapping[str, Tensor], given: str | None, learned_variance: bool
+) -> tuple[str, str]:
     """Return the objective, and how it is known.
 
     The weight of the loss is that of a noise estimate in units of each objective. Weights may be capped at a signal-to-noise ratio of
-    (typically) 5, so only timesteps below 1 tell; close to 0, objectives do not differ enough.
+    (typically) 5, so only timesteps below 1 tell; close to 0, objectives do not differ enough. With a learned variance they do not count:
+    `LearnedGaussianDiffusion` trains an estimate of the noise whatever its objective is.
     """
-    found = _objective_shown(constants)
+    found = "pred_noise" if learned_variance else _objective_shown(constants)
     if found is None:
         if given is None:
             raise UserError(
@@ -327,11 +345,10 @@ def _objective_of(constants: Mapping[str, Tensor], given: str | None) -> tuple[s
                 f" {', '.join(map(repr, _OBJECTIVES))}. The trainer's default is 'pred_v' since 2.0 and was 'pred_noise' in early versions."
             )
         return given, "as given; the file does not tell"
+    shown = "the learned variance shows" if learned_variance else "the stored weights of its loss show"
     if given not in (None, found):
-        raise UserError(
-            f"The weights of its loss are those of the objective {found!r}, not of {given!r}; leave the setting out."
-        )
-    return found, "as the stored weights of its loss show"
+        raise UserError(f"The objective is {found!r}, as {shown}, not {given!r}; leave the setting out.")
+    return found, f"as {shown}"
 
 
 def _objective_shown(constants: Mapping[str, Tensor]) -> str | None:
