@@ -128,7 +128,8 @@ def test_another_network_of_an_edm_pickle_is_opened_by_its_name(tmp_path):
 
 def test_weights_are_not_chosen_where_a_file_holds_one_network(saved):
     with pytest.raises(
-        UserError, match="weights 'net' is for EDM pickles; a diffmem snapshot holds one network"
+        UserError,
+        match="weights 'net' is for EDM pickles and checkpoints; a diffmem snapshot holds one network",
     ):
         open_model(saved, weights="net")
 
