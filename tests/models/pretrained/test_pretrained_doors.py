@@ -29,7 +29,7 @@ def facts(folder):
 def answered(model, folder):
     """The worst relative L2 error of D against what the trainer's own model answered."""
     known, worst = np.load(FOREIGN / folder / "io.npz"), 0.0
-    wanted = torch.from_numpy(known["labels"]) if labels in known and model.num_labels else None
+    wanted = torch.from_numpy(known["labels"]) if "labels" in known and model.num_labels else None
     for x, sigma, clean in zip(known["x"], known["sigma"], known["D"], strict=True):
         with torch.no_grad():
             found = model(torch.from_numpy(x), float(sigma), wanted).numpy()
