@@ -5,8 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from optimum_tools import DATA, SHAPE, formula, halfway, image_set, noisy, random_pixels
 
 from diffmem.data.formats.cifar10 import read_cifar10
@@ -34,22 +32,6 @@ def test_it_is_the_posterior_mean(pixels, sigma):
         np.testing.assert_allclose(spread.entropy, -(weights * np.log(safe)).sum(1), atol=1e-5)
         np.testing.assert_allclose(spread.effective_number, spread.entropy.exp(), rtol=1e-12)
         np.testing.assert_allclose(spread.nearest_weight, weights.max(1), atol=2e-6)
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    seed=st.integers(0, 2**16),
-    count=st.integers(1, 40),
-    side=st.integers(1, 4),
-    sigma=st.floats(0.002, 80),
-    spread=st.integers(1, 256),
-    far=st.floats(0, 100),
-)
-def test_it_is_the_posterior_mean_of_any_small_set(seed, count, side, sigma, spread, far):
-    pixels = (random_pixels(count, (1, side, side), seed).astype(int) % spread).astype(np.uint8)
-    x = noisy(pixels, max(sigma, far), seed=seed)
-    _, mean = formula(x, sigma, pixels)
-    torch.testing.assert_close(Optimum(image_set(pixels))(x, sigma), mean, atol=2e-6, rtol=0)
 
 
 def test_float32_distances_would_choose_at_random_between_near_images():
