@@ -24,7 +24,7 @@ from diffmem.models.pretrained.pickle_reader import PickledObject, PickledStorag
 from diffmem.models.pretrained.recognition import described
 from diffmem.models.weights import check_numbers, naming
 
-__all__ = ["holds_networks", "open_edm_pickle"]
+__all__ = ["edm_network", "holds_networks", "open_edm_pickle"]
 
 _MAX_PARTS = 20_000
 _MAX_DEPTH = 20
@@ -64,7 +64,14 @@ def open_edm_pickle(path: Path, which: str = "ema") -> Preconditioned:
     """
     path = Path(path)
     with reading(str(path)):
-        network = _entry(read_checkpoint(path), which, path)
+        content = read_checkpoint(path)
+    return edm_network(content, which, path)
+
+
+def edm_network(content: object, which: str, path: Path) -> Preconditioned:
+    """Rebuild a network out of what `read_checkpoint` returned for a file; see `open_edm_pickle`."""
+    with reading(str(path)):
+        network = _entry(content, which, path)
         tensors = dict(_tensors(network, path))
         arguments = _arguments(network, path)
         return _rebuild(tensors, arguments, path)

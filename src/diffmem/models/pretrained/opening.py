@@ -21,7 +21,7 @@ from diffmem.models.preconditioning import Preconditioned
 from diffmem.models.pretrained.checkpoint import read_checkpoint, with_tensors
 from diffmem.models.pretrained.diffusers_folder import doubts_of, open_diffusers
 from diffmem.models.pretrained.doors import DOORS, Opened, door_of
-from diffmem.models.pretrained.edm_pickle import holds_networks, open_edm_pickle
+from diffmem.models.pretrained.edm_pickle import edm_network, holds_networks
 from diffmem.models.pretrained.foreign import from_edm_state_dict
 from diffmem.models.pretrained.recognition import WAYS_ON, described
 from diffmem.models.weights import check_numbers, check_sizes, load_denoiser, load_tensors, naming
@@ -172,7 +172,7 @@ def _from_file(path: Path, asked: _Asked) -> tuple[_Model | Opened, Origin]:
     if asked.settings is not None:
         raise UserError(f"{path} is a network pickle of EDM, which tells everything: it takes no settings.")
     which = "averaged weights (ema)" if asked.weights == _AVERAGED else f"weights {asked.weights!r}"
-    network = open_edm_pickle(path, asked.weights)
+    network = edm_network(content, asked.weights, path)
     return network, Origin("EDM pickle", f"{path.name}, {which}", sha256_file(path), path=path)
 
 
