@@ -28,6 +28,7 @@ __all__ = [
     "Timesteps",
     "betas_of",
     "clipped",
+    "cosine_rates",
     "levels_of",
     "thresholded",
     "zero_terminal",
@@ -61,12 +62,16 @@ def betas_of(schedule: BetaSchedule, steps: int, start: float = 1e-4, end: float
         return torch.linspace(math.sqrt(start), math.sqrt(end), steps, dtype=torch.float32).square()
     if schedule == "sigmoid":
         return torch.linspace(-6, 6, steps, dtype=torch.float32).sigmoid() * (end - start) + start
+    return torch.tensor(cosine_rates(steps), dtype=torch.float32)
+
+
+def cosine_rates(steps: int) -> list[float]:
+    """Return the noise rates of the cosine schedule, capped at 0.999: Nichol and Dhariwal 2021, eq. 17; in float64."""
 
     def signal(t: float) -> float:
         return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
 
-    rates = [min(1 - signal((t + 1) / steps) / signal(t / steps), 0.999) for t in range(steps)]
-    return torch.tensor(rates, dtype=torch.float32)
+    return [min(1 - signal((t + 1) / steps) / signal(t / steps), 0.999) for t in range(steps)]
 
 
 def zero_terminal(betas: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 from diffmem.errors import UserError, nearest
 
-__all__ = ["Answers", "image_shape_of"]
+__all__ = ["Answers", "check_weights", "image_shape_of"]
 
 
 class Answers:
@@ -72,6 +72,12 @@ class Answers:
                 f" predicts, so it is not guessed; the trainer's own default is {default}."
             )
         return self._given[name]
+
+
+def check_weights(weights: str) -> None:
+    """Refuse to choose other weights than the averaged ('ema') or the raw ones of a checkpoint."""
+    if weights not in ("ema", "raw"):
+        raise UserError(f"weights must be 'ema' or 'raw', not {weights!r}.")
 
 
 def image_shape_of(

@@ -60,19 +60,8 @@ class Door:
     open: Opening
 
 
-def _lucidrains(
-    checkpoint: Mapping[str, Any],
-    image_shape: tuple[int, int, int] | None,
-    settings: Mapping[str, Any] | None,
-    weights: Any,
-    beside: Path,
-    device: torch.device | str,
-) -> tuple[Opened, tuple[str, ...]]:
-    return lucidrains.open_lucidrains(checkpoint, image_shape, settings, weights, device=device)
-
-
 DOORS = (
-    Door("denoising-diffusion-pytorch checkpoint", lucidrains.recognise, _lucidrains),
+    Door("denoising-diffusion-pytorch checkpoint", lucidrains.recognise, lucidrains.open_lucidrains),
     Door("pytorch-ddpm checkpoint", pytorch_ddpm.recognise, pytorch_ddpm.open_pytorch_ddpm),
     Door(
         "improved-diffusion or guided-diffusion checkpoint",

@@ -6,7 +6,6 @@ do not tell the process that it was trained for. Those trainers compute the nois
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +16,10 @@ from torch import Tensor
 
 from diffmem.data.formats.guards import in_one_line
 from diffmem.errors import UserError
-from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, levels_of
+from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, cosine_rates, levels_of
 from diffmem.models.networks.guided_unet import GuidedUNet, Heads
 from diffmem.models.networks.shaped import filled
-from diffmem.models.pretrained.answers import Answers, image_shape_of
+from diffmem.models.pretrained.answers import Answers, check_weights, image_shape_of
 from diffmem.models.weights import check_numbers, check_tensors
 
 __all__ = ["SETTINGS", "open_guided_diffusion", "recognise"]
@@ -129,8 +128,7 @@ def _trial(network: GuidedUNet, shape: tuple[int, int, int]) -> Tensor:
 
 def _named(weights: str, beside: Path | None) -> str:
     """Return what the name of the file says of its weights."""
-    if weights not in ("ema", "raw"):
-        raise UserError(f"weights must be 'ema' or 'raw', not {weights!r}.")
+    check_weights(weights)
     name = "" if beside is None else beside.name
     averaged = re.fullmatch(r"ema_([0-9.]+)_([0-9]+)\.pt", name)
     raw = re.fullmatch(r"model([0-9]+)\.pt", name)
@@ -196,7 +194,7 @@ def _process(answers: Answers) -> tuple[Tensor, float, str]:
             )
         betas = torch.linspace(_STEPS / steps * 1e-4, _STEPS / steps * 0.02, steps, dtype=torch.float64)
     else:
-        betas = torch.tensor(_cosine(steps), dtype=torch.float64)
+        betas = torch.tensor(cosine_rates(steps), dtype=torch.float64)
     text = f"{steps:,} timesteps, {schedule} noise schedule" + (
         ", timesteps rescaled to 1,000" if rescaled else ""
     )
@@ -205,13 +203,6 @@ def _process(answers: Answers) -> tuple[Tensor, float, str]:
         _STEPS / steps if rescaled else 1.0,
         f"{text}, as the settings say.",
     )
-
-
-def _cosine(steps: int) -> list[float]:
-    def signal(t: float) -> float:
-        return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
-
-    return [min(1 - signal((i + 1) / steps) / signal(i / steps), 0.999) for i in range(steps)]
 
 
 def _shape(

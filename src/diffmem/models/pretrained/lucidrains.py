@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,7 @@ from diffmem.models.denoiser import DescribedDenoiser, checked_labels, checked_l
 from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, Prediction
 from diffmem.models.networks.lucidrains_unet import LucidrainsUNet, load_unet
 from diffmem.models.preconditioning import EDM
+from diffmem.models.pretrained.answers import check_weights
 from diffmem.models.weights import check_numbers
 
 __all__ = ["ElucidatedDenoiser", "open_lucidrains", "recognise"]
@@ -109,7 +111,7 @@ def open_lucidrains(
     image_shape: tuple[int, int, int] | None = None,
     settings: Mapping[str, Any] | None = None,
     weights: Literal["ema", "raw"] = "ema",
-    *,
+    beside: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[DiscreteDenoiser | ElucidatedDenoiser, tuple[str, ...]]:
     """Make a `Denoiser` of a checkpoint that `recognise` accepts.
@@ -124,6 +126,7 @@ def open_lucidrains(
             the bottom of networks of `classifier_free_guidance` (4 unless given, if it has the default's 128 channels);
             `sigma_data` of `ElucidatedDiffusion` (0.5 unless given).
         weights: 'ema' for the moving average, 'raw' for the weights that were trained. A state dict alone has one kind.
+        beside: The file, of which nothing more is asked: the checkpoint tells what its name does.
         device: Where the network will compute.
 
     Returns:
@@ -259,8 +262,7 @@ def _check_sides(shape: tuple[int, int, int], network: LucidrainsUNet) -> None:
 
 def _state_of(checkpoint: Mapping[str, Any], weights: str) -> tuple[dict[str, Tensor], str]:
     """Return the tensors that were asked for, and a sentence that says which they are."""
-    if weights not in ("ema", "raw"):
-        raise UserError(f"weights must be 'ema' or 'raw', not {weights!r}.")
+    check_weights(weights)
     if not recognise(checkpoint):
         raise UserError(f"It holds no checkpoint of {_TRAINER}.")
     if "model" not in checkpoint:

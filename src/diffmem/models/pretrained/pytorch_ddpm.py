@@ -18,7 +18,7 @@ from diffmem.errors import UserError
 from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, levels_of
 from diffmem.models.networks.shaped import filled
 from diffmem.models.networks.tabled_unet import TIME_TABLE, TabledUNet, time_table
-from diffmem.models.pretrained.answers import Answers, image_shape_of
+from diffmem.models.pretrained.answers import Answers, check_weights, image_shape_of
 from diffmem.models.weights import check_numbers, check_tensors
 
 __all__ = ["open_pytorch_ddpm", "recognise"]
@@ -92,8 +92,7 @@ def _trial(network: TabledUNet, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _tensors(checkpoint: Mapping[str, Any], weights: str) -> dict[str, Tensor]:
-    if weights not in _NETWORKS:
-        raise UserError(f"weights must be 'ema' or 'raw', not {weights!r}.")
+    check_weights(weights)
     tensors = checkpoint.get(_NETWORKS[weights])
     if not isinstance(tensors, Mapping) or not all(isinstance(one, Tensor) for one in tensors.values()):
         other = next(name for name in _NETWORKS if name != weights)
