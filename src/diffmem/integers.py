@@ -18,13 +18,12 @@ from torch import Tensor
 
 from diffmem.threads import one_thread
 
-__all__ = ["PIECE", "IntegerProducts", "digits_of", "integer_products", "largest_whole"]
+__all__ = ["PIECE", "IntegerProducts", "digits_of", "integer_products", "largest_whole", "least_seconds"]
 
 PIECE = 1 << 16  # terms of a sum in int32: 131,072 products of -128 with -128 overflow
 EXACT_TERMS = 1 << 10  # terms of a sum of such products that float32 holds: 2^24
 PROBE = (128, 1024, 64)
 SLOW = 8.0  # where torch has no instructions for it, it is slower by far; anything less may be other work on the machine
-_Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 
 @dataclass(frozen=True)
@@ -119,21 +118,23 @@ def _probed(device: str) -> IntegerProducts:
             break
         if exact:
             with one_thread():  # on a busy machine, threads would wait for each other
-                slow = _seconds(_native, left, right) > SLOW * _seconds(emulated, left, right)
+                slow = least_seconds(functools.partial(_native, left, right)) > SLOW * least_seconds(
+                    functools.partial(emulated, left, right)
+                )
             return IntegerProducts(8, False) if slow else IntegerProducts(bits, True)
     return IntegerProducts(8, False)
 
 
-def _seconds(product: _Product, left: Tensor, right: Tensor) -> float:
-    """Return the least time of a few products."""
-    best = float("inf")
-    for _ in range(10):
+def least_seconds(product: Callable[[], Tensor], calls: int = 10) -> float:
+    """Return the least time of a few calls."""
+    taken = []
+    for _ in range(calls):
         begin = time.perf_counter()
-        product(left, right, None)
-        if left.device.type == "cuda":
-            torch.cuda.synchronize(left.device)
-        best = min(best, time.perf_counter() - begin)
-    return best
+        found = product()
+        if found.device.type == "cuda":
+            torch.cuda.synchronize(found.device)
+        taken.append(time.perf_counter() - begin)
+    return min(taken)
 
 
 def largest_whole(count: int, bits: int) -> int:

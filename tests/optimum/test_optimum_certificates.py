@@ -25,7 +25,7 @@ def gaps(rows, nearest, w):
 
 def certified(pixels, reference):
     rows = torch.from_numpy(pixels.reshape(len(pixels), -1).astype(np.float64))
-    proofs = Certificates(1, lambda at: rows[at], 2 * float(rows.norm(dim=1).max()), reference[None])
+    proofs = Certificates(lambda at: rows[at], 2 * float(rows.norm(dim=1).max()), reference[None])
     nearest = (rows - reference).square().sum(1).argmin()
     proofs.put(torch.tensor([0]), reference[None], nearest[None], gaps(rows, nearest, reference).min()[None])
     return proofs, rows, nearest
@@ -75,5 +75,5 @@ def test_away_from_the_nearest_image_it_does_not():
 
 def test_nothing_is_certified_before_anything_was_compared():
     zeros = torch.zeros(2, 9, dtype=torch.float64)
-    proofs = Certificates(2, lambda at: zeros, 1.0, zeros)
+    proofs = Certificates(lambda at: zeros, 1.0, zeros)
     assert not bool(proofs.hold(zeros, torch.full((2,), -1e9, dtype=torch.float64)).any())

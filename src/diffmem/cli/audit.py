@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from diffmem.cli.options import ModelSettings, ReadingPairs, Settings
+from diffmem.cli.options import ModelSettings, ReadingPairs, Settings, parse_model_settings
 from diffmem.distributed import world
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
@@ -115,7 +115,7 @@ def audit(
         from diffmem.auditing.report.text import print_audit
         from diffmem.data import parse_reading
         from diffmem.sampling import SamplerConfig, discard_shards
-        from diffmem.settings import load_recipe, override
+        from diffmem.settings import load_recipe
 
         files = {"training": ("train", train, train_read), "heldout": ("heldout", heldout, heldout_read),
                  "samples": ("samples", samples, samples_read)}  # fmt: skip
@@ -129,7 +129,7 @@ def audit(
             report=lambda line: print(line, file=sys.stderr), canaries=canaries, deduplicated=deduplicated, num=num,
             sampler=load_recipe(SamplerConfig, None, set_ or []), first_seed=first_seed, transforms=transforms, features=features,
             target=target, private=private, seed=seed, title=title, batch_size=batch_size, allow_pickle=allow_pickle,
-            model_settings=override({}, model_set) if model_set else None,
+            model_settings=parse_model_settings(model_set),
         )  # fmt: skip
         if world().is_main:
             print_audit(done.result)  # first: what hours of work found is printed also where the disk is full

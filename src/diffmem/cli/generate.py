@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmem.cli.options import ModelSettings, Settings, parse_shape
+from diffmem.cli.options import ModelSettings, Settings, parse_model_settings, parse_shape
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
 
@@ -59,7 +59,7 @@ def generate(
     from diffmem.api.denoisers import generate as generate_images
     from diffmem.models import open_model, origin_of
     from diffmem.sampling import SamplerConfig, parse_seeds
-    from diffmem.settings import load_recipe, override
+    from diffmem.settings import load_recipe
 
     model, out = _model_and_out(paths, optimum)
     check_samples_file(out)
@@ -71,7 +71,7 @@ def generate(
         raise UserError("--conditional belongs to --optimum; a trained model knows whether it has classes.")
     device = choose_device(device)
     denoiser = (
-        open_model(model, parse_shape(shape), override({}, model_set) if model_set else None, device=device)
+        open_model(model, parse_shape(shape), parse_model_settings(model_set), device=device)
         if model is not None
         else _optimum(str(optimum), conditional, device, workspace)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffmem.cli.options import ModelSettings, parse_shape
+from diffmem.cli.options import ModelSettings, parse_model_settings, parse_shape
 
 __all__ = ["model_info"]
 
@@ -27,7 +27,6 @@ def model_info(
     """
     from diffmem.models import open_model
     from diffmem.models.denoiser import model_text
-    from diffmem.settings import override
 
-    settings = override({}, model_set) if model_set else None
+    settings = parse_model_settings(model_set)
     print(model_text(open_model(path, parse_shape(shape), settings, device="cpu", allow_pickle=allow_pickle)))

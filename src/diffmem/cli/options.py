@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -12,7 +12,15 @@ from diffmem.errors import UserError
 if TYPE_CHECKING:
     from diffmem.data.reading import Reading
 
-__all__ = ["AS_USUAL", "ModelSettings", "ReadingOptions", "ReadingPairs", "Settings", "parse_shape"]
+__all__ = [
+    "AS_USUAL",
+    "ModelSettings",
+    "ReadingOptions",
+    "ReadingPairs",
+    "Settings",
+    "parse_model_settings",
+    "parse_shape",
+]
 
 Settings = Annotated[list[str] | None, Parameter(name="--set", negative="")]
 """The option `--set key=value`, which may be repeated."""
@@ -94,6 +102,13 @@ class ReadingOptions:
 
 AS_USUAL = ReadingOptions()
 """The options where none is given."""
+
+
+def parse_model_settings(pairs: list[str] | None) -> dict[str, Any] | None:
+    """Return what `--model-set` says of a model; none if it was not given."""
+    from diffmem.settings import override
+
+    return override({}, pairs) if pairs else None
 
 
 def parse_shape(text: str | None) -> tuple[int, int, int] | None:

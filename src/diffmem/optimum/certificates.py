@@ -23,18 +23,16 @@ class Certificates:
     """For each query of a batch: the image that has all the weight, and the gap to all others at a reference point.
 
     Args:
-        size: Number of queries.
         rows: Returns images at some positions, float64 (n, dim).
         longest: No two images are farther apart.
-        like: A tensor (B, dim) on the device.
+        like: A tensor (B, dim) on the device: as many queries, of as many values.
     """
 
-    def __init__(self, size: int, rows: Callable[[Tensor], Tensor], longest: float, like: Tensor) -> None:
+    def __init__(self, rows: Callable[[Tensor], Tensor], longest: float, like: Tensor) -> None:
         self._rows, self._longest = rows, longest
-        self._position = torch.zeros(size, dtype=torch.int64, device=like.device)
         self._image = torch.zeros_like(like, dtype=torch.float64)
         self._reference = torch.zeros_like(self._image)
-        self._gap = torch.full((size,), -torch.inf, dtype=torch.float64, device=like.device)
+        self._gap = torch.full_like(self._image[:, 0], -torch.inf)
 
     def put(self, which: Tensor, w: Tensor, nearest: Tensor, gap: Tensor) -> None:
         """Certify queries.

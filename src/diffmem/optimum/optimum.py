@@ -241,7 +241,7 @@ class Following:
         levels = checked_levels(x, sigma, self.image_shape)
         given = (x.shape, [] if labels is None else labels.reshape(-1).tolist())
         if given != self._given or self._certificates is None:
-            self._certificates = Certificates(len(x), images.pixels.grey, 2 * images.longest, x.flatten(1))
+            self._certificates = Certificates(images.pixels.grey, 2 * images.longest, x.flatten(1))
             self._given = given
         optimum.work.calls += 1
         optimum.work.queries += len(x)

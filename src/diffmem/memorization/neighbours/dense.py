@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffmem.data.storage import parts
-from diffmem.integers import integer_products
+from diffmem.integers import integer_products, least_seconds
 from diffmem.memorization.neighbours.rows import Rows, full_precision
 from diffmem.memorization.neighbours.search import search
 from diffmem.progress import Progress
@@ -48,7 +46,10 @@ MOST_OF_INDEX = 16  # neighbours that an index finds sooner
 INDEXED = 0.06, 0.02, 2400  # of an index, for each query: of a reference, for each of k neighbours, beside
 BUILDING = 650  # of building an index, for each reference
 DENSE = 1.4  # of the search by integers, for each query and reference, times g
-TRIAL = (512, 4096, 512)  # rows, most terms and columns of the products that are timed
+TRIAL, TRIES = (
+    (512, 4096, 512),
+    4,
+)  # rows, most terms and columns of the products that are timed, and how often
 ENDLESS = np.iinfo(np.int64).max
 NOTHING = -(1 << 62)  # limit of rows that only fill up a slab
 
@@ -89,18 +90,8 @@ def _gain(dim: int) -> float:
         torch.empty(rows, columns, dtype=kind, device="cpu") for kind in (torch.float32, torch.int32)
     )
     with one_thread(), full_precision():
-        slow = _seconds(lambda: torch.mm(one, other.T, out=out))
-        return slow / _seconds(lambda: products(left, right.T, whole))
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    """Return the least time of a few calls."""
-    taken = []
-    for _ in range(4):
-        begin = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - begin)
-    return min(taken)
+        slow = least_seconds(lambda: torch.mm(one, other.T, out=out), TRIES)
+        return slow / least_seconds(lambda: products(left, right.T, whole), TRIES)
 
 
 def full_search(

@@ -77,11 +77,14 @@ _CODECS = ("vae", "vqvae")
 _TEXT = ("text_encoder", "tokenizer")
 _STEM = "diffusion_pytorch_model"
 _SAFE, _PICKLE = f"{_STEM}.safetensors", f"{_STEM}.bin"
-_VARIANTS = (
-    "fp16",
-    "bf16",
-    "fp32",
-)  # the same weights in another precision; others, as non_ema, are other weights
+# Whole and in shards; without a precision in the name, or the same weights in one. Others, as non_ema, are other weights.
+_SAFETENSORS: dict[str | None, tuple[str, str]] = {
+    None: (_SAFE, f"{_SAFE}.index.json"),
+    **{
+        each: (f"{_STEM}.{each}.safetensors", f"{_SAFE}.index.{each}.json")
+        for each in ("fp16", "bf16", "fp32")
+    },
+}
 _MAX_JSON_BYTES = 8 * 2**20
 CHECKPOINT = re.compile(r"checkpoint-\d+")
 """Names of the folders that the library's training examples save states in."""
@@ -120,9 +123,8 @@ def read_weights(folder: Path, root: Path, allow_pickle: bool) -> dict[str, Tens
         UserError: There are no weights of an allowed kind, or a file is damaged, or holds anything but floating-point tensors of finite
             numbers.
     """
-    variants = [(f"{_STEM}.{each}.safetensors", f"{_SAFE}.index.{each}.json") for each in _VARIANTS]
     pickles = [(_PICKLE, f"{_PICKLE}.index.json")] if allow_pickle else []
-    for name, index in [(_SAFE, f"{_SAFE}.index.json"), *variants, *pickles]:
+    for name, index in [*_SAFETENSORS.values(), *pickles]:
         if is_plain_file(folder / index):
             return _sharded(folder / index, root)
         if is_plain_file(folder / name):
@@ -132,15 +134,10 @@ def read_weights(folder: Path, root: Path, allow_pickle: bool) -> dict[str, Tens
 
 def variant_of(folder: Path) -> str | None:
     """Return the precision in the name of the files that `read_weights` reads; none if there is none in it."""
-    if any(is_plain_file(folder / name) for name in (_SAFE, f"{_SAFE}.index.json")):
-        return None
-    for each in _VARIANTS:
-        if any(
-            is_plain_file(folder / name)
-            for name in (f"{_STEM}.{each}.safetensors", f"{_SAFE}.index.{each}.json")
-        ):
-            return each
-    return None
+    there = (
+        each for each, names in _SAFETENSORS.items() if any(is_plain_file(folder / name) for name in names)
+    )
+    return next(there, None)
 
 
 def _missing(folder: Path, allow_pickle: bool) -> str:
