@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from checkpoint_builders import FIXTURES, WITHOUT, worst_error
 
 from diffmem.errors import UserError
 from diffmem.models import open_model
 from diffmem.models.pretrained.doors import DOORS, door_of
 
-FOREIGN = Path(__file__).resolve().parents[4] / "shared" / "fixtures" / "foreign"
-needs_fixtures = pytest.mark.skipif(
-    not FOREIGN.is_dir(), reason="the checkpoints of other trainers are not here"
-)
+needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason=WITHOUT)
 
 GUIDED = {"num_heads": 4, "noise_schedule": "linear", "diffusion_steps": 1000, "predict_xstart": False, "rescale_timesteps": True,
           "use_new_attention_order": False}  # fmt: skip
 
 
 def facts(folder):
-    return json.loads((FOREIGN / folder / "facts.json").read_text())
-
-
-def answered(model, folder):
-    """The worst relative L2 error of D against what the trainer's own model answered."""
-    known, worst = np.load(FOREIGN / folder / "io.npz"), 0.0
-    wanted = torch.from_numpy(known["labels"]) if "labels" in known and model.num_labels else None
-    for x, sigma, clean in zip(known["x"], known["sigma"], known["D"], strict=True):
-        with torch.no_grad():
-            found = model(torch.from_numpy(x), float(sigma), wanted).numpy()
-        worst = max(worst, float(np.linalg.norm(found - clean) / np.linalg.norm(clean)))
-    return worst
+    return json.loads((FIXTURES / folder / "facts.json").read_text())
 
 
 @needs_fixtures
@@ -48,24 +34,24 @@ def answered(model, folder):
     ],
 )
 def test_what_a_trainers_model_answered_is_what_its_checkpoint_answers(folder, file, trainer):
-    shape = tuple(int(side) for side in np.load(FOREIGN / folder / "io.npz")["x"].shape[2:])
-    model = open_model(FOREIGN / folder / file, shape, device="cpu")
-    assert answered(model, folder) <= 1e-5
+    shape = tuple(int(side) for side in np.load(FIXTURES / folder / "io.npz")["x"].shape[2:])
+    model = open_model(FIXTURES / folder / file, shape, device="cpu")
+    assert worst_error(model, FIXTURES / folder) <= 1e-5
     assert trainer in " ".join([model.origin.format, *model.origin.notes])
-    assert model.origin.path == FOREIGN / folder / file
+    assert model.origin.path == FIXTURES / folder / file
 
 
 @needs_fixtures
 def test_what_a_checkpoint_does_not_tell_is_asked_by_name_and_then_exact():
     folder = "improved-diffusion-linear"
-    path = FOREIGN / folder / "ema_0.9_000002.pt"
+    path = FIXTURES / folder / "ema_0.9_000002.pt"
     with pytest.raises(UserError, match="--model-set num_heads=4"):
         open_model(path)
     known = facts(folder)
     given = {key: known.get(key, value) for key, value in GUIDED.items()} | {
         "image_size": known["image_size"]
     }
-    assert answered(open_model(path, settings=given, device="cpu"), folder) <= 1e-5
+    assert worst_error(open_model(path, settings=given, device="cpu"), FIXTURES / folder) <= 1e-5
 
 
 def test_what_nobody_opens_has_no_door():

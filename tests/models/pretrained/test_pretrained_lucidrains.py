@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from checkpoint_builders import FIXTURES, WITHOUT
 from lucidrains_tools import STEPS, checkpoint, constants, small, tensors_of
 from models_tools import images
 
@@ -25,12 +24,11 @@ OBJECTIVES = ("pred_v", "pred_noise", "pred_x0")
 
 
 def fixture(name):
-    """The checkpoint and the trainer's answers of a folder of shared/fixtures/foreign, which lies beside the repository."""
-    for above in Path(__file__).resolve().parents:
-        folder = above / "shared" / "fixtures" / "foreign" / name
-        if folder.is_dir():
-            return torch.load(folder / FILES[name], weights_only=True), np.load(folder / "io.npz")
-    pytest.skip(f"shared/fixtures/foreign/{name} is not beside the repository")
+    """The checkpoint and the trainer's answers of a folder of the fixtures."""
+    if not FIXTURES.is_dir():
+        pytest.skip(WITHOUT)
+    folder = FIXTURES / name
+    return torch.load(folder / FILES[name], weights_only=True), np.load(folder / "io.npz")
 
 
 def refused(*arguments, **options):

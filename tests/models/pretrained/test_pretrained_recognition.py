@@ -7,17 +7,15 @@ import shutil
 from collections import OrderedDict
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from checkpoint_builders import FIXTURES, WITHOUT, worst_error
 from diffusers_tools import saved, scheduler_of, tiny_unet
 from safetensors.torch import save_file
 
 from diffmem.errors import UserError
 from diffmem.models import open_model
 from diffmem.models.pretrained.recognition import described
-
-FOREIGN = Path(__file__).resolve().parents[4] / "shared" / "fixtures" / "foreign"
 
 
 def state(*names):
@@ -223,12 +221,9 @@ ANSWERED = [
 ]  # fmt: skip
 
 
-@pytest.mark.skipif(not FOREIGN.is_dir(), reason="the checkpoints of other trainers are not here")
+@pytest.mark.skipif(not FIXTURES.is_dir(), reason=WITHOUT)
 @pytest.mark.parametrize("name", ANSWERED)
 def test_what_diffusers_answered_is_what_its_folder_answers(name):
-    opened = open_model(FOREIGN / f"diffusers-{name}")
-    known = np.load(FOREIGN / f"diffusers-{name.split('/')[0]}" / "io.npz")
-    for x, sigma, clean in zip(known["x"], known["sigma"], known["D"], strict=True):
-        with torch.no_grad():
-            found = opened(torch.from_numpy(x), float(sigma)).numpy()
-        assert np.linalg.norm(found - clean) <= 1e-5 * np.linalg.norm(clean)
+    opened = open_model(FIXTURES / f"diffusers-{name}")
+    with torch.no_grad():
+        assert worst_error(opened, FIXTURES / f"diffusers-{name.split('/')[0]}") <= 1e-5
