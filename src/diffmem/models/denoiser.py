@@ -24,6 +24,7 @@ __all__ = [
     "Latent",
     "Origin",
     "Refinable",
+    "checked_classes",
     "checked_labels",
     "checked_levels",
     "count_parameters",
@@ -207,6 +208,27 @@ def checked_labels(labels: Tensor | None, count: int, num_labels: int) -> Tensor
     for label in torch.unique(given).tolist():
         if not -1 <= label < max(1, num_labels):
             raise UserError(f"Label {label} is outside 0..{num_labels - 1}, the existing classes.")
+    return given
+
+
+def checked_classes(
+    labels: Tensor | None, count: int, num_labels: int, null_label: int | None
+) -> Tensor | None:
+    """Return the class of each image as a network is given it, `null_label` for no label: int64 (count,); none without classes.
+
+    Raises:
+        UserError: As of `checked_labels`; or a label is missing, and there is none for "no label".
+    """
+    given = checked_labels(labels, count, num_labels)
+    if not num_labels:
+        return None
+    if null_label is not None:
+        return given.where(given >= 0, null_label)
+    if bool((given < 0).any()):
+        raise UserError(
+            f"This denoiser needs the class of each image, 0..{num_labels - 1}: it was trained without a class for 'no"
+            " label'."
+        )
     return given
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from diffmem.errors import UserError
-from diffmem.models.denoiser import DescribedDenoiser, checked_labels, checked_levels
+from diffmem.models.denoiser import DescribedDenoiser, checked_classes, checked_levels
 
 __all__ = [
     "BetaSchedule",
@@ -242,21 +242,14 @@ class DiscreteDenoiser(DescribedDenoiser):
         """
         level = checked_levels(x, sigma, self.image_shape)
         step = self.timestep(level)
-        given = checked_labels(labels, len(x), self.num_labels)
-        if self.num_labels and bool((given < 0).any()):
-            if self._null_label is None:
-                raise UserError(
-                    f"This denoiser needs the class of each image, 0..{self.num_labels - 1}: it was trained without a class for 'no"
-                    " label'."
-                )
-            given = given.where(given >= 0, self._null_label)
+        given = checked_classes(labels, len(x), self.num_labels, self._null_label)
         level = level[:, None, None, None]
         scale = (1 + level.square()).rsqrt()
         state = x.double()
         raw = self._network(
             (state * scale).float(),
             step.long() if self.timesteps == "nearest" else step.float(),
-            given.to(x.device) if self.num_labels else None,
+            None if given is None else given.to(x.device),
         ).double()
         if self.prediction == "epsilon":
             clean = state - level * raw

@@ -7,7 +7,10 @@ from typing import Any
 
 from diffmem.errors import UserError, nearest
 
-__all__ = ["Answers", "check_weights", "image_shape_of"]
+__all__ = ["Answers", "WantedShape", "check_weights", "image_shape_of"]
+
+WantedShape = tuple[int | None, int, int]
+"""(C, H, W) of the images of a model as its user says it; C none for as many channels as the network has."""
 
 
 class Answers:
@@ -81,7 +84,7 @@ def check_weights(weights: str) -> None:
 
 
 def image_shape_of(
-    wanted: tuple[int, int, int] | None, channels: int, sides: tuple[int, int], scale: int
+    wanted: WantedShape | None, channels: int, sides: tuple[int, int], scale: int
 ) -> tuple[int, int, int]:
     """Return (C, H, W) of the images of a network, checked.
 
@@ -95,7 +98,7 @@ def image_shape_of(
         UserError: It is not what the caller expects, or the sides do not fit.
     """
     shape = (channels, *sides)
-    if wanted is not None and tuple(wanted) != shape:
+    if wanted is not None and (wanted[0] or channels, *wanted[1:]) != shape:
         raise UserError(f"It makes images of {shape} (C, H, W), not {tuple(wanted)}.")
     if any(side < 1 or side % scale for side in sides):
         raise UserError(

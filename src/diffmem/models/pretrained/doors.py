@@ -6,18 +6,21 @@ To add one, write a module with `recognise(checkpoint)` and an opening function,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from diffmem.models.continuous import ContinuousDenoiser
 from diffmem.models.discrete import DiscreteDenoiser
+from diffmem.models.latent import LatentDenoiser
 from diffmem.models.pretrained import guided_diffusion, lucidrains, pytorch_ddpm
+from diffmem.models.pretrained.answers import WantedShape
 
 __all__ = ["DOORS", "Door", "Opened", "door_of"]
 
-Opened = DiscreteDenoiser | lucidrains.ElucidatedDenoiser
+Opened = DiscreteDenoiser | ContinuousDenoiser | LatentDenoiser
 """What doors make."""
 
 
@@ -27,7 +30,7 @@ class Opening(Protocol):
     def __call__(
         self,
         checkpoint: Mapping[str, Any],
-        image_shape: tuple[int, int, int] | None,
+        image_shape: WantedShape | None,
         settings: Mapping[str, Any] | None,
         weights: Any,
         beside: Path,
@@ -37,7 +40,7 @@ class Opening(Protocol):
 
         Args:
             checkpoint: Nested dictionaries with tensors on the CPU.
-            image_shape: (C, H, W) of the images, where the user says it.
+            image_shape: (C, H, W) of the images, where the user says it; C may be none.
             settings: What the user says of what the file does not tell.
             weights: 'ema' or 'raw'.
             beside: The file.
@@ -53,11 +56,13 @@ class Door:
         name: Of the layout, for `Origin.format`.
         recognise: Says whether a checkpoint is one of them.
         open: Opens it.
+        choices: Its settings that have few values, with these: what the check against images tries in turn.
     """
 
     name: str
     recognise: Callable[[Mapping[str, Any]], bool]
     open: Opening
+    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 DOORS = (
@@ -67,6 +72,7 @@ DOORS = (
         "improved-diffusion or guided-diffusion checkpoint",
         guided_diffusion.recognise,
         guided_diffusion.open_guided_diffusion,
+        guided_diffusion.CHOICES,
     ),
 )
 

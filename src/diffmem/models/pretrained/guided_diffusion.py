@@ -19,10 +19,10 @@ from diffmem.errors import UserError
 from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, cosine_rates, levels_of
 from diffmem.models.networks.guided_unet import GuidedUNet, Heads
 from diffmem.models.networks.shaped import filled
-from diffmem.models.pretrained.answers import Answers, check_weights, image_shape_of
+from diffmem.models.pretrained.answers import Answers, WantedShape, check_weights, image_shape_of
 from diffmem.models.weights import check_numbers, check_tensors
 
-__all__ = ["SETTINGS", "open_guided_diffusion", "recognise"]
+__all__ = ["CHOICES", "SETTINGS", "open_guided_diffusion", "recognise"]
 
 SETTINGS = (
     "image_size",
@@ -36,6 +36,14 @@ SETTINGS = (
     "predict_xstart",
 )
 """What may be asked, by the names of the trainers' own options."""
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "use_new_attention_order": (False, True),
+    "noise_schedule": ("linear", "cosine"),
+    "rescale_timesteps": (False, True),
+    "predict_xstart": (False, True),
+}
+"""Those of few values."""
 
 _WHAT = "A checkpoint of improved-diffusion or guided-diffusion"
 _SIGNS = (
@@ -59,7 +67,7 @@ def recognise(checkpoint: Mapping[str, Any]) -> bool:
 @in_one_line()
 def open_guided_diffusion(
     checkpoint: Mapping[str, Any],
-    image_shape: tuple[int, int, int] | None = None,
+    image_shape: WantedShape | None = None,
     settings: Mapping[str, Any] | None = None,
     weights: Literal["ema", "raw"] = "ema",
     beside: Path | None = None,
@@ -92,7 +100,9 @@ def open_guided_diffusion(
     named = _named(weights, beside)
     heads, split = _heads(answers, tensors)
     levels, rate, process_text = _process(answers)
-    clean = answers.choice("predict_xstart", (False, True), "False (the network predicts the noise)")
+    clean = answers.choice(
+        "predict_xstart", CHOICES["predict_xstart"], "False (the network predicts the noise)"
+    )
     network = GuidedUNet(tensors, heads, rate)
     check_tensors(tensors, network.state_dict())
     check_numbers(tensors)
@@ -173,7 +183,7 @@ def _heads(answers: Answers, tensors: Mapping[str, Tensor]) -> tuple[Heads, str]
     # The two orders are one for a single head.
     new = not single and answers.choice(
         "use_new_attention_order",
-        (False, True),
+        CHOICES["use_new_attention_order"],
         "False (improved-diffusion has only that; of the published networks, the 64 x 64 ones have True)",
     )
     order = "" if single else f", in the {'new' if new else 'old'} order"
@@ -182,7 +192,7 @@ def _heads(answers: Answers, tensors: Mapping[str, Tensor]) -> tuple[Heads, str]
 
 def _process(answers: Answers) -> tuple[Tensor, float, str]:
     """Return the noise levels, what timesteps are multiplied by, and both in words."""
-    schedule = answers.choice("noise_schedule", ("linear", "cosine"), "'linear'")
+    schedule = answers.choice("noise_schedule", CHOICES["noise_schedule"], "'linear'")
     steps = answers.whole("diffusion_steps", "1000 (networks of improved-diffusion's authors: 4000)", _STEPS)
     rescaled = (steps != _STEPS or "rescale_timesteps" in answers) and answers.choice(
         "rescale_timesteps", (True, False), "True in improved-diffusion, False in guided-diffusion"
@@ -205,9 +215,7 @@ def _process(answers: Answers) -> tuple[Tensor, float, str]:
     )
 
 
-def _shape(
-    network: GuidedUNet, answers: Answers, image_shape: tuple[int, int, int] | None
-) -> tuple[int, int, int]:
+def _shape(network: GuidedUNet, answers: Answers, image_shape: WantedShape | None) -> tuple[int, int, int]:
     if network.channels > _MOST_CHANNELS:
         raise UserError(
             f"The network takes {network.channels} channels: one that is given more than the noisy image, as those for super-resolution, is"

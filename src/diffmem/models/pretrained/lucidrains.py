@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from diffmem.errors import UserError, nearest
-from diffmem.models.denoiser import DescribedDenoiser, checked_labels, checked_levels
+from diffmem.models.continuous import ContinuousDenoiser, edm
 from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, Prediction
 from diffmem.models.networks.lucidrains_unet import LucidrainsUNet, load_unet
-from diffmem.models.preconditioning import EDM
-from diffmem.models.pretrained.answers import check_weights
+from diffmem.models.pretrained.answers import WantedShape, check_weights
 from diffmem.models.weights import check_numbers
 
-__all__ = ["ElucidatedDenoiser", "open_lucidrains", "recognise"]
+__all__ = ["open_lucidrains", "recognise"]
 
 _TRAINER = "denoising-diffusion-pytorch"
 _OBJECTIVES: dict[str, Prediction] = {
@@ -59,61 +58,14 @@ def _is_elucidated(state: Mapping[str, Any]) -> bool:
     return {f"{_ELUCIDATED}init_conv.weight", f"{_ELUCIDATED}time_mlp.0.weights"} <= set(state)
 
 
-class ElucidatedDenoiser(DescribedDenoiser):
-    """D(x; sigma) of a network of `ElucidatedDiffusion`: the EDM preconditioning of Karras et al. 2022, Table 1.
-
-    Args:
-        network: F(x, c_noise).
-        sigma_data: Standard deviation of the images that the preconditioning assumes.
-        image_shape: (C, H, W).
-        device: Where the network computes.
-
-    Attributes:
-        sigma_min: 0.
-        sigma_max: Infinite.
-        image_shape: (C, H, W) of the images.
-        num_labels: 0.
-        device: Where it computes.
-    """
-
-    num_labels = 0
-
-    def __init__(
-        self,
-        network: LucidrainsUNet,
-        sigma_data: float,
-        image_shape: tuple[int, int, int],
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self._network, self._edm = network, EDM(sigma_data=sigma_data)
-        self.sigma_min, self.sigma_max = self._edm.sigma_min, self._edm.sigma_max
-        self.image_shape, self.device = image_shape, torch.device(device)
-
-    def _text(self) -> str:
-        return f"{self._network}, EDM preconditioning"
-
-    def __call__(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
-        """Denoise a batch; see `Denoiser`. D is differentiable in x; it is float32, combined in float64.
-
-        Raises:
-            UserError: A shape does not fit, a level is not positive, or labels were given.
-        """
-        level = checked_levels(x, sigma, self.image_shape)
-        checked_labels(labels, len(x), 0)
-        c_skip, c_out, c_in, c_noise = self._edm.coefficients(level[:, None, None, None])
-        raw: Tensor = self._network((c_in * x.double()).float(), c_noise.flatten().float())
-        clean: Tensor = c_skip * x.double() + c_out * raw.double()
-        return clean.float()
-
-
 def open_lucidrains(
     checkpoint: Mapping[str, Any],
-    image_shape: tuple[int, int, int] | None = None,
+    image_shape: WantedShape | None = None,
     settings: Mapping[str, Any] | None = None,
     weights: Literal["ema", "raw"] = "ema",
     beside: Path | None = None,
     device: torch.device | str = "cpu",
-) -> tuple[DiscreteDenoiser | ElucidatedDenoiser, tuple[str, ...]]:
+) -> tuple[DiscreteDenoiser | ContinuousDenoiser, tuple[str, ...]]:
     """Make a `Denoiser` of a checkpoint that `recognise` accepts.
 
     At the noise level of each timestep, as stored, it is the network's own prediction of the clean image. Images are in [-1, 1], to which
@@ -164,10 +116,10 @@ def open_lucidrains(
         _check_sides(shape, made)
         return made.to(device)
 
-    denoiser: DiscreteDenoiser | ElucidatedDenoiser
+    denoiser: DiscreteDenoiser | ContinuousDenoiser
     if elucidated:
         unet, data = network(), float(given["sigma_data"])
-        denoiser = ElucidatedDenoiser(unet, data, shape, device)
+        denoiser = ContinuousDenoiser(unet, edm(data), shape, device=device)
         notes.append(
             f"The preconditioning takes images of standard deviation (sigma_data) {data:g}, which the file does not tell."
         )
@@ -239,14 +191,14 @@ def _heads_of(tensors: Mapping[str, Tensor], given: Mapping[str, Any]) -> int:
     return _HEADS
 
 
-def _checked_shape(image_shape: tuple[int, int, int] | None) -> tuple[int, int, int]:
+def _checked_shape(image_shape: WantedShape | None) -> tuple[int, int, int]:
     if image_shape is None:
         raise UserError(
             f"Checkpoints of {_TRAINER} do not tell the size of the images: give it as image_shape=(C, H, W), for example"
             " (3, 64, 64), on the command line as --shape 3x64x64."
         )
-    sides = list(image_shape)
-    if len(sides) != 3 or not all(type(side) is int and 1 <= side <= _MAX_SIDE for side in sides):
+    sides = [side for side in image_shape if type(side) is int]
+    if len(sides) != 3 or not all(1 <= side <= _MAX_SIDE for side in sides):
         raise UserError(f"image_shape must be (C, H, W), three positive whole numbers, not {image_shape!r}.")
     return sides[0], sides[1], sides[2]
 

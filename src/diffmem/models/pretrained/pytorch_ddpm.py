@@ -18,7 +18,7 @@ from diffmem.errors import UserError
 from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, levels_of
 from diffmem.models.networks.shaped import filled
 from diffmem.models.networks.tabled_unet import TIME_TABLE, TabledUNet, time_table
-from diffmem.models.pretrained.answers import Answers, check_weights, image_shape_of
+from diffmem.models.pretrained.answers import Answers, WantedShape, check_weights, image_shape_of
 from diffmem.models.weights import check_numbers, check_tensors
 
 __all__ = ["open_pytorch_ddpm", "recognise"]
@@ -41,7 +41,7 @@ def recognise(checkpoint: Mapping[str, Any]) -> bool:
 @in_one_line()
 def open_pytorch_ddpm(
     checkpoint: Mapping[str, Any],
-    image_shape: tuple[int, int, int] | None = None,
+    image_shape: WantedShape | None = None,
     settings: Mapping[str, Any] | None = None,
     weights: Literal["ema", "raw"] = "ema",
     beside: Path | None = None,
@@ -109,7 +109,7 @@ def _check_table(table: Tensor) -> None:
         )
 
 
-def _sides(checkpoint: Mapping[str, Any], image_shape: tuple[int, int, int] | None) -> tuple[int, int]:
+def _sides(checkpoint: Mapping[str, Any], image_shape: WantedShape | None) -> tuple[int, int]:
     noise = checkpoint.get("x_T")
     if isinstance(noise, Tensor) and noise.ndim == 4:
         return noise.shape[2], noise.shape[3]
