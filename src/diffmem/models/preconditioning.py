@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from diffmem.models.denoiser import DescribedDenoiser, checked_labels, count_parameters
+from diffmem.models.denoiser import DescribedDenoiser, checked_labels, network_text
 from diffmem.models.networks.unet import UNet
 
 __all__ = ["EDM", "VE", "VP", "Preconditioned", "Preconditioning"]
@@ -180,8 +180,7 @@ class Preconditioned(DescribedDenoiser, nn.Module):
         self.sigma_min, self.sigma_max = preconditioning.sigma_min, preconditioning.sigma_max
 
     def _text(self) -> str:
-        count = count_parameters(self.model)
-        return f"{type(self.model).__name__}, {self.preconditioning.name.upper()} preconditioning, {count:,} parameters"
+        return f"{network_text(self.model)}, {self.preconditioning.name.upper()} preconditioning"
 
     @property
     def device(self) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,6 +66,13 @@ class Answers:
         value = self._value(name, "a number above 0 and below 1", default, example)
         if type(value) not in (int, float) or not 0 < value < 1:
             raise UserError(f"settings: {name} must be a number above 0 and below 1, not {value!r}.")
+        return float(value)
+
+    def positive(self, name: str, default: str, example: float) -> float:
+        """Return a positive number; see `whole`."""
+        value = self._value(name, "a positive number", default, example)
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise UserError(f"settings: {name} must be a positive number, not {value!r}.")
         return float(value)
 
     def _value(self, name: str, permitted: str, default: str, example: Any) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from diffmem.data.formats.guards import MAX_PIXELS, in_one_line, is_folder, reading
 from diffmem.errors import UserError
-from diffmem.models.denoiser import Denoiser, count_parameters
+from diffmem.models.denoiser import Denoiser, network_text
 from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, Timesteps
 from diffmem.models.latent import LatentDenoiser
 from diffmem.models.pretrained.diffusers_build import built, text_of
@@ -254,8 +254,8 @@ def doubts_of(folder: Path) -> list[str]:
     doubts = [] if variant is None else [f"The weights are those of the variant {variant}."]
     if isinstance(scheduler, OtherBetasSettings) and scheduler.doubts:
         doubts.append(
-            f"{parts.scheduler} names betas of {scheduler.beta_start:g} to {scheduler.beta_end:g}, which are defaults of its class and not"
-            " what the network was trained with, if the scheduler was made from another one: then every prediction is wrong. DDPM's"
+            f"{parts.scheduler.name} names betas of {scheduler.beta_start:g} to {scheduler.beta_end:g}, which are defaults of its class and"
+            " not what the network was trained with, if the scheduler was made from another one: then every prediction is wrong. DDPM's"
             " defaults are 0.0001 to 0.02; copy the scheduler_config.json of the training."
         )
     return doubts
@@ -268,7 +268,7 @@ class _Raw:
         self._network, self._channels = network, channels
 
     def __repr__(self) -> str:
-        return f"{type(self._network).__name__}, {count_parameters(self._network):,} parameters"
+        return network_text(self._network)
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         out: Tensor = self._network(x, t, class_labels=labels, return_dict=False)[0]

@@ -24,7 +24,7 @@ from diffmem.models.pretrained.pickle_reader import PickledObject, PickledStorag
 from diffmem.models.pretrained.recognition import described
 from diffmem.models.weights import check_numbers, naming
 
-__all__ = ["edm_network", "holds_networks", "open_edm_pickle"]
+__all__ = ["edm_network", "holds_networks", "network_names", "open_edm_pickle"]
 
 _MAX_PARTS = 20_000
 _MAX_DEPTH = 20
@@ -80,6 +80,12 @@ def edm_network(content: object, which: str, path: Path) -> Preconditioned:
 def holds_networks(snapshot: object) -> bool:
     """Say whether what a file holds is for `open_edm_pickle`: networks as objects, or what it refuses in words of its own."""
     return not isinstance(snapshot, dict) or "optimizer_state" in snapshot or bool(_networks(snapshot))
+
+
+def network_names(snapshot: object) -> list[str]:
+    """Return the names of the networks in what a file holds."""
+    held = _networks(snapshot) if isinstance(snapshot, dict) else {}
+    return [str(name)[:_LONGEST_WORD] for name, entry in held.items() if entry.class_name.endswith("Precond")]
 
 
 def _networks(snapshot: dict[Any, Any]) -> dict[Any, PickledObject]:

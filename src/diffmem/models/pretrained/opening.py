@@ -18,10 +18,11 @@ from diffmem.models.denoiser import Denoiser, Latent, Origin, pixel_shape_of
 from diffmem.models.discrete import DiscreteDenoiser
 from diffmem.models.latent import LatentDenoiser
 from diffmem.models.preconditioning import Preconditioned
+from diffmem.models.pretrained.answers import WantedShape, check_weights
 from diffmem.models.pretrained.checkpoint import read_checkpoint, with_tensors
 from diffmem.models.pretrained.diffusers_folder import doubts_of, open_diffusers
 from diffmem.models.pretrained.doors import DOORS, Opened, door_of
-from diffmem.models.pretrained.edm_pickle import edm_network, holds_networks
+from diffmem.models.pretrained.edm_pickle import edm_network, holds_networks, network_names
 from diffmem.models.pretrained.foreign import from_edm_state_dict
 from diffmem.models.pretrained.recognition import WAYS_ON, described
 from diffmem.models.weights import check_numbers, check_sizes, load_denoiser, load_tensors, naming
@@ -36,6 +37,7 @@ MODELS_UNDERSTOOD = (
 
 _Model = Preconditioned | DiscreteDenoiser | LatentDenoiser
 _AVERAGED = "ema"
+_OF_SEVERAL = ("EDM pickle", "diffusers checkpoint", *(door.name for door in DOORS))
 _OWN = (".json", ".safetensors", ".bin")
 _BESIDE = ("scheduler", "vae", "vqvae")
 
@@ -48,6 +50,7 @@ def open_model(
     weights: str = _AVERAGED,
     device: torch.device | str | None = None,
     allow_pickle: bool = False,
+    resolution: int | tuple[int, int] | None = None,
 ) -> Denoiser:
     """Open a trained model; nothing in it is executed.
 
@@ -57,9 +60,10 @@ def open_model(
         settings: What a checkpoint does not tell, by name; a message asks for it. For a safetensors file that holds the tensors of a
             network of EDM alone, its constructor arguments, see `from_edm_state_dict`.
         weights: Which network of an EDM pickle, that of the averaged weights ('ema') by default, or which weights of a checkpoint, 'ema' or
-            'raw'; other files hold one network.
+            'raw'; also of a folder `checkpoint-N` of diffusers. Other files hold one network.
         device: Where it computes: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
         allow_pickle: Whether the weights of a diffusers folder may be read from a pickle where there are no safetensors.
+        resolution: The side of the images, or (height, width), of a checkpoint that tells their channels and not their size.
 
     Returns:
         The model; its `origin` says what was read, and what a reader of its results must know.
@@ -69,6 +73,7 @@ def open_model(
     """
     device = choose_device(device) if device is None else device
     source = Path(path)
+    wanted = _wanted(image_shape, resolution)
     denoiser: _Model | Opened
     with suppress(RuntimeError):  # a user who is not known: the name is taken as it is
         source = source.expanduser()
@@ -77,23 +82,41 @@ def open_model(
     else:
         source = _revision_of(source) if is_folder(source) else source
         if is_folder(source) and not (source / "snapshots").is_dir() and not _networks_of_edm(source):
-            denoiser, origin = _diffusers(source, device, allow_pickle)
+            denoiser, origin = _diffusers(source, device, weights, allow_pickle)
         else:
             file = _snapshot_of(source) if is_folder(source) else source
-            asked = _Asked(image_shape, settings, weights, device)
+            asked = _Asked(wanted, settings, weights, device)
             denoiser, origin = _from_file(file, asked)
-    if weights != _AVERAGED and origin.format not in ("EDM pickle", *(door.name for door in DOORS)):
+    if weights != _AVERAGED and origin.format not in _OF_SEVERAL:
         raise UserError(
-            f"weights {weights!r} is for EDM pickles and checkpoints; a {origin.format} holds one network."
+            f"weights {weights!r} is for EDM pickles, checkpoints and folders checkpoint-N; a {origin.format} holds one network."
         )
-    if image_shape is not None and pixel_shape_of(denoiser) != tuple(image_shape):
-        raise UserError(
-            f"{path} makes images of {pixel_shape_of(denoiser)} (C, H, W), not {tuple(image_shape)}."
-        )
+    made = pixel_shape_of(denoiser)
+    if wanted is not None and (wanted[0] or made[0], *wanted[1:]) != made:
+        raise UserError(f"{path} makes images of {made} (C, H, W), not {_shape_text(wanted)}.")
     if isinstance(denoiser, torch.nn.Module):
         denoiser.to(device)
     denoiser.origin = origin
     return denoiser
+
+
+def _wanted(
+    image_shape: tuple[int, int, int] | None, resolution: int | tuple[int, int] | None
+) -> WantedShape | None:
+    """Return what the caller says of the images in one."""
+    if resolution is None:
+        return image_shape
+    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+    if image_shape is not None and tuple(image_shape[1:]) != (height, width):
+        raise UserError(
+            f"The resolution {height}x{width} is not that of the images that the model must make, {tuple(image_shape)} (C, H, W); leave it"
+            " out, or give images of its size."
+        )
+    return image_shape or (None, height, width)
+
+
+def _shape_text(wanted: WantedShape) -> str:
+    return str(tuple(wanted)) if wanted[0] is not None else f"{wanted[1]} x {wanted[2]} pixels"
 
 
 def origin_of(denoiser: Denoiser) -> Origin:
@@ -149,7 +172,7 @@ def _snapshot_of(run: Path) -> Path:
 class _Asked(NamedTuple):
     """What the user said of a model."""
 
-    image_shape: tuple[int, int, int] | None
+    image_shape: WantedShape | None
     settings: Mapping[str, Any] | None
     weights: str
     device: torch.device | str
@@ -173,7 +196,12 @@ def _from_file(path: Path, asked: _Asked) -> tuple[_Model | Opened, Origin]:
         raise UserError(f"{path} is a network pickle of EDM, which tells everything: it takes no settings.")
     which = "averaged weights (ema)" if asked.weights == _AVERAGED else f"weights {asked.weights!r}"
     network = edm_network(content, asked.weights, path)
-    return network, Origin("EDM pickle", f"{path.name}, {which}", sha256_file(path), path=path)
+    others = ", ".join(repr(name) for name in network_names(content) if name != asked.weights)
+    notes = [
+        f"It is the network {asked.weights!r} of the file{others and f', which also holds {others}'}.",
+        *(["Its weights are averaged."] if asked.weights == _AVERAGED else []),
+    ]
+    return network, Origin("EDM pickle", f"{path.name}, {which}", sha256_file(path), tuple(notes), path)
 
 
 def _from_checkpoint(path: Path, content: object, asked: _Asked) -> tuple[Opened, Origin]:
@@ -216,21 +244,32 @@ def _from_settings(path: Path, settings: Mapping[str, Any]) -> tuple[_Model, Ori
     return denoiser, Origin("EDM state dict", path.name, sha256_file(path), path=path)
 
 
-def _network_of(checkpoint: Path) -> tuple[Path, list[str]]:
+def _network_of(checkpoint: Path, weights: str) -> tuple[Path, list[str]]:
     """Return the network's folder in one named checkpoint-N of diffusers' training examples, and what to know of it; others as they are."""
-    averaged, raw = checkpoint / "unet_ema", checkpoint / "unet"
-    if not any((checkpoint / name).is_file() for name in ("model_index.json", "config.json")):
-        if (averaged / "config.json").is_file():
-            return averaged, ["The averaged weights of the checkpoint (unet_ema) were taken."]
-        if (raw / "config.json").is_file():
-            return raw, ["The checkpoint holds no averaged weights (unet_ema): the raw ones were taken."]
-    elif checkpoint.resolve().name == "unet" and (checkpoint.resolve().parent / "unet_ema").is_dir():
+    folders = {"ema": checkpoint / "unet_ema", "raw": checkpoint / "unet"}
+    held = [name for name, folder in folders.items() if (folder / "config.json").is_file()]
+    if not any((checkpoint / name).is_file() for name in ("model_index.json", "config.json")) and held:
+        check_weights(weights)
+        if weights == "raw" and "raw" not in held:
+            raise UserError(f"{checkpoint} holds no raw weights (unet): take weights='ema'.")
+        if weights == "raw":
+            return folders["raw"], ["The raw weights of the checkpoint (unet) were taken, as asked."]
+        if "ema" in held:
+            both = "; it holds raw ones, too (unet)" if "raw" in held else ""
+            return folders["ema"], [f"The averaged weights of the checkpoint (unet_ema) were taken{both}."]
+        return folders["raw"], [
+            "The checkpoint holds no averaged weights (unet_ema): the raw ones were taken."
+        ]
+    if checkpoint.resolve().name == "unet" and (checkpoint.resolve().parent / "unet_ema").is_dir():
         return checkpoint, ["These are the raw weights; the averaged ones lie beside them (unet_ema)."]
     return checkpoint, []
 
 
-def _diffusers(folder: Path, device: torch.device | str, allow_pickle: bool) -> tuple[_Model, Origin]:
-    folder, known = _network_of(folder)
+def _diffusers(
+    folder: Path, device: torch.device | str, weights: str, allow_pickle: bool
+) -> tuple[_Model, Origin]:
+    given = folder
+    folder, known = _network_of(folder, weights)
     if not any((folder / name).is_file() for name in ("model_index.json", "config.json")):
         raise UserError(
             f"{folder} is no folder of a model. Models are read from: {MODELS_UNDERSTOOD}. {WAYS_ON}"
@@ -249,7 +288,8 @@ def _diffusers(folder: Path, device: torch.device | str, allow_pickle: bool) -> 
         )
     if denoiser.num_labels:
         notes.append("Classes are drawn at random, and no guidance is applied; guided samples may copy more.")
-    return denoiser, Origin("diffusers folder", folder.resolve().name, _digest(folder), tuple(notes), folder)
+    kind = "diffusers folder" if folder == given else "diffusers checkpoint"
+    return denoiser, Origin(kind, folder.resolve().name, _digest(folder), tuple(notes), folder)
 
 
 def _digest(folder: Path) -> str:
