@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from diffmem.models.latent import LatentDenoiser
 from diffmem.models.preconditioning import Preconditioned
 from diffmem.models.pretrained.answers import WantedShape, check_weights
 from diffmem.models.pretrained.checkpoint import read_checkpoint, with_tensors
+from diffmem.models.pretrained.checkpoints_in import checkpoints_in, refuse_several, step_of
 from diffmem.models.pretrained.diffusers_folder import doubts_of, open_diffusers
 from diffmem.models.pretrained.doors import DOORS, Opened, door_of
 from diffmem.models.pretrained.edm_pickle import edm_network, holds_networks, network_names
@@ -81,12 +83,14 @@ def open_model(
         denoiser, origin = _from_settings(source, settings)
     else:
         source = _revision_of(source) if is_folder(source) else source
+        source, only = _chosen(source)
         if is_folder(source) and not (source / "snapshots").is_dir() and not _networks_of_edm(source):
             denoiser, origin = _diffusers(source, device, weights, allow_pickle)
         else:
             file = _snapshot_of(source) if is_folder(source) else source
             asked = _Asked(wanted, settings, weights, device)
             denoiser, origin = _from_file(file, asked)
+        origin = replace(origin, notes=(*only, *origin.notes))
     if weights != _AVERAGED and origin.format not in _OF_SEVERAL:
         raise UserError(
             f"weights {weights!r} is for EDM pickles, checkpoints and folders checkpoint-N; a {origin.format} holds one network."
@@ -154,9 +158,24 @@ def _revision_of(folder: Path) -> Path:
     return revisions[0]
 
 
+def _chosen(source: Path) -> tuple[Path, tuple[str, ...]]:
+    """Return the only checkpoint of a folder that is no model itself, and what to know of it; anything else as it is."""
+    signs = ("snapshots", "model_index.json", "config.json", "unet", "unet_ema")
+    if not is_folder(source) or any((source / sign).exists() for sign in signs):
+        return source, ()
+    networks = _networks_of_edm(source)
+    newest = [path for path in networks if step_of(path) == step_of(networks[-1])]
+    if networks and len(newest) == 1:
+        return source, ()
+    found = newest or checkpoints_in(source)
+    if len(found) > 1:
+        refuse_several(source, found)
+    return (found[0], ("It is the only checkpoint in the folder that was given.",)) if found else (source, ())
+
+
 def _networks_of_edm(folder: Path) -> list[Path]:
     """Return the networks in a run's folder of EDM's code, the newest last."""
-    return sorted(folder.glob("network-snapshot-*.pkl"))
+    return sorted(folder.glob("network-snapshot-*.pkl"), key=lambda path: (step_of(path), path.name))
 
 
 def _snapshot_of(run: Path) -> Path:
