@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint_builders import FIXTURES, WITHOUT, guided_diffusion, pytorch_ddpm, torchcfm, worst_error
+from continuous_builders import OPTIMUM, straight_network, trigonometric_network
 
 from diffmem.errors import UserError
 from diffmem.models import open_model
+from diffmem.models.continuous import ContinuousDenoiser
 from diffmem.models.denoiser import Denoiser, check_independent_noise
 from diffmem.models.pretrained.torchcfm import open_torchcfm, recognise
 
@@ -96,6 +98,18 @@ def test_a_velocity_of_trigonometric_paths_leads_to_the_image():
     torch.testing.assert_close(still(velocity.tolist(), "si")(x, 1.0), wanted)
 
 
+@pytest.mark.parametrize(
+    ("path", "network"),
+    [(path, straight_network) for path in ("otcfm", "icfm", "fm")] + [("si", trigonometric_network)],
+)
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 20.0])
+def test_the_optimum_as_a_velocity_of_its_paths_is_the_optimum(path, network, sigma):
+    denoiser = ContinuousDenoiser(network, opened(path=path)[0].process, OPTIMUM.image_shape)
+    x = torch.randn(3, *OPTIMUM.image_shape, generator=torch.Generator().manual_seed(0)) * max(sigma, 1)
+    wanted = OPTIMUM(x.double(), sigma)
+    assert float((denoiser(x.double(), sigma) - wanted).norm() / wanted.norm()) < 1e-6
+
+
 @pytest.mark.parametrize(("path", "time"), [("icfm", 0.25), ("si", 2 / math.pi * math.atan(1 / 3))])
 def test_the_network_is_told_the_time_as_it_is(path, time):
     denoiser, _ = opened(path=path)
@@ -179,7 +193,8 @@ def test_only_pairs_by_optimal_transport_are_no_independent_noise_and_that_is_sa
         ({"extra.weight": torch.zeros(1)}, "'extra.weight'"),
         ({"out.2.bias": torch.full((3,), torch.nan)}, "not finite"),
         ({"out.2.weight": torch.zeros(6, 32, 3, 3), "out.2.bias": torch.zeros(6)}, "only output"),
-        ({"step": 3}, "no network 'ema_model'"),
+        ({"step": 3}, "'ema_model'.*tensors alone"),
+        ({4: torch.zeros(1)}, "'ema_model'.*tensors alone"),
     ],
 )
 def test_a_network_that_is_another_is_refused(change, words):

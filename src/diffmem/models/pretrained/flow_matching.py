@@ -26,6 +26,7 @@ from diffmem.models.pretrained.guided_network import (
     given_of,
     heads_of,
     network_of,
+    tensors_of,
 )
 from diffmem.models.pretrained.pickle_reader import PickledObject
 from diffmem.models.pretrained.recognition import WAYS_ON
@@ -125,11 +126,7 @@ def _tensors(
 ) -> tuple[dict[str, Tensor], str]:
     """Return the tensors of the network by its own names, and which they are in words."""
     check_weights(weights)
-    model = checkpoint["model"]
-    if not all(isinstance(tensor, Tensor) for tensor in model.values()):
-        raise UserError(
-            f"The 'model' of {_WHAT.lower()} holds tensors alone; this one holds other things, too."
-        )
+    model = tensors_of(checkpoint["model"], f"The 'model' of {_WHAT.lower()}")
     if any("pixel_embedding." in name or ".unet." in f".{name}" for name in model):
         raise UserError(
             "It is a model of discrete flow matching, which predicts chances of the values of each pixel: it is no denoiser of images with"
@@ -144,12 +141,13 @@ def _tensors(
                 "It holds a network of guided-diffusion's layout, but nothing that tells what it was trained to predict. If flow_matching"
                 " wrote it, give it the name checkpoint.pth."
             )
-        return dict(model), "raw weights, the only ones (training without use_ema)"
+        return model, "raw weights, the only ones (training without use_ema)"
     averaged = _by_position(model, raw)
     if weights == "raw":
         return raw, "raw weights (model)"
     count = model.get("num_updates")
-    updates = f" after {int(count):,} updates" if isinstance(count, Tensor) and count.numel() == 1 else ""
+    known = count is not None and count.dtype == torch.int64 and count.numel() == 1
+    updates = f" after {int(count):,} updates" if count is not None and known else ""
     return averaged, f"averaged weights (shadow_params, by position){updates}"
 
 

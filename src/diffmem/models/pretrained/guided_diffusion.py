@@ -25,6 +25,7 @@ from diffmem.models.pretrained.guided_network import (
     given_of,
     heads_of,
     network_of,
+    tensors_of,
 )
 
 __all__ = ["CHOICES", "SETTINGS", "open_guided_diffusion", "recognise"]
@@ -93,9 +94,7 @@ def open_guided_diffusion(
         UserError: Something is missing, unknown or does not fit; the message says what.
     """
     answers = Answers(_WHAT, given_of(settings), SETTINGS)
-    if not all(isinstance(tensor, Tensor) for tensor in checkpoint.values()):
-        raise UserError(f"{_WHAT} holds tensors alone; this one holds other things, too.")
-    tensors = dict(checkpoint)
+    tensors = tensors_of(checkpoint, _WHAT)
     named = _named(weights, beside)
     heads, split = heads_of(answers, tensors, _HEADS)
     levels, rate, process_text = _process(answers)

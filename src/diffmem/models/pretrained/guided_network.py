@@ -17,7 +17,7 @@ from diffmem.models.networks.shaped import filled
 from diffmem.models.pretrained.answers import Answers, WantedShape, image_shape_of
 from diffmem.models.weights import check_numbers, check_tensors
 
-__all__ = ["HEAD_SETTINGS", "SIGNS", "HeadDefaults", "given_of", "heads_of", "network_of"]
+__all__ = ["HEAD_SETTINGS", "SIGNS", "HeadDefaults", "given_of", "heads_of", "network_of", "tensors_of"]
 
 HEAD_SETTINGS = ("num_heads", "num_head_channels", "num_heads_upsample", "use_new_attention_order")
 """Those of the attention, by the names of the trainers' own options."""
@@ -48,6 +48,23 @@ class HeadDefaults(NamedTuple):
     heads: str
     example: int
     order: str | None
+
+
+def tensors_of(held: object, what: str) -> dict[str, Tensor]:
+    """Return a state dict, checked to be one.
+
+    Args:
+        held: What a file has in the place of one.
+        what: Names the place in the message.
+
+    Raises:
+        UserError: It holds anything but named tensors.
+    """
+    if isinstance(held, Mapping) and all(
+        isinstance(name, str) and isinstance(one, Tensor) for name, one in held.items()
+    ):
+        return dict(held)
+    raise UserError(f"{what} holds tensors alone; this one holds other things, too.")
 
 
 def given_of(settings: Mapping[str, Any] | None) -> dict[str, Any]:

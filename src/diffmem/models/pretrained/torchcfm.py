@@ -25,6 +25,7 @@ from diffmem.models.pretrained.guided_network import (
     given_of,
     heads_of,
     network_of,
+    tensors_of,
 )
 
 __all__ = ["CHOICES", "SETTINGS", "open_torchcfm", "recognise"]
@@ -137,9 +138,10 @@ def _path(answers: Answers) -> str:
 
 def _tensors(checkpoint: Mapping[str, Any], weights: str) -> dict[str, Tensor]:
     check_weights(weights)
-    tensors = checkpoint.get(_NETWORKS[weights])
-    if not isinstance(tensors, Mapping) or not all(isinstance(one, Tensor) for one in tensors.values()):
-        other = next(name for name in _NETWORKS if name != weights)
-        raise UserError(f"The checkpoint has no network {_NETWORKS[weights]!r}. Take weights={other!r}.")
-    parallel = all(name.startswith(_PARALLEL) for name in tensors)
-    return {name.removeprefix(_PARALLEL) if parallel else name: one for name, one in tensors.items()}
+    name = _NETWORKS[weights]
+    if name not in checkpoint:
+        other = next(one for one in _NETWORKS if one != weights)
+        raise UserError(f"The checkpoint has no network {name!r}. Take weights={other!r}.")
+    tensors = tensors_of(checkpoint[name], f"The {name!r} of {_WHAT.lower()}")
+    parallel = all(each.startswith(_PARALLEL) for each in tensors)
+    return {each.removeprefix(_PARALLEL) if parallel else each: one for each, one in tensors.items()}
