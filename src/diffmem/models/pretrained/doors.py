@@ -15,7 +15,7 @@ import torch
 from diffmem.models.continuous import ContinuousDenoiser
 from diffmem.models.discrete import DiscreteDenoiser
 from diffmem.models.latent import LatentDenoiser
-from diffmem.models.pretrained import guided_diffusion, lucidrains, pytorch_ddpm
+from diffmem.models.pretrained import flow_matching, guided_diffusion, lucidrains, pytorch_ddpm, torchcfm
 from diffmem.models.pretrained.answers import WantedShape
 
 __all__ = ["DOORS", "Door", "Opened", "door_of"]
@@ -73,6 +73,13 @@ DOORS = (
         guided_diffusion.recognise,
         guided_diffusion.open_guided_diffusion,
         guided_diffusion.CHOICES,
+    ),
+    Door("torchcfm checkpoint", torchcfm.recognise, torchcfm.open_torchcfm, torchcfm.CHOICES),
+    Door(
+        "flow_matching checkpoint",
+        flow_matching.recognise,
+        flow_matching.open_flow_matching,
+        flow_matching.CHOICES,
     ),
 )
 

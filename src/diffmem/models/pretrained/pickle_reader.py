@@ -44,7 +44,7 @@ _DIMENSIONS = range(9)
 # No text of a file is equal to one of these.
 _Call = Enum(
     "_Call",
-    "ENCODE BYTES SET DICT OBJECT ORDERED EASY CONTAINER RECONSTRUCTOR TENSOR PARAMETER FROM_BYTES PERSISTENT",
+    "ENCODE BYTES SET DICT OBJECT ORDERED EASY CONTAINER RECONSTRUCTOR TENSOR PARAMETER FROM_BYTES PERSISTENT PATH",
 )
 
 
@@ -156,6 +156,13 @@ _NAMES: dict[str, object] = {
     "_codecs encode": _Call.ENCODE,
     "collections OrderedDict": _Call.ORDERED,
     "dnnlib.util EasyDict": _Call.EASY,
+    # What a training was called with: kept as a record like any container, and nothing of it is needed.
+    "argparse Namespace": _Call.CONTAINER,
+    **{
+        f"{module} {system}Path": _Call.PATH
+        for module in ("pathlib", "pathlib._local")
+        for system in ("Posix", "Windows")
+    },
     "torch.nn.modules.container ModuleDict": _Call.CONTAINER,
     "torch.nn.modules.container ModuleList": _Call.CONTAINER,
     "torch.nn.modules.container Sequential": _Call.CONTAINER,
@@ -253,6 +260,8 @@ class ModulePickle(_StoragePickle):
                 return word.encode("latin-1")
             case _Call.BYTES, ():
                 return b""
+            case _Call.PATH, tuple():
+                return None  # the path of a file on the machine that trained
         made = call_numpy(called, arguments, _CODES, _DIMENSIONS)
         if made is None:
             raise ValueError("the pickle calls a function in a way that a network never needs")

@@ -44,8 +44,6 @@ _TRAINERS: tuple[tuple[str, _Test], ...] = (
         _has(tensors=("net.init_conv.",)),
     ),
     ("a checkpoint of pytorch-ddpm", _has("net_model", "ema_model", "x_T")),
-    ("a checkpoint of torchcfm's CIFAR-10 example", _has("net_model", "ema_model", "sched", "optim")),
-    ("a checkpoint of flow_matching's image example", _has("model", tensors=("model.input_blocks.0.0.",))),
     ("a checkpoint of k-diffusion", _has("model", "model_ema", "config")),
     ("a checkpoint of score_sde_pytorch", _has("model", "ema", "step", "optimizer")),
     (
