@@ -21,6 +21,7 @@ from diffmem.models.preconditioning import Preconditioned
 from diffmem.models.pretrained.checkpoint import read_checkpoint, with_tensors
 from diffmem.models.pretrained.diffusers_folder import doubts_of, open_diffusers
 from diffmem.models.pretrained.doors import DOORS, Opened, door_of
+from diffmem.models.pretrained.edm2 import EMA_LENGTH, Asked
 from diffmem.models.pretrained.edm_pickle import edm_network, holds_networks
 from diffmem.models.pretrained.foreign import from_edm_state_dict
 from diffmem.models.pretrained.recognition import WAYS_ON, described
@@ -29,13 +30,14 @@ from diffmem.models.weights import check_numbers, check_sizes, load_denoiser, lo
 __all__ = ["MODELS_UNDERSTOOD", "open_model", "origin_of"]
 
 MODELS_UNDERSTOOD = (
-    "a run's folder of diffmem or one of its snapshots (.safetensors); a network pickle of NVIDIA's EDM (.pkl); a folder that"
+    "a run's folder of diffmem or one of its snapshots (.safetensors); a network pickle of NVIDIA's EDM or EDM2 (.pkl); a folder that"
     " save_pretrained of diffusers wrote; a checkpoint of denoising-diffusion-pytorch, pytorch-ddpm, improved-diffusion or guided-diffusion"
 )
 """What `open_model` reads, in words."""
 
 _Model = Preconditioned | DiscreteDenoiser | LatentDenoiser
 _AVERAGED = "ema"
+_MOST_NAMED = 20
 _OWN = (".json", ".safetensors", ".bin")
 _BESIDE = ("scheduler", "vae", "vqvae")
 
@@ -80,7 +82,7 @@ def open_model(
             denoiser, origin = _diffusers(source, device, allow_pickle)
         else:
             file = _snapshot_of(source) if is_folder(source) else source
-            asked = _Asked(image_shape, settings, weights, device)
+            asked = _Asked(image_shape, settings, weights, device, allow_pickle)
             denoiser, origin = _from_file(file, asked)
     if weights != _AVERAGED and origin.format not in ("EDM pickle", *(door.name for door in DOORS)):
         raise UserError(
@@ -139,7 +141,15 @@ def _networks_of_edm(folder: Path) -> list[Path]:
 def _snapshot_of(run: Path) -> Path:
     networks = _networks_of_edm(run)
     if networks:
-        return networks[-1]
+        newest = networks[-1]
+        step = f"{newest.name.rpartition('-')[0]}-" if EMA_LENGTH.search(newest.name) else newest.name
+        lengths = [path.name for path in networks if path.name.startswith(step)]
+        if len(lengths) > 1:
+            raise UserError(
+                f"{run} holds several EMA lengths of its newest step: {', '.join(lengths[:_MOST_NAMED])}. Name one of them, such as"
+                f" {newest}."
+            )
+        return newest
     snapshots = sorted((run / "snapshots").glob("*.safetensors"))
     if not snapshots:
         raise UserError(f"{run} has no snapshot yet; train on, or name another run.")
@@ -153,6 +163,7 @@ class _Asked(NamedTuple):
     settings: Mapping[str, Any] | None
     weights: str
     device: torch.device | str
+    allow_pickle: bool
 
 
 def _from_file(path: Path, asked: _Asked) -> tuple[_Model | Opened, Origin]:
@@ -169,11 +180,15 @@ def _from_file(path: Path, asked: _Asked) -> tuple[_Model | Opened, Origin]:
         content = read_checkpoint(path)
     if not holds_networks(content):
         return _from_checkpoint(path, content, asked)
-    if asked.settings is not None:
-        raise UserError(f"{path} is a network pickle of EDM, which tells everything: it takes no settings.")
     which = "averaged weights (ema)" if asked.weights == _AVERAGED else f"weights {asked.weights!r}"
-    network = edm_network(content, asked.weights, path)
-    return network, Origin("EDM pickle", f"{path.name}, {which}", sha256_file(path), path=path)
+    beside = Asked(asked.settings, asked.device, asked.allow_pickle)
+    network, notes = edm_network(content, asked.weights, path, beside)
+    digest = sha256_file(path)
+    if isinstance(network, LatentDenoiser):
+        digest = hashlib.sha256(
+            f"{digest} {_digest(Path((asked.settings or {})['vae']))}".encode()
+        ).hexdigest()
+    return network, Origin("EDM pickle", f"{path.name}, {which}", digest, notes, path)
 
 
 def _from_checkpoint(path: Path, content: object, asked: _Asked) -> tuple[Opened, Origin]:
