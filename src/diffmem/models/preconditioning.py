@@ -173,7 +173,7 @@ def iddpm_levels(steps: int, smallest: float = 0.001, offset: float = 0.008) -> 
         offset: C_2 of the cosine schedule.
 
     Returns:
-        float64 (M + 1,).
+        float64 (M + 1,), on the CPU.
     """
 
     def signal(j: int) -> float:
@@ -182,7 +182,7 @@ def iddpm_levels(steps: int, smallest: float = 0.001, offset: float = 0.008) -> 
     levels = [0.0]
     for j in range(steps, 0, -1):
         levels.append(math.sqrt((levels[-1] ** 2 + 1) / max(signal(j - 1) / signal(j), smallest) - 1))
-    return torch.tensor(levels[::-1], dtype=torch.float64)
+    return torch.tensor(levels[::-1], dtype=torch.float64, device="cpu")
 
 
 @dataclass(frozen=True, eq=False)

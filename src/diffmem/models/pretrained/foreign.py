@@ -187,10 +187,11 @@ def _levels(tensors: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
         raise UserError(
             f"M {steps}, C_1 {smallest:g} and C_2 {offset:g} are no cosine schedule; the usual ones are 1000, 0.001 and 0.008."
         )
-    if not levels.is_meta:
-        wanted = iddpm_levels(steps, smallest, offset)
-        if not torch.allclose(levels.cpu().double(), wanted, rtol=1e-3):
-            raise UserError("The noise levels u are not those of M, C_1 and C_2. Correct these arguments.")
+    wanted = iddpm_levels(steps, smallest, offset)
+    if levels.is_meta:
+        return wanted.float()
+    if not torch.allclose(levels.cpu().double(), wanted, rtol=1e-3):
+        raise UserError("The noise levels u are not those of M, C_1 and C_2. Correct these arguments.")
     return levels.float()
 
 
