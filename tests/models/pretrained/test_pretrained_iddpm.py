@@ -16,6 +16,8 @@ from diffmem.models.networks.families import DhariwalUNet
 from diffmem.models.networks.unet import UNetSettings
 from diffmem.models.preconditioning import IDDPM, Preconditioned, iddpm_levels
 from diffmem.models.pretrained.foreign import from_edm_state_dict
+from diffmem.sampling.config import SamplerConfig
+from diffmem.sampling.generate import generate
 
 STEPS = 1000
 LEVELS = iddpm_levels(STEPS)
@@ -64,7 +66,7 @@ class _Inverted(nn.Module):
 
     def __init__(self, training):
         super().__init__()
-        self.training_images = training
+        self.training_images = nn.Parameter(training, requires_grad=False)
 
     def optimum(self, x, sigma):
         distances = (x[:, None] - self.training_images).square().sum((2, 3, 4))
@@ -88,6 +90,17 @@ def test_at_the_levels_of_timesteps_d_is_that_of_the_timestep():
         torch.testing.assert_close(
             denoiser(x, sigma).double(), network.optimum(x, sigma), rtol=0, atol=1e-6 * max(1, 4 * sigma)
         )
+
+
+def test_samplers_end_at_the_images_of_the_optimum():
+    """With levels between those of timesteps, too; from EDM's sigma_max of 80 and from its own."""
+    network = _Inverted(images(5, size=4, channels=1).double().clamp(-1, 1))
+    denoiser = Preconditioned(network, IDDPM(LEVELS.float()))
+    bytes_ = ((network.training_images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).int()
+    for config in (SamplerConfig(steps=40), SamplerConfig(steps=60, sigma_max=float(LEVELS[1]))):
+        made = torch.from_numpy(generate(denoiser, range(4), config).images).int()
+        apart = (made[:, None] - bytes_).abs().amax((2, 3, 4))
+        assert int(apart.min(1).values.max()) <= 1
 
 
 def test_between_two_levels_the_network_is_told_the_nearest():
