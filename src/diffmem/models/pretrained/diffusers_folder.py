@@ -35,7 +35,7 @@ from diffmem.models.pretrained.diffusers_settings import (
     read_scheduler,
 )
 
-__all__ = ["doubts_of", "open_diffusers"]
+__all__ = ["Autoencoder", "AutoencoderSettings", "doubts_of", "open_autoencoder", "open_diffusers"]
 
 
 class AutoencoderSettings(PartSettings):
@@ -165,6 +165,59 @@ class _Codec:
         encoded = self._network.encode(x, return_dict=False)[0]
         code: Tensor = encoded.mean if self._has_mean else encoded
         return (code - self._shift) * self._scale
+
+
+class Autoencoder:
+    """An `AutoencoderKL` alone: its codes as they are, neither scaled nor shifted.
+
+    Args:
+        network: Of the library.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network: Any = network
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return what it makes of codes, (B, channels, H, W)."""
+        images: Tensor = self._network.decode(codes, return_dict=False)[0]
+        return images
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the means of the codes of images."""
+        codes: Tensor = self._network.encode(x, return_dict=False)[0].mean
+        return codes
+
+
+@in_one_line()
+def open_autoencoder(
+    folder: Path, device: torch.device | str = "cpu", allow_pickle: bool = False
+) -> tuple[Autoencoder, AutoencoderSettings]:
+    """Open the `AutoencoderKL` in a folder that `save_pretrained` of diffusers wrote, or in its subfolder `vae`.
+
+    Args:
+        folder: See above.
+        device: Where to compute.
+        allow_pickle: As of `open_diffusers`.
+
+    Returns:
+        The autoencoder, float32, weights frozen; and what its settings say.
+
+    Raises:
+        UserError: diffusers is not installed, or the folder is damaged, incomplete, or of another autoencoder.
+    """
+    home = folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
+    config = home / "config.json"
+    with reading(str(folder)):
+        if not config.is_file():
+            raise UserError(
+                f"{folder} lacks config.json, the settings of an autoencoder. Give the folder of an AutoencoderKL."
+            )
+        settings = read_part("autoencoder", {AutoencoderSettings.kind: AutoencoderSettings}, config, home)
+        network = built(settings.kind, config, home, settings.layers, allow_pickle).to(device)
+    opened = Autoencoder(network)
+    image = torch.zeros(1, settings.in_channels, settings.factor * 2, settings.factor * 2, device=device)
+    _try(f"The autoencoder in {home}", image, lambda x: opened.decode(opened.encode(x)))
+    return opened, settings
 
 
 _TRIAL_SIGMA = 1.0

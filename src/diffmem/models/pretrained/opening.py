@@ -24,6 +24,7 @@ from diffmem.models.pretrained.checkpoint import read_checkpoint, with_tensors
 from diffmem.models.pretrained.checkpoints_in import checkpoints_in, refuse_several, step_of
 from diffmem.models.pretrained.diffusers_folder import doubts_of, open_diffusers
 from diffmem.models.pretrained.doors import DOORS, Opened, door_of
+from diffmem.models.pretrained.edm2 import EMA_LENGTH, Asked
 from diffmem.models.pretrained.edm_pickle import edm_network, holds_networks, network_names
 from diffmem.models.pretrained.foreign import from_edm_state_dict
 from diffmem.models.pretrained.recognition import WAYS_ON, described
@@ -32,7 +33,7 @@ from diffmem.models.weights import check_numbers, check_sizes, load_denoiser, lo
 __all__ = ["MODELS_UNDERSTOOD", "open_model", "origin_of"]
 
 MODELS_UNDERSTOOD = (
-    "a run's folder of diffmem or one of its snapshots (.safetensors); a network pickle of NVIDIA's EDM (.pkl); a folder that"
+    "a run's folder of diffmem or one of its snapshots (.safetensors); a network pickle of NVIDIA's EDM or EDM2 (.pkl); a folder that"
     " save_pretrained of diffusers wrote; a checkpoint of denoising-diffusion-pytorch, pytorch-ddpm, improved-diffusion, guided-diffusion,"
     " torchcfm or flow_matching"
 )
@@ -41,6 +42,7 @@ MODELS_UNDERSTOOD = (
 _Model = Preconditioned | DiscreteDenoiser | LatentDenoiser
 _AVERAGED = "ema"
 _OF_SEVERAL = ("EDM pickle", "diffusers checkpoint", *(door.name for door in DOORS))
+_MOST_NAMED = 20
 _OWN = (".json", ".safetensors", ".bin")
 _BESIDE = ("scheduler", "vae", "vqvae")
 
@@ -89,7 +91,7 @@ def open_model(
             denoiser, origin = _diffusers(source, device, weights, allow_pickle)
         else:
             file = _snapshot_of(source) if is_folder(source) else source
-            asked = _Asked(wanted, settings, weights, device)
+            asked = _Asked(wanted, settings, weights, device, allow_pickle)
             denoiser, origin = _from_file(file, asked)
         origin = replace(origin, notes=(*only, *origin.notes))
     if weights != _AVERAGED and origin.format not in _OF_SEVERAL:
@@ -182,7 +184,15 @@ def _networks_of_edm(folder: Path) -> list[Path]:
 def _snapshot_of(run: Path) -> Path:
     networks = _networks_of_edm(run)
     if networks:
-        return networks[-1]
+        newest = networks[-1]
+        step = f"{newest.name.rpartition('-')[0]}-" if EMA_LENGTH.search(newest.name) else newest.name
+        lengths = [path.name for path in networks if path.name.startswith(step)]
+        if len(lengths) > 1:
+            raise UserError(
+                f"{run} holds several EMA lengths of its newest step: {', '.join(lengths[:_MOST_NAMED])}. Name one of them, such as"
+                f" {newest}."
+            )
+        return newest
     snapshots = sorted((run / "snapshots").glob("*.safetensors"))
     if not snapshots:
         raise UserError(f"{run} has no snapshot yet; train on, or name another run.")
@@ -196,6 +206,7 @@ class _Asked(NamedTuple):
     settings: Mapping[str, Any] | None
     weights: str
     device: torch.device | str
+    allow_pickle: bool
 
 
 def _from_file(path: Path, asked: _Asked) -> tuple[_Model | Opened, Origin]:
@@ -212,16 +223,21 @@ def _from_file(path: Path, asked: _Asked) -> tuple[_Model | Opened, Origin]:
         content = read_checkpoint(path)
     if not holds_networks(content):
         return _from_checkpoint(path, content, asked)
-    if asked.settings is not None:
-        raise UserError(f"{path} is a network pickle of EDM, which tells everything: it takes no settings.")
     which = "averaged weights (ema)" if asked.weights == _AVERAGED else f"weights {asked.weights!r}"
-    network = edm_network(content, asked.weights, path)
+    beside = Asked(asked.settings, asked.device, asked.allow_pickle)
+    network, known = edm_network(content, asked.weights, path, beside)
     others = ", ".join(repr(name) for name in network_names(content) if name != asked.weights)
-    notes = [
+    notes = (
         f"It is the network {asked.weights!r} of the file{others and f', which also holds {others}'}.",
         *(["Its weights are averaged."] if asked.weights == _AVERAGED else []),
-    ]
-    return network, Origin("EDM pickle", f"{path.name}, {which}", sha256_file(path), tuple(notes), path)
+        *known,
+    )
+    digest = sha256_file(path)
+    if isinstance(network, LatentDenoiser):
+        digest = hashlib.sha256(
+            f"{digest} {_digest(Path((asked.settings or {})['vae']))}".encode()
+        ).hexdigest()
+    return network, Origin("EDM pickle", f"{path.name}, {which}", digest, notes, path)
 
 
 def _from_checkpoint(path: Path, content: object, asked: _Asked) -> tuple[Opened, Origin]:

@@ -5,6 +5,7 @@ A sound file of another program is never called damaged: it is named by the name
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ def _has(*entries: str, tensors: tuple[str, ...] = (), without: tuple[str, ...] 
 
 
 _STATE = "a training state of EDM's code (training-state-*.pt)"
+_STATE_2 = "a training state of EDM2's code (training-state-*.pt)"
+_NETWORK_OF = {
+    _STATE: "network-snapshot-{}.pkl",
+    _STATE_2: "network-snapshot-{}-*.pkl, one for each EMA length",
+}
+_STEP = re.compile(r"training-state-(\d+)\.pt")
 _TRAINERS: tuple[tuple[str, _Test], ...] = (
     ("a checkpoint of lucidrains' denoising-diffusion-pytorch", _has("model", "ema", "step", "scaler")),
     ("a diffusion model of lucidrains' denoising-diffusion-pytorch", _has(tensors=("model.init_conv.",))),
@@ -55,6 +62,7 @@ _TRAINERS: tuple[tuple[str, _Test], ...] = (
         _has(tensors=("conv_in.", "down_blocks.0.", "time_embedding.")),
     ),
     (_STATE, _has("net", "optimizer_state")),
+    (_STATE_2, _has("state", "net", "loss_fn", "optimizer", "ema")),
 )
 
 
@@ -68,10 +76,12 @@ def described(path: Path, content: Any) -> str:
     names = frozenset(tensor_names(content))
     keys = frozenset(str(key) for key in content) if isinstance(content, Mapping) else frozenset()
     found = next((trainer for trainer, test in _TRAINERS if test(keys, names)), None)
-    if found == _STATE:
+    if found in _NETWORK_OF:
+        step = _STEP.fullmatch(path.name)
+        network = _NETWORK_OF[found].format(step[1] if step else "*")
         return (
-            f"{path} is {_STATE}: it holds what a training goes on with. Give the network-snapshot-*.pkl of the same step, which holds the"
-            " averaged network."
+            f"{path} is {found}: it holds what a training goes on with. Give the network-snapshot-*.pkl of the same step, which holds the"
+            f" averaged network: {network}."
         )
     if found is not None and "diffusers" in found and (path.parent / "config.json").is_file():
         return f"{path} holds {found} alone. Give its folder, {path.parent}."
