@@ -67,6 +67,13 @@ class Answers:
             raise UserError(f"settings: {name} must be a number above 0 and below 1, not {value!r}.")
         return float(value)
 
+    def positive(self, name: str, default: str, example: float) -> float:
+        """Return a number above 0, at most 1,000,000; see `whole`."""
+        value = self._value(name, "a number above 0", default, example)
+        if type(value) not in (int, float) or not 0 < value <= 1_000_000:
+            raise UserError(f"settings: {name} must be a number above 0, not {value!r}.")
+        return float(value)
+
     def _value(self, name: str, permitted: str, default: str, example: Any) -> Any:
         if name not in self._given:
             raise UserError(

@@ -15,7 +15,7 @@ import torch
 from diffmem.models.continuous import ContinuousDenoiser
 from diffmem.models.discrete import DiscreteDenoiser
 from diffmem.models.latent import LatentDenoiser
-from diffmem.models.pretrained import guided_diffusion, lucidrains, pytorch_ddpm
+from diffmem.models.pretrained import guided_diffusion, lucidrains, pytorch_ddpm, score_sde
 from diffmem.models.pretrained.answers import WantedShape
 
 __all__ = ["DOORS", "Door", "Opened", "door_of"]
@@ -74,6 +74,7 @@ DOORS = (
         guided_diffusion.open_guided_diffusion,
         guided_diffusion.CHOICES,
     ),
+    Door("score_sde_pytorch checkpoint", score_sde.recognise, score_sde.open_score_sde, score_sde.CHOICES),
 )
 
 

@@ -30,7 +30,8 @@ __all__ = ["MODELS_UNDERSTOOD", "open_model", "origin_of"]
 
 MODELS_UNDERSTOOD = (
     "a run's folder of diffmem or one of its snapshots (.safetensors); a network pickle of NVIDIA's EDM (.pkl); a folder that"
-    " save_pretrained of diffusers wrote; a checkpoint of denoising-diffusion-pytorch, pytorch-ddpm, improved-diffusion or guided-diffusion"
+    " save_pretrained of diffusers wrote; a checkpoint of denoising-diffusion-pytorch, pytorch-ddpm, improved-diffusion, guided-diffusion"
+    " or score_sde_pytorch"
 )
 """What `open_model` reads, in words."""
 

@@ -47,7 +47,6 @@ _TRAINERS: tuple[tuple[str, _Test], ...] = (
     ("a checkpoint of torchcfm's CIFAR-10 example", _has("net_model", "ema_model", "sched", "optim")),
     ("a checkpoint of flow_matching's image example", _has("model", tensors=("model.input_blocks.0.0.",))),
     ("a checkpoint of k-diffusion", _has("model", "model_ema", "config")),
-    ("a checkpoint of score_sde_pytorch", _has("model", "ema", "step", "optimizer")),
     (
         "a network of improved-diffusion or guided-diffusion",
         _has(tensors=("input_blocks.0.0.", "time_embed.0.")),
