@@ -160,6 +160,18 @@ def test_ve_predicts_the_score_in_the_units_of_its_images(options, changes):
     clean = state + s ** (1 if answers["scale_by_sigma"] else 2) * score
     assert error(denoiser(x, sigma), 2 * clean - 1 if unit else clean) < 1e-5
     assert ("[0, 1]" in " ".join(notes)) == unit
+    assert ("not compared" in " ".join(notes)) == (not answers["continuous"])
+
+
+def test_a_network_with_pyramids_of_images_opens_and_says_that_these_were_not_compared():
+    options = {"fourier": True, "pyramid": "input_skip", "output_skip": True}
+    held, x = checkpoint(**options), torch.randn(2, *SHAPE)
+    denoiser, notes = opened(held, VE)
+    state = (x.double() + 1) / 2
+    clean = state + 0.5 * predicted(held, options, True, 2 * state - 1, 0.5)
+    assert error(denoiser(x, 1.0), 2 * clean - 1) < 1e-5
+    assert "input_skip, output_skip" in " ".join(notes)
+    assert "input_skip" not in " ".join(opened()[1])
 
 
 def test_it_is_a_denoiser_and_its_notes_say_what_was_assumed():

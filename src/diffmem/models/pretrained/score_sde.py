@@ -112,9 +112,19 @@ def open_score_sde(
         if centered
         else "Images were scaled to [0, 1] (centered False), as the settings say; sigma is given here in [-1, 1] units, twice theirs.",
         f"The resolution is changed by {'FIR filters' if fir else '2 x 2 means and repetition'} (fir {fir}). No classes.",
+        *_pyramids(layout),
         "Assumed: nonlinearity 'swish', skip_rescale True and fir_kernel [1, 3, 3, 1], as in all of the trainer's configurations of these"
         " networks.",
     )  # fmt: skip
+
+
+def _pyramids(layout: ScoreLayout) -> tuple[str, ...]:
+    """Return what to know of a network with pyramids of images."""
+    if "skip" not in (layout.encoder, layout.decoder):
+        return ()
+    return (
+        "Its pyramids of images (input_skip, output_skip) are those of the trainer's code; its answers were not compared.",
+    )
 
 
 def _agrees(answers: Answers, name: str, value: Any) -> bool:
@@ -203,7 +213,11 @@ def _process(
                 f" the level at the place sigma. {WAYS_ON}"
             )
         made = variance_exploding(levels[-1], levels[0], scaled, None if continuous else steps)
-        text = "continuous time" if continuous else f"{steps:,} labels, which count from the highest level"
+        text = (
+            "continuous time"
+            if continuous
+            else f"{steps:,} labels, which count from the highest level (so says the trainer's code; its answers were not compared)"
+        )
         return made, (
             f"Process: VE with {text}; sigma_min {levels[-1]:g} and sigma_max {levels[0]:g} from {_LEVELS}, in the trainer's units.",
             f"The network predicts the score{', and is divided by sigma' if scaled else ''} (scale_by_sigma {scaled}), as the settings"
