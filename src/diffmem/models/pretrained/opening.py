@@ -35,7 +35,7 @@ __all__ = ["MODELS_UNDERSTOOD", "open_model", "origin_of"]
 MODELS_UNDERSTOOD = (
     "a run's folder of diffmem or one of its snapshots (.safetensors); a network pickle of NVIDIA's EDM or EDM2 (.pkl); a folder that"
     " save_pretrained of diffusers wrote; a checkpoint of denoising-diffusion-pytorch, pytorch-ddpm, improved-diffusion, guided-diffusion,"
-    " torchcfm or flow_matching"
+    " torchcfm, flow_matching or score_sde_pytorch"
 )
 """What `open_model` reads, in words."""
 

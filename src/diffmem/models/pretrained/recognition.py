@@ -52,7 +52,6 @@ _TRAINERS: tuple[tuple[str, _Test], ...] = (
     ),
     ("a checkpoint of pytorch-ddpm", _has("net_model", "ema_model", "x_T")),
     ("a checkpoint of k-diffusion", _has("model", "model_ema", "config")),
-    ("a checkpoint of score_sde_pytorch", _has("model", "ema", "step", "optimizer")),
     (
         "a network of improved-diffusion or guided-diffusion",
         _has(tensors=("input_blocks.0.0.", "time_embed.0.")),
