@@ -14,6 +14,7 @@ from diffmem.data.formats.guards import in_one_line, is_folder, is_plain_file, r
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
 from diffmem.files import sha256_file
+from diffmem.models.continuous import ContinuousDenoiser
 from diffmem.models.denoiser import Denoiser, Latent, Origin, pixel_shape_of
 from diffmem.models.discrete import DiscreteDenoiser
 from diffmem.models.latent import LatentDenoiser
@@ -34,7 +35,7 @@ MODELS_UNDERSTOOD = (
 )
 """What `open_model` reads, in words."""
 
-_Model = Preconditioned | DiscreteDenoiser | LatentDenoiser
+_Model = Preconditioned | Opened
 _AVERAGED = "ema"
 _OWN = (".json", ".safetensors", ".bin")
 _BESIDE = ("scheduler", "vae", "vqvae")
@@ -236,12 +237,15 @@ def _diffusers(folder: Path, device: torch.device | str, allow_pickle: bool) -> 
             f"{folder} is no folder of a model. Models are read from: {MODELS_UNDERSTOOD}. {WAYS_ON}"
         )
     denoiser = open_diffusers(folder, device=device, allow_pickle=allow_pickle)
-    notes = [
-        *known,
-        *doubts_of(folder),
-        "Noise levels between the timesteps of training are interpolated, and images are sampled by diffmem's sampler, not by the"
-        " pipeline's own scheduler.",
-    ]
+    notes = [*known, *doubts_of(folder)]
+    network = denoiser.inner if isinstance(denoiser, LatentDenoiser) else denoiser
+    if isinstance(network, DiscreteDenoiser):
+        notes.append("Noise levels between the timesteps of training are interpolated.")
+    elif isinstance(network, ContinuousDenoiser) and network.process.unit_range:
+        notes.append(
+            "The network knows images in [0, 1]; here, images and noise levels are in units of [-1, 1], which are twice as wide."
+        )
+    notes.append("Images are sampled by diffmem's sampler, not by the pipeline's own scheduler.")
     if isinstance(denoiser, Latent):
         notes.append(
             "The model denoises latents; its samples are decoded by its autoencoder and compared as pixels. What the autoencoder cannot"

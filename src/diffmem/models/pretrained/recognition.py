@@ -5,11 +5,11 @@ A sound file of another program is never called damaged: it is named by the name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["WAYS_ON", "described", "tensor_names"]
+__all__ = ["SAMPLES_ONLY", "WAYS_ON", "described", "tensor_names", "unlike"]
 
 WAYS_ON = (
     "Make samples with the program that trained it and audit these (--samples), or give the model as a function"
@@ -17,7 +17,44 @@ WAYS_ON = (
 )
 """What helps wherever a model is not opened."""
 
+SAMPLES_ONLY = "Make samples with the program that it belongs to and audit these (--samples)."
+"""What helps where no function of noisy images in 1 or 3 channels can stand for the model."""
+
+_NO_DENOISER = (
+    "it is distilled to map noise to the end of a trajectory in one or a few steps, and is no denoiser"
+)
+_FLOW = "its network predicts the velocity of a flow, which is not read from a folder of diffusers yet"
+_UNLIKE = {
+    "ConsistencyModelPipeline": _NO_DENOISER,
+    "CMStochasticIterativeScheduler": _NO_DENOISER,
+    "LCMScheduler": _NO_DENOISER,
+    "TCDScheduler": _NO_DENOISER,
+    "FlowMatchEulerDiscreteScheduler": _FLOW,
+    "FlowMatchHeunDiscreteScheduler": _FLOW,
+    "UNet2DConditionModel": "what it denoises is directed by text or other embeddings",
+}
+
+
+def unlike(kind: object, possible: Iterable[str]) -> str:
+    """Return why a class of diffusers is not supported, and the ways on.
+
+    Args:
+        kind: The class, as a folder says it.
+        possible: Those that are supported in its place.
+    """
+    reason = _UNLIKE.get(kind) if isinstance(kind, str) else None
+    if reason is None:
+        names = list(possible)
+        if len(names) > _MOST_NAMES:
+            names[_MOST_NAMES:] = [
+                f"one of {len(names) - _MOST_NAMES} more that docs/how-to/open-a-model.md names"
+            ]
+        reason = "it must be " + " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    return f"{reason}. {SAMPLES_ONLY if reason == _NO_DENOISER else WAYS_ON}"
+
+
 _SHOWN = 3
+_MOST_NAMES = 8
 _LONGEST = 60
 _Test = Callable[[frozenset[str], frozenset[str]], bool]
 
