@@ -20,6 +20,7 @@ from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, cosine_ra
 from diffmem.models.networks.guided_unet import GuidedUNet, Heads
 from diffmem.models.networks.shaped import filled
 from diffmem.models.pretrained.answers import Answers, WantedShape, check_weights, image_shape_of
+from diffmem.models.pretrained.recognition import SAMPLES_ONLY
 from diffmem.models.weights import check_numbers, check_tensors
 
 __all__ = ["CHOICES", "SETTINGS", "open_guided_diffusion", "recognise"]
@@ -219,7 +220,7 @@ def _shape(network: GuidedUNet, answers: Answers, image_shape: WantedShape | Non
     if network.channels > _MOST_CHANNELS:
         raise UserError(
             f"The network takes {network.channels} channels: one that is given more than the noisy image, as those for super-resolution, is"
-            " not supported."
+            f" not supported. {SAMPLES_ONLY}"
         )
     if image_shape is not None and "image_size" not in answers:
         return image_shape_of(image_shape, network.channels, (image_shape[1], image_shape[2]), network.scale)

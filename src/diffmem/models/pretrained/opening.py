@@ -24,6 +24,7 @@ from diffmem.models.pretrained.diffusers_folder import doubts_of, open_diffusers
 from diffmem.models.pretrained.doors import DOORS, Opened, door_of
 from diffmem.models.pretrained.edm_pickle import edm_network, holds_networks
 from diffmem.models.pretrained.foreign import from_edm_state_dict
+from diffmem.models.pretrained.other_files import HEAD_BYTES, is_safetensors, other_file, other_folder
 from diffmem.models.pretrained.recognition import WAYS_ON, described
 from diffmem.models.weights import check_numbers, check_sizes, load_denoiser, load_tensors, naming
 
@@ -160,8 +161,11 @@ def _from_file(path: Path, asked: _Asked) -> tuple[_Model | Opened, Origin]:
     if not is_plain_file(path):
         raise UserError(f"There is no file or folder {path}. Models are read from: {MODELS_UNDERSTOOD}.")
     with reading(str(path)), path.open("rb") as stream:
-        head = stream.read(9)
-    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        head = stream.read(HEAD_BYTES)
+    told = other_file(path, head)
+    if told is not None:
+        raise UserError(told)
+    if path.suffix == ".safetensors" or is_safetensors(head):
         _check_own(path)
         snapshot, _, texts = load_denoiser(path)
         name = f"{path.name} at epoch {texts.get('epoch', 'unknown')}"
@@ -202,7 +206,7 @@ def _check_own(path: Path) -> None:
             names = list(file.keys())
     except (SafetensorError, OSError, ValueError):
         return  # damaged, which reading it says
-    if "format" in texts and texts["format"] != "pt":
+    if texts.get("format", "").startswith("diffmem"):
         return
     if "config" in texts and '"model"' in texts["config"]:
         raise UserError(f"{path} is a network of k-diffusion, which is not supported yet. {WAYS_ON}")
@@ -233,9 +237,8 @@ def _network_of(checkpoint: Path) -> tuple[Path, list[str]]:
 def _diffusers(folder: Path, device: torch.device | str, allow_pickle: bool) -> tuple[_Model, Origin]:
     folder, known = _network_of(folder)
     if not any((folder / name).is_file() for name in ("model_index.json", "config.json")):
-        raise UserError(
-            f"{folder} is no folder of a model. Models are read from: {MODELS_UNDERSTOOD}. {WAYS_ON}"
-        )
+        with reading(str(folder)):
+            raise UserError(f"{other_folder(folder)} Models are read from: {MODELS_UNDERSTOOD}. {WAYS_ON}")
     denoiser = open_diffusers(folder, device=device, allow_pickle=allow_pickle)
     notes = [*known, *doubts_of(folder)]
     network = denoiser.inner if isinstance(denoiser, LatentDenoiser) else denoiser

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["SAMPLES_ONLY", "WAYS_ON", "described", "tensor_names", "unlike"]
 
@@ -59,41 +59,120 @@ _LONGEST = 60
 _Test = Callable[[frozenset[str], frozenset[str]], bool]
 
 
-def _has(*entries: str, tensors: tuple[str, ...] = (), without: tuple[str, ...] = ()) -> _Test:
-    """Return a test for entries of a checkpoint, and for names that some tensors begin with."""
+def _has(*entries: str, tensors: tuple[str, ...] = (), without: str | None = None) -> _Test:
+    """Return a test for entries of a checkpoint, and for names that some tensors begin with, or that none does."""
 
     def test(keys: frozenset[str], names: frozenset[str]) -> bool:
         return (
             keys.issuperset(entries)
-            and keys.isdisjoint(without)
             and all(any(name.startswith(first) for name in names) for first in tensors)
+            and not (without and any(name.startswith(without) for name in names))
         )
 
     return test
 
 
-_STATE = "a training state of EDM's code (training-state-*.pt)"
-_TRAINERS: tuple[tuple[str, _Test], ...] = (
-    ("a checkpoint of lucidrains' denoising-diffusion-pytorch", _has("model", "ema", "step", "scaler")),
-    ("a diffusion model of lucidrains' denoising-diffusion-pytorch", _has(tensors=("model.init_conv.",))),
-    (
-        "an elucidated diffusion model of lucidrains' denoising-diffusion-pytorch",
-        _has(tensors=("net.init_conv.",)),
+def _holds(*parts: str) -> _Test:
+    """Return a test for a part of the name of some tensor."""
+    return lambda _, names: any(part in name for name in names for part in parts)
+
+
+class _Kind(NamedTuple):
+    """What a checkpoint may be, why it is not opened, and what to do."""
+
+    what: str
+    test: _Test
+    why: str = "which is not supported yet"
+    ways: str = WAYS_ON
+
+
+_UNET = "the weights of a UNet2DModel of diffusers"
+_LUCIDRAINS = "lucidrains' denoising-diffusion-pytorch"
+_NO_NETWORK = "which a training goes on with and which holds no network"
+_BESIDE = "Give the file of the network beside it."
+_KINDS = (
+    _Kind(
+        "a training state of EDM's code (training-state-*.pt)",
+        _has("net", "optimizer_state"),
+        "which holds what a training goes on with",
+        "Give the network-snapshot-*.pkl of the same step, which holds the averaged network.",
     ),
-    ("a checkpoint of pytorch-ddpm", _has("net_model", "ema_model", "x_T")),
-    ("a checkpoint of torchcfm's CIFAR-10 example", _has("net_model", "ema_model", "sched", "optim")),
-    ("a checkpoint of flow_matching's image example", _has("model", tensors=("model.input_blocks.0.0.",))),
-    ("a checkpoint of k-diffusion", _has("model", "model_ema", "config")),
-    ("a checkpoint of score_sde_pytorch", _has("model", "ema", "step", "optimizer")),
-    (
+    _Kind("the state of an optimizer", _has("state", "param_groups"), _NO_NETWORK, _BESIDE),
+    _Kind(
+        "the state of a schedule of learning rates", _has("last_epoch", "_step_count"), _NO_NETWORK, _BESIDE
+    ),
+    _Kind("the state of a gradient scaler", _has("scale", "growth_factor"), _NO_NETWORK, _BESIDE),
+    _Kind(
+        "changes to a model (LoRA)",
+        _holds("lora_A.", "lora_B.", "lora_down.", "lora_up.", ".lora.", "lora_unet_"),
+        "which are no whole model",
+        SAMPLES_ONLY,
+    ),
+    _Kind(
+        "a checkpoint of latent diffusion (CompVis), such as Stable Diffusion",
+        _has(tensors=("model.diffusion_model.",)),
+        "whose network denoises latents, mostly as text directs",
+        SAMPLES_ONLY,
+    ),
+    _Kind(
+        "the weights of a UNet2DConditionModel of diffusers",
+        lambda keys, names: (
+            _has(tensors=("conv_in.", "down_blocks."))(keys, names) and _holds(".attn2.")(keys, names)
+        ),
+        "whose network is directed by text or other embeddings",
+        SAMPLES_ONLY,
+    ),
+    _Kind(
+        "a network of DiT or SiT",
+        _has(tensors=("x_embedder.proj.", "t_embedder.mlp.", "blocks.0.adaLN_modulation.")),
+        "which denoises latents whose autoencoder is not in the file",
+        SAMPLES_ONLY,
+    ),
+    _Kind("a network of U-ViT", _has(tensors=("pos_embed", "in_blocks.0.attn.", "out_blocks."))),
+    _Kind(
+        "an autoencoder",
+        _has(tensors=("encoder.conv_in.", "decoder.conv_in.")),
+        "which makes latents and denoises nothing",
+        "Give the folder of the pipeline that it belongs to.",
+    ),
+    _Kind(
+        "a text encoder",
+        _has(tensors=("text_model.",)),
+        "which denoises nothing",
+        SAMPLES_ONLY,
+    ),
+    _Kind(
+        "the tensors of a network of EDM's code",
+        _has(tensors=("model.map_layer0.",)),
+        "without the arguments that it was made with",
+        "Give the network-snapshot-*.pkl of the training; or save the tensors as .safetensors and give the arguments as settings.",
+    ),
+    _Kind(f"a checkpoint of {_LUCIDRAINS}", _has("model", "ema", "step", "scaler")),
+    _Kind(f"a diffusion model of {_LUCIDRAINS}", _has(tensors=("model.init_conv.",))),
+    _Kind(f"an elucidated diffusion model of {_LUCIDRAINS}", _has(tensors=("net.init_conv.",))),
+    _Kind("a checkpoint of pytorch-ddpm", _has("net_model", "ema_model", "x_T")),
+    _Kind("a checkpoint of torchcfm's CIFAR-10 example", _has("net_model", "ema_model", "sched", "optim")),
+    _Kind(
+        "a checkpoint of flow_matching's image example", _has("model", tensors=("model.input_blocks.0.0.",))
+    ),
+    _Kind("a checkpoint of k-diffusion", _has("model", "model_ema", "config")),
+    _Kind("a checkpoint of score_sde_pytorch", _has("model", "ema", "step", "optimizer")),
+    _Kind(
+        "a classifier of guided-diffusion",
+        _has(tensors=("input_blocks.0.0.", "time_embed.0.", "middle_block."), without="output_blocks."),
+        "which tells classes and denoises nothing",
+        "Give the diffusion model that it guides.",
+    ),
+    _Kind(
         "a network of improved-diffusion or guided-diffusion",
         _has(tensors=("input_blocks.0.0.", "time_embed.0.")),
     ),
-    (
-        "the weights of a UNet2DModel of diffusers",
+    _Kind(
+        _UNET,
         _has(tensors=("conv_in.", "down_blocks.0.", "time_embedding.")),
+        "without the settings that belong to them (config.json, scheduler_config.json)",
+        f"Give the folder of the pipeline. {WAYS_ON}",
     ),
-    (_STATE, _has("net", "optimizer_state")),
 )
 
 
@@ -106,23 +185,19 @@ def described(path: Path, content: Any) -> str:
     """
     names = frozenset(tensor_names(content))
     keys = frozenset(str(key) for key in content) if isinstance(content, Mapping) else frozenset()
-    found = next((trainer for trainer, test in _TRAINERS if test(keys, names)), None)
-    if found == _STATE:
-        return (
-            f"{path} is {_STATE}: it holds what a training goes on with. Give the network-snapshot-*.pkl of the same step, which holds the"
-            " averaged network."
-        )
-    if found is not None and "diffusers" in found and (path.parent / "config.json").is_file():
-        return f"{path} holds {found} alone. Give its folder, {path.parent}."
+    found = next((kind for kind in _KINDS if kind.test(keys, names)), None)
+    if found is not None and "of diffusers" in found.what and (path.parent / "config.json").is_file():
+        return f"{path} holds {found.what} alone. Give its folder, {path.parent}."
     if found is not None:
-        return f"{path} is {found}, which is not supported yet. {WAYS_ON}"
+        return f"{path} is {found.what}, {found.why}. {found.ways}"
     first = ", ".join(repr(name[:_LONGEST]) for name in sorted(names or keys)[:_SHOWN])
-    what = (
-        f"{len(names):,} tensors ({first}, ...)"
-        if names
-        else f"no tensors, but {first or type(content).__name__}"
-    )
-    return f"{path} is a checkpoint of a trainer that is not known: it holds {what}. {WAYS_ON}"
+    if not isinstance(content, Mapping):
+        shape = getattr(content, "shape", None)
+        what = type(content).__name__ if shape is None else f"one tensor of {tuple(shape)}"
+        return f"{path} is a pickle that holds {what} and no dictionary of networks. {WAYS_ON}"
+    what = f"{len(names):,} tensors ({first}, ...)" if names else f"no tensors, but {first or 'nothing'}"
+    trainer = " (PyTorch Lightning)" if "pytorch-lightning_version" in keys else ""
+    return f"{path} is a checkpoint of a trainer that is not known{trainer}: it holds {what}. {WAYS_ON}"
 
 
 def tensor_names(content: Any, most_levels: int = 4) -> Iterator[str]:
