@@ -288,7 +288,9 @@ def find_parts(home: Path) -> Parts:
     )
     if found is None:
         raise UserError(
-            f"{home} lacks scheduler_config.json, which says with what noise the network was trained. Copy it there from the training."
+            f"{home} lacks scheduler_config.json, which says with what noise the network was trained. Copy it there from the training; the"
+            " training example of diffusers writes it at its end only: before, save it with the values of the training, as"
+            f" DDPMScheduler(num_train_timesteps=1000, beta_schedule='linear').save_pretrained('{home}')."
         )
     named = [home / name for name in _CODECS if name in kinds]
     beside = [] if is_pipeline or not home.resolve().name.startswith("unet") else [above]

@@ -78,11 +78,11 @@ def _holds(*parts: str) -> _Test:
 
 
 class _Kind(NamedTuple):
-    """What a checkpoint may be, why it is not opened, and what to do."""
+    """What a checkpoint may be, why it is not opened (nothing: its network is none that is read), and what to do."""
 
     what: str
     test: _Test
-    why: str = "which is not supported yet"
+    why: str = ""
     ways: str = WAYS_ON
 
 
@@ -155,7 +155,7 @@ _KINDS = (
     _Kind(
         "a checkpoint of flow_matching's image example", _has("model", tensors=("model.input_blocks.0.0.",))
     ),
-    _Kind("a checkpoint of k-diffusion", _has("model", "model_ema", "config")),
+    _Kind("a checkpoint of k-diffusion", _has("model", "model_ema", "config"), "which is not supported yet"),
     _Kind("a checkpoint of score_sde_pytorch", _has("model", "ema", "step", "optimizer")),
     _Kind(
         "a classifier of guided-diffusion",
@@ -171,7 +171,7 @@ _KINDS = (
         _UNET,
         _has(tensors=("conv_in.", "down_blocks.0.", "time_embedding.")),
         "without the settings that belong to them (config.json, scheduler_config.json)",
-        f"Give the folder of the pipeline. {WAYS_ON}",
+        f"Give the folder of its pipeline. {WAYS_ON}",
     ),
 )
 
@@ -188,9 +188,11 @@ def described(path: Path, content: Any) -> str:
     found = next((kind for kind in _KINDS if kind.test(keys, names)), None)
     if found is not None and "of diffusers" in found.what and (path.parent / "config.json").is_file():
         return f"{path} holds {found.what} alone. Give its folder, {path.parent}."
-    if found is not None:
-        return f"{path} is {found.what}, {found.why}. {found.ways}"
     first = ", ".join(repr(name[:_LONGEST]) for name in sorted(names or keys)[:_SHOWN])
+    if found is not None:
+        verb = "is" if found.what.startswith(("a ", "an ")) else "holds"
+        why = found.why or f"whose network is none that is read (first tensors: {first})"
+        return f"{path} {verb} {found.what}, {why}. {found.ways}"
     if not isinstance(content, Mapping):
         shape = getattr(content, "shape", None)
         what = type(content).__name__ if shape is None else f"one tensor of {tuple(shape)}"
