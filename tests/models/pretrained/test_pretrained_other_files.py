@@ -81,7 +81,7 @@ def test_a_model_of_another_program_is_named_with_both_ways_on(tmp_path, name):
 
 
 OTHERWISE = {
-    "model_index.json": (b'{\n  "_class_name": "DDPMPipeline"}', "the settings of a DDPMPipeline of diffusers and no tensors. Give its folder"),
+    "model_index.json": (b'{\n  "_class_name": "DDPMPipeline"}', "the settings of a DDPMPipeline of diffusers and no tensors. Give its"),
     "config.yaml": (b"# run\nlr: 0.1\n", "is a text file ('# run', ...)"),
     "log.txt": ("l\u00e4uft\n".encode(), "is a text file"),
     "model.pt": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
@@ -95,7 +95,7 @@ OTHERWISE = {
     "opt050000.pt": ({"state": {0: {"exp_avg": torch.ones(1)}}, "param_groups": [{}]}, "the state of an optimizer"),
     "scheduler.bin": ({"last_epoch": 1, "_step_count": 2}, "the state of a schedule of learning rates"),
     "training-state-000100.pt": ({"net": named("a"), "optimizer_state": {}}, "Give the network-snapshot-*.pkl of the same step"),
-    "64x64_classifier.pt": (named("input_blocks.0.0.weight", "time_embed.0.weight", "middle_block.0.a"), "is a classifier of guided-diffusion"),
+    "64x64_classifier.pt": (named("input_blocks.0.0.weight", "time_embed.0.weight", "middle_block.0.a"), "classifier of guided-diffusion"),
     "vae.pt": (named("encoder.conv_in.weight", "decoder.conv_in.weight"), "is an autoencoder"),
     "edm.pt": (named("model.map_layer0.weight", "model.enc.8x8_conv.weight"), "without the arguments that it was made with"),
 }  # fmt: skip

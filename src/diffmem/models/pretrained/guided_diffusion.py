@@ -20,6 +20,7 @@ from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, cosine_ra
 from diffmem.models.networks.guided_unet import GuidedUNet, Heads
 from diffmem.models.networks.shaped import filled
 from diffmem.models.pretrained.answers import Answers, WantedShape, check_weights, image_shape_of
+from diffmem.models.pretrained.published import check_name, published_settings
 from diffmem.models.pretrained.recognition import SAMPLES_ONLY
 from diffmem.models.weights import check_numbers, check_tensors
 
@@ -83,7 +84,8 @@ def open_guided_diffusion(
             `noise_schedule`, `diffusion_steps` and `predict_xstart`; `rescale_timesteps` unless there are 1,000 steps; with attention,
             `num_heads` or `num_head_channels`, and with more than one head `use_new_attention_order`.
         weights: 'raw' is refused for a file that is not named as one of raw weights: a file holds one network.
-        beside: The file of the checkpoint, whose name says whether its weights are averaged.
+        beside: The file of the checkpoint, whose name says whether its weights are averaged, and whether it is one that the trainers'
+            authors published: then settings that are not given are theirs.
         device: Where to compute.
 
     Returns:
@@ -94,10 +96,13 @@ def open_guided_diffusion(
         UserError: Something is missing, unknown or does not fit; the message says what.
     """
     given = {name: value for name, value in (settings or {}).items() if name not in _UNSET or value != -1}
-    answers = Answers(_WHAT, given, SETTINGS)
     if not all(isinstance(tensor, Tensor) for tensor in checkpoint.values()):
         raise UserError(f"{_WHAT} holds tensors alone; this one holds other things, too.")
     tensors = dict(checkpoint)
+    name = "" if beside is None else beside.name
+    check_name(name)
+    given, by_name = published_settings(name, tensors, given, sized=image_shape is not None)
+    answers = Answers(_WHAT, given, SETTINGS)
     named = _named(weights, beside)
     heads, split = _heads(answers, tensors)
     levels, rate, process_text = _process(answers)
@@ -120,6 +125,7 @@ def open_guided_diffusion(
     variance = "; the variance that it predicts beside is not used" if network.learns_variance else ""
     return denoiser, (
         f"Trainer: improved-diffusion or guided-diffusion, whose files do not differ; {named}.",
+        *([] if by_name is None else [by_name]),
         process_text,
         f"The network predicts the {'clean image' if clean else 'noise'}, as the settings say{variance}.",
         split,
