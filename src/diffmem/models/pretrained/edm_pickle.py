@@ -24,7 +24,7 @@ from diffmem.models.pretrained.checkpoint import read_checkpoint
 from diffmem.models.pretrained.edm2 import EDM2_POSITIONS, Asked, open_edm2
 from diffmem.models.pretrained.foreign import from_edm_state_dict
 from diffmem.models.pretrained.pickle_reader import PickledObject, PickledStorage, PickledTensor
-from diffmem.models.pretrained.recognition import described
+from diffmem.models.pretrained.recognition import WAYS_ON, described
 from diffmem.models.weights import check_numbers, naming
 
 __all__ = ["edm_network", "holds_networks", "network_names", "open_edm_pickle"]
@@ -124,9 +124,7 @@ def _networks(snapshot: dict[Any, Any]) -> dict[Any, PickledObject]:
 
 def _entry(snapshot: object, which: str, path: Path) -> PickledObject:
     if not isinstance(snapshot, dict):
-        raise UserError(
-            f"{path} does not hold a dictionary of networks. Give a network-snapshot-*.pkl of EDM's training code."
-        )
+        raise UserError(described(path, snapshot))
     networks = _networks(snapshot)
     if which in networks:
         return networks[which]
@@ -182,7 +180,8 @@ def _arguments(network: PickledObject, path: Path) -> dict[str, Any]:
         raise ValueError("the constructor's arguments are not in the file")
     if kind not in _POSITIONS:
         raise UserError(
-            f"{path} holds a network {kind!r}, which is not supported: it must be one of {', '.join(_POSITIONS)}."
+            f"{path} is a pickle of NVIDIA's code. It holds a network {kind!r}, which is not supported: it must be one of"
+            f" {', '.join(_POSITIONS)}. {WAYS_ON}"
         )
     names = _POSITIONS[kind]
     if len(positional) > len(names):

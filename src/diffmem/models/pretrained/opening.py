@@ -15,6 +15,7 @@ from diffmem.data.formats.guards import in_one_line, is_folder, is_plain_file, r
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
 from diffmem.files import sha256_file
+from diffmem.models.continuous import ContinuousDenoiser
 from diffmem.models.denoiser import Denoiser, Latent, Origin, pixel_shape_of
 from diffmem.models.discrete import DiscreteDenoiser
 from diffmem.models.latent import LatentDenoiser
@@ -27,6 +28,7 @@ from diffmem.models.pretrained.doors import DOORS, Opened, door_of
 from diffmem.models.pretrained.edm2 import EMA_LENGTH, Asked
 from diffmem.models.pretrained.edm_pickle import edm_network, holds_networks, network_names
 from diffmem.models.pretrained.foreign import from_edm_state_dict
+from diffmem.models.pretrained.other_files import HEAD_BYTES, is_safetensors, other_file, other_folder
 from diffmem.models.pretrained.recognition import WAYS_ON, described
 from diffmem.models.weights import check_numbers, check_sizes, load_denoiser, load_tensors, naming
 
@@ -39,7 +41,7 @@ MODELS_UNDERSTOOD = (
 )
 """What `open_model` reads, in words."""
 
-_Model = Preconditioned | DiscreteDenoiser | LatentDenoiser
+_Model = Preconditioned | Opened
 _AVERAGED = "ema"
 _OF_SEVERAL = ("EDM pickle", "diffusers checkpoint", *(door.name for door in DOORS))
 _MOST_NAMED = 20
@@ -213,8 +215,11 @@ def _from_file(path: Path, asked: _Asked) -> tuple[_Model | Opened, Origin]:
     if not is_plain_file(path):
         raise UserError(f"There is no file or folder {path}. Models are read from: {MODELS_UNDERSTOOD}.")
     with reading(str(path)), path.open("rb") as stream:
-        head = stream.read(9)
-    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        head = stream.read(HEAD_BYTES)
+    told = other_file(path, head)
+    if told is not None:
+        raise UserError(told)
+    if path.suffix == ".safetensors" or is_safetensors(head):
         _check_own(path)
         snapshot, _, texts = load_denoiser(path)
         name = f"{path.name} at epoch {texts.get('epoch', 'unknown')}"
@@ -265,7 +270,7 @@ def _check_own(path: Path) -> None:
             names = list(file.keys())
     except (SafetensorError, OSError, ValueError):
         return  # damaged, which reading it says
-    if "format" in texts and texts["format"] != "pt":
+    if texts.get("format", "").startswith("diffmem"):
         return
     if "config" in texts and '"model"' in texts["config"]:
         raise UserError(f"{path} is a network of k-diffusion, which is not supported yet. {WAYS_ON}")
@@ -307,16 +312,18 @@ def _diffusers(
     given = folder
     folder, known = _network_of(folder, weights)
     if not any((folder / name).is_file() for name in ("model_index.json", "config.json")):
-        raise UserError(
-            f"{folder} is no folder of a model. Models are read from: {MODELS_UNDERSTOOD}. {WAYS_ON}"
-        )
+        with reading(str(folder)):
+            raise UserError(f"{other_folder(folder)} Models are read from: {MODELS_UNDERSTOOD}. {WAYS_ON}")
     denoiser = open_diffusers(folder, device=device, allow_pickle=allow_pickle)
-    notes = [
-        *known,
-        *doubts_of(folder),
-        "Noise levels between the timesteps of training are interpolated, and images are sampled by diffmem's sampler, not by the"
-        " pipeline's own scheduler.",
-    ]
+    notes = [*known, *doubts_of(folder)]
+    network = denoiser.inner if isinstance(denoiser, LatentDenoiser) else denoiser
+    if isinstance(network, DiscreteDenoiser):
+        notes.append("Noise levels between the timesteps of training are interpolated.")
+    elif isinstance(network, ContinuousDenoiser) and network.process.unit_range:
+        notes.append(
+            "The network knows images in [0, 1]; here, images and noise levels are in units of [-1, 1], which are twice as wide."
+        )
+    notes.append("Images are sampled by diffmem's sampler, not by the pipeline's own scheduler.")
     if isinstance(denoiser, Latent):
         notes.append(
             "The model denoises latents; its samples are decoded by its autoencoder and compared as pixels. What the autoencoder cannot"
