@@ -1,7 +1,7 @@
-"""Small networks trained on digits, written in the layouts of other trainers: what checks and tutorials need, and random weights cannot give.
+"""Small networks trained on digits, written in the layouts of other trainers: for checks and tutorials, which random weights cannot carry.
 
-A checkpoint of random weights is opened by its own door, and its network is trained where it lies: the tensors of the checkpoint are those of
-the network. So every layout is trained by one loop, and nothing here knows a trainer's arithmetic but the door.
+A checkpoint of random weights is opened by its own door, and its network is trained where it lies: its tensors are those of the
+checkpoint. So every layout is trained by one loop, and nothing here knows a trainer's arithmetic but the door.
 """
 
 from __future__ import annotations
@@ -9,17 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import checkpoint_builders
+import edm_pickle_builder
 import lucidrains_tools
 import torch
 from torch import nn
 
 import diffmem as dm
+from diffmem.models.config import build_denoiser
 from diffmem.models.denoiser import Denoiser
-from diffmem.models.discrete import DiscreteDenoiser
+from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, betas_of, levels_of
 from diffmem.models.pretrained.doors import door_of
 
 STEPS = 3000
@@ -99,24 +102,22 @@ LAYOUTS = {
 
 
 def write_trained(name: str, folder: Path, images: dm.ImageSet, steps: int = STEPS) -> Path:
-    """Train a small network on images and write it as its trainer would.
+    """Train a small network on images and write it as its trainer would; return the file or folder to open.
 
     Args:
-        name: Of the layout, in `LAYOUTS`.
+        name: Of the layout, in `WRITERS`.
         folder: Where to write.
         images: Square, of any channels.
         steps: Of the optimizer.
-
-    Returns:
-        The file.
     """
-    layout = LAYOUTS[name]
+    return WRITERS[name](folder, images, steps)
+
+
+def _checkpoint(layout: Layout, folder: Path, images: dm.ImageSet, steps: int) -> Path:
     checkpoint = layout.random()
-    path = folder / layout.file
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _place(folder / layout.file)
     for other, text in layout.beside.items():
-        (folder / other).parent.mkdir(parents=True, exist_ok=True)
-        (folder / other).write_text(text)
+        _place(folder / other).write_text(text)
     door = door_of(checkpoint)
     assert door is not None
     shape = (layout.channels, *images.shape[1:])
@@ -129,19 +130,74 @@ def write_trained(name: str, folder: Path, images: dm.ImageSet, steps: int = STE
 
     averaged = opened("ema")
     assert averaged is not None
-    train(opened("raw") or averaged, averaged, _pixels(images, layout.channels), steps)
+    trained = opened("raw") or averaged
+    average = train(trained, _network(trained), pixels_of(images, layout.channels), steps)
+    with torch.no_grad():
+        for key, one in _network(averaged).state_dict().items():
+            one.copy_(average[key])
     torch.save(checkpoint, path)
     return path
 
 
-def _pixels(images: dm.ImageSet, channels: int) -> torch.Tensor:
+def _edm(folder: Path, images: dm.ImageSet, steps: int) -> Path:
+    """A network of EDM's DDPM++ with EDM preconditioning, in a pickle of its training code."""
+    config = {
+        "class_name": "EDMPrecond", "model_type": "SongUNet", "img_resolution": 8, "img_channels": 1, "label_dim": 0,
+        "model_channels": 32, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "dropout": 0.0,
+    }  # fmt: skip
+    model = dm.ModelConfig(
+        preconditioning="edm", channels=32, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0
+    )
+    denoiser = build_denoiser(model, (1, 8, 8), 0)
+    average = train(denoiser, denoiser, pixels_of(images, 1), steps)
+    path = _place(folder / "training-runs" / "00000-digits" / "network-snapshot-000192.pkl")
+    path.write_bytes(edm_pickle_builder.pickled(edm_pickle_builder.snapshot(average, config)))
+    return path
+
+
+def _diffusers(folder: Path, images: dm.ImageSet, steps: int) -> Path:
+    """A DDPMPipeline of diffusers."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(32, 64), norm_num_groups=8,
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    denoiser = DiscreteDenoiser(
+        lambda x, t, labels: unet(x, t).sample,
+        DiscreteProcess(levels_of(betas_of("linear", 1000))),
+        (1, 8, 8),
+    )
+    unet.load_state_dict(train(denoiser, unet, pixels_of(images, 1), steps))
+    DDPMPipeline(unet=unet, scheduler=DDPMScheduler()).save_pretrained(folder / "ddpm-digits")
+    return folder / "ddpm-digits"
+
+
+WRITERS: dict[str, Callable[[Path, dm.ImageSet, int], Path]] = {
+    **{name: partial(_checkpoint, layout) for name, layout in LAYOUTS.items()},
+    "edm": _edm,
+    "diffusers": _diffusers,
+}
+
+
+def _place(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def pixels_of(images: dm.ImageSet, channels: int) -> torch.Tensor:
+    """Return images in [-1, 1] with so many channels."""
     pixels = torch.tensor(images.images).float() / 127.5 - 1
-    return pixels if pixels.shape[1] == channels else pixels.mean(1, keepdim=True).expand(-1, channels, -1, -1)
+    return (
+        pixels if pixels.shape[1] == channels else pixels.mean(1, keepdim=True).expand(-1, channels, -1, -1)
+    )
 
 
-def train(denoiser: Denoiser, averaged: Denoiser, images: torch.Tensor, steps: int, seed: int = 0) -> None:
-    """Train the network of a denoiser in place by denoising, and put the average of its weights into another."""
-    network, target = _network(denoiser), _network(averaged)
+def train(
+    denoiser: Denoiser, network: nn.Module, images: torch.Tensor, steps: int, seed: int = 0
+) -> dict[str, torch.Tensor]:
+    """Train the network of a denoiser in place, by denoising, and return the average of its weights."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     reset(network)
@@ -165,11 +221,10 @@ def train(denoiser: Denoiser, averaged: Denoiser, images: torch.Tensor, steps: i
         keep = min(_AVERAGED, (1 + step) / (10 + step))
         with torch.no_grad():
             for key, one in network.state_dict().items():
-                average[key].mul_(keep).add_(one.detach(), alpha=1 - keep)
+                if one.is_floating_point():
+                    average[key].mul_(keep).add_(one.detach(), alpha=1 - keep)
     network.requires_grad_(False)
-    with torch.no_grad():
-        for key, one in target.state_dict().items():
-            one.copy_(average[key])
+    return average
 
 
 def _levels(denoiser: Denoiser, generator: torch.Generator) -> torch.Tensor:
