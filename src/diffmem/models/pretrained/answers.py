@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,10 +69,10 @@ class Answers:
         return float(value)
 
     def positive(self, name: str, default: str, example: float) -> float:
-        """Return a number above 0, at most 1,000,000; see `whole`."""
-        value = self._value(name, "a number above 0", default, example)
-        if type(value) not in (int, float) or not 0 < value <= 1_000_000:
-            raise UserError(f"settings: {name} must be a number above 0, not {value!r}.")
+        """Return a positive number; see `whole`."""
+        value = self._value(name, "a positive number", default, example)
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise UserError(f"settings: {name} must be a positive number, not {value!r}.")
         return float(value)
 
     def _value(self, name: str, permitted: str, default: str, example: Any) -> Any:
