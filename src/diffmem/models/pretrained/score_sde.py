@@ -114,8 +114,8 @@ def open_score_sde(
         else "Images were scaled to [0, 1] (centered False), as the settings say; sigma is given here in [-1, 1] units, twice theirs.",
         f"The resolution is changed by {'FIR filters' if fir else '2 x 2 means and repetition'} (fir {fir}). No classes.",
         *_pyramids(layout),
-        "Assumed: nonlinearity 'swish', skip_rescale True and fir_kernel [1, 3, 3, 1], as in the trainer's configurations of these networks that were read (five) of these"
-        " networks.",
+        "Assumed: nonlinearity 'swish', skip_rescale True and fir_kernel [1, 3, 3, 1], as in five of the"
+        " trainer's configurations of these networks.",
     )  # fmt: skip
 
 
