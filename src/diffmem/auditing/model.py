@@ -15,7 +15,7 @@ from diffmem.auditing.request import AuditOptions
 from diffmem.data import ImageSet, grayscale, resize, rgb
 from diffmem.errors import UserError
 from diffmem.models import Denoiser, origin_of
-from diffmem.models.denoiser import pixel_shape_of
+from diffmem.models.denoiser import model_text, pixel_shape_of
 from diffmem.progress import NO_PROGRESS, Progress, parts_of
 from diffmem.sampling import BrokenModelError, SamplerConfig, generate_resumable
 
@@ -64,6 +64,7 @@ def model_record(
     return ModelRecord(
         source=None if options.private else source,
         kind=origin.format,
+        text=model_text(denoiser, options.private),
         digest=origin.digest,
         sampling=config.describe(),
         seeds=(options.first_seed, options.first_seed + options.num - 1),

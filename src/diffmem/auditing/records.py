@@ -74,6 +74,10 @@ class ModelRecord(Record):
 
     source: str | None = Field(description="Its path; none in a private report.")
     kind: str = Field(description="How it was opened, for example 'EDM pickle'.")
+    text: str = Field(
+        default="",
+        description="What was read, in a paragraph: layout, parameters, weights, noise levels, classes, notes.",
+    )
     digest: str = Field(description="SHA-256 of its weights.")
     sampling: str = Field(description="The sampler with its settings.")
     seeds: tuple[int, int] = Field(description="First and last seed of the samples.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from diffmem.cli.options import ModelSettings, ReadingPairs, Settings, parse_model_settings
+from diffmem.cli.options import NO_MODEL_OPTIONS, ModelOptions, ReadingPairs, Settings
 from diffmem.distributed import world
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
@@ -36,8 +36,7 @@ def audit(
     seed: int = 0,
     first_seed: int = 0,
     set_: Settings = None,
-    allow_pickle: bool = False,
-    model_set: ModelSettings = None,
+    opening: ModelOptions = NO_MODEL_OPTIONS,
     title: str = "Does this model leak its training data?",
     batch_size: int = 64,
     device: str | None = None,
@@ -80,8 +79,6 @@ def audit(
         seed: Seed of all random choices except the samples.
         first_seed: Seed of the first sample.
         set_: Change a setting of the sampler, key=value, for example steps=40; may be repeated.
-        model_set: What a checkpoint of another trainer does not tell, key=value; a message asks for it. May be repeated.
-        allow_pickle: Read the weights of a diffusers folder from a pickle (.bin) where there are no safetensors.
         title: Heading of the report.
         batch_size: Images at a time.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
@@ -104,10 +101,10 @@ def audit(
     if (samples is None) == (model is None):
         raise UserError("Give either generated images with --samples, or a model with --model.")
     if model is None:
-        for name, given in (("--set", set_), ("--first-seed", first_seed), ("--allow-pickle", allow_pickle),
-                            ("--model-set", model_set)):  # fmt: skip
+        for name, given in (("--set", set_), ("--first-seed", first_seed)):
             if given:
                 raise UserError(f"{name} is for a model; samples are taken as they are.")
+        opening.refuse("samples are taken as they are")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out names a folder for the report.")
     with locked_folder(out):
@@ -128,8 +125,7 @@ def audit(
             readings={role: parse_reading(pairs or []) for role, (_, _, pairs) in files.items()},
             report=lambda line: print(line, file=sys.stderr), canaries=canaries, deduplicated=deduplicated, num=num,
             sampler=load_recipe(SamplerConfig, None, set_ or []), first_seed=first_seed, transforms=transforms, features=features,
-            target=target, private=private, seed=seed, title=title, batch_size=batch_size, allow_pickle=allow_pickle,
-            model_settings=parse_model_settings(model_set),
+            target=target, private=private, seed=seed, title=title, batch_size=batch_size, opening=opening.details(),
         )  # fmt: skip
         if world().is_main:
             print_audit(done.result)  # first: what hours of work found is printed also where the disk is full

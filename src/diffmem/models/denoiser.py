@@ -30,6 +30,7 @@ __all__ = [
     "checked_levels",
     "count_parameters",
     "model_text",
+    "network_text",
     "pixel_shape_of",
 ]
 
@@ -131,7 +132,7 @@ class Origin:
         format: How it was stored, for example 'EDM pickle'.
         name: Of the file that was read, without its folder; with what is known about it.
         digest: SHA-256 in hexadecimal of what was read.
-        notes: What a reader of its results must know.
+        notes: What a reader of its results must know, without names of the user's files.
         path: The file or folder that was read; none for a model of the caller's own.
     """
 
@@ -250,14 +251,28 @@ def checked_classes(
     return given
 
 
-def model_text(denoiser: Denoiser) -> str:
-    """Return what is known of a model that was opened, in a paragraph: what was read, what it makes, and what must be known."""
+def network_text(network: object) -> str:
+    """Return the class of a network with the number of its parameters, or what it says of itself."""
+    if isinstance(network, nn.Module):
+        return f"{type(network).__name__}, {count_parameters(network):,} parameters"
+    return getattr(network, "__name__", None) or str(network)
+
+
+def model_text(denoiser: Denoiser, private: bool = False) -> str:
+    """Return what is known of a model that was opened, in a paragraph: what was read, what it makes, and what must be known.
+
+    Args:
+        private: Leave the name of its file out.
+    """
     channels, height, width = pixel_shape_of(denoiser)
     origin: Origin | None = getattr(denoiser, "origin", None)
-    parts = [] if origin is None else [f"{origin.format}: {origin.name}."]
-    if isinstance(denoiser, nn.Module):
-        parts.append(f"{count_parameters(denoiser):,} parameters.")
+    parts = [] if origin is None else [f"{origin.format}." if private else f"{origin.format}: {origin.name}."]
+    inner = getattr(denoiser, "inner", denoiser)  # of latents, what denoises them
+    if isinstance(inner, DescribedDenoiser):
+        parts.append(f"{inner._text()}.")
     latent = f", by latents of {denoiser.image_shape}" if isinstance(denoiser, Latent) else ""
     parts.append(f"Images of {height}x{width}x{channels}{latent}; {denoiser.num_labels or 'no'} classes.")
-    parts.append(f"Noise levels {denoiser.sigma_min:g} to {denoiser.sigma_max:g}, for pixels in [-1, 1].")
+    parts.append(
+        f"Noise levels {denoiser.sigma_min:.4g} to {denoiser.sigma_max:.4g}, for {'latents' if latent else 'pixels in [-1, 1]'}."
+    )
     return " ".join([*parts, *(origin.notes if origin is not None else ())])

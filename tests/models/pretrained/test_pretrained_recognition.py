@@ -11,7 +11,7 @@ import pytest
 import torch
 from checkpoint_builders import FIXTURES, WITHOUT, worst_error
 from diffusers_tools import saved, scheduler_of, tiny_unet
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from diffmem.errors import UserError
 from diffmem.models import open_model
@@ -31,7 +31,6 @@ TRAINERS = {
     },
     "pytorch-ddpm": {"net_model": state("head.weight"), "ema_model": state("head.weight"), "x_T": torch.ones(1), "step": 1},
     "improved-diffusion or guided-diffusion": state("input_blocks.0.0.weight", "time_embed.0.weight", "out.2.bias"),
-    "score_sde_pytorch": {"optimizer": {}, "model": state("module.sigmas"), "ema": {"shadow_params": []}, "step": 1},
     "k-diffusion": {"config": {}, "model": state("a"), "model_ema": state("a")},
     "a trainer that is not known": {"net": state("layer.weight", "layer.bias"), "epoch": 3},
 }  # fmt: skip
@@ -168,6 +167,20 @@ def test_of_a_checkpoint_folder_the_averaged_weights_are_taken_and_said(checkpoi
     assert any("averaged weights" in note for note in opened.origin.notes)
     shutil.rmtree(checkpoint / "unet_ema")
     assert any("the raw ones were taken" in note for note in open_model(checkpoint).origin.notes)
+
+
+def test_of_a_checkpoint_folder_the_raw_weights_are_taken_if_asked(checkpoint):
+    path = checkpoint / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: 2 * tensor for name, tensor in load_file(path).items()}, path)
+    raw = open_model(checkpoint, weights="raw")
+    assert torch.equal(answer(raw), answer(open_model(checkpoint / "unet")))
+    assert not torch.equal(answer(raw), answer(open_model(checkpoint)))
+    assert any("raw weights of the checkpoint" in note for note in raw.origin.notes)
+    with pytest.raises(UserError, match="'ema' or 'raw', not 'unet'"):
+        open_model(checkpoint, weights="unet")
+    shutil.rmtree(checkpoint / "unet")
+    with pytest.raises(UserError, match="no raw weights"):
+        open_model(checkpoint, weights="raw")
 
 
 def test_raw_weights_beside_averaged_ones_are_noted(checkpoint):

@@ -27,6 +27,7 @@ from diffmem.models.pretrained.guided_network import (
     network_of,
     tensors_of,
 )
+from diffmem.models.pretrained.published import check_name, published_settings
 
 __all__ = ["CHOICES", "SETTINGS", "open_guided_diffusion", "recognise"]
 
@@ -83,7 +84,8 @@ def open_guided_diffusion(
             `noise_schedule`, `diffusion_steps` and `predict_xstart`; `rescale_timesteps` unless there are 1,000 steps; with attention,
             `num_heads` or `num_head_channels`, and with more than one head `use_new_attention_order`.
         weights: 'raw' is refused for a file that is not named as one of raw weights: a file holds one network.
-        beside: The file of the checkpoint, whose name says whether its weights are averaged.
+        beside: The file of the checkpoint, whose name says whether its weights are averaged, and whether it is one that the trainers'
+            authors published: then settings that are not given are theirs.
         device: Where to compute.
 
     Returns:
@@ -93,8 +95,11 @@ def open_guided_diffusion(
     Raises:
         UserError: Something is missing, unknown or does not fit; the message says what.
     """
-    answers = Answers(_WHAT, given_of(settings), SETTINGS)
     tensors = tensors_of(checkpoint, _WHAT)
+    name = "" if beside is None else beside.name
+    check_name(name)
+    given, by_name = published_settings(name, tensors, given_of(settings), sized=image_shape is not None)
+    answers = Answers(_WHAT, given, SETTINGS)
     named = _named(weights, beside)
     heads, split = heads_of(answers, tensors, _HEADS)
     levels, rate, process_text = _process(answers)
@@ -113,6 +118,7 @@ def open_guided_diffusion(
     variance = "; the variance that it predicts beside is not used" if network.learns_variance else ""
     return denoiser, (
         f"Trainer: improved-diffusion or guided-diffusion, whose files do not differ; {named}.",
+        *([] if by_name is None else [by_name]),
         process_text,
         f"The network predicts the {'clean image' if clean else 'noise'}, as the settings say{variance}.",
         split,

@@ -15,6 +15,7 @@ from diffmem.errors import UserError
 from diffmem.models.networks.guided_unet import GuidedUNet, Heads
 from diffmem.models.networks.shaped import filled
 from diffmem.models.pretrained.answers import Answers, WantedShape, image_shape_of
+from diffmem.models.pretrained.recognition import SAMPLES_ONLY
 from diffmem.models.weights import check_numbers, check_tensors
 
 __all__ = ["HEAD_SETTINGS", "SIGNS", "HeadDefaults", "given_of", "heads_of", "network_of", "tensors_of"]
@@ -157,7 +158,7 @@ def _shape(
     if network.channels > _MOST_CHANNELS:
         raise UserError(
             f"The network takes {network.channels} channels: one that is given more than the noisy image, as those for super-resolution or"
-            " with Fourier features of it, is not supported."
+            f" with Fourier features of it, is not supported. {SAMPLES_ONLY}"
         )
     if "image_size" in answers or (image_shape is None and side is None):
         side = answers.whole(

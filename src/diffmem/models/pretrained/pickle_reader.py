@@ -21,6 +21,7 @@ import torch
 
 from diffmem.data.formats.pickle_arrays import ARRAY_NAMES, NUMBER_NAMES, build_array, call_numpy
 from diffmem.data.formats.pickle_machine import Budget, PickleMachine
+from diffmem.models.pretrained.recognition import WAYS_ON
 
 __all__ = [
     "LEGACY_MAGIC",
@@ -180,8 +181,11 @@ class _StoragePickle(PickleMachine):
         storages: Those named so far, by their keys.
     """
 
-    kind: ClassVar[str] = "a network pickle of EDM"
-    remedy: ClassVar[str] = "Nothing of it was run. Use a network pickle that EDM's training code wrote."
+    kind: ClassVar[str] = "a checkpoint"
+    remedy: ClassVar[str] = (
+        "Nothing of it was run. Where it was made, save the network's tensors alone (torch.save of its state_dict)."
+        f" {WAYS_ON}"
+    )
     opcodes: ClassVar[frozenset[str]] = frozenset({"BINPERSID"})
     keys: ClassVar[tuple[type, ...]] = (str,)
     names: Mapping[str, object] = _STORAGES
