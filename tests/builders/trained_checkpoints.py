@@ -6,7 +6,6 @@ checkpoint. So every layout is trained by one loop, and nothing here knows a tra
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -66,7 +65,9 @@ def _put_back_scores(checkpoint: dict[str, Any], network: nn.Module) -> None:
             turned = part[:, :, 0, 0].T if ".NIN_" in source and part.ndim == 4 else part
             model[source].copy_(turned)
     trained = [
-        one for name, one in model.items() if name != "module.sigmas" and not re.search(r"\d\.W$", name)
+        one
+        for name, one in model.items()
+        if name != "module.sigmas" and not (name.endswith(".W") and "NIN" not in name)
     ]
     checkpoint["ema"]["shadow_params"] = [one.clone() for one in trained]
 
