@@ -70,7 +70,7 @@ def measure_gap(
     found = _kept(
         cache,
         run.run_id,
-        _key(key, fresh, settings),
+        lambda: _key(key, fresh, settings),
         lambda: RunGap(
             run_id=run.run_id,
             folder="",
@@ -142,16 +142,16 @@ def measure_model_gap(
         )
 
     key = {"model": origin.digest, "notes": list(origin.notes), "images": images.fingerprint}
-    found = _kept(cache, f"model-{origin.digest[:16]}", _key(key, heldout, settings), measured)
+    found = _kept(cache, f"model-{origin.digest[:16]}", lambda: _key(key, heldout, settings), measured)
     progress(1, 1)
     return found.model_copy(update={"folder": str(origin.path or origin.name)})
 
 
-def _kept(cache: Path | None, name: str, key: str, measure: Callable[[], RunGap]) -> RunGap:
+def _kept(cache: Path | None, name: str, key: Callable[[], str], measure: Callable[[], RunGap]) -> RunGap:
     """Return what the cache keeps, or else what is measured, which it then keeps."""
     if cache is None:
         return measure()
-    path = cache / f"{name}-{key}.json"
+    path = cache / f"{name}-{key()}.json"
     cached = _read(path)
     found = cached or measure()
     if cached is None and world().is_main:
