@@ -83,5 +83,5 @@ def test_what_does_not_open_is_named_with_the_way_on(tmp_path, call):
     )
     done = call("model", "info", path)
     assert done.code == 2
-    assert "is a checkpoint of pytorch-ddpm, which is not supported yet" in done.err
+    assert "is a checkpoint of pytorch-ddpm, whose network is none that is read" in done.err
     assert "--samples" in done.err

@@ -216,6 +216,15 @@ def right_digest(content: bytes) -> bytes:
     return content.replace(recorded.encode(), digest.encode())
 
 
+def _edm2() -> tuple[bytes, ...]:
+    from edm2_builder import ARGUMENTS, snapshot2, state_of
+    from edm_pickle_builder import pickled, saved
+
+    arguments = ARGUMENTS | {"channel_mult": [1], "img_resolution": 4, "attn_resolutions": []}
+    whole = snapshot2(state_of(arguments), arguments)
+    return pickled(whole, 4), pickled(whole, 2), saved(whole, True)
+
+
 def _edm() -> tuple[bytes, ...]:
     from edm_pickle_builder import pickled, saved, snapshot
     from models_tools import tiny
@@ -328,5 +337,6 @@ HARNESSES: dict[str, Harness] = {
     ),
     "snapshot": Harness((_snapshot(),), _file("net.safetensors", right_digest), _load_denoiser),
     "edm-pickle": Harness(_edm(), _file("network-snapshot-000000.pkl"), _open_edm_pickle),
+    "edm2-pickle": Harness(_edm2(), _file("network-snapshot-0000000-0.050.pkl"), _open_edm_pickle),
 }  # fmt: skip
 """By kind; the kinds are the names of the tests and of the atheris runs."""

@@ -28,7 +28,9 @@ from diffmem.auditing.verdict import limitations, verdict_of, verdict_without_tr
 from diffmem.data import ImageSet, fit_images
 from diffmem.data.reading import Fit
 from diffmem.environment import versions
+from diffmem.errors import UserError
 from diffmem.memorization.plausibility import SampleCheck, check_samples
+from diffmem.models.denoiser import check_independent_noise
 from diffmem.progress import NO_PROGRESS, Progress, Stages, parts_of
 from diffmem.text import duration_text
 
@@ -252,6 +254,10 @@ def _attack(request: AuditRequest, samples: ImageSet, progress: Progress) -> _At
     if request.model is None:
         return _Attacks(exposure)
     denoiser, membership, flipd = request.model, None, None
+    try:
+        check_independent_noise(denoiser)
+    except UserError as error:
+        return _Attacks(exposure, MembershipPart(refused=str(error)))
     if request.training is not None:
         membership = infer_membership(
             denoiser, request.training, request.heldout, seed, progress=stages.membership

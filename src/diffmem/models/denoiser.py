@@ -24,6 +24,7 @@ __all__ = [
     "Latent",
     "Origin",
     "Refinable",
+    "check_independent_noise",
     "checked_classes",
     "checked_labels",
     "checked_levels",
@@ -147,9 +148,12 @@ class DescribedDenoiser:
 
     Attributes:
         origin: Where `open_model` found it; none for one that was made here.
+        independent_noise: Whether it was trained on noise drawn independently of the images, as E[y | y + sigma n = x] takes it; not where
+            they were paired, as by optimal transport. See `check_independent_noise`.
     """
 
     origin: Origin | None = None
+    independent_noise: bool = True
 
     def _text(self) -> str:
         return type(self).__name__
@@ -176,6 +180,20 @@ def count_parameters(model: nn.Module) -> int:
 def pixel_shape_of(denoiser: Denoiser) -> tuple[int, int, int]:
     """Return (C, H, W) of the images that a denoiser, `Latent` or not, stands for."""
     return denoiser.pixel_shape if isinstance(denoiser, Latent) else denoiser.image_shape
+
+
+def check_independent_noise(denoiser: Denoiser) -> None:
+    """Refuse a denoiser for which measures that add independent noise to images are not defined.
+
+    Raises:
+        UserError: It was trained on noise that was paired with images.
+    """
+    if not getattr(denoiser, "independent_noise", True):
+        raise UserError(
+            "This model was trained on noise that was paired with images by optimal transport. Its answers to images with independent noise"
+            " are no posterior means, so that membership inference, FLIPD, exposure by its errors and the gap to the optimum are not"
+            " defined for it; its samples are judged as those of any model."
+        )
 
 
 def checked_levels(x: Tensor, sigma: Tensor | float, image_shape: tuple[int, int, int]) -> Tensor:

@@ -31,9 +31,6 @@ TRAINERS = {
     },
     "pytorch-ddpm": {"net_model": state("head.weight"), "ema_model": state("head.weight"), "x_T": torch.ones(1), "step": 1},
     "improved-diffusion or guided-diffusion": state("input_blocks.0.0.weight", "time_embed.0.weight", "out.2.bias"),
-    "torchcfm": {"net_model": state("a"), "ema_model": state("a"), "sched": {}, "optim": {}, "step": 1},
-    "flow_matching": {"model": state("model.input_blocks.0.0.weight"), "epoch": 1},
-    "score_sde_pytorch": {"optimizer": {}, "model": state("module.sigmas"), "ema": {"shadow_params": []}, "step": 1},
     "k-diffusion": {"config": {}, "model": state("a"), "model_ema": state("a")},
     "a trainer that is not known": {"net": state("layer.weight", "layer.bias"), "epoch": 3},
 }  # fmt: skip

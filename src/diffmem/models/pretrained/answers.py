@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from diffmem.data.formats.guards import is_folder
 from diffmem.errors import UserError, nearest
 
 __all__ = ["Answers", "WantedShape", "check_weights", "image_shape_of"]
@@ -74,6 +76,14 @@ class Answers:
         if type(value) not in (int, float) or not 0 < value < math.inf:
             raise UserError(f"settings: {name} must be a positive number, not {value!r}.")
         return float(value)
+
+    def folder(self, name: str, default: str) -> Path:
+        """Return a folder that exists; see `choice`."""
+        value = self._value(name, "the path of a folder", default, "FOLDER")
+        path = Path(str(value)).expanduser()
+        if not is_folder(path):
+            raise UserError(f"settings: {name}: there is no folder {path}.")
+        return path
 
     def _value(self, name: str, permitted: str, default: str, example: Any) -> Any:
         if name not in self._given:

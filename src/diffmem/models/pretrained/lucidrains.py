@@ -19,6 +19,7 @@ from diffmem.models.continuous import ContinuousDenoiser, edm
 from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, Prediction
 from diffmem.models.networks.lucidrains_unet import load_unet, settings_of
 from diffmem.models.pretrained.answers import Answers, WantedShape, check_weights, image_shape_of
+from diffmem.models.pretrained.recognition import WAYS_ON
 from diffmem.models.weights import check_numbers
 
 __all__ = ["open_lucidrains", "recognise"]
@@ -237,8 +238,7 @@ def _origin(checkpoint: Mapping[str, Any]) -> str:
 def _refusal(checkpoint: Mapping[str, Any]) -> str:
     return (
         f"It was written by {_origin(checkpoint)}: its attention is that of versions before 1.9 (named 'fn.fn', or without mem_kv), which"
-        " computed other things under the same names from version to version. That is not supported; make samples with that version and"
-        " audit those."
+        f" computed other things under the same names from version to version. That is not supported. {WAYS_ON}"
     )
 
 

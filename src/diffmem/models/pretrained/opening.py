@@ -15,6 +15,7 @@ from diffmem.data.formats.guards import in_one_line, is_folder, is_plain_file, r
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
 from diffmem.files import sha256_file
+from diffmem.models.continuous import ContinuousDenoiser
 from diffmem.models.denoiser import Denoiser, Latent, Origin, pixel_shape_of
 from diffmem.models.discrete import DiscreteDenoiser
 from diffmem.models.latent import LatentDenoiser
@@ -24,22 +25,26 @@ from diffmem.models.pretrained.checkpoint import read_checkpoint, with_tensors
 from diffmem.models.pretrained.checkpoints_in import checkpoints_in, refuse_several, step_of
 from diffmem.models.pretrained.diffusers_folder import doubts_of, open_diffusers
 from diffmem.models.pretrained.doors import DOORS, Opened, door_of
+from diffmem.models.pretrained.edm2 import EMA_LENGTH, Asked
 from diffmem.models.pretrained.edm_pickle import edm_network, holds_networks, network_names
 from diffmem.models.pretrained.foreign import from_edm_state_dict
+from diffmem.models.pretrained.other_files import HEAD_BYTES, is_safetensors, other_file, other_folder
 from diffmem.models.pretrained.recognition import WAYS_ON, described
 from diffmem.models.weights import check_numbers, check_sizes, load_denoiser, load_tensors, naming
 
 __all__ = ["MODELS_UNDERSTOOD", "open_model", "origin_of"]
 
 MODELS_UNDERSTOOD = (
-    "a run's folder of diffmem or one of its snapshots (.safetensors); a network pickle of NVIDIA's EDM (.pkl); a folder that"
-    " save_pretrained of diffusers wrote; a checkpoint of denoising-diffusion-pytorch, pytorch-ddpm, improved-diffusion or guided-diffusion"
+    "a run's folder of diffmem or one of its snapshots (.safetensors); a network pickle of NVIDIA's EDM or EDM2 (.pkl); a folder that"
+    " save_pretrained of diffusers wrote; a checkpoint of denoising-diffusion-pytorch, pytorch-ddpm, improved-diffusion, guided-diffusion,"
+    " torchcfm, flow_matching or score_sde_pytorch"
 )
 """What `open_model` reads, in words."""
 
-_Model = Preconditioned | DiscreteDenoiser | LatentDenoiser
+_Model = Preconditioned | Opened
 _AVERAGED = "ema"
 _OF_SEVERAL = ("EDM pickle", "diffusers checkpoint", *(door.name for door in DOORS))
+_MOST_NAMED = 20
 _OWN = (".json", ".safetensors", ".bin")
 _BESIDE = ("scheduler", "vae", "vqvae")
 
@@ -88,7 +93,7 @@ def open_model(
             denoiser, origin = _diffusers(source, device, weights, allow_pickle)
         else:
             file = _snapshot_of(source) if is_folder(source) else source
-            asked = _Asked(wanted, settings, weights, device)
+            asked = _Asked(wanted, settings, weights, device, allow_pickle)
             denoiser, origin = _from_file(file, asked)
         origin = replace(origin, notes=(*only, *origin.notes))
     if weights != _AVERAGED and origin.format not in _OF_SEVERAL:
@@ -181,7 +186,15 @@ def _networks_of_edm(folder: Path) -> list[Path]:
 def _snapshot_of(run: Path) -> Path:
     networks = _networks_of_edm(run)
     if networks:
-        return networks[-1]
+        newest = networks[-1]
+        step = f"{newest.name.rpartition('-')[0]}-" if EMA_LENGTH.search(newest.name) else newest.name
+        lengths = [path.name for path in networks if path.name.startswith(step)]
+        if len(lengths) > 1:
+            raise UserError(
+                f"{run} holds several EMA lengths of its newest step: {', '.join(lengths[:_MOST_NAMED])}. Name one of them, such as"
+                f" {newest}."
+            )
+        return newest
     snapshots = sorted((run / "snapshots").glob("*.safetensors"))
     if not snapshots:
         raise UserError(f"{run} has no snapshot yet; train on, or name another run.")
@@ -195,14 +208,18 @@ class _Asked(NamedTuple):
     settings: Mapping[str, Any] | None
     weights: str
     device: torch.device | str
+    allow_pickle: bool
 
 
 def _from_file(path: Path, asked: _Asked) -> tuple[_Model | Opened, Origin]:
     if not is_plain_file(path):
         raise UserError(f"There is no file or folder {path}. Models are read from: {MODELS_UNDERSTOOD}.")
     with reading(str(path)), path.open("rb") as stream:
-        head = stream.read(9)
-    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        head = stream.read(HEAD_BYTES)
+    told = other_file(path, head)
+    if told is not None:
+        raise UserError(told)
+    if path.suffix == ".safetensors" or is_safetensors(head):
         _check_own(path)
         snapshot, _, texts = load_denoiser(path)
         name = f"{path.name} at epoch {texts.get('epoch', 'unknown')}"
@@ -211,16 +228,21 @@ def _from_file(path: Path, asked: _Asked) -> tuple[_Model | Opened, Origin]:
         content = read_checkpoint(path)
     if not holds_networks(content):
         return _from_checkpoint(path, content, asked)
-    if asked.settings is not None:
-        raise UserError(f"{path} is a network pickle of EDM, which tells everything: it takes no settings.")
     which = "averaged weights (ema)" if asked.weights == _AVERAGED else f"weights {asked.weights!r}"
-    network = edm_network(content, asked.weights, path)
+    beside = Asked(asked.settings, asked.device, asked.allow_pickle)
+    network, known = edm_network(content, asked.weights, path, beside)
     others = ", ".join(repr(name) for name in network_names(content) if name != asked.weights)
-    notes = [
+    notes = (
         f"It is the network {asked.weights!r} of the file{others and f', which also holds {others}'}.",
         *(["Its weights are averaged."] if asked.weights == _AVERAGED else []),
-    ]
-    return network, Origin("EDM pickle", f"{path.name}, {which}", sha256_file(path), tuple(notes), path)
+        *known,
+    )
+    digest = sha256_file(path)
+    if isinstance(network, LatentDenoiser):
+        digest = hashlib.sha256(
+            f"{digest} {_digest(Path((asked.settings or {})['vae']))}".encode()
+        ).hexdigest()
+    return network, Origin("EDM pickle", f"{path.name}, {which}", digest, notes, path)
 
 
 def _from_checkpoint(path: Path, content: object, asked: _Asked) -> tuple[Opened, Origin]:
@@ -248,7 +270,7 @@ def _check_own(path: Path) -> None:
             names = list(file.keys())
     except (SafetensorError, OSError, ValueError):
         return  # damaged, which reading it says
-    if "format" in texts and texts["format"] != "pt":
+    if texts.get("format", "").startswith("diffmem"):
         return
     if "config" in texts and '"model"' in texts["config"]:
         raise UserError(f"{path} is a network of k-diffusion, which is not supported yet. {WAYS_ON}")
@@ -290,16 +312,18 @@ def _diffusers(
     given = folder
     folder, known = _network_of(folder, weights)
     if not any((folder / name).is_file() for name in ("model_index.json", "config.json")):
-        raise UserError(
-            f"{folder} is no folder of a model. Models are read from: {MODELS_UNDERSTOOD}. {WAYS_ON}"
-        )
+        with reading(str(folder)):
+            raise UserError(f"{other_folder(folder)} Models are read from: {MODELS_UNDERSTOOD}. {WAYS_ON}")
     denoiser = open_diffusers(folder, device=device, allow_pickle=allow_pickle)
-    notes = [
-        *known,
-        *doubts_of(folder),
-        "Noise levels between the timesteps of training are interpolated, and images are sampled by diffmem's sampler, not by the"
-        " pipeline's own scheduler.",
-    ]
+    notes = [*known, *doubts_of(folder)]
+    network = denoiser.inner if isinstance(denoiser, LatentDenoiser) else denoiser
+    if isinstance(network, DiscreteDenoiser):
+        notes.append("Noise levels between the timesteps of training are interpolated.")
+    elif isinstance(network, ContinuousDenoiser) and network.process.unit_range:
+        notes.append(
+            "The network knows images in [0, 1]; here, images and noise levels are in units of [-1, 1], which are twice as wide."
+        )
+    notes.append("Images are sampled by diffmem's sampler, not by the pipeline's own scheduler.")
     if isinstance(denoiser, Latent):
         notes.append(
             "The model denoises latents; its samples are decoded by its autoencoder and compared as pixels. What the autoencoder cannot"
