@@ -10,10 +10,11 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 
 from diffmem.errors import UserError
 from diffmem.models import open_model
+from diffmem.models.pretrained.other_files import other_file
 
 
 def refusal(path):
@@ -146,15 +147,12 @@ def test_safetensors_are_told_by_the_length_of_their_header_whatever_byte_it_beg
         assert "1 tensors ('a', ...)" in told(tmp_path, "weights.pt", content)
 
 
-def test_a_folder_says_what_it_holds_and_names_a_model_in_it(tmp_path):
+def test_a_folder_that_holds_no_model_says_what_it_holds(tmp_path):
     assert "it holds nothing" in refusal(tmp_path)
-    save_file(named("a"), tmp_path / "model-2.safetensors")
-    (tmp_path / "model-1.pt").write_bytes(b"")
-    (tmp_path / "optimizer.bin").write_bytes(b"")
-    assert (
-        f"holds model-1.pt, model-2.safetensors. Name one, for example {tmp_path / 'model-2.safetensors'}."
-        in refusal(tmp_path)
-    )
+    (tmp_path / "notes.txt").write_text("a")
+    text = refusal(tmp_path)
+    assert "is no folder of a model; it holds notes.txt." in text
+    assert "function_denoiser" in text
 
 
 @pytest.mark.parametrize(
@@ -169,3 +167,20 @@ def test_a_folder_says_what_it_holds_and_names_a_model_in_it(tmp_path):
 def test_a_folder_of_another_program_is_named(tmp_path, name, words):
     (tmp_path / name).write_bytes(b"")
     assert words in refusal(tmp_path)
+
+
+def test_whatever_a_file_begins_with_it_is_told_or_left_to_the_readers_and_nothing_fails(tmp_path):
+    path = tmp_path / "file.pt"
+    path.write_bytes(b"{}")
+    random = np.random.default_rng(0)
+    heads = [
+        content if isinstance(content, bytes) else b"" for content, _ in (WITH_BOTH_WAYS | OTHERWISE).values()
+    ]
+    for _ in range(3000):
+        head = bytearray(heads[random.integers(len(heads))][:64])
+        for _ in range(random.integers(1, 4)):
+            if head:
+                head[random.integers(len(head))] = random.integers(256)
+        if not head.startswith(b"PK\x03\x04"):
+            told_of = other_file(path, bytes(head))
+            assert told_of is None or told_of.startswith(str(path))
