@@ -41,7 +41,7 @@ def zipped(**members):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in members.items():
-            archive.writestr(name.replace("__", "/"), content)
+            archive.writestr(name, content)
     return buffer.getvalue()
 
 
@@ -59,7 +59,7 @@ WITH_BOTH_WAYS = {
     "model.onnx": (b"\x08\x07\x12\x07pytorch\x1a\x05" + bytes(100), "a graph of ONNX"),
     "model.h5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5 file, as Keras writes it"),
     "weights.keras": (zipped(**{"model.weights.h5": b"", "config.json": b"{}"}), "a model of Keras"),
-    "script.pt": (zipped(a__code__net=b"def", **{"a/data.pkl": b"", "a/constants.pkl": b""}), "TorchScript"),
+    "script.pt": (zipped(**{"a/code/net.py": b"", "a/data.pkl": b"", "a/constants.pkl": b""}), "a program of TorchScript"),
     "model.ckpt-100.index": (b"\0\0\2\1", "a part of a checkpoint of TensorFlow"),
     "model.ckpt-100.data-00000-of-00001": (bytes(64), "a part of a checkpoint of TensorFlow"),
     "flax_model.msgpack": (b"\x82\xa6params\x81\xa1a\x01", "as Flax (JAX) writes it"),
@@ -98,6 +98,8 @@ OTHERWISE = {
     "photos.zip": (zipped(**{"a.png": b"\x89PNG"}), "is a zip that PyTorch did not write; it holds a.png"),
     "optimizer.bin": ({"state": {}, "param_groups": []}, "holds the state of an optimizer"),
     "opt050000.pt": ({"state": {0: {"exp_avg": torch.ones(1)}}, "param_groups": [{}]}, "the state of an optimizer"),
+    "nothing.pt": ({}, "a checkpoint that holds nothing"),
+    "random_states_0.pkl": ({"random_state": (), "torch_manual_seed": torch.ones(1)}, "the states of random generators"),
     "scheduler.bin": ({"last_epoch": 1, "_step_count": 2}, "the state of a schedule of learning rates"),
     "training-state-000100.pt": ({"net": named("a"), "optimizer_state": {}}, "Give the network-snapshot-*.pkl of the same step"),
     "64x64_classifier.pt": (named("input_blocks.0.0.weight", "time_embed.0.weight", "middle_block.0.a"), "classifier of guided-diffusion"),

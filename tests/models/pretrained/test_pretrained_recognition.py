@@ -243,6 +243,32 @@ def test_an_embedding_of_classes_that_is_not_read_is_refused_with_both_ways_on(f
     assert both_ways(str(error.value))
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"_class_name": "UNet2DConditionModel"}, "is directed by text or other embeddings"),
+        (
+            {"architectures": ["CLIPTextModel"], "model_type": "clip"},
+            "the network ['CLIPTextModel'] is not supported",
+        ),
+    ],
+)
+def test_a_network_of_another_class_is_not_asked_for_its_scheduler(tmp_path, settings, words):
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError) as error:
+        open_model(tmp_path)
+    assert words in str(error.value)
+    assert "scheduler_config" not in str(error.value)
+
+
+def test_a_part_of_a_pipeline_points_to_the_whole(folder):
+    if not (folder / "model_index.json").exists():
+        (folder / "model_index.json").write_text("{}")
+    (folder / "scheduler").mkdir(exist_ok=True)
+    with pytest.raises(UserError, match="Give the folder above it"):
+        open_model(folder / "scheduler")
+
+
 @pytest.mark.parametrize("kind", ["LCMScheduler", "CMStochasticIterativeScheduler", "TCDScheduler"])
 def test_a_distilled_model_is_no_denoiser_and_no_function_can_stand_for_it(folder, kind):
     rewrite(folder, _class_name=kind)

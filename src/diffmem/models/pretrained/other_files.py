@@ -93,6 +93,10 @@ def other_folder(folder: Path) -> str:
         return _network(folder, "a checkpoint of Orbax (JAX)")
     if "pytorch_lora_weights.safetensors" in names or "adapter_config.json" in names:
         return f"{folder} holds changes to a model (LoRA) and no whole one. {SAMPLES_ONLY}"
+    if (folder.resolve().parent / "model_index.json").is_file():
+        return (
+            f"{folder} is a part of a pipeline of diffusers that denoises nothing. Give the folder above it."
+        )
     inside = ", ".join(names[:_LISTED]) or "nothing"
     return f"{folder} is no folder of a model; it holds {inside}."
 
@@ -105,7 +109,9 @@ def _zip(path: Path) -> str | None:
     with checked_zip(path) as archive:
         names = [info.filename for info in archive.infolist()]
     if any(re.fullmatch(r"[^/]+/(code/.*|constants\.pkl)", name) for name in names):
-        return _network(path, "a program of TorchScript (torch.jit.save), whose code would have to be run")
+        return (
+            f"{path} is a program of TorchScript (torch.jit.save), whose code would have to be run. {WAYS_ON}"
+        )
     if any(re.fullmatch(r"[^/]+/data\.pkl|data\.pkl", name) for name in names):
         return None
     if any(name.endswith(".weights.h5") for name in names):
