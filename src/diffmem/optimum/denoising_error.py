@@ -276,12 +276,11 @@ class _Asked:
         progress(1, 1)
         if not math.isfinite(ratio):
             return None
-        better = [
-            index
-            for index in np.flatnonzero(at).tolist()
-            if _above(BETTER * own[index, :seen] - errors[index])
-            and _above(shrunk[index, :seen] - errors[index])
+        sound = [
+            index for index in np.flatnonzero(at).tolist() if _above(shrunk[index, :seen] - errors[index])
         ]
+        better = [index for index in sound if _above(BETTER * own[index, :seen] - errors[index])]
+        gains = ((own[at, :seen] - errors[at]) / unit).mean(0)
         return ReadingRecord(
             text=reading.text,
             remedy=reading.remedy,
@@ -291,5 +290,6 @@ class _Asked:
             ],
             ratio=ratio,
             levels=[self._sigmas[index] for index in better],
+            lower=bool(sound) and _above(gains),
             better=ratio < BETTER and len(better) >= ENOUGH,
         )

@@ -49,6 +49,9 @@ class ReadingRecord(Record):
     levels: list[float] = Field(
         description="Levels at which its error is surely lower by 10% or more, and surely below that of the best that uses no other pixel."
     )
+    lower: bool = Field(
+        description="Whether the ratio is surely below 1, and its error somewhere surely below that of the best that uses no other pixel."
+    )
     better: bool = Field(
         description="Whether there are three such levels or more, and the ratio is below 0.9."
     )
@@ -115,5 +118,17 @@ class DenoisingCheck(Record):
             + ")"
             for point in middle
         )
-        tried = f" None of {len(self.readings)} other readings is better." if self.readings else ""
-        return f"Denoising error on {self.images:,} training images, squared, per value: {figures}.{tried}"
+        return f"Denoising error on {self.images:,} training images, squared, per value: {figures}. {self._tried}".rstrip()
+
+    @property
+    def _tried(self) -> str:
+        """What is to be said of the other readings."""
+        if not self.readings or self.better is not None:
+            return ""
+        lowest = min(self.readings, key=lambda one: one.ratio)
+        if not lowest.lower:
+            return f"None of {len(self.readings)} other readings is better."
+        return (
+            f"Of {len(self.readings)} other readings, the error is {1 - lowest.ratio:.1%} lower, too little to decide, for this one:"
+            f" {lowest.text}. Make sure of it."
+        )
