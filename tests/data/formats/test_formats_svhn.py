@@ -56,12 +56,12 @@ def test_labels_are_left_out_by_choice(tmp_path):
     [
         ({"X": IMAGES.transpose(2, 3, 1, 0)}, "it has X uint8"),
         ({"Y": np.zeros(3), "y": np.zeros(3)}, "it has Y double"),
-        (stored(IMAGES, DIGITS) | {"X": IMAGES}, "is no file of SVHN"),
-        (stored(IMAGES, DIGITS[:4]), r"has \(4, 1\) labels for 5 images"),
+        (stored(IMAGES, DIGITS) | {"X": IMAGES}, "is no whole file of SVHN"),
+        (stored(IMAGES, DIGITS[:4]), r"has 4 labels for 5 images"),
         (stored(IMAGES, DIGITS) | {"y": np.array([0, 10, 1, 2, 3])}, "which both stand for the digit 0"),
         (stored(IMAGES, DIGITS) | {"y": np.array([11, 10, 1, 2, 3])}, "whole numbers from 0 to 10"),
         (stored(IMAGES, DIGITS) | {"y": np.array([1.5, 10, 1, 2, 3])}, "whole numbers from 0 to 10"),
-        (stored(IMAGES, DIGITS) | {"y": "words"}, "labels for 5 images"),
+        (stored(IMAGES, DIGITS) | {"y": "words"}, "it has X uint8 .*, y other"),
     ],
 )
 def test_what_is_no_svhn_is_refused(tmp_path, arrays, told):

@@ -11,23 +11,32 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal, NamedTuple, cast
+from typing import IO, Any, BinaryIO, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data.formats.floats import ScaledPixels
-from diffmem.data.formats.guards import MAX_FILE_BYTES, MAX_TOTAL_BYTES, BoundedStream, checked_zip, reading
+from diffmem.data.formats.guards import (
+    MAX_FILE_BYTES,
+    MAX_TOTAL_BYTES,
+    BoundedStream,
+    check_total,
+    checked_zip,
+    reading,
+)
 from diffmem.data.formats.labels import words
 from diffmem.data.reading import OPTIONS
-from diffmem.data.storage import PART_BYTES, contiguous, new_images
+from diffmem.data.storage import PART_BYTES, contiguous, new_images, parts
 from diffmem.errors import UserError
 
 __all__ = [
     "ArrayArchive",
     "Header",
     "Layout",
+    "Readable",
     "as_nchw",
+    "column_major",
     "exactly",
     "filled",
     "layout_of",
@@ -41,6 +50,13 @@ Layout = Literal["NHW", "NHWC", "NCHW"]
 _LABELS = ("labels", "y")
 _MAX_HEADER_BYTES = 2**16
 _FLOAT_BYTES = 8  # the widest float that images are read from
+
+
+class Readable(Protocol):
+    """What bytes are read from, forwards."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes; none at the end."""
 
 
 class Header(NamedTuple):
@@ -177,7 +193,7 @@ def open_arrays(path: Path) -> Iterator[ArrayArchive]:
 
 
 def filled(
-    stream: IO[bytes] | BoundedStream,
+    stream: Readable,
     shape: tuple[int, ...],
     dtype: np.dtype[Any] | None = None,
     scaled: ScaledPixels | None = None,
@@ -212,13 +228,41 @@ def filled(
     return values
 
 
-def exactly(stream: IO[bytes] | BoundedStream, size: int) -> bytes:
+def exactly(stream: Readable, size: int) -> bytes:
     """Return `size` bytes, or all that are left if they are fewer; a decompressor gives them in pieces."""
     pieces: list[bytes] = []
     while size > 0 and (content := stream.read(size)):
         pieces.append(content)
         size -= len(content)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def column_major(stream: Readable, count: int, shape: tuple[int, int, int], what: str) -> NDArray[np.uint8]:
+    """Read images (N, C, H, W) from a stream of planes whose columns follow one another, as MATLAB writes them.
+
+    Args:
+        stream: At the first value.
+        count: Number of images.
+        shape: (C, H, W) of each.
+        what: The file's name, for errors.
+
+    Raises:
+        UserError: They are too large.
+        EOFError: The stream ends before.
+    """
+    check_total(count, shape, what)
+    images = new_images((count, *shape))
+    channels, height, width = shape
+    for part in parts(count, math.prod(shape)):
+        wanted = (part.stop - part.start) * math.prod(shape)
+        content = exactly(stream, wanted)
+        if len(content) != wanted:
+            raise EOFError("it is cut short")
+        images[part] = (
+            np.frombuffer(content, np.uint8).reshape(-1, channels, width, height).transpose(0, 1, 3, 2)
+        )
+    images.flags.writeable = False
+    return images
 
 
 def _check_dtype(dtype: np.dtype[Any], meant: type[np.generic] | None, what: str, floats: bool) -> None:

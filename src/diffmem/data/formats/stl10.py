@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data.conversions import Conversion
-from diffmem.data.formats.arrays import exactly, naming
-from diffmem.data.formats.guards import check_total, reading, stays_inside
+from diffmem.data.formats.arrays import column_major, exactly, naming
+from diffmem.data.formats.guards import reading, stays_inside
 from diffmem.data.formats.published import of_archive
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.names import NumberedNames
 from diffmem.data.reading import NO_LABELS
-from diffmem.data.storage import new_images, parts
 from diffmem.errors import UserError
 
 __all__ = ["FOLDER", "SPLITS", "read_stl10", "stl10_folder"]
@@ -121,14 +120,7 @@ def _images(stream: IO[bytes], size: int, what: str) -> NDArray[np.uint8]:
             f"{what} has {size:,} bytes, which is not a whole number of images of {_IMAGE_BYTES:,} bytes. It is cut short;"
             " download it again."
         )
-    check_total(count, _SHAPE, what)
-    images = new_images((count, *_SHAPE))
-    for part in parts(count, _IMAGE_BYTES):
-        content = exactly(stream, (part.stop - part.start) * _IMAGE_BYTES)
-        if len(content) != (part.stop - part.start) * _IMAGE_BYTES:
-            raise EOFError(f"{what} is cut short")
-        images[part] = np.frombuffer(content, np.uint8).reshape(-1, *_SHAPE).transpose(0, 1, 3, 2)
-    return frozen(images)
+    return column_major(stream, count, _SHAPE, what)
 
 
 def _labels(

@@ -1,24 +1,24 @@
 """SVHN with cropped digits: `train_32x32.mat`, `test_32x32.mat`, `extra_32x32.mat`.
 
 Format: http://ufldl.stanford.edu/housenumbers/ (Netzer et al. 2011): MATLAB files (level 5) of X, uint8 (H, W, 3, N), and y (N, 1),
-the digits 1 to 9, and 10 for the digit 0. They are read by `scipy.io`, which runs nothing that a file holds.
+the digits 1 to 9, and 10 for the digit 0. See `mat5`.
 """
 
 from __future__ import annotations
 
-import math
-import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffmem.data.conversions import Conversion
-from diffmem.data.formats.arrays import naming
-from diffmem.data.formats.guards import check_ratio, check_total, reading, stays_inside
+from diffmem.data.formats.arrays import column_major, exactly, naming
+from diffmem.data.formats.guards import reading, stays_inside
+from diffmem.data.formats.mat5 import LEVEL_5, MatArray, mat_arrays
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.names import NumberedNames
 from diffmem.data.reading import NO_LABELS
-from diffmem.data.storage import new_images, parts
 from diffmem.errors import UserError
 
 __all__ = ["MAGIC", "SPLITS", "read_svhn", "svhn_files"]
@@ -27,7 +27,6 @@ MAGIC = b"MATLAB "
 """How .mat files of level 5 and of version 7.3 begin."""
 
 SPLITS = ("train", "test", "extra")
-_LEVEL_5 = b"MATLAB 5.0 MAT-file"
 _ZERO = 10
 
 
@@ -82,44 +81,47 @@ def _of(path: Path, split: str | None) -> Path:
     return file
 
 
-def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return images (N, 3, H, W) and labels (N,) as they are stored."""
-    from scipy.io import loadmat, whosmat
-
     with file.open("rb") as stream:
-        if not stream.read(len(_LEVEL_5)) == _LEVEL_5:
+        if stream.read(len(LEVEL_5)) != LEVEL_5:
             raise UserError(
                 f"{file} is a .mat file of version 7.3 (HDF5), which is not read; the files of SVHN are of level 5. Save it by"
                 " MATLAB's save(..., '-v7'), or its arrays as an .npz: images and labels."
             )
-    with reading(str(file)), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about variables that are there twice
-        found = {name: (shape, kind) for name, shape, kind in whosmat(file, appendmat=False)}
-        shape, kind = found.get("X", ((), ""))
-        if len(shape) != 4 or shape[2] != 3 or kind != "uint8" or 0 in shape or "y" not in found:
-            held = (
-                ", ".join(f"{name} {kind} {shape}" for name, (shape, kind) in found.items())[:200]
-                or "nothing"
-            )
-            raise UserError(
-                f"{file} is no file of SVHN: those hold X, uint8 (H, W, 3, N), and y (N, 1); it has {held}. If it is cut short,"
-                " download it again; save other arrays as an .npz: images and labels."
-            )
-        check_total(shape[3], (3, *shape[:2]), str(file))
-        if math.prod(found["y"][0]) != shape[3]:
-            raise UserError(f"{file} has {found['y'][0]} labels for {shape[3]} images; download it again.")
-        check_ratio(math.prod(shape), file.stat().st_size, str(file))
-        arrays = loadmat(
-            file, appendmat=False, variable_names=["X", "y"], verify_compressed_data_integrity=True
+    images: NDArray[np.uint8] | None = None
+    labels: NDArray[Any] | None = None
+    held: list[str] = []
+    with reading(str(file)):
+        for array in mat_arrays(file):
+            held.append(f"{array.name} {array.kind} {array.shape}")
+            if array.name == "X" and _is_images(array):
+                height, width, channels, count = array.shape
+                images = column_major(array.values, count, (channels, height, width), str(file))
+            elif array.name == "y" and array.kind != "other" and sorted(array.shape)[:-1] == [1]:
+                content = exactly(array.values, max(array.shape) * array.dtype.itemsize)
+                labels = np.frombuffer(content, array.dtype)
+    if images is None or labels is None:
+        raise UserError(
+            f"{file} is no whole file of SVHN: those hold X, uint8 (H, W, 3, N), and y (N, 1); it has"
+            f" {', '.join(held)[:200] or 'nothing'}. If it is cut short, download it again; save other arrays as an .npz: images and"
+            " labels."
         )
-        stored, y = arrays["X"], arrays["y"].reshape(-1)
-        if stored.shape != shape or stored.dtype != np.uint8 or y.dtype.kind not in "iuf":
-            raise ValueError(f"X is {stored.dtype} {stored.shape}, y is {y.dtype}")
-        if not ((y >= 0) & (y <= _ZERO) & (y == np.floor(y))).all():
-            raise UserError(
-                f"{file}: y holds labels that are not whole numbers from 0 to 10; it is no file of SVHN."
-            )
-        images = new_images((shape[3], 3, *shape[:2]))
-        for part in parts(shape[3], math.prod(shape[:3])):
-            images[part] = stored[..., part].transpose(3, 2, 0, 1)
-        return frozen(images), y.astype(np.int64)
+    if len(labels) != len(images):
+        raise UserError(f"{file} has {len(labels)} labels for {len(images)} images; download it again.")
+    if not ((labels >= 0) & (labels <= _ZERO) & (labels == np.floor(labels))).all():
+        raise UserError(
+            f"{file}: y holds labels that are not whole numbers from 0 to 10; it is no file of SVHN."
+        )
+    return images, labels.astype(np.int64)
+
+
+def _is_images(array: MatArray) -> bool:
+    shape = array.shape
+    return (
+        len(shape) == 4
+        and shape[2] == 3
+        and 0 not in shape
+        and array.kind == "uint8"
+        and array.dtype == np.uint8
+    )
