@@ -81,6 +81,7 @@ def data_build(
     """
     from diffmem.data.build import BuildConfig, build
     from diffmem.data.canaries import canaries_path, check_canaries, plant_canaries
+    from diffmem.data.storage import little_memory
     from diffmem.data.write import meta_path, write_images
 
     config = BuildConfig(
@@ -91,7 +92,7 @@ def data_build(
     check_target((source, mix), out)
     check_canaries(canaries, repeats)
     planted = None
-    with show_progress("Building") as progress:
+    with show_progress("Building") as progress, little_memory():
         images = build(source, config, progress)
         if canaries is not None and repeats is not None:
             images, planted = plant_canaries(images, canaries, repeats, seed)
