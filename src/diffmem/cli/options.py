@@ -73,6 +73,13 @@ class ReadingOptions:
             " CIFAR-10 and IDX files (train if left out)."
         ),
     ] = None
+    follow_links: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Follow links of a folder that lead to folders or out of it; refused if left out.",
+        ),
+    ] = False
 
     def reading(self, resolution: int | None) -> Reading:
         """Return what is chosen.
@@ -97,6 +104,7 @@ class ReadingOptions:
             fit=self.fit,
             resolution=None if self.fit is None else resolution,
             split=self.split,
+            follow_links=self.follow_links,
         )
 
 

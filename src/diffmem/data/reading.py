@@ -51,6 +51,7 @@ _WORDS: dict[str, tuple[str | None, ...]] = {
     "fit": (None, *get_args(Fit)),
 }
 _NUMBERS = ("white", "resolution")
+_SWITCHES = ("follow_links",)
 _MAX_WHITE = 65_535
 
 
@@ -79,7 +80,8 @@ class Reading:
         fit: How images become squares of `resolution` pixels: 'crop' to the square in the middle, 'stretch', or 'pad' with
             black; then resampled by LANCZOS. If none, images of unequal shapes are refused.
         resolution: Side in pixels, from 1 to 4096; goes with `fit`.
-        split: Which split is read of a folder or zip of splits, or of CIFAR-10 and IDX files ('train' or 'test').
+        split: Which split is read of a folder, archive or table of splits, or of CIFAR-10 and IDX files ('train' or 'test').
+        follow_links: Whether links in a folder that lead to folders, or out of it, are followed.
 
     Raises:
         UserError: A value is none of these, or `fit` and `resolution` are not given together.
@@ -92,6 +94,7 @@ class Reading:
     fit: Fit | None = None
     resolution: int | None = None
     split: str | None = None
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         for key, permitted in _WORDS.items():
@@ -145,7 +148,13 @@ def parse_reading(pairs: Sequence[str]) -> Reading:
             raise UserError(f"{key} is chosen twice: {values[key]} and {value}.")
         if key in _NUMBERS and not (value.isascii() and value.isdigit()):
             raise UserError(f"{key} must be a whole number, not {value!r}.")
-        values[key] = int(value) if key in _NUMBERS else value
+        if key in _SWITCHES and value.lower() not in ("true", "false"):
+            raise UserError(f"{key} must be true or false, not {value!r}.")
+        values[key] = value
+        if key in _NUMBERS:
+            values[key] = int(value)
+        elif key in _SWITCHES:
+            values[key] = value.lower() == "true"
     return Reading(**values)
 
 

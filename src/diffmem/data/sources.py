@@ -11,14 +11,18 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from diffmem.data.conversions import Conversion
-from diffmem.data.formats.cifar10 import is_cifar10_folder, read_cifar10
+from diffmem.data.formats.cifar10 import FOLDER, is_cifar10_folder, read_cifar10
 from diffmem.data.formats.edm_zip import read_zip
-from diffmem.data.formats.folder import read_folder
-from diffmem.data.formats.guards import checked_zip, in_one_line, unpacked
+from diffmem.data.formats.folder import read_folder, read_listed
+from diffmem.data.formats.guards import checked_zip, in_one_line, is_folder, is_plain_file, unpacked
 from diffmem.data.formats.guards import reading as as_text
 from diffmem.data.formats.idx import IMAGE_MAGIC, idx_image_files, read_idx
+from diffmem.data.formats.listing import is_listing
 from diffmem.data.formats.npy import MAGIC, read_npy, read_npz
+from diffmem.data.formats.shards import TAR_ENDINGS, Shards, braces, find_shards, has_shards, listed_shards
 from diffmem.data.formats.signatures import HEAD_BYTES, LIKELY, ending_of
+from diffmem.data.formats.tar import is_tar, tar_name
+from diffmem.data.formats.webdataset import read_tars
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.reading import ALPHA_TEXT, AS_USUAL, FIT_TEXT, Reading, check_choice
 from diffmem.data.transforms import fit_images
@@ -33,7 +37,8 @@ Split = Literal["train", "test"]
 UNDERSTOOD = (
     "the word 'digits'; a CIFAR-10 archive (cifar-10-python.tar.gz) or its unpacked folder; a folder of "
     "images, "
-    "with sub-folders as classes; a .zip of images with or without dataset.json; an .npz with uint8 "
+    "with sub-folders as classes or metadata.jsonl; a .csv or .jsonl that lists image files; a .tar or .tar.gz of images, or "
+    "WebDataset shards (train-{000..012}.tar, or their folder); a .zip of images with or without dataset.json; an .npz with uint8 "
     "'images'; an .npy of uint8 images, which stays on disk and may be larger than memory, with or without "
     "its .meta.npz; "
     "IDX files such as train-images-idx3-ubyte.gz"
@@ -84,15 +89,17 @@ def open_images(
     if source == "digits":
         check_choice("split", split, (None, *get_args(Split)))
         return _fitted(read_digits(split or "train"), reading, "digits", progress)
+    listed = _listed(source)
+    if listed is not None:
+        return _of_shards(str(source), listed, progress, reading, split)
     path = _path(source)
     with as_text(str(path)):
         kind = _kind(path)
+    members = _MEMBERS.get(kind)
+    if members is not None:
+        return members(path, progress, reading, split)
     if kind == "unknown":
         raise UserError(f"{path} is nothing that images are read from. Understood are: {UNDERSTOOD}.")
-    if kind == "zip":
-        return read_zip(path, progress, reading, split)
-    if kind == "folder":
-        return read_folder(path, progress, reading, split)
     check_choice("split", split, (None, *get_args(Split)))
     if kind == "cifar10":
         images = read_cifar10(path, split or "train")
@@ -106,6 +113,40 @@ def open_images(
     else:
         images = read_npz(path) if kind == "npz" else read_npy(path)
     return _fitted(images, reading, str(path), progress)
+
+
+def _listed(source: str | Path) -> Shards | None:
+    """Return the shards that a list in braces names; none where the source is no list."""
+    names = braces(str(source))
+    if names is None or is_plain_file(Path(source)) or is_folder(Path(source)):
+        return None
+    return Shards(listed_shards(str(source), names))
+
+
+def _of_shards(
+    what: str, shards: Shards, progress: Progress, reading: Reading, split: str | None
+) -> ImageSet:
+    return read_tars(
+        shards.files, what, progress, reading, None if shards.conversions else split, shards.conversions
+    )
+
+
+def _read_tar(path: Path, progress: Progress, reading: Reading, split: str | None) -> ImageSet:
+    return read_tars([path], str(path), progress, reading, split)
+
+
+def _read_tar_folder(path: Path, progress: Progress, reading: Reading, split: str | None) -> ImageSet:
+    return _of_shards(str(path), find_shards(path, TAR_ENDINGS, split), progress, reading, split)
+
+
+_MEMBERS: dict[str, Callable[[Path, Progress, Reading, str | None], ImageSet]] = {
+    "zip": read_zip,
+    "folder": read_folder,
+    "listing": read_listed,
+    "tar": _read_tar,
+    "tars": _read_tar_folder,
+}
+"""How each kind of source is read whose images are encoded."""
 
 
 def _path(source: str | Path) -> Path:
@@ -142,7 +183,9 @@ def _kind(path: Path) -> str:
     if path.is_dir():
         if is_cifar10_folder(path):
             return "cifar10"
-        return "idx" if idx_image_files(path) else "folder"
+        if idx_image_files(path):
+            return "idx"
+        return "tars" if has_shards(path, TAR_ENDINGS) else "folder"
     if not path.is_file():
         return "unknown"
     with unpacked(path, HEAD_BYTES) as (stream, _):
@@ -155,7 +198,9 @@ def _kind(path: Path) -> str:
         return "npy"
     if head.startswith(IMAGE_MAGIC):
         return "idx"
-    return "cifar10" if head[257:262] == b"ustar" else "unknown"
+    if head[257:262] == b"ustar" or is_tar(head):
+        return "cifar10" if tar_name(head).removeprefix("./").startswith(FOLDER) else "tar"
+    return "listing" if is_listing(path.name, head) else "unknown"
 
 
 @dataclass(frozen=True)

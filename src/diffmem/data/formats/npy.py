@@ -33,7 +33,10 @@ from diffmem.text import count_text
 __all__ = ["MAGIC", "meta_path", "read_npy", "read_npz", "sample_digest"]
 
 _IMAGES = ("images", "x", "data", "arr_0")
-_USED = ("labels", "y", "names", "names_utf8", "names_ends", "class_names", "history", "layout")
+_USED = (
+    *("labels", "y", "names", "names_utf8", "names_ends", "class_names", "history", "layout"),
+    *("captions_utf8", "captions_ends", "captions_given"),
+)
 _UNNAMED_LABELS = "arr_1"
 
 MAGIC = b"\x93NUMPY"
@@ -50,12 +53,13 @@ class _Described(NamedTuple):
     class_names: tuple[str, ...] | None = None
     history: tuple[str, ...] = ()
     layout: str | None = None
+    captions: tuple[str | None, ...] | None = None
 
     @classmethod
     def of(cls, arrays: ArrayArchive) -> _Described:
         labels, names, class_names = arrays.labels(), _names(arrays), arrays.text("class_names")
         history, layout = arrays.text("history") or (), arrays.text("layout")
-        return cls(labels, names, class_names, history, layout[0] if layout else None)
+        return cls(labels, names, class_names, history, layout[0] if layout else None, _captions(arrays))
 
     def image_set(
         self, images: NDArray[np.uint8], path: Path, step: str, *conversions: Conversion
@@ -63,7 +67,7 @@ class _Described(NamedTuple):
         names = NumberedNames(path.name, range(len(images))) if self.names is None else self.names
         class_names = None if self.labels is None else self.class_names
         history = (*self.history, step, *(one.sentence for one in conversions))
-        return ImageSet(images, self.labels, names, class_names, history, conversions)
+        return ImageSet(images, self.labels, names, class_names, history, conversions, self.captions)
 
 
 def meta_path(path: Path) -> Path:
@@ -175,8 +179,22 @@ def _passed_over(keys: list[str], total: int, unlabelled: bool) -> tuple[Convers
 
 
 def _names(arrays: ArrayArchive) -> Sequence[str] | None:
-    ends, content = arrays.array("names_ends", np.int64), arrays.array("names_utf8", np.uint8)
+    packed = _packed(arrays, "names")
+    return arrays.text("names") if packed is None else packed
+
+
+def _captions(arrays: ArrayArchive) -> tuple[str | None, ...] | None:
+    texts, given = _packed(arrays, "captions"), arrays.array("captions_given", np.int64)
+    if texts is None or given is None:
+        return None
+    with reading(f"{arrays.name}: captions_given"):
+        pairs = zip(texts, given.reshape(-1).tolist(), strict=True)
+        return tuple(text if there else None for text, there in pairs)
+
+
+def _packed(arrays: ArrayArchive, key: str) -> PackedNames | None:
+    ends, content = arrays.array(f"{key}_ends", np.int64), arrays.array(f"{key}_utf8", np.uint8)
     if ends is None or content is None:
-        return arrays.text("names")
-    with reading(f"{arrays.name}: names_utf8"):
+        return None
+    with reading(f"{arrays.name}: {key}_utf8"):
         return PackedNames(content.tobytes(), ends.astype(np.int64))
