@@ -13,6 +13,7 @@ __all__ = [
     "AS_USUAL",
     "FIT_TEXT",
     "MAX_RESOLUTION",
+    "NO_LABELS",
     "OPTIONS",
     "Alpha",
     "Exif",
@@ -28,6 +29,9 @@ Alpha = Literal["white", "black", "drop"]
 Exif = Literal["ignore", "apply"]
 Pages = Literal["first", "all", "refuse"]
 Fit = Literal["crop", "stretch", "pad"]
+
+NO_LABELS = "none"
+"""The key of labels that leaves them out."""
 
 OPTIONS = "options of diffmem data build; of diffmem audit as --train-read KEY=VALUE"
 """Where the choices are made, for messages."""
@@ -81,6 +85,8 @@ class Reading:
             black; then resampled by LANCZOS. If none, images of unequal shapes are refused.
         resolution: Side in pixels, from 1 to 4096; goes with `fit`.
         split: Which split is read of a folder, archive or table of splits, or of CIFAR-10 and IDX files ('train' or 'test').
+        images_key: Name of the column that holds the images; if none, it is found by its type.
+        labels_key: Name of the column that holds the labels, 'none' for no labels; if none, the usual names are tried.
         follow_links: Whether links in a folder that lead to folders, or out of it, are followed.
 
     Raises:
@@ -94,6 +100,8 @@ class Reading:
     fit: Fit | None = None
     resolution: int | None = None
     split: str | None = None
+    images_key: str | None = None
+    labels_key: str | None = None
     follow_links: bool = False
 
     def __post_init__(self) -> None:

@@ -13,21 +13,32 @@ import numpy as np
 from diffmem.data.conversions import Conversion
 from diffmem.data.formats.cifar10 import FOLDER, is_cifar10_folder, read_cifar10
 from diffmem.data.formats.edm_zip import read_zip
+from diffmem.data.formats.encoded import image_set_of
 from diffmem.data.formats.folder import read_folder, read_listed
 from diffmem.data.formats.guards import checked_zip, in_one_line, is_folder, is_plain_file, unpacked
 from diffmem.data.formats.guards import reading as as_text
+from diffmem.data.formats.hf_datasets import is_saved, read_cached, read_saved
 from diffmem.data.formats.idx import IMAGE_MAGIC, idx_image_files, read_idx
 from diffmem.data.formats.listing import is_listing
 from diffmem.data.formats.npy import MAGIC, read_npy, read_npz
-from diffmem.data.formats.shards import TAR_ENDINGS, Shards, braces, find_shards, has_shards, listed_shards
+from diffmem.data.formats.shards import (
+    TABLE_ENDINGS,
+    TAR_ENDINGS,
+    Shards,
+    braces,
+    find_shards,
+    kind_of_shards,
+    listed_shards,
+)
 from diffmem.data.formats.signatures import HEAD_BYTES, LIKELY, ending_of
+from diffmem.data.formats.tables import PARQUET_MAGIC, encoded_rows
 from diffmem.data.formats.tar import is_tar, tar_name
 from diffmem.data.formats.webdataset import read_tars
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.reading import ALPHA_TEXT, AS_USUAL, FIT_TEXT, Reading, check_choice
 from diffmem.data.transforms import fit_images
 from diffmem.errors import UserError
-from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.progress import NO_PROGRESS, Progress, Stages
 
 __all__ = ["UNDERSTOOD", "OtherReading", "Split", "open_images", "other_readings", "read_digits"]
 
@@ -38,7 +49,8 @@ UNDERSTOOD = (
     "the word 'digits'; a CIFAR-10 archive (cifar-10-python.tar.gz) or its unpacked folder; a folder of "
     "images, "
     "with sub-folders as classes or metadata.jsonl; a .csv or .jsonl that lists image files; a .tar or .tar.gz of images, or "
-    "WebDataset shards (train-{000..012}.tar, or their folder); a .zip of images with or without dataset.json; an .npz with uint8 "
+    "WebDataset shards (train-{000..012}.tar, or their folder); Parquet with a column of images, or a folder of it; what Hugging Face "
+    "datasets saved to disk, or its cache; a .zip of images with or without dataset.json; an .npz with uint8 "
     "'images'; an .npy of uint8 images, which stays on disk and may be larger than memory, with or without "
     "its .meta.npz; "
     "IDX files such as train-images-idx3-ubyte.gz"
@@ -47,6 +59,7 @@ UNDERSTOOD = (
 
 
 _HIGHEST = 65_535
+_SHARDS = {"tars": TAR_ENDINGS, "parquets": TABLE_ENDINGS, "cached": (".arrow",)}
 _TEXT: dict[str, dict[Any, str]] = {
     "alpha": {**ALPHA_TEXT},
     "exif": {"apply": "EXIF orientation applied", "ignore": "EXIF orientation ignored"},
@@ -126,6 +139,10 @@ def _listed(source: str | Path) -> Shards | None:
 def _of_shards(
     what: str, shards: Shards, progress: Progress, reading: Reading, split: str | None
 ) -> ImageSet:
+    if shards.files[0].name.endswith(TABLE_ENDINGS):
+        stages = Stages(progress, look=1, decode=9)
+        encoded = encoded_rows(shards.files, what, reading, stages.look, conversions=shards.conversions)
+        return image_set_of(encoded, what, f"parquet {Path(what).name}", reading, stages.decode)
     return read_tars(
         shards.files, what, progress, reading, None if shards.conversions else split, shards.conversions
     )
@@ -135,8 +152,20 @@ def _read_tar(path: Path, progress: Progress, reading: Reading, split: str | Non
     return read_tars([path], str(path), progress, reading, split)
 
 
-def _read_tar_folder(path: Path, progress: Progress, reading: Reading, split: str | None) -> ImageSet:
-    return _of_shards(str(path), find_shards(path, TAR_ENDINGS, split), progress, reading, split)
+def _read_parquet(path: Path, progress: Progress, reading: Reading, split: str | None) -> ImageSet:
+    if split not in (None, "train"):
+        raise UserError(
+            f"{path} has no {split} split: it is one set. Leave the split out, or name that file."
+        )
+    stages = Stages(progress, look=1, decode=9)
+    encoded = encoded_rows([path], str(path), reading, stages.look)
+    return image_set_of(encoded, str(path), f"parquet {path.name}", reading, stages.decode)
+
+
+def _read_shard_folder(
+    path: Path, progress: Progress, reading: Reading, split: str | None, kind: str
+) -> ImageSet:
+    return _of_shards(str(path), find_shards(path, _SHARDS[kind], split), progress, reading, split)
 
 
 _MEMBERS: dict[str, Callable[[Path, Progress, Reading, str | None], ImageSet]] = {
@@ -144,7 +173,11 @@ _MEMBERS: dict[str, Callable[[Path, Progress, Reading, str | None], ImageSet]] =
     "folder": read_folder,
     "listing": read_listed,
     "tar": _read_tar,
-    "tars": _read_tar_folder,
+    "tars": partial(_read_shard_folder, kind="tars"),
+    "parquet": _read_parquet,
+    "parquets": partial(_read_shard_folder, kind="parquets"),
+    "saved": read_saved,
+    "cached": read_cached,
 }
 """How each kind of source is read whose images are encoded."""
 
@@ -185,7 +218,9 @@ def _kind(path: Path) -> str:
             return "cifar10"
         if idx_image_files(path):
             return "idx"
-        return "tars" if has_shards(path, TAR_ENDINGS) else "folder"
+        if is_saved(path):
+            return "saved"
+        return kind_of_shards(path, _SHARDS) or "folder"
     if not path.is_file():
         return "unknown"
     with unpacked(path, HEAD_BYTES) as (stream, _):
@@ -200,6 +235,8 @@ def _kind(path: Path) -> str:
         return "idx"
     if head[257:262] == b"ustar" or is_tar(head):
         return "cifar10" if tar_name(head).removeprefix("./").startswith(FOLDER) else "tar"
+    if head.startswith(PARQUET_MAGIC):
+        return "parquet"
     return "listing" if is_listing(path.name, head) else "unknown"
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,17 +17,26 @@ from diffmem.data.formats.signatures import LIKELY, ending_of
 from diffmem.errors import UserError
 from diffmem.text import count_text
 
-__all__ = ["TABLE_ENDINGS", "TAR_ENDINGS", "Shards", "braces", "find_shards", "has_shards", "listed_shards"]
+__all__ = [
+    "TABLE_ENDINGS",
+    "TAR_ENDINGS",
+    "Shards",
+    "braces",
+    "find_shards",
+    "kind_of_shards",
+    "listed_shards",
+]
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
-TABLE_ENDINGS = (".parquet",)
+TABLE_ENDINGS = (".parquet", ".pq")
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 _NUMBERED = re.compile(r"(.*?)(\d+)(?:-of-(\d+))?(?:-[0-9a-f]{16})?")
 _WORD = re.compile(r"[^a-z]+")
 _MOST_SHARDS = 100_000
-_DEPTH = 4
-_LOOKED_AT = 1_000  # entries of a folder that tell what it is
+_DEPTH = 6  # of folders; the cache of Hugging Face datasets has five
+_LOOKED_AT = 10_000
+_MOST_FILES = 1_000_000
 
 
 class Shards(NamedTuple):
@@ -92,22 +101,26 @@ def listed_shards(pattern: str, names: Sequence[str]) -> list[Path]:
     return files
 
 
-def has_shards(folder: Path, endings: Sequence[str]) -> bool:
-    """Whether a folder holds files of such endings and no images: its first entries, and those of its folders, tell.
+def kind_of_shards(folder: Path, kinds: Mapping[str, Sequence[str]]) -> str | None:
+    """Return which kind of shards a folder, and folders of it, hold; none if there are images, or none of these.
+
+    The first 10,000 entries tell.
 
     Args:
         folder: The folder.
-        endings: For example `TAR_ENDINGS`.
+        kinds: How the names of each kind end.
     """
-    found = False
-    for file in _walk(folder, (*endings, *LIKELY), _LOOKED_AT, depth=2):
+    found: set[str] = set()
+    for file in _walk(folder, _LOOKED_AT):
         if ending_of(file.name) in LIKELY:
-            return False
-        found = True
-    return found
+            return None
+        found.update(kind for kind, endings in kinds.items() if file.name.endswith(tuple(endings)))
+    return next((kind for kind in kinds if kind in found), None)
 
 
-def find_shards(folder: Path, endings: Sequence[str], wanted: str | None) -> Shards:
+def find_shards(
+    folder: Path, endings: Sequence[str], wanted: str | None, skipped: tuple[str, ...] = ()
+) -> Shards:
     """Return the shards in a folder, sorted by name.
 
     Shards that are numbered are a set of their own for each name before the number, with no number left out: 'train-000.tar',
@@ -118,11 +131,16 @@ def find_shards(folder: Path, endings: Sequence[str], wanted: str | None) -> Sha
         folder: The folder.
         endings: Of their names.
         wanted: The split to read.
+        skipped: How the names of files begin that are no shards.
 
     Raises:
-        UserError: A number is missing, there are several splits and none is chosen, or one is a link out of the folder.
+        UserError: A number is missing, there are several sets, there are several splits and none is chosen, or one is a link
+            out of the folder.
     """
-    files = sorted(_walk(folder, tuple(endings), _MOST_SHARDS), key=lambda file: file.as_posix())
+    found = (file for file in _walk(folder, _MOST_FILES) if file.name.endswith(tuple(endings)))
+    files = sorted(file for file in found if not (skipped and file.name.startswith(skipped)))
+    if not files:
+        raise UserError(f"{folder} holds no files that end in {' or '.join(endings)}.")
     root = folder.resolve()
     for file in files:
         if file.is_symlink() and not stays_inside(file, root):
@@ -133,14 +151,21 @@ def find_shards(folder: Path, endings: Sequence[str], wanted: str | None) -> Sha
     for file in files:
         relative = file.relative_to(folder).as_posix()
         stem = relative.removesuffix(next(end for end in endings if relative.endswith(end)))
-        found = _NUMBERED.fullmatch(stem)
-        if found is None:
+        match = _NUMBERED.fullmatch(stem)
+        if match is None:
             groups[stem].append((0, None, file))
         else:
-            count = None if found[3] is None else int(found[3])
-            groups[found[1].strip("-_.") or "shards"].append((int(found[2]), count, file))
+            count = None if match[3] is None else int(match[3])
+            groups[match[1].strip("-_.") or "shards"].append((int(match[2]), count, file))
     for group in groups.values():
         _check_whole(folder, sorted(group, key=lambda one: one[0]))
+    by_split: dict[str, str] = {}
+    for name in groups:
+        other = by_split.setdefault(_split_of(name), name)
+        if other != name:
+            raise UserError(
+                f"{folder} holds several sets: {other} and {name}. Name the shards of one of them: {{000..012}}."
+            )
     names = {file: _split_of(name) for name, group in groups.items() for _, _, file in group}
     if len(files) == 1:
         return Shards(files)
@@ -150,21 +175,24 @@ def find_shards(folder: Path, endings: Sequence[str], wanted: str | None) -> Sha
     return Shards([files[index] for index in division.chosen], division.conversions)
 
 
-def _walk(folder: Path, endings: tuple[str, ...], most: int, depth: int = _DEPTH) -> Iterator[Path]:
-    """Yield the files of such endings in a folder and in folders of it."""
-    try:
-        with os.scandir(folder) as found:
-            entries = list(itertools.islice(found, most))
-    except OSError as error:
-        raise UserError(f"Cannot read the folder {folder}: {error.strerror}.") from error
-    for entry in sorted(entries, key=lambda entry: entry.name):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            if depth > 1:
-                yield from _walk(folder / entry.name, endings, most, depth - 1)
-        elif entry.name.endswith(endings) and entry.is_file():
-            yield folder / entry.name
+def _walk(folder: Path, most: int) -> Iterator[Path]:
+    """Yield the files in a folder and in folders of it, those that lie higher first; links to folders are not followed."""
+    waiting = deque([(folder, 1)])
+    while waiting and most > 0:
+        current, depth = waiting.popleft()
+        try:
+            with os.scandir(current) as listed:
+                entries = sorted(itertools.islice(listed, most), key=lambda entry: entry.name)
+        except OSError as error:
+            raise UserError(f"Cannot read the folder {current}: {error.strerror}.") from error
+        most -= len(entries)
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if not entry.is_dir(follow_symlinks=False):
+                yield current / entry.name
+            elif depth < _DEPTH:
+                waiting.append((current / entry.name, depth + 1))
 
 
 def _check_whole(folder: Path, group: list[tuple[int, int | None, Path]]) -> None:
