@@ -50,7 +50,7 @@ def read_folder(
     passed_over = PassedOver()
     found = _Found(path, reading.follow_links, passed_over)
     files = found.files
-    names = [_name(file, path) for file, _ in files]
+    names = [_shown(name) for name, _ in files]
     if not names:
         raise passed_over.nothing(str(path))
     conversions = (*found.conversions(), *passed_over.conversions(len(names)))
@@ -65,8 +65,10 @@ def read_folder(
             "classes are unclear. Move the first into a sub-folder of their own, or out of the folder."
         )
 
+    text = str(path)
+
     def read(index: int) -> bytes:
-        return read_plain(files[index][0], MAX_FILE_BYTES, f"{path}: {names[index]}")
+        return read_plain(f"{text}/{files[index][0]}", MAX_FILE_BYTES, f"{text}: {names[index]}")
 
     held = sum(size for _, size in files)
     encoded = Encoded(names, read, held=held, conversions=(*division, *conversions))
@@ -114,33 +116,30 @@ class _Found:
         self._path, self._follow, self._passed_over = path, follow, passed_over
         self._links = 0
         self.metadata: list[Path] = []
-        files: list[tuple[Path, int]] = []
-        waiting = [(path, frozenset({self._root}))]
+        self.files: list[tuple[str, int]] = []
+        waiting = [("", frozenset({self._root}))]
         while waiting:  # os.walk calls itself for each level of a deep folder
-            folder, above = waiting.pop()
+            below, above = waiting.pop()
+            folder = path / below
             try:
-                with os.scandir(folder) as listed:
-                    entries = sorted(listed, key=lambda entry: entry.name)
+                with os.scandir(str(folder)) as listed:
+                    for entry in sorted(listed, key=lambda entry: entry.name):
+                        name = below + entry.name
+                        if entry.name.startswith(".") or entry.name == "__MACOSX":
+                            continue
+                        if entry.is_dir(follow_symlinks=False):
+                            # Links lead in a circle only through a folder that lies above them.
+                            here = above | {(path / name).resolve()} if follow else above
+                            waiting.append((f"{name}/", here))
+                        elif entry.is_symlink() and is_folder(path / name):
+                            waiting.append((f"{name}/", self._linked(path / name, above)))
+                        elif self._is_metadata(name, entry):
+                            self.metadata.append(path / name)
+                        elif self._is_image(name, entry):
+                            self.files.append((name, entry.stat().st_size))
             except OSError as error:
                 raise UserError(f"Cannot read the folder {folder}: {error.strerror}.") from error
-            for entry in entries:
-                file = folder / entry.name
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    # Links lead in a circle only through a folder that lies above them.
-                    waiting.append((file, above | {file.resolve()} if follow else above))
-                elif entry.is_symlink() and is_folder(file):
-                    waiting.append((file, self._linked(file, above)))
-                elif (
-                    entry.name in METADATA
-                    and (self._is_inside(file, entry) or self._follow)
-                    and entry.is_file()
-                ):
-                    self.metadata.append(file)
-                elif self._is_image(file, entry):
-                    files.append((file, entry.stat().st_size))
-        self.files = sorted(files, key=lambda one: one[0].relative_to(path).as_posix())
+        self.files.sort()
 
     def conversions(self) -> tuple[Conversion, ...]:
         """Return what is said of links that were followed."""
@@ -162,26 +161,32 @@ class _Found:
         self._links += 1
         return above | {target}
 
-    def _is_inside(self, file: Path, entry: os.DirEntry[str]) -> bool:
-        return not entry.is_symlink() or stays_inside(file, self._root)
+    def _is_inside(self, name: str, entry: os.DirEntry[str]) -> bool:
+        return not entry.is_symlink() or stays_inside(self._path / name, self._root)
 
-    def _is_image(self, file: Path, entry: os.DirEntry[str]) -> bool:
-        inside = self._is_inside(file, entry)
+    def _is_metadata(self, name: str, entry: os.DirEntry[str]) -> bool:
+        if entry.name not in METADATA or not entry.is_file():
+            return False
+        return self._follow or self._is_inside(name, entry)
+
+    def _is_image(self, name: str, entry: os.DirEntry[str]) -> bool:
+        inside = self._is_inside(name, entry)
         if ending_of(entry.name) not in LIKELY:
-            name = _name(file, self._path)
+            shown = _shown(name)
             # Only a file of the folder itself is opened to see what it is: a pipe would be waited for, a link may lead anywhere.
             if not (inside or self._follow) or not entry.is_file():
-                self._passed_over.add(name)
+                self._passed_over.add(shown)
                 return False
-            if not self._passed_over.is_read(name, lambda: _head(file, f"{self._path}: {name}")):
+            file = self._path / name
+            if not self._passed_over.is_read(shown, lambda: _head(file, f"{self._path}: {shown}")):
                 return False
         if not inside and not self._follow:
             raise UserError(
-                f"{file} is refused: it is a link that leads out of {self._path}. Copy the image instead, or follow links:"
-                f" --follow-links ({OPTIONS})."
+                f"{self._path / name} is refused: it is a link that leads out of {self._path}. Copy the image instead, or follow"
+                f" links: --follow-links ({OPTIONS})."
             )
         if not entry.is_file():
-            raise UserError(f"{file} is no plain file; remove it.")
+            raise UserError(f"{self._path / name} is no plain file; remove it.")
         self._links += not inside
         return True
 
@@ -197,7 +202,7 @@ def _described(metadata: list[Path], names: list[str], path: Path) -> Listing | 
     conversions: list[Conversion] = []
     for file in sorted(metadata, key=lambda file: (len(file.parts), file)):
         listing = read_listing(file)
-        folder = "" if file.parent == path else f"{_name(file.parent, path)}/"
+        folder = "" if file.parent == path else f"{_shown(file.parent.relative_to(path).as_posix())}/"
         if folder and not any(name.startswith(folder) for name in names):
             continue  # of another split
         conversions += listing.conversions
@@ -280,9 +285,9 @@ def read_listed(
     return image_set_of(encoded, str(path), f"list {path.name}", reading, progress)
 
 
-def _name(file: Path, root: Path) -> str:
-    """Return the name of a file; what is not valid UTF-8 is shown with question marks."""
-    return os.fsencode(file.relative_to(root).as_posix()).decode("utf-8", "replace")
+def _shown(name: str) -> str:
+    """Return the path of a file as text; what is not valid UTF-8 is shown with question marks."""
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "replace")
 
 
 def _head(file: Path, what: str) -> bytes:
