@@ -54,7 +54,8 @@ def data_build(
 
     Args:
         source: What to read: the word digits, a CIFAR-10 archive, a folder of images (sub-folders are
-            classes), a .zip, an .npz or .npy with uint8 images, or IDX files (MNIST's format); with --synsets,
+            classes, or metadata.jsonl describes them), a .csv that lists them, a .zip, a .tar, WebDataset shards
+            ('train-{000..012}.tar' or their folder), Parquet with images, what datasets saved or cached, an .npz or .npy with uint8 images, or IDX files (MNIST's format); with --synsets,
             ImageNet's folder.
         out: File to write: .zip (PNGs and dataset.json, as EDM reads them), .npz, or .npy, which is never read
             into memory as a whole (labels and names go to .meta.npz beside it).
