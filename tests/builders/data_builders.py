@@ -43,7 +43,9 @@ def image_sets(draw):
         labels = np.array(draw(st.lists(st.integers(0, 6), min_size=count, max_size=count)), dtype)
         class_names = draw(st.none() | st.lists(WORDS, min_size=7, max_size=8).map(tuple))
     names = tuple(draw(st.lists(WORDS, min_size=count, max_size=count)))
-    return ImageSet(pixels, labels, names, class_names, tuple(draw(st.lists(WORDS, max_size=2))))
+    captions = draw(st.none() | st.lists(st.none() | WORDS, min_size=count, max_size=count).map(tuple))
+    history = tuple(draw(st.lists(WORDS, max_size=2)))
+    return ImageSet(pixels, labels, names, class_names, history, captions=captions)
 
 
 def encoded(pixels, kind="PNG", **options):

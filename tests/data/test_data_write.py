@@ -19,7 +19,11 @@ def test_what_is_written_reads_back_the_same(tmp_path_factory, ending, images):
     write_images(images, path)
     read = open_images(path)
     assert read.fingerprint == images.fingerprint
-    assert (read.names, read.class_names) == (images.names, images.class_names)
+    assert (read.names, read.class_names, read.captions) == (
+        images.names,
+        images.class_names,
+        images.captions,
+    )
     assert read.history[:-1] == images.history
 
 

@@ -7,10 +7,12 @@ import struct
 import sys
 
 import pytest
-from fuzz_harness import HARNESSES
+from fuzz_harness import HARNESSES as READERS
+from fuzz_members import MEMBERS
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+HARNESSES = READERS | MEMBERS
 NUMBERS = [
     0,
     1,

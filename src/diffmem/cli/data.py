@@ -53,9 +53,10 @@ def data_build(
     Example: diffmem data build cifar-10-python.tar.gz datasets/cifar10-1k.zip --size 1000 --resolution 32
 
     Args:
-        source: What to read: the word digits, the archive of CIFAR-10, CIFAR-100 or STL-10, SVHN's .mat files, a folder of
-            images (sub-folders are classes), a .zip, an .npz (MedMNIST, or any by --key) or .npy, or IDX files (MNIST's
-            format); with --synsets, ImageNet's folder.
+        source: What to read: the word digits; the archive of CIFAR-10, CIFAR-100 or STL-10; SVHN's .mat files; a folder of images
+            (sub-folders are classes, or metadata.jsonl describes them); a .csv that lists them; a .zip; a .tar, or WebDataset
+            shards ('train-{000..012}.tar', or their folder); Parquet with images; what Hugging Face datasets saved or cached;
+            an .npz (MedMNIST, or any by --key) or .npy; IDX files (MNIST's format); with --synsets, ImageNet's folder.
         out: File to write: .zip (PNGs and dataset.json, as EDM reads them), .npz, or .npy, which is never read
             into memory as a whole (labels and names go to .meta.npz beside it).
         size: Number of different images; all if left out.

@@ -88,6 +88,13 @@ class ReadingOptions:
         Literal["chw", "hwc"] | None,
         Parameter(help="Channels of an .npz or .npy: first or last; needed where the shape fits both."),
     ] = None
+    follow_links: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Follow links of a folder that lead to folders or out of it; refused if left out.",
+        ),
+    ] = False
 
     def reading(self, resolution: int | None) -> Reading:
         """Return what is chosen.
@@ -115,6 +122,7 @@ class ReadingOptions:
             **_keys(self.key or []),
             range=self.range,
             layout=self.layout,
+            follow_links=self.follow_links,
         )
 
 

@@ -61,6 +61,7 @@ _WORDS: dict[str, tuple[str | None, ...]] = {
     "layout": (None, *get_args(Layout)),
 }
 _NUMBERS = ("white", "resolution")
+_SWITCHES = ("follow_links",)
 _MAX_WHITE = 65_535
 
 
@@ -92,13 +93,14 @@ class Reading:
         fit: How images become squares of `resolution` pixels: 'crop' to the square in the middle, 'stretch', or 'pad' with
             black; then resampled by LANCZOS. If none, images of unequal shapes are refused.
         resolution: Side in pixels, from 1 to 4096; goes with `fit`.
-        split: Which split is read of a folder or zip of splits, or of a published set that has them ('train' if none).
-        images_key: Name of the array that holds the images; if none, the usual names are tried.
-        labels_key: Name of the array that holds the labels, 'none' for no labels; if none, the usual names are tried. Of
+        split: Which split is read of a folder, archive or table of splits, or of a published set that has them ('train' if none).
+        images_key: Name of the array or column that holds the images; if none, the usual names are tried.
+        labels_key: Name of the array or column that holds the labels, 'none' for no labels; if none, the usual names are tried. Of
             CIFAR-100, 'fine_labels' (if none) or 'coarse_labels'.
         range: The values of float images that become 0 and 255: '0..1' or '-1..1'. Float images are refused without it, and
             so are values outside of it.
         layout: Where the channels of arrays are: first ('chw') or last ('hwc'); needed only where the shape fits both.
+        follow_links: Whether links in a folder that lead to folders, or out of it, are followed.
 
     Raises:
         UserError: A value is none of these, or `fit` and `resolution` are not given together.
@@ -115,6 +117,7 @@ class Reading:
     labels_key: str | None = None
     range: ValueRange | None = None
     layout: Layout | None = None
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         for key, permitted in _WORDS.items():
@@ -168,7 +171,13 @@ def parse_reading(pairs: Sequence[str]) -> Reading:
             raise UserError(f"{key} is chosen twice: {values[key]} and {value}.")
         if key in _NUMBERS and not (value.isascii() and value.isdigit()):
             raise UserError(f"{key} must be a whole number, not {value!r}.")
-        values[key] = int(value) if key in _NUMBERS else value
+        if key in _SWITCHES and value.lower() not in ("true", "false"):
+            raise UserError(f"{key} must be true or false, not {value!r}.")
+        values[key] = value
+        if key in _NUMBERS:
+            values[key] = int(value)
+        elif key in _SWITCHES:
+            values[key] = value.lower() == "true"
     return Reading(**values)
 
 

@@ -44,7 +44,7 @@ def write_images(images: ImageSet, out: Path, progress: Progress = NO_PROGRESS) 
     """Write a set to a file that `open_images` reads back with an equal fingerprint.
 
     `.zip` is the layout of EDM and StyleGAN: stored PNGs 00000/img00000000.png and `dataset.json` with the
-    labels, and under further keys the names, class names, history and fingerprint. `.npz` holds the same as
+    labels, and under further keys the names, class names, captions, history and fingerprint. `.npz` holds the same as
     arrays, images as (N, C, H, W). `.npy` holds the images alone, so that they can be mapped, and
     `<name>.meta.npz` beside it the rest; see `read_npy`. The same set always gives the same bytes. An existing
     file is replaced once the new one is whole.
@@ -83,6 +83,7 @@ def _write_zip(images: ImageSet, archive: zipfile.ZipFile, progress: Progress) -
         "labels": labels,
         "class_names": images.class_names,
         "names": list(images.names),
+        **({} if images.captions is None else {"captions": images.captions}),
         "history": images.history,
         "fingerprint": images.fingerprint,
     }
@@ -114,7 +115,12 @@ def _described(images: ImageSet) -> dict[str, NDArray[Any]]:
     described = {
         "labels": images.labels, "class_names": images.class_names, "history": images.history or None,
     }  # fmt: skip
-    return {key: np.asarray(value) for key, value in described.items() if value is not None}
+    arrays = {key: np.asarray(value) for key, value in described.items() if value is not None}
+    if images.captions is not None:
+        content, ends = PackedNames.pack(caption or "" for caption in images.captions)
+        arrays["captions_utf8"], arrays["captions_ends"] = np.frombuffer(content, np.uint8), ends
+        arrays["captions_given"] = np.array([caption is not None for caption in images.captions], np.uint8)
+    return arrays
 
 
 def write_arrays(out: Path, arrays: dict[str, NDArray[Any]]) -> None:

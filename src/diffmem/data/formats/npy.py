@@ -40,7 +40,10 @@ __all__ = ["MAGIC", "meta_path", "read_npy", "read_npz", "sample_digest"]
 _IMAGES = ("images", "x", "data", "arr_0")
 _SPLITS = ("train", "val", "valid", "test")
 _OF_A_SPLIT = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))  # MedMNIST, and the files of Keras
-_USED = ("labels", "y", "names", "names_utf8", "names_ends", "class_names", "history", "layout")
+_USED = (
+    *("labels", "y", "names", "names_utf8", "names_ends", "class_names", "history", "layout"),
+    *("captions_utf8", "captions_ends", "captions_given"),
+)
 _UNNAMED_LABELS = "arr_1"
 
 MAGIC = b"\x93NUMPY"
@@ -58,19 +61,21 @@ class _Described(NamedTuple):
     history: tuple[str, ...] = ()
     layout: str | None = None
     form: str = ""
+    captions: tuple[str | None, ...] | None = None
 
     @classmethod
     def of(cls, arrays: ArrayArchive, labels_key: str | None = None) -> _Described:
         names, class_names = _names(arrays), arrays.text("class_names")
         history, layout = arrays.text("history") or (), arrays.text("layout")
+        captions = _captions(arrays)
         values = None if labels_key == NO_LABELS else arrays.labels(labels_key)
         if values is None:
-            return cls(None, names, class_names, history, layout[0] if layout else None)
+            return cls(None, names, class_names, history, layout[0] if layout else None, "", captions)
         with as_text(f"{arrays.name}: {labels_key or 'labels'}"):
             labels, class_names, form = class_labels(
                 values, class_names, f"{arrays.name}: {labels_key or 'labels'}"
             )
-        return cls(labels, names, class_names, history, layout[0] if layout else None, form)
+        return cls(labels, names, class_names, history, layout[0] if layout else None, form, captions)
 
     def layout_by(self, reading: Reading, what: str) -> str | None:
         """Return where the channels are by the user and by the file, which must agree; none if neither tells.
@@ -97,7 +102,7 @@ class _Described(NamedTuple):
                 *conversions,
             )
         history = (*self.history, step, *(one.sentence for one in conversions))
-        return ImageSet(images, self.labels, names, class_names, history, conversions)
+        return ImageSet(images, self.labels, names, class_names, history, conversions, self.captions)
 
 
 def meta_path(path: Path) -> Path:
@@ -305,8 +310,22 @@ def _passed_over(keys: list[str], total: int, unlabelled: bool) -> tuple[Convers
 
 
 def _names(arrays: ArrayArchive) -> Sequence[str] | None:
-    ends, content = arrays.array("names_ends", np.int64), arrays.array("names_utf8", np.uint8)
+    packed = _packed(arrays, "names")
+    return arrays.text("names") if packed is None else packed
+
+
+def _captions(arrays: ArrayArchive) -> tuple[str | None, ...] | None:
+    texts, given = _packed(arrays, "captions"), arrays.array("captions_given", np.int64)
+    if texts is None or given is None:
+        return None
+    with as_text(f"{arrays.name}: captions_given"):
+        pairs = zip(texts, given.reshape(-1).tolist(), strict=True)
+        return tuple(text if there else None for text, there in pairs)
+
+
+def _packed(arrays: ArrayArchive, key: str) -> PackedNames | None:
+    ends, content = arrays.array(f"{key}_ends", np.int64), arrays.array(f"{key}_utf8", np.uint8)
     if ends is None or content is None:
-        return arrays.text("names")
-    with as_text(f"{arrays.name}: names_utf8"):
+        return None
+    with as_text(f"{arrays.name}: {key}_utf8"):
         return PackedNames(content.tobytes(), ends.astype(np.int64))
