@@ -27,7 +27,11 @@ LARGE = RNG.integers(0, 256, (4, 3, 96, 96), dtype=np.uint8)
 LABELS = np.array([3, 0, 1, 3])
 ROWS = [
     match[1]
-    for line in PAGE.read_text().partition("| on disk |")[2].partition("\n\n")[0].splitlines()
+    for line in PAGE.read_text()
+    .partition("### Arrays")[2]
+    .partition("| on disk |")[2]
+    .partition("\n\n")[0]
+    .splitlines()
     if (match := re.match(r"\| `([^`]+)`", line))
 ]
 
