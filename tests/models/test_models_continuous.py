@@ -1,6 +1,7 @@
 """Denoisers of networks that know a continuous time: the optimum, pushed through the inverse of each head, comes back."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from diffmem.models.continuous import (
     straight_flow,
     trigonometric_flow,
 )
+from diffmem.sampling import SamplerConfig, sample_latents
 
 IN_UNITS = ContinuousProcess(
     "the clean image", lambda sigma: Coefficients(0.0, 1.0, 1.0, sigma), 0.01, 50, unit_range=True
@@ -49,6 +51,26 @@ def test_the_optimum_through_the_inverse_of_a_head_is_the_optimum(head, sigma):
     made = denoiser(x, sigma)
     assert made.dtype == torch.float32
     assert float((made - wanted).norm() / wanted.norm()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("network", "process"),
+    [(straight_network, straight_flow()), (trigonometric_network, trigonometric_flow())],
+)
+def test_the_sampler_ends_where_following_the_velocity_from_noise_to_images_ends(network, process):
+    """As the trainers do: x_0 = n, dx = v dt to t = 1, here by steps of the midpoint rule."""
+    noise = torch.randn(6, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    config = SamplerConfig(steps=40, sigma_min=process.sigma_min, sigma_max=process.sigma_max)
+    made = sample_latents(ContinuousDenoiser(network, process, SHAPE), noise, None, config)
+    times = torch.linspace(0, 1, 61, dtype=torch.float64).clamp(1e-4, 1 - 1e-4)
+    x = noise
+    for start, stop in pairwise(times):
+        half = (stop - start) / 2
+        middle = x + half * network(x, start.expand(6), None).double()
+        x = x + 2 * half * network(middle, (start + half).expand(6), None).double()
+    known = torch.tensor(IMAGES.images).double() / 127.5 - 1
+    assert float((made - x).abs().max()) < 0.02
+    assert float(torch.cdist(made.flatten(1), known.flatten(1)).amin(1).max()) < 1e-3
 
 
 def test_each_image_of_a_batch_has_its_own_level():

@@ -53,9 +53,9 @@ def data_build(
     Example: diffmem data build cifar-10-python.tar.gz datasets/cifar10-1k.zip --size 1000 --resolution 32
 
     Args:
-        source: What to read: the word digits, a CIFAR-10 archive, a folder of images (sub-folders are
-            classes), a .zip, an .npz or .npy with uint8 images, or IDX files (MNIST's format); with --synsets,
-            ImageNet's folder.
+        source: What to read: the word digits, the archive of CIFAR-10, CIFAR-100 or STL-10, SVHN's .mat files, a folder of
+            images (sub-folders are classes), a .zip, an .npz (MedMNIST, or any by --key) or .npy, or IDX files (MNIST's
+            format); with --synsets, ImageNet's folder.
         out: File to write: .zip (PNGs and dataset.json, as EDM reads them), .npz, or .npy, which is never read
             into memory as a whole (labels and names go to .meta.npz beside it).
         size: Number of different images; all if left out.
@@ -81,6 +81,7 @@ def data_build(
     """
     from diffmem.data.build import BuildConfig, build
     from diffmem.data.canaries import canaries_path, check_canaries, plant_canaries
+    from diffmem.data.storage import little_memory
     from diffmem.data.write import meta_path, write_images
 
     config = BuildConfig(
@@ -91,7 +92,7 @@ def data_build(
     check_target((source, mix), out)
     check_canaries(canaries, repeats)
     planted = None
-    with show_progress("Building") as progress:
+    with show_progress("Building") as progress, little_memory():
         images = build(source, config, progress)
         if canaries is not None and repeats is not None:
             images, planted = plant_canaries(images, canaries, repeats, seed)

@@ -11,14 +11,21 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from diffmem.data.conversions import Conversion
-from diffmem.data.formats.cifar10 import is_cifar10_folder, read_cifar10
+from diffmem.data.formats.cifar10 import CIFAR10, CIFAR100, read_cifar
 from diffmem.data.formats.edm_zip import read_zip
 from diffmem.data.formats.folder import read_folder
 from diffmem.data.formats.guards import checked_zip, in_one_line, unpacked
 from diffmem.data.formats.guards import reading as as_text
 from diffmem.data.formats.idx import IMAGE_MAGIC, idx_image_files, read_idx
 from diffmem.data.formats.npy import MAGIC, read_npy, read_npz
+from diffmem.data.formats.published import first_folder
 from diffmem.data.formats.signatures import HEAD_BYTES, LIKELY, ending_of
+from diffmem.data.formats.stl10 import FOLDER as STL10_FOLDER
+from diffmem.data.formats.stl10 import SPLITS as STL10_SPLITS
+from diffmem.data.formats.stl10 import read_stl10, stl10_folder
+from diffmem.data.formats.svhn import MAGIC as MAT_MAGIC
+from diffmem.data.formats.svhn import SPLITS as SVHN_SPLITS
+from diffmem.data.formats.svhn import read_svhn, svhn_files
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.reading import ALPHA_TEXT, AS_USUAL, FIT_TEXT, Reading, check_choice
 from diffmem.data.transforms import fit_images
@@ -28,13 +35,13 @@ from diffmem.progress import NO_PROGRESS, Progress
 __all__ = ["UNDERSTOOD", "OtherReading", "Split", "open_images", "other_readings", "read_digits"]
 
 Split = Literal["train", "test"]
-"""The splits of sources that come with them (CIFAR-10 and IDX files)."""
+"""The splits of sources that come with them (CIFAR and IDX files)."""
 
 UNDERSTOOD = (
-    "the word 'digits'; a CIFAR-10 archive (cifar-10-python.tar.gz) or its unpacked folder; a folder of "
-    "images, "
-    "with sub-folders as classes; a .zip of images with or without dataset.json; an .npz with uint8 "
-    "'images'; an .npy of uint8 images, which stays on disk and may be larger than memory, with or without "
+    "the word 'digits'; the archive of CIFAR-10, CIFAR-100 or STL-10 (cifar-10-python.tar.gz, cifar-100-python.tar.gz, "
+    "stl10_binary.tar.gz) or its unpacked folder; SVHN's train_32x32.mat; a folder of images, "
+    "with sub-folders as classes; a .zip of images with or without dataset.json; an .npz of images (MedMNIST, or any by --key); "
+    "an .npy of images, which stays on disk and may be larger than memory, with or without "
     "its .meta.npz; "
     "IDX files such as train-images-idx3-ubyte.gz"
 )
@@ -46,7 +53,29 @@ _TEXT: dict[str, dict[Any, str]] = {
     "alpha": {**ALPHA_TEXT},
     "exif": {"apply": "EXIF orientation applied", "ignore": "EXIF orientation ignored"},
     "pages": {"all": "all pages and frames"},
+    "range": {"0..1": "float values of 0..1", "-1..1": "float values of -1..1"},
     "fit": {**FIT_TEXT, "stretch": "stretched to a square", "pad": "padded to a square"},
+}
+
+_ABOUT = {
+    "images_key": ".npz files",
+    "labels_key": ".npz files and published sets with labels",
+    "range": "float images in .npz and .npy files",
+    "layout": ".npz and .npy files",
+}
+_ARRAY_KEYS = frozenset(_ABOUT)
+_LABELLED = frozenset({"labels_key"})
+_ARRAY_KEYS_OF: dict[str, frozenset[str]] = {
+    "npz": _ARRAY_KEYS, "npy": frozenset({"range", "layout"}),
+    "cifar10": _LABELLED, "cifar100": _LABELLED, "stl10": _LABELLED, "svhn": _LABELLED,
+}  # fmt: skip
+_SPLITS = {"stl10": STL10_SPLITS, "svhn": SVHN_SPLITS}
+_READERS: dict[str, Callable[[Path, str | None, str | None], ImageSet]] = {
+    "cifar10": lambda path, split, labels: read_cifar(path, split or "train", CIFAR10, labels),
+    "cifar100": lambda path, split, labels: read_cifar(path, split or "train", CIFAR100, labels),
+    "stl10": lambda path, split, labels: read_stl10(path, split or "train", labels),
+    "svhn": read_svhn,
+    "idx": lambda path, split, labels: read_idx(path, split or "train"),
 }
 
 
@@ -61,14 +90,14 @@ def open_images(
 
     Args:
         source: The word 'digits' (the scans that come with scikit-learn), or a path. What is at the path is
-            told by its content: a CIFAR-10 archive or folder, a folder of images, a zip of images (EDM's
-            layout), an .npz or .npy file, or IDX files (MNIST's format).
-        split: Which split: 'train' or 'test' of CIFAR-10 and IDX, where none means 'train'; a folder's name where a folder
-            or zip holds splits, which are not read together. 'train' of one set that has no splits is that set.
-            The same as `reading.split`.
+            told by its content: the archive or folder of CIFAR-10, CIFAR-100 or STL-10, SVHN's .mat files, a folder of images,
+            a zip of images (EDM's layout), an .npz or .npy file, or IDX files (MNIST's format).
+        split: Which split: 'train' or 'test' of CIFAR and IDX, also 'extra' of SVHN, 'unlabeled' of STL-10, and 'val' of
+            MedMNIST, where none means 'train'; a folder's name where a folder or zip holds splits, which are not read
+            together. 'train' of one set that has no splits is that set. The same as `reading.split`.
         progress: Called now and then while images are decoded.
-        reading: How encoded images become pixels, where loaders have different rules (transparency, EXIF orientation,
-            16 bits, pages and frames, unequal shapes).
+        reading: How stored images become pixels, where loaders have different rules (transparency, EXIF orientation,
+            16 bits, pages and frames, unequal shapes), and where arrays are (keys, range of float values, layout).
 
     Returns:
         The images in the source's own order. Reading the same source again gives the same set. What was done to the
@@ -83,29 +112,42 @@ def open_images(
     split = reading.split if split is None else split
     if source == "digits":
         check_choice("split", split, (None, *get_args(Split)))
+        _refuse_idle(source, reading, source)
         return _fitted(read_digits(split or "train"), reading, "digits", progress)
     path = _path(source)
     with as_text(str(path)):
         kind = _kind(path)
     if kind == "unknown":
         raise UserError(f"{path} is nothing that images are read from. Understood are: {UNDERSTOOD}.")
+    _refuse_idle(kind, reading, str(path))
     if kind == "zip":
         return read_zip(path, progress, reading, split)
     if kind == "folder":
         return read_folder(path, progress, reading, split)
-    check_choice("split", split, (None, *get_args(Split)))
-    if kind == "cifar10":
-        images = read_cifar10(path, split or "train")
-    elif kind == "idx":
-        images = read_idx(path, split or "train")
-    elif split == "test":
-        raise UserError(
-            f"{path} has no test split: it is one set. Leave the split out, or name the file of the test "
-            "images."
-        )
+    if kind == "npz":
+        images = read_npz(path, reading, split)
+    elif kind == "npy":
+        check_choice("split", split, (None, *get_args(Split)))
+        if split == "test":
+            raise UserError(
+                f"{path} has no test split: it is one set. Leave the split out, or name the file of the test "
+                "images."
+            )
+        images = read_npy(path, reading)
     else:
-        images = read_npz(path) if kind == "npz" else read_npy(path)
+        check_choice("split", split, (None, *_SPLITS.get(kind, get_args(Split))))
+        images = _READERS[kind](path, split, reading.labels_key)
     return _fitted(images, reading, str(path), progress)
+
+
+def _refuse_idle(kind: str, reading: Reading, what: str) -> None:
+    """Refuse a choice about arrays that cannot change anything in this kind of source."""
+    for key in sorted(_ARRAY_KEYS - _ARRAY_KEYS_OF.get(kind, frozenset())):
+        value = getattr(reading, key)
+        if value is not None:
+            raise UserError(
+                f"{what}: {key} {value} can change nothing in it, it is for {_ABOUT[key]}. Leave it out."
+            )
 
 
 def _path(source: str | Path) -> Path:
@@ -140,8 +182,11 @@ def _fitted(images: ImageSet, reading: Reading, what: str, progress: Progress) -
 
 def _kind(path: Path) -> str:
     if path.is_dir():
-        if is_cifar10_folder(path):
-            return "cifar10"
+        for kind, found in (
+            ("cifar10", CIFAR10.folder_at), ("cifar100", CIFAR100.folder_at), ("stl10", stl10_folder), ("svhn", svhn_files),
+        ):  # fmt: skip
+            if found(path):
+                return kind
         return "idx" if idx_image_files(path) else "folder"
     if not path.is_file():
         return "unknown"
@@ -155,7 +200,11 @@ def _kind(path: Path) -> str:
         return "npy"
     if head.startswith(IMAGE_MAGIC):
         return "idx"
-    return "cifar10" if head[257:262] == b"ustar" else "unknown"
+    if head.startswith(MAT_MAGIC):
+        return "svhn"
+    if head[257:262] == b"ustar":
+        return {CIFAR100.folder: "cifar100", STL10_FOLDER: "stl10"}.get(first_folder(head), "cifar10")
+    return "unknown"
 
 
 @dataclass(frozen=True)

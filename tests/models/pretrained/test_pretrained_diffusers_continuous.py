@@ -19,6 +19,8 @@ from diffmem.models.pretrained.diffusers_schedulers import (
     KarrasVeSettings,
     VarianceExplodingSettings,
 )
+from diffmem.sampling import SamplerConfig
+from diffmem.sampling.samplers import sample_latents
 
 needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason=WITHOUT)
 FOURIER = {"time_embedding_type": "fourier"}
@@ -204,3 +206,21 @@ def test_a_network_of_continuous_levels_has_no_timesteps_and_no_thresholds(tmp_p
     ):
         with pytest.raises(UserError, match=message):
             open_diffusers(folder, **options)
+
+
+def test_the_sampler_of_the_library_and_ours_with_its_settings_end_in_the_same_images(tmp_path):
+    """Euler's method over the levels of Karras et al., from sigma_max to 0."""
+    scheduler, unet = scheduler_of("EDMEulerScheduler"), tiny_unet()
+    denoiser = open_diffusers(saved(tmp_path, unet, scheduler))
+    scheduler.set_timesteps(10)
+    noise = batch()
+    state = float(scheduler.sigmas[0]) * noise
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            raw = unet(scheduler.scale_model_input(state, t), t).sample
+            state = scheduler.step(raw, t, state).prev_sample
+    config = SamplerConfig(
+        solver="euler", steps=10, sigma_min=denoiser.sigma_min, sigma_max=denoiser.sigma_max
+    )
+    made = sample_latents(denoiser, noise.double(), None, config)
+    assert torch.allclose(made.float(), state, rtol=1e-4, atol=1e-4 * float(state.abs().max()))

@@ -103,7 +103,7 @@ def test_it_is_a_denoiser_and_its_notes_say_what_was_assumed():
     text = " ".join(notes)
     for part in (
         "flow_matching",
-        "after 7 updates",
+        "num_updates 7",
         "epoch 3",
         "4 head(s)",
         "No classes",
@@ -126,7 +126,7 @@ def test_d_is_the_end_of_the_straight_path():
 def test_a_number_of_updates_that_is_none_is_not_said(count):
     held = flow_matching()
     held["model"]["num_updates"] = count
-    assert "updates" not in opened(held)[1][0]
+    assert "num_updates" not in opened(held)[1][0]
 
 
 def test_without_averages_the_raw_weights_are_taken_and_said():

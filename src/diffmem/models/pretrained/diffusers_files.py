@@ -287,6 +287,7 @@ def find_parts(home: Path) -> Parts:
         (p / "scheduler_config.json" for p in candidates if (p / "scheduler_config.json").is_file()), None
     )
     if found is None:
+        _check_network(folder / "config.json", home, _KINDS[part])
         raise UserError(
             f"{home} lacks scheduler_config.json, which says with what noise the network was trained. Copy it there from the training; the"
             " training example of diffusers writes it at its end only: before, save it with the values of the training, as"
@@ -306,6 +307,14 @@ def find_parts(home: Path) -> Parts:
         autoencoder=autoencoder,
         autoencoder_root=home if autoencoder is None or autoencoder.parent.parent == home else above,
     )
+
+
+def _check_network(path: Path, root: Path, possible: tuple[str, ...]) -> None:
+    """Refuse settings of another network, which no scheduler would help."""
+    settings = read_settings(path, root)
+    kind = settings.get("_class_name", settings.get("architectures"))
+    if kind not in possible:
+        raise UserError(f"{path}: the network {kind!r:.80} is not supported: {unlike(kind, possible)}")
 
 
 def _autoencoder(named: list[Path], possible: list[Path]) -> Path | None:

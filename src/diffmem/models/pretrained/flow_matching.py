@@ -147,7 +147,7 @@ def _tensors(
         return raw, "raw weights (model)"
     count = model.get("num_updates")
     known = count is not None and count.dtype == torch.int64 and count.numel() == 1
-    updates = f" after {int(count):,} updates" if count is not None and known else ""
+    updates = f", num_updates {int(count):,}" if count is not None and known else ""
     return averaged, f"averaged weights (shadow_params, by position){updates}"
 
 

@@ -161,7 +161,9 @@ def _shape(
             f" with Fourier features of it, is not supported. {SAMPLES_ONLY}"
         )
     if "image_size" in answers or (image_shape is None and side is None):
-        side = answers.whole("image_size", "64; or give image_shape", 64)
+        side = answers.whole(
+            "image_size", "64 in guided-diffusion; or give image_shape (--shape 3x64x64)", 64
+        )
     elif image_shape is not None:
         return image_shape_of(image_shape, network.channels, (image_shape[1], image_shape[2]), network.scale)
     assert side is not None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from diffmem.environment import choose_device
 from diffmem.errors import UserError
 from diffmem.files import sha256_file
 from diffmem.models.continuous import ContinuousDenoiser
-from diffmem.models.denoiser import Denoiser, Latent, Origin, pixel_shape_of
+from diffmem.models.denoiser import Denoiser, Latent, Origin, Reading, pixel_shape_of
 from diffmem.models.discrete import DiscreteDenoiser
 from diffmem.models.latent import LatentDenoiser
 from diffmem.models.preconditioning import Preconditioned
@@ -32,7 +33,7 @@ from diffmem.models.pretrained.other_files import HEAD_BYTES, is_safetensors, ot
 from diffmem.models.pretrained.recognition import WAYS_ON, described
 from diffmem.models.weights import check_numbers, check_sizes, load_denoiser, load_tensors, naming
 
-__all__ = ["MODELS_UNDERSTOOD", "open_model", "origin_of"]
+__all__ = ["MODELS_UNDERSTOOD", "OWN_FORMAT", "open_model", "origin_of"]
 
 MODELS_UNDERSTOOD = (
     "a run's folder of diffmem or one of its snapshots (.safetensors); a network pickle of NVIDIA's EDM or EDM2 (.pkl); a folder that"
@@ -40,6 +41,9 @@ MODELS_UNDERSTOOD = (
     " torchcfm, flow_matching or score_sde_pytorch"
 )
 """What `open_model` reads, in words."""
+
+OWN_FORMAT = "diffmem snapshot"
+"""`Origin.format` of what was trained here."""
 
 _Model = Preconditioned | Opened
 _AVERAGED = "ema"
@@ -105,7 +109,16 @@ def open_model(
         raise UserError(f"{path} makes images of {made} (C, H, W), not {shape_text(wanted)}.")
     if isinstance(denoiser, torch.nn.Module):
         denoiser.to(device)
-    denoiser.origin = origin
+    again = partial(
+        open_model,
+        path,
+        image_shape,
+        weights=weights,
+        device=device,
+        allow_pickle=allow_pickle,
+        resolution=resolution,
+    )
+    denoiser.origin = replace(origin, readings=_readings(origin.format, settings or {}, again))
     return denoiser
 
 
@@ -122,6 +135,23 @@ def _wanted(
             " out, or give images of its size."
         )
     return image_shape or (None, height, width)
+
+
+def _readings(
+    layout: str, settings: Mapping[str, Any], again: Callable[..., Denoiser]
+) -> tuple[Reading, ...]:
+    """Return the readings of a file with one setting of few values changed."""
+    choices = next((door.choices for door in DOORS if door.name == layout), {})
+    changes = [(name, value) for name, values in choices.items() for value in values]
+    return tuple(
+        Reading(
+            f"{name}={value}",
+            f"Give --model-set {name}={value} (settings={{{name!r}: {value!r}}})",
+            partial(again, settings={**settings, name: value}),
+        )
+        for name, value in changes
+        if name not in settings or settings[name] != value
+    )
 
 
 def origin_of(denoiser: Denoiser) -> Origin:
@@ -219,7 +249,7 @@ def _from_file(path: Path, asked: _Asked) -> tuple[_Model | Opened, Origin]:
         _check_own(path)
         snapshot, _, texts = load_denoiser(path)
         name = f"{path.name} at epoch {texts.get('epoch', 'unknown')}"
-        return snapshot, Origin("diffmem snapshot", name, sha256_file(path), path=path)
+        return snapshot, Origin(OWN_FORMAT, name, sha256_file(path), path=path)
     with reading(str(path)):
         content = read_checkpoint(path)
     if not holds_networks(content):

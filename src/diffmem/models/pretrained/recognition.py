@@ -111,6 +111,7 @@ _KINDS = (
     _Kind(
         "the state of a schedule of learning rates", _has("last_epoch", "_step_count"), _NO_NETWORK, _BESIDE
     ),
+    _Kind("the states of random generators", _has("random_state", "torch_manual_seed"), _NO_NETWORK, _BESIDE),
     _Kind("the state of a gradient scaler", _has("scale", "growth_factor"), _NO_NETWORK, _BESIDE),
     _Kind(
         "changes to a model (LoRA)",
@@ -204,7 +205,9 @@ def described(path: Path, content: Any) -> str:
         shape = getattr(content, "shape", None)
         what = type(content).__name__ if shape is None else f"one tensor of {tuple(shape)}"
         return f"{path} is a pickle that holds {what} and no dictionary of networks. {WAYS_ON}"
-    what = f"{len(names):,} tensors ({first}, ...)" if names else f"no tensors, but {first or 'nothing'}"
+    what = f"{len(names):,} tensors ({first}, ...)" if names else f"no tensors, but {first}"
+    if not content:
+        return f"{path} is a checkpoint that holds nothing. {_BESIDE}"
     trainer = " (PyTorch Lightning)" if "pytorch-lightning_version" in keys else ""
     return f"{path} is a checkpoint of a trainer that is not known{trainer}: it holds {what}. {WAYS_ON}"
 

@@ -41,6 +41,7 @@ _WHAT = "A checkpoint of score_sde_pytorch"
 _LEVELS = "module.sigmas"
 _FREQUENCIES = f"{LAYERS}.0.W"
 _NOT_AVERAGED = (_LEVELS, _FREQUENCIES)
+_MOST_NOISE = 700  # rates above it have levels beyond float64; a rate of the number of timesteps, a step that leaves nothing
 _TOLERANCE = 1e-4  # of the ratios of neighbouring levels of VE, where files hold them in float32
 
 
@@ -113,8 +114,8 @@ def open_score_sde(
         else "Images were scaled to [0, 1] (centered False), as the settings say; sigma is given here in [-1, 1] units, twice theirs.",
         f"The resolution is changed by {'FIR filters' if fir else '2 x 2 means and repetition'} (fir {fir}). No classes.",
         *_pyramids(layout),
-        "Assumed: nonlinearity 'swish', skip_rescale True and fir_kernel [1, 3, 3, 1], as in all of the trainer's configurations of these"
-        " networks.",
+        "Assumed: nonlinearity 'swish', skip_rescale True and fir_kernel [1, 3, 3, 1], as in five of the"
+        " trainer's configurations of these networks.",
     )  # fmt: skip
 
 
@@ -226,6 +227,9 @@ def _process(
     if not _agrees(answers, "scale_by_sigma", False):
         raise UserError(f"settings: scale_by_sigma True is supported for 'vesde' alone. {WAYS_ON}")
     first, last = answers.positive("beta_min", "0.1", 0.1), answers.positive("beta_max", "20", 20.0)
+    limit = _MOST_NOISE if continuous else min(_MOST_NOISE, steps)
+    if not max(first, last) < limit:
+        raise UserError(f"settings: beta_min and beta_max must be below {limit}, not {first:g} and {last:g}.")
     rest = (
         f"Noise rates from {first:g} to {last:g}, as the settings say.",
         "The network predicts the noise. Assumed unless the settings say it: scale_by_sigma False, as in all of the trainer's"
@@ -237,8 +241,6 @@ def _process(
             f"Process: {'VP' if sde == 'vpsde' else 'sub-VP'} with continuous time.",
             *rest,
         )
-    if not max(first, last) < steps:
-        raise UserError(f"beta_min {first:g} and beta_max {last:g} must be below the {steps:,} timesteps.")
     betas = torch.linspace(first / steps, last / steps, steps, dtype=torch.float32)
     return DiscreteProcess(levels_of(betas), "epsilon", "interpolated"), (
         f"Process: VP with {steps:,} timesteps.",
