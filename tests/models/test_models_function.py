@@ -241,7 +241,7 @@ def test_the_examples_of_the_guide_make_denoisers():
         audit=lambda *given, **options: SimpleNamespace(save=lambda out: None),
     )
     for block in blocks:
-        exec(re.sub("import (diffmem as dm|onnxruntime)\n", "", block), known)
+        exec(re.sub("import (diffmem as dm|onnxruntime)\n", "", block), dict(known))
     assert len(models) == 8
     for model in models:
         x = torch.zeros(2, *model.image_shape)
