@@ -68,7 +68,7 @@ def audit(
         samples: Generated images: a folder, .zip or .npz.
         model: In place of samples: a run's folder or snapshot, or a checkpoint, pickle or folder of another trainer. Nothing in it
             is executed. Of several, each is audited in a folder of its own, and one page compares them; the worst verdict is
-            the exit code.
+            the exit code. A command that goes on audits those again that were finished.
         num: Samples to generate from the model.
         out: Folder for the report: audit.html, audit.json, matches.csv and pictures.
         self_test: Check that the audit works: mix known fractions of copies into real images (--train, or the

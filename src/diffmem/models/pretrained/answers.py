@@ -10,7 +10,7 @@ from typing import Any
 from diffmem.data.formats.guards import is_folder
 from diffmem.errors import UserError, nearest
 
-__all__ = ["Answers", "WantedShape", "check_weights", "image_shape_of"]
+__all__ = ["Answers", "WantedShape", "check_weights", "image_shape_of", "shape_text"]
 
 WantedShape = tuple[int | None, int, int]
 """(C, H, W) of the images of a model as its user says it; C none for as many channels as the network has."""
@@ -101,6 +101,11 @@ def check_weights(weights: str) -> None:
         raise UserError(f"weights must be 'ema' or 'raw', not {weights!r}.")
 
 
+def shape_text(wanted: WantedShape) -> str:
+    """Return a shape as messages say it: '(3, 32, 32)', or '32 x 32 pixels' where its channels are not said."""
+    return str(tuple(wanted)) if wanted[0] is not None else f"{wanted[1]} x {wanted[2]} pixels"
+
+
 def image_shape_of(
     wanted: WantedShape | None, channels: int, sides: tuple[int, int], scale: int
 ) -> tuple[int, int, int]:
@@ -117,7 +122,7 @@ def image_shape_of(
     """
     shape = (channels, *sides)
     if wanted is not None and (wanted[0] or channels, *wanted[1:]) != shape:
-        raise UserError(f"It makes images of {shape} (C, H, W), not {tuple(wanted)}.")
+        raise UserError(f"It makes images of {shape} (C, H, W), not {shape_text(wanted)}.")
     if any(side < 1 or side % scale for side in sides):
         raise UserError(
             f"Images of {sides[0]} x {sides[1]} pixels do not fit this network: sides are multiples of {scale}."

@@ -21,7 +21,7 @@ from diffmem.models.denoiser import Denoiser, Latent, Origin, Reading, pixel_sha
 from diffmem.models.discrete import DiscreteDenoiser
 from diffmem.models.latent import LatentDenoiser
 from diffmem.models.preconditioning import Preconditioned
-from diffmem.models.pretrained.answers import WantedShape, check_weights
+from diffmem.models.pretrained.answers import WantedShape, check_weights, shape_text
 from diffmem.models.pretrained.checkpoint import read_checkpoint, with_tensors
 from diffmem.models.pretrained.checkpoints_in import checkpoints_in, refuse_several, step_of
 from diffmem.models.pretrained.diffusers_folder import doubts_of, open_diffusers
@@ -106,7 +106,7 @@ def open_model(
         )
     made = pixel_shape_of(denoiser)
     if wanted is not None and (wanted[0] or made[0], *wanted[1:]) != made:
-        raise UserError(f"{path} makes images of {made} (C, H, W), not {_shape_text(wanted)}.")
+        raise UserError(f"{path} makes images of {made} (C, H, W), not {shape_text(wanted)}.")
     if isinstance(denoiser, torch.nn.Module):
         denoiser.to(device)
     again = partial(
@@ -135,10 +135,6 @@ def _wanted(
             " out, or give images of its size."
         )
     return image_shape or (None, height, width)
-
-
-def _shape_text(wanted: WantedShape) -> str:
-    return str(tuple(wanted)) if wanted[0] is not None else f"{wanted[1]} x {wanted[2]} pixels"
 
 
 def _readings(
