@@ -121,12 +121,13 @@ def denoising_rows(check: DenoisingCheck) -> list[tuple[str, list[str]]]:
 
 
 def reading_rows(check: DenoisingCheck) -> list[tuple[str, list[str]]]:
-    """Return each other reading as a row: its error over that of the model as read, levels at which it is sound, images, remedy."""
+    """Return each other reading as a row: its error over that of the model as read, at the levels at which it is sound and at all, such levels, images, remedy."""
     return [
         (
             one.text,
             [
                 f"{one.ratio:.3g}",
+                f"{one.overall:.3g}",
                 f"{len(one.sound)} of {len(check.points)}",
                 f"{one.images:,}",
                 one.remedy,
