@@ -121,7 +121,7 @@ def denoising_rows(check: DenoisingCheck) -> list[tuple[str, list[str]]]:
 
 
 def reading_rows(check: DenoisingCheck) -> list[tuple[str, list[str]]]:
-    """Return each other reading as a row: its error over that of the model as read, at the levels at which it is sound and at all, such levels, images, remedy."""
+    """Return each other reading as a row: two ratios of errors, the number of its sound levels, images, and how to choose it."""
     return [
         (
             one.text,
