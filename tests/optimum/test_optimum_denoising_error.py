@@ -110,7 +110,7 @@ def test_a_wrong_prediction_type_is_found_and_named(prediction, read_as):
     found = denoising_check(of_discrete_time(prediction, read_as), DIGITS)
     if prediction == read_as:
         assert found.problem is None
-        assert min(one.ratio for one in found.readings) >= 1
+        assert min(one.overall for one in found.readings) >= 1
         return
     names = {"epsilon": "the noise", "sample": "the clean image", "v_prediction": "the velocity v"}
     assert found.better.text == f"the network predicts {names[prediction]}"
@@ -199,7 +199,7 @@ def test_a_network_of_zeros_is_not_refused_though_another_reading_of_it_is_bette
     # As every trainer starts: D = x if it predicts noise; read as a velocity, its D = x / (1 + sigma^2) is better at all levels.
     zeros = DiscreteDenoiser(lambda x, t, labels: torch.zeros_like(x), DiscreteProcess(LEVELS), SHAPE)
     found = denoising_check(zeros, DIGITS)
-    assert min(one.ratio for one in found.readings) < 0.5
+    assert min(one.overall for one in found.readings) < 0.5
     assert found.problem is None
 
 

@@ -23,7 +23,7 @@ from diffmem.models import Denoiser
 from diffmem.models.denoiser import Latent, Reading
 from diffmem.models.function import FunctionDenoiser
 from diffmem.models.readings import other_readings
-from diffmem.optimum.denoising_records import DenoisingCheck, ErrorPoint, LabelUse, ReadingRecord
+from diffmem.optimum.denoising_records import DenoisingCheck, ErrorPoint, LabelUse, ModelReadingRecord
 from diffmem.optimum.gaussian import GaussianDenoiser
 from diffmem.progress import NO_PROGRESS, Progress, Stages, parts_of
 
@@ -35,18 +35,18 @@ LEVELS = tuple(2.0**power for power in range(-5, 5))
 MIDDLE = (0.5, 1.0, 2.0)
 """Those at which a model is refused that is worse than doing nothing and than the mean image: neither is near there to what can be done."""
 
-BETTER = 0.9
-"""Another reading is better at a level where its error is below this share."""
+BETTER = 0.1
+"""The share by which the error of another reading must be lower, mean over the levels at which it is sound."""
 
-ENOUGH = 3
-"""The levels at which it must be better."""
+ENOUGH = 2
+"""The least number of levels at which it must be sound: surely better than the best that uses no other pixel."""
 
 _IMAGES = 256
-_FIRST = 64  # images that other readings are tried on
 _BLOCK = 16  # after so many, one that is worse is given up
 _MOMENTS = 4096  # images of which mean and covariance are taken
 _MOST_VALUES = 3072  # of an image, for its covariance: 32 x 32 x 3
 _SURE = 4.0
+_TINY = 1e-12  # of rounding, in the errors of a perfect model
 
 
 def denoising_check(
@@ -255,7 +255,7 @@ class _Asked:
 
     def tried(
         self, reading: Reading, own: NDArray[np.float64], shrunk: NDArray[np.float64], progress: Progress
-    ) -> ReadingRecord | None:
+    ) -> ModelReadingRecord | None:
         """Return how another reading does on the first images, up to where it is worse; none if it cannot be."""
         try:
             other = reading.open()
@@ -264,32 +264,36 @@ class _Asked:
         at = np.array([_within(other, sigma) for sigma in self._sigmas])
         if not at.any():
             return None
-        # In units of what needs no network, no level outweighs the others.
-        unit, count = shrunk.mean(1, keepdims=True)[at], min(len(self._clean), _FIRST)
-        errors = np.empty((len(at), 0))
+        count, errors = len(self._clean), np.empty((len(at), 0))
         for start in range(0, count, _BLOCK):
             errors = np.hstack([errors, self.errors(other, start, min(start + _BLOCK, count))])
-            seen = errors.shape[1]
-            ratio = float((errors[at] / unit).mean() / (own[at, :seen] / unit).mean())
-            if not ratio < 1:
+            seen, mean = errors.shape[1], errors[at].mean(1)
+            if not np.isfinite(mean).all():
+                return None
+            usual = own[at, :seen].mean(1)
+            overall = float(np.exp(np.log((mean + _TINY) / (usual + _TINY)).mean()))
+            if overall >= 1:
                 break
         progress(1, 1)
-        if not math.isfinite(ratio):
-            return None
         sound = [
             index for index in np.flatnonzero(at).tolist() if _above(shrunk[index, :seen] - errors[index])
         ]
-        better = [index for index in sound if _above(BETTER * own[index, :seen] - errors[index])]
-        gains = ((own[at, :seen] - errors[at]) / unit).mean(0)
-        return ReadingRecord(
+        # Where the other reading is no denoiser, it may be better only because both are bad: a network that starts at 0 is.
+        used = sound or np.flatnonzero(at).tolist()
+        gains = ((own[used, :seen] - errors[used]) / (own[used, :seen].mean(1, keepdims=True) + _TINY)).mean(
+            0
+        )
+        lower = overall < 1 and len(sound) >= ENOUGH
+        return ModelReadingRecord(
             text=reading.text,
             remedy=reading.remedy,
             images=seen,
             errors=[
                 float(row.mean()) if known else None for row, known in zip(errors, at.tolist(), strict=True)
             ],
-            ratio=ratio,
-            levels=[self._sigmas[index] for index in better],
-            lower=bool(sound) and _above(gains),
-            better=ratio < BETTER and len(better) >= ENOUGH,
+            ratio=1 - float(gains.mean()),
+            sound=[self._sigmas[index] for index in sound],
+            overall=overall,
+            lower=lower and _above(gains),
+            better=lower and _above(gains - BETTER),
         )

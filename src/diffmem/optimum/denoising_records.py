@@ -9,9 +9,10 @@ from pydantic import Field
 from diffmem.memorization.rates import MeanRecord
 from diffmem.memorization.records import Record
 
-__all__ = ["DenoisingCheck", "ErrorPoint", "LabelUse", "ReadingRecord"]
+__all__ = ["DenoisingCheck", "ErrorPoint", "LabelUse", "ModelReadingRecord"]
 
 LabelUse = Literal["none", "of the images", "no label"]
+_SHOWN = 3
 _WAY_ON = "Make samples with the program that trained it (--samples), or give the model as a function (diffmem.function_denoiser)"
 
 
@@ -32,7 +33,7 @@ class ErrorPoint(Record):
     )
 
 
-class ReadingRecord(Record):
+class ModelReadingRecord(Record):
     """The same model read in another way, on the same noisy images."""
 
     text: str = Field(description="What is other.")
@@ -43,18 +44,18 @@ class ReadingRecord(Record):
     errors: list[float | None] = Field(
         description="Its mean squared error at each level; none at levels that it does not have."
     )
+    sound: list[float] = Field(
+        description="Levels at which its error is surely below that of the best that uses no other pixel."
+    )
     ratio: float = Field(
-        description="Its error over that of the model as read, both over that of the best that uses no other pixel, mean over levels."
+        description="Its error over that of the model as read, on the same noisy images, mean over the sound levels; over all that it has"
+        " if there are none."
     )
-    levels: list[float] = Field(
-        description="Levels at which its error is surely lower by 10% or more, and surely below that of the best that uses no other pixel."
-    )
+    overall: float = Field(description="The ratio over all levels that it has, as a geometric mean.")
     lower: bool = Field(
-        description="Whether the ratio is surely below 1, and its error somewhere surely below that of the best that uses no other pixel."
+        description="Whether it has two sound levels or more, the ratio is surely below 1, and it is not worse over all levels together."
     )
-    better: bool = Field(
-        description="Whether there are three such levels or more, and the ratio is below 0.9."
-    )
+    better: bool = Field(description="Whether besides the ratio is surely below 0.9.")
 
 
 class DenoisingCheck(Record):
@@ -68,14 +69,16 @@ class DenoisingCheck(Record):
         default=None, description="Root of the mean variance of a value of the images."
     )
     points: list[ErrorPoint] = Field(default_factory=list, description="One for each noise level, ascending.")
-    readings: list[ReadingRecord] = Field(default_factory=list, description="Other readings that were tried.")
+    readings: list[ModelReadingRecord] = Field(
+        default_factory=list, description="Other readings that were tried."
+    )
 
     @property
-    def better(self) -> ReadingRecord | None:
+    def better(self) -> ModelReadingRecord | None:
         """The reading that should be chosen instead; none if no other is better. Of equal ones, the first: one that a setting chooses."""
         found = [one for one in self.readings if one.better]
-        least = min((one.ratio for one in found), default=0.0)
-        return next((one for one in found if one.ratio <= 1.02 * least), None)
+        least = min((one.overall for one in found), default=0.0)
+        return next((one for one in found if one.overall <= 1.001 * least), None)
 
     @property
     def problem(self) -> str | None:
@@ -83,14 +86,20 @@ class DenoisingCheck(Record):
         middle = [point for point in self.points if point.middle]
         better = self.better
         if better is not None:
-            at = [index for index, point in enumerate(self.points) if point.sigma in better.levels]
+            pairs = [
+                (point.sigma, point.model.value, error)
+                for point, error in zip(self.points, better.errors, strict=True)
+                if error is not None and point.sigma in better.sound
+            ]
+            clearest = sorted(sorted(pairs, key=lambda pair: pair[2] / pair[1])[:_SHOWN])
             figures = "; ".join(
-                f"at sigma {self.points[index].sigma:.3g}, {self.points[index].model.value:.3g} as read and {better.errors[index]:.3g} so"
-                for index in at
+                f"at sigma {sigma:.3g}, {usual:.3g} as read and {error:.3g} so"
+                for sigma, usual, error in clearest
             )
             return (
-                f"The model denoises the training images better if it is read in another way: {better.text}. Mean squared error per value"
-                f" {figures}. {better.remedy}."
+                f"The model denoises the training images better if it is read in another way: {better.text}. The error is"
+                f" {1 - better.ratio:.0%} lower, mean over {len(better.sound)} noise levels; squared, per value: {figures}."
+                f" {better.remedy}."
             )
         if len(middle) == 3 and all(point.worse for point in middle):
             figures = "; ".join(
@@ -125,8 +134,8 @@ class DenoisingCheck(Record):
         """What is to be said of the other readings."""
         if not self.readings or self.better is not None:
             return ""
-        lowest = min(self.readings, key=lambda one: one.ratio)
-        if not lowest.lower:
+        lowest = min((one for one in self.readings if one.lower), key=lambda one: one.overall, default=None)
+        if lowest is None:
             return f"None of {len(self.readings)} other readings is better."
         return (
             f"Of {len(self.readings)} other readings, the error is {1 - lowest.ratio:.1%} lower, too little to decide, for this one:"

@@ -39,7 +39,7 @@ def denoising_figure(check: DenoisingCheck) -> Figure:
     figure = new_figure(7.0, 4.4)
     axes = figure.subplots()
     unit = "latents" if check.latent else "pixels in [-1, 1]"
-    dress(axes, "Noise level σ (log scale)", f"Mean squared error per value, {unit} (log scale)")
+    dress(axes, "Noise level σ (log scale)", f"Mean squared error per value,\n{unit} (log scale)")
     sigmas = [point.sigma for point in check.points]
     values = [point.model.value for point in check.points] + [point.nothing.value for point in check.points]
     floor = min((value for value in values if value > 0), default=1e-9)
@@ -83,7 +83,10 @@ def denoising_figure(check: DenoisingCheck) -> Figure:
             zorder=0,
         )
     axes.set_yscale("log")
-    axes.set_ylim(floor, 2 * max(point.nothing.value for point in check.points))
+    # What doing nothing costs at high noise would take half of the picture.
+    axes.set_ylim(
+        floor, 6 * max(one.value for point in check.points for one in (point.model, point.mean_image))
+    )
     sigma_axis(axes, sigmas)
     axes.legend(frameon=False, fontsize=SMALL_FONT_SIZE, loc="upper left")
     figure.suptitle(
@@ -118,13 +121,14 @@ def denoising_rows(check: DenoisingCheck) -> list[tuple[str, list[str]]]:
 
 
 def reading_rows(check: DenoisingCheck) -> list[tuple[str, list[str]]]:
-    """Return each other reading as a row: its error over that of the model as read, levels at which it is better, images, remedy."""
+    """Return each other reading as a row: two ratios of errors, the number of its sound levels, images, and how to choose it."""
     return [
         (
             one.text,
             [
                 f"{one.ratio:.3g}",
-                f"{len(one.levels)} of {len(check.points)}",
+                f"{one.overall:.3g}",
+                f"{len(one.sound)} of {len(check.points)}",
                 f"{one.images:,}",
                 one.remedy,
             ],
