@@ -1,23 +1,26 @@
 """Which wrong readings of a model the check against training images finds, and which it cannot.
 
-    python benchmarks/self_check.py model-7.pt --images digits --shape 1x8x8 --model-set objective=pred_v
+    python benchmarks/self_check.py [TRAINER ...] [--steps N]
 
-The model is opened as it was trained: the settings given are the right ones. Then it is read wrongly, one thing at a time: each setting of
-few values, the prediction type, the direction and kind of a flow's time, the range of the images and the order of colours. Prints for
-each whether the model is refused, what the message names, and by how much the wrong reading is worse.
+A small network is trained on digits and written in the layout of each trainer, and opened as it was trained. Then it is read wrongly, one
+thing at a time: each setting of few values, the prediction type, the direction and kind of a flow's time, the range of the images and the
+order of colours. Prints for each whether the model is refused, what the message names, and by how much the wrong reading is worse.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from diffmem.cli.options import parse_model_settings, parse_shape
-from diffmem.data import ImageSet, open_images
+from diffmem.data import ImageSet, open_images, rgb
 from diffmem.errors import UserError
-from diffmem.models import Denoiser, open_model, origin_of
+from diffmem.models import Denoiser, origin_of
 from diffmem.models.readings import MappedDenoiser, generic_readings
 from diffmem.optimum.denoising_error import denoising_check
 from diffmem.optimum.denoising_records import DenoisingCheck
@@ -103,19 +106,28 @@ def table(found: Iterator[Row]) -> str:
 
 
 def main() -> None:
-    """Print the table of a model."""
+    """Print the table of each network."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model")
-    parser.add_argument("--images", default="digits")
-    parser.add_argument("--shape")
-    parser.add_argument("--model-set", action="append")
-    options = parser.parse_args()
-    right = open_model(
-        options.model, parse_shape(options.shape), parse_model_settings(options.model_set), device="cpu"
+    parser.add_argument(
+        "trainers", nargs="*", help="layouts of tests/builders/trained_checkpoints.py; all if none"
     )
-    print(table(rows(right, open_images(options.images))))
+    parser.add_argument("--steps", type=int, default=1500)
+    options = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "builders"))
+    from trained_checkpoints import LAYOUTS, opened_as_told, write_trained
+
+    images = open_images("digits")
+    with TemporaryDirectory() as folder:
+        for name in options.trainers or LAYOUTS:
+            begin = time.monotonic()
+            path = write_trained(name, Path(folder) / name, images, options.steps)
+            seconds = time.monotonic() - begin
+            right = opened_as_told(name, path, images)
+            seen = images if right.image_shape[0] == 1 else rgb(images)
+            print(f"\n{name}, {options.steps} steps in {seconds:.0f} s\n")
+            print(table(rows(right, seen)), flush=True)
 
 
 if __name__ == "__main__":

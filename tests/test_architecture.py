@@ -201,7 +201,9 @@ def test_no_function_but_a_command_has_many_parameters():
 def test_no_folder_holds_too_much_of_the_code():
     lines = {path: len(path.read_text().splitlines()) for path in MODULES}
     folders = {path.parent for path in MODULES}
-    held = {folder: sum(count for path, count in lines.items() if path.parent == folder) for folder in folders}
+    held = {
+        folder: sum(count for path, count in lines.items() if path.parent == folder) for folder in folders
+    }
     most = MOST_OF_THE_CODE * sum(lines.values())
     assert {folder: count for folder, count in held.items() if count > most} == {}
 

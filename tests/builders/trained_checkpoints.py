@@ -156,6 +156,13 @@ def write_trained(name: str, folder: Path, images: dm.ImageSet, steps: int = STE
     return WRITERS[name](folder, images, steps)
 
 
+def opened_as_told(name: str, path: Path, images: dm.ImageSet) -> Denoiser:
+    """Open what was written, with what its file does not tell."""
+    layout = LAYOUTS.get(name)
+    settings = None if layout is None else layout.settings or None
+    return dm.open_model(path, settings=settings, resolution=images.shape[1])
+
+
 def _checkpoint(layout: Layout, folder: Path, images: dm.ImageSet, steps: int) -> Path:
     checkpoint = layout.random()
     path = _place(folder / layout.file)

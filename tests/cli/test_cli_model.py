@@ -98,7 +98,7 @@ def test_a_model_that_is_no_denoiser_of_the_images_is_refused_with_the_figures(t
         for pair in ("noise_schedule=linear", "diffusion_steps=1000", "predict_xstart=False")
         for word in ("--model-set", pair)
     ]
-    done = call("model", "info", path, "--shape", "1x8x8", *settings, "--check", "digits")
+    done = call("model", "info", path, "--resolution", "8", *settings, "--check", "digits")
     assert done.code == 2
     assert "sigma" in done.out
     assert "doing nothing" in done.out

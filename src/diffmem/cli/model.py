@@ -10,6 +10,7 @@ from diffmem.errors import UserError
 from diffmem.progress import show_progress
 
 if TYPE_CHECKING:
+    from diffmem.data import ImageSet
     from diffmem.models import Denoiser
 
 __all__ = ["model_info"]
@@ -26,25 +27,28 @@ def model_info(path: Path, /, *, opening: ModelOptions = NO_MODEL_OPTIONS, check
         path: A run's folder (its last snapshot), a snapshot (.safetensors), an EDM network pickle or run folder, or a diffusers folder;
             or a checkpoint of another trainer; see docs/how-to/open-a-model.md.
         check: Training images, anything that `diffmem data build` reads: how well does the model denoise them, as it was read, and would
-            another reading be better? Exit code 2 if so.
+            another reading be better? Exit code 2 if so. A checkpoint that does not tell the size of its images gets theirs.
     """
+    from diffmem.api.inputs import as_images
     from diffmem.models import open_model
     from diffmem.models.denoiser import model_text
 
-    model = open_model(path, device="cpu", **opening.details())
+    details = opening.details()
+    images = None if check is None else as_images(check)
+    if images is not None and details["resolution"] is None:
+        details["resolution"] = images.shape[1:]
+    model = open_model(path, device="cpu", **details)
     print(model_text(model))
-    if check is not None:
-        _check(model, check)
+    if images is not None:
+        _check(model, images)
 
 
-def _check(model: Denoiser, source: str) -> None:
-    from diffmem.api.inputs import as_images
+def _check(model: Denoiser, images: ImageSet) -> None:
     from diffmem.auditing.model import check_reading
     from diffmem.auditing.request import AuditOptions
     from diffmem.console import console
     from diffmem.optimum.report.denoising_report import denoising_table
 
-    images = as_images(source)
     with show_progress("Checking") as progress:
         found = check_reading(model, images, AuditOptions(), progress)
     if found.points:

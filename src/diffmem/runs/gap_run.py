@@ -23,6 +23,7 @@ from diffmem.memorization.rates import Rate
 from diffmem.models import Denoiser, Latent, Preconditioned, origin_of
 from diffmem.models.denoiser import model_text
 from diffmem.optimum.curves import balanced_indices
+from diffmem.optimum.denoising_error import denoising_check
 from diffmem.optimum.gap import GapSettings, curve_of, gap_errors
 from diffmem.optimum.gap_records import GapInputs, RunGap
 from diffmem.optimum.gaussian import GaussianDenoiser
@@ -107,7 +108,8 @@ def measure_model_gap(
         progress: Reported of work done.
 
     Raises:
-        UserError: The model denoises latents, the images have another shape, or have not the labels of its classes.
+        UserError: The model denoises latents, the images have another shape, or have not the labels of its classes; or it
+            was surely not read as it was trained, see `denoising_check`.
         DiffmemError: The model's values are not finite.
     """
     origin = origin_of(model)
@@ -128,8 +130,11 @@ def measure_model_gap(
         images = images.with_labels(None, None, "without labels")
 
     def measured() -> RunGap:
+        check = denoising_check(model, images, seed=settings.seed)
+        if check.problem is not None:
+            raise UserError(check.problem)
         found = _measured(model, images, heldout, settings, progress)
-        found["notes"] = [model_text(model), *found["notes"]]
+        found["notes"] = [model_text(model), check.sentence, *found["notes"]]
         return RunGap(
             run_id=origin.digest[:16],
             folder="",
