@@ -293,3 +293,11 @@ def test_values_that_are_not_finite_are_refused():
     wrong.__class__ = type("Wrong", (Linear,), {"__call__": lambda self, x, sigma, labels=None: x[:, :, :2]})
     with pytest.raises(UserError, match="returned shape"):
         flipd(wrong, images(2))
+
+
+def test_a_model_of_paired_noise_is_refused():
+    denoiser = GaussianDenoiser.from_images(image_set(images(20)))
+    flipd(denoiser, images(1), sigma=1.0)
+    denoiser.independent_noise = False
+    with pytest.raises(UserError, match="optimal transport"):
+        flipd(denoiser, images(1), sigma=1.0)

@@ -349,3 +349,12 @@ def test_secmi_sees_nothing_where_one_image_has_all_weight():
     dark = np.random.default_rng(0).integers(0, 2, (5, *SHAPE), dtype=np.uint8)
     assert np.abs(secmi_scores(model, dark)).max() < 1e-20
     assert (loss_scores(model, dark) < -1e-6).all()
+
+
+@pytest.mark.parametrize("scores", [*SCORES, pian_scores])
+def test_a_model_of_paired_noise_is_refused(scores):
+    paired = Answering(GAUSSIAN.answer)
+    paired.independent_noise = False
+    scores(GAUSSIAN, images(2))
+    with pytest.raises(UserError, match="optimal transport"):
+        scores(paired, images(2))

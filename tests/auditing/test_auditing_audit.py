@@ -180,6 +180,27 @@ def test_a_model_with_canaries_is_asked_for_its_loss_and_its_dimensions(tmp_path
     assert found.flipd.planted is not None
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_what_asks_for_independent_noise_is_left_out_where_training_paired_noise_with_images(tmp_path, known):
+    training, canaries = planted()
+    model = gaussian(TRAINING)
+    model.independent_noise = False
+    found = ask(
+        tmp_path,
+        training=training if known else None,
+        heldout=image_set(HELDOUT) if known else None,
+        samples=None,
+        model=model,
+        num=20,
+        canaries=canaries,
+    ).result
+    assert found.membership.attacks == []
+    assert "optimal transport" in found.membership.refused
+    assert found.flipd is None
+    assert [one.source for one in found.exposure] == ["samples"]
+    assert bool(found.criteria) == known
+
+
 def test_a_latent_model_is_compared_in_pixels_and_attacked_in_latents(tmp_path):
     def large(z):
         return z.repeat_interleave(2, 2).repeat_interleave(2, 3)

@@ -71,8 +71,10 @@ def pytorch_ddpm(steps=1000, side=8, **options):
     return {**networks, "sched": {}, "optim": {}, "step": 500_000, "x_T": torch.zeros(4, 3, side, side)}
 
 
-def guided_diffusion(classes=0, outputs=3, scales=True, attention=True, inputs=3, updown=False, **options):
-    """A state dict of guided-diffusion with two resolutions, changed by convolutions or by blocks, and attention in the middle."""
+def guided_diffusion(
+    classes=0, outputs=3, scales=True, attention=True, inputs=3, updown=False, resample=True, **options
+):
+    """A state dict of guided-diffusion with two resolutions, changed by convolutions, blocks or neither, and attention in the middle."""
     wide = 4 * WIDTH
     shapes = {
         "time_embed.0": (wide, WIDTH),
@@ -86,7 +88,7 @@ def guided_diffusion(classes=0, outputs=3, scales=True, attention=True, inputs=3
     }
     if updown:
         blocks |= {"input_blocks.2.0": 1, "output_blocks.1.1": 1}
-    else:
+    elif resample:
         shapes |= dict.fromkeys(("input_blocks.2.0.op", "output_blocks.1.1.conv"), (WIDTH, WIDTH, 3, 3))
     for at, times in (blocks | {f"output_blocks.{i}.0": 2 for i in range(4)}).items():
         width = times * WIDTH
@@ -121,3 +123,31 @@ def worst_error(denoiser, folder):
             made = denoiser(torch.from_numpy(x), float(sigma), labels).numpy()
             errors.append(np.linalg.norm(made - wanted) / np.linalg.norm(wanted))
     return max(errors)
+
+
+def torchcfm(parallel=False, **options):
+    """A checkpoint of torchcfm's CIFAR-10 script, of a small network."""
+    prefix = "module." if parallel else ""
+    networks = {
+        name: {f"{prefix}{key}": one for key, one in guided_diffusion(seed=seed, **options).items()}
+        for seed, name in enumerate(("net_model", "ema_model"))
+    }
+    return {**networks, "sched": {"lr_lambdas": [None]}, "optim": {"state": {}}, "step": 400_000}
+
+
+def flow_matching(averaged=True, arguments=None, **options):
+    """A checkpoint of flow_matching's image example, of a small network; the last class stands for no label."""
+    raw = guided_diffusion(**options)
+    model = raw
+    if averaged:
+        shadows = guided_diffusion(seed=1, **options)
+        model = {"num_updates": torch.tensor(7), **{f"model.{name}": one for name, one in raw.items()}}
+        model |= {f"shadow_params.{at}": shadows[name] for at, name in enumerate(raw)}
+    held = {
+        "model": model,
+        "optimizer": {"state": {}},
+        "lr_schedule": {"_last_lr": [1e-4]},
+        "epoch": 3,
+        "scaler": {},
+    }
+    return held if arguments is None else {**held, "args": arguments}

@@ -61,6 +61,31 @@ def test_duplicates_takes_a_split(photos, capsys):
     assert capsys.readouterr().out
 
 
+@pytest.mark.parametrize("option", [["--range=-1..1"], ["--range", "-1..1"]])
+def test_options_about_arrays_reach_the_reading(tmp_path, option):
+    pixels, out = RNG.integers(0, 256, (2, 3, 8, 3), dtype=np.uint8), tmp_path / "out.npz"
+    np.savez(tmp_path / "a.npz", pixels=pixels / 127.5 - 1, target=np.array([[1], [0]]))
+    keys = ["--key", "images=pixels", "--key", "labels=target"]
+    app(["build", str(tmp_path / "a.npz"), str(out), *keys, "--layout", "hwc", *option])
+    images = open_images(out)
+    np.testing.assert_array_equal(images.images, pixels.transpose(0, 3, 1, 2))
+    assert images.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        (["image=x"], "--key 'image=x' must read images=NAME or labels=NAME"),
+        (["images"], "must read images=NAME"),
+        (["labels=a", "labels=b"], "--key labels is given twice: a and b"),
+    ],
+)
+def test_keys_that_are_no_pairs_are_refused(tmp_path, keys, told):
+    np.savez(tmp_path / "a.npz", x=RNG.integers(0, 256, (2, 3, 8), dtype=np.uint8))
+    with pytest.raises(UserError, match=told):
+        app(["info", str(tmp_path / "a.npz"), *(word for key in keys for word in ("--key", key))])
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -22,8 +22,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from data_builders import cifar_parts, encoded, idx_bytes, python2_pickle, write_cifar
+from data_builders import (
+    cifar100_parts,
+    cifar_parts,
+    encoded,
+    idx_bytes,
+    python2_pickle,
+    stl10_files,
+    write_cifar,
+    write_tar,
+)
 from PIL import Image
+from scipy.io import savemat
 
 from diffmem.data import Reading, open_images
 from diffmem.data.formats.cifar10 import load_dictionary
@@ -48,11 +58,13 @@ class Harness(NamedTuple):
         seeds: Good files, or good contents that `place` puts into one.
         place: Writes a content into a folder and returns what to open.
         open: Opens it.
+        examples: How many damages are tried in every run of the tests.
     """
 
     seeds: tuple[bytes, ...]
     place: Callable[[bytes, Path], Path]
     open: Callable[[Path], object]
+    examples: int = 30
 
     def check(self, content: bytes, folder: Path) -> bool:
         """Open a content; return whether it was accepted, or raise if the outcome is a finding."""
@@ -172,6 +184,40 @@ def _open_otherwise(path: Path) -> object:
     return open_images(path, reading=reading)
 
 
+def _open_floats(path: Path) -> object:
+    return open_images(
+        path, reading=Reading(images_key="pixels", labels_key="target", range="0..1", layout="hwc")
+    )
+
+
+def _open_float_npy(path: Path) -> object:
+    return open_images(path, reading=Reading(range="0..1"))
+
+
+def _mat(**options: bool) -> bytes:
+    stream = io.BytesIO()
+    savemat(stream, {"X": COLOUR[..., None], "y": np.array([[10]], np.uint8)}, **options)
+    return stream.getvalue()
+
+
+def _stl10_tar() -> bytes:
+    path = Path(_SCRATCH.name) / "stl10.tar"
+    return write_tar(
+        path, {f"stl10_binary/{name}": content for name, content in STL10.items()}, "w:"
+    ).read_bytes()
+
+
+def _in_set(folder_name: str, name: str, others: dict[str, bytes]) -> Callable[[bytes, Path], Path]:
+    def place(content: bytes, folder: Path) -> Path:
+        inside = folder / folder_name
+        inside.mkdir(exist_ok=True)
+        for other, good in (others | {name: content}).items():
+            (inside / other).write_bytes(good)
+        return inside
+
+    return place
+
+
 def _load_dictionary(path: Path) -> object:
     with in_one_line():
         return load_dictionary(path.read_bytes(), path.name)
@@ -216,6 +262,15 @@ def right_digest(content: bytes) -> bytes:
     return content.replace(recorded.encode(), digest.encode())
 
 
+def _edm2() -> tuple[bytes, ...]:
+    from edm2_builder import ARGUMENTS, snapshot2, state_of
+    from edm_pickle_builder import pickled, saved
+
+    arguments = ARGUMENTS | {"channel_mult": [1], "img_resolution": 4, "attn_resolutions": []}
+    whole = snapshot2(state_of(arguments), arguments)
+    return pickled(whole, 4), pickled(whole, 2), saved(whole, True)
+
+
 def _edm() -> tuple[bytes, ...]:
     from edm_pickle_builder import pickled, saved, snapshot
     from models_tools import tiny
@@ -240,6 +295,9 @@ ENDS = _npy(np.array([4], np.int64))
 LISTED = json.dumps(
     {"labels": [["a.png", 1]], "class_names": ["x", "y"], "names": ["one"], "history": ["made"]}
 )
+CIFAR100 = {name: pickle.dumps(part, 2) for name, part in cifar100_parts(2).items()}
+STL10 = stl10_files(RNG.integers(0, 256, (1, 3, 96, 96), dtype=np.uint8), [3])
+FLOATS = COLOUR[None] / np.float32(255)
 PNGS = (
     encoded(GREY),
     encoded(COLOUR),
@@ -315,6 +373,24 @@ HARNESSES: dict[str, Harness] = {
         _open_otherwise,
     ),
     "nameless": Harness((encoded(COLOUR), encoded(COLOUR, "JPEG"), encoded(COLOUR, "BMP")), _in_folder("x"), open_images),
+    "npz-labels": Harness(
+        (_npy(np.array([["a name"]])), _npy(np.eye(3)[:1]), _npy(np.array([b"name"])), _npy(np.array([[2]]))),
+        _in_zip("labels.npy", "x.npz", {"images.npy": NPY[0]}),
+        open_images,
+        200,
+    ),
+    "npz-floats": Harness((_npz(pixels=FLOATS, target=np.array([1])),), _file("x.npz"), _open_floats, 200),
+    "npy-floats": Harness((_npy(FLOATS), _npy(FLOATS.astype(">f8"))), _file("images.npy"), _open_float_npy, 200),
+    "npz-splits": Harness(
+        (_npy(GREY[None]), _npy(COLOUR[None])), _in_zip("test_images.npy", "x.npz", {"train_images.npy": NPY[1]}), open_images, 200
+    ),
+    "mat": Harness((_mat(), _mat(do_compression=True)), _file("train_32x32.mat"), open_images, 200),
+    "cifar100": Harness((CIFAR100["train"],), _in_set("cifar-100-python", "train", CIFAR100), open_images, 200),
+    "cifar100-meta": Harness((CIFAR100["meta"],), _in_set("cifar-100-python", "meta", CIFAR100), open_images, 200),
+    "stl10": Harness((STL10["train_X.bin"],), _in_set("stl10_binary", "train_X.bin", STL10), open_images, 200),
+    "stl10-labels": Harness((STL10["train_y.bin"],), _in_set("stl10_binary", "train_y.bin", STL10), open_images, 200),
+    "stl10-names": Harness((STL10["class_names.txt"],), _in_set("stl10_binary", "class_names.txt", STL10), open_images, 200),
+    "stl10-tar": Harness((_stl10_tar(),), _file("stl10_binary.tar"), open_images, 200),
     "tar": Harness((_tar(),), _file("cifar-10-python.tar"), open_images),
     "batch": Harness(
         (pickle.dumps(CIFAR["test_batch"], 2), b"\x80\x02" + python2_pickle(CIFAR["test_batch"]) + b"."),
@@ -328,5 +404,6 @@ HARNESSES: dict[str, Harness] = {
     ),
     "snapshot": Harness((_snapshot(),), _file("net.safetensors", right_digest), _load_denoiser),
     "edm-pickle": Harness(_edm(), _file("network-snapshot-000000.pkl"), _open_edm_pickle),
+    "edm2-pickle": Harness(_edm2(), _file("network-snapshot-0000000-0.050.pkl"), _open_edm_pickle),
 }  # fmt: skip
 """By kind; the kinds are the names of the tests and of the atheris runs."""

@@ -298,3 +298,11 @@ def test_correlations_are_over_the_runs_that_have_both_numbers():
     assert found.value == pytest.approx(-1)
     assert correlations(runs[:4]) == []
     assert correlations([run_with(0.5, index) for index in range(6)]) == []
+
+
+def test_a_model_of_paired_noise_has_no_gap():
+    paired = Changed(OPTIMUM, lambda answer, x: answer)
+    gap_errors(paired, OPTIMUM, GAUSSIAN, IMAGES, sigmas=SIGMAS, samples=2)
+    paired.independent_noise = False
+    with pytest.raises(UserError, match="the gap to the optimum are not defined"):
+        gap_errors(paired, OPTIMUM, GAUSSIAN, IMAGES, sigmas=SIGMAS, samples=2)

@@ -24,7 +24,9 @@ from diffmem.auditing.report import audit_images, write_audit
 from diffmem.auditing.report.text import FINDING_TEXT, audit_table, count_of_total, deciding_first
 from diffmem.console import rendered
 from diffmem.data import CanarySet, ImageSet, Reading, other_readings
+from diffmem.distributed import world
 from diffmem.environment import choose_device
+from diffmem.models.denoiser import model_text
 from diffmem.progress import show_progress
 from diffmem.text import html_table
 
@@ -100,7 +102,7 @@ def audit(
         device: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
         options: Fields of `AuditOptions`, for example num, target, private, deduplicated, seed, or these as one object, `options`;
             further fields of `AuditRequest`. `transforms` may be written as 'flip+shift2', `features` as ['inception'], `canaries` as a
-            path; `allow_pickle`, and `settings` of the model as `model_settings`, are those of `open_model`.
+            path; `opening`, a dictionary, has further arguments of `open_model`: settings, resolution, weights, allow_pickle.
 
     Raises:
         UserError: Images or the model cannot be read, or do not go together.
@@ -110,10 +112,7 @@ def audit(
     sources = {
         role: str(one) for role, one in {**sets, "model": model}.items() if isinstance(one, str | Path)
     }
-    details = {
-        "allow_pickle": options.pop("allow_pickle", False),
-        "settings": options.pop("model_settings", None),
-    }
+    details = options.pop("opening", {})
     if isinstance(options.get("transforms"), str):
         options["transforms"] = parse_transforms(options["transforms"])
     if isinstance(options.get("canaries"), str | Path):
@@ -127,6 +126,8 @@ def audit(
     opened = None if model is None else as_model(model, device, image_shape=shape, **details)
     names = options.keys() & {field.name for field in fields(AuditOptions)}
     settings = replace(options.pop("options", AuditOptions()), **{name: options.pop(name) for name in names})
+    if opened is not None and world().is_main:
+        report(f"model: {model_text(opened, settings.private)}")
     request = AuditRequest(
         training=read["training"], samples=read["samples"], heldout=read["heldout"], model=opened, sources=sources, device=device,
         options=settings, **options,

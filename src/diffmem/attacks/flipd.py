@@ -25,6 +25,7 @@ from diffmem.attacks.asking import check_finite, denoised, encoded, generator_of
 from diffmem.errors import UserError
 from diffmem.memorization.records import Record
 from diffmem.models import Denoiser, Refinable
+from diffmem.models.denoiser import check_independent_noise
 from diffmem.progress import NO_PROGRESS, Progress
 
 __all__ = [
@@ -147,8 +148,10 @@ def flipd(
         labels: Class of each image, int64 (N,), or -1 for no label; or none.
 
     Raises:
-        UserError: Images, labels or sigma do not fit the model, or it returns values that are not finite.
+        UserError: Images, labels or sigma do not fit the model, it returns values that are not finite, or it was trained on noise that
+            was paired with images (`check_independent_noise`).
     """
+    check_independent_noise(denoiser)
     config = config or FlipdConfig()
     given = labels_of(denoiser, images, labels)
     dim = math.prod(denoiser.image_shape)

@@ -29,6 +29,7 @@ from torch import Tensor
 from diffmem.attacks.asking import check_finite, denoised, encoded, generator_of, labels_of
 from diffmem.errors import UserError, nearest
 from diffmem.models import Denoiser, Latent
+from diffmem.models.denoiser import check_independent_noise
 from diffmem.models.discrete import betas_of, levels_of
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.sampling import SeededNoise
@@ -126,8 +127,10 @@ def attack_scores(
         float64 (N,), at most 0.
 
     Raises:
-        UserError: Images, labels or levels do not fit the model, or it returns values that are not finite.
+        UserError: Images, labels or levels do not fit the model, it returns values that are not finite, or it was trained on noise that
+            was paired with images (`check_independent_noise`).
     """
+    check_independent_noise(denoiser)
     levels = attack_levels(attack, denoiser, sigmas)
     if draws < 1:
         raise UserError(f"There must be at least 1 draw of noise at each level, not {draws}.")

@@ -20,6 +20,7 @@ from diffmem.cli.quickstart import quickstart
 from diffmem.cli.reproduce import reproduce
 from diffmem.cli.runs import runs
 from diffmem.cli.search import new, status, watch
+from diffmem.cli.split import data_split
 from diffmem.cli.study import report, study
 from diffmem.cli.train import train
 from diffmem.version import __version__
@@ -35,10 +36,11 @@ app = App(
 )
 data = App(
     name="data",
-    help="Build an image set, inspect one, find its duplicates, or download one.",
+    help="Build an image set, split or inspect one, find its duplicates, or download one.",
     help_format="plaintext",
 )
 data.command(data_build, name="build")
+data.command(data_split, name="split")
 data.command(data_info, name="info")
 data.command(data_duplicates, name="duplicates")
 data.command(data_fetch, name="fetch")

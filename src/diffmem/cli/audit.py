@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from diffmem.cli.options import ModelSettings, ReadingPairs, Settings, parse_model_settings
+from cyclopts import Parameter
+
+from diffmem.cli.options import NO_MODEL_OPTIONS, ModelOptions, ReadingPairs, Settings
 from diffmem.distributed import world
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
 from diffmem.folder_lock import locked_folder
 from diffmem.progress import show_progress
+
+if TYPE_CHECKING:
+    from diffmem.api.auditing import Audit
 
 __all__ = ["audit"]
 
@@ -20,7 +27,7 @@ def audit(
     train: str | None = None,
     heldout: str | None = None,
     samples: str | None = None,
-    model: Path | None = None,
+    model: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative="")] = None,
     num: int = 10_000,
     out: Path | None = None,
     self_test: bool = False,
@@ -36,8 +43,7 @@ def audit(
     seed: int = 0,
     first_seed: int = 0,
     set_: Settings = None,
-    allow_pickle: bool = False,
-    model_set: ModelSettings = None,
+    opening: ModelOptions = NO_MODEL_OPTIONS,
     title: str = "Does this model leak its training data?",
     batch_size: int = 64,
     device: str | None = None,
@@ -51,6 +57,8 @@ def audit(
 
     Example: diffmem audit --train cifar10.zip --heldout cifar10-test.zip --model network-snapshot.pkl --out audit
 
+    Example: diffmem audit --train cifar10.zip --heldout cifar10-test.zip --model step-100.pt step-200.pt --out audit
+
     Example: diffmem audit --self-test
 
     Args:
@@ -58,8 +66,9 @@ def audit(
         heldout: Images of the same source that were not trained on: for the null rate, and membership
             inference needs them. Without, training images are held against each other.
         samples: Generated images: a folder, .zip or .npz.
-        model: In place of samples: a run's folder or snapshot, an EDM network pickle, or a diffusers folder. Nothing in it
-            is executed.
+        model: In place of samples: a run's folder or snapshot, or a checkpoint, pickle or folder of another trainer. Nothing in it
+            is executed. Of several, each is audited in a folder of its own, and one page compares them; the worst verdict is
+            the exit code. A command that goes on audits those again that were finished.
         num: Samples to generate from the model.
         out: Folder for the report: audit.html, audit.json, matches.csv and pictures.
         self_test: Check that the audit works: mix known fractions of copies into real images (--train, or the
@@ -80,8 +89,6 @@ def audit(
         seed: Seed of all random choices except the samples.
         first_seed: Seed of the first sample.
         set_: Change a setting of the sampler, key=value, for example steps=40; may be repeated.
-        model_set: What a checkpoint of another trainer does not tell, key=value; a message asks for it. May be repeated.
-        allow_pickle: Read the weights of a diffusers folder from a pickle (.bin) where there are no safetensors.
         title: Heading of the report.
         batch_size: Images at a time.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
@@ -104,16 +111,18 @@ def audit(
     if (samples is None) == (model is None):
         raise UserError("Give either generated images with --samples, or a model with --model.")
     if model is None:
-        for name, given in (("--set", set_), ("--first-seed", first_seed), ("--allow-pickle", allow_pickle),
-                            ("--model-set", model_set)):  # fmt: skip
+        for name, given in (("--set", set_), ("--first-seed", first_seed)):
             if given:
                 raise UserError(f"{name} is for a model; samples are taken as they are.")
+        opening.refuse("samples are taken as they are")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out names a folder for the report.")
     with locked_folder(out):
         from diffmem.api.auditing import audit as run_audit
+        from diffmem.api.inputs import as_images
         from diffmem.auditing.report.text import print_audit
         from diffmem.data import parse_reading
+        from diffmem.models import open_model
         from diffmem.sampling import SamplerConfig, discard_shards
         from diffmem.settings import load_recipe
 
@@ -122,22 +131,53 @@ def audit(
         for name, source, pairs in files.values():
             if pairs and source is None:
                 raise UserError(f"--{name}-read says how the files of --{name} are read; name them.")
-        shards = out / "samples.shards"
-        done = run_audit(
-            train, samples=samples, model=model, heldout=heldout, shards=shards, device=device,
-            readings={role: parse_reading(pairs or []) for role, (_, _, pairs) in files.items()},
-            report=lambda line: print(line, file=sys.stderr), canaries=canaries, deduplicated=deduplicated, num=num,
-            sampler=load_recipe(SamplerConfig, None, set_ or []), first_seed=first_seed, transforms=transforms, features=features,
-            target=target, private=private, seed=seed, title=title, batch_size=batch_size, allow_pickle=allow_pickle,
-            model_settings=parse_model_settings(model_set),
-        )  # fmt: skip
+
+        def audited(one: Path | None, folder: Path) -> Audit:
+            shards = folder / "samples.shards"
+            done = run_audit(
+                train, samples=samples, model=one, heldout=heldout, shards=shards, device=device,
+                readings={role: parse_reading(pairs or []) for role, (_, _, pairs) in files.items()},
+                report=lambda line: print(line, file=sys.stderr), canaries=canaries, deduplicated=deduplicated, num=num,
+                sampler=load_recipe(SamplerConfig, None, set_ or []), first_seed=first_seed, transforms=transforms,
+                features=features, target=target, private=private, seed=seed, title=title, batch_size=batch_size,
+                opening=opening.details(),
+            )  # fmt: skip
+            if world().is_main:
+                print_audit(
+                    done.result
+                )  # first: what hours of work found is printed also where the disk is full
+                print(f"report: {done.save(folder)}", flush=True)
+            world().wait()
+            discard_shards(shards)
+            return done
+
+        if model is None or len(model) == 1:
+            code = audited(model[0] if model else None, out).verdict.exit_code
+        else:
+            shape = None if train is None else as_images(train, parse_reading(train_read or [])).shape
+            for each in model:  # what does not open is said before hours of work
+                open_model(each, shape, device="cpu", **opening.details())
+            code = _compare(model, out, audited, private)
+    if code:
+        raise SystemExit(code)
+
+
+def _compare(models: list[Path], out: Path, audited: Callable[[Path, Path], Audit], private: bool) -> int:
+    """Audit several models, write the page that compares them, and return the exit code of the worst verdict."""
+    from diffmem.auditing.report.several import several_table, write_several
+    from diffmem.auditing.several import folders_of, several
+    from diffmem.console import console
+
+    folders, audits = folders_of(models, private), []
+    for number, (path, folder) in enumerate(zip(models, folders, strict=True), 1):
         if world().is_main:
-            print_audit(done.result)  # first: what hours of work found is printed also where the disk is full
-            print(f"report: {done.save(out)}", flush=True)
-        world().wait()
-        discard_shards(shards)
-    if done.verdict.exit_code:
-        raise SystemExit(done.verdict.exit_code)
+            print(f"model {number} of {len(models)}{'' if private else f': {path}'}", file=sys.stderr)
+        audits.append(audited(path, out / folder).result)
+    found = several(folders, audits)
+    if world().is_main:
+        console(soft_wrap=True).print(several_table(found))
+        print(f"report: {write_several(found, out)}", flush=True)
+    return found.exit_code
 
 
 def _self_test(source: str, transforms: str | None, seed: int, device: str, out: Path | None) -> int:

@@ -53,10 +53,10 @@ def data_build(
     Example: diffmem data build cifar-10-python.tar.gz datasets/cifar10-1k.zip --size 1000 --resolution 32
 
     Args:
-        source: What to read: the word digits, a CIFAR-10 archive, a folder of images (sub-folders are
-            classes, or metadata.jsonl describes them), a .csv that lists them, a .zip, a .tar, WebDataset shards
-            ('train-{000..012}.tar' or their folder), Parquet with images, what datasets saved or cached, an .npz or
-            .npy with uint8 images, or IDX files (MNIST's format); with --synsets, ImageNet's folder.
+        source: What to read: the word digits; the archive of CIFAR-10, CIFAR-100 or STL-10; SVHN's .mat files; a folder of images
+            (sub-folders are classes, or metadata.jsonl describes them); a .csv that lists them; a .zip; a .tar, or WebDataset
+            shards ('train-{000..012}.tar', or their folder); Parquet with images; what Hugging Face datasets saved or cached;
+            an .npz (MedMNIST, or any by --key) or .npy; IDX files (MNIST's format); with --synsets, ImageNet's folder.
         out: What to write: .zip (PNGs and dataset.json, as EDM reads them), .npz, .npy, which is never read
             into memory as a whole (labels and names go to .meta.npz beside it), .tar (WebDataset; several shards by
             'train-{000..012}.tar'), or, without an ending, a new folder of PNGs with metadata.jsonl.
@@ -83,6 +83,7 @@ def data_build(
     """
     from diffmem.data.build import BuildConfig, build
     from diffmem.data.canaries import canaries_path, check_canaries, plant_canaries
+    from diffmem.data.storage import little_memory
     from diffmem.data.write import meta_path, write_images, written_files
 
     config = BuildConfig(
@@ -93,7 +94,7 @@ def data_build(
     check_target((source, mix), out)
     check_canaries(canaries, repeats)
     planted = None
-    with show_progress("Building") as progress:
+    with show_progress("Building") as progress, little_memory():
         images = build(source, config, progress)
         if canaries is not None and repeats is not None:
             images, planted = plant_canaries(images, canaries, repeats, seed)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmem.cli.options import ModelSettings, Settings, parse_model_settings, parse_shape
+from diffmem.cli.options import NO_MODEL_OPTIONS, ModelOptions, Settings
+from diffmem.distributed import world
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
 
@@ -25,8 +27,7 @@ def generate(
     batch_size: int = 64,
     device: str | None = None,
     workspace: int = 256,
-    model_set: ModelSettings = None,
-    shape: str | None = None,
+    opening: ModelOptions = NO_MODEL_OPTIONS,
 ) -> None:
     """Generate images, one per seed; the image of a seed does not depend on the others.
 
@@ -50,14 +51,13 @@ def generate(
         set_: Change a setting of the sampler, key=value, for example steps=40; may be repeated.
         batch_size: Images at a time.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
-        model_set: What a checkpoint of another trainer does not tell, key=value; a message asks for it. May be repeated.
-        shape: The images of a checkpoint that does not tell their size, CxHxW, for example 3x32x32.
         workspace: With --optimum: megabytes it may use beside two copies of the images, one byte for each value. Batches that
             need more are computed in parts.
     """
     from diffmem.api.denoisers import check_samples_file
     from diffmem.api.denoisers import generate as generate_images
     from diffmem.models import open_model, origin_of
+    from diffmem.models.denoiser import model_text
     from diffmem.sampling import SamplerConfig, parse_seeds
     from diffmem.settings import load_recipe
 
@@ -69,12 +69,16 @@ def generate(
         raise UserError(f"--labels {labels!r} must be random or the number of a class.")
     if conditional and optimum is None:
         raise UserError("--conditional belongs to --optimum; a trained model knows whether it has classes.")
+    if optimum is not None:
+        opening.refuse("the optimum is made of images")
     device = choose_device(device)
     denoiser = (
-        open_model(model, parse_shape(shape), parse_model_settings(model_set), device=device)
+        open_model(model, device=device, **opening.details())
         if model is not None
         else _optimum(str(optimum), conditional, device, workspace)
     )
+    if optimum is None and world().is_main:
+        print(f"model: {model_text(denoiser)}", file=sys.stderr)
     images = generate_images(
         denoiser, numbers, sampler=config, labels="random" if labels == "random" else int(labels), batch_size=batch_size, out=out,
     )  # fmt: skip

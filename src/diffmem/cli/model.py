@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from diffmem.cli.options import ModelSettings, parse_model_settings, parse_shape
+from diffmem.cli.options import NO_MODEL_OPTIONS, ModelOptions
+from diffmem.errors import UserError
+from diffmem.progress import show_progress
+
+if TYPE_CHECKING:
+    from diffmem.models import Denoiser
 
 __all__ = ["model_info"]
 
 
-def model_info(
-    path: Path, /, *, shape: str | None = None, model_set: ModelSettings = None, allow_pickle: bool = False
-) -> None:
+def model_info(path: Path, /, *, opening: ModelOptions = NO_MODEL_OPTIONS, check: str | None = None) -> None:
     """Say what was read from a model: its layout, its images, its noise levels, and what its results rest on.
 
     Nothing in the model is executed, and nothing is generated.
@@ -21,12 +25,30 @@ def model_info(
     Args:
         path: A run's folder (its last snapshot), a snapshot (.safetensors), an EDM network pickle or run folder, or a diffusers folder;
             or a checkpoint of another trainer; see docs/how-to/open-a-model.md.
-        shape: The images of a checkpoint that does not tell their size, CxHxW, for example 3x32x32.
-        model_set: What a checkpoint does not tell, key=value; a message asks for it. May be repeated.
-        allow_pickle: Read the weights of a diffusers folder from a pickle where there are no safetensors; nothing in it is executed.
+        check: Training images, anything that `diffmem data build` reads: how well does the model denoise them, as it was read, and would
+            another reading be better? Exit code 2 if so.
     """
     from diffmem.models import open_model
     from diffmem.models.denoiser import model_text
 
-    settings = parse_model_settings(model_set)
-    print(model_text(open_model(path, parse_shape(shape), settings, device="cpu", allow_pickle=allow_pickle)))
+    model = open_model(path, device="cpu", **opening.details())
+    print(model_text(model))
+    if check is not None:
+        _check(model, check)
+
+
+def _check(model: Denoiser, source: str) -> None:
+    from diffmem.api.inputs import as_images
+    from diffmem.auditing.model import check_reading
+    from diffmem.auditing.request import AuditOptions
+    from diffmem.console import console
+    from diffmem.optimum.report.denoising_report import denoising_table
+
+    images = as_images(source)
+    with show_progress("Checking") as progress:
+        found = check_reading(model, images, AuditOptions(), progress)
+    if found.points:
+        console().print(denoising_table(found))
+    print(found.sentence)
+    if found.problem is not None:
+        raise UserError(found.problem)

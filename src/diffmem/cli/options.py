@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -14,19 +14,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AS_USUAL",
-    "ModelSettings",
+    "NO_MODEL_OPTIONS",
+    "ModelOptions",
     "ReadingOptions",
     "ReadingPairs",
     "Settings",
-    "parse_model_settings",
-    "parse_shape",
 ]
 
 Settings = Annotated[list[str] | None, Parameter(name="--set", negative="")]
 """The option `--set key=value`, which may be repeated."""
-
-ModelSettings = Annotated[list[str] | None, Parameter(name="--model-set", negative="")]
-"""The option `--model-set key=value`, which may be repeated: what a checkpoint does not tell."""
 
 ReadingPairs = Annotated[list[str] | None, Parameter(negative="")]
 """An option such as `--train-read alpha=black`, which may be repeated; `diffmem.data.parse_reading` makes a `Reading` of it."""
@@ -35,7 +31,7 @@ ReadingPairs = Annotated[list[str] | None, Parameter(negative="")]
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ReadingOptions:
-    """How encoded images become pixels; see `diffmem.data.Reading`, whose fields these are but for the resolution."""
+    """How stored images become pixels; see `diffmem.data.Reading`, whose fields these are but for the resolution."""
 
     alpha: Annotated[
         Literal["white", "black", "drop"],
@@ -70,8 +66,27 @@ class ReadingOptions:
         str | None,
         Parameter(
             help="Which split: a folder's name where a folder or zip holds train, val, test and the like; train or test of"
-            " CIFAR-10 and IDX files (train if left out)."
+            " CIFAR, SVHN, STL-10, MedMNIST and IDX files (train if left out)."
         ),
+    ] = None
+    key: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="",
+            help="images=NAME or labels=NAME: where they are in an .npz; labels=none leaves labels out; of CIFAR-100,"
+            " labels=coarse_labels. May be repeated.",
+        ),
+    ] = None
+    range: Annotated[
+        Literal["0..1", "-1..1"] | None,
+        Parameter(
+            allow_leading_hyphen=True,
+            help="Float images in .npz and .npy: the values that become 0 and 255. If left out, they are refused.",
+        ),
+    ] = None
+    layout: Annotated[
+        Literal["chw", "hwc"] | None,
+        Parameter(help="Channels of an .npz or .npy: first or last; needed where the shape fits both."),
     ] = None
     follow_links: Annotated[
         bool,
@@ -104,6 +119,9 @@ class ReadingOptions:
             fit=self.fit,
             resolution=None if self.fit is None else resolution,
             split=self.split,
+            **_keys(self.key or []),
+            range=self.range,
+            layout=self.layout,
             follow_links=self.follow_links,
         )
 
@@ -112,23 +130,86 @@ AS_USUAL = ReadingOptions()
 """The options where none is given."""
 
 
-def parse_model_settings(pairs: list[str] | None) -> dict[str, Any] | None:
-    """Return what `--model-set` says of a model; none if it was not given."""
-    from diffmem.settings import override
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ModelOptions:
+    """What a model that is opened does not tell, and which of its weights are taken."""
 
-    return override({}, pairs) if pairs else None
+    model_set: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="",
+            help="What a checkpoint of another trainer does not tell, key=value; a message asks for it. May be repeated.",
+        ),
+    ] = None
+    resolution: Annotated[
+        str | None,
+        Parameter(
+            help="The images of a checkpoint that does not tell their size: SIDE or HxW in pixels, for example 64."
+        ),
+    ] = None
+    weights: Annotated[
+        str,
+        Parameter(
+            help="Averaged (ema) or raw weights, where a file holds both; of an EDM pickle, the name of a network."
+        ),
+    ] = "ema"
+    allow_pickle: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Read the weights of a diffusers folder from a pickle (.bin) where there are no safetensors; nothing in it is executed.",
+        ),
+    ] = False
+
+    def details(self) -> dict[str, Any]:
+        """Return the arguments of `open_model`.
+
+        Raises:
+            UserError: The resolution cannot be read.
+        """
+        from diffmem.settings import override
+
+        return {
+            "settings": override({}, self.model_set) if self.model_set else None,
+            "resolution": _parse_resolution(self.resolution),
+            "weights": self.weights,
+            "allow_pickle": self.allow_pickle,
+        }
+
+    def refuse(self, reason: str) -> None:
+        """Refuse any of these options, where there is no model that they are for.
+
+        Raises:
+            UserError: One is given.
+        """
+        for field in fields(self):
+            if getattr(self, field.name) != field.default:
+                raise UserError(f"--{field.name.replace('_', '-')} is for a model that is opened; {reason}.")
 
 
-def parse_shape(text: str | None) -> tuple[int, int, int] | None:
-    """Return (C, H, W) of a text such as 3x32x32; none of none.
+NO_MODEL_OPTIONS = ModelOptions()
+"""The options where none is given."""
 
-    Raises:
-        UserError: It is no such text.
-    """
+
+def _parse_resolution(text: str | None) -> tuple[int, int] | None:
+    """Return (H, W) of a text such as 64 or 48x64; none of none."""
     if text is None:
         return None
-    parts = text.split("x")
-    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"--shape {text!r} must read CxHxW, for example 3x32x32.")
-    channels, height, width = map(int, parts)
-    return channels, height, width
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and 0 < int(side) < 10**6 for side in sides):
+        raise UserError(f"--resolution {text!r} must be SIDE or HxW in pixels, for example 64 or 48x64.")
+    return int(sides[0]), int(sides[-1])
+
+
+def _keys(pairs: list[str]) -> dict[str, str]:
+    """Return what --key says, by the field of `Reading`."""
+    keys: dict[str, str] = {}
+    for pair in pairs:
+        what, equals, name = (part.strip() for part in pair.partition("="))
+        if what not in ("images", "labels") or not equals or not name:
+            raise UserError(f"--key {pair!r} must read images=NAME or labels=NAME.")
+        if f"{what}_key" in keys:
+            raise UserError(f"--key {what} is given twice: {keys[f'{what}_key']} and {name}.")
+        keys[f"{what}_key"] = name
+    return keys

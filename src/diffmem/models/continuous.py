@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from diffmem.errors import UserError
-from diffmem.models.denoiser import DescribedDenoiser, checked_classes, checked_levels
+from diffmem.models.denoiser import DescribedDenoiser, checked_classes, checked_levels, network_text
 from diffmem.models.preconditioning import EDM
 
 __all__ = [
@@ -141,7 +141,7 @@ class ContinuousDenoiser(DescribedDenoiser):
         self.image_shape, self.num_labels, self.device = image_shape, num_labels, torch.device(device)
 
     def _text(self) -> str:
-        return f"{self._network}, {self.process.text}"
+        return f"{network_text(self._network)}, {self.process.text}"
 
     def __call__(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
         """Denoise a batch; see `Denoiser`. D is differentiable in x; it is float32, combined in float64.

@@ -8,7 +8,8 @@ Models", eq. 2 and 3). Everything else is derived from it: the score is (D - x) 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -23,12 +24,15 @@ __all__ = [
     "Followable",
     "Latent",
     "Origin",
+    "Reading",
     "Refinable",
+    "check_independent_noise",
     "checked_classes",
     "checked_labels",
     "checked_levels",
     "count_parameters",
     "model_text",
+    "network_text",
     "pixel_shape_of",
 ]
 
@@ -123,6 +127,21 @@ class Latent(Protocol):
 
 
 @dataclass(frozen=True)
+class Reading:
+    """The same model read in another way, for the check against images.
+
+    Attributes:
+        text: What is other, for people: 'noise_schedule=cosine'.
+        remedy: How to choose it, an imperative without a full stop: 'Give --model-set noise_schedule=cosine'.
+        open: Opens it.
+    """
+
+    text: str
+    remedy: str
+    open: Callable[[], Denoiser]
+
+
+@dataclass(frozen=True)
 class Origin:
     """Where a model comes from.
 
@@ -130,8 +149,9 @@ class Origin:
         format: How it was stored, for example 'EDM pickle'.
         name: Of the file that was read, without its folder; with what is known about it.
         digest: SHA-256 in hexadecimal of what was read.
-        notes: What a reader of its results must know.
+        notes: What a reader of its results must know, without names of the user's files.
         path: The file or folder that was read; none for a model of the caller's own.
+        readings: The same file with one other setting of few values.
     """
 
     format: str
@@ -139,6 +159,7 @@ class Origin:
     digest: str
     notes: tuple[str, ...] = ()
     path: Path | None = None
+    readings: tuple[Reading, ...] = field(default=(), repr=False, compare=False)
 
 
 class DescribedDenoiser:
@@ -146,9 +167,12 @@ class DescribedDenoiser:
 
     Attributes:
         origin: Where `open_model` found it; none for one that was made here.
+        independent_noise: Whether it was trained on noise drawn independently of the images, as E[y | y + sigma n = x] takes it; not where
+            they were paired, as by optimal transport. See `check_independent_noise`.
     """
 
     origin: Origin | None = None
+    independent_noise: bool = True
 
     def _text(self) -> str:
         return type(self).__name__
@@ -175,6 +199,20 @@ def count_parameters(model: nn.Module) -> int:
 def pixel_shape_of(denoiser: Denoiser) -> tuple[int, int, int]:
     """Return (C, H, W) of the images that a denoiser, `Latent` or not, stands for."""
     return denoiser.pixel_shape if isinstance(denoiser, Latent) else denoiser.image_shape
+
+
+def check_independent_noise(denoiser: Denoiser) -> None:
+    """Refuse a denoiser for which measures that add independent noise to images are not defined.
+
+    Raises:
+        UserError: It was trained on noise that was paired with images.
+    """
+    if not getattr(denoiser, "independent_noise", True):
+        raise UserError(
+            "This model was trained on noise that was paired with images by optimal transport. Its answers to images with independent noise"
+            " are no posterior means, so that membership inference, FLIPD, exposure by its errors and the gap to the optimum are not"
+            " defined for it; its samples are judged as those of any model."
+        )
 
 
 def checked_levels(x: Tensor, sigma: Tensor | float, image_shape: tuple[int, int, int]) -> Tensor:
@@ -232,14 +270,28 @@ def checked_classes(
     return given
 
 
-def model_text(denoiser: Denoiser) -> str:
-    """Return what is known of a model that was opened, in a paragraph: what was read, what it makes, and what must be known."""
+def network_text(network: object) -> str:
+    """Return the class of a network with the number of its parameters, or what it says of itself."""
+    if isinstance(network, nn.Module):
+        return f"{type(network).__name__}, {count_parameters(network):,} parameters"
+    return getattr(network, "__name__", None) or str(network)
+
+
+def model_text(denoiser: Denoiser, private: bool = False) -> str:
+    """Return what is known of a model that was opened, in a paragraph: what was read, what it makes, and what must be known.
+
+    Args:
+        private: Leave the name of its file out.
+    """
     channels, height, width = pixel_shape_of(denoiser)
     origin: Origin | None = getattr(denoiser, "origin", None)
-    parts = [] if origin is None else [f"{origin.format}: {origin.name}."]
-    if isinstance(denoiser, nn.Module):
-        parts.append(f"{count_parameters(denoiser):,} parameters.")
+    parts = [] if origin is None else [f"{origin.format}." if private else f"{origin.format}: {origin.name}."]
+    inner = getattr(denoiser, "inner", denoiser)  # of latents, what denoises them
+    if isinstance(inner, DescribedDenoiser):
+        parts.append(f"{inner._text()}.")
     latent = f", by latents of {denoiser.image_shape}" if isinstance(denoiser, Latent) else ""
     parts.append(f"Images of {height}x{width}x{channels}{latent}; {denoiser.num_labels or 'no'} classes.")
-    parts.append(f"Noise levels {denoiser.sigma_min:g} to {denoiser.sigma_max:g}, for pixels in [-1, 1].")
+    parts.append(
+        f"Noise levels {denoiser.sigma_min:.4g} to {denoiser.sigma_max:.4g}, for {'latents' if latent else 'pixels in [-1, 1]'}."
+    )
     return " ".join([*parts, *(origin.notes if origin is not None else ())])

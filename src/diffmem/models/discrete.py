@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from diffmem.errors import UserError
-from diffmem.models.denoiser import DescribedDenoiser, checked_classes, checked_levels
+from diffmem.models.denoiser import DescribedDenoiser, checked_classes, checked_levels, network_text
 
 __all__ = [
     "BetaSchedule",
@@ -205,7 +205,7 @@ class DiscreteDenoiser(DescribedDenoiser):
         self._grid = self._on_grid(self.levels).to(self.device)
 
     def _text(self) -> str:
-        return f"{self._network}, {self.prediction} at {len(self.levels):,} timesteps"
+        return f"{network_text(self._network)}, {self.prediction} at {len(self.levels):,} timesteps"
 
     def _on_grid(self, sigma: Tensor) -> Tensor:
         return sigma.log() if self.timesteps == "nearest" else sigma.square().log1p()

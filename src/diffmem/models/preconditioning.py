@@ -1,9 +1,9 @@
 """Preconditioning: a `Denoiser` from a raw network, D = c_skip x + c_out F(c_in x; c_noise).
 
-The three choices are those of Karras et al. 2022, Table 1 (rows "Network and preconditioning"): VP and VE
-after Song et al. 2021, and EDM. Coefficients are computed in float32 in the order of the formulas: Fourier
-features under VP turn the last bit of c_noise into a different embedding, so any other order would be another
-network.
+The choices are those of Karras et al. 2022, Table 1 (rows "Network and preconditioning"): VP and VE after
+Song et al. 2021, iDDPM after Nichol and Dhariwal 2021, and EDM. Coefficients are computed in float32 in the
+order of the formulas: Fourier features under VP turn the last bit of c_noise into a different embedding, so
+any other order would be another network.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from diffmem.models.denoiser import DescribedDenoiser, checked_labels, count_parameters
+from diffmem.models.denoiser import DescribedDenoiser, checked_labels, network_text
 from diffmem.models.networks.unet import UNet
 
-__all__ = ["EDM", "VE", "VP", "Preconditioned", "Preconditioning"]
+__all__ = ["EDM", "IDDPM", "VE", "VP", "Preconditioned", "Preconditioning", "iddpm_levels"]
 
 
 class Preconditioning(ABC):
@@ -162,6 +162,66 @@ class EDM(Preconditioning):
         return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
 
 
+def iddpm_levels(steps: int, smallest: float = 0.001, offset: float = 0.008) -> Tensor:
+    """Return u_0 to u_M, the noise levels of iDDPM's timesteps, descending to 0 (Karras et al. 2022, Table 1).
+
+    u_{j-1} = sqrt((u_j^2 + 1) / max(a(j-1) / a(j), C_1) - 1) with a(j) = sin^2(pi j / (2 M (C_2 + 1))).
+
+    Args:
+        steps: M.
+        smallest: C_1, which bounds the noise that one step adds.
+        offset: C_2 of the cosine schedule.
+
+    Returns:
+        float64 (M + 1,), on the CPU.
+    """
+
+    def signal(j: int) -> float:
+        return math.sin(0.5 * math.pi * j / steps / (offset + 1)) ** 2
+
+    levels = [0.0]
+    for j in range(steps, 0, -1):
+        levels.append(math.sqrt((levels[-1] ** 2 + 1) / max(signal(j - 1) / signal(j), smallest) - 1))
+    return torch.tensor(levels[::-1], dtype=torch.float64, device="cpu")
+
+
+@dataclass(frozen=True, eq=False)
+class IDDPM(Preconditioning):
+    """Variance preserving with whole timesteps: the network is told the timestep whose level is nearest, so D jumps between two of them.
+
+    The coefficients other than c_noise are those of the level itself.
+
+    Attributes:
+        levels: float32 (M + 1,), as of `iddpm_levels`.
+    """
+
+    name: ClassVar[str] = "iddpm"
+    levels: Tensor
+
+    @property
+    def sigma_min(self) -> float:  # type: ignore[override]
+        """u_{M-1}, the smallest level above 0."""
+        return float(self.levels[-2])
+
+    @property
+    def sigma_max(self) -> float:  # type: ignore[override]
+        """u_0."""
+        return float(self.levels[0])
+
+    def coefficients(self, sigma: Tensor) -> tuple[Tensor | float, Tensor, Tensor | float, Tensor]:
+        """c_skip = 1, c_out = -sigma, c_in = 1 / sqrt(sigma^2 + 1), c_noise = M - 1 - j with u_j nearest to sigma."""
+        levels = self.levels.to(sigma.device)
+        nearest = (sigma.flatten()[:, None] - levels).abs().argmin(1).reshape(sigma.shape)
+        return 1.0, -sigma, 1 / (sigma**2 + 1).sqrt(), (len(levels) - 2 - nearest).to(sigma.dtype)
+
+    def noise_levels(
+        self, uniform: Tensor, normal: Tensor, p_mean: float = -1.2, p_std: float = 1.2
+    ) -> Tensor:
+        """Return the levels of timesteps that are uniform."""
+        levels = self.levels.to(uniform.device)
+        return levels[(uniform * (len(levels) - 1)).long()]
+
+
 class Preconditioned(DescribedDenoiser, nn.Module):
     """A network with its preconditioning: a `Denoiser` that can be trained.
 
@@ -180,8 +240,7 @@ class Preconditioned(DescribedDenoiser, nn.Module):
         self.sigma_min, self.sigma_max = preconditioning.sigma_min, preconditioning.sigma_max
 
     def _text(self) -> str:
-        count = count_parameters(self.model)
-        return f"{type(self.model).__name__}, {self.preconditioning.name.upper()} preconditioning, {count:,} parameters"
+        return f"{network_text(self.model)}, {self.preconditioning.name.upper()} preconditioning"
 
     @property
     def device(self) -> torch.device:
@@ -198,7 +257,8 @@ class Preconditioned(DescribedDenoiser, nn.Module):
         level = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).reshape(-1, 1, 1, 1)
         labels = self._checked(labels, x)
         c_skip, c_out, c_in, c_noise = self.preconditioning.coefficients(level)
-        raw = self.model(c_in * x, c_noise.flatten(), labels)
+        # Behind the image, iDDPM's network has channels of a variance.
+        raw = self.model(c_in * x, c_noise.flatten(), labels)[:, : x.shape[1]]
         return c_skip * x + c_out * raw.to(torch.float32)  # type: ignore[no-any-return]
 
     def _checked(self, labels: Tensor | None, x: Tensor) -> Tensor | None:

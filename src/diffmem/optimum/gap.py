@@ -22,6 +22,7 @@ from diffmem.data import ImageSet
 from diffmem.errors import DiffmemError, UserError
 from diffmem.memorization.rates import Z95, mean_record
 from diffmem.models import Denoiser
+from diffmem.models.denoiser import check_independent_noise
 from diffmem.optimum.curves import balanced_indices
 from diffmem.optimum.gap_records import Correlation, GapCurve, GapInputs, GapPoint, RunGap, positions_and_rmem
 from diffmem.progress import NO_PROGRESS, Progress
@@ -93,8 +94,10 @@ def gap_errors(
         progress: Called with the samples that are done.
 
     Raises:
-        UserError: A noise level is outside the model's range, shapes do not fit, or there are no samples.
+        UserError: A noise level is outside the model's range, shapes do not fit, there are no samples, or the model was trained on
+            noise that was paired with images (`check_independent_noise`).
     """
+    check_independent_noise(denoiser)
     samples = settings.samples
     if samples < 1:
         raise UserError(f"There must be at least 1 sample, not {samples}.")

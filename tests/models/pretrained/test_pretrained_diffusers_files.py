@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from diffmem.models.pretrained.diffusers_files import find_parts, read_settings, read_weights, variant_of
 from diffmem.models.pretrained.diffusers_folder import open_diffusers
-from diffmem.models.pretrained.diffusers_settings import read_levels, read_network, read_scheduler
+from diffmem.models.pretrained.diffusers_schedulers import process_of, read_scheduler
+from diffmem.models.pretrained.diffusers_settings import read_network
 
 STEM = "diffusion_pytorch_model"
 TENSORS = {"a.weight": torch.arange(4.0).reshape(2, 2), "b.weight": torch.ones(3)}
@@ -63,14 +64,14 @@ def test_a_network_without_its_scheduler_is_refused(tmp_path):
             {"_class_name": "LDMTextToImagePipeline", "tokenizer": ["transformers", "BertTokenizer"]},
             ["text", "LDMTextToImagePipeline", "samples"],
         ),
-        ({"_class_name": "ScoreSdeVePipeline"}, ["ScoreSdeVePipeline", "LDMPipeline or DiTPipeline", "samples"]),
+        ({"_class_name": "ConsistencyModelPipeline"}, ["ConsistencyModelPipeline", "no denoiser", "samples"]),
         ({"_class_name": ["pipeline", "Mine"]}, ["Mine"]),
         ({"_class_name": None}, ["None"]),
         ({"unet": ["my_unet", "UNet2DModel"]}, ["my_unet"]),
         ({"unet": ["diffusers", "UNet2DConditionModel"]}, ["UNet2DConditionModel"]),
         ({"unet": ["diffusers"]}, ["unet None"]),
         ({"unet": None}, ["unet None"]),
-        ({"scheduler": ["diffusers", "ScoreSdeVeScheduler"]}, ["ScoreSdeVeScheduler", "DDIMScheduler"]),
+        ({"scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}, ["FlowMatchEulerDiscreteScheduler", "velocity"]),
         ({"tokenizer": ["transformers", "CLIPTokenizer"]}, ["tokenizer"]),
     ],
 )  # fmt: skip
@@ -84,7 +85,7 @@ def test_other_kinds_of_pipelines_are_refused_by_name(tmp_path, changes, words):
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler"),
+        ({"_class_name": "LCMScheduler"}, "'LCMScheduler' is not supported: it is distilled"),
         ({"_class_name": ["a"]}, "['a']"),
         ({"beta_schedule": "laplace"}, "beta_schedule 'laplace'"),
         ({"prediction_type": "flow_prediction"}, "prediction_type 'flow_prediction'"),
@@ -186,7 +187,7 @@ def test_settings_left_out_are_the_defaults_of_the_library(tmp_path):
     write(tmp_path / "config.json", {"_class_name": "UNet2DModel", "sample_size": [16, 8]})
     write(tmp_path / "scheduler_config.json", {"_class_name": "DDIMScheduler"})
     parts = find_parts(tmp_path)
-    levels = read_levels(parts, read_scheduler(parts))
+    levels = process_of(parts, read_scheduler(parts), None, clip=False).levels
     assert (len(levels), float(levels[-1])) == (1000, pytest.approx(157.4, rel=1e-3))
     assert read_network(parts).sides == (16, 8)
 

@@ -319,7 +319,7 @@ def test_a_storage_that_claims_to_be_huge_reserves_no_memory(tmp_path):
         ({"img_resolution": None}, "img_resolution must be a positive whole number"),
         ({"channels": 8}, "no argument 'channels'"),
         ({"model_type": "DiT"}, "'DiT'"),
-        ({"class_name": "iDDPMPrecond"}, "'iDDPMPrecond', which is not supported"),
+        ({"class_name": "iDDPMPrecond"}, "must be DhariwalUNet"),
         ({"class_name": "x" * 10_000}, "which is not supported"),
     ],
 )

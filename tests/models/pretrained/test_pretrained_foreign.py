@@ -69,7 +69,7 @@ def test_arguments_of_training_are_accepted():
     [
         ({"num_block": 1}, ["'num_block'", "Did you mean 'num_blocks'?"]),
         ({"sigma_data": 0.5}, ["'sigma_data'", "VPPrecond"]),
-        ({"class_name": "iDDPMPrecond"}, ["'iDDPMPrecond'", "EDMPrecond"]),
+        ({"class_name": "iDDPMPrecond"}, ["iDDPMPrecond with SongUNet", "DhariwalUNet"]),
         ({"class_name": None}, ["class_name", "EDMPrecond"]),
         ({"model_type": "DiT"}, ["'DiT'", "SongUNet"]),
         ({"embedding_type": "learned"}, ["embedding_type 'learned'", "fourier"]),

@@ -202,7 +202,7 @@ def test_the_heads_that_the_tensors_do_not_tell_can_be_given():
 
 
 def test_heads_are_asked_for_where_the_attention_is_not_of_the_usual_size():
-    assert "give the setting 'heads'" in refused(guided(width=16), SHAPE)
+    assert "does not tell heads" in refused(guided(width=16), SHAPE)
     _, notes = open_lucidrains(guided(width=16), SHAPE, {"heads": 2})
     assert any("2 heads" in note for note in notes)
     assert "cannot have 5 heads" in refused(guided(width=16), SHAPE, {"heads": 5})
@@ -240,7 +240,7 @@ def test_elucidated_diffusion_has_no_labels_and_no_other_tensors():
     with pytest.raises(UserError, match="takes no labels"):
         denoiser(images(1), 1.0, torch.tensor([0]))
     assert "'betas' is not one of this trainer's" in refused(elucidated() | {"betas": torch.ones(3)}, SHAPE)
-    assert "'objective' is no setting" in refused(elucidated(), SHAPE, {"objective": "pred_v"})
+    assert "takes no setting 'objective'" in refused(elucidated(), SHAPE, {"objective": "pred_v"})
 
 
 @pytest.mark.parametrize("data", [0, -1, float("nan"), float("inf"), "0.5", True])
@@ -291,17 +291,31 @@ def test_sizes_that_no_image_of_the_network_has_are_refused(shape, words):
 
 
 @pytest.mark.parametrize(
+    ("inputs", "outputs", "channels"), [(3, 3, 3), (6, 3, 3), (3, 6, 3), (1, 1, 1), (2, 1, 1)]
+)
+def test_where_only_the_sides_are_given_the_network_tells_its_channels(inputs, outputs, channels):
+    made = checkpoint(small(inputs=inputs, outputs=outputs))
+    assert open_lucidrains(made, (None, 8, 8))[0].image_shape == (channels, 8, 8)
+
+
+def test_channels_that_could_be_those_of_two_networks_are_asked_for():
+    made = checkpoint(small(inputs=6, outputs=6))
+    assert "images of 6, or of 3 with self-conditioning and a learned variance" in refused(made, (None, 8, 8))
+    assert open_lucidrains(made, SHAPE)[0].image_shape == SHAPE
+
+
+@pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"objective": "v"}, "must be one of 'pred_v', 'pred_noise', 'pred_x0', not 'v'"),
-        ({"objective": ["pred_v"]}, "must be one of"),
+        ({"objective": "v"}, "must be 'pred_v' or 'pred_noise' or 'pred_x0', not 'v'"),
+        ({"objective": ["pred_v"]}, "objective must be"),
         (
             {"objective": "pred_x0"},
             "The objective is 'pred_v', as the stored weights of its loss show, not 'pred_x0'",
         ),
-        ({"objektive": "pred_v"}, "'objektive' is no setting"),
-        ({"heads": 4}, "'heads' is no setting"),
-        ({"sigma_data": 0.5}, "'sigma_data' is no setting"),
+        ({"objektive": "pred_v"}, "takes no setting 'objektive'. Did you mean"),
+        ({"heads": 4}, "takes no setting 'heads'"),
+        ({"sigma_data": 0.5}, "takes no setting 'sigma_data'"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, words):

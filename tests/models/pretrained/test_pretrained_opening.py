@@ -129,7 +129,7 @@ def test_another_network_of_an_edm_pickle_is_opened_by_its_name(tmp_path):
 def test_weights_are_not_chosen_where_a_file_holds_one_network(saved):
     with pytest.raises(
         UserError,
-        match="weights 'net' is for EDM pickles and checkpoints; a diffmem snapshot holds one network",
+        match="weights 'net' is for EDM pickles, checkpoints and folders checkpoint-N; a diffmem snapshot holds one network",
     ):
         open_model(saved, weights="net")
 
@@ -138,6 +138,15 @@ def test_a_model_of_another_shape_than_wanted_is_refused(saved):
     assert open_model(saved, (1, 8, 8)).image_shape == (1, 8, 8)
     with pytest.raises(UserError, match=r"\(1, 8, 8\) \(C, H, W\), not \(3, 32, 32\)"):
         open_model(saved, image_shape=(3, 32, 32))
+
+
+def test_a_resolution_is_the_size_of_the_images_whatever_their_channels(saved):
+    assert open_model(saved, resolution=8).image_shape == (1, 8, 8)
+    assert open_model(saved, (1, 8, 8), resolution=(8, 8)).image_shape == (1, 8, 8)
+    with pytest.raises(UserError, match=r"\(1, 8, 8\) \(C, H, W\), not 8 x 16 pixels"):
+        open_model(saved, resolution=(8, 16))
+    with pytest.raises(UserError, match=r"The resolution 16x16 is not that of .*\(1, 8, 8\)"):
+        open_model(saved, (1, 8, 8), resolution=16)
 
 
 def test_the_tensors_of_an_edm_network_are_opened_by_its_settings(tmp_path):
@@ -172,7 +181,7 @@ def test_tensors_that_do_not_fit_the_settings_are_refused_with_their_file(tmp_pa
 def test_a_model_says_what_it_is(saved):
     text = str(open_model(saved))
     for part in (
-        "SongUNet, VP preconditioning",
+        "SongUNet, 2,801 parameters, VP preconditioning",
         "1 x 8 x 8",
         "unconditional",
         "000000020.safetensors at epoch",

@@ -11,7 +11,7 @@ import pytest
 import torch
 from checkpoint_builders import FIXTURES, WITHOUT, worst_error
 from diffusers_tools import saved, scheduler_of, tiny_unet
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from diffmem.errors import UserError
 from diffmem.models import open_model
@@ -31,9 +31,6 @@ TRAINERS = {
     },
     "pytorch-ddpm": {"net_model": state("head.weight"), "ema_model": state("head.weight"), "x_T": torch.ones(1), "step": 1},
     "improved-diffusion or guided-diffusion": state("input_blocks.0.0.weight", "time_embed.0.weight", "out.2.bias"),
-    "torchcfm": {"net_model": state("a"), "ema_model": state("a"), "sched": {}, "optim": {}, "step": 1},
-    "flow_matching": {"model": state("model.input_blocks.0.0.weight"), "epoch": 1},
-    "score_sde_pytorch": {"optimizer": {}, "model": state("module.sigmas"), "ema": {"shadow_params": []}, "step": 1},
     "k-diffusion": {"config": {}, "model": state("a"), "model_ema": state("a")},
     "a trainer that is not known": {"net": state("layer.weight", "layer.bias"), "epoch": 3},
 }  # fmt: skip
@@ -172,6 +169,20 @@ def test_of_a_checkpoint_folder_the_averaged_weights_are_taken_and_said(checkpoi
     assert any("the raw ones were taken" in note for note in open_model(checkpoint).origin.notes)
 
 
+def test_of_a_checkpoint_folder_the_raw_weights_are_taken_if_asked(checkpoint):
+    path = checkpoint / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: 2 * tensor for name, tensor in load_file(path).items()}, path)
+    raw = open_model(checkpoint, weights="raw")
+    assert torch.equal(answer(raw), answer(open_model(checkpoint / "unet")))
+    assert not torch.equal(answer(raw), answer(open_model(checkpoint)))
+    assert any("raw weights of the checkpoint" in note for note in raw.origin.notes)
+    with pytest.raises(UserError, match="'ema' or 'raw', not 'unet'"):
+        open_model(checkpoint, weights="unet")
+    shutil.rmtree(checkpoint / "unet")
+    with pytest.raises(UserError, match="no raw weights"):
+        open_model(checkpoint, weights="raw")
+
+
 def test_raw_weights_beside_averaged_ones_are_noted(checkpoint):
     assert any("raw weights" in note for note in open_model(checkpoint / "unet").origin.notes)
 
@@ -213,6 +224,81 @@ def test_other_noise_than_that_of_timesteps_is_refused(folder, key, value):
     rewrite(folder, _class_name="EulerDiscreteScheduler", **{key: value})
     with pytest.raises(UserError, match=key):
         open_model(folder)
+
+
+def both_ways(text):
+    return text.index("of diffusers") < text.index("--samples") < text.index("function_denoiser")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"beta_schedule": "laplace"}, "beta_schedule 'laplace' is not supported"),
+        ({"_class_name": "VQDiffusionScheduler"}, "it must be DDPMScheduler, DDIMScheduler"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "predicts the velocity of a flow"),
+    ],
+)
+def test_a_schedule_that_is_not_read_is_refused_with_the_reason_and_both_ways_on(folder, changes, reason):
+    rewrite(folder, **changes)
+    with pytest.raises(UserError) as error:
+        open_model(folder)
+    assert reason in str(error.value)
+    assert both_ways(str(error.value))
+
+
+def test_an_embedding_of_classes_that_is_not_read_is_refused_with_both_ways_on(folder):
+    path = network_of(folder) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"class_embed_type": "timestep"}))
+    with pytest.raises(UserError, match="class_embed_type 'timestep' is not supported") as error:
+        open_model(folder)
+    assert both_ways(str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"_class_name": "UNet2DConditionModel"}, "is directed by text or other embeddings"),
+        (
+            {"architectures": ["CLIPTextModel"], "model_type": "clip"},
+            "the network ['CLIPTextModel'] is not supported",
+        ),
+    ],
+)
+def test_a_network_of_another_class_is_not_asked_for_its_scheduler(tmp_path, settings, words):
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError) as error:
+        open_model(tmp_path)
+    assert words in str(error.value)
+    assert "scheduler_config" not in str(error.value)
+
+
+def test_a_part_of_a_pipeline_points_to_the_whole(folder):
+    if not (folder / "model_index.json").exists():
+        (folder / "model_index.json").write_text("{}")
+    (folder / "scheduler").mkdir(exist_ok=True)
+    with pytest.raises(UserError, match="Give the folder above it"):
+        open_model(folder / "scheduler")
+
+
+@pytest.mark.parametrize("kind", ["LCMScheduler", "CMStochasticIterativeScheduler", "TCDScheduler"])
+def test_a_distilled_model_is_no_denoiser_and_no_function_can_stand_for_it(folder, kind):
+    rewrite(folder, _class_name=kind)
+    with pytest.raises(UserError, match="is no denoiser") as error:
+        open_model(folder)
+    assert "--samples" in str(error.value)
+    assert "function_denoiser" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("channels", "words"), [(2, "grey images with an opacity"), (4, "images with an opacity (RGBA)")]
+)
+def test_a_pixel_model_with_an_opacity_is_named_and_its_samples_can_be_audited(tmp_path, channels, words):
+    home = saved(tmp_path, tiny_unet(in_channels=channels, out_channels=channels), scheduler_of())
+    with pytest.raises(UserError) as error:
+        open_model(home)
+    text = str(error.value)
+    assert words in text
+    assert text.index("have 1 or 3 channels") < text.index("--samples") < text.index("as vae")
 
 
 ANSWERED = [

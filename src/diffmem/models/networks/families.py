@@ -156,9 +156,14 @@ class SongUNet(UNet):
 
 
 class DhariwalUNet(UNet):
-    """The ADM U-Net: adaptive group normalisation, attention heads of 64 channels, in every block of its resolutions."""
+    """The ADM U-Net: adaptive group normalisation, attention heads of 64 channels, in every block of its resolutions.
 
-    def __init__(self, settings: UNetSettings) -> None:
+    Args:
+        settings: What it is built from.
+        with_variance: Whether it has as many outputs again, behind those of the image, for a learned variance.
+    """
+
+    def __init__(self, settings: UNetSettings, with_variance: bool = False) -> None:
         base, num_labels = settings.base_width, settings.num_labels
         style = BlockStyle(
             embedding_channels=base * settings.embedding_multiplier,
@@ -186,7 +191,7 @@ class DhariwalUNet(UNet):
 
         width = self.add_decoder(self.add_encoder(settings.widths[0]), every_block=True)
         self.out_norm = GroupNorm(width, 1e-5)
-        self.out_conv = Conv(width, settings.image_channels, 3, _ADM_ZERO)
+        self.out_conv = Conv(width, settings.image_channels * (1 + with_variance), 3, _ADM_ZERO)
 
     def forward(self, x: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Map a scaled noisy image to the network's raw output; see `SongUNet.forward`."""

@@ -7,7 +7,7 @@ the prediction). Names of modules are those of the trainers' files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -96,6 +96,17 @@ class _Up(nn.Module):
         return self.conv(_doubled(x))  # type: ignore[no-any-return]
 
 
+class _Resized(nn.Module):
+    """A change of the sides without tensors, which is called like a block."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.change = change
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return self.change(x)
+
+
 def _doubled(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0)
 
@@ -157,6 +168,8 @@ class GuidedUNet(ShapedNetwork):
 
     Where the resolution changes is read from the last layers of the way up. Each block there takes one output of the way down,
     the last one first, so that its mirror image is known, too: in the file, a block that halves the sides looks like any other.
+    Where the sides change without tensors (`conv_resample` off: a mean of 2 x 2, and doubling), the halving is a number that the way
+    down leaves out, and the doubling ends its mirror image.
 
     Args:
         tensors: Its state dict, of which only the names and the shapes are used.
@@ -184,15 +197,22 @@ class GuidedUNet(ShapedNetwork):
             self.num_labels, width = shapes.of("label_emb", 2)
             self.label_emb = nn.Embedding(self.num_labels, width, device="meta")
         count = len(shapes.indices("output_blocks"))
-        for name in ("input_blocks", "output_blocks"):
-            if shapes.indices(name) != list(range(count)):
-                raise UserError(f"Of {count} {name!r}, it has only {shapes.indices(name)}.")
+        if shapes.indices("output_blocks") != list(range(count)):
+            raise UserError(f"Of {count} 'output_blocks', it has only {shapes.indices('output_blocks')}.")
         halvings = {count - 1 - i for i in range(count) if _doubles(shapes, f"output_blocks.{i}")}
+        pooled = _pooled(shapes.indices("input_blocks"), count, bool(halvings))
         self.input_blocks = nn.ModuleList(
-            _stage(shapes, f"input_blocks.{i}", heads, halves=i in halvings) for i in range(count)
+            _Stage([_Resized(_halved)])
+            if i in pooled
+            else _stage(shapes, f"input_blocks.{i}", heads, halves=i in halvings)
+            for i in range(count)
         )
         self.middle_block = _stage(shapes, "middle_block", heads)
-        self.output_blocks = nn.ModuleList(_stage(shapes, f"output_blocks.{i}", heads) for i in range(count))
+        ups = [_stage(shapes, f"output_blocks.{i}", heads) for i in range(count)]
+        for i in pooled:
+            ups[count - 1 - i].append(_Resized(_doubled))
+        self.output_blocks = nn.ModuleList(ups)
+        halvings |= pooled
         self.out = nn.Sequential(shapes.norm("out.0"), nn.SiLU(), shapes.conv("out.2"))
         self.channels, self.scale = shapes.of("input_blocks.0.0", 4)[1], 2 ** len(halvings)
         self.learns_variance = self.out[2].out_channels == 2 * self.channels
@@ -228,6 +248,28 @@ def _doubles(shapes: Shapes, at: str) -> bool:
         f"{at}.{j}.conv" in shapes or (j > 0 and f"{at}.{j}.in_layers.2" in shapes)
         for j in shapes.indices(at)
     )
+
+
+def _pooled(found: list[int], count: int, changed: bool) -> set[int]:
+    """Return the stages of the way down without tensors, which halve the sides.
+
+    There is one between two levels, and all levels have the same number of blocks: with the first convolution counted to the first
+    level, the numbers left out are every n-th one.
+
+    Args:
+        found: Numbers of the stages that have tensors.
+        count: Of the stages.
+        changed: Whether tensors change the sides already.
+
+    Raises:
+        UserError: Other numbers are left out.
+    """
+    missing = [i for i in range(count) if i not in found]
+    level = missing[0] if missing else count
+    regular = level > 1 and count % level == 0 and missing == list(range(level, count, level))
+    if len(found) + len(missing) != count or (missing and (changed or not regular)):
+        raise UserError(f"Of {count} 'input_blocks', it has only {found}.")
+    return set(missing)
 
 
 def _stage(shapes: Shapes, at: str, heads: Heads, halves: bool = False) -> _Stage:

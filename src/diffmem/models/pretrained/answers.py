@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from diffmem.data.formats.guards import is_folder
 from diffmem.errors import UserError, nearest
 
-__all__ = ["Answers", "WantedShape", "check_weights", "image_shape_of"]
+__all__ = ["Answers", "WantedShape", "check_weights", "image_shape_of", "shape_text"]
 
 WantedShape = tuple[int | None, int, int]
 """(C, H, W) of the images of a model as its user says it; C none for as many channels as the network has."""
@@ -67,6 +70,21 @@ class Answers:
             raise UserError(f"settings: {name} must be a number above 0 and below 1, not {value!r}.")
         return float(value)
 
+    def positive(self, name: str, default: str, example: float) -> float:
+        """Return a positive number; see `whole`."""
+        value = self._value(name, "a positive number", default, example)
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise UserError(f"settings: {name} must be a positive number, not {value!r}.")
+        return float(value)
+
+    def folder(self, name: str, default: str) -> Path:
+        """Return a folder that exists; see `choice`."""
+        value = self._value(name, "the path of a folder", default, "FOLDER")
+        path = Path(str(value)).expanduser()
+        if not is_folder(path):
+            raise UserError(f"settings: {name}: there is no folder {path}.")
+        return path
+
     def _value(self, name: str, permitted: str, default: str, example: Any) -> Any:
         if name not in self._given:
             raise UserError(
@@ -81,6 +99,11 @@ def check_weights(weights: str) -> None:
     """Refuse to choose other weights than the averaged ('ema') or the raw ones of a checkpoint."""
     if weights not in ("ema", "raw"):
         raise UserError(f"weights must be 'ema' or 'raw', not {weights!r}.")
+
+
+def shape_text(wanted: WantedShape) -> str:
+    """Return a shape as messages say it: '(3, 32, 32)', or '32 x 32 pixels' where its channels are not said."""
+    return str(tuple(wanted)) if wanted[0] is not None else f"{wanted[1]} x {wanted[2]} pixels"
 
 
 def image_shape_of(
@@ -99,7 +122,7 @@ def image_shape_of(
     """
     shape = (channels, *sides)
     if wanted is not None and (wanted[0] or channels, *wanted[1:]) != shape:
-        raise UserError(f"It makes images of {shape} (C, H, W), not {tuple(wanted)}.")
+        raise UserError(f"It makes images of {shape} (C, H, W), not {shape_text(wanted)}.")
     if any(side < 1 or side % scale for side in sides):
         raise UserError(
             f"Images of {sides[0]} x {sides[1]} pixels do not fit this network: sides are multiples of {scale}."

@@ -23,12 +23,16 @@ from torch import Tensor
 
 from diffmem.data.formats.guards import checked_zip, is_plain_file, read_plain, reading
 from diffmem.errors import UserError
+from diffmem.models.pretrained.recognition import SAMPLES_ONLY, WAYS_ON, unlike
 from diffmem.models.weights import check_numbers, load_tensors, naming
 
 __all__ = [
     "AUTOENCODERS",
+    "EDM_STEPPERS",
+    "KARRAS_VE",
     "OTHER_BETAS",
     "SCHEDULERS",
+    "SCORE_SDE_VE",
     "STEPPERS",
     "TRAINERS",
     "Parts",
@@ -50,7 +54,13 @@ STEPPERS = (
 OTHER_BETAS = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
 """Those that do so, and whose default betas are others."""
 
-SCHEDULERS = (*TRAINERS, *STEPPERS, *OTHER_BETAS)
+EDM_STEPPERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
+"""Those of networks with EDM's preconditioning."""
+
+SCORE_SDE_VE, KARRAS_VE = "ScoreSdeVeScheduler", "KarrasVeScheduler"
+"""Those of networks that predict the score of images in [0, 1]."""
+
+SCHEDULERS = (*TRAINERS, *STEPPERS, *OTHER_BETAS, *EDM_STEPPERS, SCORE_SDE_VE, KARRAS_VE)
 """The classes of schedulers that are supported."""
 
 AUTOENCODERS = ("AutoencoderKL", "VQModel")
@@ -61,15 +71,17 @@ _PIPELINES = {
     "DDPMPipeline": "unet",
     "DDIMPipeline": "unet",
     "PNDMPipeline": "unet",
+    "ScoreSdeVePipeline": "unet",
+    "KarrasVePipeline": "unet",
     "LDMPipeline": "unet",
     "DiTPipeline": "transformer",
 }
+_SCHEDULED = {"ScoreSdeVePipeline": (SCORE_SDE_VE,), "KarrasVePipeline": (KARRAS_VE,)}
 _LATENT = ("LDMPipeline", "DiTPipeline")
 # The transformer of DiTPipeline had the second name when the first ones were published.
 _KINDS = {
     "unet": ("UNet2DModel",),
     "transformer": ("DiTTransformer2DModel", "Transformer2DModel"),
-    "scheduler": SCHEDULERS,
     "vae": AUTOENCODERS,
     "vqvae": AUTOENCODERS,
 }
@@ -275,8 +287,11 @@ def find_parts(home: Path) -> Parts:
         (p / "scheduler_config.json" for p in candidates if (p / "scheduler_config.json").is_file()), None
     )
     if found is None:
+        _check_network(folder / "config.json", home, _KINDS[part])
         raise UserError(
-            f"{home} lacks scheduler_config.json, which says with what noise the network was trained. Copy it there from the training."
+            f"{home} lacks scheduler_config.json, which says with what noise the network was trained. Copy it there from the training; the"
+            " training example of diffusers writes it at its end only: before, save it with the values of the training, as"
+            f" DDPMScheduler(num_train_timesteps=1000, beta_schedule='linear').save_pretrained('{home}')."
         )
     named = [home / name for name in _CODECS if name in kinds]
     beside = [] if is_pipeline or not home.resolve().name.startswith("unet") else [above]
@@ -292,6 +307,14 @@ def find_parts(home: Path) -> Parts:
         autoencoder=autoencoder,
         autoencoder_root=home if autoencoder is None or autoencoder.parent.parent == home else above,
     )
+
+
+def _check_network(path: Path, root: Path, possible: tuple[str, ...]) -> None:
+    """Refuse settings of another network, which no scheduler would help."""
+    settings = read_settings(path, root)
+    kind = settings.get("_class_name", settings.get("architectures"))
+    if kind not in possible:
+        raise UserError(f"{path}: the network {kind!r:.80} is not supported: {unlike(kind, possible)}")
 
 
 def _autoencoder(named: list[Path], possible: list[Path]) -> Path | None:
@@ -326,11 +349,13 @@ def _checked_pipeline(index: Path) -> tuple[str, dict[str, str]]:
         module, kind = [*parts.get(key, []), None, None][:2]
         if key not in {*needed, *_CODECS}:
             raise UserError(
-                f"{index}: {name} with a part {key!r} is not supported; it has a {_PIPELINES[name]}, a scheduler and, for latents, a vae."
+                f"{index}, of diffusers: {name} with a part {key!r} is not supported; it has a {_PIPELINES[name]}, a scheduler and, for"
+                f" latents, a vae. {WAYS_ON}"
             )
-        if module != "diffusers" or kind not in _KINDS[key]:
+        possible = _SCHEDULED.get(name, SCHEDULERS) if key == "scheduler" else _KINDS[key]
+        if module != "diffusers" or kind not in possible:
             raise UserError(
-                f"{index}: {key} {kind!r} of {module!r} is not supported: it must be {' or '.join(_KINDS[key])} of 'diffusers'."
+                f"{index}, of diffusers: {key} {kind!r:.80} of {module!r:.80} is not supported: {unlike(kind, possible)}"
             )
     return name, {key: parts[key][1] for key in held}
 
@@ -338,11 +363,9 @@ def _checked_pipeline(index: Path) -> tuple[str, dict[str, str]]:
 def _refuse(index: Path, name: object, parts: Mapping[str, Any]) -> NoReturn:
     if any(key.startswith(_TEXT) and any(value) for key, value in parts.items()):
         raise UserError(
-            f"{index.parent} is a pipeline that text directs ({name!r:.80}), which is not supported. Generate images with it and audit the"
-            " folder of these samples instead."
+            f"{index.parent} is a pipeline of diffusers that text directs ({name!r:.80}): D depends on the text, and training images have"
+            f" none here. {SAMPLES_ONLY}"
         )
-    *most, last = _PIPELINES
     raise UserError(
-        f"{index}: the pipeline {name!r:.80} is not supported: it must be {', '.join(most)} or {last}. Or generate images with it and"
-        " audit the folder of these samples."
+        f"{index}, of diffusers: the pipeline {name!r:.80} is not supported: {unlike(name, _PIPELINES)}"
     )

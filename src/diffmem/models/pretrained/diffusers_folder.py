@@ -1,9 +1,9 @@
 """Folders of the diffusers library as denoisers: a network, unconditional or of classes, with its scheduler and maybe an autoencoder.
 
 The folder is read as data (`diffusers_files`): names and numbers choose the library's own networks, which are filled with tensors that
-fit them exactly (`diffusers_build`); the noise levels are computed here (`discrete`). Nothing is downloaded, for no part of the library
-that could is called, and no code in the folder is run. What DDPM and DDIM schedulers share is what the network was trained with; how
-they step is not used.
+fit them exactly (`diffusers_build`); the noise levels are computed here (`discrete`, `continuous`). Nothing is downloaded, for no part of
+the library that could is called, and no code in the folder is run. Of a scheduler, what counts is what the network was trained with; how it
+steps is not used.
 """
 
 from __future__ import annotations
@@ -18,24 +18,27 @@ from torch import Tensor, nn
 
 from diffmem.data.formats.guards import MAX_PIXELS, in_one_line, is_folder, reading
 from diffmem.errors import UserError
-from diffmem.models.denoiser import Denoiser, count_parameters
-from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, Timesteps
+from diffmem.models.continuous import ContinuousDenoiser, ContinuousProcess
+from diffmem.models.denoiser import Denoiser, network_text
+from diffmem.models.discrete import DiscreteDenoiser, Timesteps
 from diffmem.models.latent import LatentDenoiser
 from diffmem.models.pretrained.diffusers_build import built, text_of
 from diffmem.models.pretrained.diffusers_files import Parts, find_parts, variant_of
-from diffmem.models.pretrained.diffusers_settings import (
-    NetworkSettings,
+from diffmem.models.pretrained.diffusers_schedulers import (
     OtherBetasSettings,
     PartSettings,
-    TransformerSettings,
-    check_fit,
-    read_levels,
-    read_network,
+    process_of,
     read_part,
     read_scheduler,
 )
+from diffmem.models.pretrained.diffusers_settings import (
+    NetworkSettings,
+    TransformerSettings,
+    check_fit,
+    read_network,
+)
 
-__all__ = ["doubts_of", "open_diffusers"]
+__all__ = ["Codec", "doubts_of", "open_autoencoder", "open_diffusers"]
 
 
 class AutoencoderSettings(PartSettings):
@@ -143,28 +146,73 @@ def _with_autoencoder(
         UserError: The weights are not exactly those of the autoencoder.
     """
     network = built(settings.kind, config, root, settings.layers, allow_pickle)
-    codec = _Codec(network.to(denoiser.device), settings)
+    has_mean = not isinstance(settings, QuantizedSettings)
+    codec = Codec(
+        network.to(denoiser.device), settings.scaling_factor, settings.shift_factor or 0.0, has_mean
+    )
     height, width = denoiser.image_shape[1:]
     shape = (settings.out_channels, height * settings.factor, width * settings.factor)
     return LatentDenoiser(denoiser, codec.decode, codec.encode, shape)
 
 
-class _Codec:
-    """An autoencoder of the library between latents and images."""
+class Codec:
+    """An autoencoder of the library between latents and images.
 
-    def __init__(self, network: nn.Module, settings: AutoencoderSettings) -> None:
+    Args:
+        network: Of the library.
+        scale: What codes are multiplied with to be latents.
+        shift: What is taken off before.
+        has_mean: Whether it makes a distribution of codes, of which the mean is taken.
+    """
+
+    def __init__(
+        self, network: nn.Module, scale: float = 1.0, shift: float = 0.0, has_mean: bool = True
+    ) -> None:
         self._network: Any = network
-        self._scale, self._shift = settings.scaling_factor, settings.shift_factor or 0.0
-        self._has_mean = not isinstance(settings, QuantizedSettings)
+        self._scale, self._shift, self._has_mean = scale, shift, has_mean
 
     def decode(self, z: Tensor) -> Tensor:
+        """Return what it makes of latents, (B, channels, H, W)."""
         images: Tensor = self._network.decode(z / self._scale + self._shift, return_dict=False)[0]
         return images
 
     def encode(self, x: Tensor) -> Tensor:
+        """Return the latents of images."""
         encoded = self._network.encode(x, return_dict=False)[0]
         code: Tensor = encoded.mean if self._has_mean else encoded
         return (code - self._shift) * self._scale
+
+
+@in_one_line()
+def open_autoencoder(
+    folder: Path, device: torch.device | str = "cpu", allow_pickle: bool = False
+) -> tuple[Codec, AutoencoderSettings]:
+    """Open the `AutoencoderKL` in a folder that `save_pretrained` of diffusers wrote, or in its subfolder `vae`.
+
+    Args:
+        folder: See above.
+        device: Where to compute.
+        allow_pickle: As of `open_diffusers`.
+
+    Returns:
+        The autoencoder, float32, weights frozen, with its codes as they are, neither scaled nor shifted; and what its settings say.
+
+    Raises:
+        UserError: diffusers is not installed, or the folder is damaged, incomplete, or of another autoencoder.
+    """
+    home = folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
+    config = home / "config.json"
+    with reading(str(folder)):
+        if not config.is_file():
+            raise UserError(
+                f"{folder} lacks config.json, the settings of an autoencoder. Give the folder of an AutoencoderKL."
+            )
+        settings = read_part("autoencoder", {AutoencoderSettings.kind: AutoencoderSettings}, config, home)
+        network = built(settings.kind, config, home, settings.layers, allow_pickle).to(device)
+    opened = Codec(network)
+    image = torch.zeros(1, settings.in_channels, settings.factor * 2, settings.factor * 2, device=device)
+    _try(f"The autoencoder in {home}", image, lambda x: opened.decode(opened.encode(x)))
+    return opened, settings
 
 
 _TRIAL_SIGMA = 1.0
@@ -178,16 +226,18 @@ def open_diffusers(
     allow_pickle: bool = False,
     clip: bool = False,
     timesteps: Timesteps | None = None,
-) -> DiscreteDenoiser | LatentDenoiser:
+) -> DiscreteDenoiser | ContinuousDenoiser | LatentDenoiser:
     """Open a folder that `save_pretrained` of diffusers wrote, as a `Denoiser`.
 
     At the noise level of each timestep (`levels` of the result, or of its `inner` for latents), it is the network's own prediction of
     what is clean. Its noise range is that of the timesteps (linear betas: 0.0100 to 157), which samplers keep to; a level outside is
-    refused. With `rescale_betas_zero_snr`, the last timestep has an infinite level, so the range ends one timestep before.
+    refused. With `rescale_betas_zero_snr`, the last timestep has an infinite level, so the range ends one timestep before. A network of
+    continuous time (schedulers of EDM, `ScoreSdeVeScheduler`, `KarrasVeScheduler`) is exact at every level of its scheduler's range.
 
     Args:
         folder: Of a pipeline (with `model_index.json`; the parts in subfolders, or, without an autoencoder, all in one as in the first
-            published models): `DDPMPipeline`, `DDIMPipeline`, `LDMPipeline` or `DiTPipeline`. Or of a bare `UNet2DModel` (with
+            published models): `DDPMPipeline`, `DDIMPipeline`, `PNDMPipeline`, `ScoreSdeVePipeline`,
+            `KarrasVePipeline`, `LDMPipeline` or `DiTPipeline`. Or of a bare `UNet2DModel` (with
             `config.json`) with its `scheduler_config.json` in it, in its subfolder `scheduler`, or in the folder `scheduler` beside it.
             A network denoises latents if there is an autoencoder (`AutoencoderKL` or `VQModel`): in the subfolder `vae` or `vqvae`, or
             beside a bare network whose folder has a name that begins with `unet`.
@@ -196,7 +246,7 @@ def open_diffusers(
         clip: Whether D is clipped or thresholded as the scheduler does it to each prediction (`clip_sample`, `thresholding`). Then a
             sampler here steps as the scheduler does with `use_clipped_model_output`, and D has no gradient where it is clipped.
         timesteps: How noise levels between timesteps are served, see `DiscreteProcess`; none for 'interpolated', or 'nearest' if the
-            network looks its timesteps up in a table.
+            network looks its timesteps up in a table. A network of continuous time has none.
 
     Returns:
         The denoiser: float32, in evaluation mode, weights frozen; a `LatentDenoiser` if there is an autoencoder. A `UNet2DModel` with
@@ -216,24 +266,20 @@ def open_diffusers(
         parts = find_parts(home)
         scheduler, network = read_scheduler(parts), read_network(parts)
         autoencoder = _read_autoencoder(parts, network)
-    levels = read_levels(parts, scheduler)
-    check_fit(parts, scheduler, network, len(levels), timesteps)
+    check_fit(parts, scheduler, network, timesteps)
+    if not isinstance(network, TransformerSettings) and network.time_embedding_type == "learned":
+        timesteps = "nearest"
+    process = process_of(parts, scheduler, timesteps, clip)
     raw = built(network.kind, parts.network, parts.home, network.layers, allow_pickle).to(device)
-    has_table = not isinstance(network, TransformerSettings) and network.time_embedding_type == "learned"
-    process = DiscreteProcess(
-        levels,
-        scheduler.prediction_type,
-        timesteps or ("nearest" if has_table else "interpolated"),
-        scheduler.finish() if clip else None,
-    )
-    denoiser = DiscreteDenoiser(
-        _Raw(raw, network.in_channels),
-        process,
-        (network.in_channels, *network.sides),
-        network.num_labels,
-        null_label=network.null_label,
-        device=next(raw.parameters()).device,
-    )
+    answer, shape = _Raw(raw, network.in_channels), (network.in_channels, *network.sides)
+    where, null = next(raw.parameters()).device, network.null_label
+    denoiser: DiscreteDenoiser | ContinuousDenoiser
+    if isinstance(process, ContinuousProcess):
+        denoiser = ContinuousDenoiser(
+            answer, process, shape, network.num_labels, null_label=null, device=where
+        )
+    else:
+        denoiser = DiscreteDenoiser(answer, process, shape, network.num_labels, null_label=null, device=where)
     sigma = min(max(_TRIAL_SIGMA, denoiser.sigma_min), denoiser.sigma_max)
     labels = torch.zeros(1, dtype=torch.int64) if denoiser.num_labels else None
     noise = torch.zeros(1, *denoiser.image_shape, device=denoiser.device)
@@ -254,8 +300,8 @@ def doubts_of(folder: Path) -> list[str]:
     doubts = [] if variant is None else [f"The weights are those of the variant {variant}."]
     if isinstance(scheduler, OtherBetasSettings) and scheduler.doubts:
         doubts.append(
-            f"{parts.scheduler} names betas of {scheduler.beta_start:g} to {scheduler.beta_end:g}, which are defaults of its class and not"
-            " what the network was trained with, if the scheduler was made from another one: then every prediction is wrong. DDPM's"
+            f"{parts.scheduler.name} names betas of {scheduler.beta_start:g} to {scheduler.beta_end:g}, which are defaults of its class and"
+            " not what the network was trained with, if the scheduler was made from another one: then every prediction is wrong. DDPM's"
             " defaults are 0.0001 to 0.02; copy the scheduler_config.json of the training."
         )
     return doubts
@@ -268,7 +314,7 @@ class _Raw:
         self._network, self._channels = network, channels
 
     def __repr__(self) -> str:
-        return f"{type(self._network).__name__}, {count_parameters(self._network):,} parameters"
+        return network_text(self._network)
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         out: Tensor = self._network(x, t, class_labels=labels, return_dict=False)[0]

@@ -15,7 +15,14 @@ import torch
 from diffmem.models.continuous import ContinuousDenoiser
 from diffmem.models.discrete import DiscreteDenoiser
 from diffmem.models.latent import LatentDenoiser
-from diffmem.models.pretrained import guided_diffusion, lucidrains, pytorch_ddpm
+from diffmem.models.pretrained import (
+    flow_matching,
+    guided_diffusion,
+    lucidrains,
+    pytorch_ddpm,
+    score_sde,
+    torchcfm,
+)
 from diffmem.models.pretrained.answers import WantedShape
 
 __all__ = ["DOORS", "Door", "Opened", "door_of"]
@@ -74,6 +81,14 @@ DOORS = (
         guided_diffusion.open_guided_diffusion,
         guided_diffusion.CHOICES,
     ),
+    Door("torchcfm checkpoint", torchcfm.recognise, torchcfm.open_torchcfm, torchcfm.CHOICES),
+    Door(
+        "flow_matching checkpoint",
+        flow_matching.recognise,
+        flow_matching.open_flow_matching,
+        flow_matching.CHOICES,
+    ),
+    Door("score_sde_pytorch checkpoint", score_sde.recognise, score_sde.open_score_sde, score_sde.CHOICES),
 )
 
 

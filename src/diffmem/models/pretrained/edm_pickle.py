@@ -17,19 +17,30 @@ import torch
 
 from diffmem.data.formats.guards import in_one_line, reading
 from diffmem.errors import UserError
+from diffmem.models.continuous import ContinuousDenoiser
+from diffmem.models.latent import LatentDenoiser
 from diffmem.models.preconditioning import Preconditioned
 from diffmem.models.pretrained.checkpoint import read_checkpoint
+from diffmem.models.pretrained.edm2 import EDM2_POSITIONS, Asked, open_edm2
 from diffmem.models.pretrained.foreign import from_edm_state_dict
 from diffmem.models.pretrained.pickle_reader import PickledObject, PickledStorage, PickledTensor
-from diffmem.models.pretrained.recognition import described
+from diffmem.models.pretrained.recognition import WAYS_ON, described
 from diffmem.models.weights import check_numbers, naming
 
-__all__ = ["edm_network", "holds_networks", "open_edm_pickle"]
+__all__ = ["edm_network", "holds_networks", "network_names", "open_edm_pickle"]
 
+EdmDenoiser = Preconditioned | ContinuousDenoiser | LatentDenoiser
+
+_JUMPS = (
+    "iDDPM's preconditioning: the network is told the timestep whose noise level is nearest, as its trainer does, so D jumps between"
+    " timesteps.",
+)
 _MAX_PARTS = 20_000
 _MAX_DEPTH = 20
 _MAX_ENTRIES = 256
 _LONGEST_WORD = 60
+
+_EDM2 = "Precond"
 
 # Constructor arguments that EDM's wrappers take by position (facts of the format).
 _SHARED_POSITIONS = ("img_resolution", "img_channels", "label_dim", "use_fp16")
@@ -37,20 +48,22 @@ _POSITIONS = {
     "VPPrecond": (*_SHARED_POSITIONS, "beta_d", "beta_min", "M", "epsilon_t", "model_type"),
     "VEPrecond": (*_SHARED_POSITIONS, "sigma_min", "sigma_max", "model_type"),
     "EDMPrecond": (*_SHARED_POSITIONS, "sigma_min", "sigma_max", "sigma_data", "model_type"),
+    "iDDPMPrecond": (*_SHARED_POSITIONS, "C_1", "C_2", "M", "model_type"),
+    _EDM2: (*_SHARED_POSITIONS, *EDM2_POSITIONS),
 }
 
 
 @in_one_line()
-def open_edm_pickle(path: Path, which: str = "ema") -> Preconditioned:
-    """Rebuild a network out of a snapshot of EDM's training code (`network-snapshot-*.pkl`).
+def open_edm_pickle(path: Path, which: str = "ema") -> EdmDenoiser:
+    """Rebuild a network out of a snapshot of the training code of EDM or EDM2 (`network-snapshot-*.pkl`).
 
     Nothing that the file names is imported or called, and its source text is neither compiled nor executed.
     It may be a plain pickle of protocol 0 to 5, or a file of `torch.save`, of the newer or the older format.
     Reading it takes about twice its size in memory (four times for protocols below 3), besides the network.
 
     Args:
-        path: The file. It holds a dictionary of networks, whose wrapper is VPPrecond, VEPrecond or EDMPrecond
-            and whose model is SongUNet or DhariwalUNet.
+        path: The file. It holds a dictionary of networks, whose wrapper is VPPrecond, VEPrecond, EDMPrecond or
+            iDDPMPrecond and whose model is SongUNet or DhariwalUNet; or whose wrapper is EDM2's Precond, for pixels.
         which: The entry to take; "ema" holds the averaged weights.
 
     Returns:
@@ -65,21 +78,40 @@ def open_edm_pickle(path: Path, which: str = "ema") -> Preconditioned:
     path = Path(path)
     with reading(str(path)):
         content = read_checkpoint(path)
-    return edm_network(content, which, path)
+    return edm_network(content, which, path, Asked())[0]
 
 
-def edm_network(content: object, which: str, path: Path) -> Preconditioned:
-    """Rebuild a network out of what `read_checkpoint` returned for a file; see `open_edm_pickle`."""
+def edm_network(content: object, which: str, path: Path, asked: Asked) -> tuple[EdmDenoiser, tuple[str, ...]]:
+    """Rebuild a network out of what `read_checkpoint` returned for a file; see `open_edm_pickle`.
+
+    Returns:
+        The denoiser, and what a reader of its results must know.
+    """
     with reading(str(path)):
         network = _entry(content, which, path)
         tensors = dict(_tensors(network, path))
         arguments = _arguments(network, path)
-        return _rebuild(tensors, arguments, path)
+        _check_sizes(tensors, arguments, path)
+        if arguments["class_name"] == _EDM2:
+            assert isinstance(content, dict)
+            with naming(path):
+                return open_edm2(tensors, arguments, content.get("encoder"), path, asked)
+        if asked.settings is not None:
+            raise UserError(
+                f"{path} is a network pickle of EDM, which tells everything: it takes no settings."
+            )
+        return _rebuild(tensors, arguments, path), _JUMPS if arguments["class_name"] == "iDDPMPrecond" else ()
 
 
 def holds_networks(snapshot: object) -> bool:
     """Say whether what a file holds is for `open_edm_pickle`: networks as objects, or what it refuses in words of its own."""
     return not isinstance(snapshot, dict) or "optimizer_state" in snapshot or bool(_networks(snapshot))
+
+
+def network_names(snapshot: object) -> list[str]:
+    """Return the names of the networks in what a file holds."""
+    held = _networks(snapshot) if isinstance(snapshot, dict) else {}
+    return [str(name)[:_LONGEST_WORD] for name, entry in held.items() if entry.class_name.endswith("Precond")]
 
 
 def _networks(snapshot: dict[Any, Any]) -> dict[Any, PickledObject]:
@@ -92,9 +124,7 @@ def _networks(snapshot: dict[Any, Any]) -> dict[Any, PickledObject]:
 
 def _entry(snapshot: object, which: str, path: Path) -> PickledObject:
     if not isinstance(snapshot, dict):
-        raise UserError(
-            f"{path} does not hold a dictionary of networks. Give a network-snapshot-*.pkl of EDM's training code."
-        )
+        raise UserError(described(path, snapshot))
     networks = _networks(snapshot)
     if which in networks:
         return networks[which]
@@ -150,7 +180,8 @@ def _arguments(network: PickledObject, path: Path) -> dict[str, Any]:
         raise ValueError("the constructor's arguments are not in the file")
     if kind not in _POSITIONS:
         raise UserError(
-            f"{path} holds a network {kind!r}, which is not supported: it must be one of {', '.join(_POSITIONS)}."
+            f"{path} is a pickle of NVIDIA's code. It holds a network {kind!r}, which is not supported: it must be one of"
+            f" {', '.join(_POSITIONS)}. {WAYS_ON}"
         )
     names = _POSITIONS[kind]
     if len(positional) > len(names):
@@ -183,7 +214,6 @@ def _is_scalar(value: object) -> bool:
 
 
 def _rebuild(tensors: dict[str, PickledTensor], arguments: dict[str, Any], path: Path) -> Preconditioned:
-    _check_sizes(tensors, arguments, path)
     with naming(path):
         # On the meta device a network has names and shapes but no numbers: a file that claims a network larger
         # than its tensors is refused before any memory is spent.

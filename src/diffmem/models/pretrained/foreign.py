@@ -16,12 +16,13 @@ from torch import Tensor
 from diffmem.errors import UserError, nearest
 from diffmem.models.networks.families import DhariwalUNet, SongSettings, SongUNet
 from diffmem.models.networks.unet import UNet, UNetSettings
-from diffmem.models.preconditioning import EDM, VE, VP, Preconditioned, Preconditioning
+from diffmem.models.preconditioning import EDM, IDDPM, VE, VP, Preconditioned, Preconditioning, iddpm_levels
+from diffmem.models.pretrained.arguments import number, numbers
 from diffmem.models.weights import check_tensors
 
 __all__ = ["from_edm_state_dict"]
 
-# Constructor arguments and defaults of the three wrappers and the two networks (names and numbers of the file
+# Constructor arguments and defaults of the four wrappers and the two networks (names and numbers of the file
 # format).
 _WRAPPERS: dict[str, dict[str, Any]] = {
     "VPPrecond": {"beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5, "model_type": "SongUNet"},
@@ -32,6 +33,7 @@ _WRAPPERS: dict[str, dict[str, Any]] = {
         "sigma_data": 0.5,
         "model_type": "DhariwalUNet",
     },
+    "iDDPMPrecond": {"C_1": 0.001, "C_2": 0.008, "M": 1000, "model_type": "DhariwalUNet"},
 }
 _SHARED: dict[str, Any] = {
     "img_resolution": None, "img_channels": None, "label_dim": 0, "use_fp16": False,
@@ -54,6 +56,8 @@ _CHOICES = {
     "decoder_type": ("standard", "skip"),
 }
 _IGNORED = {"class_name"}
+_IDDPM = "iDDPMPrecond"
+_MOST_STEPS = 100_000
 
 
 def from_edm_state_dict(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Preconditioned:
@@ -63,10 +67,10 @@ def from_edm_state_dict(state: Mapping[str, Tensor], config: Mapping[str, Any]) 
         state: Tensors by their EDM names (`model.enc.32x32_block0.conv0.weight`, ...), of any float type.
             Constant resampling filters may be left out. `model.map_augment.weight` is dropped: it acts only
             on augmented training images.
-        config: Constructor arguments: `class_name` ending in VPPrecond, VEPrecond or EDMPrecond,
-            `img_resolution`, `img_channels`, `label_dim`, `model_type` (SongUNet or DhariwalUNet), and those
-            of the network, with `skip_connections` (one 0 or 1 for each encoder output) where present. What
-            is absent has EDM's default.
+        config: Constructor arguments: `class_name` ending in VPPrecond, VEPrecond, EDMPrecond or iDDPMPrecond
+            (whose noise levels are the tensor `u`), `img_resolution`, `img_channels`, `label_dim`,
+            `model_type` (SongUNet or DhariwalUNet), and those of the network, with `skip_connections` (one 0
+            or 1 for each encoder output) where present. What is absent has EDM's default.
 
     Returns:
         The denoiser, float32 on the CPU, in evaluation mode. It computes in float32 whatever `use_fp16` says.
@@ -76,8 +80,10 @@ def from_edm_state_dict(state: Mapping[str, Tensor], config: Mapping[str, Any]) 
             the message names the first offender.
     """
     settings = _settings(config)
-    denoiser = Preconditioned(_network(settings), _preconditioning(settings))
-    _load(denoiser, state, augmented=bool(settings["augment_dim"]))
+    tensors = dict(state)
+    levels = _levels(tensors, settings) if settings["class_name"] == _IDDPM else None
+    denoiser = Preconditioned(_network(settings), _preconditioning(settings, levels))
+    _load(denoiser, tensors, augmented=bool(settings["augment_dim"]))
     return denoiser.eval().requires_grad_(False)
 
 
@@ -96,6 +102,8 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
         if key not in known and key not in _IGNORED:
             raise UserError(f"{name} with {model_type} has no argument {key!r}.{nearest(key, list(known))}")
     settings = known | dict(config) | {"class_name": name, "model_type": model_type}
+    if name == _IDDPM and model_type != "DhariwalUNet":
+        raise UserError(f"{name} with {model_type} is not supported: model_type must be DhariwalUNet.")
     for key, choices in _CHOICES.items():
         if key in settings and settings[key] not in choices:
             raise UserError(
@@ -104,31 +112,8 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _is_number(value: object, whole: bool) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
-        return False
-    return not whole or (value >= 1 and value % 1 == 0)
-
-
-def _number(settings: Mapping[str, Any], key: str, whole: bool = False) -> Any:
-    value = settings[key]
-    if not _is_number(value, whole):
-        raise UserError(f"{key} must be a {'positive whole ' if whole else ''}number, not {value!r}.")
-    return int(value) if whole else float(value)
-
-
-def _numbers(settings: Mapping[str, Any], key: str, whole: bool = False) -> tuple[Any, ...]:
-    value = settings[key]
-    is_list = isinstance(value, Sequence) and not isinstance(value, str)
-    if not is_list or not all(_is_number(entry, whole) for entry in value):
-        raise UserError(
-            f"{key} must be a list of {'positive whole ' if whole else ''}numbers, not {value!r}."
-        )
-    return tuple(int(entry) if whole else float(entry) for entry in value)
-
-
 def _taps(settings: Mapping[str, Any]) -> tuple[float, ...]:
-    taps = _numbers(settings, "resample_filter")
+    taps = numbers(settings, "resample_filter")
     if not taps or len(taps) % 2 or sum(taps) == 0 or not math.isfinite(sum(taps)):
         raise UserError(
             f"resample_filter {settings['resample_filter']!r} is not supported: it must have an even number"
@@ -151,9 +136,9 @@ def _mask(settings: Mapping[str, Any]) -> tuple[bool, ...] | None:
 
 
 def _network(settings: Mapping[str, Any]) -> UNet:
-    resolution = _number(settings, "img_resolution", whole=True)
-    multipliers = _numbers(settings, "channel_mult", whole=True)
-    base_width = _number(settings, "model_channels", whole=True)
+    resolution = number(settings, "img_resolution", whole=True)
+    multipliers = numbers(settings, "channel_mult", whole=True)
+    base_width = number(settings, "model_channels", whole=True)
     if not multipliers:
         raise UserError("channel_mult is empty: give one number for each resolution of the network.")
     if resolution % 2 ** (len(multipliers) - 1):
@@ -165,22 +150,22 @@ def _network(settings: Mapping[str, Any]) -> UNet:
         raise UserError(f"model_channels {base_width} is not supported: it must be even.")
     shared: dict[str, Any] = {
         "resolution": resolution,
-        "image_channels": _number(settings, "img_channels", whole=True),
-        "num_labels": 0 if settings["label_dim"] in (0, None) else _number(settings, "label_dim", whole=True),
+        "image_channels": number(settings, "img_channels", whole=True),
+        "num_labels": 0 if settings["label_dim"] in (0, None) else number(settings, "label_dim", whole=True),
         "base_width": base_width,
         "multipliers": multipliers,
-        "embedding_multiplier": _number(settings, "channel_mult_emb", whole=True),
-        "blocks": _number(settings, "num_blocks", whole=True),
-        "attention": _numbers(settings, "attn_resolutions", whole=True),
-        "dropout": _number(settings, "dropout"),
+        "embedding_multiplier": number(settings, "channel_mult_emb", whole=True),
+        "blocks": number(settings, "num_blocks", whole=True),
+        "attention": numbers(settings, "attn_resolutions", whole=True),
+        "dropout": number(settings, "dropout"),
         "skip_mask": _mask(settings),
     }
     if settings["model_type"] == "DhariwalUNet":
-        return DhariwalUNet(UNetSettings(**shared))
+        return DhariwalUNet(UNetSettings(**shared), with_variance=settings["class_name"] == _IDDPM)
     song = SongSettings(
         **shared,
         embedding=settings["embedding_type"],
-        noise_multiplier=_number(settings, "channel_mult_noise", whole=True),
+        noise_multiplier=number(settings, "channel_mult_noise", whole=True),
         encoder=settings["encoder_type"],
         decoder=settings["decoder_type"],
         taps=_taps(settings),
@@ -188,18 +173,42 @@ def _network(settings: Mapping[str, Any]) -> UNet:
     return SongUNet(song)
 
 
-def _preconditioning(settings: Mapping[str, Any]) -> Preconditioning:
+def _levels(tensors: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
+    """Take the noise levels of iDDPM out of the tensors, checked to be those that the arguments describe."""
+    steps = number(settings, "M", whole=True)
+    levels = tensors.pop("u", None)
+    if levels is None or tuple(levels.shape) != (steps + 1,):
+        found = "absent" if levels is None else f"of shape {tuple(levels.shape)}"
+        raise UserError(
+            f"The noise levels u of M {steps} timesteps must have shape ({steps + 1},); they are {found}."
+        )
+    smallest, offset = number(settings, "C_1"), number(settings, "C_2")
+    if steps > _MOST_STEPS or not (1e-9 < smallest < 1 and 0 <= offset <= 1):
+        raise UserError(
+            f"M {steps}, C_1 {smallest:g} and C_2 {offset:g} are no cosine schedule; the usual ones are 1000, 0.001 and 0.008."
+        )
+    wanted = iddpm_levels(steps, smallest, offset)
+    if levels.is_meta:
+        return wanted.float()
+    if not torch.allclose(levels.cpu().double(), wanted, rtol=1e-3):
+        raise UserError("The noise levels u are not those of M, C_1 and C_2. Correct these arguments.")
+    return levels.float()
+
+
+def _preconditioning(settings: Mapping[str, Any], levels: Tensor | None) -> Preconditioning:
+    if levels is not None:
+        return IDDPM(levels)
     if settings["class_name"] == "VPPrecond":
         return VP(
-            beta_d=_number(settings, "beta_d"),
-            beta_min=_number(settings, "beta_min"),
-            steps=_number(settings, "M", whole=True),
-            epsilon_t=_number(settings, "epsilon_t"),
+            beta_d=number(settings, "beta_d"),
+            beta_min=number(settings, "beta_min"),
+            steps=number(settings, "M", whole=True),
+            epsilon_t=number(settings, "epsilon_t"),
         )
-    sigma_min, sigma_max = _number(settings, "sigma_min"), _number(settings, "sigma_max")
+    sigma_min, sigma_max = number(settings, "sigma_min"), number(settings, "sigma_max")
     if settings["class_name"] == "VEPrecond":
         return VE(sigma_min, sigma_max)
-    return EDM(sigma_min, sigma_max, sigma_data=_number(settings, "sigma_data"))
+    return EDM(sigma_min, sigma_max, sigma_data=number(settings, "sigma_data"))
 
 
 def _load(denoiser: Preconditioned, state: Mapping[str, Tensor], augmented: bool) -> None:

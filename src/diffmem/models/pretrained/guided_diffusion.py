@@ -17,19 +17,23 @@ from torch import Tensor
 from diffmem.data.formats.guards import in_one_line
 from diffmem.errors import UserError
 from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, cosine_rates, levels_of
-from diffmem.models.networks.guided_unet import GuidedUNet, Heads
-from diffmem.models.networks.shaped import filled
-from diffmem.models.pretrained.answers import Answers, WantedShape, check_weights, image_shape_of
-from diffmem.models.weights import check_numbers, check_tensors
+from diffmem.models.pretrained.answers import Answers, WantedShape, check_weights
+from diffmem.models.pretrained.guided_network import (
+    HEAD_SETTINGS,
+    SIGNS,
+    HeadDefaults,
+    given_of,
+    heads_of,
+    network_of,
+    tensors_of,
+)
+from diffmem.models.pretrained.published import check_name, published_settings
 
 __all__ = ["CHOICES", "SETTINGS", "open_guided_diffusion", "recognise"]
 
 SETTINGS = (
     "image_size",
-    "num_heads",
-    "num_head_channels",
-    "num_heads_upsample",
-    "use_new_attention_order",
+    *HEAD_SETTINGS,
     "noise_schedule",
     "diffusion_steps",
     "rescale_timesteps",
@@ -46,20 +50,18 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 """Those of few values."""
 
 _WHAT = "A checkpoint of improved-diffusion or guided-diffusion"
-_SIGNS = (
-    "time_embed.0.weight",
-    "input_blocks.0.0.weight",
-    "middle_block.0.in_layers.2.weight",
-    "out.2.weight",
+_HEADS = HeadDefaults(
+    "num_heads",
+    "4 (or give num_head_channels, which goes before it: 64 in most published networks)",
+    4,
+    "False (improved-diffusion has only that; of the published networks, the 64 x 64 ones have True)",
 )
-_UNSET = ("num_head_channels", "num_heads_upsample")  # -1 is the trainers' word for an option that is not set
-_MOST_CHANNELS = 4
 _STEPS = 1000
 
 
 def recognise(checkpoint: Mapping[str, Any]) -> bool:
     """Whether a checkpoint, as `torch.load` returns it, is one of improved-diffusion or guided-diffusion."""
-    return all(isinstance(checkpoint.get(name), Tensor) for name in _SIGNS) and any(
+    return all(isinstance(checkpoint.get(name), Tensor) for name in SIGNS) and any(
         str(name).startswith("output_blocks.") for name in checkpoint
     )
 
@@ -82,7 +84,8 @@ def open_guided_diffusion(
             `noise_schedule`, `diffusion_steps` and `predict_xstart`; `rescale_timesteps` unless there are 1,000 steps; with attention,
             `num_heads` or `num_head_channels`, and with more than one head `use_new_attention_order`.
         weights: 'raw' is refused for a file that is not named as one of raw weights: a file holds one network.
-        beside: The file of the checkpoint, whose name says whether its weights are averaged.
+        beside: The file of the checkpoint, whose name says whether its weights are averaged, and whether it is one that the trainers'
+            authors published: then settings that are not given are theirs.
         device: Where to compute.
 
     Returns:
@@ -92,22 +95,18 @@ def open_guided_diffusion(
     Raises:
         UserError: Something is missing, unknown or does not fit; the message says what.
     """
-    given = {name: value for name, value in (settings or {}).items() if name not in _UNSET or value != -1}
+    tensors = tensors_of(checkpoint, _WHAT)
+    name = "" if beside is None else beside.name
+    check_name(name)
+    given, by_name = published_settings(name, tensors, given_of(settings), sized=image_shape is not None)
     answers = Answers(_WHAT, given, SETTINGS)
-    if not all(isinstance(tensor, Tensor) for tensor in checkpoint.values()):
-        raise UserError(f"{_WHAT} holds tensors alone; this one holds other things, too.")
-    tensors = dict(checkpoint)
     named = _named(weights, beside)
-    heads, split = _heads(answers, tensors)
+    heads, split = heads_of(answers, tensors, _HEADS)
     levels, rate, process_text = _process(answers)
     clean = answers.choice(
         "predict_xstart", CHOICES["predict_xstart"], "False (the network predicts the noise)"
     )
-    network = GuidedUNet(tensors, heads, rate)
-    check_tensors(tensors, network.state_dict())
-    check_numbers(tensors)
-    shape = _shape(network, answers, image_shape)
-    network = filled(network, tensors, lambda one: _trial(one, shape), (1, *shape)).to(device)
+    network, shape = network_of(tensors, heads, answers, image_shape, device, rate=rate)
     prediction: Literal["sample", "epsilon"] = "sample" if clean else "epsilon"
     denoiser = DiscreteDenoiser(
         network,
@@ -119,6 +118,7 @@ def open_guided_diffusion(
     variance = "; the variance that it predicts beside is not used" if network.learns_variance else ""
     return denoiser, (
         f"Trainer: improved-diffusion or guided-diffusion, whose files do not differ; {named}.",
+        *([] if by_name is None else [by_name]),
         process_text,
         f"The network predicts the {'clean image' if clean else 'noise'}, as the settings say{variance}.",
         split,
@@ -128,12 +128,6 @@ def open_guided_diffusion(
         "Assumed: images were scaled to [-1, 1], and training was not respaced (timestep_respacing was empty).",
         "Noise levels between the timesteps of training are interpolated.",
     )
-
-
-def _trial(network: GuidedUNet, shape: tuple[int, int, int]) -> Tensor:
-    label = torch.zeros(1, dtype=torch.int64, device="meta")
-    made: Tensor = network(torch.zeros(1, *shape, device="meta"), torch.zeros(1, device="meta"), label)
-    return made
 
 
 def _named(weights: str, beside: Path | None) -> str:
@@ -151,43 +145,6 @@ def _named(weights: str, beside: Path | None) -> str:
     if raw:
         return f"raw weights by the file's name, saved at step {int(raw[1]):,}; the averaged ones are in ema_*.pt beside it"
     return "the file holds one network and does not tell whether its weights are averaged; files of averaged ones are named ema_*.pt"
-
-
-def _heads(answers: Answers, tensors: Mapping[str, Tensor]) -> tuple[Heads, str]:
-    """Return how attention is split, and that in words."""
-    widths = {
-        tensor.shape[1]
-        for name, tensor in tensors.items()
-        if name.endswith(".qkv.weight") and tensor.ndim == 3
-    }
-    if not widths:
-        return Heads(), "The network has no attention."
-    each: int | None = None
-    number: int | None = None
-    upwards: int | None = None
-    if "num_head_channels" in answers:
-        each = answers.whole("num_head_channels", "", 64)
-        text, single = f"heads of {each} channels", widths == {each}
-    else:
-        number = answers.whole(
-            "num_heads",
-            "4 (or give num_head_channels, which goes before it: 64 in most published networks)",
-            4,
-        )
-        text, single = f"{number} head(s)", number == 1
-        if "num_heads_upsample" in answers:
-            upwards = answers.whole("num_heads_upsample", "", 4)
-            text, single = f"{text}, {upwards} in the way up", single and upwards == 1
-        else:
-            text += " (assumed: as many in the way up, the trainers' default of num_heads_upsample)"
-    # The two orders are one for a single head.
-    new = not single and answers.choice(
-        "use_new_attention_order",
-        CHOICES["use_new_attention_order"],
-        "False (improved-diffusion has only that; of the published networks, the 64 x 64 ones have True)",
-    )
-    order = "" if single else f", in the {'new' if new else 'old'} order"
-    return Heads(number, each, upwards, new), f"Attention: {text}{order}, as the settings say."
 
 
 def _process(answers: Answers) -> tuple[Tensor, float, str]:
@@ -213,15 +170,3 @@ def _process(answers: Answers) -> tuple[Tensor, float, str]:
         _STEPS / steps if rescaled else 1.0,
         f"{text}, as the settings say.",
     )
-
-
-def _shape(network: GuidedUNet, answers: Answers, image_shape: WantedShape | None) -> tuple[int, int, int]:
-    if network.channels > _MOST_CHANNELS:
-        raise UserError(
-            f"The network takes {network.channels} channels: one that is given more than the noisy image, as those for super-resolution, is"
-            " not supported."
-        )
-    if image_shape is not None and "image_size" not in answers:
-        return image_shape_of(image_shape, network.channels, (image_shape[1], image_shape[2]), network.scale)
-    side = answers.whole("image_size", "64; or give image_shape", 64)
-    return image_shape_of(image_shape, network.channels, (side, side), network.scale)

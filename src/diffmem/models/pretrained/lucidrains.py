@@ -7,7 +7,6 @@ no trainer, are read too. Nothing is unpickled here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +17,9 @@ from torch import Tensor
 from diffmem.errors import UserError, nearest
 from diffmem.models.continuous import ContinuousDenoiser, edm
 from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, Prediction
-from diffmem.models.networks.lucidrains_unet import LucidrainsUNet, load_unet
-from diffmem.models.pretrained.answers import WantedShape, check_weights
+from diffmem.models.networks.lucidrains_unet import load_unet, settings_of
+from diffmem.models.pretrained.answers import Answers, WantedShape, check_weights, image_shape_of
+from diffmem.models.pretrained.recognition import WAYS_ON
 from diffmem.models.weights import check_numbers
 
 __all__ = ["open_lucidrains", "recognise"]
@@ -73,7 +73,7 @@ def open_lucidrains(
 
     Args:
         checkpoint: The dictionary of the file.
-        image_shape: (C, H, W) of the images, which the file does not tell.
+        image_shape: (C, H, W) of the images, whose size the file does not tell; C may be none.
         settings: What else the file may not tell: `objective`, 'pred_v', 'pred_noise' or 'pred_x0'; `heads` of the attention at
             the bottom of networks of `classifier_free_guidance` (4 unless given, if it has the default's 128 channels);
             `sigma_data` of `ElucidatedDiffusion` (0.5 unless given).
@@ -103,30 +103,29 @@ def open_lucidrains(
         tensors = {_renamed(name): one for name, one in tensors.items()}
     elif not any(name.endswith(".mem_kv") for name in tensors) or any(".fn.fn." in name for name in tensors):
         raise UserError(_refusal(checkpoint))
-    given = _checked_settings(settings, guided, elucidated)
-    shape = _checked_shape(image_shape)
+    known = [*(["sigma_data"] if elucidated else ["objective"]), *(["heads"] if guided else [])]
+    answers = Answers(f"Such a file of {_TRAINER}", settings, known)
+    wanted = _checked_shape(image_shape)
+    heads = _heads_of(tensors, answers) if guided else None
     notes = [
         said,
         "The file does not tell how images were scaled: taken to be [-1, 1] (auto_normalize, the default), with white noise (no offset"
         " noise).",
     ]
 
-    def network() -> LucidrainsUNet:
-        made = load_unet(tensors, shape[0], _heads_of(tensors, given) if guided else None)
-        _check_sides(shape, made)
-        return made.to(device)
-
+    channels = wanted[0] or _channels_of(tensors, heads)
+    unet = load_unet(tensors, channels, heads).to(device)
+    shape = image_shape_of(wanted, channels, wanted[1:], 2 ** (unet.levels - 1))
     denoiser: DiscreteDenoiser | ContinuousDenoiser
     if elucidated:
-        unet, data = network(), float(given["sigma_data"])
+        data = answers.positive("sigma_data", "", 1) if "sigma_data" in answers else _SIGMA_DATA
         denoiser = ContinuousDenoiser(unet, edm(data), shape, device=device)
         notes.append(
             f"The preconditioning takes images of standard deviation (sigma_data) {data:g}, which the file does not tell."
         )
     else:
         levels = _levels_of(constants)
-        unet = network()
-        objective, source = _objective_of(constants, given["objective"], unet.learned_variance)
+        objective, source = _objective_of(constants, answers, unet.learned_variance)
         denoiser = DiscreteDenoiser(
             unet,
             DiscreteProcess(levels, _OBJECTIVES[objective]),
@@ -147,69 +146,47 @@ def open_lucidrains(
         )
     if guided:
         notes.append(
-            f"The attention at the bottom is taken to have {_heads_of(tensors, given)} heads, which the file does not tell, and all to be"
+            f"The attention at the bottom is taken to have {heads} heads, which the file does not tell, and all to be"
             " that of version 2.3.4. D is that of the class alone, without guidance."
         )
     return denoiser, tuple(notes)
 
 
-def _checked_settings(settings: Mapping[str, Any] | None, guided: bool, elucidated: bool) -> dict[str, Any]:
-    """Return the settings that a file of this kind does not tell, as given or by default."""
-    usual: dict[str, Any] = {"sigma_data": _SIGMA_DATA} if elucidated else {"objective": None}
-    if guided:
-        usual["heads"] = None
-    settings = {} if settings is None else settings
-    for key in settings:
-        if key not in usual:
-            raise UserError(
-                f"{key!r} is no setting of such a file of {_TRAINER}, which takes {' and '.join(map(repr, usual))}."
-                f"{nearest(str(key), list(usual))}"
-            )
-    given = usual | dict(settings)
-    if given.get("objective") not in (None, *_OBJECTIVES):
-        raise UserError(
-            f"The setting 'objective' must be one of {', '.join(map(repr, _OBJECTIVES))}, not {given['objective']!r}."
-        )
-    heads, data = given.get("heads"), given.get("sigma_data", 1)
-    if heads is not None and (type(heads) is not int or heads < 1):
-        raise UserError(f"The setting 'heads' must be a positive whole number, not {heads!r}.")
-    if type(data) not in (int, float) or not 0 < data < math.inf:
-        raise UserError(f"The setting 'sigma_data' must be a positive number, not {data!r}.")
-    return given
-
-
-def _heads_of(tensors: Mapping[str, Tensor], given: Mapping[str, Any]) -> int:
+def _heads_of(tensors: Mapping[str, Tensor], answers: Answers) -> int:
     """Return the heads of the attention at the bottom of a network of `classifier_free_guidance`."""
-    if given["heads"] is not None:
-        return int(given["heads"])
     weight = tensors.get("mid_attn.to_qkv.weight")
-    if weight is not None and weight.shape[:1] != (3 * _HEADS * _HEAD_WIDTH,):
-        raise UserError(
-            "The file does not tell the heads of the attention at the bottom, and it is not of the default's size"
-            f" ({_HEADS} of {_HEAD_WIDTH} channels): give the setting 'heads', a whole number (attn_heads of the network)."
-        )
-    return _HEADS
+    usual = weight is None or weight.shape[:1] == (3 * _HEADS * _HEAD_WIDTH,)
+    if "heads" not in answers and usual:
+        return _HEADS
+    return answers.whole("heads", f"{_HEADS} of {_HEAD_WIDTH} channels, which this network has not", 8)
 
 
-def _checked_shape(image_shape: WantedShape | None) -> tuple[int, int, int]:
+def _checked_shape(image_shape: WantedShape | None) -> WantedShape:
     if image_shape is None:
         raise UserError(
-            f"Checkpoints of {_TRAINER} do not tell the size of the images: give it as image_shape=(C, H, W), for example"
-            " (3, 64, 64), on the command line as --shape 3x64x64."
+            f"Checkpoints of {_TRAINER} do not tell the size of the images: give it as resolution=64 or image_shape=(C, H, W), for"
+            " example (3, 64, 64); on the command line as --resolution 64."
         )
-    sides = [side for side in image_shape if type(side) is int]
-    if len(sides) != 3 or not all(1 <= side <= _MAX_SIDE for side in sides):
+    channels, *sides = image_shape
+    numbers = [*sides, 1 if channels is None else channels]
+    if len(numbers) != 3 or not all(type(one) is int and 1 <= one <= _MAX_SIDE for one in numbers):
         raise UserError(f"image_shape must be (C, H, W), three positive whole numbers, not {image_shape!r}.")
-    return sides[0], sides[1], sides[2]
+    return image_shape
 
 
-def _check_sides(shape: tuple[int, int, int], network: LucidrainsUNet) -> None:
-    factor = 2 ** (network.levels - 1)
-    if any(side % factor for side in shape[1:]):
+def _channels_of(tensors: Mapping[str, Tensor], heads: int | None) -> int:
+    """Return the channels of the images: what the network reads and predicts, each of which may be twice as much.
+
+    It reads its last estimate beside with self-conditioning, and predicts a variance beside in `LearnedGaussianDiffusion`.
+    """
+    settings = settings_of(tensors, heads)
+    reads, predicts = settings.inputs, settings.outputs
+    if reads == predicts and reads not in (1, 3) and reads % 2 == 0:
         raise UserError(
-            f"image_shape {shape} does not fit the {network.levels} resolutions of this network: height and width must be multiples of"
-            f" {factor}."
+            f"The network reads and predicts {reads} channels: images of {reads}, or of {reads // 2} with self-conditioning and a learned"
+            f" variance. The file does not tell: give image_shape, such as ({reads // 2}, 64, 64)."
         )
+    return min(reads, predicts)
 
 
 def _state_of(checkpoint: Mapping[str, Any], weights: str) -> tuple[dict[str, Tensor], str]:
@@ -261,8 +238,7 @@ def _origin(checkpoint: Mapping[str, Any]) -> str:
 def _refusal(checkpoint: Mapping[str, Any]) -> str:
     return (
         f"It was written by {_origin(checkpoint)}: its attention is that of versions before 1.9 (named 'fn.fn', or without mem_kv), which"
-        " computed other things under the same names from version to version. That is not supported; make samples with that version and"
-        " audit those."
+        f" computed other things under the same names from version to version. That is not supported. {WAYS_ON}"
     )
 
 
@@ -283,7 +259,7 @@ def _levels_of(constants: Mapping[str, Tensor]) -> Tensor:
 
 
 def _objective_of(
-    constants: Mapping[str, Tensor], given: str | None, learned_variance: bool
+    constants: Mapping[str, Tensor], answers: Answers, learned_variance: bool
 ) -> tuple[str, str]:
     """Return the objective, and how it is known.
 
@@ -291,16 +267,13 @@ def _objective_of(
     (typically) 5, so only timesteps below 1 tell; close to 0, objectives do not differ enough. With a learned variance they do not count:
     `LearnedGaussianDiffusion` trains an estimate of the noise whatever its objective is.
     """
+    default = "'pred_v' since 2.0 and was 'pred_noise' in early versions"
     found = "pred_noise" if learned_variance else _objective_shown(constants)
     if found is None:
-        if given is None:
-            raise UserError(
-                "The file does not tell what its network predicts: give the setting 'objective', one of"
-                f" {', '.join(map(repr, _OBJECTIVES))}. The trainer's default is 'pred_v' since 2.0 and was 'pred_noise' in early versions."
-            )
+        given = answers.choice("objective", list(_OBJECTIVES), default)
         return given, "as given; the file does not tell"
     shown = "the learned variance shows" if learned_variance else "the stored weights of its loss show"
-    if given not in (None, found):
+    if "objective" in answers and (given := answers.choice("objective", list(_OBJECTIVES), default)) != found:
         raise UserError(f"The objective is {found!r}, as {shown}, not {given!r}; leave the setting out.")
     return found, f"as {shown}"
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,28 +16,39 @@ from diffmem.data.formats.guards import in_one_line, is_folder, is_plain_file, r
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
 from diffmem.files import sha256_file
-from diffmem.models.denoiser import Denoiser, Latent, Origin, pixel_shape_of
+from diffmem.models.continuous import ContinuousDenoiser
+from diffmem.models.denoiser import Denoiser, Latent, Origin, Reading, pixel_shape_of
 from diffmem.models.discrete import DiscreteDenoiser
 from diffmem.models.latent import LatentDenoiser
 from diffmem.models.preconditioning import Preconditioned
+from diffmem.models.pretrained.answers import WantedShape, check_weights, shape_text
 from diffmem.models.pretrained.checkpoint import read_checkpoint, with_tensors
+from diffmem.models.pretrained.checkpoints_in import checkpoints_in, refuse_several, step_of
 from diffmem.models.pretrained.diffusers_folder import doubts_of, open_diffusers
 from diffmem.models.pretrained.doors import DOORS, Opened, door_of
-from diffmem.models.pretrained.edm_pickle import edm_network, holds_networks
+from diffmem.models.pretrained.edm2 import EMA_LENGTH, Asked
+from diffmem.models.pretrained.edm_pickle import edm_network, holds_networks, network_names
 from diffmem.models.pretrained.foreign import from_edm_state_dict
+from diffmem.models.pretrained.other_files import HEAD_BYTES, is_safetensors, other_file, other_folder
 from diffmem.models.pretrained.recognition import WAYS_ON, described
 from diffmem.models.weights import check_numbers, check_sizes, load_denoiser, load_tensors, naming
 
-__all__ = ["MODELS_UNDERSTOOD", "open_model", "origin_of"]
+__all__ = ["MODELS_UNDERSTOOD", "OWN_FORMAT", "open_model", "origin_of"]
 
 MODELS_UNDERSTOOD = (
-    "a run's folder of diffmem or one of its snapshots (.safetensors); a network pickle of NVIDIA's EDM (.pkl); a folder that"
-    " save_pretrained of diffusers wrote; a checkpoint of denoising-diffusion-pytorch, pytorch-ddpm, improved-diffusion or guided-diffusion"
+    "a run's folder of diffmem or one of its snapshots (.safetensors); a network pickle of NVIDIA's EDM or EDM2 (.pkl); a folder that"
+    " save_pretrained of diffusers wrote; a checkpoint of denoising-diffusion-pytorch, pytorch-ddpm, improved-diffusion, guided-diffusion,"
+    " torchcfm, flow_matching or score_sde_pytorch"
 )
 """What `open_model` reads, in words."""
 
-_Model = Preconditioned | DiscreteDenoiser | LatentDenoiser
+OWN_FORMAT = "diffmem snapshot"
+"""`Origin.format` of what was trained here."""
+
+_Model = Preconditioned | Opened
 _AVERAGED = "ema"
+_OF_SEVERAL = ("EDM pickle", "diffusers checkpoint", *(door.name for door in DOORS))
+_MOST_NAMED = 20
 _OWN = (".json", ".safetensors", ".bin")
 _BESIDE = ("scheduler", "vae", "vqvae")
 
@@ -48,6 +61,7 @@ def open_model(
     weights: str = _AVERAGED,
     device: torch.device | str | None = None,
     allow_pickle: bool = False,
+    resolution: int | tuple[int, int] | None = None,
 ) -> Denoiser:
     """Open a trained model; nothing in it is executed.
 
@@ -57,9 +71,10 @@ def open_model(
         settings: What a checkpoint does not tell, by name; a message asks for it. For a safetensors file that holds the tensors of a
             network of EDM alone, its constructor arguments, see `from_edm_state_dict`.
         weights: Which network of an EDM pickle, that of the averaged weights ('ema') by default, or which weights of a checkpoint, 'ema' or
-            'raw'; other files hold one network.
+            'raw'; also of a folder `checkpoint-N` of diffusers. Other files hold one network.
         device: Where it computes: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
         allow_pickle: Whether the weights of a diffusers folder may be read from a pickle where there are no safetensors.
+        resolution: The side of the images, or (height, width), of a checkpoint that tells their channels and not their size.
 
     Returns:
         The model; its `origin` says what was read, and what a reader of its results must know.
@@ -69,6 +84,7 @@ def open_model(
     """
     device = choose_device(device) if device is None else device
     source = Path(path)
+    wanted = _wanted(image_shape, resolution)
     denoiser: _Model | Opened
     with suppress(RuntimeError):  # a user who is not known: the name is taken as it is
         source = source.expanduser()
@@ -76,24 +92,66 @@ def open_model(
         denoiser, origin = _from_settings(source, settings)
     else:
         source = _revision_of(source) if is_folder(source) else source
+        source, only = _chosen(source)
         if is_folder(source) and not (source / "snapshots").is_dir() and not _networks_of_edm(source):
-            denoiser, origin = _diffusers(source, device, allow_pickle)
+            denoiser, origin = _diffusers(source, device, weights, allow_pickle)
         else:
             file = _snapshot_of(source) if is_folder(source) else source
-            asked = _Asked(image_shape, settings, weights, device)
+            asked = _Asked(wanted, settings, weights, device, allow_pickle)
             denoiser, origin = _from_file(file, asked)
-    if weights != _AVERAGED and origin.format not in ("EDM pickle", *(door.name for door in DOORS)):
+        origin = replace(origin, notes=(*only, *origin.notes))
+    if weights != _AVERAGED and origin.format not in _OF_SEVERAL:
         raise UserError(
-            f"weights {weights!r} is for EDM pickles and checkpoints; a {origin.format} holds one network."
+            f"weights {weights!r} is for EDM pickles, checkpoints and folders checkpoint-N; a {origin.format} holds one network."
         )
-    if image_shape is not None and pixel_shape_of(denoiser) != tuple(image_shape):
-        raise UserError(
-            f"{path} makes images of {pixel_shape_of(denoiser)} (C, H, W), not {tuple(image_shape)}."
-        )
+    made = pixel_shape_of(denoiser)
+    if wanted is not None and (wanted[0] or made[0], *wanted[1:]) != made:
+        raise UserError(f"{path} makes images of {made} (C, H, W), not {shape_text(wanted)}.")
     if isinstance(denoiser, torch.nn.Module):
         denoiser.to(device)
-    denoiser.origin = origin
+    again = partial(
+        open_model,
+        path,
+        image_shape,
+        weights=weights,
+        device=device,
+        allow_pickle=allow_pickle,
+        resolution=resolution,
+    )
+    denoiser.origin = replace(origin, readings=_readings(origin.format, settings or {}, again))
     return denoiser
+
+
+def _wanted(
+    image_shape: tuple[int, int, int] | None, resolution: int | tuple[int, int] | None
+) -> WantedShape | None:
+    """Return what the caller says of the images in one."""
+    if resolution is None:
+        return image_shape
+    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+    if image_shape is not None and tuple(image_shape[1:]) != (height, width):
+        raise UserError(
+            f"The resolution {height}x{width} is not that of the images that the model must make, {tuple(image_shape)} (C, H, W); leave it"
+            " out, or give images of its size."
+        )
+    return image_shape or (None, height, width)
+
+
+def _readings(
+    layout: str, settings: Mapping[str, Any], again: Callable[..., Denoiser]
+) -> tuple[Reading, ...]:
+    """Return the readings of a file with one setting of few values changed."""
+    choices = next((door.choices for door in DOORS if door.name == layout), {})
+    changes = [(name, value) for name, values in choices.items() for value in values]
+    return tuple(
+        Reading(
+            f"{name}={value}",
+            f"Give --model-set {name}={value} (settings={{{name!r}: {value!r}}})",
+            partial(again, settings={**settings, name: value}),
+        )
+        for name, value in changes
+        if name not in settings or settings[name] != value
+    )
 
 
 def origin_of(denoiser: Denoiser) -> Origin:
@@ -131,15 +189,38 @@ def _revision_of(folder: Path) -> Path:
     return revisions[0]
 
 
+def _chosen(source: Path) -> tuple[Path, tuple[str, ...]]:
+    """Return the only checkpoint of a folder that is no model itself, and what to know of it; anything else as it is."""
+    signs = ("snapshots", "model_index.json", "config.json", "unet", "unet_ema")
+    if not is_folder(source) or any((source / sign).exists() for sign in signs):
+        return source, ()
+    networks = _networks_of_edm(source)
+    newest = [path for path in networks if step_of(path) == step_of(networks[-1])]
+    if networks and len(newest) == 1:
+        return source, ()
+    found = newest or checkpoints_in(source)
+    if len(found) > 1:
+        refuse_several(source, found)
+    return (found[0], ("It is the only checkpoint in the folder that was given.",)) if found else (source, ())
+
+
 def _networks_of_edm(folder: Path) -> list[Path]:
     """Return the networks in a run's folder of EDM's code, the newest last."""
-    return sorted(folder.glob("network-snapshot-*.pkl"))
+    return sorted(folder.glob("network-snapshot-*.pkl"), key=lambda path: (step_of(path), path.name))
 
 
 def _snapshot_of(run: Path) -> Path:
     networks = _networks_of_edm(run)
     if networks:
-        return networks[-1]
+        newest = networks[-1]
+        step = f"{newest.name.rpartition('-')[0]}-" if EMA_LENGTH.search(newest.name) else newest.name
+        lengths = [path.name for path in networks if path.name.startswith(step)]
+        if len(lengths) > 1:
+            raise UserError(
+                f"{run} holds several EMA lengths of its newest step: {', '.join(lengths[:_MOST_NAMED])}. Name one of them, such as"
+                f" {newest}."
+            )
+        return newest
     snapshots = sorted((run / "snapshots").glob("*.safetensors"))
     if not snapshots:
         raise UserError(f"{run} has no snapshot yet; train on, or name another run.")
@@ -149,31 +230,45 @@ def _snapshot_of(run: Path) -> Path:
 class _Asked(NamedTuple):
     """What the user said of a model."""
 
-    image_shape: tuple[int, int, int] | None
+    image_shape: WantedShape | None
     settings: Mapping[str, Any] | None
     weights: str
     device: torch.device | str
+    allow_pickle: bool
 
 
 def _from_file(path: Path, asked: _Asked) -> tuple[_Model | Opened, Origin]:
     if not is_plain_file(path):
         raise UserError(f"There is no file or folder {path}. Models are read from: {MODELS_UNDERSTOOD}.")
     with reading(str(path)), path.open("rb") as stream:
-        head = stream.read(9)
-    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        head = stream.read(HEAD_BYTES)
+    told = other_file(path, head)
+    if told is not None:
+        raise UserError(told)
+    if path.suffix == ".safetensors" or is_safetensors(head):
         _check_own(path)
         snapshot, _, texts = load_denoiser(path)
         name = f"{path.name} at epoch {texts.get('epoch', 'unknown')}"
-        return snapshot, Origin("diffmem snapshot", name, sha256_file(path), path=path)
+        return snapshot, Origin(OWN_FORMAT, name, sha256_file(path), path=path)
     with reading(str(path)):
         content = read_checkpoint(path)
     if not holds_networks(content):
         return _from_checkpoint(path, content, asked)
-    if asked.settings is not None:
-        raise UserError(f"{path} is a network pickle of EDM, which tells everything: it takes no settings.")
     which = "averaged weights (ema)" if asked.weights == _AVERAGED else f"weights {asked.weights!r}"
-    network = edm_network(content, asked.weights, path)
-    return network, Origin("EDM pickle", f"{path.name}, {which}", sha256_file(path), path=path)
+    beside = Asked(asked.settings, asked.device, asked.allow_pickle)
+    network, known = edm_network(content, asked.weights, path, beside)
+    others = ", ".join(repr(name) for name in network_names(content) if name != asked.weights)
+    notes = (
+        f"It is the network {asked.weights!r} of the file{others and f', which also holds {others}'}.",
+        *(["Its weights are averaged."] if asked.weights == _AVERAGED else []),
+        *known,
+    )
+    digest = sha256_file(path)
+    if isinstance(network, LatentDenoiser):
+        digest = hashlib.sha256(
+            f"{digest} {_digest(Path((asked.settings or {})['vae']))}".encode()
+        ).hexdigest()
+    return network, Origin("EDM pickle", f"{path.name}, {which}", digest, notes, path)
 
 
 def _from_checkpoint(path: Path, content: object, asked: _Asked) -> tuple[Opened, Origin]:
@@ -201,7 +296,7 @@ def _check_own(path: Path) -> None:
             names = list(file.keys())
     except (SafetensorError, OSError, ValueError):
         return  # damaged, which reading it says
-    if "format" in texts and texts["format"] != "pt":
+    if texts.get("format", "").startswith("diffmem"):
         return
     if "config" in texts and '"model"' in texts["config"]:
         raise UserError(f"{path} is a network of k-diffusion, which is not supported yet. {WAYS_ON}")
@@ -216,32 +311,45 @@ def _from_settings(path: Path, settings: Mapping[str, Any]) -> tuple[_Model, Ori
     return denoiser, Origin("EDM state dict", path.name, sha256_file(path), path=path)
 
 
-def _network_of(checkpoint: Path) -> tuple[Path, list[str]]:
+def _network_of(checkpoint: Path, weights: str) -> tuple[Path, list[str]]:
     """Return the network's folder in one named checkpoint-N of diffusers' training examples, and what to know of it; others as they are."""
-    averaged, raw = checkpoint / "unet_ema", checkpoint / "unet"
-    if not any((checkpoint / name).is_file() for name in ("model_index.json", "config.json")):
-        if (averaged / "config.json").is_file():
-            return averaged, ["The averaged weights of the checkpoint (unet_ema) were taken."]
-        if (raw / "config.json").is_file():
-            return raw, ["The checkpoint holds no averaged weights (unet_ema): the raw ones were taken."]
-    elif checkpoint.resolve().name == "unet" and (checkpoint.resolve().parent / "unet_ema").is_dir():
+    folders = {"ema": checkpoint / "unet_ema", "raw": checkpoint / "unet"}
+    held = [name for name, folder in folders.items() if (folder / "config.json").is_file()]
+    if not any((checkpoint / name).is_file() for name in ("model_index.json", "config.json")) and held:
+        check_weights(weights)
+        if weights == "raw" and "raw" not in held:
+            raise UserError(f"{checkpoint} holds no raw weights (unet): take weights='ema'.")
+        if weights == "raw":
+            return folders["raw"], ["The raw weights of the checkpoint (unet) were taken, as asked."]
+        if "ema" in held:
+            both = "; it holds raw ones, too (unet)" if "raw" in held else ""
+            return folders["ema"], [f"The averaged weights of the checkpoint (unet_ema) were taken{both}."]
+        return folders["raw"], [
+            "The checkpoint holds no averaged weights (unet_ema): the raw ones were taken."
+        ]
+    if checkpoint.resolve().name == "unet" and (checkpoint.resolve().parent / "unet_ema").is_dir():
         return checkpoint, ["These are the raw weights; the averaged ones lie beside them (unet_ema)."]
     return checkpoint, []
 
 
-def _diffusers(folder: Path, device: torch.device | str, allow_pickle: bool) -> tuple[_Model, Origin]:
-    folder, known = _network_of(folder)
+def _diffusers(
+    folder: Path, device: torch.device | str, weights: str, allow_pickle: bool
+) -> tuple[_Model, Origin]:
+    given = folder
+    folder, known = _network_of(folder, weights)
     if not any((folder / name).is_file() for name in ("model_index.json", "config.json")):
-        raise UserError(
-            f"{folder} is no folder of a model. Models are read from: {MODELS_UNDERSTOOD}. {WAYS_ON}"
-        )
+        with reading(str(folder)):
+            raise UserError(f"{other_folder(folder)} Models are read from: {MODELS_UNDERSTOOD}. {WAYS_ON}")
     denoiser = open_diffusers(folder, device=device, allow_pickle=allow_pickle)
-    notes = [
-        *known,
-        *doubts_of(folder),
-        "Noise levels between the timesteps of training are interpolated, and images are sampled by diffmem's sampler, not by the"
-        " pipeline's own scheduler.",
-    ]
+    notes = [*known, *doubts_of(folder)]
+    network = denoiser.inner if isinstance(denoiser, LatentDenoiser) else denoiser
+    if isinstance(network, DiscreteDenoiser):
+        notes.append("Noise levels between the timesteps of training are interpolated.")
+    elif isinstance(network, ContinuousDenoiser) and network.process.unit_range:
+        notes.append(
+            "The network knows images in [0, 1]; here, images and noise levels are in units of [-1, 1], which are twice as wide."
+        )
+    notes.append("Images are sampled by diffmem's sampler, not by the pipeline's own scheduler.")
     if isinstance(denoiser, Latent):
         notes.append(
             "The model denoises latents; its samples are decoded by its autoencoder and compared as pixels. What the autoencoder cannot"
@@ -249,7 +357,8 @@ def _diffusers(folder: Path, device: torch.device | str, allow_pickle: bool) -> 
         )
     if denoiser.num_labels:
         notes.append("Classes are drawn at random, and no guidance is applied; guided samples may copy more.")
-    return denoiser, Origin("diffusers folder", folder.resolve().name, _digest(folder), tuple(notes), folder)
+    kind = "diffusers folder" if folder == given else "diffusers checkpoint"
+    return denoiser, Origin(kind, folder.resolve().name, _digest(folder), tuple(notes), folder)
 
 
 def _digest(folder: Path) -> str:

@@ -21,6 +21,7 @@ import torch
 
 from diffmem.data.formats.pickle_arrays import ARRAY_NAMES, NUMBER_NAMES, build_array, call_numpy
 from diffmem.data.formats.pickle_machine import Budget, PickleMachine
+from diffmem.models.pretrained.recognition import WAYS_ON
 
 __all__ = [
     "LEGACY_MAGIC",
@@ -44,7 +45,7 @@ _DIMENSIONS = range(9)
 # No text of a file is equal to one of these.
 _Call = Enum(
     "_Call",
-    "ENCODE BYTES SET DICT OBJECT ORDERED EASY CONTAINER RECONSTRUCTOR TENSOR PARAMETER FROM_BYTES PERSISTENT",
+    "ENCODE BYTES SET DICT OBJECT ORDERED EASY CONTAINER RECONSTRUCTOR TENSOR PARAMETER FROM_BYTES PERSISTENT PATH",
 )
 
 
@@ -156,6 +157,13 @@ _NAMES: dict[str, object] = {
     "_codecs encode": _Call.ENCODE,
     "collections OrderedDict": _Call.ORDERED,
     "dnnlib.util EasyDict": _Call.EASY,
+    # What a training was called with: kept as a record like any container, and nothing of it is needed.
+    "argparse Namespace": _Call.CONTAINER,
+    **{
+        f"{module} {system}Path": _Call.PATH
+        for module in ("pathlib", "pathlib._local")
+        for system in ("Posix", "Windows")
+    },
     "torch.nn.modules.container ModuleDict": _Call.CONTAINER,
     "torch.nn.modules.container ModuleList": _Call.CONTAINER,
     "torch.nn.modules.container Sequential": _Call.CONTAINER,
@@ -173,8 +181,11 @@ class _StoragePickle(PickleMachine):
         storages: Those named so far, by their keys.
     """
 
-    kind: ClassVar[str] = "a network pickle of EDM"
-    remedy: ClassVar[str] = "Nothing of it was run. Use a network pickle that EDM's training code wrote."
+    kind: ClassVar[str] = "a checkpoint"
+    remedy: ClassVar[str] = (
+        "Nothing of it was run. Where it was made, save the network's tensors alone (torch.save of its state_dict)."
+        f" {WAYS_ON}"
+    )
     opcodes: ClassVar[frozenset[str]] = frozenset({"BINPERSID"})
     keys: ClassVar[tuple[type, ...]] = (str,)
     names: Mapping[str, object] = _STORAGES
@@ -253,6 +264,8 @@ class ModulePickle(_StoragePickle):
                 return word.encode("latin-1")
             case _Call.BYTES, ():
                 return b""
+            case _Call.PATH, tuple():
+                return None  # the path of a file on the machine that trained
         made = call_numpy(called, arguments, _CODES, _DIMENSIONS)
         if made is None:
             raise ValueError("the pickle calls a function in a way that a network never needs")

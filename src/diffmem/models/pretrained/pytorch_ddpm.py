@@ -19,6 +19,7 @@ from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, levels_of
 from diffmem.models.networks.shaped import filled
 from diffmem.models.networks.tabled_unet import TIME_TABLE, TabledUNet, time_table
 from diffmem.models.pretrained.answers import Answers, WantedShape, check_weights, image_shape_of
+from diffmem.models.pretrained.recognition import WAYS_ON
 from diffmem.models.weights import check_numbers, check_tensors
 
 __all__ = ["open_pytorch_ddpm", "recognise"]
@@ -106,6 +107,7 @@ def _check_table(table: Tensor) -> None:
     if not torch.allclose(table.float().cpu(), wanted, rtol=0, atol=_TABLE_TOLERANCE):
         raise UserError(
             f"Tensor {TIME_TABLE!r} does not hold the sines and cosines of the timesteps; such a network is not supported."
+            f" {WAYS_ON}"
         )
 
 

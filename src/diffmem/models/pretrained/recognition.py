@@ -5,11 +5,12 @@ A sound file of another program is never called damaged: it is named by the name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["WAYS_ON", "described", "tensor_names"]
+__all__ = ["SAMPLES_ONLY", "WAYS_ON", "described", "tensor_names", "unlike"]
 
 WAYS_ON = (
     "Make samples with the program that trained it and audit these (--samples), or give the model as a function"
@@ -17,46 +18,168 @@ WAYS_ON = (
 )
 """What helps wherever a model is not opened."""
 
+SAMPLES_ONLY = "Make samples with the program that it belongs to and audit these (--samples)."
+"""What helps where no function of noisy images in 1 or 3 channels can stand for the model."""
+
+_NO_DENOISER = (
+    "it is distilled to map noise to the end of a trajectory in one or a few steps, and is no denoiser"
+)
+_FLOW = "its network predicts the velocity of a flow, which is not read from a folder of diffusers yet"
+_UNLIKE = {
+    "ConsistencyModelPipeline": _NO_DENOISER,
+    "CMStochasticIterativeScheduler": _NO_DENOISER,
+    "LCMScheduler": _NO_DENOISER,
+    "TCDScheduler": _NO_DENOISER,
+    "FlowMatchEulerDiscreteScheduler": _FLOW,
+    "FlowMatchHeunDiscreteScheduler": _FLOW,
+    "UNet2DConditionModel": "what it denoises is directed by text or other embeddings",
+}
+
+
+def unlike(kind: object, possible: Iterable[str]) -> str:
+    """Return why a class of diffusers is not supported, and the ways on.
+
+    Args:
+        kind: The class, as a folder says it.
+        possible: Those that are supported in its place.
+    """
+    reason = _UNLIKE.get(kind) if isinstance(kind, str) else None
+    if reason is None:
+        names = list(possible)
+        if len(names) > _MOST_NAMES:
+            names[_MOST_NAMES:] = [
+                f"one of {len(names) - _MOST_NAMES} more that docs/how-to/open-a-model.md names"
+            ]
+        reason = "it must be " + " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    return f"{reason}. {SAMPLES_ONLY if reason == _NO_DENOISER else WAYS_ON}"
+
+
 _SHOWN = 3
+_MOST_NAMES = 8
 _LONGEST = 60
 _Test = Callable[[frozenset[str], frozenset[str]], bool]
 
 
-def _has(*entries: str, tensors: tuple[str, ...] = (), without: tuple[str, ...] = ()) -> _Test:
-    """Return a test for entries of a checkpoint, and for names that some tensors begin with."""
+def _has(*entries: str, tensors: tuple[str, ...] = (), without: str | None = None) -> _Test:
+    """Return a test for entries of a checkpoint, and for names that some tensors begin with, or that none does."""
 
     def test(keys: frozenset[str], names: frozenset[str]) -> bool:
         return (
             keys.issuperset(entries)
-            and keys.isdisjoint(without)
             and all(any(name.startswith(first) for name in names) for first in tensors)
+            and not (without and any(name.startswith(without) for name in names))
         )
 
     return test
 
 
-_STATE = "a training state of EDM's code (training-state-*.pt)"
-_TRAINERS: tuple[tuple[str, _Test], ...] = (
-    ("a checkpoint of lucidrains' denoising-diffusion-pytorch", _has("model", "ema", "step", "scaler")),
-    ("a diffusion model of lucidrains' denoising-diffusion-pytorch", _has(tensors=("model.init_conv.",))),
-    (
-        "an elucidated diffusion model of lucidrains' denoising-diffusion-pytorch",
-        _has(tensors=("net.init_conv.",)),
+def _holds(*parts: str) -> _Test:
+    """Return a test for a part of the name of some tensor."""
+    return lambda _, names: any(part in name for name in names for part in parts)
+
+
+class _Kind(NamedTuple):
+    """What a checkpoint may be, why it is not opened (nothing: its network is none that is read), and what to do."""
+
+    what: str
+    test: _Test
+    why: str = ""
+    ways: str = WAYS_ON
+
+
+_UNET = "the weights of a UNet2DModel of diffusers"
+_LUCIDRAINS = "lucidrains' denoising-diffusion-pytorch"
+_NO_NETWORK = "which a training goes on with and which holds no network"
+_BESIDE = "Give the file of the network beside it."
+_STATE = "which holds what a training goes on with"
+_NETWORK_OF_STATE = "Give the network-snapshot-*.pkl of the same step, which holds the averaged network:"
+_STEP = re.compile(r"training-state-(\d+)\.pt")
+_KINDS = (
+    _Kind(
+        "a training state of EDM's code (training-state-*.pt)",
+        _has("net", "optimizer_state"),
+        _STATE,
+        f"{_NETWORK_OF_STATE} network-snapshot-{{}}.pkl.",
     ),
-    ("a checkpoint of pytorch-ddpm", _has("net_model", "ema_model", "x_T")),
-    ("a checkpoint of torchcfm's CIFAR-10 example", _has("net_model", "ema_model", "sched", "optim")),
-    ("a checkpoint of flow_matching's image example", _has("model", tensors=("model.input_blocks.0.0.",))),
-    ("a checkpoint of k-diffusion", _has("model", "model_ema", "config")),
-    ("a checkpoint of score_sde_pytorch", _has("model", "ema", "step", "optimizer")),
-    (
+    _Kind(
+        "a training state of EDM2's code (training-state-*.pt)",
+        _has("state", "net", "loss_fn", "optimizer", "ema"),
+        _STATE,
+        f"{_NETWORK_OF_STATE} network-snapshot-{{}}-*.pkl, one for each EMA length.",
+    ),
+    _Kind("the state of an optimizer", _has("state", "param_groups"), _NO_NETWORK, _BESIDE),
+    _Kind(
+        "the state of a schedule of learning rates", _has("last_epoch", "_step_count"), _NO_NETWORK, _BESIDE
+    ),
+    _Kind("the states of random generators", _has("random_state", "torch_manual_seed"), _NO_NETWORK, _BESIDE),
+    _Kind("the state of a gradient scaler", _has("scale", "growth_factor"), _NO_NETWORK, _BESIDE),
+    _Kind(
+        "changes to a model (LoRA)",
+        _holds("lora_A.", "lora_B.", "lora_down.", "lora_up.", ".lora.", "lora_unet_"),
+        "which are no whole model",
+        SAMPLES_ONLY,
+    ),
+    _Kind(
+        "a checkpoint of latent diffusion (CompVis), such as Stable Diffusion",
+        _has(tensors=("model.diffusion_model.",)),
+        "whose network denoises latents, mostly as text directs",
+        SAMPLES_ONLY,
+    ),
+    _Kind(
+        "the weights of a UNet2DConditionModel of diffusers",
+        lambda keys, names: (
+            _has(tensors=("conv_in.", "down_blocks."))(keys, names) and _holds(".attn2.")(keys, names)
+        ),
+        "whose network is directed by text or other embeddings",
+        SAMPLES_ONLY,
+    ),
+    _Kind(
+        "a network of DiT or SiT",
+        _has(tensors=("x_embedder.proj.", "t_embedder.mlp.", "blocks.0.adaLN_modulation.")),
+        "which denoises latents whose autoencoder is not in the file",
+        SAMPLES_ONLY,
+    ),
+    _Kind("a network of U-ViT", _has(tensors=("pos_embed", "in_blocks.0.attn.", "out_blocks."))),
+    _Kind(
+        "an autoencoder",
+        _has(tensors=("encoder.conv_in.", "decoder.conv_in.")),
+        "which makes latents and denoises nothing",
+        "Give the folder of the pipeline that it belongs to.",
+    ),
+    _Kind(
+        "a text encoder",
+        _has(tensors=("text_model.",)),
+        "which denoises nothing",
+        SAMPLES_ONLY,
+    ),
+    _Kind(
+        "the tensors of a network of EDM's code",
+        _has(tensors=("model.map_layer0.",)),
+        "without the arguments that it was made with",
+        "Give the network-snapshot-*.pkl of the training; or save the tensors as .safetensors and give the arguments as settings.",
+    ),
+    _Kind(f"a checkpoint of {_LUCIDRAINS}", _has("model", "ema", "step", "scaler")),
+    _Kind(f"a diffusion model of {_LUCIDRAINS}", _has(tensors=("model.init_conv.",))),
+    _Kind(f"an elucidated diffusion model of {_LUCIDRAINS}", _has(tensors=("net.init_conv.",))),
+    _Kind("a checkpoint of pytorch-ddpm", _has("net_model", "ema_model", "x_T")),
+    _Kind("a checkpoint of k-diffusion", _has("model", "model_ema", "config"), "which is not supported yet"),
+    _Kind("a checkpoint of score_sde_pytorch", _has("model", "ema", "step", "optimizer")),
+    _Kind(
+        "a classifier of guided-diffusion",
+        _has(tensors=("input_blocks.0.0.", "time_embed.0.", "middle_block."), without="output_blocks."),
+        "which tells classes and denoises nothing",
+        "Give the diffusion model that it guides.",
+    ),
+    _Kind(
         "a network of improved-diffusion or guided-diffusion",
         _has(tensors=("input_blocks.0.0.", "time_embed.0.")),
     ),
-    (
-        "the weights of a UNet2DModel of diffusers",
+    _Kind(
+        _UNET,
         _has(tensors=("conv_in.", "down_blocks.0.", "time_embedding.")),
+        "without the settings that belong to them (config.json, scheduler_config.json)",
+        f"Give the folder of its pipeline. {WAYS_ON}",
     ),
-    (_STATE, _has("net", "optimizer_state")),
 )
 
 
@@ -69,23 +192,24 @@ def described(path: Path, content: Any) -> str:
     """
     names = frozenset(tensor_names(content))
     keys = frozenset(str(key) for key in content) if isinstance(content, Mapping) else frozenset()
-    found = next((trainer for trainer, test in _TRAINERS if test(keys, names)), None)
-    if found == _STATE:
-        return (
-            f"{path} is {_STATE}: it holds what a training goes on with. Give the network-snapshot-*.pkl of the same step, which holds the"
-            " averaged network."
-        )
-    if found is not None and "diffusers" in found and (path.parent / "config.json").is_file():
-        return f"{path} holds {found} alone. Give its folder, {path.parent}."
-    if found is not None:
-        return f"{path} is {found}, which is not supported yet. {WAYS_ON}"
+    found = next((kind for kind in _KINDS if kind.test(keys, names)), None)
+    if found is not None and "of diffusers" in found.what and (path.parent / "config.json").is_file():
+        return f"{path} holds {found.what} alone. Give its folder, {path.parent}."
     first = ", ".join(repr(name[:_LONGEST]) for name in sorted(names or keys)[:_SHOWN])
-    what = (
-        f"{len(names):,} tensors ({first}, ...)"
-        if names
-        else f"no tensors, but {first or type(content).__name__}"
-    )
-    return f"{path} is a checkpoint of a trainer that is not known: it holds {what}. {WAYS_ON}"
+    if found is not None:
+        verb = "is" if found.what.startswith(("a ", "an ")) else "holds"
+        why = found.why or f"whose network is none that is read (first tensors: {first})"
+        step = _STEP.fullmatch(path.name)
+        return f"{path} {verb} {found.what}, {why}. {found.ways.format(step[1] if step else '*')}"
+    if not isinstance(content, Mapping):
+        shape = getattr(content, "shape", None)
+        what = type(content).__name__ if shape is None else f"one tensor of {tuple(shape)}"
+        return f"{path} is a pickle that holds {what} and no dictionary of networks. {WAYS_ON}"
+    what = f"{len(names):,} tensors ({first}, ...)" if names else f"no tensors, but {first}"
+    if not content:
+        return f"{path} is a checkpoint that holds nothing. {_BESIDE}"
+    trainer = " (PyTorch Lightning)" if "pytorch-lightning_version" in keys else ""
+    return f"{path} is a checkpoint of a trainer that is not known{trainer}: it holds {what}. {WAYS_ON}"
 
 
 def tensor_names(content: Any, most_levels: int = 4) -> Iterator[str]:

@@ -1,0 +1,63 @@
+"""`diffmem data split`."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from diffmem.cli.data import check_target, set_text
+from diffmem.cli.options import AS_USUAL, ReadingOptions
+from diffmem.errors import UserError
+from diffmem.progress import show_progress
+
+__all__ = ["data_split"]
+
+
+def data_split(
+    source: str,
+    train: Path,
+    heldout: Path,
+    /,
+    *,
+    count: int,
+    seed: int = 0,
+    resolution: int | None = None,
+    reading: ReadingOptions = AS_USUAL,
+) -> None:
+    """Split a data set at random, before training: images to train on, and held-out ones for audits.
+
+    Train on TRAIN alone. Images of which the other part has an exact copy are counted, as they are no held-out images.
+
+    Example: diffmem data split photos/ train.zip heldout.zip --count 1000
+
+    Args:
+        source: What to read: anything that `data build` reads.
+        train: File to write the images to train on to: .zip, .npz or .npy.
+        heldout: File to write the held-out images to.
+        count: Number of held-out images.
+        seed: Seed of the choice.
+        resolution: Side in pixels that --fit brings all images to.
+    """
+    from diffmem.data import hold_out, open_images, write_images
+
+    how = reading.reading(resolution)
+    if resolution is not None and reading.fit is None:
+        raise UserError("--resolution is for --fit; data build changes the size of images that fit already.")
+    for out in (train, heldout):
+        check_target((source,), out)
+    if train.resolve() == heldout.resolve():
+        raise UserError(f"Both parts are to be written to {train}; name two files.")
+    with show_progress("Splitting") as progress:
+        images = open_images(source, progress=progress, reading=how)
+        parts = hold_out(images, count, seed)
+        for part, out in zip(parts, (train, heldout), strict=True):
+            write_images(part, out, progress)
+    for part, out in zip(parts, (train, heldout), strict=True):
+        print(f"{out}: {set_text(part)}, fingerprint {part.fingerprint[:16]}")
+    known = {hashlib.sha256(image).digest() for image in parts[0].images}
+    both = sum(hashlib.sha256(image).digest() in known for image in parts[1].images)
+    if both:
+        print(
+            f"{both} of the {count} held-out images have an exact copy among the others: remove copies first"
+            " (diffmem data duplicates), since these are no held-out images."
+        )
