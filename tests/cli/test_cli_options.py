@@ -111,3 +111,14 @@ def test_build_resizes_by_its_resolution_alone_as_before(photos, tmp_path):
     app(["build", str(photos / "train"), str(out), "--resolution", "4"])
     assert open_images(out).shape == (3, 4, 4)
     assert ReadingOptions().reading(4) == Reading()
+
+
+def test_links_out_of_the_folder_are_followed_by_an_option(photos, tmp_path, capsys):
+    (tmp_path / "linked").mkdir()
+    for file in ("a.png", "b.jpg"):
+        (tmp_path / "linked" / file).symlink_to(photos / "val" / file)
+    with pytest.raises(UserError, match="--follow-links"):
+        app(f"build {tmp_path / 'linked'} {tmp_path / 'out.tar'}")
+    app(f"build {tmp_path / 'linked'} {tmp_path / 'out.tar'} --follow-links")
+    assert "  2 links to folders, or out of linked, followed" in capsys.readouterr().out.splitlines()
+    assert open_images(tmp_path / "out.tar").fingerprint == open_images(photos, "val").fingerprint

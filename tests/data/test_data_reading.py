@@ -17,10 +17,11 @@ def test_pairs_become_a_reading():
         "labels_key=none",
         "range=-1..1",
         "layout=hwc",
+        "follow_links=True",
     ]
-    assert parse_reading(pairs) == Reading(
-        "black", "apply", 4095, "all", "pad", 32, "val", "x", "none", "-1..1", "hwc"
-    )
+    reading = Reading("black", "apply", 4095, "all", "pad", 32, "val", "x", "none", "-1..1", "hwc", True)
+    assert parse_reading(pairs) == reading
+    assert parse_reading([f"{key}={value}" for key, value in reading.choices().items()]) == reading
     assert parse_reading([]) == Reading()
 
 
@@ -31,6 +32,7 @@ def test_pairs_become_a_reading():
         (["alpha="], "no key=value"),
         (["alfa=black"], "no 'alfa' to choose. Did you mean 'alpha'.* Keys are alpha, exif, white"),
         (["alpha=blue"], "alpha 'blue' is unknown; choose white, black or drop"),
+        (["follow_links=perhaps"], "follow_links must be true or false, not 'perhaps'"),
         (["exif=turn"], "choose ignore or apply"),
         (["pages=last"], "choose first, all or refuse"),
         (["fit=squash", "resolution=8"], "choose crop, stretch or pad"),

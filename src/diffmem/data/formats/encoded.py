@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from diffmem.data.conversions import Conversion, name_text
 from diffmem.data.formats.arrays import naming
+from diffmem.data.formats.guards import reading as as_text
 from diffmem.data.formats.stack import stack_images
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.reading import Reading
@@ -18,7 +20,20 @@ from diffmem.errors import UserError
 from diffmem.progress import Progress
 from diffmem.text import count_text
 
-__all__ = ["CAPTION_KEYS", "LABEL_KEYS", "Encoded", "first_key", "image_set_of", "label_of", "numbered"]
+__all__ = [
+    "CAPTION_KEYS",
+    "LABEL_KEYS",
+    "NOTE_FILE",
+    "Encoded",
+    "first_key",
+    "image_set_of",
+    "label_of",
+    "noted",
+    "numbered",
+]
+
+NOTE_FILE = ".diffmem.json"
+"""The hidden file of folders and tars that `write_images` writes: names of classes, and the history."""
 
 LABEL_KEYS = ("label", "labels", "class", "cls", "target")
 """Under which of these a table or a JSON file has the label; the first that is there counts."""
@@ -39,6 +54,7 @@ class Encoded:
         class_names: Names of the classes by number, where the source tells them.
         held: Bytes of all encoded images, where they are known.
         conversions: What was chosen or skipped.
+        history: Of the set before it was written, where that is told.
     """
 
     names: Sequence[str]
@@ -48,6 +64,7 @@ class Encoded:
     class_names: tuple[str, ...] | None = None
     held: int | None = None
     conversions: tuple[Conversion, ...] = ()
+    history: tuple[str, ...] = ()
 
 
 def image_set_of(encoded: Encoded, what: str, title: str, reading: Reading, progress: Progress) -> ImageSet:
@@ -72,7 +89,7 @@ def image_set_of(encoded: Encoded, what: str, title: str, reading: Reading, prog
         given = sum(caption is not None for caption in captions)
         step += ", with captions" if given == len(captions) else f", {given:,} of them with captions"
     conversions = (*encoded.conversions, *stacked.conversions)
-    history = (step, *(one.sentence for one in conversions))
+    history = (*encoded.history, step, *(one.sentence for one in conversions))
     with naming(what):
         return ImageSet(
             stacked.images,
@@ -178,6 +195,21 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return text.lower().lstrip("+-") not in ("nan", "inf", "infinity")
+
+
+def noted(content: bytes, what: str) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """Return the names of the classes, if there are any, and the history that a `NOTE_FILE` tells.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    with as_text(what):
+        said = json.loads(content)
+        class_names, history = said["class_names"], said["history"]
+        for texts in (class_names or [], history):
+            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+                raise ValueError("it must list texts")
+        return (tuple(class_names) if class_names else None), tuple(history)
 
 
 def first_key(keys: Sequence[str], found: Mapping[str, Any] | Sequence[str]) -> str | None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data.conversions import Conversion, name_text
-from diffmem.data.formats.encoded import Encoded, image_set_of
+from diffmem.data.formats.encoded import NOTE_FILE, Encoded, image_set_of, noted
 from diffmem.data.formats.files import PassedOver, divide
 from diffmem.data.formats.guards import MAX_FILE_BYTES, is_folder, is_plain_file, read_plain, stays_inside
 from diffmem.data.formats.guards import reading as reading_text
@@ -79,6 +79,11 @@ def read_folder(
             captions=described.captions,
             conversions=(*encoded.conversions, *described.conversions),
         )
+        note = path / NOTE_FILE
+        if note.is_file() and not note.is_symlink():
+            class_names, history = noted(read_plain(note, MAX_FILE_BYTES, str(note)), str(note))
+            class_names = class_names if any(label is not None for label in described.labels or ()) else None
+            encoded = replace(encoded, class_names=class_names, history=history)
     elif inside:
         numbers, class_names = labels_of(classes, np.arange(len(classes)))
         encoded = replace(encoded, labels=numbers.tolist(), class_names=class_names)

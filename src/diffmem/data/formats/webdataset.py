@@ -18,10 +18,12 @@ from diffmem.data.conversions import Conversion, name_text
 from diffmem.data.formats.encoded import (
     CAPTION_KEYS,
     LABEL_KEYS,
+    NOTE_FILE,
     Encoded,
     first_key,
     image_set_of,
     label_of,
+    noted,
 )
 from diffmem.data.formats.files import PassedOver, divide
 from diffmem.data.formats.folder import labels_of
@@ -54,6 +56,8 @@ class _Index:
         self.alone: dict[str, list[str]] = {}  # by ending, those that describe none
         self._stream: TarStream | None = None
         self._open = -1
+        self.class_names: tuple[str, ...] | None = None
+        self.history: tuple[str, ...] = ()
 
     def add(self, number: int) -> None:
         """Look through one tar.
@@ -67,6 +71,10 @@ class _Index:
         with as_text(str(shard)), TarStream(shard) as stream:
             for member in stream.members():
                 name = member.name
+                if name == NOTE_FILE and member.size <= MAX_FILE_BYTES:
+                    said = noted(stream.read(member.size), f"{shard}: {name}")
+                    self.class_names, self.history = said
+                    continue
                 if any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):
                     continue
                 key, ending = _key(name)
@@ -208,7 +216,7 @@ def read_tars(
     labels: Sequence[int | str | None] = index.labels
     chosen: Sequence[int] = range(len(index.names))
     names = index.names
-    class_names: tuple[str, ...] | None = None
+    class_names = index.class_names if any(label is not None for label in labels) else None
     if len(shards) == 1:
         chosen, classes, division = divide(names, split, what, in_archive=True)
         conversions = (*conversions, *division)
@@ -225,6 +233,7 @@ def read_tars(
         class_names,
         sum(index.sizes),
         (*conversions, *passed),
+        index.history,
     )
     title = f"tar {shards[0].name}" if len(shards) == 1 else f"{len(shards)} tar shards {Path(what).name}"
     try:
