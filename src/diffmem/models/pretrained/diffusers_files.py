@@ -37,6 +37,7 @@ __all__ = [
     "TRAINERS",
     "Parts",
     "find_parts",
+    "inside",
     "read_settings",
     "read_weights",
     "variant_of",
@@ -88,15 +89,9 @@ _KINDS = {
 _CODECS = ("vae", "vqvae")
 _TEXT = ("text_encoder", "tokenizer")
 _STEM = "diffusion_pytorch_model"
-_SAFE, _PICKLE = f"{_STEM}.safetensors", f"{_STEM}.bin"
-# Whole and in shards; without a precision in the name, or the same weights in one. Others, as non_ema, are other weights.
-_SAFETENSORS: dict[str | None, tuple[str, str]] = {
-    None: (_SAFE, f"{_SAFE}.index.json"),
-    **{
-        each: (f"{_STEM}.{each}.safetensors", f"{_SAFE}.index.{each}.json")
-        for each in ("fp16", "bf16", "fp32")
-    },
-}
+_PICKLE = f"{_STEM}.bin"
+_PRECISIONS = (None, "fp16", "bf16", "fp32")
+_MAX_WEIGHTS_BYTES = 16 * 2**30  # the network of SDXL takes 10.3 billion bytes
 _MAX_JSON_BYTES = 8 * 2**20
 CHECKPOINT = re.compile(r"checkpoint-\d+")
 """Names of the folders that the library's training examples save states in."""
@@ -112,7 +107,7 @@ def read_settings(path: Path, root: Path) -> dict[str, Any]:
     Raises:
         UserError: The file lies elsewhere, is too large, no JSON, or no object.
     """
-    content = read_plain(_inside(path, root), _MAX_JSON_BYTES, str(path))
+    content = read_plain(inside(path, root), _MAX_JSON_BYTES, str(path))
     with reading(str(path)):
         settings = json.loads(content)
     if not isinstance(settings, dict):
@@ -120,7 +115,21 @@ def read_settings(path: Path, root: Path) -> dict[str, Any]:
     return settings
 
 
-def read_weights(folder: Path, root: Path, allow_pickle: bool) -> dict[str, Tensor]:
+def _names_of(stem: str) -> dict[str | None, tuple[str, str]]:
+    """Return the names of weights, whole and in shards, without a precision in the name, or the same weights in one.
+
+    Others, as non_ema, are other weights.
+    """
+    return {
+        each: (
+            f"{stem}.{each}.safetensors" if each else f"{stem}.safetensors",
+            f"{stem}.safetensors.index{f'.{each}' if each else ''}.json",
+        )
+        for each in _PRECISIONS
+    }
+
+
+def read_weights(folder: Path, root: Path, allow_pickle: bool, stem: str = _STEM) -> dict[str, Tensor]:
     """Return the tensors of a network by name, on the CPU.
 
     An index of shards goes before a whole file, and safetensors before a pickle.
@@ -130,41 +139,48 @@ def read_weights(folder: Path, root: Path, allow_pickle: bool) -> dict[str, Tens
         root: The folder that they must belong to, whatever links there are.
         allow_pickle: Whether to read a pickle where there are no safetensors. It is read without running what it asks for (the
             restricted reader of torch).
+        stem: What the names of files begin with; those of diffusers by default, 'model' of transformers.
 
     Raises:
         UserError: There are no weights of an allowed kind, or a file is damaged, or holds anything but floating-point tensors of finite
             numbers.
     """
     pickles = [(_PICKLE, f"{_PICKLE}.index.json")] if allow_pickle else []
-    for name, index in [*_SAFETENSORS.values(), *pickles]:
+    for name, index in [*_names_of(stem).values(), *pickles]:
         if is_plain_file(folder / index):
             return _sharded(folder / index, root)
         if is_plain_file(folder / name):
             return _tensors(folder / name, root)
-    raise UserError(_missing(folder, allow_pickle))
+    raise UserError(_missing(folder, allow_pickle, stem))
 
 
-def variant_of(folder: Path) -> str | None:
+def variant_of(folder: Path, stem: str = _STEM) -> str | None:
     """Return the precision in the name of the files that `read_weights` reads; none if there is none in it."""
     there = (
-        each for each, names in _SAFETENSORS.items() if any(is_plain_file(folder / name) for name in names)
+        each for each, names in _names_of(stem).items() if any(is_plain_file(folder / name) for name in names)
     )
     return next(there, None)
 
 
-def _missing(folder: Path, allow_pickle: bool) -> str:
+def _missing(folder: Path, allow_pickle: bool, stem: str) -> str:
+    safe, old = f"{stem}.safetensors", "pytorch_model.bin"
+    if stem != _STEM and (folder / old).is_file():
+        return (
+            f"{folder} holds its weights as a pickle only ({old}), which is not read. Save the pipeline as safetensors, once, with"
+            " diffusers (save_pretrained)."
+        )
     if not allow_pickle and any(is_plain_file(folder / name) for name in (_PICKLE, f"{_PICKLE}.index.json")):
         return (
             f"{folder} holds its weights as a pickle only ({_PICKLE}). Save them as safetensors (save_pretrained of diffusers does), or"
             " allow the pickle (the option --allow-pickle, the argument allow_pickle)."
         )
-    others = sorted(path.name for path in folder.glob(f"{_STEM}*"))
+    others = sorted(path.name for path in folder.glob(f"{stem}*"))
     if others:
-        return f"{folder} lacks {_SAFE}. It holds {', '.join(others)[:200]}; if that is a variant, copy it to the missing name."
-    return f"{folder} lacks the weights of its network, {_SAFE}; copy them there."
+        return f"{folder} lacks {safe}. It holds {', '.join(others)[:200]}; if that is a variant, copy it to the missing name."
+    return f"{folder} lacks the weights of its network, {safe}; copy them there."
 
 
-def _inside(path: Path, root: Path) -> Path:
+def inside(path: Path, root: Path) -> Path:
     """Return the path of a file after checking that it is in its folder."""
     home = root.resolve()
     # A hub's cache keeps the files of a snapshot as links into the folder of blobs beside all snapshots.
@@ -192,7 +208,10 @@ def _sharded(index: Path, root: Path) -> dict[str, Tensor]:
 
 
 def _tensors(path: Path, root: Path) -> dict[str, Tensor]:
-    tensors = (_unpickled if path.suffix == ".bin" else load_tensors)(_inside(path, root))
+    path = inside(path, root)
+    tensors = _unpickled(path) if path.suffix == ".bin" else load_tensors(path, _MAX_WEIGHTS_BYTES)
+    # Text encoders saved by older versions of transformers hold the numbers of positions beside their weights.
+    tensors = {name: each for name, each in tensors.items() if not name.endswith("embeddings.position_ids")}
     with naming(path):
         check_numbers(tensors)
     return tensors
