@@ -382,8 +382,8 @@ def _checked_pipeline(index: Path) -> tuple[str, dict[str, str]]:
 def _refuse(index: Path, name: object, parts: Mapping[str, Any]) -> NoReturn:
     if any(key.startswith(_TEXT) and any(value) for key, value in parts.items()):
         raise UserError(
-            f"{index.parent} is a pipeline of diffusers that text directs ({name!r:.80}): D depends on the text, and training images have"
-            f" none here. {SAMPLES_ONLY}"
+            f"{index.parent} is a pipeline of diffusers that text directs ({name!r:.80}): D depends on the text. Open it with prompts"
+            f" (diffmem.open_text_model, diffmem model info). Or: {SAMPLES_ONLY}"
         )
     raise UserError(
         f"{index}, of diffusers: the pipeline {name!r:.80} is not supported: {unlike(name, _PIPELINES)}"

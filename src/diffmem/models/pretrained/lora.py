@@ -237,9 +237,10 @@ class _Adapter(NamedTuple):
             alpha = self.settings.get(f"{prefix}lora_alpha")
             if alpha is None:
                 continue
-            for name, other in (self.settings.get(f"{prefix}alpha_pattern") or {}).items():
+            pattern = self.settings.get(f"{prefix}alpha_pattern") or {}
+            for name, other in pattern.items() if isinstance(pattern, Mapping) else [(repr(pattern), None)]:
                 if not name.replace("_", "").replace(".", "").isalnum():
-                    raise UserError(f"{self.path}: alpha_pattern {name!r:.80} is not supported. {_MERGE}")
+                    raise UserError(f"{self.path}: alpha_pattern {name:.80} is not supported. {_MERGE}")
                 if f".{layer.name}".endswith(f".{name}"):
                     alpha = other
             if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):

@@ -344,7 +344,10 @@ class EncoderSettings(PartSettings):
     @property
     def arguments(self) -> dict[str, object]:
         """Those that the library's class takes."""
-        return self.model_dump(exclude={"model_type", "use_attention_mask", "quantization_config"})
+        return self.model_dump(exclude={"model_type", "use_attention_mask", "quantization_config"}) | {
+            "bos_token_id": None,  # nothing is computed from them
+            "pad_token_id": None,
+        }
 
 
 def read_encoder(part: EncoderPart, root: Path) -> EncoderSettings:

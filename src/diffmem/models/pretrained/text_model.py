@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from diffmem.data.formats.guards import in_one_line, is_folder, reading
+from diffmem.data.images import ImageSet
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
 from diffmem.files import sha256_file
@@ -31,6 +33,7 @@ from diffmem.models.pretrained.diffusers_folder import (
     with_autoencoder,
 )
 from diffmem.models.pretrained.lora import Lora, parse_lora, read_lora
+from diffmem.models.pretrained.recognition import TO_CONVERT
 from diffmem.models.pretrained.text_encoders import PromptTable, encoded, encoders_of
 from diffmem.models.pretrained.text_folder import (
     TextParts,
@@ -42,7 +45,7 @@ from diffmem.models.pretrained.text_folder import (
 from diffmem.models.readings import generic_readings
 from diffmem.models.weights import naming
 
-__all__ = ["TextModel", "open_text_model"]
+__all__ = ["TextModel", "open_text_model", "prompts_of"]
 
 _FORMAT = "text-to-image folder of diffusers"
 _ONE_FILE = (".safetensors", ".ckpt", ".pt", ".bin")
@@ -114,7 +117,9 @@ def open_text_model(
         with torch.device("meta"):
             skeletons = {"unet": constructed(parts.network, make)}
         skeletons |= {encoder.part.name: encoder.skeleton() for encoder in encoders}
-        merged = read_lora(parse_lora(lora), skeletons)
+        choice = parse_lora(lora)
+        with reading(str(choice.path)):
+            merged = read_lora(choice, skeletons)
 
     def merge(part: str, changed: nn.Module) -> None:
         if merged is not None:
@@ -161,6 +166,21 @@ def open_text_model(
     return TextModel(latent, table, merged)
 
 
+def prompts_of(images: ImageSet) -> tuple[ImageSet, tuple[str, ...]]:
+    """Return the images that have captions, with the number of their caption as their class, and the distinct captions in this order.
+
+    Without any captions, all images without classes, and the empty prompt: then "no label" is what such images can be denoised with.
+    """
+    captions = images.captions or ()
+    chosen = [index for index, caption in enumerate(captions) if caption is not None]
+    if not chosen:
+        return replace(images, labels=None, class_names=None), ("",)
+    prompts = tuple(dict.fromkeys(caption for caption in captions if caption is not None))
+    number = {prompt: index for index, prompt in enumerate(prompts)}
+    labels = np.array([number[caption] for caption in captions if caption is not None], dtype=np.int64)
+    return replace(images.take(chosen, "those with captions"), labels=labels, class_names=None), prompts
+
+
 def _folder(path: Path) -> Path:
     """Return the folder of a pipeline, that of the only revision in a hub's cache; refuse a file that holds all of it."""
     if is_folder(path):
@@ -171,11 +191,7 @@ def _folder(path: Path) -> Path:
         )
         return revisions[0] if len(revisions) == 1 else path
     if path.suffix in _ONE_FILE and path.is_file():
-        raise UserError(
-            f'{path} is one file, whose settings are not in it. Convert it to a folder once, where there is a network: python -c "from'
-            f" diffusers import StableDiffusionPipeline as P; P.from_single_file('{path.name}').save_pretrained('{path.stem}')\""
-            " (StableDiffusionXLPipeline for SDXL), and give that folder."
-        )
+        raise UserError(f"{path} is one file, whose settings are not in it. {TO_CONVERT}")
     raise UserError(
         f"There is no folder {path}. Give the folder of a pipeline of diffusers; nothing is downloaded."
     )
