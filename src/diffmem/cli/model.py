@@ -61,12 +61,18 @@ def model_info(
 
 def _text_model_info(path: Path, opening: ModelOptions, images: ImageSet | None, lora: str | None) -> None:
     """Say what was read from a model that text directs; with images, by their captions."""
+    import numpy as np
+
     from diffmem.models import open_text_model
     from diffmem.models.denoiser import model_text
     from diffmem.models.pretrained.text_model import prompts_of
+    from diffmem.optimum.denoising_error import IMAGES
 
     replace(opening, resolution=None).refuse("one that text directs has none of these")
-    shown, prompts = (None, ("",)) if images is None else prompts_of(images)
+    shown, prompts = None, ("",)
+    if images is not None:  # as many as are checked, so that no other caption is encoded
+        drawn = np.random.default_rng(0).permutation(len(images))[:IMAGES]
+        shown, prompts = prompts_of(images.take(np.sort(drawn), "drawn to check the model"))
     size = opening.details()["resolution"]
     model = open_text_model(path, prompts, lora=lora, size=size, device="cpu").denoiser
     print(model_text(model))
