@@ -52,7 +52,7 @@ def _is_model(path: Path) -> bool:
     return CHECKPOINT.fullmatch(path.name) is not None or any((path / sign).exists() for sign in signs)
 
 
-def refuse_several(folder: Path, found: list[Path]) -> None:
+def refuse_several(folder: Path, found: list[Path], what: str = "checkpoints, the newest first") -> None:
     """Refuse a folder of which no model can be chosen, and say what it holds.
 
     Raises:
@@ -61,7 +61,7 @@ def refuse_several(folder: Path, found: list[Path]) -> None:
     shown = ", ".join(map(_described, found[:_MOST_SHOWN]))
     more = f" and {len(found) - _MOST_SHOWN:,} more" if len(found) > _MOST_SHOWN else ""
     raise UserError(
-        f"{folder} holds {len(found):,} checkpoints, the newest first: {shown}{more}. Name the one that is meant, for example"
+        f"{folder} holds {len(found):,} {what}: {shown}{more}. Name the one that is meant, for example"
         f" {found[0]}."
     )
 

@@ -26,7 +26,7 @@ from diffmem.models.pretrained.checkpoint import read_checkpoint, with_tensors
 from diffmem.models.pretrained.checkpoints_in import checkpoints_in, refuse_several, step_of
 from diffmem.models.pretrained.diffusers_folder import doubts_of, open_diffusers
 from diffmem.models.pretrained.doors import DOORS, Opened, door_of
-from diffmem.models.pretrained.edm2 import EMA_LENGTH, Asked
+from diffmem.models.pretrained.edm2 import Asked
 from diffmem.models.pretrained.edm_pickle import edm_network, holds_networks, network_names
 from diffmem.models.pretrained.foreign import from_edm_state_dict
 from diffmem.models.pretrained.other_files import HEAD_BYTES, is_safetensors, other_file, other_folder
@@ -48,7 +48,6 @@ OWN_FORMAT = "diffmem snapshot"
 _Model = Preconditioned | Opened
 _AVERAGED = "ema"
 _OF_SEVERAL = ("EDM pickle", "diffusers checkpoint", *(door.name for door in DOORS))
-_MOST_NAMED = 20
 _OWN = (".json", ".safetensors", ".bin")
 _BESIDE = ("scheduler", "vae", "vqvae")
 
@@ -198,7 +197,9 @@ def _chosen(source: Path) -> tuple[Path, tuple[str, ...]]:
     newest = [path for path in networks if step_of(path) == step_of(networks[-1])]
     if networks and len(newest) == 1:
         return source, ()
-    found = newest or checkpoints_in(source)
+    if newest:
+        refuse_several(source, newest, "EMA lengths of its newest step")
+    found = checkpoints_in(source)
     if len(found) > 1:
         refuse_several(source, found)
     return (found[0], ("It is the only checkpoint in the folder that was given.",)) if found else (source, ())
@@ -212,15 +213,7 @@ def _networks_of_edm(folder: Path) -> list[Path]:
 def _snapshot_of(run: Path) -> Path:
     networks = _networks_of_edm(run)
     if networks:
-        newest = networks[-1]
-        step = f"{newest.name.rpartition('-')[0]}-" if EMA_LENGTH.search(newest.name) else newest.name
-        lengths = [path.name for path in networks if path.name.startswith(step)]
-        if len(lengths) > 1:
-            raise UserError(
-                f"{run} holds several EMA lengths of its newest step: {', '.join(lengths[:_MOST_NAMED])}. Name one of them, such as"
-                f" {newest}."
-            )
-        return newest
+        return networks[-1]
     snapshots = sorted((run / "snapshots").glob("*.safetensors"))
     if not snapshots:
         raise UserError(f"{run} has no snapshot yet; train on, or name another run.")
