@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,19 @@ from typing import Any
 from parsl import DataFlowKernel
 from parsl.concurrent import ParslPoolExecutor
 from parsl.config import Config
+from parsl.executors import HighThroughputExecutor
 from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
 
 from diffmem.errors import DiffmemError, UserError
 from diffmem.executors.child import EventFile
 from diffmem.executors.config import ExecutorConfig
+from diffmem.executors.jobs import FOLDER, JobBook, cancel_left_jobs, job_name
+from diffmem.executors.parsl_jobs import JobWatch
 from diffmem.executors.parsl_presets import capacity, parsl_config
 from diffmem.executors.pool import SECONDS_TO_STOP, Event, Pool, Task, event_from_json
 from diffmem.executors.remote import CONTROL, GOES_ON, Assignment, progress_file, run_remotely
 from diffmem.executors.signals import signals_held
+from diffmem.folder_lock import locked_folder
 
 __all__ = ["ParslPool", "open_parsl"]
 
@@ -49,22 +53,34 @@ def open_parsl(config: ExecutorConfig, folder: Path) -> ParslPool:
         folder: Of the study; on a disk that it shares with the workers.
 
     Raises:
-        UserError: The settings do not fit what is there.
-        DiffmemError: Parsl could not start.
+        UserError: The settings do not fit what is there, or another study works in the folder.
+        DiffmemError: Parsl could not start, or jobs of the last session cannot be cancelled.
     """
-    ours = folder.resolve() / "executor"
+    ours = folder.resolve() / FOLDER
     strange = re.search(r"[^\w./+=@:,~-]", str(ours))
     if strange is not None:
         raise UserError(
             f"executor.kind = {config.kind}: the study's folder {folder.resolve()} has a character in its path"
             f" ({strange.group()!r}) that the scripts of Parsl cannot carry; choose another folder."
         )
-    return ParslPool(
-        parsl_config(config, ours / "parsl"),
-        ours,
-        seconds_to_save=60 * config.minutes_to_save,
-        gpus=config.gpus_per_node,
-    )
+    with ExitStack() as stack:
+        instead = f"stop that study first, or choose another folder than {folder}"
+        stack.enter_context(locked_folder(ours, instead))
+        for left in ours.glob("tasks-*"):  # without them, workers of a study that was killed save and end
+            shutil.rmtree(left, ignore_errors=True)
+        cancelled = cancel_left_jobs(ours, config.kind) if config.kind in ("slurm", "pbs") else []
+        pool = ParslPool(
+            parsl_config(config, ours / "parsl", JobBook(ours, config.kind, job_name(folder))),
+            ours,
+            seconds_to_save=60 * config.minutes_to_save,
+            gpus=config.gpus_per_node,
+        )
+        pool.on_stop(stack.pop_all())
+    if cancelled:
+        pool.tell(
+            f"Cancelled what the last session of this study had left in the queue: {', '.join(cancelled)}."
+        )
+    return pool
 
 
 @dataclass
@@ -94,6 +110,13 @@ class ParslPool(Pool):
     ) -> None:
         self.slots = capacity(config)
         self._seconds_to_save, self._gpus = seconds_to_save, gpus
+        self._watches = [
+            (executor, executor.block_error_handler)
+            for executor in config.executors
+            if isinstance(executor, HighThroughputExecutor)
+            and isinstance(executor.block_error_handler, JobWatch)
+        ]
+        self._on_stop = ExitStack()
         self._running: dict[int, _Running] = {}
         self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._count, self._next_check, self._stopped = 0, 0.0, False
@@ -110,6 +133,20 @@ class ParslPool(Pool):
             shutil.rmtree(self._folder, ignore_errors=True)
             raise DiffmemError(f"Parsl cannot start: {type(error).__name__}: {error}.") from error
         self._executor = ParslPoolExecutor(dfk=self._kernel)
+
+    def on_stop(self, stack: ExitStack) -> None:
+        """Close something when the pool has stopped."""
+        self._on_stop = stack
+
+    def tell(self, text: str) -> None:
+        """Warn of something with the next events."""
+        for _, watch in self._watches[:1]:
+            watch.tell(text)
+
+    @property
+    def waiting(self) -> str:
+        """What tasks wait for; see `Pool`."""
+        return "; ".join(filter(None, dict.fromkeys(watch.book.waiting for _, watch in self._watches)))
 
     def submit(self, task: Task) -> None:
         """Take a task; see `Pool`."""
@@ -140,11 +177,26 @@ class ParslPool(Pool):
         if time.monotonic() < self._next_check:
             return []
         self._next_check = time.monotonic() + _SECONDS_BETWEEN_CHECKS
-        gone = _gone(self._kernel)
+        gone = _gone(self._kernel) or self._no_jobs()
         if gone is not None:
             lost, self._running = self._running, {}
             return [Event.failed(each.task.key, gone) for each in lost.values()]
-        return [event for running in self._running.values() for event in running.progress.new()[-1:]]
+        first = next(iter(self._running.values()), None)
+        news = (
+            []
+            if first is None
+            else [Event(first.task.key, "warning", text) for _, each in self._watches for text in each.news()]
+        )
+        return news + [event for running in self._running.values() for event in running.progress.new()[-1:]]
+
+    def _no_jobs(self) -> DiffmemError | None:
+        """Return why no job can work, if that is so."""
+        failure = next((watch.failure for _, watch in self._watches if watch.failure is not None), None)
+        if failure is None:
+            return None
+        return DiffmemError(
+            f"{failure}. The scripts and their output are in {self._folder.parent / 'parsl'}."
+        )
 
     def _end(self, running: _Running) -> list[Event]:
         """Return what came back of a task: its warnings and its end."""
@@ -167,6 +219,8 @@ class ParslPool(Pool):
         if self._stopped:
             return
         self._stopped = True
+        for _, watch in self._watches:
+            watch.close()
         try:
             # Written in place: over a network, a worker sees a change of a file that it knows sooner than that another one is there.
             with suppress(OSError):  # a full disk: the workers' end, below, ends the tasks, too
@@ -181,7 +235,14 @@ class ParslPool(Pool):
         finally:
             self._running.clear()
             self._started.__exit__(None, None, None)
+            for executor, watch in self._watches:
+                watch.book.remove(
+                    str(executor.blocks_to_job_id[block])
+                    for block, one in executor.status_facade.items()
+                    if one.terminal and block in executor.blocks_to_job_id
+                )
             shutil.rmtree(self._folder, ignore_errors=True)
+            self._on_stop.close()
 
 
 @contextmanager
