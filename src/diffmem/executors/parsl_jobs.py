@@ -13,7 +13,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from parsl.executors import HighThroughputExecutor
 from parsl.executors.status_handling import BlockProviderExecutor
@@ -60,7 +60,7 @@ class _Noted(ClusterProvider):
         try:
             number = str(super().submit(command, tasks_per_node, self.book.name))  # type: ignore[safe-super]
         except SubmitException as error:
-            words = " ".join(f"{error.stderr or ''} {error.stdout or ''}".split())
+            words = _last_lines(f"{error.stderr or ''}\n{error.stdout or ''}")
             raise DiffmemError(words or "the scheduler took no job and said nothing") from error
         self.book.add(number)
         return number
@@ -144,7 +144,7 @@ class JobWatch:
         Args:
             status: Block -> how its job is.
         """
-        assert isinstance(executor, HighThroughputExecutor)
+        executor = cast(HighThroughputExecutor, executor)
         managers = executor.connected_managers()
         live = {block: one for block, one in status.items() if not one.terminal}
         self._note(executor, status, {manager["block_id"] for manager in managers})
@@ -205,9 +205,9 @@ class JobWatch:
         self._not_before = time.monotonic() + _SECONDS_AFTER_A_FAILURE
         last = [self._ended[each] for each in sorted(self._ended, key=int)][-_MOST_FAILURES:]
         if len(last) == _MOST_FAILURES and all(last):
-            reasons = "; ".join(dict.fromkeys(last))
+            reasons = "; ".join({_gist(each): each for each in last}.values())
             self.failure = DiffmemError(f"{_MOST_FAILURES} jobs in a row could not start a worker: {reasons}")
-        else:
+        elif _gist(why) not in map(_gist, last[:-1]):
             self.tell(text)
 
     def _scale(
@@ -243,6 +243,11 @@ class JobWatch:
         more = min(needed - len(taking), provider.max_blocks - len(live))
         if more > 0 and now >= self._not_before:
             executor.scale_out_facade(more)
+
+
+def _gist(text: str) -> str:
+    """Return a text without its numbers, such as a job's, so that what says the same is told once."""
+    return re.sub(r"\d+", "", text)
 
 
 def _last_lines(text: str) -> str:

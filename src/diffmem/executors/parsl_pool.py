@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import queue
 import re
@@ -16,6 +17,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
@@ -40,10 +42,12 @@ from diffmem.executors.pool import SECONDS_TO_STOP, Event, Pool, Task, event_fro
 from diffmem.executors.remote import CONTROL, GOES_ON, Assignment, progress_file, run_remotely
 from diffmem.executors.signals import signals_held
 from diffmem.folder_lock import locked_folder
+from diffmem.text import bytes_text
 
 __all__ = ["ParslPool", "open_parsl"]
 
 _SECONDS_BETWEEN_CHECKS = 1.0
+_SECONDS_BETWEEN_TOUCHES = 2.0
 
 
 def open_parsl(config: ExecutorConfig, folder: Path) -> ParslPool:
@@ -74,6 +78,7 @@ def open_parsl(config: ExecutorConfig, folder: Path) -> ParslPool:
             ours,
             seconds_to_save=60 * config.minutes_to_save,
             gpus=config.gpus_per_node,
+            runs_without_memory=config.runs_per_node if config.memory_gb is None else None,
         )
         pool.on_stop(stack.pop_all())
     if cancelled:
@@ -100,16 +105,24 @@ class ParslPool(Pool):
         folder: For the pool's files; workers see it under the same path.
         seconds_to_save: How long before a job's time limit (DIFFMEM_ENDS on the worker) its tasks are asked to save and end.
         gpus: GPUs of each machine, to be divided among its workers; None leaves that to the configuration.
+        runs_without_memory: Tasks at once on a machine, if its jobs ask for no memory.
 
     Raises:
         DiffmemError: Parsl could not start, or the folder cannot be written.
     """
 
     def __init__(
-        self, config: Config, folder: Path, *, seconds_to_save: float, gpus: int | None = None
+        self,
+        config: Config,
+        folder: Path,
+        *,
+        seconds_to_save: float,
+        gpus: int | None = None,
+        runs_without_memory: int | None = None,
     ) -> None:
         self.slots = capacity(config)
         self._seconds_to_save, self._gpus = seconds_to_save, gpus
+        self._runs_without_memory = runs_without_memory
         self._watches = [
             (executor, executor.block_error_handler)
             for executor in config.executors
@@ -133,6 +146,14 @@ class ParslPool(Pool):
             shutil.rmtree(self._folder, ignore_errors=True)
             raise DiffmemError(f"Parsl cannot start: {type(error).__name__}: {error}.") from error
         self._executor = ParslPoolExecutor(dfk=self._kernel)
+        threading.Thread(target=self._touch, name="touch", daemon=True).start()
+
+    def _touch(self) -> None:
+        """Let the workers know that the study goes on (see `remote`)."""
+        while not self._stopped:
+            with suppress(OSError):
+                os.utime(self._folder / CONTROL)
+            time.sleep(_SECONDS_BETWEEN_TOUCHES)
 
     def on_stop(self, stack: ExitStack) -> None:
         """Close something when the pool has stopped."""
@@ -203,8 +224,9 @@ class ParslPool(Pool):
         key, error = running.task.key, running.future.exception()
         if error is None:
             found = running.future.result()
-            warnings = [Event(key, "warning", text) for text in found["warnings"]]
-            return [*warnings, event_from_json(found["end"])]
+            end = event_from_json(found["end"])
+            texts = found["warnings"] + self._about_memory(found["memory"] if end.kind == "finished" else 0)
+            return [*(Event(key, "warning", text) for text in texts), end]
         text = " ".join(str(error).split())
         if isinstance(error, ManagerLost | WorkerLost):
             return [Event(key, "lost", f"The worker of the task is gone: {text}.")]
@@ -213,6 +235,18 @@ class ParslPool(Pool):
             f" {self._folder.parent / 'parsl'}."
         )
         return [Event.failed(key, failure)]
+
+    def _about_memory(self, measured: int) -> list[str]:
+        """Return, once, how much memory to ask for, where the recipe does not; of what a task took, in bytes."""
+        if not measured or self._runs_without_memory is None:
+            return []
+        runs, self._runs_without_memory = self._runs_without_memory, None
+        ample = math.ceil(2 * measured * runs / 1e9)
+        return [
+            f"The jobs ask for no memory, so that the scheduler may charge a whole machine, or too little. The first run took"
+            f" {bytes_text(measured)}: executor.memory_gb: {ample} is twice that for the {runs} at once on a machine; larger training"
+            " sets need more."
+        ]
 
     def stop(self) -> None:
         """Ask the running tasks to save and end, wait for them, and end the workers; see `Pool`."""
