@@ -33,7 +33,7 @@ training:
 measure: {samples: 40}
 search: {tolerance: 0.3, start: 16, most_sizes: 2}
 """
-LOCAL = "executor: {kind: local, processes: 1}\n"
+LOCAL = "executor: inline\n"  # one thread, as in a job
 SLURM = """
 executor:
   kind: slurm

@@ -72,7 +72,12 @@ class _Noted(ClusterProvider):
 
 
 class PbsJobs(_Noted, PBSProProvider):
-    """Jobs of PBS."""
+    """Jobs of PBS, whose qstat tells everything of each at each look."""
+
+    @property
+    def status_polling_interval(self) -> int:
+        """Seconds between two looks at the queue."""
+        return 2 * SECONDS_BETWEEN_LOOKS
 
 
 class SlurmJobs(_Noted, SlurmProvider):
