@@ -107,9 +107,10 @@ def test_a_search_that_is_killed_goes_on_with_the_same_command_to_the_same_repor
 ):
     first = study(tmp_path, SLURM, "width")
     (job,) = within(60, lambda: slurm.jobs("RUNNING"))
-    within(60, lambda: list(tmp_path.glob("**/state*")))
+    within(60, lambda: list(tmp_path.glob("width/executor/tasks-*/1.jsonl")))
     first.kill()
     first.wait()
+    assert not (tmp_path / "width/report.json").exists()
     second = study(tmp_path, SLURM, "width")
     try:
         assert second.wait(300) == 0

@@ -42,7 +42,7 @@ from diffmem.executors.pool import SECONDS_TO_STOP, Event, Pool, Task, event_fro
 from diffmem.executors.remote import CONTROL, GOES_ON, Assignment, progress_file, run_remotely
 from diffmem.executors.signals import signals_held
 from diffmem.folder_lock import locked_folder
-from diffmem.text import bytes_text
+from diffmem.text import bytes_text, count_text
 
 __all__ = ["ParslPool", "open_parsl"]
 
@@ -243,9 +243,9 @@ class ParslPool(Pool):
         runs, self._runs_without_memory = self._runs_without_memory, None
         ample = math.ceil(2 * measured * runs / 1e9)
         return [
-            f"The jobs ask for no memory, so that the scheduler may charge a whole machine, or too little. The first run took"
-            f" {bytes_text(measured)}: executor.memory_gb: {ample} is twice that for the {runs} at once on a machine; larger training"
-            " sets need more."
+            "The jobs ask for no memory, so that the scheduler may charge a whole machine, or give too little. The first run took"
+            f" {bytes_text(measured)}; executor.memory_gb: {ample} is twice that for each of the {count_text(runs, 'run')} at once on a"
+            " machine. Larger training sets need more."
         ]
 
     def stop(self) -> None:
