@@ -74,7 +74,7 @@ def test_the_images_are_far_from_each_other():
 
 
 def timed(products, kind):
-    """A network that is told timesteps, which GuidedUNet would rescale; between them, the logarithms of products of 1 - beta are on lines."""
+    """A network that is told timesteps, which GuidedUNet would rescale; between them, products of 1 - beta are geometric."""
     logs = products.log()
 
     def network(x_t, time, labels=None):

@@ -162,7 +162,7 @@ def _shape(
         )
     if "image_size" in answers or (image_shape is None and side is None):
         side = answers.whole(
-            "image_size", "64 in guided-diffusion; or give image_shape (--shape 3x64x64)", 64
+            "image_size", "64 in guided-diffusion; or give resolution=64 (--resolution 64)", 64
         )
     elif image_shape is not None:
         return image_shape_of(image_shape, network.channels, (image_shape[1], image_shape[2]), network.scale)

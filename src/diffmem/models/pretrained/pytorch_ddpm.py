@@ -118,7 +118,8 @@ def _sides(checkpoint: Mapping[str, Any], image_shape: WantedShape | None) -> tu
         return noise.shape[2], noise.shape[3]
     if image_shape is None:
         raise UserError(
-            f"{_WHAT} without x_T does not tell the size of its images: give image_shape, such as (3, 32, 32)."
+            f"{_WHAT} without x_T does not tell the size of its images: give it as resolution=32 or image_shape=(C, H, W), for example"
+            " (3, 32, 32); on the command line as --resolution 32. The trainer's own default (img_size) is 32."
         )
     return image_shape[1], image_shape[2]
 

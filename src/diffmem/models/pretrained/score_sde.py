@@ -254,5 +254,5 @@ def _shape(layout: ScoreLayout, answers: Answers, image_shape: WantedShape | Non
         if image_shape[1] != image_shape[2]:
             raise UserError(f"{_WHAT} makes square images, not {image_shape[1]} x {image_shape[2]} pixels.")
         return image_shape_of(image_shape, layout.channels, (image_shape[1], image_shape[2]), layout.scale)
-    side = answers.whole("image_size", "32; or give image_shape", 32)
+    side = answers.whole("image_size", "32 for CIFAR-10; or give resolution=32 (--resolution 32)", 32)
     return image_shape_of(image_shape, layout.channels, (side, side), layout.scale)
