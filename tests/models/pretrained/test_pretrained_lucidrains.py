@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_builders import FIXTURES, WITHOUT
-from lucidrains_tools import STEPS, checkpoint, elucidated, guided, small
+from lucidrains_tools import STEPS, checkpoint, constants, elucidated, guided, small
 from models_tools import images
 
 from diffmem.errors import UserError
@@ -197,6 +197,18 @@ def test_elucidated_diffusion_has_the_preconditioning_of_edm():
         assert any(f"(sigma_data) {data}" in note for note in notes)
         assert isinstance(denoiser, Denoiser)
         assert (denoiser.sigma_min, denoiser.sigma_max) == (0, float("inf"))
+
+
+def test_constants_of_the_other_diffusion_in_elucidated_diffusion_are_refused_without_advice():
+    told = refused(elucidated() | constants(), SHAPE)
+    assert "is not one of this trainer's ElucidatedDiffusion." in told
+    assert "Did you mean" not in told
+
+
+def test_a_model_of_sequences_is_named():
+    made = checkpoint()
+    made["ema"]["ema_model.model.init_conv.weight"] = torch.ones(8, 3, 7)
+    assert "a model of sequences (Unet1D)" in refused(made, SHAPE)
 
 
 def test_the_network_of_elucidated_diffusion_is_shown_a_quarter_of_the_log_of_sigma():

@@ -1,4 +1,4 @@
-"""What a checkpoint does not tell is asked for: each question names the setting, what it may be, the trainer's default, and how to answer."""
+"""What a checkpoint does not tell is asked for: each question names the setting, its values, the trainer's default and how to answer."""
 
 from __future__ import annotations
 
