@@ -118,7 +118,7 @@ def test_the_network_of_karras_ve_answers_as_the_library_steps(tmp_path):
     unet, scheduler, sigma, x = tiny_unet(**FOURIER), diffusers.KarrasVeScheduler(), 0.8, batch()
     denoiser = open_diffusers(saved(tmp_path, unet, scheduler, "KarrasVePipeline"))
     with torch.no_grad():
-        shown = sigma / 2 * unet((x + 1) / 2, sigma / 2).sample
+        shown = sigma / 2 * unet((x + 1) / 2, torch.full((2,), sigma / 2)).sample
         wanted = scheduler.step(shown, sigma, sigma, x).pred_original_sample
         made = denoiser(x, sigma)
     assert torch.allclose(made, wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
