@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from diffmem.data.formats.guards import in_one_line, is_folder, is_plain_file, read_plain, reading
+from diffmem.data.formats.guards import in_one_line, is_folder, is_plain_file, reading
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
 from diffmem.files import sha256_file
@@ -23,7 +23,7 @@ from diffmem.models.latent import LatentDenoiser
 from diffmem.models.preconditioning import Preconditioned
 from diffmem.models.pretrained.answers import WantedShape, check_weights, shape_text
 from diffmem.models.pretrained.checkpoint import read_checkpoint, with_tensors
-from diffmem.models.pretrained.checkpoints_in import checkpoints_in, refuse_several, step_of
+from diffmem.models.pretrained.checkpoints_in import checkpoints_in, refuse_several, revision_of, step_of
 from diffmem.models.pretrained.diffusers_folder import doubts_of, open_diffusers
 from diffmem.models.pretrained.doors import DOORS, Opened, door_of
 from diffmem.models.pretrained.edm2 import Asked
@@ -90,15 +90,15 @@ def open_model(
     if settings is not None and source.suffix == ".safetensors":
         denoiser, origin = _from_settings(source, settings)
     else:
-        source = _revision_of(source) if is_folder(source) else source
-        source, only = _chosen(source)
+        source, only = _chosen(revision_of(source))
+        source, within = _chosen(revision_of(source))  # it may be a hub's cache
         if is_folder(source) and not (source / "snapshots").is_dir() and not _networks_of_edm(source):
             denoiser, origin = _diffusers(source, device, weights, allow_pickle)
         else:
             file = _snapshot_of(source) if is_folder(source) else source
             asked = _Asked(wanted, settings, weights, device, allow_pickle)
             denoiser, origin = _from_file(file, asked)
-        origin = replace(origin, notes=(*only, *origin.notes))
+        origin = replace(origin, notes=(*(only or within), *origin.notes))
     if weights != _AVERAGED and origin.format not in _OF_SEVERAL:
         raise UserError(
             f"weights {weights!r} is for EDM pickles, checkpoints and folders checkpoint-N; a {origin.format} holds one network."
@@ -169,23 +169,6 @@ def origin_of(denoiser: Denoiser) -> Origin:
         for sigma in (low, (low * high) ** 0.5, high):
             digest.update(denoiser(sigma * x, sigma, labels).float().cpu().numpy().tobytes())
     return Origin("model of the caller's own", type(denoiser).__name__, digest.hexdigest())
-
-
-def _revision_of(folder: Path) -> Path:
-    """Return the folder of a revision, of a folder models--x--y of a hub's cache; any other as it is."""
-    if not (folder / "refs").is_dir() or not (folder / "snapshots").is_dir():
-        return folder
-    revisions = sorted(path for path in (folder / "snapshots").iterdir() if path.is_dir())
-    main = folder / "refs" / "main"
-    if is_plain_file(main):
-        wanted = read_plain(main, 1000, str(main)).decode(errors="replace").strip()
-        revisions = [path for path in revisions if path.name == wanted] or revisions
-    if len(revisions) != 1:
-        names = ", ".join(path.name for path in revisions[:5]) or "none"
-        raise UserError(
-            f"{folder} holds {len(revisions)} revisions ({names}); name one, in {folder / 'snapshots'}."
-        )
-    return revisions[0]
 
 
 def _chosen(source: Path) -> tuple[Path, tuple[str, ...]]:
