@@ -7,6 +7,7 @@ and the program ends with an error. The most memory that was used is printed: it
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import resource
 import sys
@@ -15,11 +16,12 @@ import time
 import traceback
 from pathlib import Path
 from random import Random
+from typing import Any
 
 _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(_HERE), str(_HERE.parent / "builders")]
 
-from fuzz_checkpoints import LAYOUTS, Layout  # noqa: E402 - the folders of the tests' makers are told above
+from fuzz_checkpoints import LAYOUTS  # noqa: E402 - the folders of the tests' makers are told above
 from fuzz_harness import Harness  # noqa: E402
 from fuzz_mutations import PROOF  # noqa: E402
 
@@ -34,8 +36,8 @@ def peak_mebibytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def fuzz(layout: Layout, count: int, seed: int, folder: Path) -> tuple[int, list[tuple[int, str, bytes]]]:
-    """Open so many damaged files; return how many were opened, and the findings: number, what happened, file.
+def fuzz(layout: Any, count: int, seed: int, folder: Path) -> tuple[int, list[tuple[int, str, bytes]]]:
+    """Open so many damaged files of a `Layout` or `Folder`; return how many were opened, and the findings: number, what happened, file.
 
     The working directory must be the folder, in which a call that is carried out would leave `PROOF`.
     """
@@ -58,17 +60,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("kinds", nargs="*", choices=[*LAYOUTS, []], metavar="KIND", help=", ".join(LAYOUTS))
+    parser.add_argument(
+        "kinds",
+        nargs="*",
+        metavar="KIND",
+        help=", ".join([*LAYOUTS, "diffusers-network", "diffusers-scheduler"]),
+    )
     parser.add_argument("--count", type=int, default=1000, help="of damaged files")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    kinds: dict[str, Any] = dict(LAYOUTS)
+    if importlib.util.find_spec("diffusers") is not None:
+        from fuzz_folders import FOLDERS
+
+        kinds |= FOLDERS
     findings_at, failed = Path("findings").absolute(), False
-    for kind in given.kinds or LAYOUTS:
+    for kind in given.kinds or kinds:
         with tempfile.TemporaryDirectory(prefix="diffmem-fuzz-") as scratch:
             os.chdir(scratch)
-            layout, folder = LAYOUTS[kind], Path(scratch)
-            for old in (False, True):
-                layout.parts(old)
+            layout, folder = kinds[kind], Path(scratch)
             started, before = time.monotonic(), peak_mebibytes()
             opened, findings = fuzz(layout, given.count, given.seed, folder)
             rate = given.count / (time.monotonic() - started)

@@ -14,7 +14,7 @@ from fuzz_run import fuzz
 
 from diffmem.errors import UserError
 
-COUNT = 60
+COUNT = 40
 
 
 def found(kind, count, seed, folder, monkeypatch):
@@ -25,6 +25,13 @@ def found(kind, count, seed, folder, monkeypatch):
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_a_damaged_checkpoint_is_opened_or_refused_in_one_line(tmp_path, monkeypatch, kind):
     assert not found(kind, COUNT, 0, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("kind", ["diffusers-network", "diffusers-scheduler"])
+def test_a_folder_with_damaged_settings_is_opened_or_refused_in_one_line(tmp_path, monkeypatch, kind):
+    folder = pytest.importorskip("fuzz_folders").FOLDERS[kind]
+    monkeypatch.chdir(tmp_path)
+    assert "\n".join(text for _, text, _ in fuzz(folder, COUNT, 0, tmp_path)[1]) == ""
 
 
 @pytest.mark.slow

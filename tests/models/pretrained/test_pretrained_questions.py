@@ -122,3 +122,10 @@ def test_no_other_text_and_no_number_without_a_float_is_one(text):
     answers = Answers("It", {"rate": text}, ["rate"])
     with pytest.raises(UserError, match="must be a positive number"):
         answers.positive("rate", "1", 1)
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (3, 8.0, 8), (3, 0, 8), (3, -8, 8), ("3", 8, 8), (3, 8, 8, 1)])
+def test_a_shape_of_images_is_three_positive_whole_numbers(tmp_path, shape):
+    torch.save(guided_diffusion(), tmp_path / "model000010.pt")
+    with pytest.raises(UserError, match="three positive whole numbers"):
+        open_model(tmp_path / "model000010.pt", shape, {"num_heads": 4})

@@ -125,6 +125,10 @@ def _wanted(
     image_shape: tuple[int, int, int] | None, resolution: int | tuple[int, int] | None
 ) -> WantedShape | None:
     """Return what the caller says of the images in one."""
+    if image_shape is not None and (
+        len(image_shape) != 3 or not all(type(one) is int and one > 0 for one in image_shape)
+    ):
+        raise UserError(f"image_shape must be (C, H, W), three positive whole numbers, not {image_shape!r}.")
     if resolution is None:
         return image_shape
     height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
