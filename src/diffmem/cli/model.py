@@ -69,7 +69,8 @@ def _text_model_info(path: Path, opening: ModelOptions, images: ImageSet | None,
     from diffmem.optimum.denoising_error import IMAGES
 
     replace(opening, resolution=None).refuse("one that text directs has none of these")
-    shown, prompts = None, ("",)
+    shown: ImageSet | None = None
+    prompts: tuple[str, ...] = ("",)
     if images is not None:  # as many as are checked, so that no other caption is encoded
         drawn = np.random.default_rng(0).permutation(len(images))[:IMAGES]
         shown, prompts = prompts_of(images.take(np.sort(drawn), "drawn to check the model"))

@@ -111,12 +111,16 @@ def status(folder: Path) -> None:
     Args:
         folder: Folder of the study.
     """
+    from diffmem.executors.jobs import waiting_for_jobs
     from diffmem.studies.search.report.tables import search_table, watch_table
 
     study = _open(folder)
     result = study.result()
     console().print(search_table(result))
     console().print(watch_table(result, _live(study)))
+    waiting = waiting_for_jobs(study.folder)
+    if waiting:
+        print(f"Waiting: {waiting}")
 
 
 def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:

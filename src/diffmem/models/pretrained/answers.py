@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ __all__ = ["Answers", "WantedShape", "check_weights", "image_shape_of", "shape_t
 
 WantedShape = tuple[int | None, int, int]
 """(C, H, W) of the images of a model as its user says it; C none for as many channels as the network has."""
+
+
+_MOST_BITS = 1000  # of whole numbers that floats come near to
 
 
 class Answers:
@@ -66,16 +70,18 @@ class Answers:
     def fraction(self, name: str, default: str, example: float) -> float:
         """Return a number above 0 and below 1; see `whole`."""
         value = self._value(name, "a number above 0 and below 1", default, example)
-        if type(value) not in (int, float) or not 0 < value < 1:
+        number = _number(value)
+        if not 0 < number < 1:
             raise UserError(f"settings: {name} must be a number above 0 and below 1, not {value!r}.")
-        return float(value)
+        return number
 
     def positive(self, name: str, default: str, example: float) -> float:
         """Return a positive number; see `whole`."""
         value = self._value(name, "a positive number", default, example)
-        if type(value) not in (int, float) or not 0 < value < math.inf:
+        number = _number(value)
+        if not 0 < number < math.inf:
             raise UserError(f"settings: {name} must be a positive number, not {value!r}.")
-        return float(value)
+        return number
 
     def folder(self, name: str, default: str) -> Path:
         """Return a folder that exists; see `choice`."""
@@ -93,6 +99,15 @@ class Answers:
                 f" predicts, so it is not guessed; the trainer's own default is {default}."
             )
         return self._given[name]
+
+
+def _number(value: object) -> float:
+    """Return a number, which may be a text with an exponent and no point, as YAML reads 1e-4; NaN for anything else."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]+[eE][+-]?[0-9]+", value):
+        return float(value)
+    if type(value) is int:
+        return float(value) if value.bit_length() < _MOST_BITS else math.inf
+    return value if type(value) is float else math.nan
 
 
 def check_weights(weights: str) -> None:

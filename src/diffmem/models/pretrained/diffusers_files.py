@@ -87,11 +87,27 @@ _KINDS = {
     "vqvae": AUTOENCODERS,
 }
 _CODECS = ("vae", "vqvae")
+_MODULES = ("diffusers", "deprecated")  # by the second, the library names its KarrasVeScheduler now
 _TEXT = ("text_encoder", "tokenizer")
 _STEM = "diffusion_pytorch_model"
-_PICKLE = f"{_STEM}.bin"
-_PRECISIONS = (None, "fp16", "bf16", "fp32")
+_SAFE, _PICKLE = f"{_STEM}.safetensors", f"{_STEM}.bin"
+_ENCODER = ("model.safetensors", "pytorch_model.bin")  # the same of transformers
+# Whole and in shards; without a precision in the name, or the same weights in one. Others, as non_ema, are other weights.
+_VARIANTS = (None, "fp16", "bf16", "fp32")
 _MAX_WEIGHTS_BYTES = 16 * 2**30  # the network of SDXL takes 10.3 billion bytes
+
+
+def _names_of(file: str) -> dict[str | None, tuple[str, str]]:
+    """Return the names of a file of weights, whole and its index of shards, of each variant."""
+    stem, ending = file.rsplit(".", 1)
+    return {
+        each: (f"{stem}.{each}.{ending}", f"{file}.index.{each}.json")
+        if each
+        else (file, f"{file}.index.json")
+        for each in _VARIANTS
+    }
+
+
 _MAX_JSON_BYTES = 8 * 2**20
 CHECKPOINT = re.compile(r"checkpoint-\d+")
 """Names of the folders that the library's training examples save states in."""
@@ -115,21 +131,7 @@ def read_settings(path: Path, root: Path) -> dict[str, Any]:
     return settings
 
 
-def _names_of(stem: str) -> dict[str | None, tuple[str, str]]:
-    """Return the names of weights, whole and in shards, without a precision in the name, or the same weights in one.
-
-    Others, as non_ema, are other weights.
-    """
-    return {
-        each: (
-            f"{stem}.{each}.safetensors" if each else f"{stem}.safetensors",
-            f"{stem}.safetensors.index{f'.{each}' if each else ''}.json",
-        )
-        for each in _PRECISIONS
-    }
-
-
-def read_weights(folder: Path, root: Path, allow_pickle: bool, stem: str = _STEM) -> dict[str, Tensor]:
+def read_weights(folder: Path, root: Path, allow_pickle: bool, encoder: bool = False) -> dict[str, Tensor]:
     """Return the tensors of a network by name, on the CPU.
 
     An index of shards goes before a whole file, and safetensors before a pickle.
@@ -139,44 +141,43 @@ def read_weights(folder: Path, root: Path, allow_pickle: bool, stem: str = _STEM
         root: The folder that they must belong to, whatever links there are.
         allow_pickle: Whether to read a pickle where there are no safetensors. It is read without running what it asks for (the
             restricted reader of torch).
-        stem: What the names of files begin with; those of diffusers by default, 'model' of transformers.
+        encoder: Whether the files have the names of transformers.
 
     Raises:
         UserError: There are no weights of an allowed kind, or a file is damaged, or holds anything but floating-point tensors of finite
             numbers.
     """
-    pickles = [(_PICKLE, f"{_PICKLE}.index.json")] if allow_pickle else []
-    for name, index in [*_names_of(stem).values(), *pickles]:
+    safe, pickles = (_names_of(file) for file in (_ENCODER if encoder else (_SAFE, _PICKLE)))
+    for name, index in [*safe.values(), *(pickles.values() if allow_pickle else ())]:
         if is_plain_file(folder / index):
             return _sharded(folder / index, root)
         if is_plain_file(folder / name):
             return _tensors(folder / name, root)
-    raise UserError(_missing(folder, allow_pickle, stem))
+    raise UserError(_missing(folder, allow_pickle, encoder))
 
 
-def variant_of(folder: Path, stem: str = _STEM) -> str | None:
+def variant_of(folder: Path, encoder: bool = False) -> str | None:
     """Return the precision in the name of the files that `read_weights` reads; none if there is none in it."""
-    there = (
-        each for each, names in _names_of(stem).items() if any(is_plain_file(folder / name) for name in names)
-    )
-    return next(there, None)
+    files = [item for file in (_ENCODER if encoder else (_SAFE, _PICKLE)) for item in _names_of(file).items()]
+    return next((each for each, names in files if any(is_plain_file(folder / name) for name in names)), None)
 
 
-def _missing(folder: Path, allow_pickle: bool, stem: str) -> str:
-    safe, old = f"{stem}.safetensors", "pytorch_model.bin"
-    if stem != _STEM and (folder / old).is_file():
+def _missing(folder: Path, allow_pickle: bool, encoder: bool) -> str:
+    safe, pickle_ = _ENCODER if encoder else (_SAFE, _PICKLE)
+    pickles = [
+        name for names in _names_of(pickle_).values() for name in names if is_plain_file(folder / name)
+    ]
+    if not allow_pickle and pickles:
         return (
-            f"{folder} holds its weights as a pickle only ({old}), which is not read. Save the pipeline as safetensors, once, with"
-            " diffusers (save_pretrained)."
+            f"{folder} holds its weights as a pickle only ({pickles[0]}). Save them as safetensors (save_pretrained of diffusers does), or"
+            " allow the pickle (the option --allow-pickle, the argument allow_pickle; not of a model that text directs)."
         )
-    if not allow_pickle and any(is_plain_file(folder / name) for name in (_PICKLE, f"{_PICKLE}.index.json")):
-        return (
-            f"{folder} holds its weights as a pickle only ({_PICKLE}). Save them as safetensors (save_pretrained of diffusers does), or"
-            " allow the pickle (the option --allow-pickle, the argument allow_pickle)."
-        )
-    others = sorted(path.name for path in folder.glob(f"{stem}*"))
+    others = sorted(path.name for path in folder.glob(f"{safe.split('.')[0]}*"))
     if others:
-        return f"{folder} lacks {safe}. It holds {', '.join(others)[:200]}; if that is a variant, copy it to the missing name."
+        return (
+            f"{folder} lacks {safe}. It holds {', '.join(others)[:200]}; if that is a variant, copy it to the missing name (a pickle to"
+            f" {pickle_})."
+        )
     return f"{folder} lacks the weights of its network, {safe}; copy them there."
 
 
@@ -372,7 +373,7 @@ def _checked_pipeline(index: Path) -> tuple[str, dict[str, str]]:
                 f" latents, a vae. {WAYS_ON}"
             )
         possible = _SCHEDULED.get(name, SCHEDULERS) if key == "scheduler" else _KINDS[key]
-        if module != "diffusers" or kind not in possible:
+        if module not in _MODULES or kind not in possible:
             raise UserError(
                 f"{index}, of diffusers: {key} {kind!r:.80} of {module!r:.80} is not supported: {unlike(kind, possible)}"
             )

@@ -95,9 +95,16 @@ def open_lucidrains(
     constants = {name: one for name, one in state.items() if not name.startswith(prefix)}
     for name in constants:
         if elucidated or name not in _CONSTANTS:
-            raise UserError(
-                f"Tensor {name!r} is not one of this trainer's.{nearest(name, [*_CONSTANTS, *state])}"
+            others = (
+                []
+                if elucidated
+                else [*_CONSTANTS.difference(constants), *(one for one in state if one != name)]
             )
+            raise UserError(
+                f"Tensor {name!r} is not one of this trainer's{' ElucidatedDiffusion' if elucidated else ''}.{nearest(name, others)}"
+            )
+    if getattr(tensors.get("init_conv.weight"), "ndim", 4) == 3:
+        raise UserError(f"It is a model of sequences (Unet1D) of {_TRAINER}, not of images.")
     guided = "classes_emb.weight" in tensors
     if guided:
         tensors = {_renamed(name): one for name, one in tensors.items()}

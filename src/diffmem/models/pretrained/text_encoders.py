@@ -74,7 +74,7 @@ class Encoder:
 
     def loaded(self, root: Path) -> nn.Module:
         """Return its network with the weights of the folder; see `filled`."""
-        tensors = read_weights(self.part.config.parent, root, False, stem="model")
+        tensors = read_weights(self.part.config.parent, root, allow_pickle=False, encoder=True)
         wanted = self.skeleton().state_dict()
         # Versions of the library differ in whether names begin with the name of the inner model.
         for name in list(tensors):

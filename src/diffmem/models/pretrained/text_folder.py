@@ -128,7 +128,7 @@ class TextParts(Parts):
         """The precisions in the names of the weights that are read."""
         found = [
             variant_of(self.network.parent),
-            *(variant_of(part.config.parent, "model") for part in self.encoders),
+            *(variant_of(part.config.parent, encoder=True) for part in self.encoders),
         ]
         return {each for each in found if each is not None}
 

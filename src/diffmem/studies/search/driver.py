@@ -86,7 +86,7 @@ class _Driver:
         self._losses: dict[
             str, tuple[int, object]
         ] = {}  # run id -> how often in a row it was lost, how far it was
-        self._note = ""
+        self._note = self._waiting = ""
         self._searches: list[Search] = []
         self._beaten = self._noted = time.monotonic()
 
@@ -117,6 +117,7 @@ class _Driver:
             else:
                 time.sleep(1.0)  # another study works on all that is waited for
             self._beat()
+            self._waiting = pool.waiting
             self._report()
 
     def _outcome(self, item: Item) -> Outcome | None:
@@ -203,7 +204,7 @@ class _Driver:
             1.0 if one.finished else min(0.9, len(one.found.outcomes) / 5) if one.found else 0.0
             for one in self._searches
         )
-        self._progress(done, float(len(self._searches)), self._note)
+        self._progress(done, float(len(self._searches)), "; ".join(filter(None, (self._note, self._waiting))))
 
 
 def _how_far(folder: Path) -> tuple[int, int]:
