@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -112,11 +112,24 @@ def filled(config: Path, make: Callable[[], nn.Module], tensors: dict[str, Tenso
         )
     # Without storage first: whatever sizes the settings name, no more is allocated than the file of weights holds.
     with torch.device("meta"):
-        _fill(config, constructed(config, make), dict(tensors), dry=True)
-    with torch.random.fork_rng(devices=[]):
         network = constructed(config, make)
-    _fill(config, network, tensors, dry=False)
+    renamed = _fitting(config, network.state_dict(), tensors)
+    # Weights of its own, in the place of random ones: for a billion of them, drawing these takes longer than reading the file.
+    network.load_state_dict(
+        {name: tensor.to(torch.float32, copy=True) for name, tensor in renamed.items()}, assign=True
+    )
+    if not _is_whole(network):
+        del network
+        with torch.random.fork_rng(devices=[]):
+            network = constructed(config, make)
+        network.load_state_dict(renamed)
     return network.float().eval().requires_grad_(False)
+
+
+def _is_whole(network: nn.Module) -> bool:
+    """Whether all that a network holds has storage; what its weights do not tell, such as numbers of positions, has none yet."""
+    held = [value for module in network.modules() for value in vars(module).values()]
+    return not any(tensor.is_meta for tensor in [*held, *network.buffers()] if isinstance(tensor, Tensor))
 
 
 def text_of(error: Exception) -> str:
@@ -147,16 +160,15 @@ def library_class(package: str, name: str, extra: str) -> Any:
         ) from error
 
 
-def _fill(config: Path, network: nn.Module, tensors: dict[str, Tensor], dry: bool) -> None:
-    """Copy tensors by name after checking that they are exactly those of the network; only check if `dry`."""
-    wanted = network.state_dict()
-    for name in list(tensors):
+def _fitting(config: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors by the names of a network after checking that they are exactly its own."""
+    found = dict(tensors)
+    for name in tensors:
         stem, _, last = name.rpartition(".")
         module, _, old = stem.rpartition(".")
         new = f"{module}.{_OLD_NAMES.get(old, old)}.{last}"
-        if name not in wanted and new in wanted and new not in tensors:
-            tensors[new] = tensors.pop(name)
+        if name not in wanted and new in wanted and new not in found:
+            found[new] = found.pop(name)
     with naming(config):
-        check_tensors(tensors, wanted, " Its weights do not fit its settings.")
-    if not dry:
-        network.load_state_dict(tensors)
+        check_tensors(found, wanted, " Its weights do not fit its settings.")
+    return found
