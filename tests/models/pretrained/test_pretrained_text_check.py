@@ -118,7 +118,7 @@ def call(capsys, tmp_path, monkeypatch):
 
 def test_the_command_says_what_was_read(folders, images, call, tmp_path):
     done = call("model", "info", folders["v_prediction"])
-    assert done.code == 0
+    assert (done.code, done.err) == (0, "")
     for part in (
         "text-to-image folder of diffusers: StableDiffusionPipeline v.",
         "UNet2DConditionModel, ",

@@ -72,6 +72,18 @@ def open_(folder, prompts=PROMPTS):
         ("unet/config.json", {"layers_per_block": 10**9}, "layers must be"),
         ("unet/config.json", {"transformer_layers_per_block": 8}, "tensor(s)"),
         ("unet/config.json", {"transformer_layers_per_block": [[10**9]]}, "layers must be"),
+        (
+            "unet/config.json",
+            {"transformer_layers_per_block": [64, 1], "layers_per_block": 64},
+            "do not fit weights",
+        ),
+        ("unet/config.json", {"reverse_transformer_layers_per_block": [1, 10**9]}, "layers must be"),
+        (
+            "unet/config.json",
+            {"reverse_transformer_layers_per_block": [1, 64], "layers_per_block": 8},
+            "do not fit weights",
+        ),
+        ("unet/config.json", {"down_block_types": ["DownBlock2D"]}, "entries for 2 blocks"),
         ("unet/config.json", {"block_out_channels": [16, 10**12]}, "unet"),
         ("unet/config.json", {"sample_size": 10**9}, "pixels"),
         ("unet/config.json", {"sample_size": 7}, "multiples of"),

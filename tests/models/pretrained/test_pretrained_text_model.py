@@ -110,6 +110,20 @@ def test_prompts_that_are_too_long_are_listed(made):
     assert "1 prompt(s) are longer" in " ".join(made[2].denoiser.origin.notes)
 
 
+def test_only_the_network_computes_in_bfloat16(made):
+    _, folder, model = made
+    half = open_text_model(folder, [*PROMPTS, LONG], device="cpu", dtype="bfloat16")
+    assert half.prompts.states.dtype == torch.float32
+    assert {weight.dtype for weight in half.denoiser.inner._network._network.parameters()} == {torch.bfloat16}
+    found = half.denoiser.inner._network._network.state_dict()
+    for name, weight in model.denoiser.inner._network._network.state_dict().items():
+        assert torch.equal(found[name], weight.bfloat16())
+    x = 3 * torch.randn(1, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(6))
+    assert half.denoiser(x, 3.0, torch.tensor([0])).isfinite().all()
+    images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(7)) * 2 - 1
+    assert torch.equal(half.denoiser.encode(images), model.denoiser.encode(images))
+
+
 def test_no_network_is_used(made, monkeypatch):
     cut_network(monkeypatch)
     open_text_model(made[1], ["a"], device="cpu")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, NoReturn
+from typing import ClassVar, Literal, NoReturn, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from diffmem.data.formats.guards import is_folder, is_plain_file
 from diffmem.errors import UserError
@@ -226,6 +226,11 @@ def _check_name(path: Path, *names: object) -> None:
             )
 
 
+_MOST_LAYERS = 64
+_LAYERS = ("layers_per_block", "transformer_layers_per_block", "reverse_transformer_layers_per_block")
+_Layers = int | tuple[int | tuple[int, ...], ...]
+
+
 class TextUnetSettings(PartSettings):
     """The settings of a `UNet2DConditionModel`; others that it may have are built by the library as they are."""
 
@@ -236,7 +241,10 @@ class TextUnetSettings(PartSettings):
     center_input_sample: Literal[False] = False
     block_out_channels: tuple[int, ...] = Field((320, 640, 1280, 1280), min_length=1, max_length=16)
     layers_per_block: int | tuple[int, ...] = 2
-    transformer_layers_per_block: int | tuple[int | tuple[int, ...], ...] = 1
+    transformer_layers_per_block: _Layers = 1
+    reverse_transformer_layers_per_block: _Layers | None = None
+    down_block_types: tuple[str, ...] = (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D")
+    up_block_types: tuple[str, ...] = ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3)
     cross_attention_dim: int = Field(1280, ge=1)
     attention_type: Literal["default"] = "default"
     addition_embed_type: Literal["text_time"] | None = None
@@ -260,12 +268,21 @@ class TextUnetSettings(PartSettings):
             raise ValueError(f"it is {_CHANNELS[value]}. {SAMPLES_ONLY.rstrip('.')}")
         return value
 
-    @field_validator("layers_per_block", "transformer_layers_per_block")
+    @field_validator(*_LAYERS)
     @classmethod
     def _few(cls, value: object) -> object:
         if not all(1 <= each <= _MOST_LAYERS for each in _numbers(value)):
             raise ValueError(f"layers must be 1 to {_MOST_LAYERS}")
         return value
+
+    @model_validator(mode="after")
+    def _one_for_each_block(self) -> Self:
+        count = len(self.block_out_channels)
+        for name in ("down_block_types", "up_block_types", *_LAYERS):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != count:
+                raise ValueError(f"{name} has {len(value)} entries for {count} blocks (block_out_channels)")
+        return self
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -281,10 +298,22 @@ class TextUnetSettings(PartSettings):
     @property
     def layers(self) -> int:
         """How many layers it has at least."""
-        return min(_numbers(self.layers_per_block)) * len(self.block_out_channels)
+        down = _blocks(self.layers_per_block, self.transformer_layers_per_block, self.down_block_types)
+        reverse = self.reverse_transformer_layers_per_block
+        return (
+            down if reverse is None else down + _blocks(self.layers_per_block, reverse, self.up_block_types)
+        )
 
 
-_MOST_LAYERS = 64
+def _blocks(layers: _Layers, depths: _Layers, kinds: tuple[str, ...]) -> int:
+    """Return how many blocks these settings of a side name: of convolutions and, where it attends to the prompt, of attention."""
+    count = 0
+    for index, kind in enumerate(kinds):
+        convolutions, depth = (each[index] if isinstance(each, tuple) else each for each in (layers, depths))
+        count += sum(_numbers(convolutions))
+        if "CrossAttn" in kind:
+            count += sum(depth) if isinstance(depth, tuple) else sum(_numbers(convolutions)) * depth
+    return count
 
 
 def _numbers(value: object) -> list[int]:

@@ -134,7 +134,7 @@ def open_text_model(
         merged.check()
     height, width = sides
     prompted = _Prompted(
-        raw.to(where, getattr(torch, dtype)),
+        nn.Module.to(raw, where, getattr(torch, dtype)),  # the library's own warns of any type
         table,
         (height * autoencoder.factor, width * autoencoder.factor) if parts.is_xl else None,
     )
