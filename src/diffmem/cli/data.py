@@ -43,6 +43,8 @@ def data_build(
     label_classes: int | None = None,
     duplicate: float | None = None,
     copies: int | None = None,
+    captions: bool = False,
+    form: Literal["imagefolder", "kohya"] | None = None,
     canaries: int | None = None,
     repeats: int | None = None,
 ) -> None:
@@ -54,12 +56,12 @@ def data_build(
 
     Args:
         source: What to read: the word digits; the archive of CIFAR-10, CIFAR-100 or STL-10; SVHN's .mat files; a folder of images
-            (sub-folders are classes, or metadata.jsonl describes them); a .csv that lists them; a .zip; a .tar, or WebDataset
-            shards ('train-{000..012}.tar', or their folder); Parquet with images; what Hugging Face datasets saved or cached;
+            (sub-folders are classes, or metadata.jsonl describes them, or captions lie beside them, as in kohya's folders
+            N_name); a .csv that lists them; a .zip; a .tar, or WebDataset shards ('train-{000..012}.tar', or their folder); Parquet with images; what Hugging Face datasets saved or cached;
             an .npz (MedMNIST, or any by --key) or .npy; IDX files (MNIST's format); with --synsets, ImageNet's folder.
         out: What to write: .zip (PNGs and dataset.json, as EDM reads them), .npz, .npy, which is never read
             into memory as a whole (labels and names go to .meta.npz beside it), .tar (WebDataset; several shards by
-            'train-{000..012}.tar'), or, without an ending, a new folder of PNGs with metadata.jsonl.
+            'train-{000..012}.tar'), or, without an ending, a new folder of PNGs, see --form.
         size: Number of different images; all if left out.
         resolution: Side of the images in pixels; as they are if left out.
         gray: Turn the images grey.
@@ -77,6 +79,9 @@ def data_build(
         label_classes: Number of classes of random labels.
         duplicate: Share of the images that are to occur several times, from 0 to 1; needs --copies.
         copies: How often they occur in total.
+        captions: Insist on captions: the set is for a text-to-image model.
+        form: Of a folder that is written: imagefolder (metadata.jsonl), or kohya (N_images with a .txt beside each image, N = repeats).
+            If left out, kohya for a set with repeats, else imagefolder.
         canaries: Take twice as many images out, mark them, and put this many back; the others are their control group.
             Both are kept in OUT.canaries.npz, for diffmem audit --canaries. Needs --repeats.
         repeats: How often each of the canaries that are put back occurs.
@@ -96,11 +101,15 @@ def data_build(
     planted = None
     with show_progress("Building") as progress, little_memory():
         images = build(source, config, progress)
+        if captions and images.captions is None:
+            raise UserError(
+                f"{source} has no captions: give metadata.jsonl with a text for each image, or a .txt beside it."
+            )
         if canaries is not None and repeats is not None:
             images, planted = plant_canaries(images, canaries, repeats, seed)
             # First: a set whose canaries nobody knows would be of no use.
             planted.save(canaries_path(out))
-        write_images(images, out, progress)
+        write_images(images, out, progress, form)
     beside = f"; labels and names in {meta_path(out)}" if out.suffix.lower() == ".npy" else ""
     files = [file for file in out.rglob("*") if file.is_file()] if out.is_dir() else written_files(out)
     size_text = bytes_text(sum(file.stat().st_size for file in files))

@@ -247,6 +247,7 @@ def plant_canaries(images: ImageSet, count: int, repeats: int, seed: int) -> tup
         names=tuple(names),
         history=history,
         captions=images.captions_at(order),
+        repeats=images.repeats_at(order),
     )
     of_groups = [None if images.labels is None else images.labels[chosen[group]] for group in groups]
     planted, control = (canaries[group] for group in groups)

@@ -2,7 +2,7 @@
 
 Members are images (PNG or JPEG, where EDM is to read them) in any folders, ordered by name. `dataset.json` holds {"labels":
 [["00000/img00000000.png", 3], ...]} or {"labels": null}. Sets written by `write_images` add keys of their
-own, which other readers ignore: `class_names`, `names`, `captions`, `history` and `fingerprint`.
+own, which other readers ignore: `class_names`, `names`, `captions`, `repeats`, `history` and `fingerprint`.
 """
 
 from __future__ import annotations
@@ -82,9 +82,10 @@ def read_zip(
     steps = (f"zip {path.name}: {len(stacked.images)} images", *(one.sentence for one in conversions))
     names = _names(described, stacked, chosen, len(every), what)
     captions = _captions(described, stacked, chosen, len(every), what)
+    repeats = _repeats(described, stacked, chosen, len(every), what)
     with naming(path):
         result = ImageSet(
-            stacked.images, labels, names, class_names, (*history, *steps), conversions, captions
+            stacked.images, labels, names, class_names, (*history, *steps), conversions, captions, repeats
         )
     recorded = described.get("fingerprint")
     if recorded is not None and recorded != result.fingerprint:
@@ -135,6 +136,23 @@ def _captions(
     if not isinstance(captions, list) or len(captions) != total:
         raise UserError(f"{what}: 'captions' must list a text or null for each of the {total} images.")
     return tuple(captions[chosen[file]] for file in stacked.files)
+
+
+def _repeats(
+    described: dict[str, Any], stacked: Stacked, chosen: list[int], total: int, what: str
+) -> NDArray[np.int64] | None:
+    repeats = described.get("repeats")
+    if repeats is None:
+        return None
+    if (
+        not isinstance(repeats, list)
+        or len(repeats) != total
+        or any(type(one) is not int or not 0 < one < 10**7 for one in repeats)
+    ):
+        raise UserError(
+            f"{what}: 'repeats' must list a whole number from 1 on for each of the {total} images."
+        )
+    return np.array([repeats[chosen[file]] for file in stacked.files], np.int64)
 
 
 def _description(

@@ -24,6 +24,7 @@ __all__ = [
     "CAPTION_KEYS",
     "LABEL_KEYS",
     "NOTE_FILE",
+    "REPEATS_KEY",
     "Encoded",
     "first_key",
     "image_set_of",
@@ -41,6 +42,9 @@ LABEL_KEYS = ("label", "labels", "class", "cls", "target")
 CAPTION_KEYS = ("text", "caption")
 """Likewise, the caption."""
 
+REPEATS_KEY = "repeats"
+"""Under which a table has how often an epoch of training holds the image."""
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -55,6 +59,7 @@ class Encoded:
         held: Bytes of all encoded images, where they are known.
         conversions: What was chosen or skipped.
         history: Of the set before it was written, where that is told.
+        repeats: How often an epoch of training holds each file, 1 or more; none where the source does not tell.
     """
 
     names: Sequence[str]
@@ -65,6 +70,7 @@ class Encoded:
     held: int | None = None
     conversions: tuple[Conversion, ...] = ()
     history: tuple[str, ...] = ()
+    repeats: Sequence[int] | None = None
 
 
 def image_set_of(encoded: Encoded, what: str, title: str, reading: Reading, progress: Progress) -> ImageSet:
@@ -88,6 +94,7 @@ def image_set_of(encoded: Encoded, what: str, title: str, reading: Reading, prog
     if captions is not None:
         given = sum(caption is not None for caption in captions)
         step += ", with captions" if given == len(captions) else f", {given:,} of them with captions"
+    repeats = None if encoded.repeats is None else frozen(np.array(encoded.repeats, np.int64)[stacked.files])
     conversions = (*encoded.conversions, *stacked.conversions)
     history = (*encoded.history, step, *(one.sentence for one in conversions))
     with naming(what):
@@ -99,6 +106,7 @@ def image_set_of(encoded: Encoded, what: str, title: str, reading: Reading, prog
             history,
             conversions,
             captions,
+            repeats,
         )
 
 
