@@ -57,8 +57,9 @@ def data_build(
     Args:
         source: What to read: the word digits; the archive of CIFAR-10, CIFAR-100 or STL-10; SVHN's .mat files; a folder of images
             (sub-folders are classes, or metadata.jsonl describes them, or captions lie beside them, as in kohya's folders
-            N_name); a .csv that lists them; a .zip; a .tar, or WebDataset shards ('train-{000..012}.tar', or their folder); Parquet with images; what Hugging Face datasets saved or cached;
-            an .npz (MedMNIST, or any by --key) or .npy; IDX files (MNIST's format); with --synsets, ImageNet's folder.
+            N_name); a .csv that lists them; a .zip; a .tar, or WebDataset shards ('train-{000..012}.tar', or their folder);
+            Parquet with images; what Hugging Face datasets saved or cached; an .npz (MedMNIST, or any by --key) or .npy; IDX
+            files (MNIST's format); with --synsets, ImageNet's folder.
         out: What to write: .zip (PNGs and dataset.json, as EDM reads them), .npz, .npy, which is never read
             into memory as a whole (labels and names go to .meta.npz beside it), .tar (WebDataset; several shards by
             'train-{000..012}.tar'), or, without an ending, a new folder of PNGs, see --form.

@@ -18,7 +18,7 @@ from diffmem.errors import UserError
 __all__ = ["PROMPT_KEYS", "Group", "PromptList", "comparable", "read_prompts"]
 
 Group = Literal["train", "trigger", "new", "empty", "control"]
-"""What a prompt is: a caption of the training set, the trigger word alone, anything else, nothing, or one whose image was not trained on."""
+"""What a prompt is: a caption of the training set, the trigger word alone, anything else, nothing, or one that was not trained on."""
 
 PROMPT_KEYS = ("prompt", "text", "caption", "Prompt", "TEXT")
 """Under which of these a table or JSON lines have the prompt; one of them must be there."""
