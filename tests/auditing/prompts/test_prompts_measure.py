@@ -1,0 +1,186 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import diffmem
+from diffmem.data import ImageSet
+from diffmem.data.prompts import PromptList
+from diffmem.errors import UserError
+
+SEEDS = 3
+SECRET = "a very private caption"
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (1200, 3, 8, 8), dtype=np.uint8)
+"""Noise: no image is near another one."""
+
+
+def images(pixels, name, captions=None, repeats=None):
+    names = tuple(f"{name}{number:04}.png" for number in range(len(pixels)))
+    return ImageSet(np.ascontiguousarray(pixels), None, names, captions=captions, repeats=repeats)
+
+
+def training():
+    captions = (SECRET, *(f"caption {number}" for number in range(1, 40)))
+    return images(PIXELS[:40], "t", captions, np.where(np.arange(40) < 10, 5, 1))
+
+
+def made():
+    """10 training captions, 5 new prompts and 5 control prompts with 3 samples each; captions 0 to 3 copy their image once, caption 4 twice
+    that of caption 30, and the control prompt 15 that of caption 0, as caption 0 of the base model does."""
+    texts = [*training().captions[:10], *(f"new {n}" for n in range(5)), *(f"other {n}" for n in range(5))]
+    groups = [None] * 15 + ["control"] * 5
+    pixels = PIXELS[100 : 100 + len(texts) * SEEDS].copy()
+    base = PIXELS[500 : 500 + len(texts) * SEEDS].copy()
+    pixels[np.arange(4) * SEEDS] = training().images[:4]
+    pixels[[12, 13]] = training().images[30]
+    pixels[45] = base[1] = training().images[0]
+    pixels[30] = 7  # a new prompt gave one colour
+    entries = [at for at in range(len(texts)) for _ in range(SEEDS)]
+    names = tuple(f"made{number:04}.png" for number in range(len(entries)))
+    prompts = PromptList(
+        tuple(texts[at] for at in entries), tuple(groups[at] for at in entries), names, tuple(range(100, 160))
+    )
+    return images(pixels, "made"), images(base, "made"), prompts
+
+
+@pytest.fixture(scope="module")
+def audit():
+    samples, base, prompts = made()
+    heldout = images(PIXELS[800:], "h")
+    return diffmem.audit(training(), samples=samples, heldout=heldout, prompts=prompts, base_samples=base)
+
+
+def groups_of(audit):
+    return {one.group: one for one in audit.prompts.record.groups}
+
+
+def test_planted_copies_are_counted_by_prompt_and_told_from_copies_of_other_captions(audit):
+    found = groups_of(audit)
+    assert set(found) == {"train", "new", "control"}
+    assert (found["train"].copied.count, found["train"].copied.total, found["train"].own.count) == (5, 10, 4)
+    assert found["train"].share.value == pytest.approx((4 * 1 / 3 + 2 / 3) / 10)
+    assert (found["control"].copied.count, found["control"].copied.total) == (1, 5)
+    assert (found["new"].copied.count, found["new"].samples, audit.prompts.record.unjudged) == (0, 14, 1)
+
+
+def test_the_base_model_is_paired_prompt_by_prompt(audit):
+    paired = groups_of(audit)["train"].base
+    assert (paired.copied.count, paired.more, paired.fewer) == (1, 4, 0)
+    assert paired.p_value == pytest.approx(1 / 16)
+
+
+def test_captions_are_counted_by_how_often_an_epoch_holds_their_image():
+    samples, _, prompts = made()
+    texts = tuple(text.replace("new ", "caption 2") for text in prompts.texts)
+    found = diffmem.audit(training(), samples=samples, prompts=replace(prompts, texts=texts)).prompts.record
+    assert [(one.repeats, one.prompts, one.copied.count) for one in found.levels] == [(1, 5, 0), (5, 10, 4)]
+
+
+def test_the_worst_prompt_is_told_with_its_seeds_and_images(audit):
+    worst = audit.prompts.record.worst
+    assert (worst[0].prompt, worst[0].copies, worst[0].own, worst[0].training, worst[0].seeds) == (
+        "caption 4", 2, 0, [30], [112, 113],
+    )  # fmt: skip
+    assert (worst[1].prompt, worst[1].own, worst[1].repeats, worst[1].base) == (SECRET, 1, 5, 1)
+
+
+def test_none_found_by_sample_is_cannot_tell_where_the_prompts_are_few():
+    heldout, prompts = images(PIXELS[800:], "h"), made()[2]
+    wanted = tuple(training().captions[int(name[4:8]) % 40] for name in prompts.files)
+    clean = images(np.concatenate([PIXELS[100:700], PIXELS[40:100]]), "made")
+    names = [f"made{number:04}.png" for number in range(660)]
+    few = PromptList((wanted * 11), (None,) * 660, tuple(names), (None,) * 660)
+    by_sample = diffmem.audit(training(), samples=clean, heldout=heldout)
+    by_prompt = diffmem.audit(training(), samples=clean, heldout=heldout, prompts=few)
+    assert (by_sample.verdict.verdict, by_prompt.verdict.verdict) == ("none found", "cannot tell")
+    assert "no prompt of 40 copies, which excludes a share of 7.22% only" in by_prompt.verdict.sentence
+    assert by_prompt.verdict.exit_code == 4
+
+
+def test_copies_are_found_whatever_the_prompts(audit):
+    assert audit.verdict.verdict == "copies found"
+    assert "with the base model 1 of 10 (4 only here, 0 only there, p = 0.062)" in " ".join(
+        audit.verdict.reasons
+    )
+
+
+def test_the_order_of_the_list_changes_nothing(audit):
+    samples, base, prompts = made()
+    order = np.random.default_rng(1).permutation(len(prompts))
+    shuffled = PromptList(
+        *(tuple(getattr(prompts, key)[at] for at in order) for key in ("texts", "groups", "files", "seeds"))
+    )
+    heldout = images(PIXELS[800:], "h")
+    found = diffmem.audit(training(), samples=samples, heldout=heldout, prompts=shuffled, base_samples=base)
+    assert found.prompts.record.groups == audit.prompts.record.groups
+
+
+def test_a_repeat_of_a_copy_is_a_copy_of_its_own_prompt():
+    samples, _, prompts = made()
+    pixels = samples.images.copy()
+    pixels[18] = training().images[0]  # caption 6, as caption 0
+    found = groups_of(diffmem.audit(training(), samples=images(pixels, "made"), prompts=prompts))
+    assert (found["train"].copied.count, found["train"].own.count) == (6, 4)
+
+
+def test_an_image_that_the_set_holds_twice_belongs_to_both_captions():
+    twice = images(np.concatenate([PIXELS[:40], PIXELS[:1]]), "t", (*training().captions, "caption 9b"))
+    samples, _, prompts = made()
+    texts = tuple("caption 9b" if text == SECRET else text for text in prompts.texts)
+    found = groups_of(diffmem.audit(twice, samples=samples, prompts=replace(prompts, texts=texts)))
+    assert found["train"].own.count == 4
+
+
+def test_a_private_report_holds_no_image_caption_or_file_name(tmp_path):
+    samples, base, prompts = made()
+    diffmem.audit(training(), samples=samples, prompts=prompts, base_samples=base).save(tmp_path / "a")
+    public = (tmp_path / "a" / "audit.html").read_text()
+    assert SECRET in public
+    found = diffmem.audit(training(), samples=samples, prompts=prompts, base_samples=base, private=True)
+    found.save(tmp_path / "a")
+    for file in (tmp_path / "a").iterdir():
+        content = file.read_bytes()
+        assert not any(
+            word in content for word in (SECRET.encode(), b"caption 4", b"other 0", b"made0012", b"t0030")
+        )
+    page = (tmp_path / "a" / "audit.html").read_text()
+    by_prompt = page[page.index("<h2>By prompt") :]
+    assert "<img" not in by_prompt[: by_prompt.index("</section>")]
+    assert "prompt,prompt_hash" not in (tmp_path / "a" / "prompts.csv").read_text()
+    assert json.loads((tmp_path / "a" / "prompts.json").read_text())["worst"][0]["prompt"] is None
+
+
+def test_an_audit_without_prompts_leaves_no_prompts_of_an_earlier_one(tmp_path, audit):
+    audit.save(tmp_path / "a")
+    replace(audit, prompts=None).save(tmp_path / "a")
+    assert not [file.name for file in (tmp_path / "a").iterdir() if file.name.startswith("prompts")]
+
+
+def test_a_caption_that_looks_like_markup_is_text(tmp_path):
+    samples, _, prompts = made()
+    texts = tuple("<b>=x</b>" if text == SECRET else text for text in prompts.texts)
+    set_ = replace(training(), captions=("<b>=x</b>", *training().captions[1:]))
+    diffmem.audit(set_, samples=samples, prompts=replace(prompts, texts=texts)).save(tmp_path / "a")
+    page = (tmp_path / "a" / "audit.html").read_text()
+    assert "&lt;b&gt;=x&lt;/b&gt;" in page
+    assert "<b>=x" not in page
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"samples": None, "model": "x"}, "belongs to samples"),
+        ({"training": None}, "belongs to samples"),
+        ({"prompts": None}, "give the list of prompts"),
+        ({"base_samples": images(PIXELS[:3], "made")}, "60 samples and 3 of the base model"),
+        ({"base_samples": images(PIXELS[:60], "else")}, "made0000.png stands beside else0000.png"),
+        ({"base_samples": images(PIXELS[:60, :, :4, :4], "made")}, "smaller than the 8 x 8"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(change, text):
+    samples, base, prompts = made()
+    given = {"training": training(), "samples": samples, "prompts": prompts, "base_samples": base} | change
+    with pytest.raises(UserError, match=text):
+        diffmem.audit(given.pop("training"), **given)
