@@ -1,10 +1,15 @@
+import base64
+import io
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import diffmem
+from diffmem.auditing.prompts.report.part import prompts_csv, prompts_part
 from diffmem.data import ImageSet
 from diffmem.data.prompts import PromptList
 from diffmem.errors import UserError
@@ -133,39 +138,51 @@ def test_an_image_that_the_set_holds_twice_belongs_to_both_captions():
     assert found["train"].own.count == 4
 
 
-def test_a_private_report_holds_no_image_caption_or_file_name(tmp_path):
+@pytest.mark.usefixtures("undrawn")
+def test_a_private_report_holds_no_image_caption_or_file_name_also_of_an_earlier_one(tmp_path):
     samples, base, prompts = made()
-    diffmem.audit(training(), samples=samples, prompts=prompts, base_samples=base).save(tmp_path / "a")
-    public = (tmp_path / "a" / "audit.html").read_text()
-    assert SECRET in public
     found = diffmem.audit(training(), samples=samples, prompts=prompts, base_samples=base, private=True)
-    found.save(tmp_path / "a")
-    for file in (tmp_path / "a").iterdir():
+    (tmp_path / "prompts.csv").write_text(SECRET)
+    found.save(tmp_path)
+    for file in tmp_path.iterdir():
         content = file.read_bytes()
         assert not any(
             word in content for word in (SECRET.encode(), b"caption 4", b"other 0", b"made0012", b"t0030")
         )
-    page = (tmp_path / "a" / "audit.html").read_text()
+    page = (tmp_path / "audit.html").read_text()
     by_prompt = page[page.index("<h2>By prompt") :]
     assert "<img" not in by_prompt[: by_prompt.index("</section>")]
-    assert "prompt,prompt_hash" not in (tmp_path / "a" / "prompts.csv").read_text()
-    assert json.loads((tmp_path / "a" / "prompts.json").read_text())["worst"][0]["prompt"] is None
+    assert "prompt,prompt_hash" not in (tmp_path / "prompts.csv").read_text()
+    assert json.loads((tmp_path / "prompts.json").read_text())["worst"][0]["prompt"] is None
+    replace(found, prompts=None).save(tmp_path)
+    assert not [file.name for file in tmp_path.iterdir() if file.name.startswith("prompts")]
 
 
-def test_an_audit_without_prompts_leaves_no_prompts_of_an_earlier_one(tmp_path, audit):
-    audit.save(tmp_path / "a")
-    replace(audit, prompts=None).save(tmp_path / "a")
-    assert not [file.name for file in (tmp_path / "a").iterdir() if file.name.startswith("prompts")]
+def test_the_part_of_the_page_shows_training_image_samples_and_base_samples_of_each_worst_prompt(audit):
+    html = prompts_part(audit.prompts, audit.found.shown).html
+    assert html.count("<img") == 6
+    content = base64.b64decode(re.search(r"data:image/png;base64,([^\"]+)", html).group(1))
+    strip = np.asarray(Image.open(io.BytesIO(content)))
+    size = 96 + 2 * 3
+    assert strip.shape == (size, 7 * size + 2 * 12 + 4 * 6, 3)
+    first, second = strip[3:-3, 3 : size - 3], strip[3:-3, size + 15 : 2 * size + 9]
+    np.testing.assert_array_equal(first[::12, ::12].transpose(2, 0, 1), training().images[30])
+    np.testing.assert_array_equal(second, first)
 
 
-def test_a_caption_that_looks_like_markup_is_text(tmp_path):
+def test_a_caption_that_looks_like_markup_is_text():
     samples, _, prompts = made()
     texts = tuple("<b>=x</b>" if text == SECRET else text for text in prompts.texts)
     set_ = replace(training(), captions=("<b>=x</b>", *training().captions[1:]))
-    diffmem.audit(set_, samples=samples, prompts=replace(prompts, texts=texts)).save(tmp_path / "a")
-    page = (tmp_path / "a" / "audit.html").read_text()
-    assert "&lt;b&gt;=x&lt;/b&gt;" in page
-    assert "<b>=x" not in page
+    found = diffmem.audit(set_, samples=samples, prompts=replace(prompts, texts=texts))
+    html = prompts_part(found.prompts, found.found.shown).html
+    assert "&lt;b&gt;=x&lt;/b&gt;" in html
+    assert "<b>=x" not in html
+
+
+def test_a_prompt_that_a_spreadsheet_would_run_gets_an_apostrophe(audit):
+    worst = [audit.prompts.prompts[0].model_copy(update={"prompt": "=1+1"})]
+    assert prompts_csv(worst, private=False).splitlines()[1].startswith("'=1+1,")
 
 
 @pytest.mark.parametrize(
