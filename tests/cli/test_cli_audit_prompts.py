@@ -8,7 +8,7 @@ from cli_builders import caller
 from PIL import Image
 
 from diffmem.auditing.prompts.records import PromptsRecord
-from diffmem.data import ImageSet, write_images
+from diffmem.data import CanarySet, ImageSet, write_images
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (700, 3, 8, 8), dtype=np.uint8)
@@ -70,6 +70,35 @@ def test_copies_by_prompt_beside_the_base_model_are_printed_and_written(call, fo
     assert record.trigger == ["dog", "scene", "sks"]
     assert len((tmp_path / "out" / "prompts.csv").read_text().splitlines()) == 81
     assert "<h2>By prompt</h2>" in (tmp_path / "out" / "audit.html").read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_canaries_with_captions_are_planted_in_a_trainers_folder_and_found_by_level(call, folders, tmp_path):
+    built = call(
+        "data", "build", folders / "kohya", tmp_path / "set", "--captions", "--form", "kohya", "--canaries", 12, "--repeats", "1+5+25"
+    )  # fmt: skip
+    assert built.code == 0, built.err
+    assert "12 canaries that are in the set 1 or 5 or 25 times each" in built.out
+    canaries = CanarySet.load(tmp_path / "set.canaries.npz")
+    often = [at for at, level in enumerate(canaries.levels) if level > 1]
+    texts = [*canaries.planted_captions, *canaries.control_captions] * 2
+    pixels = PIXELS[300:348].copy()
+    pixels[often] = canaries.planted[often]
+    samples = ImageSet(pixels, None, tuple(f"{at:02}.png" for at in range(48)), captions=tuple(texts))
+    write_images(samples, tmp_path / "gen")
+    (tmp_path / "prompts.txt").write_text("\n".join(texts))
+    told = call(
+        "audit", "--train", tmp_path / "set", "--heldout", folders / "held", "--samples", tmp_path / "gen", "--prompts",
+        tmp_path / "prompts.txt", "--canaries", tmp_path / "set.canaries.npz", "--out", tmp_path / "out", "--device", "cpu",
+    )  # fmt: skip
+    assert told.code == 3, told.out + told.err
+    assert "The smallest number of repeats at which they are exposed is 5." in " ".join(told.out.split())
+    record = PromptsRecord.model_validate_json((tmp_path / "out" / "prompts.json").read_text())
+    assert [(one.group, one.prompts, one.copied.count) for one in record.groups] == [
+        ("train", 12, 8),
+        ("control", 12, 0),
+    ]
+    assert sum(one.copied.count for one in record.levels) == 8
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,10 @@ def audit(
         found = run_audit(request, Path(scratch if shards is None else shards), progress, report)
     if prompts is None:
         return Audit(found)
-    return Audit(*audit_prompts(found, PromptInputs(prompts, request.heldout, base)))
+    held = () if request.heldout is None else request.heldout.captions or ()
+    left_out = None if request.canaries is None else request.canaries.control_captions
+    control = [*(caption for caption in held if caption is not None), *(left_out or ())]
+    return Audit(*audit_prompts(found, PromptInputs(prompts, control, base)))
 
 
 def _others(images: ImageSet, source: str, reading: Reading) -> list[OtherTraining]:

@@ -46,7 +46,7 @@ def data_build(
     captions: bool = False,
     form: Literal["imagefolder", "kohya"] | None = None,
     canaries: int | None = None,
-    repeats: int | None = None,
+    repeats: str | None = None,
 ) -> None:
     """Build a data set: choose images of a source, bring them to one form, write them to one file.
 
@@ -80,15 +80,15 @@ def data_build(
         label_classes: Number of classes of random labels.
         duplicate: Share of the images that are to occur several times, from 0 to 1; needs --copies.
         copies: How often they occur in total.
-        captions: Insist on captions: the set is for a text-to-image model.
+        captions: Insist on captions: the set is for a text-to-image model. Canaries get captions of their own.
         form: Of a folder that is written: imagefolder (metadata.jsonl), or kohya (N_images with a .txt beside each image, N = repeats).
             If left out, kohya for a set with repeats, else imagefolder.
         canaries: Take twice as many images out, mark them, and put this many back; the others are their control group.
             Both are kept in OUT.canaries.npz, for diffmem audit --canaries. Needs --repeats.
-        repeats: How often each of the canaries that are put back occurs.
+        repeats: How often each of the canaries that are put back occurs; of 1+5+25, a third of them once, 5 and 25 times each.
     """
     from diffmem.data.build import BuildConfig, build
-    from diffmem.data.canaries import canaries_path, check_canaries, plant_canaries
+    from diffmem.data.canaries import canaries_path, check_canaries, parse_repeats, plant_canaries
     from diffmem.data.storage import little_memory
     from diffmem.data.write import meta_path, write_images, written_files
 
@@ -98,7 +98,8 @@ def data_build(
         mix_synsets=mix_synsets, labels=labels, label_classes=label_classes, duplicate=duplicate, copies=copies,
     )  # fmt: skip
     check_target((source, mix), out)
-    check_canaries(canaries, repeats)
+    levels = None if repeats is None else parse_repeats(repeats)
+    check_canaries(canaries, levels)
     planted = None
     with show_progress("Building") as progress, little_memory():
         images = build(source, config, progress)
@@ -106,8 +107,8 @@ def data_build(
             raise UserError(
                 f"{source} has no captions: give metadata.jsonl with a text for each image, or a .txt beside it."
             )
-        if canaries is not None and repeats is not None:
-            images, planted = plant_canaries(images, canaries, repeats, seed)
+        if canaries is not None and levels is not None:
+            images, planted = plant_canaries(images, canaries, levels, seed, captions=captions)
             # First: a set whose canaries nobody knows would be of no use.
             planted.save(canaries_path(out))
         write_images(images, out, progress, form)
@@ -189,8 +190,13 @@ def check_target(sources: tuple[str | None, ...], out: Path) -> None:
 def _canaries_text(planted: CanarySet, path: Path) -> str:
     from diffmem.data.canaries import smallest_p_value
 
+    times = (
+        planted.repeats
+        if planted.levels is None
+        else " or ".join(map(str, sorted(set(planted.levels.tolist()))))
+    )
     text = (
-        f"{path}: {len(planted)} canaries that are in the set {planted.repeats} times each, and {len(planted)} control canaries that"
+        f"{path}: {len(planted)} canaries that are in the set {times} times each, and {len(planted)} control canaries that"
         " are not; do not train on this file."
     )
     if len(planted) >= _ENOUGH_CANARIES:

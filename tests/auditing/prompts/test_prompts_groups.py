@@ -35,27 +35,26 @@ def test_prompts_are_grouped_by_what_the_training_set_holds():
         "",
         "a held out cat",
     ]
-    heldout = replace(image_set(1), captions=("a held out cat",))
-    found = prompted(prompt_list(texts), names(7), training(), heldout)
+    found = prompted(prompt_list(texts), names(7), training(), ["a held out  cat"])
     assert found.trigger == ("dog", "sks")
     assert found.groups == ("train", "trigger", "trigger", "new", "new", "empty", "control")
 
 
 def test_a_group_that_the_list_gives_counts():
-    found = prompted(prompt_list(["sks", "x"], ["control", "train"]), names(2), training(), None)
+    found = prompted(prompt_list(["sks", "x"], ["control", "train"]), names(2), training(), ())
     assert found.groups == ("control", "train")
 
 
 def test_seeds_of_one_prompt_are_one_cluster_whatever_the_order_and_the_spaces():
-    found = prompted(prompt_list(["x", "y", "X ", "y"], seeds=[1, 2, 3, 4]), names(4), training(), None)
+    found = prompted(prompt_list(["x", "y", "X ", "y"], seeds=[1, 2, 3, 4]), names(4), training(), ())
     assert (found.texts, found.of_sample.tolist(), found.seeds) == (("x", "y"), [0, 1, 0, 1], (1, 2, 3, 4))
 
 
 def test_files_tell_which_prompt_an_image_was_made_of():
     made = prompt_list(["x", "y"], files=["b.png", "a.png"])
-    found = prompted(made, ["a.png", "b.png"], training(), None)
+    found = prompted(made, ["a.png", "b.png"], training(), ())
     assert [found.texts[at] for at in found.of_sample] == ["y", "x"]
-    elsewhere = prompted(made, ["images/a.png", "images/b.png"], training(), None)
+    elsewhere = prompted(made, ["images/a.png", "images/b.png"], training(), ())
     assert elsewhere.of_sample.tolist() == found.of_sample.tolist()
 
 
@@ -81,7 +80,7 @@ def test_files_tell_which_prompt_an_image_was_made_of():
 )
 def test_a_list_that_does_not_tell_each_prompt_is_refused(prompts, samples, text):
     with pytest.raises(UserError, match=text):
-        prompted(prompts, samples, training(), None)
+        prompted(prompts, samples, training(), ())
 
 
 def test_few_captions_and_common_words_make_no_trigger():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -52,18 +52,18 @@ class Prompted:
 
 
 def prompted(
-    prompts: PromptList, names: Sequence[str], training: ImageSet, heldout: ImageSet | None
+    prompts: PromptList, names: Sequence[str], training: ImageSet, control: Collection[str]
 ) -> Prompted:
     """Tell the prompt of each sample, and the group of each prompt.
 
-    A group that the list gives counts. Else an empty prompt is 'empty', a caption of the training set 'train', a caption of the held-out
-    set 'control', the trigger words without others than common ones 'trigger', and anything else 'new'.
+    A group that the list gives counts. Else an empty prompt is 'empty', a caption of the training set 'train', one of `control`
+    'control', the trigger words without others than common ones 'trigger', and anything else 'new'.
 
     Args:
         prompts: The list.
         names: Of the samples.
         training: For its captions, which it need not have.
-        heldout: Likewise.
+        control: Captions of images that were not trained on.
 
     Raises:
         UserError: The list does not tell the prompt of each sample, or gives one prompt two groups.
@@ -71,9 +71,7 @@ def prompted(
     entry_of = _entries(prompts, names)
     captions = [caption for caption in training.captions or () if caption is not None]
     known = {comparable(caption) for caption in captions}
-    control = (
-        set() if heldout is None else {comparable(one) for one in heldout.captions or () if one is not None}
-    )
+    others = {comparable(caption) for caption in control}
     trigger = trigger_words(sorted(known))
     number: dict[str, int] = {}
     texts: list[str] = []
@@ -93,7 +91,7 @@ def prompted(
         given[at] = group or given[at]
         of_sample[sample] = at
     groups = tuple(
-        group or _group(comparable(text), known, control, trigger)
+        group or _group(comparable(text), known, others, trigger)
         for text, group in zip(texts, given, strict=True)
     )
     seeds = tuple(seed for entry in entry_of if (seed := prompts.seeds[entry]) is not None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -48,12 +48,12 @@ class PromptInputs:
 
     Attributes:
         prompts: The list.
-        heldout: For its captions; none without.
+        control: Captions of images that were not trained on: of held-out images, and of control canaries.
         base: Samples of the base model, made of the same prompts and seeds, in the same order as the samples; none without.
     """
 
     prompts: PromptList
-    heldout: ImageSet | None = None
+    control: Collection[str] = ()
     base: ImageSet | None = None
 
 
@@ -104,7 +104,7 @@ def audit_prompts(audited: Audited, inputs: PromptInputs) -> tuple[Audited, Prom
     shown = audited.shown
     if shown is None or audited.result.model is not None:
         raise UserError("Prompts need samples (--samples) and the training images (--train).")
-    given = prompted(inputs.prompts, shown.samples.names, shown.training, inputs.heldout)
+    given = prompted(inputs.prompts, shown.samples.names, shown.training, inputs.control)
     count = len(given.texts)
     options = AuditOptions(private=audited.result.private)
     copied, usable = _copied(shown.samples.images, shown.matches, shown.found.times)

@@ -77,5 +77,5 @@ def _base_reasons(groups: Sequence[GroupRecord]) -> list[str]:
         f"{GROUP_TEXT[one.group]}: {one.copied.count:,} of {one.prompts:,} prompts copy, with the base model {one.base.copied.count:,} of"
         f" {one.base.copied.total:,} ({one.base.more:,} only here, {one.base.fewer:,} only there, p = {one.base.p_value:.2g})."
         for one in groups
-        if one.base is not None
+        if one.base is not None and one.copied.count + one.base.copied.count
     ]
