@@ -26,7 +26,7 @@ from diffmem.auditing.report import audit_images, write_audit
 from diffmem.auditing.report.text import FINDING_TEXT, audit_table, count_of_total, deciding_first
 from diffmem.console import rendered
 from diffmem.data import CanarySet, ImageSet, Reading, other_readings
-from diffmem.data.prompts import read_prompts
+from diffmem.data.prompts import PromptList, read_prompts
 from diffmem.distributed import world
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
@@ -156,6 +156,7 @@ def audit(
         training=read["training"], samples=read["samples"], heldout=read["heldout"], model=opened, sources=sources, device=device,
         options=settings, **options,
     )  # fmt: skip
+    inputs = None if prompts is None else _prompt_inputs(request, prompts, base)
     if request.training is not None and "training" in sources:
         others = _others(request.training, sources["training"], given.get("training", Reading()))
         request = replace(request, other_training=others)
@@ -164,12 +165,17 @@ def audit(
         show_progress("Auditing") as progress,
     ):
         found = run_audit(request, Path(scratch if shards is None else shards), progress, report)
-    if prompts is None:
-        return Audit(found)
+    return Audit(found) if inputs is None else Audit(*audit_prompts(found, inputs))
+
+
+def _prompt_inputs(request: AuditRequest, prompts: PromptList, base: ImageSet | None) -> PromptInputs:
+    """Return what an audit by prompt needs, checked before anything takes long."""
     held = () if request.heldout is None else request.heldout.captions or ()
     left_out = None if request.canaries is None else request.canaries.control_captions
-    control = [*(caption for caption in held if caption is not None), *(left_out or ())]
-    return Audit(*audit_prompts(found, PromptInputs(prompts, control, base)))
+    inputs = PromptInputs(prompts, [*(one for one in held if one is not None), *(left_out or ())], base)
+    if request.samples is not None and request.training is not None:
+        inputs.check(request.samples, request.training)
+    return inputs
 
 
 def _others(images: ImageSet, source: str, reading: Reading) -> list[OtherTraining]:

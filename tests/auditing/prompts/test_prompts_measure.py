@@ -91,17 +91,37 @@ def test_the_worst_prompt_is_told_with_its_seeds_and_images(audit):
     assert (worst[1].prompt, worst[1].own, worst[1].repeats, worst[1].base) == (SECRET, 1, 5, 1)
 
 
+def clean_audit(names):
+    """660 samples of 40 prompts, each a colour of its own with noise, audited with and without the prompts."""
+    rng, heldout = np.random.default_rng(5), images(PIXELS[800:], "h")
+    colours = rng.integers(60, 200, (40, 3, 1, 1))
+    pixels = np.clip(colours[np.arange(660) % 40] + rng.normal(0, 30, (660, 3, 8, 8)), 0, 255).astype(
+        np.uint8
+    )
+    texts = tuple(training().captions[at % 40] for at in range(660))
+    prompts = PromptList(texts, (None,) * 660, tuple(names), (None,) * 660)
+    samples = images(pixels, "made")
+    by_sample = diffmem.audit(training(), samples=samples, heldout=heldout).verdict
+    return by_sample, diffmem.audit(training(), samples=samples, heldout=heldout, prompts=prompts)
+
+
 def test_none_found_by_sample_is_cannot_tell_where_the_prompts_are_few():
-    heldout, prompts = images(PIXELS[800:], "h"), made()[2]
-    wanted = tuple(training().captions[int(name[4:8]) % 40] for name in prompts.files)
-    clean = images(np.concatenate([PIXELS[100:700], PIXELS[40:100]]), "made")
-    names = [f"made{number:04}.png" for number in range(660)]
-    few = PromptList((wanted * 11), (None,) * 660, tuple(names), (None,) * 660)
-    by_sample = diffmem.audit(training(), samples=clean, heldout=heldout)
-    by_prompt = diffmem.audit(training(), samples=clean, heldout=heldout, prompts=few)
-    assert (by_sample.verdict.verdict, by_prompt.verdict.verdict) == ("none found", "cannot tell")
-    assert "no prompt of 40 copies, which excludes a share of 7.22% only" in by_prompt.verdict.sentence
-    assert by_prompt.verdict.exit_code == 4
+    by_sample, found = clean_audit([f"made{number:04}.png" for number in range(660)])
+    assert (by_sample.verdict, found.verdict.verdict, found.verdict.exit_code) == (
+        "none found",
+        "cannot tell",
+        4,
+    )
+    assert "no prompt of 40 copies, which excludes a share of 7.22% only" in found.verdict.sentence
+    assert found.prompts.record.follows.follows
+
+
+def test_a_list_of_other_samples_is_noticed():
+    order = np.random.default_rng(2).permutation(660)
+    _, found = clean_audit([f"made{number:04}.png" for number in order])
+    assert found.verdict.verdict == "cannot tell"
+    assert "Is this the list of these samples?" in found.verdict.sentence
+    assert "Is this the list of these samples?" in found.prompts.record.notes[0]
 
 
 def test_copies_are_found_whatever_the_prompts(audit):
@@ -193,7 +213,7 @@ def test_a_prompt_that_a_spreadsheet_would_run_gets_an_apostrophe(audit):
         ({"prompts": None}, "give the list of prompts"),
         ({"base_samples": images(PIXELS[:3], "made")}, "60 samples and 3 of the base model"),
         ({"base_samples": images(PIXELS[:60], "else")}, "made0000.png stands beside else0000.png"),
-        ({"base_samples": images(PIXELS[:60, :, :4, :4], "made")}, "smaller than the 8 x 8"),
+        ({"base_samples": images(PIXELS[:60, :, :4, :4], "made")}, "the same size"),
     ],
 )
 def test_what_does_not_go_together_is_refused(change, text):

@@ -1,6 +1,6 @@
 import pytest
 
-from diffmem.auditing.prompts.records import GroupRecord, ShareRecord
+from diffmem.auditing.prompts.records import FollowsRecord, GroupRecord, ShareRecord
 from diffmem.auditing.prompts.verdict import prompts_needed, verdict_by_prompt
 from diffmem.auditing.records import EXIT_CODES, VerdictRecord
 from diffmem.auditing.significance import upper_bound
@@ -54,3 +54,14 @@ def test_training_captions_are_not_diluted_by_other_prompts():
 def test_what_the_samples_show_stands(word):
     found = verdict_by_prompt(verdict(word), [group("train", 1000)], 0.01)
     assert (found.verdict, found.sentence) == (word, "As by samples.")
+
+
+def test_samples_that_do_not_depend_on_their_prompts_clear_nothing():
+    groups = [group("train", 1000)]
+    coin = FollowsRecord(nearer=20, farther=20, p_value=0.56, follows=False)
+    found = verdict_by_prompt(verdict(), groups, 0.01, coin)
+    assert found.verdict == "cannot tell"
+    assert "in 20 of 40 cases (p = 0.56). Is this the list of these samples?" in found.sentence
+    follows = FollowsRecord(nearer=40, farther=0, p_value=1e-12, follows=True)
+    assert verdict_by_prompt(verdict(), groups, 0.01, follows).verdict == "none found"
+    assert verdict_by_prompt(verdict("copies found"), groups, 0.01, coin).verdict == "copies found"

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.auditing.audit import Audited
-from diffmem.auditing.compare import Comparison
+from diffmem.auditing.compare import Comparison, copies_found
 from diffmem.auditing.detector import occurrences
 from diffmem.auditing.matches import matches_of
+from diffmem.auditing.prompts.follows import follows_prompts
 from diffmem.auditing.prompts.groups import Prompted, prompted
 from diffmem.auditing.prompts.records import (
     GROUP_TEXT,
+    FollowsRecord,
     GroupRecord,
     LevelRecord,
     PairedRecord,
@@ -25,7 +27,7 @@ from diffmem.auditing.prompts.records import (
     PromptsRecord,
 )
 from diffmem.auditing.prompts.shares import fisher_p_value, mean_share, sign_p_value
-from diffmem.auditing.prompts.verdict import verdict_by_prompt
+from diffmem.auditing.prompts.verdict import follows_text, verdict_by_prompt
 from diffmem.auditing.records import MatchRecord
 from diffmem.auditing.request import AuditOptions
 from diffmem.auditing.significance import upper_bound
@@ -40,6 +42,10 @@ from diffmem.text import count_text
 __all__ = ["PromptAudit", "PromptInputs", "audit_prompts"]
 
 _WORST = 50
+_ELSEWHERE = (
+    "Samples of the base model were not compared: copies are found under another reading of the images alone. Choose that reading, and"
+    " audit again."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +61,30 @@ class PromptInputs:
     prompts: PromptList
     control: Collection[str] = ()
     base: ImageSet | None = None
+
+    def check(self, samples: ImageSet, training: ImageSet) -> None:
+        """Refuse, before an audit, what does not fit its samples.
+
+        Raises:
+            UserError: The list does not tell the prompt of each sample, or base samples have other names, another number or another size.
+        """
+        prompted(self.prompts, samples.names, training, self.control)
+        if self.base is None:
+            return
+        if len(self.base) != len(samples):
+            raise UserError(
+                f"There are {len(samples):,} samples and {len(self.base):,} of the base model; make them of the same prompts and seeds."
+            )
+        names = [[name.rpartition("/")[2] for name in images.names] for images in (samples, self.base)]
+        differ = next((pair for pair in zip(*names, strict=True) if pair[0] != pair[1]), None)
+        if differ is not None:
+            raise UserError(
+                f"Samples and base samples are paired by their names, and {differ[0]} stands beside {differ[1]}; give them one name."
+            )
+        if self.base.shape != samples.shape:
+            raise UserError(
+                f"Base samples have shape {self.base.shape} and samples {samples.shape} (C, H, W); make them of the same size."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +129,7 @@ def audit_prompts(audited: Audited, inputs: PromptInputs) -> tuple[Audited, Prom
         audited: An audit of given samples with training images.
 
     Raises:
-        UserError: The audit has no training images, or list, base samples and samples do not fit together.
+        UserError: The audit has no training images, or is of a model; see also `PromptInputs.check`.
     """
     shown = audited.shown
     if shown is None or audited.result.model is not None:
@@ -109,7 +139,9 @@ def audit_prompts(audited: Audited, inputs: PromptInputs) -> tuple[Audited, Prom
     options = AuditOptions(private=audited.result.private)
     copied, usable = _copied(shown.samples.images, shown.matches, shown.found.times)
     base, base_copied, of_base = None, None, None
-    if inputs.base is not None:
+    result = audited.result
+    elsewhere = not copies_found(result.criteria) and any(one.copies for one in result.readings)
+    if inputs.base is not None and not elsewhere:
         base, found, times = _of_base(shown, inputs.base, options)
         base_copied, usable_base = _copied(base.images, found, times)
         of_base = _per_prompt(given, usable_base, count), _per_prompt(given, base_copied >= 0, count)
@@ -131,21 +163,27 @@ def audit_prompts(audited: Audited, inputs: PromptInputs) -> tuple[Audited, Prom
         _prompt(given, at, counts, repeats, copied, by_prompt[at], private=options.private) for at in order
     ]
     groups = _groups(given, counts)
-    verdict = verdict_by_prompt(audited.result.verdict, groups, audited.result.target)
+    follows = follows_prompts(shown.samples.images, by_prompt)
+    verdict = verdict_by_prompt(audited.result.verdict, groups, audited.result.target, follows)
     record = PromptsRecord(
         private=options.private,
         sentence=_sentence(groups),
         groups=groups,
         levels=_levels(given, counts, repeats),
+        follows=follows,
         prompts=count,
         samples=len(copied),
         unjudged=int((~usable).sum()),
         trigger=None if options.private else list(given.trigger),
-        notes=_notes(given, shown, inputs),
+        notes=[
+            *([_ELSEWHERE] if inputs.base is not None and elsewhere else []),
+            *_notes(given, shown, inputs, follows),
+        ],
         worst=prompts[:_WORST],
     )
-    result = audited.result.model_copy(update={"verdict": verdict})
-    return replace(audited, result=result), PromptAudit(record, prompts, of_prompt, copied, base, base_copied)
+    return replace(audited, result=result.model_copy(update={"verdict": verdict})), PromptAudit(
+        record, prompts, of_prompt, copied, base, base_copied
+    )
 
 
 def _copied(
@@ -163,22 +201,7 @@ def _of_base(
     shown: Comparison, base: ImageSet, options: AuditOptions
 ) -> tuple[ImageSet, list[MatchRecord], NDArray[np.int64]]:
     """Compare samples of the base model by the same criteria, as strict as for the samples."""
-    if len(base) != len(shown.samples):
-        raise UserError(
-            f"There are {len(shown.samples):,} samples and {len(base):,} of the base model; make them of the same prompts and seeds."
-        )
-    names = [[name.rpartition("/")[2] for name in images.names] for images in (shown.samples, base)]
-    if names[0] != names[1]:
-        at = next(at for at, (one, two) in enumerate(zip(*names, strict=True)) if one != two)
-        raise UserError(
-            f"Samples and base samples are paired by their names, and {names[0][at]} stands beside {names[1][at]}; give them one name."
-        )
     aligned = align({"training": shown.training, "samples": base}).sets
-    if aligned["training"].shape != shown.training.shape:
-        raise UserError(
-            f"Base samples are {base.shape[1]} x {base.shape[2]} pixels, smaller than the {shown.training.shape[1]} x"
-            f" {shown.training.shape[2]} at which the samples were compared; make them of the same size."
-        )
     base = aligned["samples"]
     times = np.where(constant_images(base.images), 0, occurrences(base.images))
     found = shown.detector.detect(base.images, times=times)
@@ -316,8 +339,12 @@ def _sentence(groups: Sequence[GroupRecord]) -> str:
     return f"Prompts that bring back a training image: {'; '.join(parts)}."
 
 
-def _notes(given: Prompted, shown: Comparison, inputs: PromptInputs) -> list[str]:
+def _notes(
+    given: Prompted, shown: Comparison, inputs: PromptInputs, follows: FollowsRecord | None
+) -> list[str]:
     found = []
+    if follows is not None and not follows.follows:
+        found.append(f"It is not shown that {follows_text(follows)}")
     if shown.training.captions is None:
         found.append(
             "The training set has no captions: no prompt is known to be one of them, and no copy is known to be the image of its prompt."

@@ -12,6 +12,7 @@ from diffmem.memorization.records import Record
 
 __all__ = [
     "GROUP_TEXT",
+    "FollowsRecord",
     "GroupRecord",
     "LevelRecord",
     "PairedRecord",
@@ -88,6 +89,19 @@ class LevelRecord(Record):
     )
 
 
+class FollowsRecord(Record):
+    """Whether samples depend on their prompts: the second sample of each beside the first, and beside the first of another prompt."""
+
+    nearer: int = Field(description="Prompts whose two samples are nearer to each other, in pixels.")
+    farther: int = Field(
+        description="Prompts whose second sample is nearer to the first one of another prompt."
+    )
+    p_value: float = Field(
+        description="Probability of so many of the former if prompts made no difference (one-sided sign test)."
+    )
+    follows: bool = Field(description="Whether p is at most 0.05.")
+
+
 class PromptRecord(Record):
     """One prompt."""
 
@@ -121,6 +135,7 @@ class PromptsRecord(Record):
     levels: list[LevelRecord] = Field(
         description="Empty where the training set tells no repeats, or all are alike."
     )
+    follows: FollowsRecord | None = Field(description="None where fewer than 20 prompts have two samples.")
     prompts: int = Field(description="Different prompts; those that differ in case and spaces alone are one.")
     samples: int
     unjudged: int = Field(description="Samples of one colour: no trials.")
