@@ -27,7 +27,7 @@ from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, betas_of,
 from diffmem.models.networks import score_unet
 from diffmem.models.pretrained.doors import door_of
 
-STEPS = 3000
+STEPS = 1500
 _BATCH = 64
 _RATE = 2e-3
 _SIGMA_DATA = 0.5
