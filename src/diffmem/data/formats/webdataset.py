@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from diffmem.data.conversions import Conversion, name_text
+from diffmem.data.formats.decoding import identity_of
 from diffmem.data.formats.encoded import (
     CAPTION_KEYS,
     LABEL_KEYS,
@@ -107,7 +108,7 @@ class _Index:
         shown = self._shown(number, member.name)
         if member.size > MAX_FILE_BYTES:
             raise UserError(
-                f"{shown} is refused: it has {member.size:,} bytes; the limit is {MAX_FILE_BYTES:,}."
+                f"{self.shards[number]}: {member.name} is refused: it has {member.size:,} bytes; the limit is {MAX_FILE_BYTES:,}."
             )
         self.names.append(shown)
         self.labels.append(None)
@@ -228,12 +229,13 @@ def read_tars(
     encoded = Encoded(
         names,
         lambda place: index.read(chosen[place]),
-        labels,
-        [index.captions[place] for place in chosen],
-        class_names,
         sum(index.sizes),
-        (*conversions, *passed),
-        index.history,
+        identity=identity_of(shards),
+        labels=labels,
+        captions=[index.captions[place] for place in chosen],
+        class_names=class_names,
+        conversions=(*conversions, *passed),
+        history=index.history,
     )
     title = f"tar {shards[0].name}" if len(shards) == 1 else f"{len(shards)} tar shards {Path(what).name}"
     try:
