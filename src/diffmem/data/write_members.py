@@ -110,4 +110,4 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size = len(content)
     tar.addfile(info, io.BytesIO(content))
-    tar.members.clear()  # which are of no use here, and of a million images take a gigabyte
+    tar.getmembers().clear()  # the list itself, of no use here; of a million images it takes a gigabyte
