@@ -26,14 +26,13 @@ _MOST_GALLERIES = 4
 
 
 def reproduce(
-    planned: Sequence[Reproduction], *, device: str, workers: int | None = None
+    planned: Sequence[Reproduction], *, device: str
 ) -> Iterator[tuple[ExperimentResult, ReportPaths]]:
     """Do what is not done yet of each experiment, write its report, and yield both; under torchrun, rank 0 alone yields.
 
     Args:
         planned: The experiments.
         device: 'cpu' or 'cuda'.
-        workers: Processes that train at the same time; by default one per core on a CPU.
 
     Raises:
         UserError: The data cannot be had or do not fit.
@@ -42,9 +41,7 @@ def reproduce(
     """
     for one in planned:
         with show_progress(one.experiment.name) as progress:
-            result, studies = run_experiment(
-                one, device=device, workers=workers, progress=progress, warn=warn
-            )
+            result, studies = run_experiment(one, device=device, progress=progress, warn=warn)
         if world().is_main:
             yield result, _write(one, result, studies)
 

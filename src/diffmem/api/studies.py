@@ -15,6 +15,7 @@ from diffmem.data import ImageSet
 from diffmem.distributed import world
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
+from diffmem.executors.config import ExecutorConfig
 from diffmem.files import write_text
 from diffmem.progress import show_progress
 from diffmem.reports.folder import ReportPaths
@@ -23,7 +24,6 @@ from diffmem.settings import load_recipe, validated
 from diffmem.studies.records import EmmRecord, StudyResult
 from diffmem.studies.report.page import write_study
 from diffmem.studies.report.text import ascending, terminal_table
-from diffmem.studies.search.driver import run_search as search_sizes
 from diffmem.studies.search.recipe import SearchRecipe
 from diffmem.studies.search.records import SearchResult
 from diffmem.studies.search.report.page import write_search
@@ -36,6 +36,7 @@ from diffmem.text import html_table
 __all__ = [
     "EmmSearch",
     "GridStudy",
+    "device_of",
     "find_emm",
     "open_emm",
     "open_study",
@@ -147,7 +148,7 @@ def run_search(
     """
     found = prepared_search(recipe, out, store=store, device=device)
     with show_progress(recipe.title) as progress:
-        search_sizes(found.study, device=found.device, progress=progress, warn=warn)
+        found.study.execute(device=found.device, progress=progress, warn=warn)
     return EmmSearch(found.study, found.device)
 
 
@@ -155,14 +156,22 @@ def prepared_search(
     recipe: SearchRecipe, out: Path, *, store: Path | None = None, device: str | None = None
 ) -> EmmSearch:
     """Return a search before it begins; arguments and errors are those of `run_search`."""
-    # On a login node there is no GPU; where the jobs run is what counts.
-    if recipe.executor.kind in ("inline", "local"):
-        device = choose_device(device)
-    else:
-        device = device or recipe.executor.device or choose_device(None)
+    device = device_of(recipe.executor, device)
     with show_progress("Reading images") as progress:
         study = SearchStudy(recipe.with_whole_paths(), out, store or store_of(out), progress)
     return EmmSearch(study, device)
+
+
+def device_of(executor: ExecutorConfig, device: str | None) -> str:
+    """Return where trainings compute: the device that is wanted, else what the executor says, else a GPU where there is one.
+
+    Raises:
+        UserError: The device is unknown or not there.
+    """
+    if executor.kind in ("inline", "local"):
+        return choose_device(device)
+    # On a login node there is no GPU; where the jobs run is what counts.
+    return device or executor.device or choose_device(None)
 
 
 def open_emm(folder: str | Path) -> EmmSearch:
@@ -216,11 +225,12 @@ def run_study(
     Args:
         recipe: What to do.
         out: Folder of the study.
-        device: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
-        workers: Processes that train at the same time; by default one per core on a CPU.
+        device: 'cpu', 'cuda' or 'cuda:N'; by default what the recipe's executor says, else a GPU where there is one.
+        workers: Processes that train at the same time, instead of the recipe's executor.
 
     Raises:
-        UserError: The data cannot be had, a size cannot be drawn, or the images do not fit the model.
+        UserError: The data cannot be had, a size cannot be drawn, the images do not fit the model, or the executor does not
+            fit this machine.
         DiffmemError: A run failed.
         KeyboardInterrupt: A stop was requested; everything is saved.
     """
@@ -228,13 +238,15 @@ def run_study(
     if source.exists():  # so that the report can be drawn again from any folder
         data = recipe.data.model_copy(update={"source": str(source.resolve())})
         recipe = recipe.model_copy(update={"data": data})
-    device = choose_device(device)
+    if workers is not None:
+        recipe = recipe.model_copy(update={"executor": ExecutorConfig.of_workers(workers)})
+    device = device_of(recipe.executor, device)
     with show_progress("Reading images") as progress:
         study = Study(recipe, folder, progress)
     if world().is_main:
         write_text(folder / _RECIPE, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
     with show_progress(recipe.title) as progress:
-        study.execute(device=device, workers=workers, progress=progress, warn=warn)
+        study.execute(device=device, progress=progress, warn=warn)
     return GridStudy(study, device)
 
 

@@ -26,15 +26,12 @@ def search_for_emm(
     store: Path | None,
     settings: list[str],
     device: str | None,
-    processes: int | None,
     plan: bool,
 ) -> None:
     """Search for EMM as a recipe says, print the table, write the report; or only say what it will take."""
     from diffmem.api.studies import prepared_search, run_search
     from diffmem.studies.search.recipe import load_search
 
-    if processes is not None:
-        settings = [*settings, f"executor={{kind: local, processes: {processes}}}"]
     recipe = load_search(path, settings)
     if plan:
         found = prepared_search(recipe, out, store=store, device=device)

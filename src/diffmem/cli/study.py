@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from diffmem.api.studies import GridStudy
     from diffmem.runs.recipe import StudyRecipe
 
-__all__ = ["report", "run_grid", "study"]
+__all__ = ["report", "run_grid", "study", "with_workers"]
 
 
 def study(
@@ -42,7 +42,7 @@ def study(
         out: Folder of the study: its report, and its runs and data unless there is a store.
         set_: Change a setting of the recipe, key=value; may be repeated.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
-        workers: Processes that train at the same time; by default one per core on a CPU.
+        workers: Short for executor={kind: local, processes: WORKERS}; 1 trains in this process.
         store: Folder of runs and data that several studies share.
         plan: Only say what it will take: runs, hours, memory, disk (recipes with levels or search).
     """
@@ -51,17 +51,25 @@ def study(
     from diffmem.studies.search.recipe import is_search
 
     if is_search(recipe):
-        search_for_emm(recipe, out, store, list(set_ or []), device, workers, plan)
+        search_for_emm(recipe, out, store, with_workers(set_, workers), device, plan)
         return
     if plan or store is not None:
         raise UserError(
             f"{recipe} is a list of sizes; --{'plan' if plan else 'store'} is for recipes with levels or search"
             " (diffmem study new writes one)."
         )
-    run_grid(load_recipe(StudyRecipe, recipe, set_ or []), out, device, workers)
+    run_grid(load_recipe(StudyRecipe, recipe, with_workers(set_, workers)), out, device)
 
 
-def run_grid(recipe: StudyRecipe, out: Path, device: str | None, workers: int | None) -> None:
+def with_workers(settings: list[str] | None, workers: int | None) -> list[str]:
+    """Return the settings with the one that `--workers` is short for."""
+    if workers is None:
+        return settings or []
+    executor = "inline" if workers == 1 else f"{{kind: local, processes: {workers}}}"
+    return [*(settings or []), f"executor={executor}"]
+
+
+def run_grid(recipe: StudyRecipe, out: Path, device: str | None, workers: int | None = None) -> None:
     """Run a study on a list of sizes, print its table, write its report and say where it is."""
     from diffmem.api.studies import run_study
 

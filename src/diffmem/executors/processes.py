@@ -25,7 +25,6 @@ from typing import Any, Self
 from diffmem.errors import DiffmemError
 from diffmem.executors.pool import (
     SECONDS_TO_STOP,
-    BugError,
     Event,
     event_from_json,
     event_to_json,
@@ -33,14 +32,12 @@ from diffmem.executors.pool import (
     throttled,
 )
 from diffmem.executors.signals import end_with, signals_held, stop_on_signals
-from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.progress import Progress
 
 __all__ = [
     "Processes",
     "Run",
     "available_cores",
-    "default_workers",
-    "run_jobs",
     "share_of_gpus",
     "visible_gpus",
 ]
@@ -49,7 +46,6 @@ Run = Callable[[Any, Progress, Callable[[str], None]], None]
 """`run(job, progress, warn)`, a function of a module."""
 
 _SECONDS_BETWEEN_PROGRESS = 0.05
-_SECONDS_OF_A_POLL = 60.0
 
 
 def available_cores() -> int:
@@ -102,8 +98,6 @@ def _serve(connection: Connection, run: Run, threads: int) -> None:
         while True:
             key, job = connection.recv()
             end = outcome(key, partial(run, job), throttled(send, _SECONDS_BETWEEN_PROGRESS))
-            if isinstance(end.error, BugError):
-                print(end.error.trace, file=sys.stderr)
             send(end)
     except (KeyboardInterrupt, EOFError):
         return
@@ -287,68 +281,3 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def default_workers(jobs: int, device: str) -> int:
-    """Return how many processes to use: one per core on a CPU (no more than there are jobs), one on a GPU."""
-    if device.startswith("cuda"):
-        return 1
-    return max(1, min(jobs, available_cores()))
-
-
-def run_jobs(
-    jobs: Sequence[Any],
-    run: Run,
-    costs: Sequence[float],
-    *,
-    workers: int,
-    progress: Progress = NO_PROGRESS,
-    warn: Callable[[str], None] = lambda text: None,
-) -> None:
-    """Run all jobs, the most expensive first.
-
-    Args:
-        jobs: What to do; picklable.
-        run: `run(job, progress, warn)`, a function of a module.
-        costs: Expected cost of each job, in any unit.
-        workers: Number of processes; 1 runs them in this process.
-        progress: Reported the cost done, of all cost.
-        warn: Called with the jobs' warnings.
-
-    Raises:
-        DiffmemError: A job failed (the first failure, after the others were stopped), or its process died.
-        KeyboardInterrupt: A stop was requested; all jobs were asked to end and given time to save.
-    """
-    order = sorted(range(len(jobs)), key=lambda i: -costs[i])
-    done = [0.0] * len(jobs)
-
-    def report(number: int, units: float, total: float, note: str = "") -> None:
-        done[number] = costs[number] * min(1.0, units / max(total, 1e-12))
-        progress(sum(done), sum(costs), note)
-
-    if workers <= 1:
-        for i in order:
-            run(jobs[i], lambda units, total, note="", i=i: report(i, units, total, note), warn)
-            report(i, 1, 1)
-        return
-    with Processes(run, workers, threads=max(1, available_cores() // workers)) as processes:
-        for i in order:
-            processes.add(str(i), jobs[i])
-        left = len(jobs)
-        while left:
-            for event in processes.poll(_SECONDS_OF_A_POLL):
-                if event.kind == "progress":
-                    report(int(event.key), event.done, event.total, event.text)
-                elif event.kind == "warning":
-                    warn(event.text)
-                elif event.kind == "finished":
-                    report(int(event.key), 1, 1)
-                    left -= 1
-                elif event.kind == "stopped":
-                    raise KeyboardInterrupt
-                elif event.error is not None:
-                    raise event.error
-                else:
-                    raise DiffmemError(
-                        f"{event.text} Finished work is kept: the same command resumes from there."
-                    )

@@ -143,7 +143,6 @@ def reproduce(
     planned: Reproduction,
     *,
     device: str = "cpu",
-    workers: int | None = None,
     progress: Progress = NO_PROGRESS,
     warn: Callable[[str], None] = lambda text: None,
 ) -> tuple[ExperimentResult, list[Study]]:
@@ -160,7 +159,7 @@ def reproduce(
         KeyboardInterrupt: A stop was requested; everything is saved.
     """
     studies = [Study(level.recipe, planned.folder, progress, store=planned.store) for level in planned.levels]
-    execute_studies(studies, planned.folder, device=device, workers=workers, progress=progress, warn=warn)
+    execute_studies(studies, planned.folder, device=device, progress=progress, warn=warn)
     experiment = planned.experiment
     levels = [
         LevelRecord(name=level.name, paper_name=level.paper_name, study=study.result(device))

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from diffmem.executors.config import ExecutorConfig
 from diffmem.models.config import ModelConfig
 from diffmem.sampling.config import SamplerConfig
 from diffmem.training.config import TrainingConfig
@@ -122,6 +123,7 @@ class StudyRecipe(TrainRecipe):
     )
     sampling: SamplerConfig = SamplerConfig()
     measure: MeasureConfig = MeasureConfig()
+    executor: ExecutorConfig = ExecutorConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -7,7 +7,6 @@ from diffmem.files import write_json
 from diffmem.runs import run as runs
 from diffmem.runs.store.index import RunIndex
 from diffmem.studies.search import work
-from diffmem.studies.search.driver import run_search
 from diffmem.studies.search.levels import Item
 from diffmem.studies.search.study import SearchStudy, open_search
 from diffmem.training import Trainer
@@ -90,7 +89,7 @@ def test_a_run_has_its_null_and_what_it_cost(finished):
 def test_what_is_finished_is_not_done_again(copied, monkeypatch):
     before = table(copied.result())
     forbid(monkeypatch, "training", "sampling")
-    run_search(copied)
+    copied.execute()
     assert table(SearchStudy(tiny_recipe(), copied.folder).result()) == before
 
 
@@ -143,7 +142,7 @@ def test_a_training_that_another_study_has_is_waited_for_and_used(tmp_path, monk
     """The lease is held by another owner until, as seen from here, it has done the work."""
     study = SearchStudy(tiny_recipe("levels={'8': {model.channels: 8}}", "search.most_sizes=2"), tmp_path)
     first = Item("8", 0, 8)
-    from diffmem.studies.search import driver
+    from diffmem.studies import driver
 
     waits = []
     with RunIndex(tmp_path) as other:
@@ -155,7 +154,7 @@ def test_a_training_that_another_study_has_is_waited_for_and_used(tmp_path, monk
             other.release(study.run(first).run_id)
 
         monkeypatch.setattr(driver.time, "sleep", wait)
-        run_search(study)
+        study.execute()
     assert waits
     assert study.result().finished
 
@@ -177,7 +176,7 @@ def test_a_damaged_file_is_found_and_made_anew_and_the_report_says_so(copied, da
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     again = SearchStudy(tiny_recipe(), copied.folder)
     told = []
-    run_search(again, warn=told.append)
+    again.execute(warn=told.append)
     result = SearchStudy(tiny_recipe(), copied.folder).result()
     assert table(result) == before
     if damage == "part":
@@ -209,7 +208,7 @@ def test_a_snapshot_that_is_damaged_before_its_images_are_sampled_is_made_anew(t
     for part in run.folder.glob(f"evaluations/*/{int(snapshot.stem):010d}/*"):
         part.unlink()
     told = []
-    run_search(SearchStudy(whole.recipe, tmp_path / "cut"), warn=told.append)
+    SearchStudy(whole.recipe, tmp_path / "cut").execute(warn=told.append)
     result = SearchStudy(whole.recipe, tmp_path / "cut").result()
     assert table(result) == table(whole.result())
     assert any("regenerated" in text for text in told)
@@ -252,9 +251,9 @@ def test_the_number_of_processes_does_not_change_the_result(finished, tmp_path):
 
 
 def test_a_worker_whose_result_is_not_here_is_told(tmp_path, monkeypatch):
-    from diffmem.studies.search import driver
+    from diffmem.studies.search import study
 
-    monkeypatch.setattr(driver, "_WORK", "search_builders:nothing")
+    monkeypatch.setattr(study, "_WORK", "search_builders:nothing")
     with pytest.raises(DiffmemError, match="another disk"):
         carried_out(tmp_path)
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from diffmem.errors import UserError
@@ -18,7 +17,7 @@ from diffmem.studies.search.choice import SizeRule
 from diffmem.studies.search.decisions import FutilityRule, StoppingRule
 from diffmem.training.config import EvaluationConfig, TrainingConfig
 
-__all__ = ["SearchConfig", "SearchRecipe", "dump_search", "is_search", "load_search"]
+__all__ = ["SearchConfig", "SearchRecipe", "is_search", "load_search"]
 
 
 class SearchConfig(BaseModel):
@@ -115,7 +114,7 @@ class SearchRecipe(TrainRecipe):
         Raises:
             UserError: Its settings do not fit.
         """
-        base = self.model_dump(mode="json", include=set(StudyRecipe.model_fields))
+        base = self.model_dump(mode="json", include=set(StudyRecipe.model_fields) - {"executor"})
         base["title"] = f"{self.title}: {name}"
         where = f"level {name!r}"
         for key, value in self.levels[name].items():
@@ -133,7 +132,7 @@ class SearchRecipe(TrainRecipe):
 
     def with_whole_paths(self) -> SearchRecipe:
         """Return the recipe with paths in full, so that the study can be opened from any folder."""
-        values = yaml.safe_load(dump_search(self))
+        values = self.model_dump(mode="json")
 
         def whole(source: object) -> object:
             return (
@@ -199,12 +198,3 @@ def load_search(path: Path, settings: list[str] | None = None) -> SearchRecipe:
     for name in recipe.levels:
         recipe.level(name)
     return recipe
-
-
-def dump_search(recipe: SearchRecipe) -> str:
-    """Return the recipe as YAML, defaults included; of the executor what was set, as it refuses what means nothing to it."""
-    values = recipe.model_dump(mode="json")
-    values["executor"] = {"kind": recipe.executor.kind} | recipe.executor.model_dump(
-        mode="json", exclude_unset=True
-    )
-    return yaml.safe_dump(values, sort_keys=False)

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from diffmem.data import open_images
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError
 from diffmem.memorization import RatioRule
@@ -36,6 +35,7 @@ from diffmem.studies.search.confidence import anytime_interval
 from diffmem.studies.search.decisions import Counts, StoppingRule, TrainingState
 from diffmem.studies.search.recipe import SearchRecipe
 from diffmem.studies.search.records import PointRecord, SizeRecord
+from diffmem.studies.study import opened_sets
 from diffmem.training.loop import snapshot_path
 
 __all__ = ["Parts", "SizeRun", "counts_of", "work_on_size"]
@@ -220,8 +220,7 @@ def work_on_size(content: dict[str, Any], progress: Progress, warn: Callable[[st
     """Do the training that `content` describes, as far as it is not done.
 
     Args:
-        content: recipe (a `SearchRecipe` as JSON, without executor), level (its name), training_set and heldout (paths;
-            heldout may be none), seed, store, device.
+        content: recipe (a `SearchRecipe` as JSON, without executor), level (its name), and the rest of `task_content`.
         progress: Reports images trained.
         warn: Gets a message for each damaged file that is made anew; it is noted beside the run too.
 
@@ -232,14 +231,7 @@ def work_on_size(content: dict[str, Any], progress: Progress, warn: Callable[[st
     recipe = SearchRecipe.model_validate(content["recipe"])
     level = recipe.level(content["level"])
     run = SizeRun(
-        training_set=open_images(Path(content["training_set"])),
-        heldout=None if content["heldout"] is None else open_images(Path(content["heldout"])),
-        model=level.model,
-        training=level.training,
-        seed=int(content["seed"]),
-        store=Path(content["store"]),
-        recipe=recipe,
-        level=level,
+        **opened_sets(content), model=level.model, training=level.training, recipe=recipe, level=level
     )
 
     def noted(text: str) -> None:
