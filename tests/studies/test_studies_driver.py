@@ -16,8 +16,9 @@ from studies_builders import tiny_recipe
 from diffmem.errors import DiffmemError, UserError
 from diffmem.executors import open as pools
 from diffmem.executors.config import ExecutorConfig
+from diffmem.runs.store.index import RunIndex
 from diffmem.studies import study as studies
-from diffmem.studies.driver import Work, drive, seconds_spent, timed
+from diffmem.studies.driver import Reached, Work, drive, seconds_spent, timed
 from diffmem.studies.study import Study, execute_studies
 
 
@@ -145,6 +146,40 @@ def test_no_more_processes_are_started_than_there_is_work_and_they_share_the_cor
     assert opened(2, {"kind": "local", "processes": 4}) == (2, 4)
     assert ExecutorConfig.of_workers(1).kind == "inline"
     assert ExecutorConfig.of_workers(3).processes == 3
+
+
+def test_how_far_a_training_is_is_told_in_images_with_the_pace_and_the_time_left(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("diffmem.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
+    reached = Reached()
+    reached.take(5000, 20_000, "epoch 10")  # resumed: what was done before says nothing of the pace
+    assert (reached.share, reached.per_second) == (0.25, 0)
+    now[0] = 10
+    reached.take(10_000, 20_000, "epoch 20")
+    assert str(reached) == "10,000 of 20,000 images, 500 a second, 20 s left, epoch 20"
+
+
+def test_the_progress_says_how_far_the_trainings_are_and_where_work_waits(tmp_path):
+    told = []
+    plan = Tasks(tmp_path, "inline", a=("write", 1.0, {}))
+    drive(plan, progress=lambda done, total, note="": told.append(note))
+    assert any(note.startswith("a: 1 of 2 images") and note.endswith("half way") for note in told)
+
+
+def test_a_training_that_another_study_has_is_said_to_be_waited_for(tmp_path, monkeypatch):
+    told, plan = [], Tasks(tmp_path, "inline", a=("write", 1.0, {}))
+    with RunIndex(tmp_path) as other:
+        assert other.claim("a", "other")
+
+        def wait(seconds):
+            if any("waiting for 1 training of other studies" in note for note in told):
+                other.release("a")
+
+        monkeypatch.setattr(
+            "diffmem.studies.driver.time", SimpleNamespace(monotonic=time.monotonic, sleep=wait)
+        )
+        drive(plan, progress=lambda done, total, note="": told.append(note))
+    assert (tmp_path / "files" / "a").exists()
 
 
 @pytest.fixture

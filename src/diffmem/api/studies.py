@@ -247,7 +247,11 @@ def run_study(
         write_text(folder / _RECIPE, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
     with show_progress(recipe.title) as progress:
         study.execute(device=device, progress=progress, warn=warn)
-    return GridStudy(study, device)
+    found = GridStudy(study, device)
+    _ = (
+        found.result
+    )  # under torchrun all processes read it together, and the first alone goes on to the report
+    return found
 
 
 def open_study(folder: str | Path) -> GridStudy:

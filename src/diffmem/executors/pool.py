@@ -157,6 +157,11 @@ class Pool(Protocol):
         """Return what happened since the last call; waits at most so many seconds for an event."""
         ...
 
+    @property
+    def waiting(self) -> str:
+        """What tasks that were submitted wait for beside a free slot, and why; '' if they do not, or that is unknown."""
+        return ""
+
     def stop(self) -> None:
         """Ask all work to save and end, wait for it, and end what has not after a minute; again, it does nothing."""
         ...

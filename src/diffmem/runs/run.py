@@ -115,7 +115,7 @@ class Run(TrainedRun):
         measured = {seen for seen in self.points if store.path(seen).exists()}
 
         def report(trained: float, more: float = 0.0) -> None:
-            progress(trained + each * (len(measured) + more), units, f"N={size}, epoch {trained / size:.0f}")
+            progress(trained + each * (len(measured) + more), units, f"epoch {trained / size:,.0f}")
 
         def evaluate(seen: int, trained: float, denoiser: Denoiser | None = None) -> None:
             measured.discard(seen)

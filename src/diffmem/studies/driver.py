@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +20,14 @@ from diffmem.executors.pool import BugError, Event, Pool, Task
 from diffmem.files import read_number, write_json
 from diffmem.folder_lock import BusyFolderError
 from diffmem.interrupt import StopRequest
-from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.progress import NO_PROGRESS, Pace, Progress
 from diffmem.runs.run import Run
 from diffmem.runs.store.folders import read_entry
 from diffmem.runs.store.index import RunIndex
+from diffmem.text import count_text, duration_text
 from diffmem.training.loop import STATE_FILE
 
-__all__ = ["Plan", "Work", "drive", "seconds_spent", "timed"]
+__all__ = ["Plan", "Reached", "Work", "drive", "seconds_spent", "timed"]
 
 _SECONDS_BETWEEN_BEATS = 10.0
 _SECONDS_BETWEEN_CHECKS = 2.0
@@ -53,6 +54,34 @@ class Work:
     content: Callable[[str], dict[str, Any]]
     is_done: Callable[[], bool]
     units: float = 1.0
+
+
+class Reached:
+    """How far a training is, by what it reports."""
+
+    def __init__(self) -> None:
+        self._pace, self._done, self._total, self._text = Pace(), 0.0, 0.0, ""
+
+    def take(self, done: float, total: float, text: str = "") -> None:
+        """Take note of a report: images of all images, and what is going on."""
+        self._done, self._total, self._text = done, total, text
+        self._pace.per_second(done)
+
+    @property
+    def share(self) -> float:
+        """The share that is done, 0 to 1."""
+        return min(1.0, self._done / max(self._total, 1e-12))
+
+    @property
+    def per_second(self) -> float:
+        """Images a second."""
+        return self._pace.per_second(self._done)
+
+    def __str__(self) -> str:
+        left = self._pace.seconds_left(self._done, self._total)
+        parts = [f"{self._done:,.0f} of {self._total:,.0f} images, {self.per_second:,.0f} a second"]
+        parts += [] if left is None else [f"{duration_text(left)} left"]
+        return ", ".join([*parts, *filter(None, [self._text])])
 
 
 class Plan(Protocol):
@@ -154,9 +183,10 @@ class _Driver:
         # A worker sees its own GPUs alone.
         self._device = device if plan.executor.kind == "inline" else device.partition(":")[0]
         self._active: dict[str, Work] = {}  # by run
-        self._shares: dict[Work, float] = {}
+        self._reached: dict[Work, Reached] = {}
         self._losses: dict[str, tuple[int, object]] = {}  # how often in a row it was lost, how far it was
-        self._note = ""
+        self._newest: Work | None = None
+        self._waits, self._elsewhere = "", 0
         self._beaten = time.monotonic()
         self.note_time = timed(plan.folder)
 
@@ -178,14 +208,19 @@ class _Driver:
             else:
                 time.sleep(1.0)  # another study works on all that is waited for
             self._beat()
+            self._waits = pool.waiting
 
     def _fill(self, pool: Pool, waiting: list[Work]) -> None:
         """Submit what is waited for, as far as there is room and nobody else works on it."""
+        self._elsewhere = 0
         for work in waiting:
             if len(self._active) >= pool.slots:
                 return
             run_id = work.run.run_id
-            if run_id in self._active or not self._index.claim(run_id, str(self._plan.folder)):
+            if run_id in self._active:
+                continue
+            if not self._index.claim(run_id, str(self._plan.folder)):
+                self._elsewhere += 1
                 continue
             if work.is_done():  # another study ended it between our check and our claim
                 self._index.release(run_id)
@@ -200,8 +235,8 @@ class _Driver:
         if work is None:
             return
         if event.kind == "progress":
-            self._shares[work] = min(1.0, event.done / max(event.total, 1e-12))
-            self._note = f"{work.name}: {event.text}"
+            self._reached.setdefault(work, Reached()).take(event.done, event.total, event.text)
+            self._newest = work
             self._beat()
             self._report()
         elif event.kind == "warning":
@@ -212,7 +247,7 @@ class _Driver:
             raise event.error or DiffmemError(event.text)
         else:
             del self._active[event.key]
-            self._shares.pop(work, None)
+            self._reached.pop(work, None)
             if event.kind == "failed":  # what a killed driver left still saves: tried again when it has ended
                 self._warn(f"{work.name}: {event.text}")
             if event.kind == "finished":
@@ -253,7 +288,21 @@ class _Driver:
                 )
 
     def _report(self) -> None:
-        self._progress(*self._plan.done(self._shares), self._note)
+        shares = {work: reached.share for work, reached in self._reached.items()}
+        self._progress(*self._plan.done(shares), "; ".join(filter(None, self._note())))
+
+    def _note(self) -> Iterator[str]:
+        """Yield in words how many trainings are at work, how far the one is that reported last, and what others wait for."""
+        starting = len(self._active) - len(self._reached)
+        if len(self._reached) > 1:
+            rate = sum(reached.per_second for reached in self._reached.values())
+            yield f"{len(self._reached)} trainings at work, {rate:,.0f} images a second"
+        if self._newest in self._reached:
+            yield f"{self._newest.name}: {self._reached[self._newest]}"
+        if self._waits or starting:
+            yield self._waits or f"{count_text(starting, 'training')} not begun yet"
+        if self._elsewhere and not self._active:
+            yield f"waiting for {count_text(self._elsewhere, 'training')} of other studies on the same store"
 
 
 def _how_far(folder: Path) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.distribution import open_distribution
 from diffmem.runs.recipe import StudyRecipe, TrainRecipe
 from diffmem.runs.run import Run
-from diffmem.studies.driver import Work, drive, seconds_spent, timed
+from diffmem.studies.driver import Reached, Work, drive, seconds_spent, timed
 from diffmem.studies.emm import estimate_emm
 from diffmem.studies.records import StudyResult
 
@@ -232,12 +232,13 @@ class _Grid:
 
     def __init__(self, studies: Sequence[Study], folder: Path) -> None:
         self.folder, self.store, self.executor = folder, studies[0].store, studies[0].recipe.executor
-        self._recipes: dict[Path, tuple[Work, StudyRecipe]] = {}
+        works: dict[Path, Work] = {}
+        self._recipes: dict[Work, StudyRecipe] = {}
         for study in studies:
             for run in study.runs():
                 where = run.evaluation_folder(study.recipe.sampling, study.recipe.measure.samples)
-                self._recipes.setdefault(where, (study.work(run), study.recipe))
-        self._left = sorted((work for work, _ in self._recipes.values()), key=lambda work: -work.units)
+                self._recipes[works.setdefault(where, study.work(run))] = study.recipe
+        self._left = sorted(works.values(), key=lambda work: -work.units)
         self.most = len(self.waiting(()))
         self._units = sum(work.units for work in self._left)
 
@@ -251,9 +252,17 @@ class _Grid:
 
     def execute_together(self, device: str, progress: Progress, warn: Callable[[str], None]) -> None:
         """Do one run after the other, all processes of torchrun each."""
-        for work, recipe in self._recipes.values():
-            if work in self._left:
-                work.run.execute(recipe.sampling, recipe.measure, device=device, progress=progress, warn=warn)
+        for work in list(self._left):
+            reached, recipe = Reached(), self._recipes[work]
+
+            def tell(
+                done: float, total: float, note: str = "", work: Work = work, at: Reached = reached
+            ) -> None:
+                at.take(done, total, note)
+                progress(*self.done({work: at.share}), f"{work.name}: {at}")
+
+            work.run.execute(recipe.sampling, recipe.measure, device=device, progress=tell, warn=warn)
+            self._left.remove(work)
 
 
 def execute_studies(

@@ -126,11 +126,12 @@ class SearchStudy:
     def done(self, shares: Mapping[Work, float]) -> tuple[float, float]:
         """Return how many searches are done, of how many; see `Plan`."""
         # A search usually takes four or five sizes; the part of a search that is still open is a guess.
-        parts = [
-            1.0 if one.finished else min(0.9, len(one.found.outcomes) / 5) if one.found else 0.0
-            for one in self._followed
-        ]
-        return sum(parts), float(len(parts))
+        done = 0.0
+        for one in self._followed:
+            sizes: float = len(one.found.outcomes) if one.found else 0
+            sizes += sum(shares.get(self._work(item), 0.0) for item in one.waiting)
+            done += 1.0 if one.finished else min(0.9, sizes / 5)
+        return done, float(len(self._followed))
 
     def _work(self, item: Item) -> Work:
         if item not in self._works:

@@ -109,10 +109,10 @@ class SizeRun(Run):
         def has_snapshot(seen: int) -> bool:
             return world().from_main(lambda: self.is_whole_snapshot(seen, warn))
 
-        def report(seen: float) -> None:
+        def report(seen: float, more: str = "") -> None:
             best = max((one for one in counts if one[1]), key=lambda one: one[0] / one[1], default=None)
             rate = "" if best is None else f", R_mem {best[0] / best[1]:.0%} of {best[1]:,}"
-            note = f"N={len(self.training_set):,}, epoch {seen / len(self.training_set):,.0f}{rate}"
+            note = f"epoch {seen / len(self.training_set):,.0f}{rate}{more}"
             progress(seen, float(self.points[-1]), note)
 
         def sample(index: int, denoiser: Denoiser | None = None) -> None:
@@ -122,7 +122,10 @@ class SizeRun(Run):
                 denoiser = denoiser or self.denoiser(seen, device)
                 hits, total = counts[index]
                 seeds, store = range(total, total + next_.more), self.parts.store(seen)
-                neighbours = self._evaluate_seeds(denoiser, seen, seeds, self.level.sampling, store, total)
+                neighbours = self._evaluate_seeds(
+                    denoiser, seen, seeds, self.level.sampling, store, total,
+                    lambda made, more, note="": report(seen, f", {made:,.0f} of {more:,.0f} images more"),
+                )  # fmt: skip
                 counts[index] = hits + int(self.memorized(neighbours).sum()), total + next_.more
                 report(seen)
 
