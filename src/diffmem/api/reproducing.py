@@ -18,6 +18,7 @@ from diffmem.paper.reproduce import reproduce as run_experiment
 from diffmem.progress import show_progress
 from diffmem.reports.folder import ReportPaths
 from diffmem.studies.study import Study
+from diffmem.text import file_name
 
 __all__ = ["reproduce", "write_results_page"]
 
@@ -48,9 +49,8 @@ def reproduce(
 
 def _write(one: Reproduction, result: ExperimentResult, studies: list[Study]) -> ReportPaths:
     for level, study in zip(one.levels, studies, strict=True):
-        name = "".join(sign if sign.isalnum() or sign in ".,=-" else "_" for sign in level.paper_name)
         recipe = yaml.safe_dump(study.recipe.model_dump(mode="json"), sort_keys=False)
-        write_text(one.folder / "recipes" / f"{name}.yaml", recipe)
+        write_text(one.folder / "recipes" / f"{file_name(level.paper_name)}.yaml", recipe)
     examples = []
     for record, study in zip(result.levels[:_MOST_GALLERIES], studies, strict=False):
         run = max(record.study.runs, key=lambda run: run.peak.memorized.value)

@@ -2,13 +2,15 @@ import numpy as np
 import pytest
 from search_builders import carried_out, table, tiny_recipe
 
+import diffmem as dm
 from diffmem.errors import DiffmemError, UserError
 from diffmem.files import write_json
 from diffmem.runs import run as runs
 from diffmem.runs.store.index import RunIndex
+from diffmem.studies.folder import write_study_folder
 from diffmem.studies.search import work
 from diffmem.studies.search.levels import Item
-from diffmem.studies.search.study import SearchStudy, open_search
+from diffmem.studies.search.study import SearchStudy
 from diffmem.training import Trainer
 
 
@@ -94,7 +96,7 @@ def test_what_is_finished_is_not_done_again(copied, monkeypatch):
 
 
 def test_its_folder_alone_opens_it_again(finished):
-    assert table(open_search(finished.folder).result()) == table(finished.result())
+    assert table(dm.open_emm(finished.folder).study.result()) == table(finished.result())
 
 
 def test_another_threshold_is_answered_by_stored_neighbours(copied, monkeypatch):
@@ -134,7 +136,7 @@ def test_two_studies_on_one_store_share_their_trainings(tmp_path, monkeypatch):
     )
     assert second.result().finished
     assert sorted(path.name for path in (store / "runs").iterdir()) == runs
-    assert open_search(tmp_path / "two").store == store.resolve()
+    assert dm.open_emm(tmp_path / "two").study.store == store.resolve()
 
 
 @pytest.mark.slow
@@ -272,11 +274,11 @@ def test_a_size_that_the_data_cannot_give_is_told_before_anything_is_trained(tmp
 def test_a_store_that_was_named_once_is_found_again_and_a_damaged_note_of_it_is_told(tmp_path):
     study = SearchStudy(tiny_recipe(), tmp_path / "study", tmp_path / "store")
     (tmp_path / "store").mkdir()
-    study.write_recipe()
-    assert open_search(tmp_path / "study").store == (tmp_path / "store").resolve()
+    write_study_folder(study.folder, study.recipe, study.store)
+    assert dm.open_emm(tmp_path / "study").study.store == (tmp_path / "store").resolve()
     write_json(tmp_path / "study" / "place.json", {"store": str(tmp_path / "gone")})
     with pytest.raises(UserError, match="gone"):
-        open_search(tmp_path / "study")
+        dm.open_emm(tmp_path / "study")
 
 
 @pytest.mark.slow

@@ -7,31 +7,28 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from diffmem.data import ImageSet
 from diffmem.distributed import world
 from diffmem.environment import versions
-from diffmem.errors import DiffmemError, UserError
+from diffmem.errors import UserError
 from diffmem.executors.config import ExecutorConfig
-from diffmem.files import read_json, write_json, write_text
 from diffmem.memorization import RatioRule, protocol_id
 from diffmem.memorization.examples import Example
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.distribution import Distribution, open_distribution
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.studies.driver import Work, drive, seconds_spent
+from diffmem.studies.folder import write_study_folder
 from diffmem.studies.search.choice import Outcome
 from diffmem.studies.search.cost import GridCost, grid_of_equal_precision
 from diffmem.studies.search.levels import Item, Search, decision_log, follow, level_emm
-from diffmem.studies.search.recipe import SearchRecipe, load_search
+from diffmem.studies.search.recipe import SearchRecipe
 from diffmem.studies.search.records import CostRecord, LevelRecord, SearchResult, SizeRecord
 from diffmem.studies.search.work import SizeRun
 from diffmem.studies.study import RUNS, model_text, task_content
 
-__all__ = ["RECIPE_FILE", "SearchStudy", "open_search", "store_of"]
+__all__ = ["SearchStudy"]
 
-RECIPE_FILE, _STORE_FILE = "recipe.yaml", "place.json"
 _WORK = "diffmem.studies.search.work:work_on_size"
 
 
@@ -161,15 +158,8 @@ class SearchStudy:
                 "A search starts its processes itself; start it without torchrun, and set executor.processes_per_run for"
                 " several GPUs a training."
             )
-        self.write_recipe()
+        write_study_folder(self.folder, self.recipe, self.store)
         drive(self, device=device, progress=progress, warn=warn)
-
-    def write_recipe(self) -> None:
-        """Write what the study is and where its store lies, so that its folder can be opened again."""
-        recipe = yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False)
-        write_text(self.folder / RECIPE_FILE, recipe)
-        own = self.store.resolve() == self.folder.resolve()  # then the folder can be moved
-        write_json(self.folder / _STORE_FILE, {"store": "." if own else str(self.store.resolve())})
 
     def size_record(self, item: Item) -> SizeRecord:
         """Return what a training did and says, finished or not; a final one is read once."""
@@ -284,42 +274,3 @@ def _sum_of(costs: list[CostRecord]) -> CostRecord:
         grid_units=sum(cost.grid_units for cost in costs),
         grid_images_trained=sum(cost.grid_images_trained for cost in costs),
     )
-
-
-def store_of(folder: Path) -> Path:
-    """Return the store of a study, as an earlier command wrote it into the study's folder; the folder itself if none did.
-
-    Raises:
-        UserError: The store that was named is gone.
-        DiffmemError: The note is damaged.
-    """
-    note = folder / _STORE_FILE
-    if not note.is_file():
-        return folder
-    content = read_json(note)
-    if not isinstance(content, dict) or not isinstance(content.get("store"), str):
-        raise DiffmemError(f"{note} is damaged; name the store again with --store.")
-    if content["store"] == ".":
-        return folder
-    store = Path(content["store"])
-    if not store.is_dir():
-        raise UserError(
-            f"The store {store} of the study {folder} is gone; if it was moved, name it with --store."
-        )
-    return store
-
-
-def open_search(folder: Path, progress: Progress = NO_PROGRESS) -> SearchStudy:
-    """Open the folder of a search.
-
-    Args:
-        folder: The folder given to `diffmem study --out`.
-        progress: Reports the reading of images.
-
-    Raises:
-        UserError: It is no such folder.
-    """
-    path = folder / RECIPE_FILE
-    if not path.is_file():
-        raise UserError(f"{folder} is not the folder of a study: it has no {RECIPE_FILE}.")
-    return SearchStudy(load_search(path), folder, store_of(folder), progress)

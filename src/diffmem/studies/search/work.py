@@ -28,7 +28,6 @@ from diffmem.runs.evaluations import EvaluationStore, StoredEvaluation, judged, 
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.runs.run import Run
 from diffmem.runs.store.repairs import note_repair, repairs
-from diffmem.runs.store.workers import reported_status
 from diffmem.settings import config_hash
 from diffmem.studies.search.choice import Outcome, outcome_of
 from diffmem.studies.search.confidence import anytime_interval
@@ -241,13 +240,7 @@ def work_on_size(content: dict[str, Any], progress: Progress, warn: Callable[[st
         note_repair(run.folder, text)
         warn(text)
 
-    with run.locked(), reported_status(run.folder) as report_status:
-
-        def report(done: float, total: float, note: str = "") -> None:
-            # The table beside it has the rest.
-            report_status(done, total, "training" if done < total else "sampling")
-            progress(done, total, note)
-
+    with run.at_work(progress) as report:
         run.execute_until_decided(device=content["device"], progress=report, warn=noted)
 
 
