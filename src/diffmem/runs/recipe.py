@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -185,6 +185,24 @@ class StudyRecipe(TrainRecipe):
             set_key(base, key, value, f"{where}, {key!r}")
         return validated(StudyRecipe, base, where).model_copy(update={"executor": self.executor})
 
+    @classmethod
+    def of_levels(cls, title: str, factor: str, levels: Mapping[str, StudyRecipe]) -> StudyRecipe:
+        """Return the grid whose levels are these; they may differ in data, model, training and sampling alone."""
+        first, *_ = levels.values()
+        settings = {
+            name: dict(_leaves(one.model_dump(mode="json", include=set(_OF_A_LEVEL))))
+            for name, one in levels.items()
+        }
+        base, *others = settings.values()
+        alike = {
+            key for key, value in base.items() if all(key in one and one[key] == value for one in others)
+        }
+        changes = {
+            name: {key: value for key, value in one.items() if key not in alike}
+            for name, one in settings.items()
+        }
+        return first.model_copy(update={"title": title, "factor": factor, "levels": changes})
+
     def with_whole_paths(self) -> Self:
         """Return the recipe with paths in full, so that the study can be opened from any folder."""
         values = self.model_dump(mode="json")
@@ -203,3 +221,12 @@ class StudyRecipe(TrainRecipe):
         if "path" in values["executor"]:
             values["executor"]["path"] = whole(values["executor"]["path"])
         return type(self).model_validate(values)
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings in groups of keys, with their dotted keys."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
