@@ -15,6 +15,7 @@ from studies_builders import tiny_recipe
 
 from diffmem.errors import DiffmemError, UserError
 from diffmem.executors import open as pools
+from diffmem.executors import processes
 from diffmem.executors.config import ExecutorConfig
 from diffmem.runs.store.index import RunIndex
 from diffmem.studies import study as studies
@@ -74,9 +75,9 @@ def test_all_that_is_waited_for_is_done_and_the_progress_sums_to_the_units(tmp_p
     assert sorted(warnings) == [f"{name}: wrote {name}" for name in "abcde"]
     assert told[-1][:2] == (15.0, 15.0)
     assert dict(os.environ) == before
-    processes = {json.loads((tmp_path / "files" / name).read_text())["pid"] for name in "abcde"}
-    assert (processes == {os.getpid()}) == (executor == "inline")
-    assert len(processes) <= 2
+    pids = {json.loads((tmp_path / "files" / name).read_text())["pid"] for name in "abcde"}
+    assert (pids == {os.getpid()}) == (executor == "inline")
+    assert len(pids) <= 2
 
 
 def test_what_is_waited_for_is_done_in_the_plan_s_order(tmp_path):
@@ -135,7 +136,8 @@ def test_work_whose_process_dies_is_done_again_until_it_comes_no_further(tmp_pat
 
 
 def test_no_more_processes_are_started_than_there_is_work_and_they_share_the_cores(tmp_path, monkeypatch):
-    monkeypatch.setattr(pools, "available_cores", lambda: 8)
+    for module in (pools, processes):
+        monkeypatch.setattr(module, "available_cores", lambda: 8)
 
     def opened(most, executor="local", device="cpu"):
         config = ExecutorConfig.model_validate(executor)

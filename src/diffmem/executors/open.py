@@ -14,7 +14,7 @@ from diffmem.errors import UserError
 from diffmem.executors.child import run_task
 from diffmem.executors.config import ExecutorConfig
 from diffmem.executors.pool import Event, Pool, Task, outcome
-from diffmem.executors.processes import Processes, available_cores, share_of_gpus, visible_gpus
+from diffmem.executors.processes import LocalPool, available_cores, visible_gpus
 
 __all__ = ["InlinePool", "LocalPool", "open_pool"]
 
@@ -55,29 +55,6 @@ class InlinePool(Pool):
     def stop(self) -> None:
         """Forget the tasks that wait; none runs outside of `poll`."""
         self._waiting.clear()
-
-
-class LocalPool(Processes, Pool):
-    """A pool of spawned processes; each does one task at a time, and one that dies is replaced.
-
-    Args:
-        slots: How many processes.
-        threads: Threads of each process; by default the cores divided by the slots.
-        gpus: Names of the GPUs, divided among the slots and shared if there are more slots; none on a CPU.
-        processes: Processes of each task (torchrun), each with a GPU of its own.
-    """
-
-    def __init__(
-        self, slots: int, *, threads: int | None = None, gpus: Sequence[str] = (), processes: int = 1
-    ) -> None:
-        self.slots = slots
-        share = max(1, available_cores() // (slots * processes)) if threads is None else threads
-        environments = [{"CUDA_VISIBLE_DEVICES": share_of_gpus(gpus, i, processes)} for i in range(slots)]
-        super().__init__(run_task, slots, share, environments if gpus else ())
-
-    def submit(self, task: Task) -> None:
-        """Take a task; see `Pool`."""
-        self.add(task.key, task)
 
 
 def open_pool(
