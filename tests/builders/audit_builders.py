@@ -28,7 +28,8 @@ from diffmem.auditing.report.page import audit_pictures, page_of
 from diffmem.auditing.significance import event_p_value, share_of_samples, upper_bound
 from diffmem.auditing.verdict import limitations, verdict_of
 from diffmem.memorization.plausibility import SampleCheckRecord, SetStatisticsRecord
-from diffmem.memorization.rates import Rate
+from diffmem.memorization.rates import Rate, mean_record
+from diffmem.optimum.denoising_records import DenoisingCheck, ErrorPoint, ModelReadingRecord
 
 SPACE = "pixel-l2/uint8"
 CRITERIA = (
@@ -256,7 +257,7 @@ def make_distances(samples, nulls, matches):
     return found
 
 
-def make_model(private=False):
+def make_model(private=False, check=None):
     return ModelRecord(
         source=None if private else "secret-models/network-snapshot.pkl",
         kind="EDM pickle",
@@ -264,7 +265,31 @@ def make_model(private=False):
         sampling="Heun, 18 steps, sigma 0.002 to 80, rho 7",
         seeds=(0, 9_999),
         notes=["Classes are drawn at random, and no guidance is applied."],
+        check=check,
     )
+
+
+def make_denoising(factor=0.3, better=False):
+    """A check of a model whose error is this share of that of doing nothing and of the mean image."""
+    points = [
+        ErrorPoint(
+            sigma=sigma,
+            middle=sigma in (0.25, 0.5, 1.0),
+            model=mean_record([factor * least, 1.1 * factor * least]),
+            nothing=mean_record([sigma**2] * 2),
+            mean_image=mean_record([0.27, 0.23]),
+            gaussian=mean_record([0.45 * least, 0.55 * least]),
+            worse=factor > 1,
+        )
+        for sigma in (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0)
+        for least in (min(sigma**2, 0.25),)
+    ]
+    reading = ModelReadingRecord(
+        text="noise_schedule=cosine", remedy="Give --model-set noise_schedule=cosine", images=64,
+        errors=[0.5 * point.model.value for point in points], ratio=0.512 if better else 1.734,
+        sound=[0.25, 0.5, 1.0] if better else [], overall=0.531 if better else 1.842, lower=better, better=better,
+    )  # fmt: skip
+    return DenoisingCheck(images=256, deviation=0.5023, points=points, readings=[reading])
 
 
 def make_copying():

@@ -6,6 +6,7 @@ from attack_builders import make_attack, make_exposure, make_flipd
 from audit_builders import (
     make_audit,
     make_check,
+    make_denoising,
     make_matches,
     make_model,
     make_reading,
@@ -40,7 +41,7 @@ def private_found():
 
 def full_audit():
     return copies_found(
-        model=make_model(),
+        model=make_model(check=make_denoising()),
         sample_check=make_check(),
         readings=[make_reading()],
         membership=MembershipPart(

@@ -43,7 +43,9 @@ def image_sets(draw):
         labels = np.array(draw(st.lists(st.integers(0, 6), min_size=count, max_size=count)), dtype)
         class_names = draw(st.none() | st.lists(WORDS, min_size=7, max_size=8).map(tuple))
     names = tuple(draw(st.lists(WORDS, min_size=count, max_size=count)))
-    return ImageSet(pixels, labels, names, class_names, tuple(draw(st.lists(WORDS, max_size=2))))
+    captions = draw(st.none() | st.lists(st.none() | WORDS, min_size=count, max_size=count).map(tuple))
+    history = tuple(draw(st.lists(WORDS, max_size=2)))
+    return ImageSet(pixels, labels, names, class_names, history, captions=captions)
 
 
 def encoded(pixels, kind="PNG", **options):
@@ -160,3 +162,46 @@ def damaged(content):
 
     flips = st.lists(st.integers(0, 8 * len(content) - 1), min_size=1, max_size=4).map(flip)
     return st.one_of(cut, flips)
+
+
+CIFAR100_CLASSES = {"fine": [f"fine {k}" for k in range(100)], "coarse": [f"coarse {k}" for k in range(20)]}
+
+
+def cifar100_parts(count=6, seed=0):
+    """Return the dictionaries of a synthetic CIFAR-100, by file name; as it is published, label k of fine is k // 5 of coarse here."""
+    rng = np.random.default_rng(seed)
+    parts = {}
+    for name in ("train", "test"):
+        fine = rng.integers(0, 100, count).tolist()
+        parts[name] = {
+            b"filenames": [f"{name}_{row}.png".encode() for row in range(count)],
+            b"batch_label": f"{name} batch 1 of 1".encode(),
+            b"fine_labels": fine,
+            b"coarse_labels": [label // 5 for label in fine],
+            b"data": rng.integers(0, 256, (count, 3072), dtype=np.uint8),
+        }
+    parts["meta"] = {
+        f"{kind}_label_names".encode(): [name.encode() for name in names]
+        for kind, names in CIFAR100_CLASSES.items()
+    }
+    return parts
+
+
+def write_cifar100(path, parts, mode="w:gz"):
+    """Write an archive of the official layout, its folder first, from dictionaries."""
+    folder = tarfile.TarInfo("cifar-100-python")
+    folder.type = tarfile.DIRTYPE
+    members = {f"cifar-100-python/{name}": pickle.dumps(part, 2) for name, part in parts.items()}
+    return write_tar(path, {"cifar-100-python": folder, **members}, mode)
+
+
+STL10_CLASSES = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
+
+
+def stl10_files(images, labels, split="train"):
+    """Return the files of STL-10 for images (N, 3, 96, 96) and labels 0 to 9, by the layout of its page: column-major planes."""
+    return {
+        f"{split}_X.bin": np.ascontiguousarray(images.transpose(0, 1, 3, 2)).tobytes(),
+        f"{split}_y.bin": (np.asarray(labels) + 1).astype(np.uint8).tobytes(),
+        "class_names.txt": "".join(f"{name}\n" for name in STL10_CLASSES).encode(),
+    }

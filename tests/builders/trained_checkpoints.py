@@ -16,6 +16,7 @@ from typing import Any
 import checkpoint_builders
 import edm_pickle_builder
 import lucidrains_tools
+import score_tools
 import torch
 from torch import nn
 
@@ -23,9 +24,10 @@ import diffmem as dm
 from diffmem.models.config import build_denoiser
 from diffmem.models.denoiser import Denoiser
 from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, betas_of, levels_of
+from diffmem.models.networks import score_unet
 from diffmem.models.pretrained.doors import door_of
 
-STEPS = 3000
+STEPS = 1500
 _BATCH = 64
 _RATE = 2e-3
 _SIGMA_DATA = 0.5
@@ -43,6 +45,7 @@ class Layout:
         channels: Of the images.
         settings: What the file does not tell.
         beside: Other files, by name, with their text.
+        put_back: Puts a trained network into the checkpoint, where its tensors are no views of those.
     """
 
     file: str
@@ -50,6 +53,23 @@ class Layout:
     channels: int = 3
     settings: Mapping[str, Any] = field(default_factory=dict)
     beside: Mapping[str, str] = field(default_factory=dict)
+    put_back: Callable[[dict[str, Any], nn.Module], None] | None = None
+
+
+def _put_back_scores(checkpoint: dict[str, Any], network: nn.Module) -> None:
+    """Part queries, keys and values, which our network holds as one, into the maps of score_sde_pytorch; raw weights are as averaged."""
+    unet = network.unet
+    own, model = unet.state_dict(), checkpoint["model"]
+    for name, sources in score_unet._sources(unet):
+        for source, part in zip(sources, own[name].unflatten(0, (-1, len(sources))).unbind(1), strict=True):
+            turned = part[:, :, 0, 0].T if ".NIN_" in source and part.ndim == 4 else part
+            model[source].copy_(turned)
+    trained = [
+        one
+        for name, one in model.items()
+        if name != "module.sigmas" and not (name.endswith(".W") and "NIN" not in name)
+    ]
+    checkpoint["ema"]["shadow_params"] = [one.clone() for one in trained]
 
 
 def _sigmoid_levels(steps: int = 1000) -> dict[str, torch.Tensor]:
@@ -98,6 +118,29 @@ LAYOUTS = {
             "predict_xstart": False,
         },
     ),
+    "torchcfm": Layout(
+        "results/icfm_cifar10_weights_step_3000.pt",
+        lambda: checkpoint_builders.torchcfm(scales=False),
+        settings={"num_head_channels": 16},
+    ),
+    "flow-matching": Layout(
+        "output/checkpoint.pth",
+        checkpoint_builders.flow_matching,
+        settings={"num_heads": 1},
+    ),
+    "score-sde": Layout(
+        "checkpoints/checkpoint_3.pth",
+        lambda: score_tools.checkpoint(width=32, sigmas=(50.0, 0.01, 1000)),
+        settings={
+            "sde": "vpsde",
+            "continuous": True,
+            "centered": True,
+            "beta_min": 0.1,
+            "beta_max": 20.0,
+            "fir": False,
+        },
+        put_back=_put_back_scores,
+    ),
 }
 
 
@@ -111,6 +154,13 @@ def write_trained(name: str, folder: Path, images: dm.ImageSet, steps: int = STE
         steps: Of the optimizer.
     """
     return WRITERS[name](folder, images, steps)
+
+
+def opened_as_told(name: str, path: Path, images: dm.ImageSet) -> Denoiser:
+    """Open what was written, with what its file does not tell."""
+    layout = LAYOUTS.get(name)
+    settings = None if layout is None else layout.settings or None
+    return dm.open_model(path, settings=settings, resolution=images.shape[1])
 
 
 def _checkpoint(layout: Layout, folder: Path, images: dm.ImageSet, steps: int) -> Path:
@@ -135,7 +185,13 @@ def _checkpoint(layout: Layout, folder: Path, images: dm.ImageSet, steps: int) -
     with torch.no_grad():
         for key, one in _network(averaged).state_dict().items():
             one.copy_(average[key])
+        if layout.put_back is not None:
+            layout.put_back(checkpoint, _network(averaged))
     torch.save(checkpoint, path)
+    x = torch.zeros(1, *shape)
+    again = opened("ema")
+    assert again is not None
+    assert torch.equal(again(x, 1.0), averaged(x, 1.0)), "the network is no view of its checkpoint"
     return path
 
 

@@ -169,9 +169,9 @@ def test_build_does_not_replace_the_source_that_it_mixes_in(tmp_path, capsys):
         data_build("digits", out, mix=str(out), share=0.5, size=10)
 
 
-@pytest.mark.parametrize("name", ["d.tar", "folder"])
+@pytest.mark.parametrize("name", ["d.tar.gz", "d.txt"])
 def test_build_refuses_a_wrong_ending_before_it_reads_anything(tmp_path, name):
-    with pytest.raises(UserError, match=r"\.zip or \.npz"):
+    with pytest.raises(UserError, match=r"\.zip, \.npz or \.tar"):
         data_build(str(tmp_path / "missing"), tmp_path / name)
 
 

@@ -58,7 +58,7 @@ def test_radius_0_finds_exact_copies_alone(call, planted):
         (["--radius", "-1"], "--radius must lie between 0 and 255 grey levels, not -1."),
         (["--radius", "nan"], "--radius must lie between 0 and 255 grey levels, not nan."),
         (["--radius", "inf"], "--radius must lie between 0 and 255 grey levels, not inf."),
-        (["--dedup", "clean.tar"], "not as 'clean.tar'"),
+        (["--dedup", "clean.txt"], "not as 'clean.txt'"),
         (["--dedup", "d.npz"], "d.npz is the source itself; write to another file."),
         (["--out", "d.npz"], "--out d.npz is a file; name a folder."),
         (["--split", "test"], "no test split"),

@@ -122,3 +122,30 @@ def test_a_mistake_is_told_in_one_line_and_nothing_is_written(call, here, tmp_pa
 def test_an_unfinished_run_has_no_snapshot(call, here):
     shutil.rmtree(here[0] / "snapshots")
     assert "holds no snapshots" in call("gap", here[0], *SMALL).err
+
+
+def test_a_model_made_elsewhere_has_the_gap_of_the_run_that_it_is(call, here, tmp_path):
+    assert call("gap", here[0], "--heldout", "h.npz", "--out", "run", *SMALL).code == 0
+    snapshot = sorted((here[0] / "snapshots").iterdir())[-1]
+    done = call(
+        "gap", "--model", snapshot, "--train", "d.npz", "--heldout", "h.npz", "--out", "model", *SMALL
+    )
+    assert (done.code, done.err) == (0, "")
+    (one,), (other,) = numbers(tmp_path / "run").runs, numbers(tmp_path / "model").runs
+    assert other.curves == one.curves
+    assert (other.epoch, other.images_seen, other.folder) == (None, None, str(snapshot))
+    assert "note: diffmem snapshot: " in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "and not both"),
+        (["runs/a", "--model", "b", "--train", "d.npz"], "and not both"),
+        (["--model", "b"], "with --train"),
+        (["runs/a", "--weights", "raw"], "--weights is for a model that is opened"),
+    ],
+)
+def test_a_model_needs_its_images_and_comes_alone(call, here, words, message):
+    done = call("gap", *words)
+    assert (done.code, message in done.err) == (2, True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from checkpoint_builders import guided_diffusion
 from cli_builders import caller
 from lucidrains_tools import checkpoint
 
@@ -85,3 +86,21 @@ def test_what_does_not_open_is_named_with_the_way_on(tmp_path, call):
     assert done.code == 2
     assert "is a checkpoint of pytorch-ddpm, whose network is none that is read" in done.err
     assert "--samples" in done.err
+
+
+def test_a_model_that_is_no_denoiser_of_the_images_is_refused_with_the_figures(tmp_path, call):
+    path = tmp_path / "ema_0.999_000001.pt"
+    tensors = guided_diffusion(outputs=1, inputs=1, attention=False)
+    tensors["out.2.bias"] += 10  # a noise that is never there
+    torch.save(tensors, path)
+    settings = [
+        word
+        for pair in ("noise_schedule=linear", "diffusion_steps=1000", "predict_xstart=False")
+        for word in ("--model-set", pair)
+    ]
+    done = call("model", "info", path, "--resolution", "8", *settings, "--check", "digits")
+    assert done.code == 2
+    assert "sigma" in done.out
+    assert "doing nothing" in done.out
+    assert "Denoising error on 256 training images" in done.out
+    assert "no denoiser of the training images" in done.err

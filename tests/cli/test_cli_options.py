@@ -61,6 +61,31 @@ def test_duplicates_takes_a_split(photos, capsys):
     assert capsys.readouterr().out
 
 
+@pytest.mark.parametrize("option", [["--range=-1..1"], ["--range", "-1..1"]])
+def test_options_about_arrays_reach_the_reading(tmp_path, option):
+    pixels, out = RNG.integers(0, 256, (2, 3, 8, 3), dtype=np.uint8), tmp_path / "out.npz"
+    np.savez(tmp_path / "a.npz", pixels=pixels / 127.5 - 1, target=np.array([[1], [0]]))
+    keys = ["--key", "images=pixels", "--key", "labels=target"]
+    app(["build", str(tmp_path / "a.npz"), str(out), *keys, "--layout", "hwc", *option])
+    images = open_images(out)
+    np.testing.assert_array_equal(images.images, pixels.transpose(0, 3, 1, 2))
+    assert images.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        (["image=x"], "--key 'image=x' must read images=NAME or labels=NAME"),
+        (["images"], "must read images=NAME"),
+        (["labels=a", "labels=b"], "--key labels is given twice: a and b"),
+    ],
+)
+def test_keys_that_are_no_pairs_are_refused(tmp_path, keys, told):
+    np.savez(tmp_path / "a.npz", x=RNG.integers(0, 256, (2, 3, 8), dtype=np.uint8))
+    with pytest.raises(UserError, match=told):
+        app(["info", str(tmp_path / "a.npz"), *(word for key in keys for word in ("--key", key))])
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -86,3 +111,14 @@ def test_build_resizes_by_its_resolution_alone_as_before(photos, tmp_path):
     app(["build", str(photos / "train"), str(out), "--resolution", "4"])
     assert open_images(out).shape == (3, 4, 4)
     assert ReadingOptions().reading(4) == Reading()
+
+
+def test_links_out_of_the_folder_are_followed_by_an_option(photos, tmp_path, capsys):
+    (tmp_path / "linked").mkdir()
+    for file in ("a.png", "b.jpg"):
+        (tmp_path / "linked" / file).symlink_to(photos / "val" / file)
+    with pytest.raises(UserError, match="--follow-links"):
+        app(f"build {tmp_path / 'linked'} {tmp_path / 'out.tar'}")
+    app(f"build {tmp_path / 'linked'} {tmp_path / 'out.tar'} --follow-links")
+    assert "  2 links to folders, or out of linked, followed" in capsys.readouterr().out.splitlines()
+    assert open_images(tmp_path / "out.tar").fingerprint == open_images(photos, "val").fingerprint

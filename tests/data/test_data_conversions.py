@@ -193,7 +193,7 @@ def test_the_words_survive_a_file(tmp_path, ending):
 
 def test_arrays_that_are_not_read_are_told(tmp_path):
     pixels = np.zeros((2, 4, 4, 3), np.uint8)
-    np.savez(tmp_path / "a.npz", pixels, np.array([0, 1]))
+    np.savez(tmp_path / "a.npz", pixels, np.array([0, 1, 2]))
     images = open_images(tmp_path / "a.npz")
     assert images.labels is None
     assert images.history[1] == "1 other array skipped (arr_1): if arr_1 holds labels, save them as 'labels'"

@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from data_builders import image_set
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffmem.data import ImageSet
+from diffmem.data import ImageSet, duplicated, mixture
 from diffmem.errors import UserError
 
 
@@ -137,3 +138,19 @@ OK = np.zeros((2, 1, 2, 2), np.uint8)
 def test_parts_that_do_not_fit_are_refused(parts, told):
     with pytest.raises(UserError, match=told):
         ImageSet(*parts)
+
+
+def test_captions_go_with_their_images():
+    images = replace(image_set(4), captions=("a", None, "", "d"))
+    assert images.take([2, 0, 2], "taken").captions == ("", "a", "")
+    assert images.with_labels(None, None, "bare").captions == images.captions
+    assert images.fingerprint == image_set(4).fingerprint
+    assert duplicated(images, 1.0, 2, seed=0).captions == images.captions * 2
+    mixed = mixture(images, image_set(4), 6, 0.5)
+    assert mixed.captions == ("a", None, "", None, None, None)
+
+
+def test_captions_that_do_not_fit_are_refused():
+    for captions in (("a",), ("a", "b", "c", 4), ("a\0", "b", "c", "d")):
+        with pytest.raises(UserError, match="captions"):
+            replace(image_set(4), captions=captions)

@@ -13,8 +13,15 @@ def test_pairs_become_a_reading():
         "fit=pad",
         "resolution=32",
         "split=val",
+        "images_key=x",
+        "labels_key=none",
+        "range=-1..1",
+        "layout=hwc",
+        "follow_links=True",
     ]
-    assert parse_reading(pairs) == Reading("black", "apply", 4095, "all", "pad", 32, "val")
+    reading = Reading("black", "apply", 4095, "all", "pad", 32, "val", "x", "none", "-1..1", "hwc", True)
+    assert parse_reading(pairs) == reading
+    assert parse_reading([f"{key}={value}" for key, value in reading.choices().items()]) == reading
     assert parse_reading([]) == Reading()
 
 
@@ -25,6 +32,7 @@ def test_pairs_become_a_reading():
         (["alpha="], "no key=value"),
         (["alfa=black"], "no 'alfa' to choose. Did you mean 'alpha'.* Keys are alpha, exif, white"),
         (["alpha=blue"], "alpha 'blue' is unknown; choose white, black or drop"),
+        (["follow_links=perhaps"], "follow_links must be true or false, not 'perhaps'"),
         (["exif=turn"], "choose ignore or apply"),
         (["pages=last"], "choose first, all or refuse"),
         (["fit=squash", "resolution=8"], "choose crop, stretch or pad"),
@@ -33,6 +41,8 @@ def test_pairs_become_a_reading():
         (["white=0"], "from 1 to 65,535, not 0"),
         (["white=70000"], "from 1 to 65,535"),
         (["white=9", "white=10"], "white is chosen twice: 9 and 10"),
+        (["range=0..255"], "range '0..255' is unknown; choose 0..1 or -1..1"),
+        (["layout=nchw"], "choose chw or hwc"),
         (["fit=crop"], "fit crop needs a resolution"),
         (["resolution=32"], "resolution 32 needs a fit"),
         (["fit=crop", "resolution=5000"], "between 1 and 4096"),

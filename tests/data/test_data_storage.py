@@ -6,7 +6,15 @@ from data_builders import encoded, image_set, write_zip
 
 from diffmem.data import grayscale, mixture, open_images, resize, rgb
 from diffmem.data.shares import duplicated
-from diffmem.data.storage import contiguous, gather, in_memory_limit, is_mapped, new_images, parts
+from diffmem.data.storage import (
+    contiguous,
+    gather,
+    in_memory_limit,
+    is_mapped,
+    little_memory,
+    new_images,
+    parts,
+)
 from diffmem.errors import DiffmemError
 
 
@@ -29,6 +37,20 @@ def test_the_limit_is_a_quarter_of_what_a_container_may_use(tmp_path, monkeypatc
     assert in_memory_limit() == whole
     (tmp_path / "memory.max").write_text("4000\n")
     assert in_memory_limit() == 1000
+
+
+def test_little_memory_maps_what_would_fit_into_memory_while_there_is_space_on_disk(monkeypatch):
+    monkeypatch.setattr("diffmem.data.storage._BUILD_BYTES", 99)
+    with little_memory():
+        assert is_mapped(new_images((10, 10)))
+        assert not is_mapped(new_images((9, 11)))
+        monkeypatch.setattr("diffmem.data.storage._reserve", full_disk)
+        assert not is_mapped(new_images((10, 10)))
+    assert not is_mapped(new_images((10, 10)))
+
+
+def full_disk(stream, size):
+    raise OSError(28, "No space left on device")
 
 
 @pytest.mark.parametrize(

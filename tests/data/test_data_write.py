@@ -1,8 +1,11 @@
 import json
 import zipfile
+from dataclasses import replace
 
+import datasets
 import numpy as np
 import pytest
+import webdataset
 from data_builders import image_set, image_sets
 from hypothesis import given, settings
 
@@ -19,7 +22,11 @@ def test_what_is_written_reads_back_the_same(tmp_path_factory, ending, images):
     write_images(images, path)
     read = open_images(path)
     assert read.fingerprint == images.fingerprint
-    assert (read.names, read.class_names) == (images.names, images.class_names)
+    assert (read.names, read.class_names, read.captions) == (
+        images.names,
+        images.class_names,
+        images.captions,
+    )
     assert read.history[:-1] == images.history
 
 
@@ -66,7 +73,7 @@ def test_an_existing_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name", ["a.tar", "a", "a.png"])
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.json", "a.png"])
 def test_other_endings_are_refused(tmp_path, name):
     with pytest.raises(UserError, match=name):
         write_images(image_set(), tmp_path / name)
@@ -122,3 +129,50 @@ def test_images_are_written_a_part_at_a_time(tmp_path, monkeypatch):
     write_images(images, tmp_path / "a.npy", lambda *told: done.append(told[:2]))
     assert done == [(count, 7) for count in range(1, 8)]
     assert open_images(tmp_path / "a.npy").fingerprint == images.fingerprint
+
+
+@pytest.mark.parametrize("name", ["set", "a.tar", "a-{00..03}.tar"])
+@settings(max_examples=30, deadline=None)
+@given(images=image_sets())
+def test_what_others_read_reads_back_with_the_same_fingerprint(tmp_path_factory, name, images):
+    path = tmp_path_factory.mktemp("round") / name
+    if len(images) < 4 and "{" in name:
+        with pytest.raises(UserError, match="name fewer"):
+            write_images(images, path)
+        return
+    write_images(images, path)
+    read = open_images(path)
+    assert read.fingerprint == images.fingerprint
+    assert read.class_names == images.class_names
+    assert read.captions == (
+        images.captions if any(word is not None for word in images.captions or ()) else None
+    )
+    assert read.history[: len(images.history)] == images.history
+
+
+def test_the_tar_is_read_by_webdataset_itself(tmp_path):
+    images = replace(image_set(3, (3, 4, 5)), captions=("a", "b", "ü"))
+    write_images(images, tmp_path / "a.tar")
+    rows = list(webdataset.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False).decode("rgb8"))
+    assert [(row["cls"], row["txt"]) for row in rows] == [(0, "a"), (1, "b"), (2, "ü")]
+    for row, planes in zip(rows, images.images, strict=True):
+        np.testing.assert_array_equal(row["png"], planes.transpose(1, 2, 0))
+
+
+def test_the_folder_is_read_by_datasets_itself(tmp_path):
+    images = replace(image_set(3, (3, 4, 5)), captions=("a", None, "ü"))
+    write_images(images, tmp_path / "set")
+    datasets.disable_progress_bars()
+    rows = datasets.load_dataset(
+        "imagefolder", data_dir=str(tmp_path / "set"), split="train", cache_dir=str(tmp_path / "c")
+    )
+    assert [(row["label"], row["text"]) for row in rows] == [(0, "a"), (1, None), (2, "ü")]
+    for row, planes in zip(rows, images.images, strict=True):
+        np.testing.assert_array_equal(np.asarray(row["image"]), planes.transpose(1, 2, 0))
+
+
+def test_a_folder_that_is_there_is_never_written_into(tmp_path):
+    (tmp_path / "set").mkdir()
+    write_images(image_set(), tmp_path / "set")
+    with pytest.raises(UserError, match="is there already"):
+        write_images(image_set(), tmp_path / "set")

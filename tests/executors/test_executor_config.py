@@ -34,6 +34,15 @@ def test_a_word_is_a_kind_and_a_mapping_has_its_settings():
 
 
 @pytest.mark.parametrize(
+    ("given", "seconds"), [("00:00:59", 60), ("00:01:00", 60), ("00:01:59", 120), ("49:59:01", 180_000)]
+)
+def test_a_time_limit_is_rounded_up_to_the_minutes_that_schedulers_count_in(given, seconds):
+    config = ExecutorConfig(kind="slurm", cores_per_node=1, walltime=given, minutes_to_save=0.1)
+    assert walltime_seconds(config.walltime) == seconds
+    assert config.walltime.endswith(":00")
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         (

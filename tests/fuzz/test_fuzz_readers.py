@@ -7,7 +7,7 @@ import struct
 import sys
 
 import pytest
-from fuzz_harness import HARNESSES
+from fuzz_kinds import HARNESSES
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -70,7 +70,7 @@ def fuzz(kind, folder, examples):
     harness = HARNESSES[kind]
 
     @settings(
-        max_examples=examples, deadline=None, derandomize=examples < 100, database=None,
+        max_examples=examples, deadline=None, derandomize=examples < 1000, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(damaged(harness.seeds))
@@ -92,7 +92,7 @@ def test_good_files_are_accepted(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", HARNESSES)
 def test_damage_is_opened_or_refused_in_one_line(tmp_path, kind):
-    fuzz(kind, tmp_path, 30)
+    fuzz(kind, tmp_path, HARNESSES[kind].examples)
 
 
 @pytest.mark.slow

@@ -228,6 +228,9 @@ def test_the_examples_of_the_guide_make_denoisers():
         "torch": torch,
         "net": net,
         "score_fn": net,
+        "onnxruntime": SimpleNamespace(
+            InferenceSession=lambda path: SimpleNamespace(run=lambda names, given: [given["sample"]])
+        ),
         "alphas_cumprod": (1 - BETAS).cumprod(0),
         "trainer": SimpleNamespace(ema=SimpleNamespace(ema_model=net)),
     }
@@ -238,8 +241,8 @@ def test_the_examples_of_the_guide_make_denoisers():
         audit=lambda *given, **options: SimpleNamespace(save=lambda out: None),
     )
     for block in blocks:
-        exec(block.replace("import diffmem as dm\n", ""), known)
-    assert len(models) == 7
+        exec(re.sub("import (diffmem as dm|onnxruntime)\n", "", block), dict(known))
+    assert len(models) == 8
     for model in models:
         x = torch.zeros(2, *model.image_shape)
         assert model(x, (model.sigma_min * model.sigma_max) ** 0.5).isfinite().all()

@@ -228,6 +228,16 @@ def test_the_runs_of_a_grid_are_divided_among_the_gpus(tmp_path, monkeypatch):
     assert sorted(text.partition(": ")[2] for text in told) == ["on GPU-ab as cuda", "on GPU-cd as cuda"]
 
 
+def test_studies_that_differ_in_their_epochs_alone_are_each_done_to_their_ends(tmp_path):
+    """Their runs are the same, with other evaluation points."""
+    recipes = [tiny_recipe("sizes=[4]", f"training.epochs={epochs}") for epochs in (10, 20)]
+    pair = [Study(recipe, tmp_path) for recipe in recipes]
+    execute_studies(pair, tmp_path)
+    ends = [study.result().runs[0].evaluations[-1].epoch for study in pair]
+    assert ends == [10, 20]
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
 def test_the_time_of_a_study_is_the_sum_of_its_sessions(tmp_path):
     assert seconds_spent(tmp_path) == 0
     for _ in range(2):

@@ -15,7 +15,7 @@ from diffmem.attacks.flipd_record import FlipdRecord, flipd_record
 from diffmem.auditing.compare import Comparison, compare, copies_found, distance_records
 from diffmem.auditing.copying import copying_record
 from diffmem.auditing.detector import CopyDetector, occurrences
-from diffmem.auditing.model import infer_membership, model_record, sample
+from diffmem.auditing.model import check_reading, infer_membership, model_record, sample
 from diffmem.auditing.notes import notes_of, reading_lines, reading_problems
 from diffmem.auditing.positive_controls import POSITIVE_CONTROLS
 from diffmem.auditing.power import COUNT
@@ -31,6 +31,8 @@ from diffmem.environment import versions
 from diffmem.errors import UserError
 from diffmem.memorization.plausibility import SampleCheck, check_samples
 from diffmem.models.denoiser import check_independent_noise
+from diffmem.models.pretrained.opening import OWN_FORMAT, origin_of
+from diffmem.optimum.denoising_records import DenoisingCheck
 from diffmem.progress import NO_PROGRESS, Progress, Stages, parts_of
 from diffmem.text import duration_text
 
@@ -78,21 +80,36 @@ def audit(
         report: Called with how long the work will take, before it starts, where that is long.
 
     Raises:
-        UserError: The inputs do not fit together, or the model returns values that are not finite.
+        UserError: The inputs do not fit together, or the model returns values that are not finite, or was read wrongly.
     """
     options = request.settled
     _estimate(request, report)
     part = 0.0 if request.model is None else 0.8
-    stages = Stages(progress, sample=0.75 * part, attack=0.25 * part, compare=1 - part)
+    stages = Stages(progress, check=0.05 * part, sample=0.7 * part, attack=0.25 * part, compare=1 - part)
     samples, model = request.samples, None
     if request.model is not None:
+        check = _checked(request, stages.check)
         samples = sample(request.model, request.sampler, options, shards, stages.sample)
-        model = model_record(request.model, request.sources.get("model"), request.sampler, options)
+        model = model_record(request.model, request.sources.get("model"), request.sampler, options, check)
     assert samples is not None
     attacks = _attack(request, samples, stages.attack)
     if request.training is None:
         return Audited(_without_training(request, samples, model, attacks))
     return _with_training(request, samples, model, attacks, stages.compare)
+
+
+def _checked(request: AuditRequest, progress: Progress) -> DenoisingCheck | None:
+    """Return how the model denoises its training images; none of diffmem's own runs, which nobody can read wrongly.
+
+    Raises:
+        UserError: It was read wrongly, or is no denoiser of these images.
+    """
+    if request.model is None or request.training is None or origin_of(request.model).format == OWN_FORMAT:
+        return None
+    check = check_reading(request.model, request.training, request.options, progress)
+    if check.problem is not None:
+        raise UserError(check.problem)
+    return check
 
 
 def _without_training(

@@ -16,10 +16,19 @@ from diffmem.data import ImageSet, grayscale, resize, rgb
 from diffmem.errors import UserError
 from diffmem.models import Denoiser, origin_of
 from diffmem.models.denoiser import model_text, pixel_shape_of
+from diffmem.optimum.denoising_error import denoising_check
+from diffmem.optimum.denoising_records import DenoisingCheck
 from diffmem.progress import NO_PROGRESS, Progress, parts_of
 from diffmem.sampling import BrokenModelError, SamplerConfig, generate_resumable
 
-__all__ = ["FALSE_POSITIVES", "as_the_model_sees", "infer_membership", "model_record", "sample"]
+__all__ = [
+    "FALSE_POSITIVES",
+    "as_the_model_sees",
+    "check_reading",
+    "infer_membership",
+    "model_record",
+    "sample",
+]
 
 FALSE_POSITIVES = 0.01
 """The false-positive rate at which membership inference is reported."""
@@ -27,7 +36,33 @@ FALSE_POSITIVES = 0.01
 _SPARE = 64
 """Images beyond the number needed, in case some are copies of others."""
 
+_CHECKED = 4096
+"""Training images that a model is checked against: of them, mean and covariance are taken."""
+
 _ATTACKS: tuple[Attack, ...] = ("loss", "secmi", "pia")
+
+
+def check_reading(
+    denoiser: Denoiser,
+    training: ImageSet,
+    options: AuditOptions,
+    progress: Progress = NO_PROGRESS,
+) -> DenoisingCheck:
+    """Measure the denoising error of a model on training images; see `denoising_check`.
+
+    Args:
+        denoiser: The model.
+        training: Its training images, of any size; they are brought to the model's.
+        options: Its seed draws the images and the noise; its batch size.
+
+    Raises:
+        UserError: The model returns values that are not finite, or the images cannot be brought to its size.
+    """
+    drawn = np.random.default_rng([options.seed, 0x63686563]).permutation(len(training))[:_CHECKED]
+    seen = as_the_model_sees(training.take(np.sort(drawn), "drawn to check the model"), denoiser)
+    return denoising_check(
+        denoiser, seen, seed=options.seed, batch_size=options.batch_size, progress=progress
+    )
 
 
 def sample(
@@ -57,7 +92,11 @@ def sample(
 
 
 def model_record(
-    denoiser: Denoiser, source: str | None, config: SamplerConfig, options: AuditOptions
+    denoiser: Denoiser,
+    source: str | None,
+    config: SamplerConfig,
+    options: AuditOptions,
+    check: DenoisingCheck | None = None,
 ) -> ModelRecord:
     """Return the record of a model and its samples."""
     origin = origin_of(denoiser)
@@ -69,6 +108,7 @@ def model_record(
         sampling=config.describe(),
         seeds=(options.first_seed, options.first_seed + options.num - 1),
         notes=list(origin.notes),
+        check=check,
     )
 
 

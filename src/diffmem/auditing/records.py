@@ -17,6 +17,7 @@ from diffmem.memorization.copying import CopyingRecord
 from diffmem.memorization.plausibility import SampleCheckRecord
 from diffmem.memorization.rates import Rate
 from diffmem.memorization.records import Record
+from diffmem.optimum.denoising_records import DenoisingCheck
 
 __all__ = [
     "EXIT_CODES",
@@ -82,6 +83,10 @@ class ModelRecord(Record):
     sampling: str = Field(description="The sampler with its settings.")
     seeds: tuple[int, int] = Field(description="First and last seed of the samples.")
     notes: list[str] = Field(default_factory=list, description="Notes on opening the model.")
+    check: DenoisingCheck | None = Field(
+        default=None,
+        description="Its denoising error on the training images; none without these, and of diffmem's own runs.",
+    )
 
 
 class SpaceRecord(Record):

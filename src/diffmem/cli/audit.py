@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from diffmem.cli.options import NO_MODEL_OPTIONS, ModelOptions, ReadingPairs, Settings
 from diffmem.distributed import world
@@ -11,6 +15,9 @@ from diffmem.environment import choose_device
 from diffmem.errors import UserError
 from diffmem.folder_lock import locked_folder
 from diffmem.progress import show_progress
+
+if TYPE_CHECKING:
+    from diffmem.api.auditing import Audit
 
 __all__ = ["audit"]
 
@@ -20,7 +27,7 @@ def audit(
     train: str | None = None,
     heldout: str | None = None,
     samples: str | None = None,
-    model: Path | None = None,
+    model: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative="")] = None,
     num: int = 10_000,
     out: Path | None = None,
     self_test: bool = False,
@@ -50,6 +57,8 @@ def audit(
 
     Example: diffmem audit --train cifar10.zip --heldout cifar10-test.zip --model network-snapshot.pkl --out audit
 
+    Example: diffmem audit --train cifar10.zip --heldout cifar10-test.zip --model step-100.pt step-200.pt --out audit
+
     Example: diffmem audit --self-test
 
     Args:
@@ -57,8 +66,9 @@ def audit(
         heldout: Images of the same source that were not trained on: for the null rate, and membership
             inference needs them. Without, training images are held against each other.
         samples: Generated images: a folder, .zip or .npz.
-        model: In place of samples: a run's folder or snapshot, an EDM network pickle, or a diffusers folder. Nothing in it
-            is executed.
+        model: In place of samples: a run's folder or snapshot, or a checkpoint, pickle or folder of another trainer. Nothing in it
+            is executed. Of several, each is audited in a folder of its own, and one page compares them; the worst verdict is
+            the exit code. A command that goes on audits those again that were finished.
         num: Samples to generate from the model.
         out: Folder for the report: audit.html, audit.json, matches.csv and pictures.
         self_test: Check that the audit works: mix known fractions of copies into real images (--train, or the
@@ -109,8 +119,10 @@ def audit(
         raise UserError(f"{out} is a file; --out names a folder for the report.")
     with locked_folder(out):
         from diffmem.api.auditing import audit as run_audit
+        from diffmem.api.inputs import as_images
         from diffmem.auditing.report.text import print_audit
         from diffmem.data import parse_reading
+        from diffmem.models import open_model
         from diffmem.sampling import SamplerConfig, discard_shards
         from diffmem.settings import load_recipe
 
@@ -119,21 +131,53 @@ def audit(
         for name, source, pairs in files.values():
             if pairs and source is None:
                 raise UserError(f"--{name}-read says how the files of --{name} are read; name them.")
-        shards = out / "samples.shards"
-        done = run_audit(
-            train, samples=samples, model=model, heldout=heldout, shards=shards, device=device,
-            readings={role: parse_reading(pairs or []) for role, (_, _, pairs) in files.items()},
-            report=lambda line: print(line, file=sys.stderr), canaries=canaries, deduplicated=deduplicated, num=num,
-            sampler=load_recipe(SamplerConfig, None, set_ or []), first_seed=first_seed, transforms=transforms, features=features,
-            target=target, private=private, seed=seed, title=title, batch_size=batch_size, opening=opening.details(),
-        )  # fmt: skip
+
+        def audited(one: Path | None, folder: Path) -> Audit:
+            shards = folder / "samples.shards"
+            done = run_audit(
+                train, samples=samples, model=one, heldout=heldout, shards=shards, device=device,
+                readings={role: parse_reading(pairs or []) for role, (_, _, pairs) in files.items()},
+                report=lambda line: print(line, file=sys.stderr), canaries=canaries, deduplicated=deduplicated, num=num,
+                sampler=load_recipe(SamplerConfig, None, set_ or []), first_seed=first_seed, transforms=transforms,
+                features=features, target=target, private=private, seed=seed, title=title, batch_size=batch_size,
+                opening=opening.details(),
+            )  # fmt: skip
+            if world().is_main:
+                print_audit(
+                    done.result
+                )  # first: what hours of work found is printed also where the disk is full
+                print(f"report: {done.save(folder)}", flush=True)
+            world().wait()
+            discard_shards(shards)
+            return done
+
+        if model is None or len(model) == 1:
+            code = audited(model[0] if model else None, out).verdict.exit_code
+        else:
+            shape = None if train is None else as_images(train, parse_reading(train_read or [])).shape
+            for each in model:  # what does not open is said before hours of work
+                open_model(each, shape, device="cpu", **opening.details())
+            code = _compare(model, out, audited, private)
+    if code:
+        raise SystemExit(code)
+
+
+def _compare(models: list[Path], out: Path, audited: Callable[[Path, Path], Audit], private: bool) -> int:
+    """Audit several models, write the page that compares them, and return the exit code of the worst verdict."""
+    from diffmem.auditing.report.several import several_table, write_several
+    from diffmem.auditing.several import folders_of, several
+    from diffmem.console import console
+
+    folders, audits = folders_of(models, private), []
+    for number, (path, folder) in enumerate(zip(models, folders, strict=True), 1):
         if world().is_main:
-            print_audit(done.result)  # first: what hours of work found is printed also where the disk is full
-            print(f"report: {done.save(out)}", flush=True)
-        world().wait()
-        discard_shards(shards)
-    if done.verdict.exit_code:
-        raise SystemExit(done.verdict.exit_code)
+            print(f"model {number} of {len(models)}{'' if private else f': {path}'}", file=sys.stderr)
+        audits.append(audited(path, out / folder).result)
+    found = several(folders, audits)
+    if world().is_main:
+        console(soft_wrap=True).print(several_table(found))
+        print(f"report: {write_several(found, out)}", flush=True)
+    return found.exit_code
 
 
 def _self_test(source: str, transforms: str | None, seed: int, device: str, out: Path | None) -> int:

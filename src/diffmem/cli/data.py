@@ -53,11 +53,13 @@ def data_build(
     Example: diffmem data build cifar-10-python.tar.gz datasets/cifar10-1k.zip --size 1000 --resolution 32
 
     Args:
-        source: What to read: the word digits, a CIFAR-10 archive, a folder of images (sub-folders are
-            classes), a .zip, an .npz or .npy with uint8 images, or IDX files (MNIST's format); with --synsets,
-            ImageNet's folder.
-        out: File to write: .zip (PNGs and dataset.json, as EDM reads them), .npz, or .npy, which is never read
-            into memory as a whole (labels and names go to .meta.npz beside it).
+        source: What to read: the word digits; the archive of CIFAR-10, CIFAR-100 or STL-10; SVHN's .mat files; a folder of images
+            (sub-folders are classes, or metadata.jsonl describes them); a .csv that lists them; a .zip; a .tar, or WebDataset
+            shards ('train-{000..012}.tar', or their folder); Parquet with images; what Hugging Face datasets saved or cached;
+            an .npz (MedMNIST, or any by --key) or .npy; IDX files (MNIST's format); with --synsets, ImageNet's folder.
+        out: What to write: .zip (PNGs and dataset.json, as EDM reads them), .npz, .npy, which is never read
+            into memory as a whole (labels and names go to .meta.npz beside it), .tar (WebDataset; several shards by
+            'train-{000..012}.tar'), or, without an ending, a new folder of PNGs with metadata.jsonl.
         size: Number of different images; all if left out.
         resolution: Side of the images in pixels; as they are if left out.
         gray: Turn the images grey.
@@ -81,7 +83,8 @@ def data_build(
     """
     from diffmem.data.build import BuildConfig, build
     from diffmem.data.canaries import canaries_path, check_canaries, plant_canaries
-    from diffmem.data.write import meta_path, write_images
+    from diffmem.data.storage import little_memory
+    from diffmem.data.write import meta_path, write_images, written_files
 
     config = BuildConfig(
         size=size, resolution=resolution, gray=gray, classes=classes, selection=selection, seed=seed,
@@ -91,7 +94,7 @@ def data_build(
     check_target((source, mix), out)
     check_canaries(canaries, repeats)
     planted = None
-    with show_progress("Building") as progress:
+    with show_progress("Building") as progress, little_memory():
         images = build(source, config, progress)
         if canaries is not None and repeats is not None:
             images, planted = plant_canaries(images, canaries, repeats, seed)
@@ -99,10 +102,9 @@ def data_build(
             planted.save(canaries_path(out))
         write_images(images, out, progress)
     beside = f"; labels and names in {meta_path(out)}" if out.suffix.lower() == ".npy" else ""
-    print(
-        f"{out}: {set_text(images)}, fingerprint {images.fingerprint[:16]}, "
-        f"{bytes_text(out.stat().st_size)}{beside}"
-    )
+    files = [file for file in out.rglob("*") if file.is_file()] if out.is_dir() else written_files(out)
+    size_text = bytes_text(sum(file.stat().st_size for file in files))
+    print(f"{out}: {set_text(images)}, fingerprint {images.fingerprint[:16]}, {size_text}{beside}")
     for conversion in images.conversions:
         print(f"  {conversion.sentence}")
     if planted is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffmem.cli.optimum import parse_sigmas
-from diffmem.cli.options import Settings
+from diffmem.cli.options import NO_MODEL_OPTIONS, ModelOptions, Settings
 from diffmem.console import console
 from diffmem.distributed import world
 from diffmem.environment import choose_device
@@ -18,6 +18,7 @@ __all__ = ["gap"]
 
 def gap(
     *runs: Path,
+    model: Path | None = None,
     heldout: str | None = None,
     train: str | None = None,
     out: Path = Path("gap"),
@@ -26,6 +27,7 @@ def gap(
     set_: Settings = None,
     seed: int = 0,
     device: str | None = None,
+    opening: ModelOptions = NO_MODEL_OPTIONS,
 ) -> None:
     """Show how far trained models are from the optimum of their training sets.
 
@@ -38,10 +40,14 @@ def gap(
 
     Example: diffmem gap runs/0123456789abcdef --heldout cifar10-test.zip
 
+    Example: diffmem gap --model network-snapshot.pkl --train cifar10-1k.zip
+
     Args:
         runs: Folders of runs, made by `diffmem train` or a study.
+        model: In place of runs: a model made elsewhere, anything that `diffmem model info` reads, with its images in --train.
         heldout: Images of the same source that were not trained on; by default those that the study of the run kept.
-        train: The training images, if the run's folder does not record their path; for a single run.
+        train: The training images, all of them, as the model saw them; of a single run, only if its folder does not record
+            their path.
         out: Folder to write.
         sigmas: Noise levels for noisy images, such as 0.5,1,2,4; by default those of the sampler.
         samples: Noisy images, and states, at each level.
@@ -49,17 +55,25 @@ def gap(
         seed: Seed of images and noise.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
     """
+    from diffmem.api.inputs import as_images
     from diffmem.data import open_images
+    from diffmem.models import open_model
     from diffmem.optimum.gap import correlations
     from diffmem.optimum.gap_records import GapResult
     from diffmem.optimum.report.gap_write import gap_notes, gap_table, write_gap
-    from diffmem.runs.gap_run import GapSettings, measure_gap
+    from diffmem.runs.gap_run import GapSettings, measure_gap, measure_model_gap
     from diffmem.runs.opening import remember_data
     from diffmem.sampling import SamplerConfig
     from diffmem.settings import load_recipe
 
-    if not runs:
-        raise UserError("Name at least one folder of a run: diffmem gap runs/<hash>.")
+    if bool(runs) == (model is not None):
+        raise UserError(
+            "Name at least one folder of a run, diffmem gap runs/<hash>, or a model with --model, and not both."
+        )
+    if model is not None and train is None:
+        raise UserError("Name the training images of the model with --train; its optimum is made of them.")
+    if model is None:
+        opening.refuse("a run tells everything")
     if train is not None and len(runs) > 1:
         raise UserError(
             f"--train names the images of one run, but there are {len(runs)}; leave it out or give one run."
@@ -76,7 +90,17 @@ def gap(
             with show_progress("Reading images") as progress:
                 fresh = open_images(heldout, progress=progress)
         found = []
+        given = images = None
+        if model is not None:
+            images = as_images(str(train))
+            given = open_model(model, images.shape, device=device, **opening.details())
         with show_progress("Comparing") as progress:
+            if given is not None and images is not None:
+                found.append(
+                    measure_model_gap(
+                        given, images, settings, heldout=fresh, cache=out / "models", progress=progress
+                    )
+                )
             for index, folder in enumerate(runs):
 
                 def on_run(done: float, total: float, note: str = "", index: int = index) -> None:

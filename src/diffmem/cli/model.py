@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffmem.cli.options import NO_MODEL_OPTIONS, ModelOptions
+from diffmem.errors import UserError
+from diffmem.progress import show_progress
+
+if TYPE_CHECKING:
+    from diffmem.data import ImageSet
+    from diffmem.models import Denoiser
 
 __all__ = ["model_info"]
 
 
-def model_info(path: Path, /, *, opening: ModelOptions = NO_MODEL_OPTIONS) -> None:
+def model_info(path: Path, /, *, opening: ModelOptions = NO_MODEL_OPTIONS, check: str | None = None) -> None:
     """Say what was read from a model: its layout, its images, its noise levels, and what its results rest on.
 
     Nothing in the model is executed, and nothing is generated.
@@ -19,8 +26,31 @@ def model_info(path: Path, /, *, opening: ModelOptions = NO_MODEL_OPTIONS) -> No
     Args:
         path: A run's folder (its last snapshot), a snapshot (.safetensors), an EDM network pickle or run folder, or a diffusers folder;
             or a checkpoint of another trainer; see docs/how-to/open-a-model.md.
+        check: Training images, anything that `diffmem data build` reads: how well does the model denoise them, as it was read, and would
+            another reading be better? Exit code 2 if so. A checkpoint that does not tell the size of its images gets theirs.
     """
+    from diffmem.api.inputs import as_images
     from diffmem.models import open_model
     from diffmem.models.denoiser import model_text
 
-    print(model_text(open_model(path, device="cpu", **opening.details())))
+    images = None if check is None else as_images(check)
+    sides = None if images is None else images.shape[1:]
+    model = open_model(path, device="cpu", suggested=sides, **opening.details())
+    print(model_text(model))
+    if images is not None:
+        _check(model, images)
+
+
+def _check(model: Denoiser, images: ImageSet) -> None:
+    from diffmem.auditing.model import check_reading
+    from diffmem.auditing.request import AuditOptions
+    from diffmem.console import console
+    from diffmem.optimum.report.denoising_report import denoising_table
+
+    with show_progress("Checking") as progress:
+        found = check_reading(model, images, AuditOptions(), progress)
+    if found.points:
+        console().print(denoising_table(found))
+    print(found.sentence)
+    if found.problem is not None:
+        raise UserError(found.problem)

@@ -31,7 +31,7 @@ ReadingPairs = Annotated[list[str] | None, Parameter(negative="")]
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ReadingOptions:
-    """How encoded images become pixels; see `diffmem.data.Reading`, whose fields these are but for the resolution."""
+    """How stored images become pixels; see `diffmem.data.Reading`, whose fields these are but for the resolution."""
 
     alpha: Annotated[
         Literal["white", "black", "drop"],
@@ -66,9 +66,35 @@ class ReadingOptions:
         str | None,
         Parameter(
             help="Which split: a folder's name where a folder or zip holds train, val, test and the like; train or test of"
-            " CIFAR-10 and IDX files (train if left out)."
+            " CIFAR, SVHN, STL-10, MedMNIST and IDX files (train if left out)."
         ),
     ] = None
+    key: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="",
+            help="images=NAME or labels=NAME: where they are in an .npz; labels=none leaves labels out; of CIFAR-100,"
+            " labels=coarse_labels. May be repeated.",
+        ),
+    ] = None
+    range: Annotated[
+        Literal["0..1", "-1..1"] | None,
+        Parameter(
+            allow_leading_hyphen=True,
+            help="Float images in .npz and .npy: the values that become 0 and 255. If left out, they are refused.",
+        ),
+    ] = None
+    layout: Annotated[
+        Literal["chw", "hwc"] | None,
+        Parameter(help="Channels of an .npz or .npy: first or last; needed where the shape fits both."),
+    ] = None
+    follow_links: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Follow links of a folder that lead to folders or out of it; refused if left out.",
+        ),
+    ] = False
 
     def reading(self, resolution: int | None) -> Reading:
         """Return what is chosen.
@@ -93,6 +119,10 @@ class ReadingOptions:
             fit=self.fit,
             resolution=None if self.fit is None else resolution,
             split=self.split,
+            **_keys(self.key or []),
+            range=self.range,
+            layout=self.layout,
+            follow_links=self.follow_links,
         )
 
 
@@ -170,3 +200,16 @@ def _parse_resolution(text: str | None) -> tuple[int, int] | None:
     if len(sides) > 2 or not all(side.isdecimal() and 0 < int(side) < 10**6 for side in sides):
         raise UserError(f"--resolution {text!r} must be SIDE or HxW in pixels, for example 64 or 48x64.")
     return int(sides[0]), int(sides[-1])
+
+
+def _keys(pairs: list[str]) -> dict[str, str]:
+    """Return what --key says, by the field of `Reading`."""
+    keys: dict[str, str] = {}
+    for pair in pairs:
+        what, equals, name = (part.strip() for part in pair.partition("="))
+        if what not in ("images", "labels") or not equals or not name:
+            raise UserError(f"--key {pair!r} must read images=NAME or labels=NAME.")
+        if f"{what}_key" in keys:
+            raise UserError(f"--key {what} is given twice: {keys[f'{what}_key']} and {name}.")
+        keys[f"{what}_key"] = name
+    return keys

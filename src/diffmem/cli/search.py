@@ -66,9 +66,13 @@ def status(folder: Path) -> None:
         folder: Folder of the study.
     """
     from diffmem.api.studies import open_any
+    from diffmem.executors.jobs import waiting_for_jobs
 
     for table in open_any(folder).now()[1]:
         console().print(table)
+    waiting = waiting_for_jobs(folder)
+    if waiting:
+        print(f"Waiting: {waiting}")
 
 
 def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:

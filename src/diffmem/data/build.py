@@ -244,7 +244,15 @@ def mixture(one: ImageSet, other: ImageSet, n: int, share: float, seed: int | No
         ("first", "second"),
         story,
         (*one.conversions, *other.conversions),
+        _captions(parts),
     )
+
+
+def _captions(parts: Sequence[ImageSet]) -> tuple[str | None, ...] | None:
+    """Return the captions of sets one after the other; none if no set has any."""
+    if all(part.captions is None for part in parts):
+        return None
+    return tuple(caption for part in parts for caption in part.captions or (None,) * len(part))
 
 
 def _difference(one: ImageSet, other: ImageSet) -> str:

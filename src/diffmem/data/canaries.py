@@ -12,7 +12,7 @@ grey being nearest, and two canaries are on average at least 127.5 apart, even i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +240,14 @@ def plant_canaries(images: ImageSet, count: int, repeats: int, seed: int) -> tup
     )
     labels = None if images.labels is None else images.labels[order]
     history = (*images.history, step)
-    made = ImageSet(frozen(pixels), labels, tuple(names), images.class_names, history, images.conversions)
+    made = replace(
+        images,
+        images=frozen(pixels),
+        labels=labels,
+        names=tuple(names),
+        history=history,
+        captions=images.captions_at(order),
+    )
     of_groups = [None if images.labels is None else images.labels[chosen[group]] for group in groups]
     planted, control = (canaries[group] for group in groups)
     return made, CanarySet(

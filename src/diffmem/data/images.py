@@ -40,6 +40,7 @@ class ImageSet:
         history: How the set was made, in words, one step per entry.
         conversions: What reading did to the images of its source; its sentences are in the history, too. Sets made of
             this one keep it; files that are written keep the history alone.
+        captions: What describes each image, or none where it has no description; or none for a set without captions.
 
     Raises:
         UserError: An array has the wrong type or shape, or the parts do not fit together.
@@ -51,6 +52,7 @@ class ImageSet:
     class_names: tuple[str, ...] | None = None
     history: tuple[str, ...] = ()
     conversions: tuple[Conversion, ...] = ()
+    captions: tuple[str | None, ...] | None = None
 
     def __post_init__(self) -> None:
         images = checked_images(self.images)
@@ -64,6 +66,13 @@ class ImageSet:
                 object.__setattr__(self, field, _checked_text(value, field))
         if len(self.names) != count:
             raise UserError(f"There are {count} images but {len(self.names)} names; give one name per image.")
+        if self.captions is not None:
+            object.__setattr__(self, "captions", tuple(self.captions))
+            _checked_text([caption for caption in self.captions if caption is not None], "captions")
+            if len(self.captions) != count:
+                raise UserError(
+                    f"There are {count} images but {len(self.captions)} captions; give one per image, or None."
+                )
         if self.class_names is not None and self.labels is None:
             raise UserError("Class names were given without labels; give both or neither.")
         if self.class_names is not None and len(self.class_names) < self._labels_end:
@@ -103,7 +112,7 @@ class ImageSet:
     def fingerprint(self) -> str:
         """SHA-256 in hexadecimal of the shape, the pixels, the labels and the number of classes.
 
-        Names and history do not count.
+        Names, captions and history do not count.
         """
         digest = hashlib.sha256(" ".join(map(str, self.images.shape)).encode())
         for part in parts(len(self), math.prod(self.shape)):
@@ -143,7 +152,14 @@ class ImageSet:
             else tuple(self.names[index] for index in chosen)
         )
         labels = None if self.labels is None else frozen(self.labels[chosen])
-        return self._with(step, images=gather(self.images, chosen), labels=labels, names=names)
+        captions = self.captions_at(chosen)
+        pixels = gather(self.images, chosen)
+        return self._with(step, images=pixels, labels=labels, names=names, captions=captions)
+
+    def captions_at(self, indices: NDArray[np.integer[Any]]) -> tuple[str | None, ...] | None:
+        """Return the captions of some images, each from 0 to N - 1; none if the set has none."""
+        captions = self.captions
+        return None if captions is None else tuple(captions[index] for index in indices.tolist())
 
     def with_labels(self, labels: ArrayLike | None, class_names: Sequence[str] | None, step: str) -> ImageSet:
         """Return the same images with other labels.

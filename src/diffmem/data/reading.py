@@ -13,12 +13,15 @@ __all__ = [
     "AS_USUAL",
     "FIT_TEXT",
     "MAX_RESOLUTION",
+    "NO_LABELS",
     "OPTIONS",
     "Alpha",
     "Exif",
     "Fit",
+    "Layout",
     "Pages",
     "Reading",
+    "ValueRange",
     "check_choice",
     "check_resolution",
     "parse_reading",
@@ -28,6 +31,11 @@ Alpha = Literal["white", "black", "drop"]
 Exif = Literal["ignore", "apply"]
 Pages = Literal["first", "all", "refuse"]
 Fit = Literal["crop", "stretch", "pad"]
+ValueRange = Literal["0..1", "-1..1"]
+Layout = Literal["chw", "hwc"]
+
+NO_LABELS = "none"
+"""The key of labels that leaves them out."""
 
 OPTIONS = "options of diffmem data build; of diffmem audit as --train-read KEY=VALUE"
 """Where the choices are made, for messages."""
@@ -49,8 +57,11 @@ _WORDS: dict[str, tuple[str | None, ...]] = {
     "exif": get_args(Exif),
     "pages": (None, *get_args(Pages)),
     "fit": (None, *get_args(Fit)),
+    "range": (None, *get_args(ValueRange)),
+    "layout": (None, *get_args(Layout)),
 }
 _NUMBERS = ("white", "resolution")
+_SWITCHES = ("follow_links",)
 _MAX_WHITE = 65_535
 
 
@@ -63,7 +74,10 @@ def check_choice(key: str, value: str | None, permitted: Sequence[str | None]) -
 
 @dataclass(frozen=True)
 class Reading:
-    """How encoded images (in folders, zips and ImageNet) become pixels. What was done is said in a set's history.
+    """How stored images become pixels, and where they are stored. What was done is said in a set's history.
+
+    `alpha`, `exif`, `white` and `pages` are about encoded images (in folders, zips and ImageNet); `images_key`, `labels_key`,
+    `range` and `layout` about arrays (.npz and .npy).
 
     Attributes:
         alpha: What transparent pixels become: 'white' and 'black' lay the image on that ground, 'drop' takes the colours
@@ -79,7 +93,14 @@ class Reading:
         fit: How images become squares of `resolution` pixels: 'crop' to the square in the middle, 'stretch', or 'pad' with
             black; then resampled by LANCZOS. If none, images of unequal shapes are refused.
         resolution: Side in pixels, from 1 to 4096; goes with `fit`.
-        split: Which split is read of a folder or zip of splits, or of CIFAR-10 and IDX files ('train' or 'test').
+        split: Which split is read of a folder, archive or table of splits, or of a published set that has them ('train' if none).
+        images_key: Name of the array or column that holds the images; if none, the usual names are tried.
+        labels_key: Name of the array or column that holds the labels, 'none' for no labels; if none, the usual names are tried. Of
+            CIFAR-100, 'fine_labels' (if none) or 'coarse_labels'.
+        range: The values of float images that become 0 and 255: '0..1' or '-1..1'. Float images are refused without it, and
+            so are values outside of it.
+        layout: Where the channels of arrays are: first ('chw') or last ('hwc'); needed only where the shape fits both.
+        follow_links: Whether links in a folder that lead to folders, or out of it, are followed.
 
     Raises:
         UserError: A value is none of these, or `fit` and `resolution` are not given together.
@@ -92,6 +113,11 @@ class Reading:
     fit: Fit | None = None
     resolution: int | None = None
     split: str | None = None
+    images_key: str | None = None
+    labels_key: str | None = None
+    range: ValueRange | None = None
+    layout: Layout | None = None
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         for key, permitted in _WORDS.items():
@@ -145,7 +171,13 @@ def parse_reading(pairs: Sequence[str]) -> Reading:
             raise UserError(f"{key} is chosen twice: {values[key]} and {value}.")
         if key in _NUMBERS and not (value.isascii() and value.isdigit()):
             raise UserError(f"{key} must be a whole number, not {value!r}.")
-        values[key] = int(value) if key in _NUMBERS else value
+        if key in _SWITCHES and value.lower() not in ("true", "false"):
+            raise UserError(f"{key} must be true or false, not {value!r}.")
+        values[key] = value
+        if key in _NUMBERS:
+            values[key] = int(value)
+        elif key in _SWITCHES:
+            values[key] = value.lower() == "true"
     return Reading(**values)
 
 

@@ -162,4 +162,5 @@ def duplicated(images: ImageSet, share: float, copies: int, seed: int) -> ImageS
         images.class_names,
         (*images.history, step),
         images.conversions,
+        images.captions_at(order),
     )

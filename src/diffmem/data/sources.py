@@ -11,30 +11,54 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from diffmem.data.conversions import Conversion
-from diffmem.data.formats.cifar10 import is_cifar10_folder, read_cifar10
+from diffmem.data.formats.cifar10 import CIFAR10, CIFAR100, read_cifar
 from diffmem.data.formats.edm_zip import read_zip
-from diffmem.data.formats.folder import read_folder
-from diffmem.data.formats.guards import checked_zip, in_one_line, unpacked
+from diffmem.data.formats.encoded import image_set_of
+from diffmem.data.formats.folder import read_folder, read_listed
+from diffmem.data.formats.guards import checked_zip, in_one_line, is_folder, is_plain_file, unpacked
 from diffmem.data.formats.guards import reading as as_text
+from diffmem.data.formats.hf_datasets import is_saved, read_cached, read_saved
 from diffmem.data.formats.idx import IMAGE_MAGIC, idx_image_files, read_idx
+from diffmem.data.formats.listing import is_listing
 from diffmem.data.formats.npy import MAGIC, read_npy, read_npz
+from diffmem.data.formats.published import first_folder
+from diffmem.data.formats.shards import (
+    TABLE_ENDINGS,
+    TAR_ENDINGS,
+    Shards,
+    braces,
+    find_shards,
+    kind_of_shards,
+    listed_shards,
+)
 from diffmem.data.formats.signatures import HEAD_BYTES, LIKELY, ending_of
+from diffmem.data.formats.stl10 import FOLDER as STL10_FOLDER
+from diffmem.data.formats.stl10 import SPLITS as STL10_SPLITS
+from diffmem.data.formats.stl10 import read_stl10, stl10_folder
+from diffmem.data.formats.svhn import MAGIC as MAT_MAGIC
+from diffmem.data.formats.svhn import SPLITS as SVHN_SPLITS
+from diffmem.data.formats.svhn import read_svhn, svhn_files
+from diffmem.data.formats.tables import PARQUET_MAGIC, encoded_rows
+from diffmem.data.formats.tar import is_tar
+from diffmem.data.formats.webdataset import read_tars
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.reading import ALPHA_TEXT, AS_USUAL, FIT_TEXT, Reading, check_choice
 from diffmem.data.transforms import fit_images
 from diffmem.errors import UserError
-from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.progress import NO_PROGRESS, Progress, Stages
 
 __all__ = ["UNDERSTOOD", "OtherReading", "Split", "open_images", "other_readings", "read_digits"]
 
 Split = Literal["train", "test"]
-"""The splits of sources that come with them (CIFAR-10 and IDX files)."""
+"""The splits of sources that come with them (CIFAR and IDX files)."""
 
 UNDERSTOOD = (
-    "the word 'digits'; a CIFAR-10 archive (cifar-10-python.tar.gz) or its unpacked folder; a folder of "
-    "images, "
-    "with sub-folders as classes; a .zip of images with or without dataset.json; an .npz with uint8 "
-    "'images'; an .npy of uint8 images, which stays on disk and may be larger than memory, with or without "
+    "the word 'digits'; the archive of CIFAR-10, CIFAR-100 or STL-10 (cifar-10-python.tar.gz, cifar-100-python.tar.gz, "
+    "stl10_binary.tar.gz) or its unpacked folder; SVHN's train_32x32.mat; a folder of images, "
+    "with sub-folders as classes or metadata.jsonl; a .csv or .jsonl that lists image files; a .tar or .tar.gz of images, or "
+    "WebDataset shards (train-{000..012}.tar, or their folder); Parquet with a column of images, or a folder of it; what Hugging Face "
+    "datasets saved to disk, or its cache; a .zip of images with or without dataset.json; an .npz of images (MedMNIST, or any by --key); "
+    "an .npy of images, which stays on disk and may be larger than memory, with or without "
     "its .meta.npz; "
     "IDX files such as train-images-idx3-ubyte.gz"
 )
@@ -42,11 +66,35 @@ UNDERSTOOD = (
 
 
 _HIGHEST = 65_535
+_SHARDS = {"tars": TAR_ENDINGS, "parquets": TABLE_ENDINGS, "cached": (".arrow",)}
 _TEXT: dict[str, dict[Any, str]] = {
     "alpha": {**ALPHA_TEXT},
     "exif": {"apply": "EXIF orientation applied", "ignore": "EXIF orientation ignored"},
     "pages": {"all": "all pages and frames"},
+    "range": {"0..1": "float values of 0..1", "-1..1": "float values of -1..1"},
     "fit": {**FIT_TEXT, "stretch": "stretched to a square", "pad": "padded to a square"},
+}
+
+_ABOUT = {
+    "images_key": ".npz files and tables",
+    "labels_key": ".npz files, tables and published sets with labels",
+    "range": "float images in .npz and .npy files",
+    "layout": ".npz and .npy files",
+}
+_ARRAY_KEYS = frozenset(_ABOUT)
+_LABELLED, _KEYED = frozenset({"labels_key"}), frozenset({"images_key", "labels_key"})
+_ARRAY_KEYS_OF: dict[str, frozenset[str]] = {
+    "npz": _ARRAY_KEYS, "npy": frozenset({"range", "layout"}),
+    "cifar10": _LABELLED, "cifar100": _LABELLED, "stl10": _LABELLED, "svhn": _LABELLED,
+    "parquet": _KEYED, "parquets": _KEYED, "saved": _KEYED, "cached": _KEYED,
+}  # fmt: skip
+_SPLITS = {"stl10": STL10_SPLITS, "svhn": SVHN_SPLITS}
+_READERS: dict[str, Callable[[Path, str | None, str | None], ImageSet]] = {
+    "cifar10": lambda path, split, labels: read_cifar(path, split or "train", CIFAR10, labels),
+    "cifar100": lambda path, split, labels: read_cifar(path, split or "train", CIFAR100, labels),
+    "stl10": lambda path, split, labels: read_stl10(path, split or "train", labels),
+    "svhn": read_svhn,
+    "idx": lambda path, split, labels: read_idx(path, split or "train"),
 }
 
 
@@ -61,14 +109,14 @@ def open_images(
 
     Args:
         source: The word 'digits' (the scans that come with scikit-learn), or a path. What is at the path is
-            told by its content: a CIFAR-10 archive or folder, a folder of images, a zip of images (EDM's
-            layout), an .npz or .npy file, or IDX files (MNIST's format).
-        split: Which split: 'train' or 'test' of CIFAR-10 and IDX, where none means 'train'; a folder's name where a folder
-            or zip holds splits, which are not read together. 'train' of one set that has no splits is that set.
-            The same as `reading.split`.
+            told by its content: the archive or folder of CIFAR-10, CIFAR-100 or STL-10, SVHN's .mat files, a folder of images,
+            a zip of images (EDM's layout), an .npz or .npy file, or IDX files (MNIST's format).
+        split: Which split: 'train' or 'test' of CIFAR and IDX, also 'extra' of SVHN, 'unlabeled' of STL-10, and 'val' of
+            MedMNIST, where none means 'train'; a folder's name where a folder or zip holds splits, which are not read
+            together. 'train' of one set that has no splits is that set. The same as `reading.split`.
         progress: Called now and then while images are decoded.
-        reading: How encoded images become pixels, where loaders have different rules (transparency, EXIF orientation,
-            16 bits, pages and frames, unequal shapes).
+        reading: How stored images become pixels, where loaders have different rules (transparency, EXIF orientation,
+            16 bits, pages and frames, unequal shapes), and where arrays are (keys, range of float values, layout).
 
     Returns:
         The images in the source's own order. Reading the same source again gives the same set. What was done to the
@@ -83,29 +131,98 @@ def open_images(
     split = reading.split if split is None else split
     if source == "digits":
         check_choice("split", split, (None, *get_args(Split)))
+        _refuse_idle(source, reading, source)
         return _fitted(read_digits(split or "train"), reading, "digits", progress)
+    listed = _listed(source)
+    if listed is not None:
+        return _of_shards(str(source), listed, progress, reading, split)
     path = _path(source)
     with as_text(str(path)):
         kind = _kind(path)
     if kind == "unknown":
         raise UserError(f"{path} is nothing that images are read from. Understood are: {UNDERSTOOD}.")
-    if kind == "zip":
-        return read_zip(path, progress, reading, split)
-    if kind == "folder":
-        return read_folder(path, progress, reading, split)
-    check_choice("split", split, (None, *get_args(Split)))
-    if kind == "cifar10":
-        images = read_cifar10(path, split or "train")
-    elif kind == "idx":
-        images = read_idx(path, split or "train")
-    elif split == "test":
-        raise UserError(
-            f"{path} has no test split: it is one set. Leave the split out, or name the file of the test "
-            "images."
-        )
+    _refuse_idle(kind, reading, str(path))
+    members = _MEMBERS.get(kind)
+    if members is not None:
+        return members(path, progress, reading, split)
+    if kind == "npz":
+        images = read_npz(path, reading, split)
+    elif kind == "npy":
+        check_choice("split", split, (None, *get_args(Split)))
+        if split == "test":
+            raise UserError(
+                f"{path} has no test split: it is one set. Leave the split out, or name the file of the test "
+                "images."
+            )
+        images = read_npy(path, reading)
     else:
-        images = read_npz(path) if kind == "npz" else read_npy(path)
+        check_choice("split", split, (None, *_SPLITS.get(kind, get_args(Split))))
+        images = _READERS[kind](path, split, reading.labels_key)
     return _fitted(images, reading, str(path), progress)
+
+
+def _refuse_idle(kind: str, reading: Reading, what: str) -> None:
+    """Refuse a choice about arrays that cannot change anything in this kind of source."""
+    for key in sorted(_ARRAY_KEYS - _ARRAY_KEYS_OF.get(kind, frozenset())):
+        value = getattr(reading, key)
+        if value is not None:
+            raise UserError(
+                f"{what}: {key} {value} can change nothing in it, it is for {_ABOUT[key]}. Leave it out."
+            )
+
+
+def _listed(source: str | Path) -> Shards | None:
+    """Return the shards that a list in braces names; none where the source is no list."""
+    names = braces(str(source))
+    if names is None or is_plain_file(Path(source)) or is_folder(Path(source)):
+        return None
+    return Shards(listed_shards(str(source), names))
+
+
+def _of_shards(
+    what: str, shards: Shards, progress: Progress, reading: Reading, split: str | None
+) -> ImageSet:
+    if shards.files[0].name.endswith(TABLE_ENDINGS):
+        stages = Stages(progress, look=1, decode=9)
+        encoded = encoded_rows(shards.files, what, reading, stages.look, conversions=shards.conversions)
+        return image_set_of(encoded, what, f"parquet {Path(what).name}", reading, stages.decode)
+    return read_tars(
+        shards.files, what, progress, reading, None if shards.conversions else split, shards.conversions
+    )
+
+
+def _read_tar(path: Path, progress: Progress, reading: Reading, split: str | None) -> ImageSet:
+    return read_tars([path], str(path), progress, reading, split)
+
+
+def _read_parquet(path: Path, progress: Progress, reading: Reading, split: str | None) -> ImageSet:
+    if split not in (None, "train"):
+        raise UserError(
+            f"{path} has no {split} split: it is one set. Leave the split out, or name that file."
+        )
+    stages = Stages(progress, look=1, decode=9)
+    encoded = encoded_rows([path], str(path), reading, stages.look)
+    return image_set_of(encoded, str(path), f"parquet {path.name}", reading, stages.decode)
+
+
+def _read_shard_folder(
+    path: Path, progress: Progress, reading: Reading, split: str | None, kind: str
+) -> ImageSet:
+    return _of_shards(str(path), find_shards(path, _SHARDS[kind], split), progress, reading, split)
+
+
+_MEMBERS: dict[str, Callable[[Path, Progress, Reading, str | None], ImageSet]] = {
+    "zip": read_zip,
+    "folder": read_folder,
+    "listing": read_listed,
+    "tar": _read_tar,
+    "tars": partial(_read_shard_folder, kind="tars"),
+    "parquet": _read_parquet,
+    "parquets": partial(_read_shard_folder, kind="parquets"),
+    "saved": read_saved,
+    "cached": read_cached,
+}
+"""How each kind of source is read whose images are encoded."""
 
 
 def _path(source: str | Path) -> Path:
@@ -140,9 +257,16 @@ def _fitted(images: ImageSet, reading: Reading, what: str, progress: Progress) -
 
 def _kind(path: Path) -> str:
     if path.is_dir():
-        if is_cifar10_folder(path):
-            return "cifar10"
-        return "idx" if idx_image_files(path) else "folder"
+        for kind, found in (
+            ("cifar10", CIFAR10.folder_at), ("cifar100", CIFAR100.folder_at), ("stl10", stl10_folder), ("svhn", svhn_files),
+        ):  # fmt: skip
+            if found(path):
+                return kind
+        if idx_image_files(path):
+            return "idx"
+        if is_saved(path):
+            return "saved"
+        return kind_of_shards(path, _SHARDS) or "folder"
     if not path.is_file():
         return "unknown"
     with unpacked(path, HEAD_BYTES) as (stream, _):
@@ -155,7 +279,14 @@ def _kind(path: Path) -> str:
         return "npy"
     if head.startswith(IMAGE_MAGIC):
         return "idx"
-    return "cifar10" if head[257:262] == b"ustar" else "unknown"
+    if head.startswith(MAT_MAGIC):
+        return "svhn"
+    if head[257:262] == b"ustar" or is_tar(head):
+        published = {CIFAR10.folder: "cifar10", CIFAR100.folder: "cifar100", STL10_FOLDER: "stl10"}
+        return published.get(first_folder(head), "tar")
+    if head.startswith(PARQUET_MAGIC):
+        return "parquet"
+    return "listing" if is_listing(path.name, head) else "unknown"
 
 
 @dataclass(frozen=True)

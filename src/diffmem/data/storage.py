@@ -12,6 +12,8 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,12 +22,23 @@ from numpy.typing import NDArray
 
 from diffmem.errors import DiffmemError
 
-__all__ = ["PART_BYTES", "contiguous", "gather", "in_memory_limit", "is_mapped", "new_images", "parts"]
+__all__ = [
+    "PART_BYTES",
+    "contiguous",
+    "gather",
+    "in_memory_limit",
+    "is_mapped",
+    "little_memory",
+    "new_images",
+    "parts",
+]
 
 PART_BYTES = 16 * 2**20
 """Bytes of pixels that are worked on at once."""
 
 _SUBSET_BYTES = 256 * 2**20  # of a mapped array that are kept in memory
+_BUILD_BYTES = 128 * 2**20  # of new pixels that are kept in memory while a set is built
+_bound: ContextVar[int | None] = ContextVar("bound", default=None)
 _GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -37,6 +50,19 @@ def in_memory_limit() -> int:
     return total // 4
 
 
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """Map new images of more than 128 MiB while the block runs, though there is memory for them, if there is space for their file.
+
+    It is for work that goes over the pixels once, as building a file does, so that its memory does not grow with the set.
+    """
+    token = _bound.set(_BUILD_BYTES)
+    try:
+        yield
+    finally:
+        _bound.reset(token)
+
+
 def new_images(shape: tuple[int, ...], limit: int | None = None) -> NDArray[np.uint8]:
     """Return a writeable uint8 array of any content: in memory, or mapped if it is above a limit.
 
@@ -45,19 +71,22 @@ def new_images(shape: tuple[int, ...], limit: int | None = None) -> NDArray[np.u
 
     Args:
         shape: Of the array.
-        limit: Most bytes that are kept in memory; `in_memory_limit` if none, or if that is less.
+        limit: Most bytes that are kept in memory; `in_memory_limit` if none, or if that is less; see also `little_memory`.
 
     Raises:
         DiffmemError: That folder has too little space.
     """
-    size = math.prod(shape)
-    if size <= min(in_memory_limit(), size if limit is None else limit):
+    size, bound = math.prod(shape), _bound.get()
+    most = min(in_memory_limit(), size if limit is None else limit)
+    if size <= (most if bound is None else min(most, bound)):
         return np.empty(shape, np.uint8)
     try:
         with tempfile.TemporaryFile(prefix="diffmem-") as stream:
             _reserve(stream, size)
             return np.asarray(np.memmap(stream, np.uint8, "r+", shape=shape))
     except OSError as error:
+        if size <= most:
+            return np.empty(shape, np.uint8)
         raise DiffmemError(
             f"Cannot keep images of {size / 2**30:,.1f} GiB in {tempfile.gettempdir()}: {error.strerror or error}. Name a "
             "folder with more space in the environment variable TMPDIR."

@@ -86,13 +86,15 @@ class ExecutorConfig(BaseModel):
         None, description="slurm: partition, pbs: queue; the cluster's own if not given."
     )
     account: str | None = Field(None, description="slurm, pbs: who is charged.")
-    walltime: str | None = Field(None, description="Time limit of a job, 'HH:MM:SS'.")
+    walltime: str | None = Field(
+        None, description="Time limit of a job, 'HH:MM:SS'; rounded up to whole minutes."
+    )
     nodes: int = Field(1, ge=1, description="slurm: machines of a job.")
     gpus_per_node: int | None = Field(None, ge=1, description="GPUs to ask for on each machine.")
     cores_per_node: int | None = Field(
         None,
         ge=1,
-        description="Cores to ask for on each machine, one for each run if there are no GPUs; slurm: all, if not given.",
+        description="Cores to ask for on each machine, one for each run. Needed without GPUs; slurm with GPUs: all if not given.",
     )
     memory_gb: int | None = Field(None, ge=1, description="Memory to ask for on each machine, in GB.")
     worker_init: str = Field(
@@ -133,7 +135,11 @@ class ExecutorConfig(BaseModel):
         # YAML reads 12:00:00 without quotes as a number in base 60.
         if value is not None and not (isinstance(value, str) and re.fullmatch(r"\d+:[0-5]\d:[0-5]\d", value)):
             raise ValueError("a time limit reads 'HH:MM:SS' in quotes, for example \"04:00:00\"")
-        return value
+        if value is None:
+            return None
+        # SLURM counts in minutes, and its 0 is no limit: both, and what is planned with it, get the whole minute above.
+        minutes = -(-walltime_seconds(value) // 60)
+        return f"{minutes // 60:02d}:{minutes % 60:02d}:00"
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

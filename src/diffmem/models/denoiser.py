@@ -8,7 +8,8 @@ Models", eq. 2 and 3). Everything else is derived from it: the score is (D - x) 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -23,6 +24,7 @@ __all__ = [
     "Followable",
     "Latent",
     "Origin",
+    "Reading",
     "Refinable",
     "check_independent_noise",
     "checked_classes",
@@ -125,6 +127,21 @@ class Latent(Protocol):
 
 
 @dataclass(frozen=True)
+class Reading:
+    """The same model read in another way, for the check against images.
+
+    Attributes:
+        text: What is other, for people: 'noise_schedule=cosine'.
+        remedy: How to choose it, an imperative without a full stop: 'Give --model-set noise_schedule=cosine'.
+        open: Opens it.
+    """
+
+    text: str
+    remedy: str
+    open: Callable[[], Denoiser]
+
+
+@dataclass(frozen=True)
 class Origin:
     """Where a model comes from.
 
@@ -134,6 +151,7 @@ class Origin:
         digest: SHA-256 in hexadecimal of what was read.
         notes: What a reader of its results must know, without names of the user's files.
         path: The file or folder that was read; none for a model of the caller's own.
+        readings: The same file with one other setting of few values.
     """
 
     format: str
@@ -141,6 +159,7 @@ class Origin:
     digest: str
     notes: tuple[str, ...] = ()
     path: Path | None = None
+    readings: tuple[Reading, ...] = field(default=(), repr=False, compare=False)
 
 
 class DescribedDenoiser:

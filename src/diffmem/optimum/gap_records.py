@@ -61,14 +61,16 @@ class GapCurve(Record):
 
 
 class RunGap(Record):
-    """The gap of one snapshot of one run."""
+    """The gap of one snapshot of one run, or of a model made elsewhere."""
 
-    run_id: str
-    folder: str
+    run_id: str = Field(description="Of a model made elsewhere, the first digits of its SHA-256.")
+    folder: str = Field(description="The folder of the run, or the path of the model.")
     images: int = Field(description="Number of training images N.")
     conditional: bool
-    images_seen: int = Field(description="Images seen at the snapshot.")
-    epoch: float
+    images_seen: int | None = Field(
+        description="Images seen at the snapshot; none of a model made elsewhere."
+    )
+    epoch: float | None
     rmem: Rate | None = Field(
         description="R_mem of this snapshot, if it was measured: share of generated images with d1 / d2 below 1/3."
     )

@@ -1,10 +1,15 @@
-"""The gap of a run's folder: its training images, its last snapshot, its held-out images, and its R_mem if it was measured."""
+"""The gap of a run's folder: its training images, its last snapshot, its held-out images, and its R_mem if it was measured.
+
+And that of a model made elsewhere, with the images that its user names.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -15,8 +20,10 @@ from diffmem.errors import DiffmemError, UserError
 from diffmem.files import read_json, write_json
 from diffmem.memorization import RatioRule
 from diffmem.memorization.rates import Rate
-from diffmem.models import Preconditioned
+from diffmem.models import Denoiser, Latent, Preconditioned, origin_of
+from diffmem.models.denoiser import model_text
 from diffmem.optimum.curves import balanced_indices
+from diffmem.optimum.denoising_error import denoising_check
 from diffmem.optimum.gap import GapSettings, curve_of, gap_errors
 from diffmem.optimum.gap_records import GapInputs, RunGap
 from diffmem.optimum.gaussian import GaussianDenoiser
@@ -27,7 +34,7 @@ from diffmem.runs.opening import open_run, snapshots_of
 from diffmem.runs.run import Run
 from diffmem.settings import config_hash
 
-__all__ = ["GapSettings", "heldout_of", "measure_gap", "stored_rmem"]
+__all__ = ["GapSettings", "heldout_of", "measure_gap", "measure_model_gap", "stored_rmem"]
 
 
 def measure_gap(
@@ -60,22 +67,107 @@ def measure_gap(
     run = open_run(folder, train, heldout)
     seen = snapshots_of(folder)[-1] if run.model.is_trained else run.points[-1]
     fresh = heldout_of(run) if heldout is None else heldout
-    path = None if cache is None else cache / f"{run.run_id}-{_key(run, seen, fresh, settings)}.json"
-    cached = None if path is None else _read(path)
-    rmem = stored_rmem(folder, seen, len(run.training_set))
-    found = cached or _measured(run, seen, fresh, settings, device, progress)
-    found = found.model_copy(update={"folder": str(folder), "rmem": rmem})
-    if cached is None and path is not None and world().is_main:
-        write_json(path, found.model_dump(mode="json"))
+    key = {"run": run.config, "seen": seen}
+    found = _kept(
+        cache,
+        run.run_id,
+        lambda: _key(key, fresh, settings),
+        lambda: RunGap(
+            run_id=run.run_id,
+            folder="",
+            images=len(run.training_set),
+            conditional=run.training_set.labels is not None,
+            images_seen=seen,
+            epoch=seen / len(run.training_set),
+            rmem=None,
+            **_measured(run.denoiser(seen, device), run.training_set, fresh, settings, progress),
+        ),
+    )
     progress(1, 1)
+    rmem = stored_rmem(folder, seen, len(run.training_set))
+    return found.model_copy(update={"folder": str(folder), "rmem": rmem})
+
+
+def measure_model_gap(
+    model: Denoiser,
+    images: ImageSet,
+    settings: GapSettings,
+    *,
+    heldout: ImageSet | None = None,
+    cache: Path | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> RunGap:
+    """Measure the gap of a model made elsewhere.
+
+    Args:
+        model: Any that denoises pixels.
+        images: Its whole training set, as the model saw it; of a model with classes, with their numbers as labels.
+        settings: What is measured.
+        heldout: Images of the same source that it was not trained on.
+        cache: Folder in which the result is kept, and found if it is there.
+        progress: Reported of work done.
+
+    Raises:
+        UserError: The model denoises latents, the images have another shape, or have not the labels of its classes; or it
+            was surely not read as it was trained, see `denoising_check`.
+        DiffmemError: The model's values are not finite.
+    """
+    origin = origin_of(model)
+    if isinstance(model, Latent):
+        raise UserError("The model denoises latents; its gap to the optimum of images is not defined.")
+    for what, given in (("training", images), ("held-out", heldout)):
+        if given is not None and given.shape != model.image_shape:
+            raise UserError(
+                f"The {what} images have shape {given.shape}, the model makes {model.image_shape} (C, H, W); give them as the model saw"
+                " them."
+            )
+    if model.num_labels and (images.labels is None or int(images.labels.max()) >= model.num_labels):
+        raise UserError(
+            f"The model has {model.num_labels} classes and the training images have {images.num_classes or 'no'}; give them with the"
+            " labels that the model was trained with."
+        )
+    if not model.num_labels:
+        images = images.with_labels(None, None, "without labels")
+
+    def measured() -> RunGap:
+        check = denoising_check(model, images, seed=settings.seed)
+        if check.problem is not None:
+            raise UserError(check.problem)
+        found = _measured(model, images, heldout, settings, progress)
+        found["notes"] = [model_text(model), check.sentence, *found["notes"]]
+        return RunGap(
+            run_id=origin.digest[:16],
+            folder="",
+            images=len(images),
+            conditional=images.labels is not None,
+            images_seen=None,
+            epoch=None,
+            rmem=None,
+            **found,
+        )
+
+    key = {"model": origin.digest, "notes": list(origin.notes), "images": images.fingerprint}
+    found = _kept(cache, f"model-{origin.digest[:16]}", lambda: _key(key, heldout, settings), measured)
+    progress(1, 1)
+    return found.model_copy(update={"folder": str(origin.path or origin.name)})
+
+
+def _kept(cache: Path | None, name: str, key: Callable[[], str], measure: Callable[[], RunGap]) -> RunGap:
+    """Return what the cache keeps, or else what is measured, which it then keeps."""
+    if cache is None:
+        return measure()
+    path = cache / f"{name}-{key()}.json"
+    cached = _read(path)
+    found = cached or measure()
+    if cached is None and world().is_main:
+        write_json(path, found.model_dump(mode="json"))
     return found
 
 
-def _key(run: Run, seen: int, fresh: ImageSet | None, settings: GapSettings) -> str:
+def _key(of: dict[str, Any], fresh: ImageSet | None, settings: GapSettings) -> str:
     content = {
         "format": 1,
-        "run": run.config,
-        "seen": seen,
+        **of,
         "heldout": None if fresh is None else fresh.fingerprint,
         "sigmas": settings.sigmas,
         "samples": settings.samples,
@@ -93,18 +185,16 @@ def _read(path: Path) -> RunGap | None:
 
 
 def _measured(
-    run: Run,
-    seen: int,
+    denoiser: Denoiser,
+    images: ImageSet,
     fresh: ImageSet | None,
     settings: GapSettings,
-    device: torch.device | str,
     progress: Progress,
-) -> RunGap:
-    images, notes = run.training_set, []
-    conditional = images.labels is not None
-    denoiser = run.denoiser(seen, device)
-    optimum = Optimum(images, conditional=conditional, device=device)
-    gaussian = GaussianDenoiser.from_images(images, device=device)
+) -> dict[str, Any]:
+    """Return the curves of a denoiser, conditional if its training images have labels, and the notes."""
+    notes = []
+    optimum = Optimum(images, conditional=images.labels is not None, device=denoiser.device)
+    gaussian = GaussianDenoiser.from_images(images, device=denoiser.device)
     weight = denoiser.preconditioning.loss_weight if isinstance(denoiser, Preconditioned) else None
     kinds: list[tuple[GapInputs, ImageSet | None, int]] = [("training", images, settings.samples)]
     if fresh is not None:
@@ -130,17 +220,7 @@ def _measured(
             progress=part,
         )
         curves.append(curve_of(kind, errors, weight))
-    return RunGap(
-        run_id=run.run_id,
-        folder="",
-        images=len(images),
-        conditional=conditional,
-        images_seen=seen,
-        epoch=seen / len(images),
-        rmem=None,
-        curves=curves,
-        notes=notes,
-    )
+    return {"curves": curves, "notes": notes}
 
 
 def _unseen(fresh: ImageSet, images: ImageSet) -> ImageSet | None:

@@ -232,12 +232,13 @@ class _Grid:
 
     def __init__(self, studies: Sequence[Study], folder: Path) -> None:
         self.folder, self.store, self.executor = folder, studies[0].store, studies[0].recipe.executor
-        works: dict[Path, Work] = {}
+        works: dict[tuple[Path, tuple[int, ...]], Work] = {}
         self._recipes: dict[Work, StudyRecipe] = {}
         for study in studies:
             for run in study.runs():
                 where = run.evaluation_folder(study.recipe.sampling, study.recipe.measure.samples)
-                self._recipes[works.setdefault(where, study.work(run))] = study.recipe
+                # A longer training is the same run, with other evaluation points.
+                self._recipes[works.setdefault((where, tuple(run.points)), study.work(run))] = study.recipe
         self._left = sorted(works.values(), key=lambda work: -work.units)
         self.most = len(self.waiting(()))
         self._units = sum(work.units for work in self._left)

@@ -88,7 +88,7 @@ def test_the_verdicts_differ_by_word_and_shape():
 def test_every_picture_has_an_alternative_text_with_its_numbers(full):
     result, _, page = full
     texts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
-    assert len(texts) == 5
+    assert len(texts) == 6
     assert all(len(text) > 60 for text in texts)
     assert "sample 7 copies training image 12: ratio 0.020, 0.80 grey levels apart" in texts[1]
     assert "number 12 by 6 samples" in texts[3]

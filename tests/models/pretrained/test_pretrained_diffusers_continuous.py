@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_builders import FIXTURES, WITHOUT, worst_error
-from diffusers_tools import refused, saved, scheduler_of, tiny_autoencoder, tiny_unet
+from diffusers_tools import diffusers, refused, saved, scheduler_of, tiny_autoencoder, tiny_unet
 
 from diffmem.errors import UserError
 from diffmem.models import open_model
@@ -19,6 +19,8 @@ from diffmem.models.pretrained.diffusers_schedulers import (
     KarrasVeSettings,
     VarianceExplodingSettings,
 )
+from diffmem.sampling import SamplerConfig
+from diffmem.sampling.samplers import sample_latents
 
 needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason=WITHOUT)
 FOURIER = {"time_embedding_type": "fourier"}
@@ -109,6 +111,17 @@ def test_the_network_of_karras_ve_answers_the_same_within_levels_in_other_units(
     assert (denoiser.sigma_min, denoiser.sigma_max) == (0.02, 100)
     with torch.no_grad():
         assert torch.equal(denoiser(batch(), 0.8), open_diffusers(folder)(batch(), 0.8))
+
+
+def test_the_network_of_karras_ve_answers_as_the_library_steps(tmp_path):
+    """Its pipeline shows the network (x + 1) / 2 at sigma / 2 and steps with that times sigma / 2; its scheduler says the clean image."""
+    unet, scheduler, sigma, x = tiny_unet(**FOURIER), diffusers.KarrasVeScheduler(), 0.8, batch()
+    denoiser = open_diffusers(saved(tmp_path, unet, scheduler, "KarrasVePipeline"))
+    with torch.no_grad():
+        shown = sigma / 2 * unet((x + 1) / 2, torch.full((2,), sigma / 2)).sample
+        wanted = scheduler.step(shown, sigma, sigma, x).pred_original_sample
+        made = denoiser(x, sigma)
+    assert torch.allclose(made, wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
 
 
 def optimum(x, sigma, images):
@@ -204,3 +217,21 @@ def test_a_network_of_continuous_levels_has_no_timesteps_and_no_thresholds(tmp_p
     ):
         with pytest.raises(UserError, match=message):
             open_diffusers(folder, **options)
+
+
+def test_the_sampler_of_the_library_and_ours_with_its_settings_end_in_the_same_images(tmp_path):
+    """Euler's method over the levels of Karras et al., from sigma_max to 0."""
+    scheduler, unet = scheduler_of("EDMEulerScheduler"), tiny_unet()
+    denoiser = open_diffusers(saved(tmp_path, unet, scheduler))
+    scheduler.set_timesteps(10)
+    noise = batch()
+    state = float(scheduler.sigmas[0]) * noise
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            raw = unet(scheduler.scale_model_input(state, t), t).sample
+            state = scheduler.step(raw, t, state).prev_sample
+    config = SamplerConfig(
+        solver="euler", steps=10, sigma_min=denoiser.sigma_min, sigma_max=denoiser.sigma_max
+    )
+    made = sample_latents(denoiser, noise.double(), None, config)
+    assert torch.allclose(made.float(), state, rtol=1e-4, atol=1e-4 * float(state.abs().max()))

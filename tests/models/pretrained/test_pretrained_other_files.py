@@ -10,10 +10,11 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 
 from diffmem.errors import UserError
 from diffmem.models import open_model
+from diffmem.models.pretrained.other_files import other_file
 
 
 def refusal(path):
@@ -36,7 +37,7 @@ def zipped(**members):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in members.items():
-            archive.writestr(name.replace("__", "/"), content)
+            archive.writestr(name, content)
     return buffer.getvalue()
 
 
@@ -54,7 +55,7 @@ WITH_BOTH_WAYS = {
     "model.onnx": (b"\x08\x07\x12\x07pytorch\x1a\x05" + bytes(100), "a graph of ONNX"),
     "model.h5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5 file, as Keras writes it"),
     "weights.keras": (zipped(**{"model.weights.h5": b"", "config.json": b"{}"}), "a model of Keras"),
-    "script.pt": (zipped(a__code__net=b"def", **{"a/data.pkl": b"", "a/constants.pkl": b""}), "TorchScript"),
+    "script.pt": (zipped(**{"a/code/net.py": b"", "a/data.pkl": b"", "a/constants.pkl": b""}), "a program of TorchScript"),
     "model.ckpt-100.index": (b"\0\0\2\1", "a part of a checkpoint of TensorFlow"),
     "model.ckpt-100.data-00000-of-00001": (bytes(64), "a part of a checkpoint of TensorFlow"),
     "flax_model.msgpack": (b"\x82\xa6params\x81\xa1a\x01", "as Flax (JAX) writes it"),
@@ -93,6 +94,8 @@ OTHERWISE = {
     "photos.zip": (zipped(**{"a.png": b"\x89PNG"}), "is a zip that PyTorch did not write; it holds a.png"),
     "optimizer.bin": ({"state": {}, "param_groups": []}, "holds the state of an optimizer"),
     "opt050000.pt": ({"state": {0: {"exp_avg": torch.ones(1)}}, "param_groups": [{}]}, "the state of an optimizer"),
+    "nothing.pt": ({}, "a checkpoint that holds nothing"),
+    "random_states_0.pkl": ({"random_state": (), "torch_manual_seed": torch.ones(1)}, "the states of random generators"),
     "scheduler.bin": ({"last_epoch": 1, "_step_count": 2}, "the state of a schedule of learning rates"),
     "training-state-000100.pt": ({"net": named("a"), "optimizer_state": {}}, "Give the network-snapshot-*.pkl of the same step"),
     "64x64_classifier.pt": (named("input_blocks.0.0.weight", "time_embed.0.weight", "middle_block.0.a"), "classifier of guided-diffusion"),
@@ -146,15 +149,12 @@ def test_safetensors_are_told_by_the_length_of_their_header_whatever_byte_it_beg
         assert "1 tensors ('a', ...)" in told(tmp_path, "weights.pt", content)
 
 
-def test_a_folder_says_what_it_holds_and_names_a_model_in_it(tmp_path):
+def test_a_folder_that_holds_no_model_says_what_it_holds(tmp_path):
     assert "it holds nothing" in refusal(tmp_path)
-    save_file(named("a"), tmp_path / "model-2.safetensors")
-    (tmp_path / "model-1.pt").write_bytes(b"")
-    (tmp_path / "optimizer.bin").write_bytes(b"")
-    assert (
-        f"holds model-1.pt, model-2.safetensors. Name one, for example {tmp_path / 'model-2.safetensors'}."
-        in refusal(tmp_path)
-    )
+    (tmp_path / "notes.txt").write_text("a")
+    text = refusal(tmp_path)
+    assert "is no folder of a model; it holds notes.txt." in text
+    assert "function_denoiser" in text
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,25 @@ def test_a_folder_says_what_it_holds_and_names_a_model_in_it(tmp_path):
         ("saved_model.pb", "a folder of TensorFlow"),
         ("model.ckpt-1.data-00000-of-00001", "a folder of TensorFlow"),
         ("_CHECKPOINT_METADATA", "a checkpoint of Orbax (JAX)"),
-        ("pytorch_lora_weights.safetensors", "changes to a model (LoRA)"),
     ],
 )
 def test_a_folder_of_another_program_is_named(tmp_path, name, words):
     (tmp_path / name).write_bytes(b"")
     assert words in refusal(tmp_path)
+
+
+def test_whatever_a_file_begins_with_it_is_told_or_left_to_the_readers_and_nothing_fails(tmp_path):
+    path = tmp_path / "file.pt"
+    path.write_bytes(b"{}")
+    random = np.random.default_rng(0)
+    heads = [
+        content if isinstance(content, bytes) else b"" for content, _ in (WITH_BOTH_WAYS | OTHERWISE).values()
+    ]
+    for _ in range(3000):
+        head = bytearray(heads[random.integers(len(heads))][:64])
+        for _ in range(random.integers(1, 4)):
+            if head:
+                head[random.integers(len(head))] = random.integers(256)
+        if not head.startswith(b"PK\x03\x04"):
+            told_of = other_file(path, bytes(head))
+            assert told_of is None or told_of.startswith(str(path))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_builders import FIXTURES, WITHOUT, worst_error
+from checkpoint_builders import FIXTURES, WITHOUT, guided_diffusion, worst_error
 from diffusers_tools import saved, scheduler_of, tiny_unet
 from safetensors.torch import load_file, save_file
 
@@ -48,6 +48,26 @@ def test_a_sound_checkpoint_of_another_trainer_is_named_and_not_called_damaged(t
     assert "damaged" not in text
     assert "--samples" in text
     assert "function_denoiser" in text
+
+
+OTHERS = {
+    "scores": {"model": state("module.conv.weight"), "ema": {"shadow_params": [torch.ones(2)]}, "step": 1, "optimizer": {}},
+    "mixed precision": {"model": state("conv.weight"), "ema": state("conv.weight"), "step": 1, "scaler": {}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_entries_that_many_trainers_write_name_no_trainer(tmp_path, name):
+    torch.save(OTHERS[name], tmp_path / "checkpoint_1.pth")
+    with pytest.raises(UserError, match="a trainer that is not known"):
+        open_model(tmp_path / "checkpoint_1.pth")
+
+
+@pytest.mark.parametrize("entry", ["model", "state_dict"])
+def test_a_network_of_guided_diffusion_inside_of_another_file_is_to_be_saved_alone(entry):
+    text = described(Path("last.pt"), {entry: guided_diffusion(), "optimizer": {}})
+    assert "in a file that neither of these trainers writes" in text
+    assert "save its state dict alone" in text
 
 
 def test_of_an_unknown_trainer_the_first_names_are_shown(tmp_path):
@@ -224,6 +244,81 @@ def test_other_noise_than_that_of_timesteps_is_refused(folder, key, value):
     rewrite(folder, _class_name="EulerDiscreteScheduler", **{key: value})
     with pytest.raises(UserError, match=key):
         open_model(folder)
+
+
+def both_ways(text):
+    return text.index("of diffusers") < text.index("--samples") < text.index("function_denoiser")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"beta_schedule": "laplace"}, "beta_schedule 'laplace' is not supported"),
+        ({"_class_name": "VQDiffusionScheduler"}, "it must be DDPMScheduler, DDIMScheduler"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "predicts the velocity of a flow"),
+    ],
+)
+def test_a_schedule_that_is_not_read_is_refused_with_the_reason_and_both_ways_on(folder, changes, reason):
+    rewrite(folder, **changes)
+    with pytest.raises(UserError) as error:
+        open_model(folder)
+    assert reason in str(error.value)
+    assert both_ways(str(error.value))
+
+
+def test_an_embedding_of_classes_that_is_not_read_is_refused_with_both_ways_on(folder):
+    path = network_of(folder) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"class_embed_type": "timestep"}))
+    with pytest.raises(UserError, match="class_embed_type 'timestep' is not supported") as error:
+        open_model(folder)
+    assert both_ways(str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"_class_name": "UNet2DConditionModel"}, "is directed by text or other embeddings"),
+        (
+            {"architectures": ["CLIPTextModel"], "model_type": "clip"},
+            "the network ['CLIPTextModel'] is not supported",
+        ),
+    ],
+)
+def test_a_network_of_another_class_is_not_asked_for_its_scheduler(tmp_path, settings, words):
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError) as error:
+        open_model(tmp_path)
+    assert words in str(error.value)
+    assert "scheduler_config" not in str(error.value)
+
+
+def test_a_part_of_a_pipeline_points_to_the_whole(folder):
+    if not (folder / "model_index.json").exists():
+        (folder / "model_index.json").write_text("{}")
+    (folder / "scheduler").mkdir(exist_ok=True)
+    with pytest.raises(UserError, match="Give the folder above it"):
+        open_model(folder / "scheduler")
+
+
+@pytest.mark.parametrize("kind", ["LCMScheduler", "CMStochasticIterativeScheduler", "TCDScheduler"])
+def test_a_distilled_model_is_no_denoiser_and_no_function_can_stand_for_it(folder, kind):
+    rewrite(folder, _class_name=kind)
+    with pytest.raises(UserError, match="is no denoiser") as error:
+        open_model(folder)
+    assert "--samples" in str(error.value)
+    assert "function_denoiser" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("channels", "words"), [(2, "grey images with an opacity"), (4, "images with an opacity (RGBA)")]
+)
+def test_a_pixel_model_with_an_opacity_is_named_and_its_samples_can_be_audited(tmp_path, channels, words):
+    home = saved(tmp_path, tiny_unet(in_channels=channels, out_channels=channels), scheduler_of())
+    with pytest.raises(UserError) as error:
+        open_model(home)
+    text = str(error.value)
+    assert words in text
+    assert text.index("have 1 or 3 channels") < text.index("--samples") < text.index("as vae")
 
 
 ANSWERED = [

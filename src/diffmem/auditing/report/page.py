@@ -33,6 +33,13 @@ from diffmem.auditing.report.text import (
     record_rows,
     space_text,
 )
+from diffmem.optimum.report.denoising_report import (
+    COLUMNS,
+    denoising_alt,
+    denoising_figure,
+    denoising_rows,
+    reading_rows,
+)
 from diffmem.reports.html import embedded_png, png_bytes, render_page
 
 if TYPE_CHECKING:
@@ -97,6 +104,16 @@ def audit_pictures(result: AuditResult, galleries: Mapping[str, AuditGallery]) -
                 " Intervals are in the table below.",
             )
         )  # fmt: skip
+    check = None if result.model is None else result.model.check
+    if check is not None and check.points:
+        found.append(
+            _picture(
+                "audit_denoising.png", denoising_figure(check), denoising_alt(check),
+                "The error with which the model finds noisy training images again, against the noise level. A model that was read as it"
+                " was trained lies below the dotted and the dashed line; how far below the Gaussian it lies shows what it has learned"
+                " beyond mean and covariance.",
+            )
+        )  # fmt: skip
     return found
 
 
@@ -130,6 +147,7 @@ def _picture(name: str, figure: Figure, alt: str, caption: str) -> AuditPicture:
 def page_of(result: AuditResult, pictures: Sequence[AuditPicture]) -> str:
     """Return an audit with its pictures as one self-contained HTML page; everything that comes from the record is escaped."""
     copies = result.copies
+    check = None if result.model is None else result.model.check
     return render_page(
         "audit.html",
         package=__package__,
@@ -151,6 +169,10 @@ def page_of(result: AuditResult, pictures: Sequence[AuditPicture]) -> str:
         power_columns=[one for one in result.criteria if one.power],
         attacks=[] if result.membership is None else result.membership.attacks,
         quantiles=[] if result.flipd is None else _quantiles(result.flipd),
+        check=check,
+        errors=[] if check is None else denoising_rows(check),
+        error_columns=COLUMNS,
+        other_models=[] if check is None else reading_rows(check),
         inputs=[(_ROLES[one.role], input_text(one)) for one in result.inputs],
         asked=f"The audit was to exclude a rate of copies of {fine_percent(result.target)}; seed {result.seed}.",
         space=[] if result.space is None else space_text(result.space, result),

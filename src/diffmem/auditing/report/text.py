@@ -287,6 +287,8 @@ def _parts(result: AuditResult) -> list[tuple[str, list[str]]]:
         parts.insert(0, ("Why", result.verdict.reasons))
     if result.copies is not None and result.copies.worst:
         parts.insert(0, ("Nearest", [match_text(one) for one in result.copies.worst[:3]]))
+    if result.model is not None and result.model.check is not None:
+        parts.append(("The model", [result.model.check.sentence]))
     if result.membership is not None:
         lines = [
             f"{one.attack}: AUC {area_text(one.auc)}, TPR {fine_rate(one.tpr)} at {fine_percent(one.fpr.value)} FPR"

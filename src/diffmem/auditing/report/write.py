@@ -36,6 +36,7 @@ PICTURES = (
     "audit_copied.png",
     "audit_worst.png",
     "audit_near.png",
+    "audit_denoising.png",
 )
 """Every picture that the folder can hold."""
 

@@ -6,26 +6,38 @@ Format: NEP 1, "A Simple File Format for NumPy Arrays", and `numpy.lib.format`.
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal, NamedTuple, cast
+from typing import IO, Any, BinaryIO, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.data.formats.guards import MAX_FILE_BYTES, MAX_TOTAL_BYTES, BoundedStream, checked_zip, reading
-from diffmem.data.storage import PART_BYTES, contiguous, new_images
+from diffmem.data.formats.floats import ScaledPixels
+from diffmem.data.formats.guards import (
+    MAX_FILE_BYTES,
+    MAX_TOTAL_BYTES,
+    BoundedStream,
+    check_total,
+    checked_zip,
+    reading,
+)
+from diffmem.data.formats.labels import words
+from diffmem.data.reading import OPTIONS
+from diffmem.data.storage import PART_BYTES, contiguous, new_images, parts
 from diffmem.errors import UserError
 
 __all__ = [
     "ArrayArchive",
     "Header",
     "Layout",
+    "Readable",
     "as_nchw",
+    "column_major",
+    "exactly",
     "filled",
     "layout_of",
     "naming",
@@ -37,7 +49,14 @@ Layout = Literal["NHW", "NHWC", "NCHW"]
 
 _LABELS = ("labels", "y")
 _MAX_HEADER_BYTES = 2**16
-_MAX_WORDS = 10_000_000
+_FLOAT_BYTES = 8  # the widest float that images are read from
+
+
+class Readable(Protocol):
+    """What bytes are read from, forwards."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes; none at the end."""
 
 
 class Header(NamedTuple):
@@ -56,17 +75,26 @@ class Header(NamedTuple):
     bytes: int
 
 
-def read_header(stream: IO[bytes], meant: type[np.generic] | None, what: str) -> Header:
+def read_header(
+    stream: IO[bytes], meant: type[np.generic] | None, what: str, *, floats: bool = False
+) -> Header:
     """Read a header and check that it tells of the type that is meant.
 
     Args:
         stream: At its beginning; afterwards at the first value.
-        meant: np.uint8 for images, np.int64 for whole numbers of any kind, none for text.
+        meant: np.uint8 for images, np.int64 for whole numbers of any kind, np.generic for labels of any kind, none for text.
         what: The file's name, for errors.
+        floats: Whether the images are float numbers, whose range is known.
 
     Raises:
         UserError: The header is damaged, holds pickled objects, another type, or an impossible shape.
     """
+    header = _any_header(stream, what)
+    _check_dtype(header.dtype, meant, what, floats)
+    return header
+
+
+def _any_header(stream: IO[bytes], what: str) -> Header:
     with reading(what):
         # NumPy reads a header of any length before it refuses one of more than 10,000 letters.
         head = cast(
@@ -81,7 +109,6 @@ def read_header(stream: IO[bytes], meant: type[np.generic] | None, what: str) ->
                 shape, fortran, dtype = np.lib.format.read_array_header_2_0(head)
             else:
                 raise ValueError(f"the array format version {version} is unknown")
-        _check_dtype(dtype, meant, what)
         if any(length < 0 for length in shape) or max(shape, default=0) > np.iinfo(np.int64).max:
             raise UserError(f"{what} is refused: no array has the shape {str(shape)[:60]}.")
         return Header(shape, fortran, dtype, math.prod(shape) * dtype.itemsize)
@@ -99,12 +126,15 @@ class ArrayArchive:
         self._archive, self.name = archive, name
         self.members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
 
-    def array(self, key: str, meant: type[np.generic] | None) -> NDArray[Any] | None:
+    def array(
+        self, key: str, meant: type[np.generic] | None, scaled: ScaledPixels | None = None
+    ) -> NDArray[Any] | None:
         """Read an array after checking that its header says what is meant and fits the member's size.
 
         Args:
             key: Its key.
             meant: See `read_header`.
+            scaled: Makes pixels of float images.
 
         Returns:
             The array; none if there is no such key.
@@ -116,8 +146,9 @@ class ArrayArchive:
         if info is None:
             return None
         with reading(what), self._archive.open(info) as stream:
-            header = read_header(stream, meant, what)
-            if header.bytes > (MAX_TOTAL_BYTES if meant is np.uint8 else 4 * MAX_FILE_BYTES):
+            header = read_header(stream, meant, what, floats=scaled is not None)
+            limit = MAX_TOTAL_BYTES * header.dtype.itemsize if meant is np.uint8 else 4 * MAX_FILE_BYTES
+            if header.bytes > limit:
                 raise UserError(
                     f"{what} is refused: an array of shape {str(header.shape)[:60]} is too large."
                 )
@@ -126,17 +157,23 @@ class ArrayArchive:
                 raise EOFError(f"the header declares {header.bytes:,} bytes but there are {left:,}")
             shape = header.shape[::-1] if header.fortran else header.shape
             if meant is np.uint8:
-                values: NDArray[Any] = filled(stream, shape)
+                values: NDArray[Any] = filled(stream, shape, header.dtype, scaled)
             else:
                 values = np.frombuffer(stream.read(header.bytes), header.dtype).reshape(shape)
             if stream.read(1):  # at the end, where the CRC is checked
                 raise ValueError("there is more than its header declares")
             return values.transpose() if header.fortran else values
 
-    def labels(self) -> NDArray[Any] | None:
-        """Read the whole numbers under `labels` (or `y`); none if there are none."""
-        key = next((key for key in _LABELS if key in self.members), _LABELS[0])
-        return self.array(key, np.int64)
+    def labels(self, key: str | None = None) -> NDArray[Any] | None:
+        """Read the labels under a key, as they are stored; of none, those under `labels` (or `y`), none if there are none."""
+        key = key or next((key for key in _LABELS if key in self.members), _LABELS[0])
+        return self.array(key, np.generic)
+
+    def header(self, key: str) -> Header:
+        """Read what stands before the values of an array of any kind."""
+        what = f"{self.name}: {key}"
+        with reading(what), self._archive.open(self.members[key]) as stream:
+            return _any_header(stream, what)
 
     def text(self, key: str) -> tuple[str, ...] | None:
         """Read the texts under a key; none if there is no such key."""
@@ -144,15 +181,8 @@ class ArrayArchive:
         if array is None:
             return None
         what = f"{self.name}: {key}"
-        if array.size > _MAX_WORDS:
-            raise UserError(f"{what} is refused: it has {array.size:,} texts; the limit is {_MAX_WORDS:,}.")
         with reading(what):
-            # NumPy makes texts of any numbers, and Python finds out when it looks at the letters.
-            letters = np.ascontiguousarray(array).reshape(-1)
-            letters = letters.view(np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
-            if letters.size and int(letters.max()) > sys.maxunicode:
-                raise ValueError("it holds letters that Unicode does not have")
-            return tuple(str(word) for word in np.atleast_1d(array).reshape(-1))
+            return words(array, what)
 
 
 @contextmanager
@@ -162,40 +192,106 @@ def open_arrays(path: Path) -> Iterator[ArrayArchive]:
         yield ArrayArchive(archive, str(path))
 
 
-def filled(stream: IO[bytes] | BoundedStream, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Read the values of a uint8 array from a stream, part by part, into memory or a map (see `new_images`).
+def filled(
+    stream: Readable,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any] | None = None,
+    scaled: ScaledPixels | None = None,
+) -> NDArray[np.uint8]:
+    """Read the pixels of an array from a stream, part by part, into memory or a map (see `new_images`).
+
+    Args:
+        stream: At the first value.
+        shape: Of the array.
+        dtype: Of its values; uint8 if none.
+        scaled: Makes pixels of float values.
 
     Raises:
         EOFError: The stream ends before.
     """
+    width = 1 if dtype is None else dtype.itemsize
     values = new_images(shape)
     flat = values.reshape(-1)
     done = 0
     while done < flat.size:
-        content = stream.read(min(PART_BYTES, flat.size - done))
+        content = exactly(
+            stream, min(PART_BYTES // (_FLOAT_BYTES if scaled else 1), flat.size - done) * width
+        )
         if not content:
             raise EOFError(f"its header declares {flat.size:,} values but it has {done:,}")
-        flat[done : done + len(content)] = np.frombuffer(content, np.uint8)
-        done += len(content)
+        part = np.frombuffer(content[: len(content) // width * width], dtype or np.uint8)
+        if not part.size:
+            raise EOFError("it ends within a value")
+        flat[done : done + len(part)] = part if scaled is None else scaled.convert(part)
+        done += len(part)
     values.flags.writeable = False
     return values
 
 
-def _check_dtype(dtype: np.dtype[Any], meant: type[np.generic] | None, what: str) -> None:
+def exactly(stream: Readable, size: int) -> bytes:
+    """Return `size` bytes, or all that are left if they are fewer; a decompressor gives them in pieces."""
+    pieces: list[bytes] = []
+    while size > 0 and (content := stream.read(size)):
+        pieces.append(content)
+        size -= len(content)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def column_major(stream: Readable, count: int, shape: tuple[int, int, int], what: str) -> NDArray[np.uint8]:
+    """Read images (N, C, H, W) from a stream of planes whose columns follow one another, as MATLAB writes them.
+
+    Args:
+        stream: At the first value.
+        count: Number of images.
+        shape: (C, H, W) of each.
+        what: The file's name, for errors.
+
+    Raises:
+        UserError: They are too large.
+        EOFError: The stream ends before.
+    """
+    check_total(count, shape, what)
+    images = new_images((count, *shape))
+    channels, height, width = shape
+    for part in parts(count, math.prod(shape)):
+        wanted = (part.stop - part.start) * math.prod(shape)
+        content = exactly(stream, wanted)
+        if len(content) != wanted:
+            raise EOFError("it is cut short")
+        images[part] = (
+            np.frombuffer(content, np.uint8).reshape(-1, channels, width, height).transpose(0, 1, 3, 2)
+        )
+    images.flags.writeable = False
+    return images
+
+
+def _check_dtype(dtype: np.dtype[Any], meant: type[np.generic] | None, what: str, floats: bool) -> None:
     if dtype.hasobject:
         raise UserError(
             f"{what} is refused: it holds pickled Python objects, which could run code. Save plain arrays."
         )
     if meant is None and dtype.kind != "U":
         raise UserError(f"{what} must be text, not {dtype}.")
-    if meant is np.uint8 and dtype != np.uint8:
-        remedy = "save them as uint8 from 0 to 255"
-        if dtype.kind == "f":
-            remedy += ", for values from -1 to 1 by ((x + 1) * 127.5).round().clip(0, 255).astype('uint8')"
-            remedy += ", for values from 0 to 1 by (x * 255).round().astype('uint8'); look for NaN first"
-        raise UserError(f"{what} holds {dtype} values; {remedy}.")
+    if meant is np.uint8:
+        _check_pixels(dtype, what, floats)
     if meant is np.int64 and dtype.kind not in "iu":
+        raise UserError(f"{what} holds {dtype} values; save whole numbers.")
+    if meant is np.generic and dtype.kind not in "iubfUS":
         raise UserError(f"{what} holds {dtype} values; save the class numbers as whole numbers.")
+
+
+def _check_pixels(dtype: np.dtype[Any], what: str, floats: bool) -> None:
+    real = dtype.kind == "f" and dtype.itemsize <= _FLOAT_BYTES
+    if floats and not real:
+        raise UserError(
+            f"{what} holds {dtype} values: a range is for float images and can change nothing in it. Leave it out."
+        )
+    if floats or dtype == np.uint8:
+        return
+    remedy = "save them as uint8 from 0 to 255"
+    if real:
+        remedy += f", or tell their range by --range 0..1 or --range -1..1 (range, {OPTIONS}); NaN is refused"
+    raise UserError(f"{what} holds {dtype} values; {remedy}.")
 
 
 def layout_of(shape: tuple[int, ...], declared: str | None, what: str, where: str) -> Layout:
@@ -218,13 +314,17 @@ def layout_of(shape: tuple[int, ...], declared: str | None, what: str, where: st
         )
     if len(shape) == 3:
         return "NHW"
-    if declared is not None:
-        return cast("Layout", declared)
     first, last = shape[1] in (1, 3), shape[3] in (1, 3)
+    if declared is not None:
+        if not (first if declared == "NCHW" else last) and (first or last):
+            raise UserError(
+                f"{what} has shape {shape}, which is not of the layout {declared}; choose the other."
+            )
+        return cast("Layout", declared)
     if first and last:
         raise UserError(
             f"{what} has shape {shape}, which could be (N, C, H, W) or (N, H, W, C): "
-            f"save a key 'layout' with the text 'NCHW' or 'NHWC' {where}."
+            f"say which by --layout chw or hwc (layout, {OPTIONS}), or save a key 'layout' with the text 'NCHW' or 'NHWC' {where}."
         )
     if not first and not last:
         hint = " Drop the alpha channel." if shape[3] == 4 or shape[1] == 4 else ""

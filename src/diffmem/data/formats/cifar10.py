@@ -1,7 +1,7 @@
-"""CIFAR-10 as its authors publish it: `cifar-10-python.tar.gz`, or its folder `cifar-10-batches-py`.
+"""CIFAR-10 and CIFAR-100 as their authors publish them: `cifar-10-python.tar.gz` and `cifar-100-python.tar.gz`, or their folders.
 
 Format: https://www.cs.toronto.edu/~kriz/cifar.html (Krizhevsky 2009). Training images are in the order of the
-files data_batch_1 to 5 and of the rows within each. The batches are pickled dictionaries: of NumPy arrays, lists, byte strings
+files (data_batch_1 to 5, or train) and of the rows within each. The files are pickled dictionaries: of NumPy arrays, lists, byte strings
 and numbers. They are read without running code: the reader knows the five callables that they name (see `pickle_machine`),
 and nothing is imported.
 """
@@ -9,89 +9,160 @@ and nothing is imported.
 from __future__ import annotations
 
 import io
-import tarfile
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import IO, ClassVar, Self, cast
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from diffmem.data.conversions import Conversion
 from diffmem.data.formats.arrays import naming
-from diffmem.data.formats.guards import (
-    check_member_name,
-    check_ratio,
-    read_plain,
-    reading,
-    stays_inside,
-    unpacked,
-)
+from diffmem.data.formats.guards import read_plain, reading, stays_inside
 from diffmem.data.formats.pickle_arrays import ARRAY_NAMES, PickledArray, build_array, call_numpy, text
 from diffmem.data.formats.pickle_machine import Budget, PickleMachine
+from diffmem.data.formats.published import of_archive
 from diffmem.data.images import ImageSet, frozen
+from diffmem.data.reading import NO_LABELS
 from diffmem.errors import UserError
 
-__all__ = ["FOLDER", "MAX_PICKLE_BYTES", "is_cifar10_folder", "load_dictionary", "read_cifar10"]
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "MAX_PICKLE_BYTES",
+    "Cifar",
+    "load_dictionary",
+    "read_cifar",
+    "read_cifar10",
+]
 
-FOLDER = "cifar-10-batches-py"
-_FILES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
-_META = "batches.meta"
 _MAX_ARCHIVE_BYTES = 512 * 2**20
-_MAX_MEMBERS = 1_000
-_MAX_HEADER_BYTES = 2**16
-_MEMBERS = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
 
-MAX_PICKLE_BYTES = 128 * 2**20
-"""Most bytes of one pickle; a CIFAR-10 batch has 31 million."""
+MAX_PICKLE_BYTES = 192 * 2**20
+"""Most bytes of one pickle; a CIFAR-10 batch has 31 million, the training images of CIFAR-100 have 155 million."""
 
 _MAX_OPCODES = 1_000_000  # a batch of 10,000 images has 100,000 at most
 _CODES = frozenset({"u1", "i8"})
 _DIMENSIONS = range(1, 3)
 
 
-def is_cifar10_folder(path: Path) -> bool:
-    """Whether `path` is an unpacked `cifar-10-batches-py`, or holds it."""
-    return any((folder / _META).is_file() for folder in (path, path / FOLDER))
+class Cifar(NamedTuple):
+    """How one of the two sets is laid out.
+
+    Attributes:
+        name: What it is called.
+        folder: In its archive.
+        files: Of each split.
+        meta: The file of the class names.
+        labels: Keys of labels, the usual one first, and the key of the class names of each.
+    """
+
+    name: str
+    folder: str
+    files: dict[str, tuple[str, ...]]
+    meta: str
+    labels: dict[str, str]
+
+    def folder_at(self, path: Path) -> Path | None:
+        """Return the unpacked folder that `path` is or holds, if it is one."""
+        kept = [name for names in self.files.values() for name in names]
+        for folder in (path, path / self.folder):
+            if (folder / self.meta).is_file() and (
+                folder.name == self.folder or any((folder / name).is_file() for name in kept)
+            ):
+                return folder
+        return None
+
+
+CIFAR10 = Cifar(
+    "CIFAR-10",
+    "cifar-10-batches-py",
+    {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)},
+    "batches.meta",
+    {"labels": "label_names"},
+)
+CIFAR100 = Cifar(
+    "CIFAR-100",
+    "cifar-100-python",
+    {"train": ("train",), "test": ("test",)},
+    "meta",
+    {"fine_labels": "fine_label_names", "coarse_labels": "coarse_label_names"},
+)
 
 
 def read_cifar10(path: Path, split: str) -> ImageSet:
-    """Read one split of CIFAR-10.
+    """Read one split of CIFAR-10; see `read_cifar`."""
+    return read_cifar(path, split, CIFAR10)
+
+
+def read_cifar(path: Path, split: str, of: Cifar, labels_key: str | None = None) -> ImageSet:
+    """Read one split of CIFAR-10 or CIFAR-100.
 
     Args:
         path: The archive (.tar, .tar.gz, .tgz) or the unpacked folder.
-        split: 'train' (five batches) or 'test'.
+        split: 'train' or 'test'.
+        of: Which of the two.
+        labels_key: Which labels; those of the 100 fine classes of CIFAR-100 if none, without labels if 'none'.
 
     Returns:
         Images (N, 3, 32, 32) with the labels, file names and class names of the archive.
 
     Raises:
-        UserError: A batch is missing, damaged, or asks to run code; or a member points outside of the
-            archive.
+        UserError: A file is missing, damaged, or asks to run code; or a member points outside of the
+            archive; or there are no such labels.
     """
-    wanted = (_META, *_FILES[split])
-    contents = _from_folder(path, wanted) if path.is_dir() else _from_archive(path, wanted)
+    usual = next(iter(of.labels))
+    key = labels_key or usual
+    if key not in (*of.labels, NO_LABELS):
+        raise UserError(
+            f"{path}: {of.name} has no labels {key!r}; choose {', '.join(of.labels)} or {NO_LABELS} (--key labels=...)."
+        )
+    wanted = (of.meta, *of.files[split])
+    contents = _from_folder(path, wanted, of) if path.is_dir() else _from_archive(path, wanted, of)
     missing = [name for name in wanted if name not in contents]
     if missing:
-        raise UserError(f"{path} is no whole CIFAR-10: {FOLDER}/{missing[0]} is missing; download it again.")
+        raise UserError(
+            f"{path} is no whole {of.name}: {of.folder}/{missing[0]} is missing; download it again."
+        )
+    meta = f"{path}: {of.meta}"
     class_names = _text(
-        load_dictionary(contents[_META], f"{path}: {_META}").get("label_names"), f"{path}: {_META}"
+        load_dictionary(contents[of.meta], meta).get(of.labels.get(key, of.labels[usual])), meta, of
     )
     images, labels = [], []
     names: list[str] = []
-    for name in _FILES[split]:
-        pixels, classes, files = _batch(contents.pop(name), name, len(class_names), f"{path}: {name}")
+    for name in of.files[split]:
+        checked = usual if key == NO_LABELS else key
+        pixels, classes, files = _batch(
+            contents.pop(name), name, len(class_names), f"{path}: {name}", of, checked
+        )
         images.append(pixels)
         labels.append(classes)
         names.extend(files)
-    stack = np.concatenate(images).reshape(-1, 3, 32, 32)
+    stack = (images[0] if len(images) == 1 else np.concatenate(images)).reshape(-1, 3, 32, 32)
     words = {"train": "training", "test": "test"}[split]
-    step = f"CIFAR-10 {words} split from {path.name}: {len(stack)} images"
+    step = f"{of.name} {words} split from {path.name}: {len(stack)} images"
+    conversions = _choice(of, key, len(stack), len(class_names))
+    history = (step, *(one.sentence for one in conversions))
     with naming(path):
-        return ImageSet(frozen(stack), frozen(np.concatenate(labels)), tuple(names), class_names, (step,))
+        if key == NO_LABELS:
+            return ImageSet(frozen(stack), None, tuple(names), None, history, conversions)
+        return ImageSet(
+            frozen(stack), frozen(np.concatenate(labels)), tuple(names), class_names, history, conversions
+        )
 
 
-def _from_folder(path: Path, wanted: tuple[str, ...]) -> dict[str, bytes]:
-    folder = path if (path / _META).is_file() else path / FOLDER
+def _choice(of: Cifar, key: str, count: int, classes: int) -> tuple[Conversion, ...]:
+    """Return what is said of labels that were a choice."""
+    if len(of.labels) == 1 and key != NO_LABELS:
+        return ()
+    others = " or ".join(other for other in (*of.labels, NO_LABELS) if other != key)
+    text = f"labels: {key} ({classes} classes)" if key in of.labels else "labels not read"
+    text += f" (--key labels={others})" if len(of.labels) > 1 else ""
+    return (Conversion("labels", key, count, count, text, False),)
+
+
+def _from_folder(path: Path, wanted: tuple[str, ...], of: Cifar) -> dict[str, bytes]:
+    folder = of.folder_at(path) or path
     contents = {}
     for name in wanted:
         file = folder / name
@@ -103,78 +174,50 @@ def _from_folder(path: Path, wanted: tuple[str, ...]) -> dict[str, bytes]:
     return contents
 
 
-class _Member(tarfile.TarInfo):
-    """A member whose long name or further attributes, which are read whole, have a believable size."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        info = super().frombuf(buf, encoding, errors)
-        if info.type not in _MEMBERS and info.size > _MAX_HEADER_BYTES:
-            raise ValueError(f"a member of type {info.type!r} has {info.size:,} bytes")
-        return info
-
-
-def _from_archive(path: Path, wanted: tuple[str, ...]) -> dict[str, bytes]:
+def _from_archive(path: Path, wanted: tuple[str, ...], of: Cifar) -> dict[str, bytes]:
     contents: dict[str, bytes] = {}
-    with reading(str(path)), unpacked(path, _MAX_ARCHIVE_BYTES) as (stream, _):
-        # A stream is read forwards once, so that members and headers cannot make the reader jump about.
-        with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", tarinfo=_Member) as archive:
-            for number, info in enumerate(archive):
-                if number >= _MAX_MEMBERS:
-                    raise UserError(
-                        f"{path} is refused: it has more than {_MAX_MEMBERS:,} members; CIFAR-10 has nine."
-                    )
-                check_member_name(info.name, str(path))
-                if not info.isdir() and info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-                    raise UserError(
-                        f"{path} is refused: its member {info.name[:100]!r} is a link or no plain file."
-                    )
-                folder, _, name = info.name.removeprefix("./").rpartition("/")
-                if folder != FOLDER or name not in wanted:
-                    continue
-                if info.size > MAX_PICKLE_BYTES:
-                    raise UserError(
-                        f"{path}: {name} is refused: it has {info.size:,} bytes; the limit is "
-                        f"{MAX_PICKLE_BYTES:,}."
-                    )
-                member = archive.extractfile(info)
-                content = member.read() if member is not None else b""
-                if len(content) != info.size:
-                    raise EOFError(f"{name} is cut short")
-                contents[name] = content
-        while stream.read(2**20):  # to the end, so that gzip compares its checksum
-            pass
-        check_ratio(stream.count, path.stat().st_size, str(path))
+    with of_archive(path, of.folder, of.name, _MAX_ARCHIVE_BYTES) as members:
+        for name, size, stream in members:
+            if name not in wanted:
+                continue
+            if size > MAX_PICKLE_BYTES:
+                raise UserError(
+                    f"{path}: {name} is refused: it has {size:,} bytes; the limit is {MAX_PICKLE_BYTES:,}."
+                )
+            content = stream.read()
+            if len(content) != size:
+                raise EOFError(f"{name} is cut short")
+            contents[name] = content
     return contents
 
 
 def _batch(
-    content: bytes, name: str, classes: int, what: str
+    content: bytes, name: str, classes: int, what: str, of: Cifar, key: str
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     batch = load_dictionary(content, what)
-    data, labels = batch.get("data"), batch.get("labels")
+    data, labels = batch.get("data"), batch.get(key)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
-        raise UserError(f"{what} is no CIFAR-10 batch: its 'data' is not a uint8 array (n, 3072).")
+        raise UserError(f"{what} is no {of.name} batch: its 'data' is not a uint8 array (n, 3072).")
     if isinstance(labels, np.ndarray):
         labels = labels.tolist()
     if not isinstance(labels, list) or len(labels) != len(data):
-        raise UserError(f"{what} is no CIFAR-10 batch: its 'labels' is not a list of {len(data)} numbers.")
+        raise UserError(f"{what} is no {of.name} batch: its {key!r} is not a list of {len(data)} numbers.")
     if not all(type(label) is int and 0 <= label < classes for label in labels):
         raise UserError(
-            f"{what} is no CIFAR-10 batch: a label is not a whole number from 0 to {classes - 1}."
+            f"{what} is no {of.name} batch: a label is not a whole number from 0 to {classes - 1}."
         )
     if "filenames" in batch:
-        names = _text(batch["filenames"], what)
+        names = _text(batch["filenames"], what, of)
     else:
         names = tuple(f"{name}/{row:05d}" for row in range(len(data)))
     if len(names) != len(data):
-        raise UserError(f"{what} is no CIFAR-10 batch: {len(names)} file names for {len(data)} images.")
+        raise UserError(f"{what} is no {of.name} batch: {len(names)} file names for {len(data)} images.")
     return data, np.array(labels, np.int64), names
 
 
-def _text(words: object, what: str) -> tuple[str, ...]:
+def _text(words: object, what: str, of: Cifar) -> tuple[str, ...]:
     if not isinstance(words, list) or not words or not all(isinstance(word, (str, bytes)) for word in words):
-        raise UserError(f"{what} is no part of CIFAR-10: it lacks its list of names.")
+        raise UserError(f"{what} is no part of {of.name}: it lacks its list of names.")
     return tuple(word if isinstance(word, str) else word.decode("utf-8", "replace") for word in words)
 
 

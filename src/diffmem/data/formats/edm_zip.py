@@ -2,7 +2,7 @@
 
 Members are images (PNG or JPEG, where EDM is to read them) in any folders, ordered by name. `dataset.json` holds {"labels":
 [["00000/img00000000.png", 3], ...]} or {"labels": null}. Sets written by `write_images` add keys of their
-own, which other readers ignore: `class_names`, `names`, `history` and `fingerprint`.
+own, which other readers ignore: `class_names`, `names`, `captions`, `history` and `fingerprint`.
 """
 
 from __future__ import annotations
@@ -81,8 +81,11 @@ def read_zip(
     conversions = (*division, *passed_over.conversions(len(every)), *stacked.conversions)
     steps = (f"zip {path.name}: {len(stacked.images)} images", *(one.sentence for one in conversions))
     names = _names(described, stacked, chosen, len(every), what)
+    captions = _captions(described, stacked, chosen, len(every), what)
     with naming(path):
-        result = ImageSet(stacked.images, labels, names, class_names, (*history, *steps), conversions)
+        result = ImageSet(
+            stacked.images, labels, names, class_names, (*history, *steps), conversions, captions
+        )
     recorded = described.get("fingerprint")
     if recorded is not None and recorded != result.fingerprint:
         changed = f"{LABEL_FILE} records another fingerprint: the zip was changed after it was written"
@@ -121,6 +124,17 @@ def _names(
     if len(stacked.files) != len(chosen):  # files of several pages
         return stacked.names
     return tuple(names[chosen[file]] for file in stacked.files)
+
+
+def _captions(
+    described: dict[str, Any], stacked: Stacked, chosen: list[int], total: int, what: str
+) -> tuple[str | None, ...] | None:
+    captions = described.get("captions")
+    if captions is None:
+        return None
+    if not isinstance(captions, list) or len(captions) != total:
+        raise UserError(f"{what}: 'captions' must list a text or null for each of the {total} images.")
+    return tuple(captions[chosen[file]] for file in stacked.files)
 
 
 def _description(

@@ -19,7 +19,7 @@ from diffmem.data.reading import OPTIONS
 from diffmem.errors import UserError
 from diffmem.text import count_text
 
-__all__ = ["Division", "PassedOver", "divide", "named"]
+__all__ = ["SPLIT_NAMES", "Division", "PassedOver", "divide", "named"]
 
 _MOST_NAMED = 3
 
@@ -100,8 +100,9 @@ _GROUPS = (
     frozenset({"test", "testing", "testset", "test_set", "holdout", "heldout"}),
     frozenset({"unlabeled", "unlabelled", "extra"}),
 )
-_NAMES = frozenset().union(*_GROUPS)
 _TRAIN = _GROUPS[0]
+SPLIT_NAMES = frozenset().union(*_GROUPS)
+"""What folders and shards of splits are called, in small letters."""
 _MOST_SHOWN = 8
 
 
@@ -119,7 +120,9 @@ class Division(NamedTuple):
     conversions: tuple[Conversion, ...] = ()
 
 
-def divide(paths: Sequence[str], wanted: str | None, what: str, in_archive: bool = False) -> Division:
+def divide(
+    paths: Sequence[str], wanted: str | None, what: str, in_archive: bool = False, unit: str = "image"
+) -> Division:
     """Return the files of a split, where the folders of a data set are splits; all where they are not.
 
     They are if, at the first level at which there are several or which has such a name, all are called train, val,
@@ -131,6 +134,7 @@ def divide(paths: Sequence[str], wanted: str | None, what: str, in_archive: bool
         wanted: The split to read. One set that has no splits counts as 'train'.
         what: The source, for errors.
         in_archive: Whether it is an archive, of which no part can be named by its path.
+        unit: What the paths are of, for errors and the history.
 
     Raises:
         UserError: There are several splits and none is chosen, or there is none of that name.
@@ -145,9 +149,8 @@ def divide(paths: Sequence[str], wanted: str | None, what: str, in_archive: bool
         )
     counts = Counter(folder[level] for folder in folders)
     by_path = not in_archive and _same(folders, level)
-    split = _chosen(
-        counts, wanted, what, "/".join([what.rstrip("/"), *folders[0][:level]]) if by_path else None
-    )
+    above = "/".join([what.rstrip("/"), *folders[0][:level]]) if by_path else None
+    split = _chosen(counts, wanted, what, above, unit)
     chosen = [index for index, folder in enumerate(folders) if folder[level] == split]
     first = next(at for at in range(level + 1) if at == level or not _same(folders, at + 1))
     classes = [
@@ -156,7 +159,7 @@ def divide(paths: Sequence[str], wanted: str | None, what: str, in_archive: bool
     others = ", ".join(
         f"{name_text(name)} {count:,}" for name, count in sorted(counts.items()) if name != split
     )
-    text = f"split {name_text(split)}: {len(chosen):,} of {count_text(len(paths), 'image file')}"
+    text = f"split {name_text(split)}: {len(chosen):,} of {count_text(len(paths), f'{unit} file')}"
     text += f" (not read: {others})" if others else " (there is no other)"
     conversion = Conversion("split", split, len(chosen), len(paths), text, bool(others))
     return Division(chosen, classes, (conversion,))
@@ -166,7 +169,7 @@ def _level(folders: Sequence[Sequence[str]]) -> int | None:
     """Return at which level of the folders the splits are."""
     for level in range(min(map(len, folders), default=0)):
         names = {folder[level] for folder in folders}
-        known = {name for name in names if name.lower() in _NAMES}
+        known = {name for name in names if name.lower() in SPLIT_NAMES}
         groups = {number for name in known for number, group in enumerate(_GROUPS) if name.lower() in group}
         if known == names and (len(names) > 1 or _same(folders, level)) and groups & {0, 1, 2}:
             return level
@@ -180,10 +183,8 @@ def _same(folders: Sequence[Sequence[str]], level: int) -> bool:
     return all(folder[:level] == folders[0][:level] for folder in folders)
 
 
-def _chosen(counts: Counter[str], wanted: str | None, what: str, above: str | None) -> str:
-    listed = [
-        f"{name} ({count_text(count, 'image')})" for name, count in sorted(counts.items())[:_MOST_SHOWN]
-    ]
+def _chosen(counts: Counter[str], wanted: str | None, what: str, above: str | None, unit: str) -> str:
+    listed = [f"{name} ({count_text(count, unit)})" for name, count in sorted(counts.items())[:_MOST_SHOWN]]
     text = ", ".join(listed) + (", ..." if len(counts) > _MOST_SHOWN else "")
     if wanted is None:
         if len(counts) == 1:

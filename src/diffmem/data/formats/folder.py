@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmem.data.formats.arrays import naming
+from diffmem.data.conversions import Conversion, name_text
+from diffmem.data.formats.encoded import NOTE_FILE, Encoded, image_set_of, noted
 from diffmem.data.formats.files import PassedOver, divide
-from diffmem.data.formats.guards import MAX_FILE_BYTES, is_folder, read_plain, stays_inside
+from diffmem.data.formats.guards import MAX_FILE_BYTES, is_folder, is_plain_file, read_plain, stays_inside
 from diffmem.data.formats.guards import reading as reading_text
+from diffmem.data.formats.listing import METADATA, Listing, read_listing
 from diffmem.data.formats.signatures import HEAD_BYTES, LIKELY, ending_of
-from diffmem.data.formats.stack import stack_images
 from diffmem.data.images import ImageSet, frozen
-from diffmem.data.reading import AS_USUAL, Reading
+from diffmem.data.reading import AS_USUAL, OPTIONS, Reading
 from diffmem.errors import UserError
 from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.text import count_text
 
-__all__ = ["labels_of", "read_folder"]
+__all__ = ["labels_of", "read_folder", "read_listed"]
 
 
 def read_folder(
@@ -30,8 +33,9 @@ def read_folder(
 
     Files are known by their content, whatever they are called. Images right in the folder have no labels. Images in
     sub-folders have the sub-folder (of the first level) as their class; classes are numbered in sorted order. If the
-    sub-folders are splits, as train and test, one of them is read, see `divide`. Hidden files are skipped; so are
-    files of other kinds, which the history then tells.
+    sub-folders are splits, as train and test, one of them is read, see `divide`. Where metadata.jsonl or metadata.csv
+    describes the images, labels and captions are its, and sub-folders are no classes, as in Hugging Face's imagefolder.
+    Hidden files are skipped; so are files of other kinds, which the history then tells.
 
     Args:
         path: The folder.
@@ -40,37 +44,50 @@ def read_folder(
         split: Which split is read, if the folder holds splits.
 
     Raises:
-        UserError: No image, a broken one, unequal sizes, images both beside and inside of sub-folders, several splits, or
-            a link that leads out of the folder.
+        UserError: No image, a broken one, unequal sizes, images both beside and inside of sub-folders, several splits, a
+            description without an image or an image without one, or a link that leads out of the folder or in a circle.
     """
     passed_over = PassedOver()
-    files = _image_files(path, passed_over)
-    names = [_name(file, path) for file, _ in files]
+    found = _Found(path, reading.follow_links, passed_over)
+    files = found.files
+    names = [_shown(name) for name, _ in files]
     if not names:
         raise passed_over.nothing(str(path))
-    conversions = passed_over.conversions(len(names))
+    conversions = (*found.conversions(), *passed_over.conversions(len(names)))
     chosen, classes, division = divide(names, split, str(path))
     files, names = [files[index] for index in chosen], [names[index] for index in chosen]
+    described = _described(found.metadata, names, path)
     direct = [name for name, below in zip(names, classes, strict=True) if "/" not in below]
     inside = [name for name, below in zip(names, classes, strict=True) if "/" in below]
-    if direct and inside:
+    if described is None and direct and inside:
         raise UserError(
             f"{path} has images beside its sub-folders ({direct[0]}) and inside of them ({inside[0]}): the "
             "classes are unclear. Move the first into a sub-folder of their own, or out of the folder."
         )
 
+    text = str(path)
+
     def read(index: int) -> bytes:
-        return read_plain(files[index][0], MAX_FILE_BYTES, f"{path}: {names[index]}")
+        return read_plain(f"{text}/{files[index][0]}", MAX_FILE_BYTES, f"{text}: {names[index]}")
 
     held = sum(size for _, size in files)
-    stacked = stack_images(names, read, str(path), reading, progress, held)
-    labels, class_names = labels_of(classes, stacked.files) if inside else (None, None)
-    step = f"folder {path.resolve().name}: {len(stacked.images)} images"
-    step += f" in {len(class_names)} classes" if class_names else ""
-    conversions = (*division, *conversions, *stacked.conversions)
-    history = (step, *(one.sentence for one in conversions))
-    with naming(path):
-        return ImageSet(stacked.images, labels, stacked.names, class_names, history, conversions)
+    encoded = Encoded(names, read, held=held, conversions=(*division, *conversions))
+    if described is not None:
+        encoded = replace(
+            encoded,
+            labels=described.labels,
+            captions=described.captions,
+            conversions=(*encoded.conversions, *described.conversions),
+        )
+        note = path / NOTE_FILE
+        if note.is_file() and not note.is_symlink():
+            class_names, history = noted(read_plain(note, MAX_FILE_BYTES, str(note)), str(note))
+            class_names = class_names if any(label is not None for label in described.labels or ()) else None
+            encoded = replace(encoded, class_names=class_names, history=history)
+    elif inside:
+        numbers, class_names = labels_of(classes, np.arange(len(classes)))
+        encoded = replace(encoded, labels=numbers.tolist(), class_names=class_names)
+    return image_set_of(encoded, str(path), f"folder {path.resolve().name}", reading, progress)
 
 
 def labels_of(paths: Sequence[str], files: NDArray[np.int64]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -86,53 +103,196 @@ def labels_of(paths: Sequence[str], files: NDArray[np.int64]) -> tuple[NDArray[n
     return frozen(labels[files]), class_names
 
 
-def _image_files(path: Path, passed_over: PassedOver) -> list[tuple[Path, int]]:
-    """Return the image files of a folder, sorted, with their sizes in bytes."""
-    with reading_text(str(path)):
-        root = path.resolve()
-    files: list[tuple[Path, int]] = []
-    waiting = [path]
-    while waiting:  # os.walk calls itself for each level of a deep folder
-        folder = waiting.pop()
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            raise UserError(f"Cannot read the folder {folder}: {error.strerror}.") from error
-        for entry in entries:
-            file = folder / entry.name
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                waiting.append(file)
-                continue
-            if entry.is_symlink() and is_folder(file):
-                raise UserError(f"{file} is refused: it is a link to a folder. Put the images there instead.")
-            if not _is_image(file, entry, root, path, passed_over):
-                continue
-            if entry.is_symlink() and not stays_inside(file, root):
-                raise UserError(
-                    f"{file} is refused: it is a link that leads out of {path}. Copy the image instead."
-                )
-            if not entry.is_file():
-                raise UserError(f"{file} is no plain file; remove it.")
-            files.append((file, entry.stat().st_size))
-    return sorted(files, key=lambda one: one[0].relative_to(path).as_posix())
+class _Found:
+    """The image files of a folder, sorted, with their sizes in bytes; and the files that describe them.
 
+    Args:
+        path: The folder.
+        follow: Whether links to folders and out of the folder are followed.
+        passed_over: Takes note of other files.
 
-def _is_image(file: Path, entry: os.DirEntry[str], root: Path, path: Path, passed_over: PassedOver) -> bool:
-    if ending_of(entry.name) in LIKELY:
+    Raises:
+        UserError: A link is refused, or a folder cannot be read.
+    """
+
+    def __init__(self, path: Path, follow: bool, passed_over: PassedOver) -> None:
+        with reading_text(str(path)):
+            self._root = path.resolve()
+        self._path, self._follow, self._passed_over = path, follow, passed_over
+        self._links = 0
+        self.metadata: list[Path] = []
+        self.files: list[tuple[str, int]] = []
+        waiting = [("", frozenset({self._root}))]
+        while waiting:  # os.walk calls itself for each level of a deep folder
+            below, above = waiting.pop()
+            folder = path / below
+            try:
+                with os.scandir(str(folder)) as listed:
+                    for entry in sorted(listed, key=lambda entry: entry.name):
+                        name = below + entry.name
+                        if entry.name.startswith(".") or entry.name == "__MACOSX":
+                            continue
+                        if entry.is_dir(follow_symlinks=False):
+                            # Links lead in a circle only through a folder that lies above them.
+                            here = above | {(path / name).resolve()} if follow else above
+                            waiting.append((f"{name}/", here))
+                        elif entry.is_symlink() and is_folder(path / name):
+                            waiting.append((f"{name}/", self._linked(path / name, above)))
+                        elif self._is_metadata(name, entry):
+                            self.metadata.append(path / name)
+                        elif self._is_image(name, entry):
+                            self.files.append((name, entry.stat().st_size))
+            except OSError as error:
+                raise UserError(f"Cannot read the folder {folder}: {error.strerror}.") from error
+        self.files.sort()
+
+    def conversions(self) -> tuple[Conversion, ...]:
+        """Return what is said of links that were followed."""
+        if not self._links:
+            return ()
+        text = f"{count_text(self._links, 'link')} to folders, or out of {self._path.name}, followed"
+        return (Conversion("links", "follow", self._links, len(self.files), text, True),)
+
+    def _linked(self, file: Path, above: frozenset[Path]) -> frozenset[Path]:
+        """Return the folders above those in a linked folder, itself among them."""
+        if not self._follow:
+            raise UserError(
+                f"{file} is refused: it is a link to a folder. Put the images there instead, or follow links: --follow-links"
+                f" ({OPTIONS})."
+            )
+        target = file.resolve()
+        if target in above:
+            raise UserError(f"{file} is refused: it is a link that leads in a circle; remove it.")
+        self._links += 1
+        return above | {target}
+
+    def _is_inside(self, name: str, entry: os.DirEntry[str]) -> bool:
+        return not entry.is_symlink() or stays_inside(self._path / name, self._root)
+
+    def _is_metadata(self, name: str, entry: os.DirEntry[str]) -> bool:
+        if entry.name not in METADATA or not entry.is_file():
+            return False
+        return self._follow or self._is_inside(name, entry)
+
+    def _is_image(self, name: str, entry: os.DirEntry[str]) -> bool:
+        inside = self._is_inside(name, entry)
+        if ending_of(entry.name) not in LIKELY:
+            shown = _shown(name)
+            # Only a file of the folder itself is opened to see what it is: a pipe would be waited for, a link may lead anywhere.
+            if not (inside or self._follow) or not entry.is_file():
+                self._passed_over.add(shown)
+                return False
+            file = self._path / name
+            if not self._passed_over.is_read(shown, lambda: _head(file, f"{self._path}: {shown}")):
+                return False
+        if not inside and not self._follow:
+            raise UserError(
+                f"{self._path / name} is refused: it is a link that leads out of {self._path}. Copy the image instead, or follow"
+                f" links: --follow-links ({OPTIONS})."
+            )
+        if not entry.is_file():
+            raise UserError(f"{self._path / name} is no plain file; remove it.")
+        self._links += not inside
         return True
-    name = _name(file, path)
-    # Only a file of the folder itself is opened to see what it is: a pipe would be waited for, a link may lead anywhere.
-    if not entry.is_file() or (entry.is_symlink() and not stays_inside(file, root)):
-        passed_over.add(name)
-        return False
-    return passed_over.is_read(name, lambda: _head(file, f"{path}: {name}"))
 
 
-def _name(file: Path, root: Path) -> str:
-    """Return the name of a file; what is not valid UTF-8 is shown with question marks."""
-    return os.fsencode(file.relative_to(root).as_posix()).decode("utf-8", "replace")
+def _described(metadata: list[Path], names: list[str], path: Path) -> Listing | None:
+    """Return what the files that describe images say of these; none if there are no such files."""
+    if not metadata:
+        return None
+    place_of = {name: place for place, name in enumerate(names)}
+    labels: list[int | str | None] = [None] * len(names)
+    captions: list[str | None] = [None] * len(names)
+    by: list[Path | None] = [None] * len(names)
+    conversions: list[Conversion] = []
+    for file in sorted(metadata, key=lambda file: (len(file.parts), file)):
+        listing = read_listing(file)
+        folder = "" if file.parent == path else f"{_shown(file.parent.relative_to(path).as_posix())}/"
+        if folder and not any(name.startswith(folder) for name in names):
+            continue  # of another split
+        conversions += listing.conversions
+        for number, listed in enumerate(listing.files):
+            place = place_of.get(folder + listed)
+            if place is None:
+                if is_plain_file(file.parent / listed):
+                    continue  # of another split
+                raise UserError(
+                    f"{file} describes {name_text(listed)}, which is not there. Add the image, or remove its entry."
+                )
+            if by[place] is not None:
+                raise UserError(
+                    f"{names[place]} is described twice, in {by[place]} and {file}; keep one of the entries."
+                )
+            by[place] = file
+            labels[place] = None if listing.labels is None else listing.labels[number]
+            captions[place] = None if listing.captions is None else listing.captions[number]
+    lacking = [name for name, file in zip(names, by, strict=True) if file is None]
+    if len(lacking) == len(names):
+        return None
+    if lacking:
+        raise UserError(
+            f"{path}: {count_text(len(lacking), 'image')} of {len(names):,} have no entry in {metadata[0].name}; the first is"
+            f" {name_text(lacking[0])}. Describe them, or take them out."
+        )
+    sources = ", ".join(dict.fromkeys(file.name for file in by if file is not None))
+    text = f"labels and captions of {sources}, not of sub-folders"
+    note = Conversion("described", "metadata", len(names), len(names), text, False)
+    return Listing(names, labels, captions, (note, *conversions))
+
+
+def read_listed(
+    path: Path, progress: Progress = NO_PROGRESS, reading: Reading = AS_USUAL, split: str | None = None
+) -> ImageSet:
+    """Read the images that a CSV or a file of JSON lines lists, in its order; a file that is listed twice is read twice.
+
+    Args:
+        path: The file; see `read_listing`. Its paths start at its own folder.
+        progress: Called now and then while images are decoded.
+        reading: How images are decoded.
+        split: Which split is read, if the folders of the paths are splits; see `divide`.
+
+    Raises:
+        UserError: See `read_listing`; or a file is not there, lies outside of the folder, or is no image.
+    """
+    listing, base = read_listing(path), path.parent
+    chosen, _, division = divide(listing.files, split, str(path), in_archive=True)
+    files = [listing.files[index] for index in chosen]
+    root, inside = base.resolve(), dict[str, bool]()
+    held = outside = 0
+    for name in dict.fromkeys(files):
+        file, folder = base / name, name.rpartition("/")[0]
+        if not is_plain_file(file):
+            raise UserError(
+                f"{path} lists {name_text(name)}, which is not there. Add the image, or remove its entry."
+            )
+        if folder not in inside:
+            inside[folder] = stays_inside(file.parent, root)
+        if not inside[folder] or (file.is_symlink() and not stays_inside(file, root)):
+            outside += 1
+            if not reading.follow_links:
+                raise UserError(
+                    f"{file} is refused: it is a link that leads out of {base}. Copy the image instead, or follow links:"
+                    f" --follow-links ({OPTIONS})."
+                )
+        held += file.stat().st_size
+    conversions = [*division, *listing.conversions]
+    if outside:
+        text = f"{count_text(outside, 'link')} out of {root.name} followed"
+        conversions.append(Conversion("links", "follow", outside, len(files), text, True))
+    encoded = Encoded(
+        files,
+        lambda index: read_plain(base / files[index], MAX_FILE_BYTES, f"{path}: {files[index]}"),
+        None if listing.labels is None else [listing.labels[index] for index in chosen],
+        None if listing.captions is None else [listing.captions[index] for index in chosen],
+        held=held * max(1, len(files) // max(1, len(set(files)))),
+        conversions=tuple(conversions),
+    )
+    return image_set_of(encoded, str(path), f"list {path.name}", reading, progress)
+
+
+def _shown(name: str) -> str:
+    """Return the path of a file as text; what is not valid UTF-8 is shown with question marks."""
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "replace")
 
 
 def _head(file: Path, what: str) -> bytes:

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import BinaryIO, cast
 
 from diffmem.errors import DiffmemError, UserError
@@ -52,6 +53,7 @@ MAX_IMAGES = 100_000_000
 """Most images of one set that is read into memory: their labels alone take 8 bytes each."""
 
 _LONGEST_LINE = 1500
+_PART = 16 * 2**20
 _MAX_DIRECTORY_BYTES = (
     128 * 2**20
 )  # of a zip: two million members with ordinary names, which take 1.5 GB as objects
@@ -61,20 +63,34 @@ _RATIO = 200
 _RATIO_APPLIES_ABOVE = 16 * 2**20
 
 
-@contextmanager
-def reading(what: str) -> Iterator[None]:
-    """Turn whatever a decoder raises on broken bytes into one line that names the file.
+class reading:  # noqa: N801 - used as a function; a generator would cost more than many a small file takes to decode
+    """A context that turns whatever a decoder raises on broken bytes into one line that names the file.
+
+    Args:
+        what: The file's name.
 
     Raises:
         UserError: The block raised anything but a `DiffmemError`, which passes unchanged.
     """
-    try:
-        yield
-    except DiffmemError:
-        raise
-    except PermissionError as error:
-        raise UserError(f"Cannot read {what}: {error.strerror}. Allow this user to read it.") from error
-    except Exception as error:  # decoders of foreign formats raise nearly every kind on broken bytes
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        """Begin the block."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Raise the error in words, if there is one."""
+        if not isinstance(error, Exception) or isinstance(error, DiffmemError):
+            return
+        what = self._what
+        if isinstance(error, PermissionError):
+            raise UserError(f"Cannot read {what}: {error.strerror}. Allow this user to read it.") from error
+        # Decoders of foreign formats raise nearly every kind on broken bytes.
         if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
             raise UserError(f"Cannot read {what}: it needs more memory than there is.") from error
         text = getattr(error, "strerror", None) or str(error)
@@ -181,7 +197,7 @@ def stays_inside(file: Path, root: Path) -> bool:
         raise UserError(f"{file} is refused: it is a link that leads in a circle; remove it.") from None
 
 
-def read_plain(path: Path, limit: int, what: str) -> bytes:
+def read_plain(path: str | Path, limit: int, what: str) -> bytes:
     """Return the bytes of a plain file of at most `limit` bytes; a pipe or a device is never waited for.
 
     Raises:
@@ -189,13 +205,24 @@ def read_plain(path: Path, limit: int, what: str) -> bytes:
     """
     with reading(what):
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(handle, "rb") as stream:
+        try:
             facts = os.fstat(handle)
             if not stat.S_ISREG(facts.st_mode):
                 raise UserError(f"{what} is no plain file; remove it.")
-            if facts.st_size > limit:
-                raise UserError(f"{what} is refused: it has {facts.st_size:,} bytes; the limit is {limit:,}.")
-            return BoundedStream(stream, limit, what).read()
+            size = facts.st_size
+            if size > limit:
+                raise UserError(f"{what} is refused: it has {size:,} bytes; the limit is {limit:,}.")
+            content = os.read(handle, size + 1)
+            while len(content) != size:  # it is changing, or the system reads in parts
+                part = os.read(handle, min(_PART, limit + 1 - len(content)))
+                if not part:
+                    break
+                content += part
+                if len(content) > limit:
+                    raise UserError(f"{what} is refused: it has more than {limit:,} bytes.")
+            return content
+        finally:
+            os.close(handle)
 
 
 @contextmanager

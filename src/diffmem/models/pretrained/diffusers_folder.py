@@ -38,7 +38,7 @@ from diffmem.models.pretrained.diffusers_settings import (
     read_network,
 )
 
-__all__ = ["Autoencoder", "AutoencoderSettings", "doubts_of", "open_autoencoder", "open_diffusers"]
+__all__ = ["Codec", "doubts_of", "open_autoencoder", "open_diffusers"]
 
 
 class AutoencoderSettings(PartSettings):
@@ -146,55 +146,47 @@ def _with_autoencoder(
         UserError: The weights are not exactly those of the autoencoder.
     """
     network = built(settings.kind, config, root, settings.layers, allow_pickle)
-    codec = _Codec(network.to(denoiser.device), settings)
+    has_mean = not isinstance(settings, QuantizedSettings)
+    codec = Codec(
+        network.to(denoiser.device), settings.scaling_factor, settings.shift_factor or 0.0, has_mean
+    )
     height, width = denoiser.image_shape[1:]
     shape = (settings.out_channels, height * settings.factor, width * settings.factor)
     return LatentDenoiser(denoiser, codec.decode, codec.encode, shape)
 
 
-class _Codec:
-    """An autoencoder of the library between latents and images."""
+class Codec:
+    """An autoencoder of the library between latents and images.
 
-    def __init__(self, network: nn.Module, settings: AutoencoderSettings) -> None:
+    Args:
+        network: Of the library.
+        scale: What codes are multiplied with to be latents.
+        shift: What is taken off before.
+        has_mean: Whether it makes a distribution of codes, of which the mean is taken.
+    """
+
+    def __init__(
+        self, network: nn.Module, scale: float = 1.0, shift: float = 0.0, has_mean: bool = True
+    ) -> None:
         self._network: Any = network
-        self._scale, self._shift = settings.scaling_factor, settings.shift_factor or 0.0
-        self._has_mean = not isinstance(settings, QuantizedSettings)
+        self._scale, self._shift, self._has_mean = scale, shift, has_mean
 
     def decode(self, z: Tensor) -> Tensor:
+        """Return what it makes of latents, (B, channels, H, W)."""
         images: Tensor = self._network.decode(z / self._scale + self._shift, return_dict=False)[0]
         return images
 
     def encode(self, x: Tensor) -> Tensor:
+        """Return the latents of images."""
         encoded = self._network.encode(x, return_dict=False)[0]
         code: Tensor = encoded.mean if self._has_mean else encoded
         return (code - self._shift) * self._scale
 
 
-class Autoencoder:
-    """An `AutoencoderKL` alone: its codes as they are, neither scaled nor shifted.
-
-    Args:
-        network: Of the library.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self._network: Any = network
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """Return what it makes of codes, (B, channels, H, W)."""
-        images: Tensor = self._network.decode(codes, return_dict=False)[0]
-        return images
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Return the means of the codes of images."""
-        codes: Tensor = self._network.encode(x, return_dict=False)[0].mean
-        return codes
-
-
 @in_one_line()
 def open_autoencoder(
     folder: Path, device: torch.device | str = "cpu", allow_pickle: bool = False
-) -> tuple[Autoencoder, AutoencoderSettings]:
+) -> tuple[Codec, AutoencoderSettings]:
     """Open the `AutoencoderKL` in a folder that `save_pretrained` of diffusers wrote, or in its subfolder `vae`.
 
     Args:
@@ -203,7 +195,7 @@ def open_autoencoder(
         allow_pickle: As of `open_diffusers`.
 
     Returns:
-        The autoencoder, float32, weights frozen; and what its settings say.
+        The autoencoder, float32, weights frozen, with its codes as they are, neither scaled nor shifted; and what its settings say.
 
     Raises:
         UserError: diffusers is not installed, or the folder is damaged, incomplete, or of another autoencoder.
@@ -217,7 +209,7 @@ def open_autoencoder(
             )
         settings = read_part("autoencoder", {AutoencoderSettings.kind: AutoencoderSettings}, config, home)
         network = built(settings.kind, config, home, settings.layers, allow_pickle).to(device)
-    opened = Autoencoder(network)
+    opened = Codec(network)
     image = torch.zeros(1, settings.in_channels, settings.factor * 2, settings.factor * 2, device=device)
     _try(f"The autoencoder in {home}", image, lambda x: opened.decode(opened.encode(x)))
     return opened, settings

@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from diffmem.data.formats.guards import checked_zip, is_plain_file, read_plain, reading
+from diffmem.data.formats.guards import checked_zip, read_plain, reading
 from diffmem.errors import UserError
 from diffmem.models.pretrained.recognition import SAMPLES_ONLY, WAYS_ON
 
@@ -52,7 +52,6 @@ _DATA: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     ),
 )
 _OLD_PICKLE = re.compile(rb"\(|c[\w.]+\r?\n\w+\r?\n|[}\]]")
-_WEIGHTS = (".pt", ".pth", ".pkl", ".ckpt", ".safetensors", ".bin")
 
 
 def is_safetensors(head: bytes) -> bool:
@@ -94,23 +93,12 @@ def other_folder(folder: Path) -> str:
         return _network(folder, "a checkpoint of Orbax (JAX)")
     if "pytorch_lora_weights.safetensors" in names or "adapter_config.json" in names:
         return f"{folder} holds changes to a model (LoRA) and no whole one. {SAMPLES_ONLY}"
-    models = [name for name in names if (folder / name / "model_index.json").is_file()]
-    models += [name for name in names if re.fullmatch(r"checkpoint-\d+", name) and (folder / name).is_dir()]
-    models += [
-        name
-        for name in names
-        if name.endswith(_WEIGHTS) and is_plain_file(folder / name) and not _is_state(name)
-    ]
-    if models:
-        more = f" and {len(models) - _LISTED} more" if len(models) > _LISTED else ""
-        return f"{folder} holds {', '.join(models[:_LISTED])}{more}. Name one, for example {folder / models[-1]}."
+    if (folder.resolve().parent / "model_index.json").is_file():
+        return (
+            f"{folder} is a part of a pipeline of diffusers that denoises nothing. Give the folder above it."
+        )
     inside = ", ".join(names[:_LISTED]) or "nothing"
     return f"{folder} is no folder of a model; it holds {inside}."
-
-
-def _is_state(name: str) -> bool:
-    """Whether the name of a file says that it holds what a training goes on with, and no network."""
-    return re.match(r"(opt|optimizer|scheduler|random_states|training-state|scaler)", name) is not None
 
 
 def _network(path: Path, what: str) -> str:
@@ -121,7 +109,9 @@ def _zip(path: Path) -> str | None:
     with checked_zip(path) as archive:
         names = [info.filename for info in archive.infolist()]
     if any(re.fullmatch(r"[^/]+/(code/.*|constants\.pkl)", name) for name in names):
-        return _network(path, "a program of TorchScript (torch.jit.save), whose code would have to be run")
+        return (
+            f"{path} is a program of TorchScript (torch.jit.save), whose code would have to be run. {WAYS_ON}"
+        )
     if any(re.fullmatch(r"[^/]+/data\.pkl|data\.pkl", name) for name in names):
         return None
     if any(name.endswith(".weights.h5") for name in names):

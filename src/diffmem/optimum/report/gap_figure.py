@@ -51,7 +51,8 @@ def run_text(run: RunGap) -> str:
     """Return a run in two lines: its size and epochs, and its R_mem."""
     rate = "R_mem not measured" if run.rmem is None else f"R_mem {rate_text(run.rmem)}"
     conditional = ", with labels" if run.conditional else ""
-    return f"N = {size_text(run.images)}{conditional}, epoch {size_text(round(run.epoch))}\n{rate}"
+    epoch = "" if run.epoch is None else f", epoch {size_text(round(run.epoch))}"
+    return f"N = {size_text(run.images)}{conditional}{epoch}\n{rate}"
 
 
 def side_by_side(runs: Sequence[RunGap], most: int = MOST_COLUMNS) -> list[RunGap]:

@@ -35,7 +35,7 @@ def gap_table(result: GapResult) -> Table:
         cells = [
             Path(run.folder).name[:8],
             size_text(run.images),
-            size_text(round(run.epoch)),
+            "–" if run.epoch is None else size_text(round(run.epoch)),
             *map(_mean, positions),
             rate,
         ]
@@ -62,7 +62,8 @@ def gap_notes(result: GapResult) -> list[str]:
     missing = sum(run.curve("heldout") is None for run in result.runs)
     if missing:
         lines.append(f"note: {missing} of {len(result.runs)} runs have no held-out images: give --heldout.")
-    unmeasured = sum(run.rmem is None for run in result.runs)
+    lines += [f"note: {note}" for run in result.runs if run.epoch is None for note in run.notes]
+    unmeasured = sum(run.rmem is None and run.epoch is not None for run in result.runs)
     if unmeasured:
         lines.append(
             f"note: R_mem of the last snapshot is not known for {unmeasured} of {len(result.runs)} runs; see diffmem measure --expdir."

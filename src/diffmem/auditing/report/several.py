@@ -1,0 +1,119 @@
+"""The page, the picture and the table of audits of several models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffmem.auditing.report.text import VERDICT_TEXT, area_text, fine_rate
+from diffmem.auditing.several import ModelAudit, SeveralResult
+from diffmem.files import write_folder
+from diffmem.reports.folder import numbers_bytes
+from diffmem.reports.html import embedded_png, png_bytes, render_page
+from diffmem.reports.style import COLOURS, SMALL_FONT_SIZE, dress, new_figure, plain
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+__all__ = ["rows_of", "several_figure", "several_table", "write_several"]
+
+PICTURE = "audit_models.png"
+_LONGEST_LABEL = 28
+
+
+def rows_of(result: SeveralResult) -> tuple[list[str], list[list[str]]]:
+    """Return the heads and the rows of the table: verdict, rate of copies by each criterion, null, membership."""
+    keys = _criteria(result)
+    attacks = list(
+        dict.fromkeys(
+            each.attack for one in result.models if one.membership for each in one.membership.attacks
+        )
+    )
+    heads = ["Model", "Verdict"]
+    for title in keys.values():
+        heads += [title, f"{title}: null"]
+    heads += [f"AUC, {attack}" for attack in attacks]
+    return heads, [
+        [
+            one.name,
+            VERDICT_TEXT[one.verdict.verdict],
+            *(cell for key in keys for cell in _rates(one, key)),
+            *(_area(one, attack) for attack in attacks),
+        ]
+        for one in result.models
+    ]
+
+
+def _criteria(result: SeveralResult) -> dict[str, str]:
+    return {each.key: each.title for one in result.models for each in one.criteria}
+
+
+def _rates(one: ModelAudit, key: str) -> list[str]:
+    found = next((each for each in one.criteria if each.key == key), None)
+    if found is None:
+        return ["–", "–"]
+    return [fine_rate(found.flagged), "–" if found.null is None else fine_rate(found.null)]
+
+
+def _area(one: ModelAudit, attack: str) -> str:
+    attacks = [] if one.membership is None else one.membership.attacks
+    return next((area_text(each.auc) for each in attacks if each.attack == attack), "–")
+
+
+def several_table(result: SeveralResult) -> Table:
+    """Return the table for a terminal: of the criteria that decide, the one by which a model copies most."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("Model", "Verdict", "Copies", "Null", "By", box=None)
+    for one in result.models:
+        most = max(one.criteria, key=lambda each: each.flagged.value, default=None)
+        found = ["–", "–", "–"] if most is None else [*_rates(one, most.key), most.title]
+        table.add_row(*map(Text, [one.name, VERDICT_TEXT[one.verdict.verdict], *found]))
+    return table
+
+
+def several_figure(result: SeveralResult) -> Figure:
+    """Draw the rate of copies of each model with its 95% interval, a panel for each criterion that decides; the null is grey."""
+    keys = _criteria(result)
+    figure = new_figure(max(5.0, 1.5 + 0.9 * len(result.models)), 1.0 + 2.6 * max(1, len(keys)))
+    panels = figure.subplots(max(1, len(keys)), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (key, title) in zip(panels, keys.items(), strict=False):
+        dress(axes, "", "Samples, percent")
+        axes.set_title(plain(title), fontsize=SMALL_FONT_SIZE, loc="left")
+        for at, one in enumerate(result.models):
+            for each in one.criteria:
+                if each.key != key:
+                    continue
+                for rate, colour, moved in ((each.flagged, "vermillion", -0.08), (each.null, "grey", 0.08)):
+                    if rate is not None:
+                        below, above = rate.value - rate.low, rate.high - rate.value
+                        axes.errorbar(
+                            at + moved, 100 * rate.value, [[100 * below], [100 * above]], fmt="o",
+                            color=COLOURS[colour], capsize=3, markersize=4,
+                        )  # fmt: skip
+        axes.set_ylim(bottom=0)
+    labels = [plain(one.name[-_LONGEST_LABEL:]) for one in result.models]
+    panels[-1].set_xticks(range(len(labels)), labels, rotation=25, ha="right", fontsize=SMALL_FONT_SIZE)
+    return figure
+
+
+def write_several(result: SeveralResult, folder: Path) -> Path:
+    """Write `audit.html`, its picture and `audit.json` into the folder of all; return the page.
+
+    Raises:
+        DiffmemError: A file cannot be written.
+    """
+    picture = png_bytes(several_figure(result))
+    heads, rows = rows_of(result)
+    page = render_page(
+        "several.html",
+        package=__package__,
+        result=result,
+        heads=heads[1:],
+        rows=[(one, row[1:]) for one, row in zip(result.models, rows, strict=True)],
+        uri=embedded_png(picture),
+    )
+    contents = {"audit.html": page.encode(), PICTURE: picture, "audit.json": numbers_bytes(result)}
+    return write_folder(folder, contents, [])[0]

@@ -1,0 +1,38 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+from audit_builders import make_audit, make_matches
+
+from diffmem.auditing.report.several import rows_of, several_figure, several_table, write_several
+from diffmem.auditing.several import folders_of, several
+
+AUDITS = [make_audit(), make_audit(matches=make_matches(40))]
+FOUND = several(folders_of([Path("a.pt"), Path("b&.pt")], False), AUDITS)
+
+
+def test_every_model_has_a_row_with_the_rates_of_each_criterion_that_decides():
+    heads, rows = rows_of(FOUND)
+    assert len(heads) == 2 + 2 * len(FOUND.models[0].criteria)
+    assert [row[:2] for row in rows] == [["a.pt", "None found"], ["b&.pt", "Copies found"]]
+    assert any(cell.startswith("0.40% [") for cell in rows[1])
+    assert {len(row) for row in rows} == {len(heads)}
+    assert several_table(FOUND).row_count == 2
+
+
+def test_each_rate_is_drawn_with_its_interval():
+    panels = several_figure(FOUND).axes
+    assert len(panels) == len(FOUND.models[0].criteria)
+    for axes, each in zip(panels, FOUND.models[1].criteria, strict=True):
+        drawn = [one.lines[0].get_ydata()[0] for one in axes.containers]
+        assert 100 * each.flagged.value == pytest.approx(drawn[2])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_page_links_to_every_report_and_escapes_names(tmp_path):
+    page = write_several(FOUND, tmp_path).read_text()
+    assert re.findall(r'href="([^"]*)"', page) == ["1-a.pt/audit.html", "2-b%26.pt/audit.html"]
+    assert "b&amp;.pt" in page
+    assert "b&.pt" not in page
+    assert json.loads((tmp_path / "audit.json").read_text())["schema_version"] == "diffmem-audit-several/1"
