@@ -3,7 +3,7 @@
 PY ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-gpu lint types examples check release-check bench bench-gpu schema clean
+.PHONY: demo test test-slow test-gpu test-slurm lint types examples check release-check bench bench-gpu schema clean
 
 .venv/.run: pyproject.toml constraints.txt
 	$(PY) -m venv .venv
@@ -30,6 +30,10 @@ test-slow: .venv/.dev
 # What needs a CUDA GPU: at most three minutes with one, skipped without.
 test-gpu: .venv/.dev
 	$(BIN)/python -m pytest -m gpu
+
+# On a real SLURM of one node, which is installed where it is missing (root, Debian or Ubuntu) and ended again: ten minutes.
+test-slurm: .venv/.dev
+	$(BIN)/python -m pytest -n 0 -v -m slurm tests/slurm
 
 lint: .venv/.dev
 	$(BIN)/ruff check src tests benchmarks examples

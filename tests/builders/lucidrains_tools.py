@@ -62,3 +62,31 @@ def checkpoint(settings=None, objective="pred_v", gamma=None, version="2.3.4"):
     ema |= {f"online_model.{name}": one for name, one in raw.items()}
     ema |= {"initted": torch.tensor(True), "step": torch.tensor(7)}
     return {"step": 1200, "model": raw, "opt": {}, "ema": ema, "scaler": None, "version": version}
+
+
+def guided(width=32):
+    """A state dict as `classifier_free_guidance` makes it, with its names."""
+    shapes = [AttentionShape(linear, 4, width, 0) for linear, width in ((True, 2), (True, 2), (False, width))]
+    state = tensors_of(
+        small(
+            attention=tuple(shapes[:2]),
+            middle=shapes[2],
+            strided=True,
+            num_labels=5,
+            class_width=4,
+            class_condition=8,
+        )
+    )
+    renamed = {}
+    for name, tensor in state.items():
+        module, inside, last = name.rpartition(".to_")
+        wrapped = f"{module}.fn.fn.to_{last}" if inside else name
+        if name.endswith(("mid_attn.norm.g", ".2.norm.g")):
+            wrapped = name.replace(".norm.g", ".fn.norm.g")
+        renamed[f"model.{wrapped}"] = tensor
+    return constants("pred_noise") | renamed
+
+
+def elucidated():
+    """A state dict of `ElucidatedDiffusion`."""
+    return {f"net.{name}": one for name, one in tensors_of(small(embedding=9, frequencies=4)).items()}

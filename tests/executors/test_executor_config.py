@@ -9,8 +9,9 @@ import yaml
 from diffmem.errors import UserError
 from diffmem.executors import open as open_module
 from diffmem.executors.config import ExecutorConfig, walltime_seconds
-from diffmem.executors.open import InlinePool, LocalPool, open_pool
+from diffmem.executors.open import InlinePool, open_pool
 from diffmem.executors.pool import Task
+from diffmem.executors.processes import LocalPool
 from diffmem.settings import validated
 
 
@@ -30,6 +31,15 @@ def test_a_word_is_a_kind_and_a_mapping_has_its_settings():
     assert slurm.runs_per_node == 2
     assert walltime_seconds(slurm.walltime) == 14_400
     assert ExecutorConfig.model_validate(slurm.model_dump(exclude_unset=True)) == slurm
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("00:00:59", 60), ("00:01:00", 60), ("00:01:59", 120), ("49:59:01", 180_000)]
+)
+def test_a_time_limit_is_rounded_up_to_the_minutes_that_schedulers_count_in(given, seconds):
+    config = ExecutorConfig(kind="slurm", cores_per_node=1, walltime=given, minutes_to_save=0.1)
+    assert walltime_seconds(config.walltime) == seconds
+    assert config.walltime.endswith(":00")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +165,7 @@ def test_a_preset_says_where_its_tasks_compute_and_another_device_is_refused(tmp
 
 
 def test_the_share_of_a_worker_is_its_part_of_the_cores(monkeypatch):
-    monkeypatch.setattr("diffmem.executors.open.available_cores", lambda: 8)
+    monkeypatch.setattr("diffmem.executors.processes.available_cores", lambda: 8)
     found = [LocalPool(slots, processes=each)._threads for slots, each in ((4, 1), (2, 2), (3, 1), (16, 1))]
     assert found == [2, 2, 2, 1]
 

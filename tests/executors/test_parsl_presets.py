@@ -11,8 +11,15 @@ from parsl.launchers import SimpleLauncher, SrunLauncher
 
 from diffmem.errors import UserError
 from diffmem.executors.config import ExecutorConfig
+from diffmem.executors.jobs import JobBook
 from diffmem.executors.open import open_pool
-from diffmem.executors.parsl_presets import capacity, parsl_config
+from diffmem.executors.parsl_presets import capacity
+from diffmem.executors.parsl_presets import parsl_config as config_of
+
+
+def parsl_config(config, folder):
+    return config_of(config, folder, JobBook(folder, config.kind, "study"))
+
 
 RECORDED = Path(__file__).parent / "recorded"
 
@@ -24,7 +31,7 @@ echo $! > {place}/job
 echo "Submitted batch job 4711"
 """
 SQUEUE = """#!/bin/bash
-kill -0 $(cat {place}/job) && echo "4711 R"
+kill -0 $(cat {place}/job) && echo "4711|RUNNING|None|study.1"
 """
 SCANCEL = """#!/bin/bash
 echo "$@" > {place}/cancelled
@@ -50,7 +57,7 @@ def masked(script, folder):
     """Return a script without what differs from run to run and from machine to machine."""
     script = script.replace(str(folder), "FOLDER").replace(str(Path(sys.executable).parent), "BIN")
     script = re.sub(r"--port=\d+", "--port=PORT", script)
-    script = re.sub(r"block-0\.\d+\.\d+", "block-0.TIME", script)
+    script = re.sub(r"study\.\d+\.\d+", "study.TIME", script)
     return "".join(f"{line.rstrip()}\n" for line in script.rstrip().splitlines())
 
 

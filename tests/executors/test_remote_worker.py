@@ -90,6 +90,28 @@ def test_work_saves_when_the_study_stops_or_is_gone(shared, tmp_path, how):
     assert Path(content["saved"]).exists()
 
 
+def test_work_saves_when_the_study_touches_its_file_no_more(shared, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "_SECONDS_OF_SILENCE", 1.5)
+    content = files(tmp_path)
+    touched = []
+
+    def study():
+        number_in(content["begun"])
+        for _ in range(3):
+            os.utime(shared / CONTROL)
+            touched.append(time.monotonic())
+            time.sleep(1)
+
+    thread = threading.Thread(target=study)
+    thread.start()
+    end, _ = work(shared, task("one", "save_when_stopped", content))
+    assert time.monotonic() - touched[-1] > 1.5
+    assert len(touched) == 3
+    thread.join()
+    assert end.kind == "stopped"
+    assert Path(content["saved"]).exists()
+
+
 def test_a_task_that_waited_for_a_worker_until_the_study_stopped_is_not_begun(shared, tmp_path):
     (shared / CONTROL).write_text("stop")
     end, _ = work(shared, task("one", "write", file=str(tmp_path / "one")))

@@ -19,7 +19,7 @@ sys.path[:0] = [str(_HERE), str(_HERE.parent / "builders")]
 _READERS = ["diffmem.data", "diffmem.models", "PIL", "gzip", "json", "pickletools", "tarfile", "zipfile"]
 
 with atheris.instrument_imports(include=_READERS):
-    from fuzz_harness import HARNESSES
+    from fuzz_kinds import HARNESSES
 
 
 def main() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from data_builders import encoded
-from fuzz_harness import COLOUR, GREY, Harness, _file, _in_folder
+from fuzz_harness import Harness, in_file, in_folder
+from fuzz_images import COLOUR, GREY
 
 from diffmem.data import open_images
 
@@ -89,7 +90,7 @@ def _saved(name: str, others: dict[str, bytes]) -> Callable[[bytes, Path], Path]
 def _with_images(name: str) -> Callable[[bytes, Path], Path]:
     def place(content: bytes, folder: Path) -> Path:
         for file in ("a.png", "b.png"):
-            inside = _in_folder(file)(PNGS[0], folder)
+            inside = in_folder(file)(PNGS[0], folder)
         (inside / name).write_bytes(content)
         return inside if name.startswith("metadata") else inside / name
 
@@ -101,15 +102,15 @@ _INFO = b"{}"
 _ARROW = _arrow()
 _SAVED = {"data-00000-of-00001.arrow": _ARROW, "state.json": _STATE, "dataset_info.json": _INFO}
 MEMBERS: dict[str, Harness] = {
-    "tar-members": Harness(_TARS, _file("x.tar", right_checksums), open_images),
-    "tar-gz": Harness((gzip.compress(_TARS[0], mtime=0),), _file("x.tar.gz"), open_images),
+    "tar-members": Harness(_TARS, in_file("x.tar", right_checksums), open_images),
+    "tar-gz": Harness((gzip.compress(_TARS[0], mtime=0),), in_file("x.tar.gz"), open_images),
     "parquet": Harness(
         (
             _parquet(_TABLE),
             _parquet(_TABLE, compression="zstd", row_group_size=1),
             _parquet(pa.table({"jpg": [encoded(GREY, "JPEG")], "cls": ["a"]}), use_dictionary=False),
         ),
-        _file("x.parquet"),
+        in_file("x.parquet"),
         open_images,
     ),
     "arrow": Harness((_ARROW,), _saved("data-00000-of-00001.arrow", _SAVED), open_images),

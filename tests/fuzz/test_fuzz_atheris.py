@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fuzz_harness import HARNESSES
+from fuzz_kinds import HARNESSES
 
 RUNS = 5000
 

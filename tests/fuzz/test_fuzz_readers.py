@@ -7,12 +7,10 @@ import struct
 import sys
 
 import pytest
-from fuzz_harness import HARNESSES as READERS
-from fuzz_members import MEMBERS
+from fuzz_kinds import HARNESSES
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-HARNESSES = READERS | MEMBERS
 NUMBERS = [
     0,
     1,

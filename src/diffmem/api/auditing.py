@@ -146,8 +146,8 @@ def audit(
         for one in options.get("features") or []
     ]
     read = {role: None if one is None else as_images(one, given.get(role)) for role, one in sets.items()}
-    shape = None if read["training"] is None else read["training"].shape
-    opened = None if model is None else as_model(model, device, image_shape=shape, **details)
+    sides = None if read["training"] is None else read["training"].shape[1:]
+    opened = None if model is None else as_model(model, device, suggested=sides, **details)
     names = options.keys() & {field.name for field in fields(AuditOptions)}
     settings = replace(options.pop("options", AuditOptions()), **{name: options.pop(name) for name in names})
     if opened is not None and world().is_main:

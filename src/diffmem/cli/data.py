@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from diffmem.cli.options import AS_USUAL, ReadingOptions
 from diffmem.console import console, warn
 from diffmem.errors import UserError
-from diffmem.progress import Progress, show_progress
+from diffmem.progress import Progress, Stages, show_progress
 from diffmem.text import bytes_text
 
 if TYPE_CHECKING:
@@ -47,10 +47,12 @@ def data_build(
     form: Literal["imagefolder", "kohya"] | None = None,
     canaries: int | None = None,
     repeats: str | None = None,
+    processes: int | None = None,
 ) -> None:
     """Build a data set: choose images of a source, bring them to one form, write them to one file.
 
-    Sets of one seed are nested: a smaller one is contained in a larger one.
+    Sets of one seed are nested: a smaller one is contained in a larger one. If it is interrupted or killed while it decodes, the same
+    command goes on.
 
     Example: diffmem data build cifar-10-python.tar.gz datasets/cifar10-1k.zip --size 1000 --resolution 32
 
@@ -86,9 +88,12 @@ def data_build(
         canaries: Take twice as many images out, mark them, and put this many back; the others are their control group.
             Both are kept in OUT.canaries.npz, for diffmem audit --canaries. Needs --repeats.
         repeats: How often each of the canaries that are put back occurs; of 1+5+25, a third of them once, 5 and 25 times each.
+        processes: How many processes decode images, where there are thousands; one for each core if left out.
     """
     from diffmem.data.build import BuildConfig, build
     from diffmem.data.canaries import canaries_path, check_canaries, parse_repeats, plant_canaries
+    from diffmem.data.formats.workers import decoding_processes
+    from diffmem.data.resuming import resumable
     from diffmem.data.storage import little_memory
     from diffmem.data.write import meta_path, write_images, written_files
 
@@ -101,8 +106,14 @@ def data_build(
     levels = None if repeats is None else parse_repeats(repeats)
     check_canaries(canaries, levels)
     planted = None
-    with show_progress("Building") as progress, little_memory():
-        images = build(source, config, progress)
+    with (
+        show_progress("Building") as progress,
+        little_memory(),
+        decoding_processes(_count(processes)),
+        resumable(out, warn),
+    ):
+        stages = Stages(progress, read=8, write=1)
+        images = build(source, config, stages.read)
         if captions and images.captions is None:
             raise UserError(
                 f"{source} has no captions: give metadata.jsonl with a text for each image, or a .txt beside it."
@@ -111,7 +122,7 @@ def data_build(
             images, planted = plant_canaries(images, canaries, levels, seed, captions=captions)
             # First: a set whose canaries nobody knows would be of no use.
             planted.save(canaries_path(out))
-        write_images(images, out, progress, form)
+        write_images(images, out, stages.write, form)
     beside = f"; labels and names in {meta_path(out)}" if out.suffix.lower() == ".npy" else ""
     files = [file for file in out.rglob("*") if file.is_file()] if out.is_dir() else written_files(out)
     size_text = bytes_text(sum(file.stat().st_size for file in files))
@@ -130,6 +141,7 @@ def data_info(
     reading: ReadingOptions = AS_USUAL,
     resolution: int | None = None,
     sheet: Path | None = None,
+    processes: int | None = None,
 ) -> None:
     """Show what a data set holds: images, classes, exact duplicates, fingerprint, history.
 
@@ -139,16 +151,20 @@ def data_info(
         path: The data set: anything that `data build` reads, for example its output.
         resolution: Side in pixels that --fit brings all images to.
         sheet: Also write a contact sheet, a .png with a row of images for each class.
+        processes: How many processes decode images, where there are thousands; one for each core if left out.
     """
+    from diffmem.data.formats.workers import decoding_processes
     from diffmem.data.sheet import contact_sheet
     from diffmem.data.sources import open_images
+    from diffmem.data.storage import little_memory
 
     how = reading.reading(resolution)
     if resolution is not None and reading.fit is None:
         raise UserError("--resolution shows images of another size only with --fit; data build writes them.")
-    with show_progress("Reading") as progress:
-        images = open_images(path, progress=progress, reading=how)
-        table = _table(path, images, progress)
+    with show_progress("Reading") as progress, little_memory(), decoding_processes(_count(processes)):
+        stages = Stages(progress, read=8, look=3)
+        images = open_images(path, progress=stages.read, reading=how)
+        table = _table(path, images, stages.look)
     console().print(table)
     if sheet is not None:
         contact_sheet(images, sheet)
@@ -172,6 +188,14 @@ def data_fetch(name: Literal["cifar10"], *, out: Path | None = None) -> None:
         new = fetch(download, target, progress)
     outcome = "downloaded" if new else "is complete already, nothing was downloaded"
     print(f"{target}: {outcome} ({bytes_text(download.size)}, MD5 {download.md5})")
+
+
+def _count(processes: int | None) -> int:
+    from diffmem.data.formats.workers import available_processes
+
+    if processes is not None and processes < 1:
+        raise UserError(f"Images are decoded by 1 process or more, not {processes}.")
+    return processes or available_processes()
 
 
 def check_target(sources: tuple[str | None, ...], out: Path) -> None:
@@ -214,12 +238,13 @@ def _table(path: str, images: ImageSet, progress: Progress) -> Table:
 
     from diffmem.data.duplicates import duplicate_groups
 
-    copies = int(np.count_nonzero(duplicate_groups(images, progress) != np.arange(len(images))))
+    stages = Stages(progress, copies=2, pixels=1)
+    copies = int(np.count_nonzero(duplicate_groups(images, stages.copies) != np.arange(len(images))))
     channels, height, width = images.shape
     rows = {
         "images": f"{len(images):,}",
         "shape": f"{channels} x {height} x {width} (C x H x W), {'grey' if channels == 1 else 'RGB'}, uint8",
-        "pixels": _pixels(images, progress),
+        "pixels": _pixels(images, stages.pixels),
         "labels": "none" if images.labels is None else f"0 to {images.num_classes - 1}",
         "classes": _classes(images),
         "duplicates": f"{copies:,} ({copies / len(images):.1%}) exact copies of an earlier image",

@@ -33,11 +33,9 @@ def model_info(path: Path, /, *, opening: ModelOptions = NO_MODEL_OPTIONS, check
     from diffmem.models import open_model
     from diffmem.models.denoiser import model_text
 
-    details = opening.details()
     images = None if check is None else as_images(check)
-    if images is not None and details["resolution"] is None:
-        details["resolution"] = images.shape[1:]
-    model = open_model(path, device="cpu", **details)
+    sides = None if images is None else images.shape[1:]
+    model = open_model(path, device="cpu", suggested=sides, **opening.details())
     print(model_text(model))
     if images is not None:
         _check(model, images)

@@ -17,6 +17,7 @@ from diffmem.data.formats.edm_zip import LABEL_FILE
 from diffmem.data.formats.npy import meta_path, sample_digest
 from diffmem.data.formats.png import encode_png
 from diffmem.data.formats.shards import braces
+from diffmem.data.formats.zip_writer import StoredZip
 from diffmem.data.images import ImageSet
 from diffmem.data.names import PackedNames
 from diffmem.data.storage import parts
@@ -96,36 +97,45 @@ def write_images(
     elif out.suffix.lower() == ".tar":
         write_tars(images, written_files(out), progress)
     elif out.suffix.lower() == ".zip":
-        with _new_zip(out) as archive:
-            _write_zip(images, archive, progress)
+        with atomic_path(out) as temporary, temporary.open("wb") as stream:
+            _write_zip(images, StoredZip(stream), progress)
     else:
         arrays: dict[str, NDArray[Any]] = {"images": images.images, "layout": np.array("NCHW")}
         write_arrays(out, arrays | _described(images) | {"names": np.array(list(images.names))})
 
 
-def _write_zip(images: ImageSet, archive: zipfile.ZipFile, progress: Progress) -> None:
-    files = []
+def _write_zip(images: ImageSet, archive: StoredZip, progress: Progress) -> None:
     for index, pixels in enumerate(images.images):
-        file = f"{index // 1000:05d}/img{index:08d}.png"
-        files.append(file)
-        archive.writestr(_member(file), encode_png(pixels))
+        archive.add(_png_name(index), encode_png(pixels))
         if index % 256 == 255:
             progress(index + 1, len(images), "writing images")
-    labels = (
-        None
-        if images.labels is None
-        else [list(pair) for pair in zip(files, images.labels.tolist(), strict=True)]
-    )
-    described = {
-        "labels": labels,
-        "class_names": images.class_names,
-        "names": list(images.names),
-        **({} if images.captions is None else {"captions": images.captions}),
-        **({} if images.repeats is None else {"repeats": images.repeats.tolist()}),
-        "history": images.history,
-        "fingerprint": images.fingerprint,
-    }
-    archive.writestr(_member(LABEL_FILE), json.dumps(described))
+    content = bytearray()
+    for text in _json_parts(images):
+        content += text.encode()
+    archive.add(LABEL_FILE, content)
+    archive.finish()
+
+
+def _png_name(index: int) -> str:
+    return f"{index // 1000:05d}/img{index:08d}.png"
+
+
+def _json_parts(images: ImageSet) -> Iterator[str]:
+    """Yield the text of `dataset.json` in parts: as objects, the labels of a million images would take ten times as much."""
+    yield '{"labels": '
+    if images.labels is None:
+        yield "null"
+    else:
+        for index, label in enumerate(images.labels.tolist()):
+            yield f'{", " if index else "["}["{_png_name(index)}", {label}]'
+        yield "]"
+    yield f', "class_names": {json.dumps(images.class_names)}, "names": '
+    for index, name in enumerate(images.names):
+        yield f"{', ' if index else '['}{json.dumps(name)}"
+    yield "]"
+    last: dict[str, Any] = {} if images.captions is None else {"captions": images.captions}
+    last |= {} if images.repeats is None else {"repeats": images.repeats.tolist()}
+    yield ", " + json.dumps(last | {"history": images.history, "fingerprint": images.fingerprint})[1:]
 
 
 def _write_npy(images: ImageSet, out: Path, progress: Progress) -> None:

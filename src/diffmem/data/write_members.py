@@ -152,3 +152,4 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size = len(content)
     tar.addfile(info, io.BytesIO(content))
+    tar.getmembers().clear()  # the list itself, of no use here; of a million images it takes a gigabyte

@@ -1,11 +1,19 @@
-"""Where the tasks of a search run, as typed settings: the `executor:` part of a recipe, one word or a mapping."""
+"""Where the trainings of a study run, as typed settings: the `executor:` part of a recipe, one word or a mapping."""
 
 from __future__ import annotations
 
 import re
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 __all__ = ["ExecutorConfig", "walltime_seconds"]
 
@@ -48,7 +56,7 @@ def walltime_seconds(text: str) -> int:
 
 
 class ExecutorConfig(BaseModel):
-    """Where the tasks of a search run."""
+    """Where the trainings of a study run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -78,13 +86,15 @@ class ExecutorConfig(BaseModel):
         None, description="slurm: partition, pbs: queue; the cluster's own if not given."
     )
     account: str | None = Field(None, description="slurm, pbs: who is charged.")
-    walltime: str | None = Field(None, description="Time limit of a job, 'HH:MM:SS'.")
+    walltime: str | None = Field(
+        None, description="Time limit of a job, 'HH:MM:SS'; rounded up to whole minutes."
+    )
     nodes: int = Field(1, ge=1, description="slurm: machines of a job.")
     gpus_per_node: int | None = Field(None, ge=1, description="GPUs to ask for on each machine.")
     cores_per_node: int | None = Field(
         None,
         ge=1,
-        description="Cores to ask for on each machine, one for each run if there are no GPUs; slurm: all, if not given.",
+        description="Cores to ask for on each machine, one for each run. Needed without GPUs; slurm with GPUs: all if not given.",
     )
     memory_gb: int | None = Field(None, ge=1, description="Memory to ask for on each machine, in GB.")
     worker_init: str = Field(
@@ -108,6 +118,12 @@ class ExecutorConfig(BaseModel):
         5.0, gt=0, description="How long before a job's time limit its tasks are asked to save and end."
     )
 
+    @model_serializer(mode="wrap")
+    def _what_was_set(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What means nothing to a kind is refused when it is read, also with its default.
+        values = whole(self)
+        return {name: values[name] for name in values if name == "kind" or name in self.model_fields_set}
+
     @model_validator(mode="before")
     @classmethod
     def _word(cls, values: Any) -> Any:
@@ -119,7 +135,11 @@ class ExecutorConfig(BaseModel):
         # YAML reads 12:00:00 without quotes as a number in base 60.
         if value is not None and not (isinstance(value, str) and re.fullmatch(r"\d+:[0-5]\d:[0-5]\d", value)):
             raise ValueError("a time limit reads 'HH:MM:SS' in quotes, for example \"04:00:00\"")
-        return value
+        if value is None:
+            return None
+        # SLURM counts in minutes, and its 0 is no limit: both, and what is planned with it, get the whole minute above.
+        minutes = -(-walltime_seconds(value) // 60)
+        return f"{minutes // 60:02d}:{minutes % 60:02d}:00"
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -157,6 +177,11 @@ class ExecutorConfig(BaseModel):
                 " raise walltime or lower minutes_to_save"
             )
         return self
+
+    @classmethod
+    def of_workers(cls, count: int) -> Self:
+        """Return what `--workers` is short for: so many processes of this machine, of which the only one is this one."""
+        return cls(kind="inline") if count <= 1 else cls(kind="local", processes=count)
 
     @property
     def device(self) -> str | None:

@@ -18,13 +18,15 @@ from parsl.addresses import address_by_hostname
 from parsl.config import Config
 from parsl.executors import HighThroughputExecutor
 from parsl.executors.high_throughput.executor import DEFAULT_INTERCHANGE_LAUNCH_CMD
-from parsl.jobs.error_handlers import simple_error_handler, windowed_error_handler
+from parsl.jobs.error_handlers import simple_error_handler
 from parsl.launchers import SimpleLauncher, SrunLauncher
-from parsl.providers import KubernetesProvider, PBSProProvider, SlurmProvider
+from parsl.providers import KubernetesProvider
 from parsl.providers.base import ExecutionProvider
 
 from diffmem.errors import UserError
 from diffmem.executors.config import ExecutorConfig, walltime_seconds
+from diffmem.executors.jobs import JobBook
+from diffmem.executors.parsl_jobs import JobWatch, PbsJobs, SlurmJobs
 from diffmem.executors.remote import ENDS
 
 __all__ = ["capacity", "parsl_config"]
@@ -33,22 +35,24 @@ _UNSET_RUN_DIR = "runinfo"  # Parsl's own default
 _HEARTBEAT, _TIMEOUT = 5, 20  # seconds; Parsl's own let the tasks of a dead study run on for minutes
 _NO_CORES = 0.001
 _SECONDS_OF_A_COMMAND = 60  # a busy scheduler may take more than Parsl's 10
+_SECONDS_BETWEEN_STEPS = 2  # in which jobs are asked for
 _DRAIN_BEFORE_SAVING = 30  # seconds; so that no task is sent to a worker that would refuse it
 
 
-def parsl_config(config: ExecutorConfig, folder: Path) -> Config:
+def parsl_config(config: ExecutorConfig, folder: Path, book: JobBook) -> Config:
     """Return the Parsl configuration of a recipe's executor.
 
     Args:
         config: Of kind 'parsl', 'slurm', 'pbs' or 'kubernetes'.
         folder: Where Parsl keeps scripts, logs and keys.
+        book: Where the jobs are noted.
 
     Raises:
         UserError: The user's file cannot be used, this machine's address is unknown, or Kubernetes cannot be reached.
     """
     if config.kind == "parsl":
         assert config.path is not None
-        return _steadied(_of_file(Path(config.path), folder))
+        return _steadied(_of_file(Path(config.path), folder), book, scales=False)
     shared: dict[str, Any] = {
         "worker_init": _worker_init(config),
         "init_blocks": 0,
@@ -62,9 +66,12 @@ def parsl_config(config: ExecutorConfig, folder: Path) -> Config:
     if config.walltime is not None:
         limit = walltime_seconds(config.walltime)
         drain = int(limit - 60 * config.minutes_to_save - _DRAIN_BEFORE_SAVING)
+    provider = make(config, shared)
+    if isinstance(provider, SlurmJobs | PbsJobs):
+        provider.book = book
     executor = HighThroughputExecutor(
         label="diffmem",
-        provider=make(config, shared),
+        provider=provider,
         address=config.address or _own_address(config),
         cores_per_worker=_NO_CORES,  # Parsl would start fewer workers than there are runs, were each to have a core
         max_workers_per_node=config.runs_per_node,
@@ -77,14 +84,17 @@ def parsl_config(config: ExecutorConfig, folder: Path) -> Config:
             executors=[executor],
             run_dir=str(folder),
             retries=0,
-            strategy="htex_auto_scale",
+            strategy="none",  # see `parsl_jobs`
+            strategy_period=_SECONDS_BETWEEN_STEPS,
             usage_tracking=0,
             initialize_logging=False,
-        )
+        ),
+        book,
+        scales=True,
     )
 
 
-def _steadied(config: Config) -> Config:
+def _steadied(config: Config, book: JobBook, *, scales: bool) -> Config:
     """See to it that no process of a configuration outlives a study that is killed, and that one lost job does not end a study."""
     for executor in config.executors:
         if isinstance(executor, HighThroughputExecutor):
@@ -94,8 +104,7 @@ def _steadied(config: Config) -> Config:
                 module = "diffmem.executors.interchange"
                 executor.interchange_launch_cmd = [sys.executable, "-m", module, str(os.getpid()), program]
             if executor.block_error_handler is simple_error_handler:
-                # A job or two may die with their machines; three in a row mean that none can start.
-                executor.block_error_handler = windowed_error_handler
+                executor.block_error_handler = JobWatch(book, scales=scales)
     return config
 
 
@@ -162,7 +171,7 @@ def _worker_init(config: ExecutorConfig) -> str:
 
 def _slurm(config: ExecutorConfig, shared: dict[str, Any]) -> ExecutionProvider:
     cores = config.cores_per_node
-    return SlurmProvider(
+    return SlurmJobs(
         partition=config.partition,
         account=config.account,
         walltime=str(config.walltime),
@@ -171,7 +180,8 @@ def _slurm(config: ExecutorConfig, shared: dict[str, Any]) -> ExecutionProvider:
         cores_per_node=cores,
         mem_per_node=config.memory_gb,
         exclusive=cores is None,
-        scheduler_options=config.scheduler_options,
+        # The study itself asks for another job; one that SLURM starts again would come on top.
+        scheduler_options=f"#SBATCH --no-requeue\n{config.scheduler_options}".rstrip(),
         cmd_timeout=_SECONDS_OF_A_COMMAND,
         # srun does not take the number of cores from the job's script.
         launcher=SimpleLauncher()
@@ -183,7 +193,7 @@ def _slurm(config: ExecutorConfig, shared: dict[str, Any]) -> ExecutionProvider:
 
 def _pbs(config: ExecutorConfig, shared: dict[str, Any]) -> ExecutionProvider:
     wanted = {"ngpus": config.gpus_per_node, "mem": config.memory_gb and f"{config.memory_gb}gb"}
-    return PBSProProvider(
+    return PbsJobs(  # type: ignore[no-untyped-call]  # as of Parsl itself
         queue=config.partition,
         account=config.account,
         walltime=str(config.walltime),

@@ -1,4 +1,4 @@
-"""What a search asks of the pool that its tasks run in: take tasks, report what becomes of them, stop."""
+"""What a study asks of the pool that its tasks run in: take tasks, report what becomes of them, stop."""
 
 from __future__ import annotations
 
@@ -156,6 +156,11 @@ class Pool(Protocol):
     def poll(self, seconds: float) -> list[Event]:
         """Return what happened since the last call; waits at most so many seconds for an event."""
         ...
+
+    @property
+    def waiting(self) -> str:
+        """What tasks that were submitted wait for beside a free slot, and why; '' if they do not, or that is unknown."""
+        return ""
 
     def stop(self) -> None:
         """Ask all work to save and end, wait for it, and end what has not after a minute; again, it does nothing."""

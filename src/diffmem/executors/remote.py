@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,12 +24,14 @@ from diffmem.executors.processes import available_cores, share_of_gpus, visible_
 __all__ = ["CONTROL", "ENDS", "GOES_ON", "Assignment", "progress_file", "run_remotely"]
 
 CONTROL, GOES_ON = "control", "goes on"
-"""Name of the file by which the study steers its workers, and what it holds until they shall stop."""
+"""Name of the file by which the study steers its workers, and what it holds until they shall stop. The study touches it every two
+seconds: once it does not, it is gone, and work is saved before the worker ends, too, which then misses the heartbeats of Parsl."""
 ENDS = "DIFFMEM_ENDS"
 """The variable that holds when a worker's job reaches its time limit, in seconds since 1970."""
 _SECONDS_BETWEEN_CHECKS = 1.0
 _SECONDS_BETWEEN_PROGRESS = 2.0
 _SECONDS_OF_A_REFUSAL = 10.0
+_SECONDS_OF_SILENCE = 10.0
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,13 @@ def progress_file(folder: Path, number: int) -> Path:
 
 
 def run_remotely(task: Mapping[str, Any], assignment: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a task on the machine of a worker and return how it ended, as JSON, with the warnings."""
+    """Run a task on the machine of a worker and return how it ended, as JSON, with the warnings and the most memory it took, in bytes."""
     warnings: list[str] = []
-    end = _run(Task(**task), Assignment(**assignment), warnings)
-    return {"end": event_to_json(end), "warnings": warnings}
+    each = Task(**task)
+    end = _run(each, Assignment(**assignment), warnings)
+    # Of the largest process so far, in kB.
+    memory = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * each.processes
+    return {"end": event_to_json(end), "warnings": warnings, "memory": memory}
 
 
 def _run(task: Task, assignment: Assignment, warnings: list[str]) -> Event:
@@ -96,16 +102,24 @@ def _run(task: Task, assignment: Assignment, warnings: list[str]) -> Event:
 
 def _asked(control: Path) -> Callable[[], bool]:
     """Return a function that says whether the work shall stop; it reads the file once a second."""
-    last, stop = [-_SECONDS_BETWEEN_CHECKS], [False]
+    last, stop = -_SECONDS_BETWEEN_CHECKS, False
+    touched, heard = 0, time.monotonic()
 
     def asked() -> bool:
-        if not stop[0] and time.monotonic() - last[0] >= _SECONDS_BETWEEN_CHECKS:
-            last[0] = time.monotonic()
+        nonlocal last, stop, touched, heard
+        now = time.monotonic()
+        if not stop and now - last >= _SECONDS_BETWEEN_CHECKS:
+            last = now
             try:
-                stop[0] = control.read_text("utf-8") != GOES_ON
+                with control.open(encoding="utf-8") as stream:
+                    text, time_of_file = stream.read(), os.fstat(stream.fileno()).st_mtime_ns
             except OSError:  # the study is gone, and its files with it
-                stop[0] = True
-        return stop[0]
+                stop = True
+            else:
+                if time_of_file != touched:  # compared with itself: the clocks of machines differ
+                    touched, heard = time_of_file, now
+                stop = text != GOES_ON or now - heard > _SECONDS_OF_SILENCE
+        return stop
 
     return asked
 

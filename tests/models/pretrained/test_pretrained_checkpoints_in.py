@@ -75,3 +75,24 @@ def test_of_the_steps_of_a_run_of_edm_the_newest_is_taken_but_no_length_of_its_a
         (tmp_path / f"network-snapshot-0000003-{length}.pkl").touch()
     with pytest.raises(UserError, match=r"holds 2 checkpoints.*0000003-0\.050\.pkl"):
         open_model(tmp_path)
+
+
+@pytest.mark.parametrize("beside", ["refs", "blobs"])
+def test_a_hubs_cache_is_known_by_what_lies_beside_its_snapshots(tmp_path, beside):
+    cache = tmp_path / "models--x--y"
+    path = cache / "snapshots" / "abc" / "model-1.pt"
+    path.parent.mkdir(parents=True)
+    (cache / beside).mkdir()  # a download by the hash of a revision makes no refs
+    torch.save(checkpoint(), path)
+    for given in (cache, tmp_path):  # and of the folder of all caches, the only one
+        assert open_model(given, (3, 8, 8), device="cpu").origin.path == path
+    (cache / "snapshots" / "def").mkdir()
+    with pytest.raises(UserError, match=r"holds 2 revisions \(abc, def\); name one"):
+        open_model(cache)
+
+
+def test_a_hubs_cache_without_a_revision_is_no_run(tmp_path):
+    for name in ("snapshots", "blobs"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match="the download did not end"):
+        open_model(tmp_path)

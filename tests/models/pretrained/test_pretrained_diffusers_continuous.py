@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_builders import FIXTURES, WITHOUT, worst_error
-from diffusers_tools import refused, saved, scheduler_of, tiny_autoencoder, tiny_unet
+from diffusers_tools import diffusers, refused, saved, scheduler_of, tiny_autoencoder, tiny_unet
 
 from diffmem.errors import UserError
 from diffmem.models import open_model
@@ -111,6 +111,17 @@ def test_the_network_of_karras_ve_answers_the_same_within_levels_in_other_units(
     assert (denoiser.sigma_min, denoiser.sigma_max) == (0.02, 100)
     with torch.no_grad():
         assert torch.equal(denoiser(batch(), 0.8), open_diffusers(folder)(batch(), 0.8))
+
+
+def test_the_network_of_karras_ve_answers_as_the_library_steps(tmp_path):
+    """Its pipeline shows the network (x + 1) / 2 at sigma / 2 and steps with that times sigma / 2; its scheduler says the clean image."""
+    unet, scheduler, sigma, x = tiny_unet(**FOURIER), diffusers.KarrasVeScheduler(), 0.8, batch()
+    denoiser = open_diffusers(saved(tmp_path, unet, scheduler, "KarrasVePipeline"))
+    with torch.no_grad():
+        shown = sigma / 2 * unet((x + 1) / 2, torch.full((2,), sigma / 2)).sample
+        wanted = scheduler.step(shown, sigma, sigma, x).pred_original_sample
+        made = denoiser(x, sigma)
+    assert torch.allclose(made, wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
 
 
 def optimum(x, sigma, images):

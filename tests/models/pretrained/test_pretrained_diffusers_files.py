@@ -283,6 +283,18 @@ def test_variants_in_another_precision_are_taken_and_named(tmp_path):
     assert variant_of(tmp_path) is None
 
 
+@pytest.mark.parametrize("name", [f"{STEM}.fp16.bin", f"{STEM}.bin.index.fp16.json"])
+def test_variants_of_pickles_are_read_if_pickles_are(tmp_path, name):
+    if name.endswith(".json"):
+        write(tmp_path / name, {"weight_map": shard(tmp_path, ".bin")})
+        (tmp_path / f"{STEM}.bin.index.json").unlink()
+    else:
+        torch.save(TENSORS, tmp_path / name)
+    assert f"({name})" in refused(lambda: read_weights(tmp_path, tmp_path, False))
+    assert same(read_weights(tmp_path, tmp_path, True))
+    assert variant_of(tmp_path) == "fp16"
+
+
 def test_absent_weights_are_told(tmp_path):
     assert f"{STEM}.safetensors" in refused(lambda: read_weights(tmp_path, tmp_path, True))
 

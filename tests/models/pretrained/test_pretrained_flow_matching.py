@@ -217,12 +217,12 @@ def test_only_its_own_checkpoints_are_recognised():
         assert not recognise(other)
 
 
-def test_a_bare_network_of_which_nothing_tells_the_trainer_needs_its_file_name():
-    held = {"model": guided_diffusion(), "epoch": 3}
-    with pytest.raises(UserError, match=r"checkpoint\.pth"):
-        opened(held, beside=Path("unet.pt"))
-    for name in ("checkpoint.pth", "checkpoint-12.pth"):
-        assert "raw weights" in opened(held, beside=Path(name))[1][0]
+@pytest.mark.parametrize("others", [{}, {"scaler": {}, "optimizer": {}}, {"args": {"lr": 1e-4}}])
+def test_a_network_as_many_trainers_save_it_is_not_taken_for_a_velocity(others):
+    held = {"model": guided_diffusion(), "epoch": 3, **others}
+    with pytest.raises(UserError, match="as many trainers save it"):
+        opened(held, beside=Path("checkpoint.pth"))
+    assert "raw weights" in opened(held | {"lr_schedule": {}}, beside=Path("any.pt"))[1][0]
 
 
 def test_sides_that_change_without_tensors_are_found_by_the_numbers_left_out():

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_builders import FIXTURES, WITHOUT
-from lucidrains_tools import STEPS, checkpoint, constants, small, tensors_of
+from lucidrains_tools import STEPS, checkpoint, constants, elucidated, guided, small
 from models_tools import images
 
 from diffmem.errors import UserError
 from diffmem.models.denoiser import Denoiser
-from diffmem.models.networks.lucidrains_unet import AttentionShape, load_unet
+from diffmem.models.networks.lucidrains_unet import load_unet
 from diffmem.models.pretrained.lucidrains import open_lucidrains, recognise
 
 SHAPE = (3, 8, 8)
@@ -36,29 +36,6 @@ def refused(*arguments, **options):
         open_lucidrains(*arguments, **options)
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-def guided(width=32):
-    """A state dict as `classifier_free_guidance` makes it, with its names."""
-    shapes = [AttentionShape(linear, 4, width, 0) for linear, width in ((True, 2), (True, 2), (False, width))]
-    state = tensors_of(
-        small(
-            attention=tuple(shapes[:2]),
-            middle=shapes[2],
-            strided=True,
-            num_labels=5,
-            class_width=4,
-            class_condition=8,
-        )
-    )
-    renamed = {}
-    for name, tensor in state.items():
-        module, inside, last = name.rpartition(".to_")
-        wrapped = f"{module}.fn.fn.to_{last}" if inside else name
-        if name.endswith(("mid_attn.norm.g", ".2.norm.g")):
-            wrapped = name.replace(".norm.g", ".fn.norm.g")
-        renamed[f"model.{wrapped}"] = tensor
-    return constants("pred_noise") | renamed
 
 
 def constant(objective, answer, **options):
@@ -99,6 +76,7 @@ def test_what_it_makes_is_a_denoiser_of_the_stored_noise_levels():
         "pred_v",
         "40 timesteps",
         "auto_normalize",
+        "sinusoidal_pos_emb_theta",
     ):
         assert words in text
     assert "self-conditioning" not in text
@@ -208,11 +186,6 @@ def test_heads_are_asked_for_where_the_attention_is_not_of_the_usual_size():
     assert "cannot have 5 heads" in refused(guided(width=16), SHAPE, {"heads": 5})
 
 
-def elucidated():
-    """A state dict of `ElucidatedDiffusion`."""
-    return {f"net.{name}": one for name, one in tensors_of(small(embedding=9, frequencies=4)).items()}
-
-
 def test_elucidated_diffusion_has_the_preconditioning_of_edm():
     made = elucidated()
     made["net.final_conv.weight"] *= 0
@@ -225,6 +198,18 @@ def test_elucidated_diffusion_has_the_preconditioning_of_edm():
         assert any(f"(sigma_data) {data}" in note for note in notes)
         assert isinstance(denoiser, Denoiser)
         assert (denoiser.sigma_min, denoiser.sigma_max) == (0, float("inf"))
+
+
+def test_constants_of_the_other_diffusion_in_elucidated_diffusion_are_refused_without_advice():
+    told = refused(elucidated() | constants(), SHAPE)
+    assert "is not one of this trainer's ElucidatedDiffusion." in told
+    assert "Did you mean" not in told
+
+
+def test_a_model_of_sequences_is_named():
+    made = checkpoint()
+    made["ema"]["ema_model.model.init_conv.weight"] = torch.ones(8, 3, 7)
+    assert "a model of sequences (Unet1D)" in refused(made, SHAPE)
 
 
 def test_the_network_of_elucidated_diffusion_is_shown_a_quarter_of_the_log_of_sigma():

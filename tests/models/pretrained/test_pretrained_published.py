@@ -125,8 +125,9 @@ def test_a_name_without_its_shapes_is_not_believed(small):
         ("ct_bedroom256.pt", "no denoiser"),
         ("target_model050000.pt", "no denoiser"),
         ("edm_cat256_ema.pt", "EDM's preconditioning"),
+        ("otcfm_cifar10_weights_step_400000.pt", "torchcfm, whose networks predict a velocity"),
     ],
 )
-def test_networks_of_consistency_models_whose_tensors_look_alike_are_refused_by_name(tmp_path, name, words):
+def test_networks_of_other_trainers_whose_tensors_look_alike_are_refused_by_name(tmp_path, name, words):
     with pytest.raises(UserError, match=words):
         open_guided_diffusion(guided_diffusion(), settings=SMALL, beside=tmp_path / name)

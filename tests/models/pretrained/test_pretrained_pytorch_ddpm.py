@@ -212,6 +212,12 @@ def test_a_network_that_the_checkpoint_lacks_is_refused(checkpoint):
     refused(lambda: open_pytorch_ddpm(checkpoint, settings=RATES, weights="mean"), "'ema' or 'raw'", "'mean'")
 
 
+@pytest.mark.parametrize("extra", [{7: torch.ones(2)}, {"beta": 0.5}])
+def test_a_network_of_other_things_than_named_tensors_is_refused(checkpoint, extra):
+    held = {**checkpoint, "ema_model": {**checkpoint["ema_model"], **extra}}
+    refused(lambda: open_pytorch_ddpm(held, settings=RATES), "'ema_model'", "holds other things")
+
+
 def test_only_its_own_checkpoints_are_recognised(checkpoint):
     assert recognise(checkpoint)
     assert not recognise({})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_builders import FIXTURES, WITHOUT, worst_error
+from checkpoint_builders import FIXTURES, WITHOUT, guided_diffusion, worst_error
 from diffusers_tools import saved, scheduler_of, tiny_unet
 from safetensors.torch import load_file, save_file
 
@@ -48,6 +48,26 @@ def test_a_sound_checkpoint_of_another_trainer_is_named_and_not_called_damaged(t
     assert "damaged" not in text
     assert "--samples" in text
     assert "function_denoiser" in text
+
+
+OTHERS = {
+    "scores": {"model": state("module.conv.weight"), "ema": {"shadow_params": [torch.ones(2)]}, "step": 1, "optimizer": {}},
+    "mixed precision": {"model": state("conv.weight"), "ema": state("conv.weight"), "step": 1, "scaler": {}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_entries_that_many_trainers_write_name_no_trainer(tmp_path, name):
+    torch.save(OTHERS[name], tmp_path / "checkpoint_1.pth")
+    with pytest.raises(UserError, match="a trainer that is not known"):
+        open_model(tmp_path / "checkpoint_1.pth")
+
+
+@pytest.mark.parametrize("entry", ["model", "state_dict"])
+def test_a_network_of_guided_diffusion_inside_of_another_file_is_to_be_saved_alone(entry):
+    text = described(Path("last.pt"), {entry: guided_diffusion(), "optimizer": {}})
+    assert "in a file that neither of these trainers writes" in text
+    assert "save its state dict alone" in text
 
 
 def test_of_an_unknown_trainer_the_first_names_are_shown(tmp_path):

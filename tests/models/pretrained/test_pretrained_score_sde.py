@@ -284,4 +284,7 @@ def test_only_its_own_checkpoints_are_recognised():
     assert recognise(checkpoint())
     for other in ({}, guided_diffusion(), pytorch_ddpm(), {"model": {}, "ema": {}}):
         assert not recognise(other)
-    assert not recognise({"model": {"module.a": 1}, "ema": {"shadow_params": 3}})
+    assert not recognise({"model": {"module.sigmas": 1}, "ema": {"shadow_params": 3}})
+    assert not recognise(
+        {"model": {"module.conv.weight": torch.ones(2)}, "ema": {"shadow_params": [torch.ones(2)]}}
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,25 @@ from typing import Any
 from diffmem.data.formats.guards import is_folder
 from diffmem.errors import UserError, nearest
 
-__all__ = ["Answers", "WantedShape", "check_weights", "image_shape_of", "shape_text"]
+__all__ = [
+    "Answers",
+    "SuggestedShape",
+    "WantedShape",
+    "check_weights",
+    "fits",
+    "image_shape_of",
+    "shape_text",
+]
 
 WantedShape = tuple[int | None, int, int]
 """(C, H, W) of the images of a model as its user says it; C none for as many channels as the network has."""
+
+
+class SuggestedShape(tuple[int | None, int, int]):
+    """A shape that a checkpoint gets if it does not tell the size of its images; others keep their own."""
+
+
+_MOST_BITS = 1000  # of whole numbers that floats come near to
 
 
 class Answers:
@@ -66,16 +82,18 @@ class Answers:
     def fraction(self, name: str, default: str, example: float) -> float:
         """Return a number above 0 and below 1; see `whole`."""
         value = self._value(name, "a number above 0 and below 1", default, example)
-        if type(value) not in (int, float) or not 0 < value < 1:
+        number = _number(value)
+        if not 0 < number < 1:
             raise UserError(f"settings: {name} must be a number above 0 and below 1, not {value!r}.")
-        return float(value)
+        return number
 
     def positive(self, name: str, default: str, example: float) -> float:
         """Return a positive number; see `whole`."""
         value = self._value(name, "a positive number", default, example)
-        if type(value) not in (int, float) or not 0 < value < math.inf:
+        number = _number(value)
+        if not 0 < number < math.inf:
             raise UserError(f"settings: {name} must be a positive number, not {value!r}.")
-        return float(value)
+        return number
 
     def folder(self, name: str, default: str) -> Path:
         """Return a folder that exists; see `choice`."""
@@ -95,6 +113,15 @@ class Answers:
         return self._given[name]
 
 
+def _number(value: object) -> float:
+    """Return a number, which may be a text with an exponent and no point, as YAML reads 1e-4; NaN for anything else."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]+[eE][+-]?[0-9]+", value):
+        return float(value)
+    if type(value) is int:
+        return float(value) if value.bit_length() < _MOST_BITS else math.inf
+    return value if type(value) is float else math.nan
+
+
 def check_weights(weights: str) -> None:
     """Refuse to choose other weights than the averaged ('ema') or the raw ones of a checkpoint."""
     if weights not in ("ema", "raw"):
@@ -104,6 +131,13 @@ def check_weights(weights: str) -> None:
 def shape_text(wanted: WantedShape) -> str:
     """Return a shape as messages say it: '(3, 32, 32)', or '32 x 32 pixels' where its channels are not said."""
     return str(tuple(wanted)) if wanted[0] is not None else f"{wanted[1]} x {wanted[2]} pixels"
+
+
+def fits(wanted: WantedShape | None, shape: tuple[int, int, int]) -> bool:
+    """Whether images of (C, H, W) are what the caller expects; a suggestion is not insisted on."""
+    if wanted is None or isinstance(wanted, SuggestedShape):
+        return True
+    return (wanted[0] or shape[0], *wanted[1:]) == shape
 
 
 def image_shape_of(
@@ -121,7 +155,8 @@ def image_shape_of(
         UserError: It is not what the caller expects, or the sides do not fit.
     """
     shape = (channels, *sides)
-    if wanted is not None and (wanted[0] or channels, *wanted[1:]) != shape:
+    if not fits(wanted, shape):
+        assert wanted is not None
         raise UserError(f"It makes images of {shape} (C, H, W), not {shape_text(wanted)}.")
     if any(side < 1 or side % scale for side in sides):
         raise UserError(

@@ -5,18 +5,44 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from diffmem.data.formats.guards import is_folder, is_plain_file
+from diffmem.data.formats.guards import is_folder, is_plain_file, read_plain
 from diffmem.errors import UserError
 from diffmem.models.pretrained.diffusers_files import CHECKPOINT
 
-__all__ = ["checkpoints_in", "refuse_several", "step_of"]
+__all__ = ["checkpoints_in", "refuse_several", "revision_of", "step_of"]
 
 _ENDINGS = (".pt", ".pth", ".ckpt", ".pkl", ".safetensors")
 _NO_MODELS = ("opt", "training-state", "scheduler", "random_states", "scaler")
 """What trainers save beside their networks, by the beginnings of the names."""
+_OF_A_CACHE = ("refs", "blobs")
+"""Beside the snapshots in a hub's cache of a repository; a download by the hash of a revision makes no refs."""
+_MOST_NAME_BYTES = 1000
 _MOST_SHOWN = 20
 _LONGEST = 80
 _MEGABYTE = 1e6
+
+
+def revision_of(folder: Path) -> Path:
+    """Return the folder of a revision, of a folder models--x--y of a hub's cache: that of `refs/main`, or the only one; any other as it is.
+
+    Raises:
+        UserError: There is none, or several and `refs/main` names none of them.
+    """
+    if not is_folder(folder / "snapshots") or not any(is_folder(folder / name) for name in _OF_A_CACHE):
+        return folder
+    revisions = sorted(path for path in (folder / "snapshots").iterdir() if path.is_dir())
+    main = folder / "refs" / "main"
+    if is_plain_file(main):
+        wanted = read_plain(main, _MOST_NAME_BYTES, str(main)).decode(errors="replace").strip()
+        revisions = [path for path in revisions if path.name == wanted] or revisions
+    if len(revisions) != 1:
+        names = ", ".join(path.name for path in revisions[:5]) or "none"
+        raise UserError(
+            f"{folder} holds {len(revisions)} revisions ({names}); name one, in {folder / 'snapshots'}."
+            if revisions
+            else f"{folder} is a hub's cache without a revision: the download did not end. Download it again."
+        )
+    return revisions[0]
 
 
 def step_of(path: Path) -> int:
@@ -52,7 +78,7 @@ def _is_model(path: Path) -> bool:
     return CHECKPOINT.fullmatch(path.name) is not None or any((path / sign).exists() for sign in signs)
 
 
-def refuse_several(folder: Path, found: list[Path]) -> None:
+def refuse_several(folder: Path, found: list[Path], what: str = "checkpoints, the newest first") -> None:
     """Refuse a folder of which no model can be chosen, and say what it holds.
 
     Raises:
@@ -61,7 +87,7 @@ def refuse_several(folder: Path, found: list[Path]) -> None:
     shown = ", ".join(map(_described, found[:_MOST_SHOWN]))
     more = f" and {len(found) - _MOST_SHOWN:,} more" if len(found) > _MOST_SHOWN else ""
     raise UserError(
-        f"{folder} holds {len(found):,} checkpoints, the newest first: {shown}{more}. Name the one that is meant, for example"
+        f"{folder} holds {len(found):,} {what}: {shown}{more}. Name the one that is meant, for example"
         f" {found[0]}."
     )
 

@@ -86,17 +86,26 @@ _KINDS = {
     "vqvae": AUTOENCODERS,
 }
 _CODECS = ("vae", "vqvae")
+_MODULES = ("diffusers", "deprecated")  # by the second, the library names its KarrasVeScheduler now
 _TEXT = ("text_encoder", "tokenizer")
 _STEM = "diffusion_pytorch_model"
 _SAFE, _PICKLE = f"{_STEM}.safetensors", f"{_STEM}.bin"
 # Whole and in shards; without a precision in the name, or the same weights in one. Others, as non_ema, are other weights.
-_SAFETENSORS: dict[str | None, tuple[str, str]] = {
-    None: (_SAFE, f"{_SAFE}.index.json"),
-    **{
-        each: (f"{_STEM}.{each}.safetensors", f"{_SAFE}.index.{each}.json")
-        for each in ("fp16", "bf16", "fp32")
-    },
-}
+_VARIANTS = (None, "fp16", "bf16", "fp32")
+
+
+def _names_of(file: str) -> dict[str | None, tuple[str, str]]:
+    """Return the names of a file of weights, whole and its index of shards, of each variant."""
+    stem, ending = file.rsplit(".", 1)
+    return {
+        each: (f"{stem}.{each}.{ending}", f"{file}.index.{each}.json")
+        if each
+        else (file, f"{file}.index.json")
+        for each in _VARIANTS
+    }
+
+
+_SAFETENSORS, _PICKLES = _names_of(_SAFE), _names_of(_PICKLE)
 _MAX_JSON_BYTES = 8 * 2**20
 CHECKPOINT = re.compile(r"checkpoint-\d+")
 """Names of the folders that the library's training examples save states in."""
@@ -135,8 +144,7 @@ def read_weights(folder: Path, root: Path, allow_pickle: bool) -> dict[str, Tens
         UserError: There are no weights of an allowed kind, or a file is damaged, or holds anything but floating-point tensors of finite
             numbers.
     """
-    pickles = [(_PICKLE, f"{_PICKLE}.index.json")] if allow_pickle else []
-    for name, index in [*_SAFETENSORS.values(), *pickles]:
+    for name, index in [*_SAFETENSORS.values(), *(_PICKLES.values() if allow_pickle else ())]:
         if is_plain_file(folder / index):
             return _sharded(folder / index, root)
         if is_plain_file(folder / name):
@@ -146,21 +154,23 @@ def read_weights(folder: Path, root: Path, allow_pickle: bool) -> dict[str, Tens
 
 def variant_of(folder: Path) -> str | None:
     """Return the precision in the name of the files that `read_weights` reads; none if there is none in it."""
-    there = (
-        each for each, names in _SAFETENSORS.items() if any(is_plain_file(folder / name) for name in names)
-    )
-    return next(there, None)
+    files = [*_SAFETENSORS.items(), *_PICKLES.items()]
+    return next((each for each, names in files if any(is_plain_file(folder / name) for name in names)), None)
 
 
 def _missing(folder: Path, allow_pickle: bool) -> str:
-    if not allow_pickle and any(is_plain_file(folder / name) for name in (_PICKLE, f"{_PICKLE}.index.json")):
+    pickles = [name for names in _PICKLES.values() for name in names if is_plain_file(folder / name)]
+    if not allow_pickle and pickles:
         return (
-            f"{folder} holds its weights as a pickle only ({_PICKLE}). Save them as safetensors (save_pretrained of diffusers does), or"
+            f"{folder} holds its weights as a pickle only ({pickles[0]}). Save them as safetensors (save_pretrained of diffusers does), or"
             " allow the pickle (the option --allow-pickle, the argument allow_pickle)."
         )
     others = sorted(path.name for path in folder.glob(f"{_STEM}*"))
     if others:
-        return f"{folder} lacks {_SAFE}. It holds {', '.join(others)[:200]}; if that is a variant, copy it to the missing name."
+        return (
+            f"{folder} lacks {_SAFE}. It holds {', '.join(others)[:200]}; if that is a variant, copy it to the missing name (a pickle to"
+            f" {_PICKLE})."
+        )
     return f"{folder} lacks the weights of its network, {_SAFE}; copy them there."
 
 
@@ -353,7 +363,7 @@ def _checked_pipeline(index: Path) -> tuple[str, dict[str, str]]:
                 f" latents, a vae. {WAYS_ON}"
             )
         possible = _SCHEDULED.get(name, SCHEDULERS) if key == "scheduler" else _KINDS[key]
-        if module != "diffusers" or kind not in possible:
+        if module not in _MODULES or kind not in possible:
             raise UserError(
                 f"{index}, of diffusers: {key} {kind!r:.80} of {module!r:.80} is not supported: {unlike(kind, possible)}"
             )

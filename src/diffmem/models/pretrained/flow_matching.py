@@ -7,7 +7,6 @@ velocity of straight paths from noise to images.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -48,8 +47,7 @@ _HEADS = HeadDefaults(
 )
 _WRAPPED, _AVERAGES = "model.", "shadow_params."
 _BESIDE_NETWORK = ("num_updates", "decay")
-_OF_THE_TRAINER = ("lr_schedule", "scaler", "args")
-_FILE = r"checkpoint(-[0-9]+)?\.pth"
+_OF_THE_TRAINER = "lr_schedule"  # other trainers have an entry scaler or args, too
 
 
 def recognise(checkpoint: Mapping[str, Any]) -> bool:
@@ -82,7 +80,7 @@ def open_flow_matching(
         settings: See `SETTINGS`. Needed are `image_size` (without `image_shape`); with attention, `num_heads` or `num_head_channels`,
             and with more than one head `use_new_attention_order`.
         weights: The averaged ones, or the raw ones; of a training without averages, the raw ones are taken and a note says so.
-        beside: The file of the checkpoint.
+        beside: The file of the checkpoint, of which nothing more is asked.
         device: Where to compute.
 
     Returns:
@@ -93,9 +91,11 @@ def open_flow_matching(
         UserError: Something is missing, unknown or does not fit, or it is a model of discrete flow matching; the message says what.
     """
     answers = Answers(_WHAT, given_of(settings), SETTINGS)
-    tensors, which = _tensors(checkpoint, weights, beside)
+    tensors, which = _tensors(checkpoint, weights)
     heads, split = heads_of(answers, tensors, _HEADS)
-    network, shape = network_of(tensors, heads, answers, image_shape, device)
+    network, shape = network_of(
+        tensors, heads, answers, image_shape, device, usual="32 for CIFAR-10 and 64 for ImageNet"
+    )
     if network.learns_variance or network.num_labels == 1:
         raise UserError(
             f"{_WHAT} has a velocity as its only output, and no or at least one class; this network is another."
@@ -121,9 +121,7 @@ def open_flow_matching(
     )
 
 
-def _tensors(
-    checkpoint: Mapping[str, Any], weights: str, beside: Path | None
-) -> tuple[dict[str, Tensor], str]:
+def _tensors(checkpoint: Mapping[str, Any], weights: str) -> tuple[dict[str, Tensor], str]:
     """Return the tensors of the network by its own names, and which they are in words."""
     check_weights(weights)
     model = tensors_of(checkpoint["model"], f"The 'model' of {_WHAT.lower()}")
@@ -134,12 +132,10 @@ def _tensors(
         )
     raw = {name.removeprefix(_WRAPPED): one for name, one in model.items() if name.startswith(_WRAPPED)}
     if not raw:
-        if not any(name in checkpoint for name in _OF_THE_TRAINER) and not re.fullmatch(
-            _FILE, "" if beside is None else beside.name
-        ):
+        if _OF_THE_TRAINER not in checkpoint:
             raise UserError(
-                "It holds a network of guided-diffusion's layout, but nothing that tells what it was trained to predict. If flow_matching"
-                " wrote it, give it the name checkpoint.pth."
+                "It holds a network of guided-diffusion's layout as many trainers save it, and nothing that tells what it was trained to"
+                f" predict. If flow_matching trained it, give the checkpoint as that wrote it, with its entry {_OF_THE_TRAINER}. {WAYS_ON}"
             )
         return model, "raw weights, the only ones (training without use_ema)"
     averaged = _by_position(model, raw)

@@ -123,6 +123,7 @@ def network_of(
     *,
     rate: float = 1.0,
     side: int | None = None,
+    usual: str = "64 in guided-diffusion",
 ) -> tuple[GuidedUNet, tuple[int, int, int]]:
     """Return the network with its tensors, frozen, on a device; and (C, H, W) of its images.
 
@@ -134,6 +135,7 @@ def network_of(
         device: Where it computes.
         rate: See `GuidedUNet`.
         side: Height and width of the images where neither the user nor the settings say it; none to ask.
+        usual: The trainer's default of `image_size`, in words for the message that asks.
 
     Raises:
         UserError: The tensors are not those of such a network, or the size is not told or does not fit.
@@ -141,7 +143,7 @@ def network_of(
     network = GuidedUNet(tensors, heads, rate)
     check_tensors(tensors, network.state_dict())
     check_numbers(tensors)
-    shape = _shape(network, answers, image_shape, side)
+    shape = _shape(network, answers, image_shape, side, usual)
     network = filled(network, tensors, lambda one: _trial(one, shape), (1, *shape)).to(device)
     return network, shape
 
@@ -153,7 +155,7 @@ def _trial(network: GuidedUNet, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _shape(
-    network: GuidedUNet, answers: Answers, image_shape: WantedShape | None, side: int | None
+    network: GuidedUNet, answers: Answers, image_shape: WantedShape | None, side: int | None, usual: str
 ) -> tuple[int, int, int]:
     if network.channels > _MOST_CHANNELS:
         raise UserError(
@@ -162,7 +164,7 @@ def _shape(
         )
     if "image_size" in answers or (image_shape is None and side is None):
         side = answers.whole(
-            "image_size", "64 in guided-diffusion; or give image_shape (--shape 3x64x64)", 64
+            "image_size", f"{usual}; or give image_shape, or resolution=64 (--resolution 64)", 64
         )
     elif image_shape is not None:
         return image_shape_of(image_shape, network.channels, (image_shape[1], image_shape[2]), network.scale)

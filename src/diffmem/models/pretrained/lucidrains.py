@@ -95,9 +95,16 @@ def open_lucidrains(
     constants = {name: one for name, one in state.items() if not name.startswith(prefix)}
     for name in constants:
         if elucidated or name not in _CONSTANTS:
-            raise UserError(
-                f"Tensor {name!r} is not one of this trainer's.{nearest(name, [*_CONSTANTS, *state])}"
+            others = (
+                []
+                if elucidated
+                else [*_CONSTANTS.difference(constants), *(one for one in state if one != name)]
             )
+            raise UserError(
+                f"Tensor {name!r} is not one of this trainer's{' ElucidatedDiffusion' if elucidated else ''}.{nearest(name, others)}"
+            )
+    if getattr(tensors.get("init_conv.weight"), "ndim", 4) == 3:
+        raise UserError(f"It is a model of sequences (Unet1D) of {_TRAINER}, not of images.")
     guided = "classes_emb.weight" in tensors
     if guided:
         tensors = {_renamed(name): one for name, one in tensors.items()}
@@ -110,7 +117,12 @@ def open_lucidrains(
     notes = [
         said,
         "The file does not tell how images were scaled: taken to be [-1, 1] (auto_normalize, the default), with white noise (no offset"
-        " noise).",
+        " noise)"
+        + (
+            "."
+            if elucidated
+            else "; nor sinusoidal_pos_emb_theta, the base of its timesteps: 10,000, the default."
+        ),
     ]
 
     channels = wanted[0] or _channels_of(tensors, heads)

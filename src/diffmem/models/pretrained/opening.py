@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from diffmem.data.formats.guards import in_one_line, is_folder, is_plain_file, read_plain, reading
+from diffmem.data.formats.guards import in_one_line, is_folder, is_plain_file, reading
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
 from diffmem.files import sha256_file
@@ -21,12 +21,12 @@ from diffmem.models.denoiser import Denoiser, Latent, Origin, Reading, pixel_sha
 from diffmem.models.discrete import DiscreteDenoiser
 from diffmem.models.latent import LatentDenoiser
 from diffmem.models.preconditioning import Preconditioned
-from diffmem.models.pretrained.answers import WantedShape, check_weights, shape_text
+from diffmem.models.pretrained.answers import SuggestedShape, WantedShape, check_weights, fits, shape_text
 from diffmem.models.pretrained.checkpoint import read_checkpoint, with_tensors
-from diffmem.models.pretrained.checkpoints_in import checkpoints_in, refuse_several, step_of
+from diffmem.models.pretrained.checkpoints_in import checkpoints_in, refuse_several, revision_of, step_of
 from diffmem.models.pretrained.diffusers_folder import doubts_of, open_diffusers
 from diffmem.models.pretrained.doors import DOORS, Opened, door_of
-from diffmem.models.pretrained.edm2 import EMA_LENGTH, Asked
+from diffmem.models.pretrained.edm2 import Asked
 from diffmem.models.pretrained.edm_pickle import edm_network, holds_networks, network_names
 from diffmem.models.pretrained.foreign import from_edm_state_dict
 from diffmem.models.pretrained.other_files import HEAD_BYTES, is_safetensors, other_file, other_folder
@@ -48,7 +48,6 @@ OWN_FORMAT = "diffmem snapshot"
 _Model = Preconditioned | Opened
 _AVERAGED = "ema"
 _OF_SEVERAL = ("EDM pickle", "diffusers checkpoint", *(door.name for door in DOORS))
-_MOST_NAMED = 20
 _OWN = (".json", ".safetensors", ".bin")
 _BESIDE = ("scheduler", "vae", "vqvae")
 
@@ -62,6 +61,7 @@ def open_model(
     device: torch.device | str | None = None,
     allow_pickle: bool = False,
     resolution: int | tuple[int, int] | None = None,
+    suggested: tuple[int, int] | None = None,
 ) -> Denoiser:
     """Open a trained model; nothing in it is executed.
 
@@ -75,6 +75,8 @@ def open_model(
         device: Where it computes: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
         allow_pickle: Whether the weights of a diffusers folder may be read from a pickle where there are no safetensors.
         resolution: The side of the images, or (height, width), of a checkpoint that tells their channels and not their size.
+        suggested: (height, width) that such a checkpoint gets if nothing else is said, for example that of its training images; models
+            of another size keep theirs.
 
     Returns:
         The model; its `origin` says what was read, and what a reader of its results must know.
@@ -85,27 +87,30 @@ def open_model(
     device = choose_device(device) if device is None else device
     source = Path(path)
     wanted = _wanted(image_shape, resolution)
+    if wanted is None and suggested is not None:
+        wanted = SuggestedShape((None, *suggested))
     denoiser: _Model | Opened
     with suppress(RuntimeError):  # a user who is not known: the name is taken as it is
         source = source.expanduser()
     if settings is not None and source.suffix == ".safetensors":
         denoiser, origin = _from_settings(source, settings)
     else:
-        source = _revision_of(source) if is_folder(source) else source
-        source, only = _chosen(source)
+        source, only = _chosen(revision_of(source))
+        source, within = _chosen(revision_of(source))  # it may be a hub's cache
         if is_folder(source) and not (source / "snapshots").is_dir() and not _networks_of_edm(source):
             denoiser, origin = _diffusers(source, device, weights, allow_pickle)
         else:
             file = _snapshot_of(source) if is_folder(source) else source
             asked = _Asked(wanted, settings, weights, device, allow_pickle)
             denoiser, origin = _from_file(file, asked)
-        origin = replace(origin, notes=(*only, *origin.notes))
+        origin = replace(origin, notes=(*(only or within), *origin.notes))
     if weights != _AVERAGED and origin.format not in _OF_SEVERAL:
         raise UserError(
             f"weights {weights!r} is for EDM pickles, checkpoints and folders checkpoint-N; a {origin.format} holds one network."
         )
     made = pixel_shape_of(denoiser)
-    if wanted is not None and (wanted[0] or made[0], *wanted[1:]) != made:
+    if not fits(wanted, made):
+        assert wanted is not None
         raise UserError(f"{path} makes images of {made} (C, H, W), not {shape_text(wanted)}.")
     if isinstance(denoiser, torch.nn.Module):
         denoiser.to(device)
@@ -117,6 +122,7 @@ def open_model(
         device=device,
         allow_pickle=allow_pickle,
         resolution=resolution,
+        suggested=suggested,
     )
     denoiser.origin = replace(origin, readings=_readings(origin.format, settings or {}, again))
     return denoiser
@@ -126,6 +132,10 @@ def _wanted(
     image_shape: tuple[int, int, int] | None, resolution: int | tuple[int, int] | None
 ) -> WantedShape | None:
     """Return what the caller says of the images in one."""
+    if image_shape is not None and (
+        len(image_shape) != 3 or not all(type(one) is int and one > 0 for one in image_shape)
+    ):
+        raise UserError(f"image_shape must be (C, H, W), three positive whole numbers, not {image_shape!r}.")
     if resolution is None:
         return image_shape
     height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
@@ -172,23 +182,6 @@ def origin_of(denoiser: Denoiser) -> Origin:
     return Origin("model of the caller's own", type(denoiser).__name__, digest.hexdigest())
 
 
-def _revision_of(folder: Path) -> Path:
-    """Return the folder of a revision, of a folder models--x--y of a hub's cache; any other as it is."""
-    if not (folder / "refs").is_dir() or not (folder / "snapshots").is_dir():
-        return folder
-    revisions = sorted(path for path in (folder / "snapshots").iterdir() if path.is_dir())
-    main = folder / "refs" / "main"
-    if is_plain_file(main):
-        wanted = read_plain(main, 1000, str(main)).decode(errors="replace").strip()
-        revisions = [path for path in revisions if path.name == wanted] or revisions
-    if len(revisions) != 1:
-        names = ", ".join(path.name for path in revisions[:5]) or "none"
-        raise UserError(
-            f"{folder} holds {len(revisions)} revisions ({names}); name one, in {folder / 'snapshots'}."
-        )
-    return revisions[0]
-
-
 def _chosen(source: Path) -> tuple[Path, tuple[str, ...]]:
     """Return the only checkpoint of a folder that is no model itself, and what to know of it; anything else as it is."""
     signs = ("snapshots", "model_index.json", "config.json", "unet", "unet_ema")
@@ -198,7 +191,9 @@ def _chosen(source: Path) -> tuple[Path, tuple[str, ...]]:
     newest = [path for path in networks if step_of(path) == step_of(networks[-1])]
     if networks and len(newest) == 1:
         return source, ()
-    found = newest or checkpoints_in(source)
+    if newest:
+        refuse_several(source, newest, "EMA lengths of its newest step")
+    found = checkpoints_in(source)
     if len(found) > 1:
         refuse_several(source, found)
     return (found[0], ("It is the only checkpoint in the folder that was given.",)) if found else (source, ())
@@ -212,15 +207,7 @@ def _networks_of_edm(folder: Path) -> list[Path]:
 def _snapshot_of(run: Path) -> Path:
     networks = _networks_of_edm(run)
     if networks:
-        newest = networks[-1]
-        step = f"{newest.name.rpartition('-')[0]}-" if EMA_LENGTH.search(newest.name) else newest.name
-        lengths = [path.name for path in networks if path.name.startswith(step)]
-        if len(lengths) > 1:
-            raise UserError(
-                f"{run} holds several EMA lengths of its newest step: {', '.join(lengths[:_MOST_NAMED])}. Name one of them, such as"
-                f" {newest}."
-            )
-        return newest
+        return networks[-1]
     snapshots = sorted((run / "snapshots").glob("*.safetensors"))
     if not snapshots:
         raise UserError(f"{run} has no snapshot yet; train on, or name another run.")

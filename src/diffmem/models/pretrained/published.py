@@ -83,11 +83,12 @@ _PUBLISHED: dict[str, tuple[_Shapes, dict[str, Any]]] = {
 }
 _HEADS = {"num_heads", "num_head_channels", "num_heads_upsample"}
 _DISTILLED = re.compile(r"(cd|ct)_(imagenet64|bedroom256|cat256)\w*\.pt|target_model\d+\.pt")
+_FLOWS = re.compile(r"(otcfm|icfm|fm|si)_cifar10_\w+\.pt")
 _PRECONDITIONED = re.compile(r"edm_(imagenet64|bedroom256|cat256)_ema\.pt")
 
 
 def check_name(name: str) -> None:
-    """Refuse files of consistency_models, whose tensors have the names of guided-diffusion's and mean other things.
+    """Refuse files of consistency_models and torchcfm, whose tensors have the names of guided-diffusion's and mean other things.
 
     Raises:
         UserError: It has such a name.
@@ -96,6 +97,11 @@ def check_name(name: str) -> None:
         raise UserError(
             f"By its name, {name} is a network of consistency_models: it maps noise to the end of a trajectory and is no denoiser."
             f" {SAMPLES_ONLY}"
+        )
+    if _FLOWS.fullmatch(name):
+        raise UserError(
+            f"By its name, {name} is of torchcfm, whose networks predict a velocity; but that trainer's checkpoints hold dictionaries"
+            " net_model and ema_model. Put the state dict into such a one: torch.save({'ema_model': state_dict}, ...)."
         )
     if _PRECONDITIONED.fullmatch(name):
         raise UserError(

@@ -19,6 +19,7 @@ from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, levels_of
 from diffmem.models.networks.shaped import filled
 from diffmem.models.networks.tabled_unet import TIME_TABLE, TabledUNet, time_table
 from diffmem.models.pretrained.answers import Answers, WantedShape, check_weights, image_shape_of
+from diffmem.models.pretrained.guided_network import tensors_of
 from diffmem.models.pretrained.recognition import WAYS_ON
 from diffmem.models.weights import check_numbers, check_tensors
 
@@ -95,10 +96,10 @@ def _trial(network: TabledUNet, shape: tuple[int, int, int]) -> Tensor:
 def _tensors(checkpoint: Mapping[str, Any], weights: str) -> dict[str, Tensor]:
     check_weights(weights)
     tensors = checkpoint.get(_NETWORKS[weights])
-    if not isinstance(tensors, Mapping) or not all(isinstance(one, Tensor) for one in tensors.values()):
+    if not isinstance(tensors, Mapping):
         other = next(name for name in _NETWORKS if name != weights)
         raise UserError(f"The checkpoint has no network {_NETWORKS[weights]!r}. Take weights={other!r}.")
-    return dict(tensors)
+    return tensors_of(tensors, f"The {_NETWORKS[weights]!r} of {_WHAT.lower()}")
 
 
 def _check_table(table: Tensor) -> None:
@@ -117,7 +118,8 @@ def _sides(checkpoint: Mapping[str, Any], image_shape: WantedShape | None) -> tu
         return noise.shape[2], noise.shape[3]
     if image_shape is None:
         raise UserError(
-            f"{_WHAT} without x_T does not tell the size of its images: give image_shape, such as (3, 32, 32)."
+            f"{_WHAT} without x_T does not tell the size of its images: give it as resolution=32 or image_shape=(C, H, W), for example"
+            " (3, 32, 32); on the command line as --resolution 32. The trainer's own default (img_size) is 32."
         )
     return image_shape[1], image_shape[2]
 

@@ -158,17 +158,38 @@ _KINDS = (
         "without the arguments that it was made with",
         "Give the network-snapshot-*.pkl of the training; or save the tensors as .safetensors and give the arguments as settings.",
     ),
-    _Kind(f"a checkpoint of {_LUCIDRAINS}", _has("model", "ema", "step", "scaler")),
+    _Kind(
+        f"a checkpoint of {_LUCIDRAINS}",
+        lambda keys, names: (
+            _has("model", "ema", "step", "scaler")(keys, names) and _holds("init_conv.")(keys, names)
+        ),
+    ),
     _Kind(f"a diffusion model of {_LUCIDRAINS}", _has(tensors=("model.init_conv.",))),
     _Kind(f"an elucidated diffusion model of {_LUCIDRAINS}", _has(tensors=("net.init_conv.",))),
     _Kind("a checkpoint of pytorch-ddpm", _has("net_model", "ema_model", "x_T")),
     _Kind("a checkpoint of k-diffusion", _has("model", "model_ema", "config"), "which is not supported yet"),
-    _Kind("a checkpoint of score_sde_pytorch", _has("model", "ema", "step", "optimizer")),
+    _Kind(
+        "a checkpoint of score_sde_pytorch",
+        lambda keys, names: (
+            _has("model", "ema", "step", "optimizer")(keys, names)
+            and _holds("all_modules.", "module.sigmas")(keys, names)
+        ),
+    ),
     _Kind(
         "a classifier of guided-diffusion",
         _has(tensors=("input_blocks.0.0.", "time_embed.0.", "middle_block."), without="output_blocks."),
         "which tells classes and denoises nothing",
         "Give the diffusion model that it guides.",
+    ),
+    _Kind(
+        "a network of improved-diffusion or guided-diffusion",
+        lambda keys, names: (
+            "time_embed.0.weight" not in keys
+            and _has(tensors=("input_blocks.0.0.", "time_embed.0."))(keys, names)
+        ),
+        "in a file that neither of these trainers writes, so that nothing tells what it was trained to predict",
+        "If one of them trained it, save its state dict alone (torch.save(network.state_dict(), 'model.pt')) and give that file."
+        f" {WAYS_ON}",
     ),
     _Kind(
         "a network of improved-diffusion or guided-diffusion",

@@ -52,7 +52,7 @@ def recognise(checkpoint: Mapping[str, Any]) -> bool:
         isinstance(network, Mapping)
         and isinstance(averaged, Mapping)
         and isinstance(averaged.get("shadow_params"), list)
-        and any(str(name).startswith("module.") for name in network)
+        and any(str(name).startswith((f"{LAYERS}.", _LEVELS)) for name in network)
     )
 
 
@@ -254,5 +254,7 @@ def _shape(layout: ScoreLayout, answers: Answers, image_shape: WantedShape | Non
         if image_shape[1] != image_shape[2]:
             raise UserError(f"{_WHAT} makes square images, not {image_shape[1]} x {image_shape[2]} pixels.")
         return image_shape_of(image_shape, layout.channels, (image_shape[1], image_shape[2]), layout.scale)
-    side = answers.whole("image_size", "32; or give image_shape", 32)
+    side = answers.whole(
+        "image_size", "32 for CIFAR-10; or give image_shape, or resolution=32 (--resolution 32)", 32
+    )
     return image_shape_of(image_shape, layout.channels, (side, side), layout.scale)

@@ -90,7 +90,15 @@ def open_torchcfm(
     named = re.fullmatch(_NAME, "" if beside is None else beside.name)
     path = named[1] if named and "path" not in answers else _path(answers)
     heads, split = heads_of(answers, tensors, _HEADS)
-    network, shape = network_of(tensors, heads, answers, image_shape, device, side=_SIDE if named else None)
+    network, shape = network_of(
+        tensors,
+        heads,
+        answers,
+        image_shape,
+        device,
+        side=_SIDE if named else None,
+        usual=f"{_SIDE} in its CIFAR-10 script",
+    )
     if network.learns_variance:
         raise UserError(f"{_WHAT} has a velocity as its only output; this network has another beside.")
     trigonometric = path == "si"
