@@ -136,6 +136,8 @@ def audit(
         )
     if isinstance(prompts, str | Path):
         prompts = read_prompts(Path(prompts))
+    if prompts is not None and not isinstance(prompts, PromptList):
+        raise UserError(f"Prompts are a PromptList or the path of a list, not {type(prompts).__name__}.")
     base = None if base is None else as_images(base, given.get("samples"))
     if isinstance(options.get("transforms"), str):
         options["transforms"] = parse_transforms(options["transforms"])

@@ -131,6 +131,14 @@ def test_copies_are_found_whatever_the_prompts(audit):
     )
 
 
+def test_samples_of_a_prompt_stand_in_the_order_of_their_seeds():
+    samples, _, prompts = made()
+    turned = replace(prompts, seeds=tuple(reversed(prompts.seeds)))
+    found = diffmem.audit(training(), samples=samples, prompts=turned).prompts
+    assert found.prompts[0].seeds == [146, 147]
+    assert found.of_prompt[0].tolist() == [14, 13, 12]
+
+
 def test_the_order_of_the_list_changes_nothing(audit):
     samples, base, prompts = made()
     order = np.random.default_rng(1).permutation(len(prompts))
@@ -211,6 +219,7 @@ def test_a_prompt_that_a_spreadsheet_would_run_gets_an_apostrophe(audit):
         ({"samples": None, "model": "x"}, "belongs to samples"),
         ({"training": None}, "belongs to samples"),
         ({"prompts": None}, "give the list of prompts"),
+        ({"prompts": ["x"]}, "a PromptList or the path of a list, not list"),
         ({"base_samples": images(PIXELS[:3], "made")}, "60 samples and 3 of the base model"),
         ({"base_samples": images(PIXELS[:60], "else")}, "made0000.png stands beside else0000.png"),
         ({"base_samples": images(PIXELS[:60, :, :4, :4], "made")}, "the same size"),

@@ -154,8 +154,9 @@ def audit_prompts(audited: Audited, inputs: PromptInputs) -> tuple[Audited, Prom
     repeats = _repeats(given, shown.training)
     share = counts.copies / np.maximum(1, counts.judged)
     order = np.lexsort((np.arange(count), -counts.own, -share)).tolist()
+    seeds = np.zeros(len(copied)) if given.seeds is None else np.array(given.seeds, np.float64)
     by_prompt = np.split(
-        np.argsort(given.of_sample, kind="stable"),
+        np.lexsort((seeds, given.of_sample)),
         np.cumsum(np.bincount(given.of_sample, minlength=count))[:-1],
     )
     of_prompt = [by_prompt[at] for at in order]
