@@ -313,6 +313,7 @@ def test_latents_are_denoised_as_latents():
     assert found.points[5].gaussian is None
 
 
-def test_images_that_are_all_alike_say_nothing():
-    alike = as_images(np.zeros((5, *SHAPE), np.uint8))
+@pytest.mark.parametrize("value", [0, 7])
+def test_images_that_are_all_alike_say_nothing(value):
+    alike = as_images(np.full((5, *SHAPE), value, np.uint8))
     assert "differ" in denoising_check(function(lambda x, s: x), alike).missing

@@ -42,8 +42,9 @@ def generate(
     Example: diffmem generate --optimum cifar10-1k.zip samples.npz --seeds 0-49999
 
     Args:
-        paths: MODEL OUT: a run's folder (its last snapshot), a snapshot (.safetensors), an EDM network pickle, or a diffusers
-            folder; then the file to write, .npz or .zip. With --optimum, OUT alone.
+        paths: MODEL OUT: a run's folder (its last snapshot), a snapshot (.safetensors), an EDM network pickle, a diffusers
+            folder, or a checkpoint of another trainer (see open-a-model.md); then the file to write, .npz or
+            .zip. With --optimum, OUT alone.
         optimum: Image set whose optimal denoiser generates.
         conditional: With --optimum: the optimum of each class, from the labels of the set.
         seeds: Seeds such as 0-9,15,20-29.

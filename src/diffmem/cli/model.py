@@ -46,14 +46,12 @@ def model_info(
     from diffmem.models.denoiser import model_text
     from diffmem.models.pretrained.text_folder import is_text_folder
 
-    details = opening.details()
     images = None if check is None else as_images(check)
     if lora is not None or is_text_folder(path):
         _text_model_info(path, opening, images, lora)
         return
-    if images is not None and details["resolution"] is None:
-        details["resolution"] = images.shape[1:]
-    model = open_model(path, device="cpu", **details)
+    sides = None if images is None else images.shape[1:]
+    model = open_model(path, device="cpu", suggested=sides, **opening.details())
     print(model_text(model))
     if images is not None:
         _check(model, images)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffmem.errors import DiffmemError, UserError
-from diffmem.files import read_json, write_json
+from diffmem.files import read_json, read_number, write_json
 from diffmem.text import count_text, duration_text
 
 __all__ = [
@@ -128,10 +128,10 @@ def cancel_left_jobs(folder: Path, kind: str) -> list[str]:
 
 def waiting_for_jobs(folder: Path) -> str:
     """Return what a study waits for, from its folder; '' if nothing, or if the study does not go on."""
-    content = _read(folder / FOLDER / _FILE)
-    if time.time() - content.get("time", 0.0) > _MOST_SECONDS_OLD:
+    path = folder / FOLDER / _FILE
+    if time.time() - read_number(path, "time") > _MOST_SECONDS_OLD:
         return ""
-    return str(content.get("waiting", ""))
+    return str(_read(path).get("waiting", ""))
 
 
 class JobBook:

@@ -52,7 +52,7 @@ def parsl_config(config: ExecutorConfig, folder: Path, book: JobBook) -> Config:
     """
     if config.kind == "parsl":
         assert config.path is not None
-        return _steadied(_of_file(Path(config.path), folder), JobWatch(book, scales=False))
+        return _steadied(_of_file(Path(config.path), folder), book, scales=False)
     shared: dict[str, Any] = {
         "worker_init": _worker_init(config),
         "init_blocks": 0,
@@ -89,11 +89,12 @@ def parsl_config(config: ExecutorConfig, folder: Path, book: JobBook) -> Config:
             usage_tracking=0,
             initialize_logging=False,
         ),
-        JobWatch(book, scales=True),
+        book,
+        scales=True,
     )
 
 
-def _steadied(config: Config, watch: JobWatch) -> Config:
+def _steadied(config: Config, book: JobBook, *, scales: bool) -> Config:
     """See to it that no process of a configuration outlives a study that is killed, and that one lost job does not end a study."""
     for executor in config.executors:
         if isinstance(executor, HighThroughputExecutor):
@@ -103,7 +104,7 @@ def _steadied(config: Config, watch: JobWatch) -> Config:
                 module = "diffmem.executors.interchange"
                 executor.interchange_launch_cmd = [sys.executable, "-m", module, str(os.getpid()), program]
             if executor.block_error_handler is simple_error_handler:
-                executor.block_error_handler = watch
+                executor.block_error_handler = JobWatch(book, scales=scales)
     return config
 
 

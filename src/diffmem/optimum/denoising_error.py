@@ -48,6 +48,7 @@ _BLOCK = 16  # after so many, one that is worse is given up
 _MOMENTS = 4096  # images of which mean and covariance are taken
 _MOST_VALUES = 3072  # of an image, for its covariance: 32 x 32 x 3
 _SURE = 4.0
+_SAME = 1e-6  # of rounding, in the deviation of images that are all alike
 _TINY = 1e-12  # of rounding, in the errors of a perfect model
 
 
@@ -85,7 +86,7 @@ def denoising_check(
             f"The model needs the class of each image, and the images have {known.num_classes or 'no'} classes; it has"
             f" {denoiser.num_labels}."
         )
-    elif len(clean) < 2 or deviation == 0:
+    elif len(clean) < 2 or deviation < _SAME:
         missing = "The denoising error needs images that differ."
     sigmas = [deviation * level for level in LEVELS if _within(denoiser, deviation * level)]
     if missing is None and not sigmas:

@@ -76,6 +76,7 @@ def test_what_it_makes_is_a_denoiser_of_the_stored_noise_levels():
         "pred_v",
         "40 timesteps",
         "auto_normalize",
+        "sinusoidal_pos_emb_theta",
     ):
         assert words in text
     assert "self-conditioning" not in text

@@ -1,6 +1,7 @@
 import json
 import os
 
+import checkpoint_builders
 import pytest
 import torch
 from edm_pickle_builder import pickled, snapshot
@@ -187,3 +188,14 @@ def test_a_model_says_what_it_is(saved):
         "000000020.safetensors at epoch",
     ):
         assert part in text
+
+
+def test_a_suggested_size_is_taken_where_the_file_tells_none_and_not_insisted_on(tmp_path):
+    torch.save(checkpoint_builders.pytorch_ddpm(side=8), tmp_path / "ckpt.pt")
+    rates = {"beta_1": 1e-4, "beta_T": 0.02}
+    told = open_model(tmp_path / "ckpt.pt", settings=rates, suggested=(16, 16))
+    assert told.image_shape == (3, 8, 8)
+    without = checkpoint_builders.pytorch_ddpm(side=8)
+    del without["x_T"]
+    torch.save(without, tmp_path / "ckpt.pt")
+    assert open_model(tmp_path / "ckpt.pt", settings=rates, suggested=(16, 16)).image_shape == (3, 16, 16)

@@ -388,8 +388,8 @@ def load_unet(state: Mapping[str, Tensor], image_channels: int, heads: int | Non
     for what, channels in (("reads", settings.inputs), ("predicts", settings.outputs)):
         if channels not in (image_channels, 2 * image_channels):
             raise UserError(
-                f"The network {what} {channels} channels, which does not fit images of {image_channels}; give their channels, heights"
-                " and widths as image_shape=(C, H, W)."
+                f"The network {what} {channels} channels, which does not fit images of {image_channels}; give images (image_shape) of the"
+                " channels that it was trained on."
             )
     # Without storage: whatever the shapes claim, no more is allocated than the tensors hold.
     with torch.device("meta"):

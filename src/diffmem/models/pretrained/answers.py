@@ -11,10 +11,22 @@ from typing import Any
 from diffmem.data.formats.guards import is_folder
 from diffmem.errors import UserError, nearest
 
-__all__ = ["Answers", "WantedShape", "check_weights", "image_shape_of", "shape_text"]
+__all__ = [
+    "Answers",
+    "SuggestedShape",
+    "WantedShape",
+    "check_weights",
+    "fits",
+    "image_shape_of",
+    "shape_text",
+]
 
 WantedShape = tuple[int | None, int, int]
 """(C, H, W) of the images of a model as its user says it; C none for as many channels as the network has."""
+
+
+class SuggestedShape(tuple[int | None, int, int]):
+    """A shape that a checkpoint gets if it does not tell the size of its images; others keep their own."""
 
 
 _MOST_BITS = 1000  # of whole numbers that floats come near to
@@ -121,6 +133,13 @@ def shape_text(wanted: WantedShape) -> str:
     return str(tuple(wanted)) if wanted[0] is not None else f"{wanted[1]} x {wanted[2]} pixels"
 
 
+def fits(wanted: WantedShape | None, shape: tuple[int, int, int]) -> bool:
+    """Whether images of (C, H, W) are what the caller expects; a suggestion is not insisted on."""
+    if wanted is None or isinstance(wanted, SuggestedShape):
+        return True
+    return (wanted[0] or shape[0], *wanted[1:]) == shape
+
+
 def image_shape_of(
     wanted: WantedShape | None, channels: int, sides: tuple[int, int], scale: int
 ) -> tuple[int, int, int]:
@@ -136,7 +155,8 @@ def image_shape_of(
         UserError: It is not what the caller expects, or the sides do not fit.
     """
     shape = (channels, *sides)
-    if wanted is not None and (wanted[0] or channels, *wanted[1:]) != shape:
+    if not fits(wanted, shape):
+        assert wanted is not None
         raise UserError(f"It makes images of {shape} (C, H, W), not {shape_text(wanted)}.")
     if any(side < 1 or side % scale for side in sides):
         raise UserError(

@@ -117,7 +117,12 @@ def open_lucidrains(
     notes = [
         said,
         "The file does not tell how images were scaled: taken to be [-1, 1] (auto_normalize, the default), with white noise (no offset"
-        " noise).",
+        " noise)"
+        + (
+            "."
+            if elucidated
+            else "; nor sinusoidal_pos_emb_theta, the base of its timesteps: 10,000, the default."
+        ),
     ]
 
     channels = wanted[0] or _channels_of(tensors, heads)

@@ -21,7 +21,7 @@ from diffmem.models.denoiser import Denoiser, Latent, Origin, Reading, pixel_sha
 from diffmem.models.discrete import DiscreteDenoiser
 from diffmem.models.latent import LatentDenoiser
 from diffmem.models.preconditioning import Preconditioned
-from diffmem.models.pretrained.answers import WantedShape, check_weights, shape_text
+from diffmem.models.pretrained.answers import SuggestedShape, WantedShape, check_weights, fits, shape_text
 from diffmem.models.pretrained.checkpoint import read_checkpoint, with_tensors
 from diffmem.models.pretrained.checkpoints_in import checkpoints_in, refuse_several, revision_of, step_of
 from diffmem.models.pretrained.diffusers_folder import doubts_of, open_diffusers
@@ -61,6 +61,7 @@ def open_model(
     device: torch.device | str | None = None,
     allow_pickle: bool = False,
     resolution: int | tuple[int, int] | None = None,
+    suggested: tuple[int, int] | None = None,
 ) -> Denoiser:
     """Open a trained model; nothing in it is executed.
 
@@ -74,6 +75,8 @@ def open_model(
         device: Where it computes: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
         allow_pickle: Whether the weights of a diffusers folder may be read from a pickle where there are no safetensors.
         resolution: The side of the images, or (height, width), of a checkpoint that tells their channels and not their size.
+        suggested: (height, width) that such a checkpoint gets if nothing else is said, for example that of its training images; models
+            of another size keep theirs.
 
     Returns:
         The model; its `origin` says what was read, and what a reader of its results must know.
@@ -84,6 +87,8 @@ def open_model(
     device = choose_device(device) if device is None else device
     source = Path(path)
     wanted = _wanted(image_shape, resolution)
+    if wanted is None and suggested is not None:
+        wanted = SuggestedShape((None, *suggested))
     denoiser: _Model | Opened
     with suppress(RuntimeError):  # a user who is not known: the name is taken as it is
         source = source.expanduser()
@@ -104,7 +109,8 @@ def open_model(
             f"weights {weights!r} is for EDM pickles, checkpoints and folders checkpoint-N; a {origin.format} holds one network."
         )
     made = pixel_shape_of(denoiser)
-    if wanted is not None and (wanted[0] or made[0], *wanted[1:]) != made:
+    if not fits(wanted, made):
+        assert wanted is not None
         raise UserError(f"{path} makes images of {made} (C, H, W), not {shape_text(wanted)}.")
     if isinstance(denoiser, torch.nn.Module):
         denoiser.to(device)
@@ -116,6 +122,7 @@ def open_model(
         device=device,
         allow_pickle=allow_pickle,
         resolution=resolution,
+        suggested=suggested,
     )
     denoiser.origin = replace(origin, readings=_readings(origin.format, settings or {}, again))
     return denoiser
