@@ -77,6 +77,7 @@ class MadeByPrompt:
         update = {
             "model": self.found.model,
             "membership": MembershipPart(refused=MEMBERSHIP),
+            "exposure": [*result.exposure, *self.found.exposure],
             "notes": [*self.found.notes, *result.notes],
         }
         return Audited(result.model_copy(update=update), audited.shown)
@@ -109,17 +110,15 @@ def made_by_prompt(
         )
     if settings.first_seed:
         raise UserError("--first-seed is not for a text-to-image model: each prompt has the seeds from 0 on.")
-    planted = () if canaries is None else canaries.planted_captions or ()
-    control = () if canaries is None else canaries.control_captions or ()
     held = () if heldout is None else heldout.captions or ()
     plan = plan_prompts(
         training,
-        [*control, *(caption for caption in held if caption is not None)],
-        planted=planted,
+        [caption for caption in held if caption is not None],
+        canaries=canaries,
         most=model.prompts_per_group,
         per_prompt=model.seeds_per_prompt,
         seed=settings.seed,
     )
     return MadeByPrompt(
-        plan, sample_prompts(model, plan, training, sampler, settings, where, progress, report)
+        plan, sample_prompts(model, plan, (training, canaries), sampler, settings, where, progress, report)
     )

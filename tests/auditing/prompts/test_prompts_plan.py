@@ -4,10 +4,16 @@ import numpy as np
 import pytest
 
 from diffmem.auditing.prompts.plan import noise_seed, plan_prompts
-from diffmem.data import ImageSet
+from diffmem.data import CanarySet, ImageSet
 from diffmem.errors import UserError
 
 CAPTIONS = tuple(f"sks dog {number}" for number in range(12))
+
+
+_MARKED = np.arange(36, dtype=np.uint8).reshape(3, 1, 3, 2, 2)
+CANARIES = CanarySet(
+    *_MARKED, 1, 0, "0" * 64, planted_captions=("sks dog 11",), control_captions=("left out",)
+)
 
 
 def images(captions):
@@ -43,13 +49,18 @@ def test_the_noise_of_a_sample_belongs_to_its_prompt_and_seed_and_not_to_its_pla
 
 
 def test_where_there_are_more_captions_some_are_drawn_by_seed_and_those_of_canaries_always_stay():
-    made = [plan(most=5, seed=seed, planted=["sks dog 11"]) for seed in (0, 0, 1, 2)]
+    made = [plan(most=5, seed=seed, canaries=CANARIES) for seed in (0, 0, 1, 2)]
     assert made[0].texts == made[1].texts
     assert len({one.texts for one in made}) > 1
     for one in made:
-        trained = one.texts[:5]
-        assert one.listed.groups[8] == "train" != one.listed.groups[10]
-        assert "sks dog 11" in trained
+        assert one.listed.groups[8:12:2] == ("train", "trigger")
+        assert "sks dog 11" in one.texts[:5]
+        assert one.texts[-2:] == ("left out", "a cat")
+        labelled = one.labelled(CANARIES)
+        assert [one.texts[label] for label in (*labelled.planted_labels, *labelled.control_labels)] == [
+            "sks dog 11",
+            "left out",
+        ]
         assert "5 of 12 different training captions" in one.notes[0]
     assert "drawn by seed 2" in made[3].notes[0]
 
@@ -66,6 +77,8 @@ def test_images_whose_captions_are_asked_for_have_their_prompts_number_as_class(
     ("captions", "options", "message"),
     [
         ((None, ""), {}, "have no captions"),
+        (CAPTIONS[:5], {"canaries": CANARIES}, "captions of the canaries do not fit"),
+        ((*CAPTIONS, "left out"), {"canaries": CANARIES}, "captions of the canaries do not fit"),
         (CAPTIONS, {"most": 0}, "prompts of a group must be at least 1"),
         (CAPTIONS, {"per_prompt": 0}, "seeds for a prompt must be at least 1"),
     ],

@@ -14,7 +14,7 @@ import torch
 import diffmem
 from diffmem.api import text_models
 from diffmem.auditing.prompts import sampling
-from diffmem.data import ImageSet
+from diffmem.data import CanarySet, ImageSet
 from diffmem.errors import UserError
 from diffmem.models.denoiser import Origin
 from diffmem.models.latent import LatentDenoiser
@@ -165,6 +165,26 @@ def test_a_model_that_follows_its_prompts_and_copies_none_is_cleared(opened):
     found = audit(target=0.2)
     assert found.verdict.verdict == "none found", found.verdict.sentence
     assert found.prompts.record.follows.follows
+
+
+def canaries(pixels):
+    captions = {
+        "planted_captions": CAPTIONS[:5],
+        "control_captions": tuple(f"left out {n}" for n in range(5)),
+    }
+    return CanarySet(pixels[:5], pixels[100:105], pixels[100:105], 1, 0, "0" * 64, **captions)
+
+
+def test_canaries_are_asked_for_by_their_captions_and_exposed_by_the_losses_of_the_model(opened):
+    found = audit(canaries=canaries(PIXELS), prompts_per_group=8)
+    by_model = next(one for one in found.result.exposure if one.source == "model")
+    assert by_model.finding == "exposed"
+    # A caption that gives back its image has no loss; all five stand above the five of the control group: 1 / C(10, 5)
+    assert by_model.planted_scores == pytest.approx([0] * 5, abs=1e-6)
+    assert by_model.p_value == pytest.approx(1 / 252)
+    assert [one.source for one in found.result.exposure] == ["samples", "model"]
+    with pytest.raises(UserError, match="canaries have shape"):
+        audit(canaries=canaries(PIXELS[:, :, :4, :4]))
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from diffmem.auditing.prompts.groups import trigger_words
-from diffmem.data import ImageSet
+from diffmem.data import CanarySet, ImageSet
 from diffmem.data.prompts import Group, PromptList, comparable
 from diffmem.errors import UserError
 
@@ -45,12 +45,21 @@ class PromptPlan:
         labels = np.array([of_image[at] for at in chosen], dtype=np.int64)
         return ImageSet(taken.images, labels, taken.names, None, taken.history)
 
+    def labelled(self, canaries: CanarySet) -> CanarySet:
+        """Return canaries with captions, with the numbers of their prompts as their classes."""
+        number = {comparable(text): at for at, text in enumerate(self.texts)}
+        planted, control = (
+            np.array([number[comparable(caption)] for caption in captions or ()], dtype=np.int64)
+            for captions in (canaries.planted_captions, canaries.control_captions)
+        )
+        return replace(canaries, planted_labels=planted, control_labels=control)
+
 
 def plan_prompts(
     training: ImageSet,
     control: Iterable[str],
     *,
-    planted: Sequence[str] = (),
+    canaries: CanarySet | None = None,
     most: int,
     per_prompt: int,
     seed: int,
@@ -62,13 +71,13 @@ def plan_prompts(
     Args:
         training: With captions.
         control: Captions of images that were not trained on.
-        planted: Training captions that are asked for in any case: those of canaries.
+        canaries: Their captions are asked for in any case.
         most: Most training captions, and most control prompts; where there are more, they are drawn.
         per_prompt: Seeds of each prompt: 0, 1, ...
         seed: Of the draw.
 
     Raises:
-        UserError: There are no training captions, or a number is below 1.
+        UserError: There are no training captions, planted canaries are not among them or control canaries are, or a number is below 1.
     """
     for name, value in (("prompts of a group", most), ("seeds for a prompt", per_prompt)):
         if value < 1:
@@ -79,17 +88,22 @@ def plan_prompts(
             "The training images have no captions, and a text-to-image model is asked for what it was trained on: give the folder with"
             " captions (metadata.jsonl, or .txt beside the images); or images made elsewhere, with --samples and --prompts."
         )
-    others = {key: text for key, text in _different(control).items() if key not in trained}
-    always = [key for key in _different(planted) if key in trained]
+    planted = _different(() if canaries is None else canaries.planted_captions or ())
+    left_out = _different(() if canaries is None else canaries.control_captions or ())
+    if not planted.keys() <= trained.keys() or left_out.keys() & trained.keys():
+        raise UserError(
+            "The captions of the canaries do not fit those of the training images: give the set that was written with them."
+        )
+    others = left_out | {key: text for key, text in _different(control).items() if key not in trained}
     rng = np.random.default_rng([seed, 0x70726F6D])
     groups: list[tuple[Group, list[str]]] = [
-        ("train", [trained[key] for key in _drawn(list(trained), always, most, rng)])
+        ("train", [trained[key] for key in _drawn(list(trained), planted, most, rng)])
     ]
     trigger = _trigger(trained)
     if trigger and comparable(trigger) not in trained.keys() | others.keys():
         groups.append(("trigger", [trigger]))
     groups.append(("empty", [""]))
-    groups.append(("control", [others[key] for key in _drawn(list(others), [], most, rng)]))
+    groups.append(("control", [others[key] for key in _drawn(list(others), left_out, most, rng)]))
     asked = [(group, text) for group, texts in groups for text in texts]
     count = {group: len(texts) for group, texts in groups}
     notes = [
@@ -127,13 +141,13 @@ def _different(captions: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _drawn(keys: list[str], always: list[str], most: int, rng: np.random.Generator) -> list[str]:
+def _drawn(keys: list[str], always: dict[str, str], most: int, rng: np.random.Generator) -> list[str]:
     """Return at most so many keys in their order, those of `always` among them."""
     if len(keys) <= most:
         return keys
-    rest = sorted(set(keys) - set(always))
+    rest = sorted(set(keys) - always.keys())
     chosen = {rest[at] for at in rng.permutation(len(rest))[: max(0, most - len(always))]}
-    return [key for key in keys if key in chosen or key in set(always)]
+    return [key for key in keys if key in chosen or key in always]
 
 
 def _how(count: dict[Group, int], trained: dict[str, str], others: dict[str, str], seed: int) -> str:

@@ -10,12 +10,13 @@ from typing import Literal
 
 import torch
 
+from diffmem.attacks.exposure import ExposureRecord, exposure_of_model
 from diffmem.auditing.model import check_reading, model_record
 from diffmem.auditing.prompts.plan import PromptPlan
 from diffmem.auditing.records import ModelRecord
 from diffmem.auditing.request import AuditOptions
 from diffmem.auditing.time_estimate import estimate_sampling
-from diffmem.data import ImageSet
+from diffmem.data import CanarySet, ImageSet
 from diffmem.errors import UserError
 from diffmem.memory import within_memory
 from diffmem.models import origin_of
@@ -85,12 +86,14 @@ class PromptedSamples:
         samples: Of the model, in the order of the plan.
         base: Of the base model, likewise; none without.
         model: The record of the model.
+        exposure: Of canaries with captions, by the losses of the model.
         notes: On the base model, and on prompts that were cut.
     """
 
     samples: ImageSet
     base: ImageSet | None
     model: ModelRecord
+    exposure: tuple[ExposureRecord, ...]
     notes: tuple[str, ...]
 
 
@@ -133,7 +136,7 @@ class _Work:
 def sample_prompts(
     model: PromptedModel,
     plan: PromptPlan,
-    training: ImageSet,
+    known: tuple[ImageSet, CanarySet | None],
     config: SamplerConfig,
     options: AuditOptions,
     where: tuple[str, Path, Path],
@@ -145,28 +148,40 @@ def sample_prompts(
     An interrupted call goes on where it stopped.
 
     Args:
-        training: With captions, on which the reading of the model is checked.
+        known: The training images, with captions, on which the reading of the model is checked; and canaries.
         where: The device, and the folders that keep the samples of the model and of its base.
         report: Called with the model, and with what it will take, before samples are made.
 
     Raises:
-        UserError: A model cannot be read or was read wrongly, the base is of another kind or the same, or values are not finite.
+        UserError: A model cannot be read or was read wrongly, the base is of another kind or the same, or values are not finite; or
+            canaries have another size than the model's images.
     """
+    training, canaries = known
     device, shards, base_shards = where
     model.check()
     others = model.base_path
     part = 0.0 if others is None else 0.5
-    stages = Stages(progress, check=0.05, own=0.95 - part, base=part)
+    stages = Stages(progress, check=0.03, canaries=0.02, own=0.95 - part, base=part)
     open_it = partial(open_text_model, prompts=plan.texts, size=model.size, device=device, dtype=model.dtype)
     if model.base is not None:  # what does not open is said before hours of work
         open_text_model(model.base, ("",), size=model.size, device="cpu", dtype=model.dtype)
     opened = open_it(model.path, lora=model.lora)
     report(f"model: {model_text(opened.denoiser, options.private)}")
+    shape = opened.denoiser.pixel_shape
+    if canaries is not None and canaries.shape != shape:  # else it is said after hours of work
+        raise UserError(
+            f"The canaries have shape {canaries.shape} and the model makes {shape} (C, H, W): plant them at its size, or give --resolution."
+        )
     work = _Work(plan, config, options, model.guidance)
     report(_cost_text(opened, work, 1 if others is None else 2))
     check = check_reading(opened.denoiser, plan.captioned(training), options, stages.check)
     if check.problem is not None:
         raise UserError(check.problem)
+    exposure = []
+    if canaries is not None and canaries.planted_captions is not None:
+        exposure.append(
+            exposure_of_model(opened.denoiser, plan.labelled(canaries), options.seed, stages.canaries)
+        )
     samples = work.images(opened, shards, stages.own)
     record = model_record(opened.denoiser, str(model.path), config, options, check).model_copy(
         update={"seeds": (0, model.seeds_per_prompt - 1), "sampling": work.sampling}
@@ -178,7 +193,7 @@ def sample_prompts(
             " ends were not read."
         )
     if others is None:
-        return PromptedSamples(samples, None, record, tuple(notes))
+        return PromptedSamples(samples, None, record, tuple(exposure), tuple(notes))
     kind, digest = _kind(opened), origin_of(opened.denoiser).digest
     del opened
     _free()
@@ -196,7 +211,7 @@ def sample_prompts(
     made = work.images(base, base_shards, stages.base)
     del base
     _free()
-    return PromptedSamples(samples, made, record, tuple(notes))
+    return PromptedSamples(samples, made, record, tuple(exposure), tuple(notes))
 
 
 def _guided(model: LatentDenoiser, scale: float) -> LatentDenoiser:
