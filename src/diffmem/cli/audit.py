@@ -208,18 +208,23 @@ def _compare(
     private: bool,
 ) -> int:
     """Audit several models, write the page that compares them, and return the exit code of the worst verdict."""
+    from diffmem.auditing.prompts.records import rates_of
     from diffmem.auditing.report.several import several_table, write_several
     from diffmem.auditing.several import several
     from diffmem.console import console
 
-    audits = []
+    audits, rates = [], []
     for number, ((path, lora), folder) in enumerate(zip(models, folders, strict=True), 1):
         if world().is_main:
             named = "" if private else f": {path if lora is None else lora}"
             print(f"model {number} of {len(models)}{named}", file=sys.stderr)
-        audits.append(audited(path, lora, out / folder).result)
-    found = several(folders, audits)
+        done = audited(path, lora, out / folder)
+        audits.append(done.result)
+        rates.append({} if done.prompts is None else rates_of(done.prompts.record))
+        del done  # its images
+    found = several(folders, audits, rates)
     if world().is_main:
+        print(found.sentence)
         console(soft_wrap=True).print(several_table(found))
         print(f"report: {write_several(found, out)}", flush=True)
     return found.exit_code
