@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffmem.api.inputs import Images, Model, as_images, as_model
+from diffmem.api.spreading import model_by_path, spread_over
 from diffmem.auditing import (
     Audited,
     AuditOptions,
@@ -103,6 +104,8 @@ def audit(
         options: Fields of `AuditOptions`, for example num, target, private, deduplicated, seed, or these as one object, `options`;
             further fields of `AuditRequest`. `transforms` may be written as 'flip+shift2', `features` as ['inception'], `canaries` as a
             path; `opening`, a dictionary, has further arguments of `open_model`: settings, resolution, weights, allow_pickle.
+            `executor`, a YAML file or 'local', says where sampling and searches are done in pieces, with the same result; it
+            needs `shards`, and a model that is named by its path.
 
     Raises:
         UserError: Images or the model cannot be read, or do not go together.
@@ -112,7 +115,7 @@ def audit(
     sources = {
         role: str(one) for role, one in {**sets, "model": model}.items() if isinstance(one, str | Path)
     }
-    details = options.pop("opening", {})
+    details, executor = options.pop("opening", {}), options.pop("executor", None)
     if isinstance(options.get("transforms"), str):
         options["transforms"] = parse_transforms(options["transforms"])
     if isinstance(options.get("canaries"), str | Path):
@@ -135,8 +138,12 @@ def audit(
     if request.training is not None and "training" in sources:
         others = _others(request.training, sources["training"], given.get("training", Reading()))
         request = replace(request, other_training=others)
+    elsewhere = None
+    if executor is not None and model is not None:
+        elsewhere = model_by_path(model, {**details, "suggested": sides})
     with (
         tempfile.TemporaryDirectory(prefix="diffmem-audit-") as scratch,
+        spread_over(executor, device, None if shards is None else Path(shards), elsewhere),
         show_progress("Auditing") as progress,
     ):
         return Audit(run_audit(request, Path(scratch if shards is None else shards), progress, report))

@@ -1,0 +1,223 @@
+import multiprocessing
+import os
+import signal
+
+import numpy as np
+import pytest
+from models_tools import tiny
+from parameters import slow
+
+from diffmem.api.denoisers import generate
+from diffmem.api.spreading import PoolSpread, model_by_path, read_executor, spread_over
+from diffmem.data import open_images
+from diffmem.errors import DiffmemError, UserError
+from diffmem.executors.open import InlinePool, LocalPool
+from diffmem.executors.pool import LostTaskError
+from diffmem.memorization import nearest_neighbours
+from diffmem.memorization.neighbours import shards
+from diffmem.models import open_model
+from diffmem.models.config import ModelConfig
+from diffmem.models.weights import save_denoiser
+from diffmem.progress import NO_PROGRESS
+from diffmem.sampling import SamplerConfig, generate_resumable
+from diffmem.sampling import generate as generate_here
+from diffmem.spread import Piece, spread, spreading
+from diffmem.threads import one_thread
+
+CONFIG = SamplerConfig(steps=2)
+SEEDS = range(5, 29)
+
+
+FIELDS = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,)}
+
+
+def write_model(path, seed=0):
+    save_denoiser(tiny(num_labels=3, seed=seed), ModelConfig(architecture="ddpmpp", **FIELDS), path)
+
+
+def pixels(count, seed, size=8):
+    """Images of few grey levels, of which some are repeated, so that distances tie."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 3, (count, 3, size, size), np.uint8)
+    images[count // 2 :: 7] = images[0]
+    return images
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "model.safetensors"
+    write_model(path)
+    return path
+
+
+def opened(model):
+    return open_model(model, device="cpu")
+
+
+def sampled(pool, folder, model, progress=NO_PROGRESS):
+    """The images of the seeds, of which a pool makes two at a time."""
+    place = PoolSpread("cpu", folder, model_by_path(model, {}))
+    with pool, spreading(place):
+        place.use(pool)
+        return generate_resumable(
+            opened(model), SEEDS, CONFIG, folder, "tag", batch_size=2, progress=progress
+        ).images
+
+
+@pytest.fixture
+def expected(model):
+    with one_thread():
+        parts = [generate_here(opened(model), SEEDS[at : at + 2], CONFIG) for at in range(0, len(SEEDS), 2)]
+    return np.concatenate([part.images for part in parts])
+
+
+def killing():
+    """A progress that kills the workers that there are -9 as soon as something is done."""
+    victims = []
+
+    def report(done, total, note=""):
+        if not victims and 0 < done < total:
+            victims.extend(child.pid for child in multiprocessing.active_children())
+            for victim in victims:
+                os.kill(victim, signal.SIGKILL)
+
+    return report, victims
+
+
+@pytest.mark.parametrize("workers", [1, slow(3), slow(8)])
+def test_samples_do_not_depend_on_how_many_workers_make_them(workers, tmp_path, model, expected):
+    pool = InlinePool() if workers == 1 else LocalPool(workers, threads=1 + workers % 2)
+    np.testing.assert_array_equal(sampled(pool, tmp_path / "s", model), expected)
+
+
+@pytest.mark.slow
+def test_samples_are_the_same_where_a_worker_is_killed(tmp_path, model, expected, capsys):
+    progress, victims = killing()
+    np.testing.assert_array_equal(sampled(LocalPool(2, threads=1), tmp_path / "s", model, progress), expected)
+    assert victims
+    assert "done again" in capsys.readouterr().err
+
+
+def test_batches_that_are_there_are_not_made_again(tmp_path, model, expected):
+    sampled(InlinePool(), tmp_path / "s", model)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").iterdir()}
+    first, second, *_ = sorted(before)
+    first.unlink()
+    second.write_bytes(b"damaged")
+    np.testing.assert_array_equal(sampled(InlinePool(), tmp_path / "s", model), expected)
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").iterdir()}
+    assert after.keys() == before.keys()
+    assert {path for path in before if before[path] != after[path]} == {first, second}
+
+
+def test_a_model_that_was_replaced_meanwhile_is_refused(tmp_path, model):
+    denoiser, place = opened(model), PoolSpread("cpu", tmp_path / "s", model_by_path(model, {}))
+    write_model(model, 1)
+    with InlinePool() as pool, spreading(place):
+        place.use(pool)
+        with pytest.raises(UserError, match="another model"):
+            generate_resumable(denoiser, SEEDS, CONFIG, tmp_path / "s", "tag")
+
+
+def searched(pool, folder, queries, references, **options):
+    place = PoolSpread("cpu", folder, None)
+    with pool, spreading(place):
+        place.use(pool)
+        return nearest_neighbours(queries, references, **options)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Shards of 50 references, for every search."""
+    monkeypatch.setattr(shards, "WORTH", 0)
+    monkeypatch.setattr(shards, "FEWEST", 10)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 50 * 3 * 8 * 8)
+
+
+@pytest.mark.parametrize("workers", [1, slow(3), slow(8)])
+def test_neighbours_in_shards_are_those_of_one_search(workers, tmp_path, small):
+    queries, references = pixels(70, 1), pixels(330, 2)
+    np.save(tmp_path / "all.npy", references)
+    mapped = open_images(tmp_path / "all.npy").images[11:]
+    pool = InlinePool() if workers == 1 else LocalPool(workers, threads=1)
+    expected = nearest_neighbours(queries, references[11:], 60)  # more than a shard has
+    found = searched(pool, tmp_path / "s", queries, mapped, k=60)
+    np.testing.assert_array_equal(found.distances, expected.distances)
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    assert not list((tmp_path / "s").glob("references-*"))  # they are read from where they lie
+    assert (np.diff(expected.distances, axis=1) == 0).any()  # or ties were not tried
+
+
+@pytest.mark.slow
+def test_neighbours_are_the_same_where_a_worker_is_killed(tmp_path, small):
+    queries, references = pixels(70, 1), pixels(330, 2)
+    progress, victims = killing()
+    found = searched(LocalPool(2, threads=1), tmp_path / "s", queries, references, k=5, progress=progress)
+    expected = nearest_neighbours(queries, references, 5)
+    np.testing.assert_array_equal(found.distances, expected.distances)
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    assert victims
+    assert {path.name.partition("-")[0] for path in (tmp_path / "s").iterdir()} == {"references"}
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_features_in_memory_are_compared_in_shards_to_the_last_bit(metric, tmp_path, small):
+    rng = np.random.default_rng(3)
+    queries, references = (rng.standard_normal((count, 31)).astype(np.float32) for count in (25, 2000))
+    expected = nearest_neighbours(queries, references, 4, metric=metric)
+    found = searched(InlinePool(), tmp_path / "s", queries, references, k=4, metric=metric)
+    np.testing.assert_array_equal(found.distances, expected.distances)
+    np.testing.assert_array_equal(found.indices, expected.indices)
+
+
+def test_a_file_that_was_replaced_after_it_was_opened_is_refused(tmp_path, small):
+    references = pixels(330, 2)
+    np.save(tmp_path / "all.npy", references)
+    mapped = open_images(tmp_path / "all.npy").images
+    np.save(tmp_path / "new.npy", 255 - references)
+    (tmp_path / "new.npy").replace(tmp_path / "all.npy")
+    with pytest.raises(DiffmemError, match="holds other images"):
+        searched(InlinePool(), tmp_path / "s", pixels(20, 1), mapped)
+
+
+def test_a_small_search_is_done_here(tmp_path):
+    place = PoolSpread("cpu", tmp_path / "s", None)  # without a pool: nothing can be asked of it
+    with spreading(place):
+        nearest_neighbours(pixels(20, 1), pixels(100, 2))
+
+
+def die(content, progress, warn):
+    raise LostTaskError("The machine burns.")
+
+
+def test_a_piece_that_kills_every_worker_is_given_up(tmp_path, capsys):
+    place = PoolSpread("cpu", tmp_path, None)
+    place.use(InlinePool())
+    with pytest.raises(DiffmemError, match="3 times"):
+        place.run([Piece("test_spreading:die", {})], NO_PROGRESS)
+    assert capsys.readouterr().err.count("done again") == 2
+
+
+def test_an_executor_is_a_word_or_a_file(tmp_path):
+    assert read_executor("local").kind == "local"
+    file = tmp_path / "cluster.yaml"
+    file.write_text("kind: parsl\npath: here.py\n")
+    assert read_executor(file).path == str(tmp_path / "here.py")
+    for wrong in ("locla", tmp_path / "missing.yaml", "slurm"):
+        with pytest.raises(UserError):
+            read_executor(wrong)
+
+
+def test_what_an_executor_cannot_do_is_refused_before_the_work(tmp_path, model):
+    with pytest.raises(UserError, match="name the model"):
+        model_by_path(tiny(), {})
+    with pytest.raises(UserError, match="name the file"):
+        generate(model, executor="local")
+    (tmp_path / "two.yaml").write_text("kind: local\nprocesses_per_run: 2\n")
+    for executor, folder, words in (
+        ("local", None, "name a folder"),
+        (tmp_path / "two.yaml", tmp_path, "leave it out"),
+    ):
+        with pytest.raises(UserError, match=words), spread_over(executor, "cpu", folder):
+            pass
+    assert spread() is None
