@@ -7,6 +7,7 @@ import pytest
 from models_tools import tiny
 from parameters import slow
 
+from diffmem.api.auditing import audit
 from diffmem.api.denoisers import generate
 from diffmem.api.spreading import PoolSpread, model_by_path, read_executor, spread_over
 from diffmem.data import open_images
@@ -221,3 +222,13 @@ def test_what_an_executor_cannot_do_is_refused_before_the_work(tmp_path, model):
         with pytest.raises(UserError, match=words), spread_over(executor, "cpu", folder):
             pass
     assert spread() is None
+
+
+def test_an_audit_in_pieces_finds_what_one_process_finds(tmp_path, model, small):
+    training, heldout = pixels(200, 4), pixels(80, 5)
+    given = {"heldout": heldout, "model": model, "num": 48, "sampler": CONFIG, "device": "cpu"}
+    with one_thread():
+        alone = audit(training, shards=tmp_path / "a", **given).result
+    found = audit(training, shards=tmp_path / "b", executor="inline", **given).result
+    assert found.model_dump() == alone.model_dump()
+    assert {path.name.partition("-")[0] for path in (tmp_path / "b").iterdir()} == {"shard", "references"}
