@@ -4,6 +4,7 @@ import signal
 
 import numpy as np
 import pytest
+from cli_builders import caller
 from models_tools import tiny
 from parameters import slow
 
@@ -16,6 +17,7 @@ from diffmem.executors.open import InlinePool, LocalPool
 from diffmem.executors.pool import LostTaskError
 from diffmem.memorization import nearest_neighbours
 from diffmem.memorization.neighbours import shards
+from diffmem.memorization.neighbours.near import pairs_within
 from diffmem.models import open_model
 from diffmem.models.config import ModelConfig
 from diffmem.models.weights import save_denoiser
@@ -231,4 +233,29 @@ def test_an_audit_in_pieces_finds_what_one_process_finds(tmp_path, model, small)
         alone = audit(training, shards=tmp_path / "a", **given).result
     found = audit(training, shards=tmp_path / "b", executor="inline", **given).result
     assert found.model_dump() == alone.model_dump()
-    assert {path.name.partition("-")[0] for path in (tmp_path / "b").iterdir()} == {"shard", "references"}
+    assert {path.name.partition("-")[0] for path in (tmp_path / "b").iterdir()} == {"shard"}
+
+
+@pytest.mark.parametrize("images", [40, 90, 130, 330])
+def test_near_pairs_in_shards_are_those_of_one_search(images, tmp_path, small):
+    several = pixels(images, 6)
+    expected = pairs_within(several, 11.1)
+    place = PoolSpread("cpu", tmp_path, None)
+    place.use(InlinePool())
+    with spreading(place):
+        found = pairs_within(several, 11.1)
+    np.testing.assert_array_equal(found.pairs, expected.pairs)
+    np.testing.assert_array_equal(found.distances, expected.distances)
+    assert 0 < len(expected) < images**2 / 4
+
+
+def test_duplicates_in_pieces_are_written_as_by_one_process(tmp_path, small, capsys):
+    np.savez(tmp_path / "d.npz", images=pixels(120, 7))
+    call = caller(capsys)
+    for folder, more in (("a", ()), ("b", ("--executor", "inline"))):
+        words = ("data", "duplicates", tmp_path / "d.npz", "--radius", "0.7", "--out", tmp_path / folder)
+        assert call(*words, *more).code == 0
+    one, other = ({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in "ab")
+    assert one.keys() == other.keys()
+    assert one["duplicates.csv"] == other["duplicates.csv"]
+    assert one["duplicates.json"] == other["duplicates.json"]

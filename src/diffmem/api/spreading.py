@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -189,12 +190,17 @@ def spread_over(
     if folder is None:
         raise UserError("With an executor, name a folder for the work on a disk that all workers see.")
     where = config.device or device
-    place = PoolSpread(where, folder, model)
-    with (
-        StopRequest() as stop,
-        stop.at_once(),
-        open_pool(config, device=where, folder=folder.resolve().parent, on_event=place.on_event) as pool,
-        spreading(place),
-    ):
-        place.use(pool)
-        yield
+    place = PoolSpread(where, folder / "pieces", model)
+    try:
+        with (
+            StopRequest() as stop,
+            stop.at_once(),
+            open_pool(config, device=where, folder=folder.resolve().parent, on_event=place.on_event) as pool,
+            spreading(place),
+        ):
+            place.use(pool)
+            yield
+    finally:
+        shutil.rmtree(place.folder, ignore_errors=True)
+        with suppress(OSError):  # something else is in it, or it was never made
+            folder.rmdir()

@@ -28,7 +28,18 @@ from diffmem.memorization.neighbours.rows import Images, Rows, rows_of
 from diffmem.progress import Progress
 from diffmem.spread import Piece, Spread, spread
 
-__all__ = ["place_for", "search_here", "search_in_shards", "search_piece"]
+__all__ = [
+    "SHARD_BYTES",
+    "WORTH",
+    "kept",
+    "place_for",
+    "read_found",
+    "search_here",
+    "search_in_shards",
+    "search_piece",
+    "shards_of",
+    "taken_from",
+]
 
 SHARD_BYTES = 1 << 30  # of references in a piece: what a worker holds, and reads for one piece
 WORTH = 1 << 38  # values that are compared: below, a search is done before a worker has started
@@ -89,10 +100,9 @@ def search_in_shards(
         DiffmemError: The workers do not see the files that are written for them, or fail.
     """
     name = uuid4().hex[:16]
-    known = _kept(references, source, place)
+    known = kept(references, source, place)
     asked = _written(_array(queries), place.folder / f"queries-{name}.npy")
-    size = max(1, SHARD_BYTES // (references.dim * references.images.element_size()))
-    shards = _even(len(references), -(-len(references) // size))
+    shards = shards_of(references)
     most = max(1, len(queries) // FEWEST)
     blocks = _even(len(queries), min(most, -(-place.slots // len(shards))))
     cells = [(block, shard) for block in blocks for shard in shards]
@@ -112,7 +122,8 @@ def search_in_shards(
         place.run(pieces, progress)
         for (block, _), file in zip(cells, files, strict=True):
             rows = slice(*block)
-            squares[rows], indices[rows] = merged((squares[rows], indices[rows]), _read(file), k)
+            found, which = read_found(file)
+            squares[rows], indices[rows] = merged((squares[rows], indices[rows]), (found, which), k)
     finally:
         for path in (Path(asked["path"]), *files):
             path.unlink(missing_ok=True)
@@ -140,8 +151,8 @@ def search_piece(content: dict[str, Any], progress: Progress, warn: Callable[[st
     """
     metric, device = content["metric"], torch.device(content["device"])
     (start, stop), (first, last) = content["block"], content["shard"]
-    queries = rows_of(_open(content["queries"])[start:stop], "the queries", metric)
-    references = rows_of(_open(content["references"])[first:last], "the references", metric)
+    queries = rows_of(taken_from(content["queries"])[start:stop], "the queries", metric)
+    references = rows_of(taken_from(content["references"])[first:last], "the references", metric)
     k, index = min(content["k"], last - first), None
     if metric == "euclidean" and len(queries) >= FOR_INDEX and index_helps(references.images, device):
         file = Path(content["index"]) / f"index-{content['references']['rows'][:16]}-{first}.safetensors"
@@ -151,14 +162,29 @@ def search_piece(content: dict[str, Any], progress: Progress, warn: Callable[[st
         np.savez(stream, squares=squares, indices=indices + first)
 
 
-def _read(file: Path) -> _Found:
+def read_found(file: Path) -> tuple[NDArray[Any], ...]:
+    """Return what a piece found, in the order in which it was written.
+
+    Raises:
+        DiffmemError: The worker wrote it to another disk.
+    """
     try:
         with np.load(file, allow_pickle=False) as held:
-            return held["squares"], held["indices"]
+            return tuple(held.values())
     except FileNotFoundError as error:
         raise DiffmemError(
             f"A worker has searched, but {file} is not there: do the workers write to another disk than this one?"
         ) from error
+
+
+def shards_of(references: Rows, share: int = 1) -> list[tuple[int, int]]:
+    """Return the ranges of references in which a worker reads them.
+
+    Args:
+        share: How many shards a piece has.
+    """
+    size = max(1, SHARD_BYTES // share // (references.dim * references.images.element_size()))
+    return _even(len(references), -(-len(references) // size))
 
 
 def _even(count: int, wanted: int) -> list[tuple[int, int]]:
@@ -170,7 +196,7 @@ def _array(rows: Rows) -> NDArray[Any]:
     return array
 
 
-def _kept(references: Rows, source: Images, place: Spread) -> dict[str, Any]:
+def kept(references: Rows, source: Images, place: Spread) -> dict[str, Any]:
     """Return where workers find the references: in the file that they are mapped from, or in one that is written once."""
     array = _array(references)
     key = ("rows", _address(array), array.shape, array.strides, array.dtype.str)
@@ -230,7 +256,12 @@ def _some(count: int) -> Iterator[int]:
     yield from sorted({(count - 1) * at // max(1, _CHECKED - 1) for at in range(_CHECKED)})
 
 
-def _open(where: dict[str, Any]) -> NDArray[Any]:
+def taken_from(where: dict[str, Any]) -> NDArray[Any]:
+    """Return the images of a file, mapped, for a piece.
+
+    Raises:
+        DiffmemError: It is not there, or holds others than where the work began.
+    """
     path = Path(where["path"])
     try:
         found = np.asarray(np.memmap(path, where["dtype"], "r", where["offset"], tuple(where["shape"])))
