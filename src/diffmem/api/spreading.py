@@ -20,7 +20,7 @@ from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.settings import load_recipe, validated
 from diffmem.spread import Piece, spreading
 
-__all__ = ["PoolSpread", "model_by_path", "read_executor", "spread_over"]
+__all__ = ["PoolSpread", "model_by_path", "read_executor", "spread_over", "whole_path"]
 
 _MOST_LOSSES = 3  # of one piece
 
@@ -61,11 +61,12 @@ def model_by_path(model: object, details: Mapping[str, Any]) -> dict[str, Any]:
         )
     given = {key: value for key, value in details.items() if value is not None}
     if given.get("settings"):
-        given["settings"] = {key: _whole(value) for key, value in given["settings"].items()}
-    return {**given, "path": str(_whole(Path(model).expanduser()))}
+        given["settings"] = {key: whole_path(value) for key, value in given["settings"].items()}
+    return {**given, "path": str(whole_path(Path(model).expanduser()))}
 
 
-def _whole(value: Any) -> Any:
+def whole_path(value: Any) -> Any:
+    """Return a path that exists as an absolute one, in text; anything else as it is."""
     named = isinstance(value, str | Path) and Path(value).exists()
     return str(Path(value).resolve()) if named else value
 
