@@ -190,7 +190,8 @@ def spread_over(
         )
     if folder is None:
         raise UserError("With an executor, name a folder for the work on a disk that all workers see.")
-    where = config.device or device
+    # Local workers see the GPU that each has as their only one.
+    where = config.device or (device if config.kind == "inline" else device.partition(":")[0])
     place = PoolSpread(where, folder / "pieces", model)
     try:
         with (
