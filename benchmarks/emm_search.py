@@ -29,13 +29,13 @@ from scipy.optimize import brentq, minimize
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "builders"))
 from published_curves import EPOCHS, PUBLISHED, curve_through
 
+from diffmem.api.studies import open_emm
 from diffmem.sampling.config import image_cost
 from diffmem.studies.search.choice import SizeRule
 from diffmem.studies.search.cost import grid_of_equal_precision, grid_sizes
 from diffmem.studies.search.decisions import FutilityRule, StoppingRule
 from diffmem.studies.search.interval import emm_of_seed
 from diffmem.studies.search.simulation import search_level
-from diffmem.studies.search.study import open_search
 
 EPSILON, TOLERANCE, CAP, EVALUATIONS, ALPHA = 0.1, 0.1, 10_000, 35, 0.05 / 12
 
@@ -90,7 +90,7 @@ def curve_of(level):
 
 def compare(folder, simulations):
     """Print what a finished search of real trainings cost beside both grids, the second simulated on its own fitted curves."""
-    study = open_search(folder)
+    study = open_emm(folder).study
     result, spent, coarse, fine = study.result(), 0.0, 0.0, 0.0
     for level in result.levels:
         if level.emm.status != "estimated":

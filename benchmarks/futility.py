@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from diffmem.api.studies import open_emm
 from diffmem.memorization import Rate
 from diffmem.studies.search.decisions import FutilityRule
-from diffmem.studies.search.study import open_search
 
 
 def given_up(run, rule, target_rate):
@@ -30,7 +30,7 @@ def main():
     """Print the errors and the savings for several values of `pace`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("studies", nargs="+", type=Path)
-    results = [open_search(folder).result() for folder in parser.parse_args().studies]
+    results = [open_emm(folder).result for folder in parser.parse_args().studies]
     runs = [
         (run, 1 - result.epsilon)
         for result in results

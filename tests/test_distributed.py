@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from studies_builders import TINY
 
 import diffmem
 from diffmem.distributed import World, joined, under_torchrun, world
@@ -261,3 +262,17 @@ def test_two_machines_generate_the_images_of_the_optimum_with_the_command_line(t
         made = held["images"]
     distances = np.abs(made[:, None].astype(int) - images[None]).max(axis=(2, 3, 4))
     assert (distances.min(axis=1) <= 1).all()  # the optimum copies
+
+
+@pytest.mark.slow
+def test_a_grid_is_trained_by_both_processes_together_and_reported_by_the_first(tmp_path):
+    recipe = tmp_path / "grid.yaml"
+    recipe.write_text(json.dumps(TINY))
+    words = ["study", recipe, "--out", tmp_path / "grid", "--device", "cpu"]
+    command = [*launcher("--standalone", "--nproc-per-node=2"), "-m", "diffmem", *words]
+    done = subprocess.run(
+        list(map(str, command)), env=ENVIRONMENT, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report.html") == 1
+    assert [run["size"] for run in json.loads((tmp_path / "grid/report.json").read_text())["runs"]] == [4, 8]

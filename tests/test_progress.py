@@ -1,4 +1,6 @@
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,7 +30,7 @@ def test_durations_are_told_as_people_say_them(seconds, words):
 def clock(monkeypatch):
     """A clock that a test sets: `clock[0]` is the time in seconds."""
     now = [1000.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
@@ -65,6 +67,36 @@ def test_nothing_is_promised_when_nothing_was_gained_or_all_is_done(clock, capsy
         clock[0] += 10
         tell(0, 0)
     assert capsys.readouterr().err == "Reading: 5%\nReading: 100%\nReading: 0%\n"
+
+
+def test_the_first_line_comes_after_ten_seconds_and_then_one_a_minute(clock, capsys):
+    with show_progress("Training") as tell:
+        for _ in range(130):
+            clock[0] += 1
+            tell(clock[0] - 1000, 1000)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["Training: 1%", "Training: 7%", "Training: 13%"]
+
+
+def test_work_that_is_silent_has_its_lines_all_the_same(clock, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_REPEATS", 0.01)
+
+    def waited_for(lines):
+        told = ""
+        while told.count("\n") < lines:
+            told += capsys.readouterr().err
+            time.sleep(0.01)
+        return told
+
+    with show_progress("Training", every=60) as tell:
+        clock[0] += 10
+        assert waited_for(1) == "Training: 0%\n"
+        tell(0, 100, "N = 500")
+        clock[0] += 60
+        assert waited_for(1) == "Training: 0%, N = 500\n"
+        tell(10, 100, "N = 500")
+        clock[0] += 60  # the time left grows with the silence
+        assert waited_for(1) == "Training: 10%, 18 min 00 s left, N = 500\n"
 
 
 def test_quick_work_shows_nothing(capsys):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from diffmem.api.studies import find_emm, open_emm, open_study, run_study
     from diffmem.data import ImageSet, Reading, hold_out, open_images, write_images
     from diffmem.errors import DiffmemError, UserError
-    from diffmem.models import Denoiser, ModelConfig, function_denoiser, open_model
+    from diffmem.models import Denoiser, ModelConfig, function_denoiser, open_model, open_text_model
     from diffmem.optimum.optimum import Optimum
     from diffmem.runs.recipe import DataConfig, MeasureConfig, StudyRecipe
     from diffmem.sampling import SamplerConfig
@@ -62,6 +62,7 @@ _ORIGINS = {
     "open_images": "data",
     "open_model": "models",
     "open_study": "api.studies",
+    "open_text_model": "models",
     "run_study": "api.studies",
     "train": "api.denoisers",
     "write_images": "data",
@@ -97,6 +98,7 @@ __all__ = [
     "open_images",
     "open_model",
     "open_study",
+    "open_text_model",
     "run_study",
     "train",
     "write_images",

@@ -7,6 +7,7 @@ shown. So the library stays silent when it is used from Python.
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from diffmem.text import duration_text
 __all__ = ["NO_PROGRESS", "Pace", "Progress", "Stages", "part_of", "parts_of", "show_progress"]
 
 _Item = TypeVar("_Item")
+_SECONDS_TO_THE_FIRST_LINE = 10.0
+_SECONDS_BETWEEN_REPEATS = 1.0
 
 
 class Progress(Protocol):
@@ -85,26 +88,32 @@ class Pace:
 
     def seconds_left(self, done: float, total: float) -> float | None:
         """Take note of the units done and return the seconds that the others take; none before there is a pace, and at the end."""
+        rate = self.per_second(done)
+        return (total - done) / rate if rate > 0 and total > done else None
+
+    def per_second(self, done: float) -> float:
+        """Take note of the units done and return how many a second are; 0 before there is a pace."""
         now = time.monotonic()
         if self._first is None:
             self._first = done, now
-        gained = done - self._first[0]
-        if gained <= 0 or total <= done:
-            return None
-        return (now - self._first[1]) * (total - done) / gained
+        seconds = now - self._first[1]
+        return max(0.0, done - self._first[0]) / seconds if seconds > 0 else 0.0
 
 
 @contextmanager
-def show_progress(title: str, every: float = 10.0) -> Iterator[Progress]:
+def show_progress(title: str, every: float = 60.0) -> Iterator[Progress]:
     """Show the progress of one piece of work on standard error and yield the function to call.
 
+    On a terminal there is a bar, renewed every second. Elsewhere there is a line after the first ten seconds and then now and
+    then, also where the work reports nothing for long.
+
     Args:
-        every: Without a terminal, the least number of seconds between two lines.
+        every: Without a terminal, the number of seconds between two lines.
     """
-    pace = Pace()
+    pace, begin = Pace(), time.monotonic()
 
     def text(done: float, total: float, note: str, share: str = "") -> str:
-        seconds = pace.seconds_left(done, total)
+        seconds = pace.seconds_left(done, total) if total else None  # nothing was told yet
         left = "" if seconds is None else duration_text(seconds) + " left"
         return ", ".join(part for part in (share, left, note) if part)
 
@@ -128,15 +137,43 @@ def show_progress(title: str, every: float = 10.0) -> Iterator[Progress]:
             def on_bar(done: float, total: float, note: str = "") -> None:
                 bar.update(task, completed=done, total=total, note=text(done, total, note))
 
-            yield on_bar
+            with _repeated(on_bar) as told:
+                yield told
         return
 
-    last = [time.monotonic()]
+    due = begin + min(_SECONDS_TO_THE_FIRST_LINE, every)
 
     def on_lines(done: float, total: float, note: str = "") -> None:
-        line = f"{title}: {text(done, total, note, f'{100 * done / max(total, 1e-12):.0f}%')}"
-        if time.monotonic() - last[0] >= every:
-            last[0] = time.monotonic()
-            print(line, file=sys.stderr, flush=True)
+        nonlocal due
+        line = text(done, total, note, f"{100 * done / max(total, 1e-12):.0f}%")
+        if time.monotonic() >= due:
+            due = time.monotonic() + every
+            print(f"{title}: {line}", file=sys.stderr, flush=True)
 
-    yield on_lines
+    with _repeated(on_lines) as told:
+        yield told
+
+
+@contextmanager
+def _repeated(progress: Progress) -> Iterator[Progress]:
+    """Yield a progress that passes on what it is told, and once a second the last again: work can be silent for hours."""
+    last, ended, one_at_a_time = (0.0, 0.0, ""), threading.Event(), threading.Lock()
+
+    def tell(done: float, total: float, note: str = "") -> None:
+        nonlocal last
+        last = done, total, note
+        with one_at_a_time:
+            progress(done, total, note)
+
+    def repeat() -> None:
+        while not ended.wait(_SECONDS_BETWEEN_REPEATS):
+            with one_at_a_time:
+                progress(*last)
+
+    thread = threading.Thread(target=repeat, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield tell
+    finally:
+        ended.set()
+        thread.join()

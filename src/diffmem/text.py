@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-__all__ = ["bytes_text", "count_text", "duration_text", "html_table", "percent"]
+__all__ = ["bytes_text", "count_text", "duration_text", "file_name", "html_table", "percent"]
 
 
 def count_text(count: int, one: str, many: str | None = None) -> str:
@@ -30,6 +30,11 @@ def bytes_text(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def file_name(text: str) -> str:
+    """Return a text as the name of a file: letters, numbers and . , = - stay, other signs become _."""
+    return "".join(sign if sign.isalnum() or sign in ".,=-" else "_" for sign in text)
 
 
 def percent(share: float) -> str:

@@ -207,3 +207,26 @@ def test_samples_of_another_shape_are_refused():
     _, canaries = planted()
     with pytest.raises(UserError, match=r"shape \(1, 4, 4\) and the canaries \(1, 8, 8\)"):
         exposure_of_samples(image_set(np.zeros((3, 1, 4, 4), np.uint8)), canaries)
+
+
+def test_each_number_of_repeats_is_held_against_all_control_canaries():
+    images = hold_out(open_images("digits"), 200, 1)[1]
+    _, canaries = plant_canaries(images, 24, (1, 5, 25), 0)
+    often = canaries.planted[canaries.levels >= 5]
+    found = exposure_of_samples(image_set(np.concatenate([often, fresh().images])), canaries)
+    assert [(one.repeats, one.canaries, one.exposed) for one in found.levels] == [
+        (1, 8, False),
+        (5, 8, True),
+        (25, 8, True),
+    ]
+    assert [one.reproduced.count for one in found.levels] == [0, 8, 8]
+    assert found.levels[1].mean == pytest.approx(math.log2(25))
+    assert found.levels[1].p_value == pytest.approx(1 / math.comb(32, 8))
+    assert found.sentence.endswith("The smallest number of repeats at which they are exposed is 5.")
+    assert found.repeats == 25
+    nothing = exposure_of_samples(fresh(), canaries)
+    assert nothing.sentence.endswith("At no number of repeats are they exposed by themselves.")
+
+
+def test_canaries_of_one_number_of_repeats_have_no_levels():
+    assert exposure_of_samples(fresh(), planted()[1]).levels == []

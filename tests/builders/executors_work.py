@@ -37,7 +37,14 @@ def wait_for(condition, seconds=90):
         time.sleep(0.05)
 
 
+def wait_for_another(content):
+    """Wait for the file that another task writes when it has begun, if one is named."""
+    if "after" in content:
+        wait_for(Path(content["after"]).exists)
+
+
 def refuse(content, progress, warn):
+    wait_for_another(content)
     raise UserError(f"The value {content['value']} is bad; choose another.")
 
 
@@ -67,6 +74,7 @@ def die_at(content, progress, warn):
 
 
 def stumble(content, progress, warn):
+    wait_for_another(content)
     raise ValueError("nobody thought of this")
 
 

@@ -1,7 +1,6 @@
 """A search of a few seconds, and what its result says apart from times."""
 
 from diffmem.settings import override
-from diffmem.studies.search.driver import run_search
 from diffmem.studies.search.recipe import SearchRecipe
 from diffmem.studies.search.study import SearchStudy
 
@@ -42,7 +41,7 @@ def tiny_recipe(*settings):
 def carried_out(folder, *settings, store=None, warn=None):
     """Carry out the tiny search in a folder; return the study."""
     study = SearchStudy(tiny_recipe(*settings), folder, store)
-    run_search(study, warn=warn or (lambda text: None))
+    study.execute(warn=warn or (lambda text: None))
     return SearchStudy(tiny_recipe(*settings), folder, store)
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from search_builders import tiny_recipe
 
-from diffmem.studies.search.driver import run_search
 from diffmem.studies.search.study import SearchStudy
 
 if __name__ == "__main__":
-    run_search(SearchStudy(tiny_recipe(*sys.argv[3:]), Path(sys.argv[1]), Path(sys.argv[2])), warn=print)
+    SearchStudy(tiny_recipe(*sys.argv[3:]), Path(sys.argv[1]), Path(sys.argv[2])).execute(warn=print)

@@ -1,9 +1,12 @@
 """A study of a few seconds, and what its result says apart from times."""
 
+import os
+
 from diffmem.runs import run
 from diffmem.runs.evaluations import StoredEvaluation
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.settings import override
+from diffmem.studies.study import work_on_run
 from diffmem.training import Trainer
 
 TINY = {
@@ -28,6 +31,7 @@ TINY = {
     },
     "sampling": {"steps": 3},
     "measure": {"samples": 8, "threshold": 0.9},
+    "executor": "inline",
 }
 
 
@@ -69,3 +73,9 @@ def forbid(monkeypatch, *what):
         monkeypatch.setattr(run, "generate_resumable", fail)
     if "images" in what:
         monkeypatch.setattr(StoredEvaluation, "images", property(fail))
+
+
+def run_on_a_stand_in(content, progress, warn):
+    """Do a run of a study on the CPU, and say which device its worker had."""
+    warn(f"on {os.environ['CUDA_VISIBLE_DEVICES']} as {content['device']}")
+    work_on_run({**content, "device": "cpu"}, progress, warn)

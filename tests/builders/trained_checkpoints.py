@@ -22,6 +22,7 @@ from torch import nn
 
 import diffmem as dm
 from diffmem.models.config import build_denoiser
+from diffmem.models.continuous import ContinuousDenoiser
 from diffmem.models.denoiser import Denoiser
 from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, betas_of, levels_of
 from diffmem.models.networks import score_unet
@@ -30,7 +31,6 @@ from diffmem.models.pretrained.doors import door_of
 STEPS = 1500
 _BATCH = 64
 _RATE = 2e-3
-_SIGMA_DATA = 0.5
 _AVERAGED = 0.998
 _TABLE = "timembedding.0"  # sines and cosines, which are not trained
 
@@ -267,7 +267,7 @@ def train(
         sigma = _levels(denoiser, generator)
         level = sigma[:, None, None, None].float()
         noisy = y + level * torch.randn(y.shape, generator=generator)
-        weight = (level.square() + _SIGMA_DATA**2) / (level * _SIGMA_DATA).square()
+        weight = _weight(denoiser, sigma)[:, None, None, None].float()
         loss = (weight * (denoiser(noisy, sigma) - y).square()).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -281,6 +281,21 @@ def train(
                     average[key].mul_(keep).add_(one.detach(), alpha=1 - keep)
     network.requires_grad_(False)
     return average
+
+
+def _weight(denoiser: Denoiser, sigma: torch.Tensor) -> torch.Tensor:
+    """What makes squared errors of D those of what the network itself predicts, whatever its head."""
+    if isinstance(denoiser, DiscreteDenoiser):
+        squares = sigma.square()
+        return {
+            "epsilon": 1 / squares,
+            "sample": torch.ones_like(squares),
+            "v_prediction": 1 + 1 / squares,
+        }[denoiser.prediction]
+    if isinstance(denoiser, ContinuousDenoiser):
+        out = torch.as_tensor(denoiser.process.coefficients(sigma).out).expand(len(sigma))
+        return out.double() ** -2
+    return denoiser.preconditioning.loss_weight(sigma)
 
 
 def _levels(denoiser: Denoiser, generator: torch.Generator) -> torch.Tensor:

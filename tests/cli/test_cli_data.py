@@ -182,6 +182,12 @@ def test_build_does_not_replace_its_own_source(tmp_path, capsys):
         data_build(str(out), out)
 
 
+@pytest.mark.parametrize("command", [["build", "digits", "x.npy"], ["info", "digits"]])
+def test_no_processes_are_refused(command):
+    with pytest.raises(UserError, match="1 process or more, not 0"):
+        app([*command, "--processes", "0"])
+
+
 def test_info_shows_what_is_in_the_set_and_writes_the_sheet(tmp_path, capsys):
     out, sheet = tmp_path / "d.zip", tmp_path / "sheet.png"
     app(["build", "digits", str(out), "--size", "100"])

@@ -62,6 +62,15 @@ def test_the_recipe_that_an_experiment_leaves_is_a_study(run, tmp_path):
     assert called.code == 0, called.err
     runs = {path.name for path in (tmp_path / "study/runs").iterdir()}
     assert runs == {path.name for path in (tmp_path / "reproduce/fig5_unique/runs").iterdir()}
+    told = run("study", "status", "reproduce/fig5_unique")
+    assert told.code == 0, told.err
+    assert "1 of 1 runs are finished" in words(told)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "reproduce").rglob("*.safetensors")}
+    called = run("study", "reproduce/fig5_unique/recipe.yaml", "--out", "reproduce/fig5_unique")
+    assert called.code == 0, called.err
+    assert before == {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "reproduce").rglob("*.safetensors")
+    }
 
 
 @pytest.mark.usefixtures("undrawn")

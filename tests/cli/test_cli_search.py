@@ -1,11 +1,15 @@
 import json
-from pathlib import Path
 
 import pytest
 import yaml
 from search_builders import TINY
+from studies_builders import TINY as GRID
+from studies_builders import tiny_recipe
 
 from diffmem.__main__ import main
+from diffmem.runs.store.workers import reported_status
+from diffmem.studies.folder import write_study_folder
+from diffmem.studies.study import Study
 
 
 def run(*words):
@@ -65,27 +69,72 @@ def test_a_plan_names_runs_hours_memory_and_disk_and_writes_nothing(recipe, tmp_
 
 
 def test_a_new_recipe_is_complete_and_never_overwrites(tmp_path, capsys):
-    from diffmem.studies.search.recipe import is_search, load_search
+    from diffmem.studies.search.recipe import load_study
 
     path = tmp_path / "new.yaml"
     run("study", "new", path)
-    assert is_search(path)
-    assert len(load_search(path).levels) == 3
+    found = load_study(path)
+    assert (found.plan, len(found.levels)) == ("search", 3)
     assert str(path) in capsys.readouterr().out
     assert exit_of("study", "new", path) == 2
     assert "exists" in capsys.readouterr().err
 
 
-def test_the_options_of_a_search_are_refused_for_a_list_of_sizes(tmp_path, capsys):
-    digits = Path(__file__).resolve().parents[2] / "recipes" / "digits.yaml"
-    assert exit_of("study", digits, "--out", tmp_path, "--plan") == 2
-    assert "list of sizes" in capsys.readouterr().err
+@pytest.fixture
+def grid(tmp_path):
+    path = tmp_path / "grid.yaml"
+    levels = {"8": {}, "12": {"model.channels": 12}}
+    path.write_text(
+        yaml.safe_dump({**GRID, "plan": "grid", "factor": "channels", "levels": levels}, sort_keys=False)
+    )
+    return path
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_grid_with_levels_has_a_store_a_status_and_a_report_for_each_level(grid, tmp_path, capsys):
+    out, store = tmp_path / "grid", tmp_path / "store"
+    run("study", grid, "--out", out, "--store", store, "--device", "cpu")
+    shown = capsys.readouterr().out
+    assert len(list((store / "runs").iterdir())) == 4
+    for level in ("01-8", "02-12"):
+        assert str(out / "levels" / level / "report.html") in shown
+        assert len(json.loads((out / "levels" / level / "report.json").read_text())["runs"]) == 2
+    for command in (("status", out), ("watch", out, "--once")):
+        run("study", *command)
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "channels" in shown
+        assert "4 of 4 runs are finished" in shown
+    run("report", out)
+    before = capsys.readouterr().out
+
+    sizes = ["--set", "sizes=[4, 8, 16]"]
+    run("study", grid, "--out", tmp_path / "more", "--store", store, "--plan", "--device", "cpu", *sizes)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "2 trainings" in shown
+    assert "already in the store: 4" in shown
+    assert not (tmp_path / "more").exists()
+    assert "levels/01-8/report.html" in before
+
+
+def test_the_status_of_a_grid_says_how_far_each_run_is(tmp_path, capsys):
+    study = Study(tiny_recipe(), tmp_path)
+    write_study_folder(tmp_path, study.recipe, tmp_path)
+    small, large = study.runs()
+    small.execute(study.recipe.sampling, study.recipe.measure)
+    with reported_status(large.folder) as report:
+        large.write_config()
+        report(25, 100, "training")
+        run("study", "status", tmp_path)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "1 of 2 runs are finished" in shown
+    assert "10/40" in shown
+    assert shown.count("training") == 1
 
 
 @pytest.mark.parametrize("command", ["status", "watch"])
 def test_a_folder_that_is_no_search_is_told(tmp_path, capsys, command):
     assert exit_of("study", command, tmp_path) == 2
-    assert "not the folder of a search" in capsys.readouterr().err
+    assert "not the folder of a study" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -46,6 +46,22 @@ def metadata(place):
     return place / "photos"
 
 
+def texts(place):
+    for k, caption in enumerate(CAPTIONS):
+        (plain(place) / f"{k}.txt").write_text(f"{caption}\n")
+    return place / "photos"
+
+
+def kohya(place):
+    names = ["10_sks dog/0.png", "10_sks dog/1.png", "1_dog/2.png", "1_dog/3.png"]
+    made = folder(place / "photos", names)
+    for name, caption in zip(names, CAPTIONS, strict=True):
+        (made / name).with_suffix(".caption").write_text(caption)
+    # Folders are read in sorted order.
+    (made / "1_dog").rename(made / "20_dog")
+    return made
+
+
 def listed(place):
     with (plain(place) / "list.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, ["file_name", "label", "text"])
@@ -111,6 +127,8 @@ ROWS = {
     "`photos/` a folder of images": (plain, None, None),
     "`photos/cat/…`, `photos/dog/…`": (classes, [0, 0, 1, 1], None),
     "`photos/metadata.jsonl` or `.csv` (imagefolder)": (metadata, LABELS, CAPTIONS),
+    "`photos/0.png` with `0.txt` or `0.caption`": (texts, None, CAPTIONS),
+    "`photos/10_sks dog/0.png` with `0.txt` or `0.caption` (kohya)": (kohya, None, CAPTIONS),
     "`list.csv`, `list.jsonl` of paths and labels": (listed, LABELS, CAPTIONS),
     "`photos.zip`": (zipped, LABELS, None),
     "`photos.tar`, `photos.tar.gz`": (tarred, None, None),

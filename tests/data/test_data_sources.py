@@ -32,7 +32,7 @@ def test_what_is_not_there_is_told_with_all_that_is_understood(tmp_path):
     assert UNDERSTOOD in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", gzip.compress(b"hello", mtime=0), b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize("content", [b"", b"hello", gzip.compress(b"hello", mtime=0), b"\x89PNX\r\n\x1a\n"])
 def test_what_is_not_understood_is_told(tmp_path, content):
     path = tmp_path / "file.zip"
     path.write_bytes(content)

@@ -44,7 +44,7 @@ def test_little_memory_maps_what_would_fit_into_memory_while_there_is_space_on_d
     with little_memory():
         assert is_mapped(new_images((10, 10)))
         assert not is_mapped(new_images((9, 11)))
-        monkeypatch.setattr("diffmem.data.storage._reserve", full_disk)
+        monkeypatch.setattr("diffmem.data.storage.reserve", full_disk)
         assert not is_mapped(new_images((10, 10)))
     assert not is_mapped(new_images((10, 10)))
 
@@ -126,7 +126,7 @@ def test_a_folder_that_is_too_small_is_told_with_the_remedy(small, monkeypatch):
     def full(stream, size):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("diffmem.data.storage._reserve", full)
+    monkeypatch.setattr("diffmem.data.storage.reserve", full)
     with pytest.raises(DiffmemError, match=r"No space left on device.*TMPDIR"):
         new_images((2, 1, 2, 2))
 

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import zipfile
 from dataclasses import replace
 
@@ -10,6 +12,7 @@ from data_builders import image_set, image_sets
 from hypothesis import given, settings
 
 from diffmem.data import open_images, write_images
+from diffmem.data.formats import png
 from diffmem.data.formats.npy import meta_path
 from diffmem.errors import DiffmemError, UserError
 
@@ -176,3 +179,27 @@ def test_a_folder_that_is_there_is_never_written_into(tmp_path):
     write_images(image_set(), tmp_path / "set")
     with pytest.raises(UserError, match="is there already"):
         write_images(image_set(), tmp_path / "set")
+
+
+@pytest.mark.parametrize("ending", [".zip", ".npz", ".npy", ".tar", ""])
+def test_a_disk_that_fills_up_while_a_set_is_written_is_told_in_one_line_and_nothing_is_left(
+    tmp_path, monkeypatch, ending
+):
+    images, encode = image_set(700), png.encode_png
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def late(pixels):
+        return full() if np.array_equal(pixels, images.images[600]) else encode(pixels)
+
+    monkeypatch.setattr("diffmem.data.write.encode_png", late)
+    monkeypatch.setattr("diffmem.data.write_members.encode_png", late)
+    monkeypatch.setattr(np.lib.format, "write_array", full)
+    folder = tmp_path / "sets"
+    folder.mkdir()
+    with pytest.raises(
+        DiffmemError, match=r"^Cannot write .*one.*No space left on device.*No (file|folder) was made.*space"
+    ):
+        write_images(images, folder / f"one{ending}")
+    assert list(folder.iterdir()) == []

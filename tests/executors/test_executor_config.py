@@ -9,8 +9,9 @@ import yaml
 from diffmem.errors import UserError
 from diffmem.executors import open as open_module
 from diffmem.executors.config import ExecutorConfig, walltime_seconds
-from diffmem.executors.open import InlinePool, LocalPool, open_pool
+from diffmem.executors.open import InlinePool, open_pool
 from diffmem.executors.pool import Task
+from diffmem.executors.processes import LocalPool
 from diffmem.settings import validated
 
 
@@ -164,7 +165,7 @@ def test_a_preset_says_where_its_tasks_compute_and_another_device_is_refused(tmp
 
 
 def test_the_share_of_a_worker_is_its_part_of_the_cores(monkeypatch):
-    monkeypatch.setattr("diffmem.executors.open.available_cores", lambda: 8)
+    monkeypatch.setattr("diffmem.executors.processes.available_cores", lambda: 8)
     found = [LocalPool(slots, processes=each)._threads for slots, each in ((4, 1), (2, 2), (3, 1), (16, 1))]
     assert found == [2, 2, 2, 1]
 

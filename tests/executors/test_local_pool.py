@@ -11,9 +11,8 @@ from executors_work import ends, files, is_running, number_in, task, wait_for
 
 from diffmem.errors import UserError
 from diffmem.executors import processes
-from diffmem.executors.open import LocalPool
 from diffmem.executors.pool import BugError
-from diffmem.executors.processes import share_of_gpus, visible_gpus
+from diffmem.executors.processes import LocalPool, share_of_gpus, visible_gpus
 
 
 def test_tasks_run_in_processes_that_are_used_again_and_tell_what_they_do(tmp_path):
@@ -120,7 +119,7 @@ DRIVER = """
 import signal, sys, time
 from executors_work import task, files
 from pathlib import Path
-from diffmem.executors.open import LocalPool
+from diffmem.executors.processes import LocalPool
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with Ctrl-C ignored
     pool = LocalPool(2, threads=1)

@@ -11,8 +11,9 @@ from executors_work import OddError, ends, files, is_running, number_in, task, w
 from diffmem.errors import DiffmemError, UserError
 from diffmem.executors import child as child_module
 from diffmem.executors.child import run_child
-from diffmem.executors.open import InlinePool, LocalPool
+from diffmem.executors.open import InlinePool
 from diffmem.executors.pool import BugError, Event, LostTaskError, event_from_json, event_to_json
+from diffmem.executors.processes import LocalPool
 
 
 def run(each, **more):

@@ -39,6 +39,7 @@ class Folder(NamedTuple):
         inside = folder / "model"
         inside.mkdir(exist_ok=True)
         for name, good in {**self.files, self.name: content}.items():
+            (inside / name).parent.mkdir(exist_ok=True)
             (inside / name).write_bytes(good)
         return inside
 

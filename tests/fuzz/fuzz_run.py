@@ -74,6 +74,10 @@ def main() -> None:
         from fuzz_folders import FOLDERS
 
         kinds |= FOLDERS
+    if importlib.util.find_spec("transformers") is not None:
+        from fuzz_text_folders import TEXT_FOLDERS
+
+        kinds |= TEXT_FOLDERS
     findings_at, failed = Path("findings").absolute(), False
     for kind in given.kinds or kinds:
         with tempfile.TemporaryDirectory(prefix="diffmem-fuzz-") as scratch:
@@ -95,7 +99,9 @@ def main() -> None:
             if place not in seen:
                 seen.add(place)
                 findings_at.mkdir(exist_ok=True)
-                (findings_at / f"{kind}-{given.seed}-{number}-{layout.name}").write_bytes(content)
+                (findings_at / f"{kind}-{given.seed}-{number}-{layout.name}".replace("/", "-")).write_bytes(
+                    content
+                )
                 print(f"--- {kind} {number}\n{text[-2500:]}", flush=True)
     sys.exit(failed)
 

@@ -6,6 +6,7 @@ import pytest
 from diffmem.errors import UserError
 from diffmem.paper.experiment import SCALES, Translation, experiment_names, load_experiment, load_scale
 from diffmem.paper.reproduce import plan
+from diffmem.runs.recipe import StudyRecipe
 
 SHARED = Path(__file__).parents[3] / "shared"
 NAMES = experiment_names()
@@ -53,6 +54,17 @@ def test_every_level_of_every_experiment_is_a_valid_study_at_every_scale(name, s
     assert len({level.name for level in found.levels}) == len(found.levels)
     for level in found.levels:
         assert level.recipe.sizes == tuple(sorted(set(level.recipe.sizes)))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_is_one_recipe_whose_levels_are_its_levels(name, scale, full):
+    found = planned(name, scale, full, all_levels=True)
+    recipe = StudyRecipe.model_validate(json.loads(json.dumps(found.recipe.model_dump(mode="json"))))
+    assert (recipe.plan, list(recipe.levels)) == ("grid", [level.name for level in found.levels])
+    for level in found.levels:
+        named = level.recipe.model_copy(update={"title": f"{recipe.title}: {level.name}"})
+        assert recipe.level(level.name) == named
 
 
 @pytest.mark.parametrize("name", NAMES)

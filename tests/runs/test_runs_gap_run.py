@@ -17,7 +17,7 @@ KINDS = ["training", "heldout", "trajectory"]
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     work = Study(tiny_recipe("sizes=[8]", "training.epochs=4"), tmp_path_factory.mktemp("study"))
-    work.execute(workers=1)
+    work.execute()
     return work
 
 
@@ -97,7 +97,7 @@ def test_what_was_measured_is_read_and_a_damaged_file_is_made_anew(folder, tmp_p
 
 def test_the_optimum_as_a_run_has_no_gap(tmp_path):
     work = Study(tiny_recipe("sizes=[8]", "model={architecture: optimum}"), tmp_path)
-    work.execute(workers=1)
+    work.execute()
     found = measure_gap(work.runs()[0].folder, SETTINGS)
     assert all(curve.position.value == 0 for curve in found.curves)
     assert all(point.excess.value == 0 for point in found.curve("training").points)
@@ -111,7 +111,7 @@ def test_a_conditional_run_is_compared_with_the_optimum_of_each_class(tmp_path):
         ),
         tmp_path,
     )
-    work.execute(workers=1)
+    work.execute()
     found = measure_gap(work.runs()[0].folder, SETTINGS)
     assert found.conditional
     assert all(curve.position.value == 0 for curve in found.curves)

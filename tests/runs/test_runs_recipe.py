@@ -7,13 +7,13 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from diffmem.errors import UserError
 from diffmem.runs.recipe import StudyRecipe, TrainRecipe
 from diffmem.sampling import SamplerConfig
-from diffmem.settings import config_hash, load_recipe, override, settings_table, validated
-from diffmem.studies.search.recipe import SearchRecipe, is_search
+from diffmem.settings import config_hash, load_recipe, override, read_recipe, settings_table, validated
+from diffmem.studies.search.recipe import load_study
 
 SMALLEST = {"data": {"source": "digits"}, "sizes": [16, 32]}
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").rglob("*.yaml"))
@@ -31,8 +31,10 @@ def recipe_with(**values):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_every_recipe_of_the_repository_loads(path):
-    kind = StudyRecipe if "data" in path.read_text() or "sizes" in path.read_text() else TrainRecipe
-    load_recipe(SearchRecipe if is_search(path) else kind, path)
+    if "sizes" in read_recipe(path):
+        load_study(path)
+    else:
+        load_recipe(TrainRecipe, path)
 
 
 def test_a_recipe_survives_a_round_trip_through_yaml(tmp_path):
@@ -41,6 +43,39 @@ def test_a_recipe_survives_a_round_trip_through_yaml(tmp_path):
     )
     path = written(tmp_path, yaml.safe_dump(recipe.model_dump(mode="json")))
     assert load_recipe(StudyRecipe, path) == recipe
+
+
+def test_a_grid_can_have_levels_and_what_levels_may_not_change_is_told(tmp_path):
+    levels = {"8": {"model.channels": 8}, 12: {"model.channels": 12, "training.epochs": 9}}
+    content = {**SMALLEST, "plan": "grid", "levels": levels, "executor": "inline", "title": "T"}
+    recipe = load_study(written(tmp_path, content))
+    assert type(recipe) is StudyRecipe
+    found = {name: recipe.level(name) for name in recipe.levels}
+    assert [(one.title, one.model.channels, one.sizes) for one in found.values()] == [
+        ("T: 8", 8, (16, 32)),
+        ("T: 12", 12, (16, 32)),
+    ]
+    assert {one.executor.kind for one in found.values()} == {"inline"}
+    assert found["12"].training.epochs == 9
+    assert load_study(written(tmp_path, recipe.model_dump(mode="json"))) == recipe
+    for changes, words in [
+        ({"levels": {"a": {"seeds": [1]}}}, "may change data, model, training and sampling, not 'seeds'"),
+        ({"published": {"16": 1.0}}, "names the level '16'"),
+        ({"search": {}}, "unknown key 'search'"),
+        ({"plan": "both"}, "plan = 'both'"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            load_study(written(tmp_path, {**content, **changes}))
+
+
+def test_a_recipe_without_levels_is_its_own_only_level():
+    recipe = recipe_with(title="T", executor="inline")
+    assert recipe.level("base") == recipe
+
+
+def test_a_plan_that_the_recipe_is_not_of_is_refused():
+    with pytest.raises(ValidationError, match="another plan"):
+        recipe_with(plan="search")
 
 
 def test_the_defaults_are_the_basic_setup():

@@ -16,6 +16,8 @@ from diffmem.runs import run
 from diffmem.studies import emm
 from diffmem.studies.study import Study
 
+TWO = "executor={kind: local, processes: 2}"
+
 
 @pytest.fixture(autouse=True)
 def fewer_replicates(monkeypatch):
@@ -28,7 +30,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(emm, "_REPLICATES", 50)
-        return folder, table(Study(tiny_recipe(), folder).execute(workers=1))
+        return folder, table(Study(tiny_recipe(), folder).execute())
 
 
 @pytest.fixture
@@ -42,9 +44,9 @@ def modification_times(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "seconds.json"}
 
 
-def again(folder, *settings, workers=1):
+def again(folder, *settings):
     warnings = []
-    result = Study(tiny_recipe(*settings), folder).execute(workers=workers, warn=warnings.append)
+    result = Study(tiny_recipe(*settings), folder).execute(warn=warnings.append)
     return table(result), warnings
 
 
@@ -151,7 +153,7 @@ def test_two_seeds_are_two_runs_of_each_size(tmp_path):
 
 @pytest.mark.slow
 def test_two_workers_find_what_one_finds(tmp_path, finished):
-    found, warnings = again(tmp_path, workers=2)
+    found, warnings = again(tmp_path, TWO)
     assert (found, warnings) == (finished[1], [])
 
 
@@ -165,7 +167,7 @@ def test_a_study_that_is_stopped_and_begun_again_gives_the_undisturbed_table(tmp
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        Study(tiny_recipe(), tmp_path).execute(workers=1, progress=stop_after_some)
+        Study(tiny_recipe(), tmp_path).execute(progress=stop_after_some)
     assert again(tmp_path) == (finished[1], [])
 
 
@@ -175,13 +177,13 @@ def test_a_parent_that_is_stopped_lets_its_workers_save(tmp_path, finished):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Study(tiny_recipe(), tmp_path).execute(workers=2, progress=stop)
+        Study(tiny_recipe(TWO), tmp_path).execute(progress=stop)
     assert again(tmp_path) == (finished[1], [])
 
 
 def test_the_progress_ends_with_all_of_the_work(tmp_path):
     told = []
-    Study(tiny_recipe(), tmp_path).execute(workers=1, progress=lambda *each: told.append(each))
+    Study(tiny_recipe(), tmp_path).execute(progress=lambda *each: told.append(each))
     assert told[-1][0] == pytest.approx(told[-1][1])
     done = [each[0] for each in told]
     assert done == sorted(done)
@@ -301,7 +303,7 @@ def test_a_conditional_study_trains_on_the_labels(tmp_path):
         "data.labels=true", "data.classes=[0, 1, 2]", "data.selection=balanced", "sizes=[3, 6]"
     )
     study = Study(recipe, tmp_path)
-    result = study.execute(workers=1)
+    result = study.execute()
     assert "conditional on the true labels" in result.data
     run_ = study.runs()[0]
     with np.load(evaluation_files(tmp_path)[0]) as held:
@@ -354,7 +356,7 @@ def test_duplicates_are_counted_and_do_not_hide_that_a_model_copies(tmp_path, mo
 
     generate = run.generate_resumable
     monkeypatch.setattr(run, "generate_resumable", copies)
-    (record,) = study.execute(workers=1).runs
+    (record,) = study.execute().runs
     assert record.duplicates == 2
     assert [evaluation.memorized.count for evaluation in record.evaluations] == [8, 8, 8]
     assert record.last.distinct_replicated == 6
@@ -369,7 +371,7 @@ def test_held_out_images_that_are_in_the_training_set_are_left_out_of_the_null_r
     study = Study(recipe, tmp_path / "study")
     training = {each.tobytes() for each in study.sets[12].images}
     fresh = sum(each.tobytes() not in training for each in study.heldout.images)
-    (record,) = study.execute(workers=1).runs
+    (record,) = study.execute().runs
     assert 0 < fresh < 12
     assert record.null.total == fresh
 

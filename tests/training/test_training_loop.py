@@ -102,6 +102,23 @@ def test_progress_counts_images_up_to_the_end(tmp_path):
     assert told[-1][0] == POINTS[-1]
 
 
+def test_long_steps_are_told_one_by_one_and_not_only_at_each_hundredth(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_LOGGED_POINTS", 2)
+    told = []
+    for seconds in (1000.0, 0.0):
+        monkeypatch.setattr(loop, "_SECONDS_BETWEEN_REPORTS", seconds)
+        seen = []
+        train(
+            trainer(),
+            MODEL,
+            tmp_path / str(seconds),
+            "tag",
+            progress=lambda done, *_, to=seen: to.append(done),
+        )
+        told.append(seen)
+    assert len(told[0]) < len(told[1]) == POINTS[-1] // 4
+
+
 def test_a_finished_run_repeats_only_its_last_measurement(tmp_path, undisturbed):
     finish(tmp_path)
     called = []

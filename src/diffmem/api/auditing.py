@@ -20,13 +20,17 @@ from diffmem.auditing import (
     parse_transforms,
 )
 from diffmem.auditing import audit as run_audit
+from diffmem.auditing.prompts.measure import PromptAudit, PromptInputs, audit_prompts
+from diffmem.auditing.prompts.report.part import prompts_part
 from diffmem.auditing.records import VerdictRecord
 from diffmem.auditing.report import audit_images, write_audit
 from diffmem.auditing.report.text import FINDING_TEXT, audit_table, count_of_total, deciding_first
 from diffmem.console import rendered
 from diffmem.data import CanarySet, ImageSet, Reading, other_readings
+from diffmem.data.prompts import PromptList, read_prompts
 from diffmem.distributed import world
 from diffmem.environment import choose_device
+from diffmem.errors import UserError
 from diffmem.models.denoiser import model_text
 from diffmem.progress import show_progress
 from diffmem.text import html_table
@@ -40,9 +44,11 @@ class Audit:
 
     Attributes:
         found: The record, with what the pictures need.
+        prompts: What was found by prompt, with what its pictures need; none without a list of prompts.
     """
 
     found: Audited
+    prompts: PromptAudit | None = None
 
     @property
     def result(self) -> AuditResult:
@@ -59,6 +65,7 @@ class Audit:
         return rendered(
             self.verdict.sentence,
             *table,
+            *([] if self.prompts is None else [self.prompts.record.sentence]),
             *(f"- {text}" for text in [*self.verdict.missing, *self.result.notes]),
         )
 
@@ -75,7 +82,10 @@ class Audit:
         Raises:
             DiffmemError: A file cannot be written.
         """
-        return write_audit(self.result, audit_images(self.found), self.found.matches, Path(out))
+        parts = []
+        if self.prompts is not None and self.found.shown is not None:
+            parts.append(prompts_part(self.prompts, self.found.shown))
+        return write_audit(self.result, audit_images(self.found), self.found.matches, Path(out), parts)
 
 
 def audit(
@@ -103,9 +113,11 @@ def audit(
         device: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
         options: Fields of `AuditOptions`, for example num, target, private, deduplicated, seed, or these as one object, `options`;
             further fields of `AuditRequest`. `transforms` may be written as 'flip+shift2', `features` as ['inception'], `canaries` as a
-            path; `opening`, a dictionary, has further arguments of `open_model`: settings, resolution, weights, allow_pickle.
-            `executor`, a YAML file or 'local', says where sampling and searches are done in pieces, with the same result; it
-            needs `shards`, and a model that is named by its path.
+            path; `opening`, a dictionary, has further arguments of `open_model`: settings, resolution, weights, allow_pickle. `prompts`
+            is a list of the prompts of the samples (a `PromptList`, or the path of a .txt, .csv or .jsonl), and `base_samples` are images
+            of the base model for the same prompts and seeds.
+            `executor`, a YAML file or 'local', says where sampling and searches are done in pieces, with the same result; it needs
+            `shards`, and a model that is named by its path.
 
     Raises:
         UserError: Images or the model cannot be read, or do not go together.
@@ -116,6 +128,20 @@ def audit(
         role: str(one) for role, one in {**sets, "model": model}.items() if isinstance(one, str | Path)
     }
     details, executor = options.pop("opening", {}), options.pop("executor", None)
+    prompts, base = options.pop("prompts", None), options.pop("base_samples", None)
+    if prompts is None and base is not None:
+        raise UserError(
+            "Samples of a base model (--base-samples) are compared by prompt: give the list of prompts, --prompts."
+        )
+    if prompts is not None and (samples is None or training is None):
+        raise UserError(
+            "A list of prompts (--prompts) belongs to samples (--samples) and training images (--train)."
+        )
+    if isinstance(prompts, str | Path):
+        prompts = read_prompts(Path(prompts))
+    if prompts is not None and not isinstance(prompts, PromptList):
+        raise UserError(f"Prompts are a PromptList or the path of a list, not {type(prompts).__name__}.")
+    base = None if base is None else as_images(base, given.get("samples"))
     if isinstance(options.get("transforms"), str):
         options["transforms"] = parse_transforms(options["transforms"])
     if isinstance(options.get("canaries"), str | Path):
@@ -135,6 +161,7 @@ def audit(
         training=read["training"], samples=read["samples"], heldout=read["heldout"], model=opened, sources=sources, device=device,
         options=settings, **options,
     )  # fmt: skip
+    inputs = None if prompts is None else _prompt_inputs(request, prompts, base)
     if request.training is not None and "training" in sources:
         others = _others(request.training, sources["training"], given.get("training", Reading()))
         request = replace(request, other_training=others)
@@ -146,7 +173,18 @@ def audit(
         spread_over(executor, device, None if shards is None else Path(shards), elsewhere),
         show_progress("Auditing") as progress,
     ):
-        return Audit(run_audit(request, Path(scratch if shards is None else shards), progress, report))
+        found = run_audit(request, Path(scratch if shards is None else shards), progress, report)
+    return Audit(found) if inputs is None else Audit(*audit_prompts(found, inputs))
+
+
+def _prompt_inputs(request: AuditRequest, prompts: PromptList, base: ImageSet | None) -> PromptInputs:
+    """Return what an audit by prompt needs, checked before anything takes long."""
+    held = () if request.heldout is None else request.heldout.captions or ()
+    left_out = None if request.canaries is None else request.canaries.control_captions
+    inputs = PromptInputs(prompts, [*(one for one in held if one is not None), *(left_out or ())], base)
+    if request.samples is not None and request.training is not None:
+        inputs.check(request.samples, request.training)
+    return inputs
 
 
 def _others(images: ImageSet, source: str, reading: Reading) -> list[OtherTraining]:

@@ -18,6 +18,7 @@ from diffmem.paper.reproduce import reproduce as run_experiment
 from diffmem.progress import show_progress
 from diffmem.reports.folder import ReportPaths
 from diffmem.studies.study import Study
+from diffmem.text import file_name
 
 __all__ = ["reproduce", "write_results_page"]
 
@@ -26,14 +27,13 @@ _MOST_GALLERIES = 4
 
 
 def reproduce(
-    planned: Sequence[Reproduction], *, device: str, workers: int | None = None
+    planned: Sequence[Reproduction], *, device: str
 ) -> Iterator[tuple[ExperimentResult, ReportPaths]]:
     """Do what is not done yet of each experiment, write its report, and yield both; under torchrun, rank 0 alone yields.
 
     Args:
         planned: The experiments.
         device: 'cpu' or 'cuda'.
-        workers: Processes that train at the same time; by default one per core on a CPU.
 
     Raises:
         UserError: The data cannot be had or do not fit.
@@ -42,18 +42,15 @@ def reproduce(
     """
     for one in planned:
         with show_progress(one.experiment.name) as progress:
-            result, studies = run_experiment(
-                one, device=device, workers=workers, progress=progress, warn=warn
-            )
+            result, studies = run_experiment(one, device=device, progress=progress, warn=warn)
         if world().is_main:
             yield result, _write(one, result, studies)
 
 
 def _write(one: Reproduction, result: ExperimentResult, studies: list[Study]) -> ReportPaths:
     for level, study in zip(one.levels, studies, strict=True):
-        name = "".join(sign if sign.isalnum() or sign in ".,=-" else "_" for sign in level.paper_name)
         recipe = yaml.safe_dump(study.recipe.model_dump(mode="json"), sort_keys=False)
-        write_text(one.folder / "recipes" / f"{name}.yaml", recipe)
+        write_text(one.folder / "recipes" / f"{file_name(level.paper_name)}.yaml", recipe)
     examples = []
     for record, study in zip(result.levels[:_MOST_GALLERIES], studies, strict=False):
         run = max(record.study.runs, key=lambda run: run.peak.memorized.value)

@@ -190,9 +190,10 @@ def spread_over(
         )
     if folder is None:
         raise UserError("With an executor, name a folder for the work on a disk that all workers see.")
-    # Local workers see the GPU that each has as their only one.
-    where = config.device or (device if config.kind == "inline" else device.partition(":")[0])
-    place = PoolSpread(where, folder / "pieces", model)
+    where = config.device or device
+    # Workers see the GPU that each has as their only one.
+    own = where if config.kind == "inline" else where.partition(":")[0]
+    place = PoolSpread(own, folder / "pieces", model)
     try:
         with (
             StopRequest() as stop,

@@ -8,43 +8,46 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from diffmem.console import rendered, warn
 from diffmem.data import ImageSet
 from diffmem.distributed import world
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
-from diffmem.files import write_text
-from diffmem.progress import show_progress
+from diffmem.executors.config import ExecutorConfig
+from diffmem.progress import NO_PROGRESS, Progress, show_progress
 from diffmem.reports.folder import ReportPaths
 from diffmem.runs.recipe import StudyRecipe
-from diffmem.settings import load_recipe, validated
+from diffmem.runs.store.workers import read_statuses
+from diffmem.settings import validated
+from diffmem.studies.folder import read_study, store_of, write_study_folder
 from diffmem.studies.records import EmmRecord, StudyResult
 from diffmem.studies.report.page import write_study
 from diffmem.studies.report.text import ascending, terminal_table
-from diffmem.studies.search.driver import run_search as search_sizes
+from diffmem.studies.report.watch import grid_rows, watch_table
+from diffmem.studies.search.plan import Plan, plan_grid, plan_search
 from diffmem.studies.search.recipe import SearchRecipe
 from diffmem.studies.search.records import SearchResult
 from diffmem.studies.search.report.page import write_search
 from diffmem.studies.search.report.tables import search_table
+from diffmem.studies.search.report.tables import watch_table as search_watch_table
 from diffmem.studies.search.report.text import level_emm
-from diffmem.studies.search.study import SearchStudy, open_search, store_of
-from diffmem.studies.study import Study, stored_set
-from diffmem.text import html_table
+from diffmem.studies.search.study import SearchStudy
+from diffmem.studies.study import Study, execute_studies, stored_set
+from diffmem.text import file_name, html_table
 
 __all__ = [
     "EmmSearch",
     "GridStudy",
+    "device_of",
     "find_emm",
+    "open_any",
     "open_emm",
     "open_study",
+    "prepared_grid",
     "prepared_search",
     "run_search",
     "run_study",
 ]
-
-_RECIPE = "recipe.yaml"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,28 @@ class EmmSearch:
     def result(self) -> SearchResult:
         """What is known now, as one record; what `report.json` holds."""
         return self.study.result(self.device)
+
+    @property
+    def recipe(self) -> SearchRecipe:
+        """What is done."""
+        return self.study.recipe
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the study."""
+        return self.study.folder
+
+    def now(self) -> tuple[bool, list[Any]]:
+        """Return whether it is finished, and what is known at this moment, as tables for `console`: EMM of the
+        levels, then what each training does."""
+        result = self.study.result(self.device)
+        items = [item for group in self.study.searches().values() for one in group for item in one.waiting]
+        live = read_statuses(self.study.run(item).folder for item in items)
+        return result.finished, [search_table(result), search_watch_table(result, live)]
+
+    def plan(self, slots: int, threads: int, progress: Progress = NO_PROGRESS) -> Plan:
+        """Project what it takes; see `plan_search`."""
+        return plan_search(self.study, self.device, slots, threads, progress)
 
     @property
     def emm(self) -> dict[str, EmmRecord]:
@@ -147,7 +172,7 @@ def run_search(
     """
     found = prepared_search(recipe, out, store=store, device=device)
     with show_progress(recipe.title) as progress:
-        search_sizes(found.study, device=found.device, progress=progress, warn=warn)
+        found.study.execute(device=found.device, progress=progress, warn=warn)
     return EmmSearch(found.study, found.device)
 
 
@@ -155,14 +180,22 @@ def prepared_search(
     recipe: SearchRecipe, out: Path, *, store: Path | None = None, device: str | None = None
 ) -> EmmSearch:
     """Return a search before it begins; arguments and errors are those of `run_search`."""
-    # On a login node there is no GPU; where the jobs run is what counts.
-    if recipe.executor.kind in ("inline", "local"):
-        device = choose_device(device)
-    else:
-        device = device or recipe.executor.device or choose_device(None)
+    device = device_of(recipe.executor, device)
     with show_progress("Reading images") as progress:
         study = SearchStudy(recipe.with_whole_paths(), out, store or store_of(out), progress)
     return EmmSearch(study, device)
+
+
+def device_of(executor: ExecutorConfig, device: str | None) -> str:
+    """Return where trainings compute: the device that is wanted, else what the executor says, else a GPU where there is one.
+
+    Raises:
+        UserError: The device is unknown or not there.
+    """
+    if executor.kind in ("inline", "local"):
+        return choose_device(device)
+    # On a login node there is no GPU; where the jobs run is what counts.
+    return device or executor.device or choose_device(None)
 
 
 def open_emm(folder: str | Path) -> EmmSearch:
@@ -171,89 +204,178 @@ def open_emm(folder: str | Path) -> EmmSearch:
     Raises:
         UserError: It is no such folder.
     """
-    return EmmSearch(open_search(Path(folder)))
+    found = open_any(folder)
+    if isinstance(found, GridStudy):
+        raise UserError(
+            f"{folder} is the folder of a grid, not of a search for EMM: open it with `open_study`."
+        )
+    return found
+
+
+def open_any(folder: str | Path) -> EmmSearch | GridStudy:
+    """Open a study from its folder, finished or not.
+
+    Raises:
+        UserError: It is no such folder.
+    """
+    path = Path(folder)
+    recipe = read_study(path)
+    if isinstance(recipe, SearchRecipe):
+        return EmmSearch(SearchStudy(recipe, path, store_of(path)))
+    return prepared_grid(recipe, path, device="cpu")
 
 
 @dataclass(frozen=True, eq=False)
 class GridStudy:
-    """A finished study.
+    """A finished study of a grid: every size and seed of every level.
 
     Attributes:
-        study: The recipe in its folder.
+        recipe: What was done.
+        levels: Level -> its study.
+        folder: Where the reports go.
         device: Where it computes.
     """
 
-    study: Study
+    recipe: StudyRecipe
+    levels: dict[str, Study]
+    folder: Path
     device: str = "cpu"
 
     @cached_property
+    def results(self) -> dict[str, StudyResult]:
+        """What was found for every level, each as one record; what its `report.json` holds."""
+        return {name: study.result(self.device) for name, study in self.levels.items()}
+
+    def now(self) -> tuple[bool, list[Any]]:
+        """Return whether it is finished, and what is known at this moment, a table for `console`: what each
+        training does."""
+        rows = grid_rows(self.levels)
+        live = read_statuses(run.folder for study in self.levels.values() for run in study.runs())
+        done = sum(row.decision == "finished" for row in rows)
+        caption = (
+            f"R_mem with its interval at the best evaluation point; {done} of {len(rows)} runs are finished."
+        )
+        table = watch_table(self.recipe.title, caption, self.recipe.factor, rows, live)
+        return done == len(rows), [table]
+
+    def plan(self, slots: int, threads: int, progress: Progress = NO_PROGRESS) -> Plan:
+        """Project what the rest takes; see `plan_grid`."""
+        return plan_grid(self.levels, self.device, slots, threads, progress)
+
+    @property
     def result(self) -> StudyResult:
-        """What was found, as one record; what `report.json` holds."""
-        return self.study.result(self.device)
+        """What was found, of a study without levels.
+
+        Raises:
+            UserError: It has several levels.
+        """
+        if len(self.results) > 1:
+            raise UserError(f"This study has the levels {', '.join(self.results)}: see `results`.")
+        return next(iter(self.results.values()))
 
     def __str__(self) -> str:
-        return rendered(terminal_table(self.result))
+        return rendered(*map(terminal_table, self.results.values()))
 
     def _repr_html_(self) -> str:
-        return html_table(
-            self.result.title, [(f"N = {run.size:,}", run.peak.memorized) for run in ascending(self.result)]
-        )
+        tables = [
+            html_table(one.title, [(f"N = {run.size:,}", run.peak.memorized) for run in ascending(one)])
+            for one in self.results.values()
+        ]
+        return "".join(tables)
 
-    def write_report(self) -> ReportPaths:
-        """Write the report into the study's folder: report.html, report.json and pictures.
+    def write_reports(self) -> list[ReportPaths]:
+        """Write the report of every level: report.html, report.json and pictures.
+
+        They go into the study's folder, with several levels each into a folder of its own in `levels` there.
 
         Raises:
             DiffmemError: A file cannot be written.
         """
-        return write_study(self.study, self.result)
+        paths = []
+        for number, (name, result) in enumerate(self.results.items(), 1):
+            own = self.folder / "levels" / f"{number:02d}-{file_name(name)}"
+            paths.append(
+                write_study(self.levels[name], result, self.folder if len(self.results) == 1 else own)
+            )
+        return paths
+
+    def write_report(self) -> ReportPaths:
+        """Write the report of a study without levels, as `write_reports` does.
+
+        Raises:
+            UserError: It has several levels.
+            DiffmemError: A file cannot be written.
+        """
+        _ = self.result
+        return self.write_reports()[0]
 
 
 def run_study(
-    recipe: StudyRecipe, out: str | Path, *, device: str | None = None, workers: int | None = None
+    recipe: StudyRecipe,
+    out: str | Path,
+    *,
+    device: str | None = None,
+    workers: int | None = None,
+    store: Path | None = None,
 ) -> GridStudy:
-    """Train every size and seed of a recipe to the end and measure R_mem; what is finished is never done again.
+    """Train every level, size and seed of a recipe to the end and measure R_mem; what is finished is never done again.
 
     Args:
         recipe: What to do.
         out: Folder of the study.
-        device: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
-        workers: Processes that train at the same time; by default one per core on a CPU.
+        device: 'cpu', 'cuda' or 'cuda:N'; by default what the recipe's executor says, else a GPU where there is one.
+        workers: Processes that train at the same time, instead of the recipe's executor.
+        store: Where runs lie; the folder, or the store that an earlier call named, if not given.
 
     Raises:
-        UserError: The data cannot be had, a size cannot be drawn, or the images do not fit the model.
+        UserError: The data cannot be had, a size cannot be drawn, the images do not fit the model, or the executor does not
+            fit this machine.
         DiffmemError: A run failed.
         KeyboardInterrupt: A stop was requested; everything is saved.
     """
-    source, folder = Path(recipe.data.source), Path(out)
-    if source.exists():  # so that the report can be drawn again from any folder
-        data = recipe.data.model_copy(update={"source": str(source.resolve())})
-        recipe = recipe.model_copy(update={"data": data})
-    device = choose_device(device)
-    with show_progress("Reading images") as progress:
-        study = Study(recipe, folder, progress)
+    if workers is not None:
+        recipe = recipe.model_copy(update={"executor": ExecutorConfig.of_workers(workers)})
+    found = prepared_grid(recipe, Path(out), store=store, device=device)
+    studies = list(found.levels.values())
     if world().is_main:
-        write_text(folder / _RECIPE, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+        write_study_folder(found.folder, found.recipe, studies[0].store)
     with show_progress(recipe.title) as progress:
-        study.execute(device=device, workers=workers, progress=progress, warn=warn)
-    return GridStudy(study, device)
+        execute_studies(studies, found.folder, device=found.device, progress=progress, warn=warn)
+    _ = (
+        found.results
+    )  # under torchrun all processes read them together, and the first alone goes on to the report
+    return found
+
+
+def prepared_grid(
+    recipe: StudyRecipe, out: Path, *, store: Path | None = None, device: str | None = None
+) -> GridStudy:
+    """Return a study of a grid before it begins; arguments and errors are those of `run_study`."""
+    recipe, device = recipe.with_whole_paths(), device_of(recipe.executor, device)
+    runs = store or store_of(out)
+    with show_progress("Reading images") as progress:
+        levels = {name: Study(recipe.level(name), out, progress, store=runs) for name in recipe.levels}
+    return GridStudy(recipe, levels, out, device)
 
 
 def open_study(folder: str | Path) -> GridStudy:
-    """Open a finished study from its folder.
+    """Open a finished study of a grid from its folder.
 
     Raises:
         UserError: It is no such folder, or some runs are not finished.
     """
-    path = Path(folder)
-    if not (path / _RECIPE).is_file():
-        raise UserError(f"{path} is not the folder of a study: it has no {_RECIPE}.")
-    study = Study(load_recipe(StudyRecipe, path / _RECIPE), path)
-    missing = [
-        run for run in study.runs() if not run.is_finished(study.recipe.sampling, study.recipe.measure)
+    found = open_any(folder)
+    if isinstance(found, EmmSearch):
+        raise UserError(f"{folder} is the folder of a search for EMM: open it with `open_emm`.")
+    runs = [
+        (run, run.is_finished(study.recipe.sampling, study.recipe.measure))
+        for study in found.levels.values()
+        for run in study.runs()
     ]
+    missing = [run for run, finished in runs if not finished]
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(study.runs())} runs are not finished, first that of size"
-            f" {len(missing[0].training_set)}; finish the study with the command that began it."
+            f"{len(missing)} of {len(runs)} runs are not finished, first that of size {len(missing[0].training_set)}; finish"
+            " the study with the command that began it."
         )
-    return GridStudy(study)
+    return found

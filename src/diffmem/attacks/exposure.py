@@ -27,6 +27,7 @@ from diffmem.progress import NO_PROGRESS, Progress, part_of
 
 __all__ = [
     "ExposureRecord",
+    "LevelExposure",
     "ReproducedRecord",
     "exposure_of_model",
     "exposure_of_samples",
@@ -49,6 +50,19 @@ class ReproducedRecord(Record):
     )
 
 
+class LevelExposure(Record):
+    """The planted canaries that the training set holds equally often, against all control canaries."""
+
+    repeats: int
+    canaries: int
+    mean: float = Field(description="Mean exposure, bits.")
+    p_value: float = Field(description="As of all: Mann-Whitney, one-sided.")
+    exposed: bool = Field(description="Whether p is at most 0.05, divided by the number of levels.")
+    reproduced: Rate | None = Field(
+        description="Share of them that at least one sample reproduces; none for a model."
+    )
+
+
 class ExposureRecord(Record):
     """What one kind of score shows of the canaries."""
 
@@ -57,7 +71,13 @@ class ExposureRecord(Record):
     )
     protocol: str = Field(description="Id of the score with its constants.")
     canaries: int = Field(description="K, the planted canaries, and as many in the control group.")
-    repeats: int = Field(description="How often each planted canary is in the training set.")
+    repeats: int = Field(
+        description="How often each planted canary is in the training set; the most often where they differ."
+    )
+    levels: list[LevelExposure] = Field(
+        default_factory=list,
+        description="By repeats, the fewest first; empty where all canaries have the same.",
+    )
     training_fingerprint: str = Field(description="Of the training set that the canaries were planted in.")
     samples: int | None = Field(description="Samples that were searched; none for a model.")
     exposures: list[float] = Field(
@@ -143,7 +163,8 @@ def exposure_of_samples(
         threshold=threshold,
     )
     protocol = f"exposure/pixel-l2/uint8/ratio<{threshold:.4g}"
-    return _record("samples", protocol, canaries, 0.0 - nearest.distances[:, 0], len(samples), reproduced)
+    distances = nearest.distances[:, 0]
+    return _record("samples", protocol, canaries, 0.0 - distances, len(samples), reproduced, found)
 
 
 def exposures(planted: NDArray[np.float64], control: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -190,6 +211,7 @@ def _record(
     scores: NDArray[np.float64],
     samples: int | None,
     reproduced: ReproducedRecord | None,
+    found: NDArray[np.int64] | None = None,
 ) -> ExposureRecord:
     count = len(canaries)
     planted, control = scores[:count], scores[count:]
@@ -212,11 +234,20 @@ def _record(
             f" Samples reproduce {reproduced.planted.count} of {count} planted and {reproduced.control.count} of {count} control"
             " canaries."
         )
+    levels = _levels(canaries, planted, control, found)
+    if levels:
+        least = next((one.repeats for one in levels if one.exposed), None)
+        sentence += (
+            " At no number of repeats are they exposed by themselves."
+            if least is None
+            else f" The smallest number of repeats at which they are exposed is {least}."
+        )
     return ExposureRecord(
         source=source,
         protocol=protocol,
         canaries=count,
         repeats=canaries.repeats,
+        levels=levels,
         training_fingerprint=canaries.fingerprint,
         samples=samples,
         exposures=bits.tolist(),
@@ -232,3 +263,31 @@ def _record(
         finding=finding,
         sentence=sentence,
     )
+
+
+def _levels(
+    canaries: CanarySet,
+    planted: NDArray[np.float64],
+    control: NDArray[np.float64],
+    found: NDArray[np.int64] | None,
+) -> list[LevelExposure]:
+    """Return the exposure of each number of repeats; a fair draw chose these canaries, too, so its p-value holds as well."""
+    if canaries.levels is None:
+        return []
+    every = np.unique(canaries.levels).tolist()
+    records = []
+    for level in every:
+        own = canaries.levels == level
+        p = rank_sum_p_value(planted[own], control)
+        hits = None if found is None else Rate(int(np.isin(np.flatnonzero(own), found).sum()), int(own.sum()))
+        records.append(
+            LevelExposure(
+                repeats=level,
+                canaries=int(own.sum()),
+                mean=float(exposures(planted[own], control).mean()),
+                p_value=p,
+                exposed=p <= _LEVEL / len(every),
+                reproduced=hits,
+            )
+        )
+    return records

@@ -48,6 +48,7 @@ class Comparison:
         criteria: In the detector's order.
         copies: All matches in numbers.
         matches: Every match, nearest first.
+        used: How strict each criterion that names single copies is, by key: its step of strictness.
         around: What else bears on the verdict.
     """
 
@@ -61,6 +62,7 @@ class Comparison:
     criteria: list[CriterionRecord]
     copies: CopiesRecord
     matches: list[MatchRecord]
+    used: dict[str, int]
     around: Circumstances
 
 
@@ -119,6 +121,7 @@ def judge(
         criteria=records,
         copies=copies_of(detector, training, matches, options.private),
         matches=matches,
+        used=used,
         around=Circumstances(
             problems=problems,
             said=said,

@@ -27,6 +27,8 @@ def audit(
     train: str | None = None,
     heldout: str | None = None,
     samples: str | None = None,
+    prompts: Path | None = None,
+    base_samples: str | None = None,
     model: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative="")] = None,
     num: int = 10_000,
     out: Path | None = None,
@@ -60,6 +62,8 @@ def audit(
 
     Example: diffmem audit --train cifar10.zip --heldout cifar10-test.zip --model step-100.pt step-200.pt --out audit
 
+    Example: diffmem audit --train dataset/ --samples generated/ --prompts generated/metadata.jsonl --out audit
+
     Example: diffmem audit --self-test
 
     Args:
@@ -67,6 +71,9 @@ def audit(
         heldout: Images of the same source that were not trained on: for the null rate, and membership
             inference needs them. Without, training images are held against each other.
         samples: Generated images: a folder, .zip or .npz.
+        prompts: Prompts of the samples of a text-to-image model: .csv or .jsonl with file_name and prompt (also group and seed), or
+            .txt with a line for each sample. Copies are then counted by prompt, and by kind of prompt.
+        base_samples: With --prompts: images that the base model made of the same prompts and seeds, under the same file names.
         model: In place of samples: a run's folder or snapshot, or a checkpoint, pickle or folder of another trainer. Nothing in it
             is executed. Of several, each is audited in a folder of its own, and one page compares them; the worst verdict is
             the exit code. A command that goes on audits those again that were finished.
@@ -128,7 +135,9 @@ def audit(
     with locked_folder(out):
         from diffmem.api.auditing import audit as run_audit
         from diffmem.api.inputs import as_images
+        from diffmem.auditing.prompts.report.part import prompts_table
         from diffmem.auditing.report.text import print_audit
+        from diffmem.console import console
         from diffmem.data import parse_reading
         from diffmem.models import open_model
         from diffmem.sampling import SamplerConfig, discard_shards
@@ -148,12 +157,13 @@ def audit(
                 report=lambda line: print(line, file=sys.stderr), canaries=canaries, deduplicated=deduplicated, num=num,
                 sampler=load_recipe(SamplerConfig, None, set_ or []), first_seed=first_seed, transforms=transforms,
                 features=features, target=target, private=private, seed=seed, title=title, batch_size=batch_size,
-                opening=opening.details(), executor=executor,
+                opening=opening.details(), executor=executor, prompts=prompts, base_samples=base_samples,
             )  # fmt: skip
             if world().is_main:
-                print_audit(
-                    done.result
-                )  # first: what hours of work found is printed also where the disk is full
+                # First: what hours of work found is printed also where the disk is full.
+                print_audit(done.result)
+                if done.prompts is not None:
+                    console(soft_wrap=True).print(prompts_table(done.prompts.record))
                 print(f"report: {done.save(folder)}", flush=True)
             world().wait()
             discard_shards(shards)

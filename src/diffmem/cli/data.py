@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from diffmem.cli.options import AS_USUAL, ReadingOptions
 from diffmem.console import console, warn
 from diffmem.errors import UserError
-from diffmem.progress import Progress, show_progress
+from diffmem.progress import Progress, Stages, show_progress
 from diffmem.text import bytes_text
 
 if TYPE_CHECKING:
@@ -43,23 +43,28 @@ def data_build(
     label_classes: int | None = None,
     duplicate: float | None = None,
     copies: int | None = None,
+    captions: bool = False,
+    form: Literal["imagefolder", "kohya"] | None = None,
     canaries: int | None = None,
-    repeats: int | None = None,
+    repeats: str | None = None,
+    processes: int | None = None,
 ) -> None:
     """Build a data set: choose images of a source, bring them to one form, write them to one file.
 
-    Sets of one seed are nested: a smaller one is contained in a larger one.
+    Sets of one seed are nested: a smaller one is contained in a larger one. If it is interrupted or killed while it decodes, the same
+    command goes on.
 
     Example: diffmem data build cifar-10-python.tar.gz datasets/cifar10-1k.zip --size 1000 --resolution 32
 
     Args:
         source: What to read: the word digits; the archive of CIFAR-10, CIFAR-100 or STL-10; SVHN's .mat files; a folder of images
-            (sub-folders are classes, or metadata.jsonl describes them); a .csv that lists them; a .zip; a .tar, or WebDataset
-            shards ('train-{000..012}.tar', or their folder); Parquet with images; what Hugging Face datasets saved or cached;
-            an .npz (MedMNIST, or any by --key) or .npy; IDX files (MNIST's format); with --synsets, ImageNet's folder.
+            (sub-folders are classes, or metadata.jsonl describes them, or captions lie beside them, as in kohya's folders
+            N_name); a .csv that lists them; a .zip; a .tar, or WebDataset shards ('train-{000..012}.tar', or their folder);
+            Parquet with images; what Hugging Face datasets saved or cached; an .npz (MedMNIST, or any by --key) or .npy; IDX
+            files (MNIST's format); with --synsets, ImageNet's folder.
         out: What to write: .zip (PNGs and dataset.json, as EDM reads them), .npz, .npy, which is never read
             into memory as a whole (labels and names go to .meta.npz beside it), .tar (WebDataset; several shards by
-            'train-{000..012}.tar'), or, without an ending, a new folder of PNGs with metadata.jsonl.
+            'train-{000..012}.tar'), or, without an ending, a new folder of PNGs, see --form.
         size: Number of different images; all if left out.
         resolution: Side of the images in pixels; as they are if left out.
         gray: Turn the images grey.
@@ -77,12 +82,18 @@ def data_build(
         label_classes: Number of classes of random labels.
         duplicate: Share of the images that are to occur several times, from 0 to 1; needs --copies.
         copies: How often they occur in total.
+        captions: Insist on captions: the set is for a text-to-image model. Canaries get captions of their own.
+        form: Of a folder that is written: imagefolder (metadata.jsonl), or kohya (N_images with a .txt beside each image, N = repeats).
+            If left out, kohya for a set with repeats, else imagefolder.
         canaries: Take twice as many images out, mark them, and put this many back; the others are their control group.
             Both are kept in OUT.canaries.npz, for diffmem audit --canaries. Needs --repeats.
-        repeats: How often each of the canaries that are put back occurs.
+        repeats: How often each of the canaries that are put back occurs; of 1+5+25, a third of them once, 5 and 25 times each.
+        processes: How many processes decode images, where there are thousands; one for each core if left out.
     """
     from diffmem.data.build import BuildConfig, build
-    from diffmem.data.canaries import canaries_path, check_canaries, plant_canaries
+    from diffmem.data.canaries import canaries_path, check_canaries, parse_repeats, plant_canaries
+    from diffmem.data.formats.workers import decoding_processes
+    from diffmem.data.resuming import resumable
     from diffmem.data.storage import little_memory
     from diffmem.data.write import meta_path, write_images, written_files
 
@@ -92,15 +103,26 @@ def data_build(
         mix_synsets=mix_synsets, labels=labels, label_classes=label_classes, duplicate=duplicate, copies=copies,
     )  # fmt: skip
     check_target((source, mix), out)
-    check_canaries(canaries, repeats)
+    levels = None if repeats is None else parse_repeats(repeats)
+    check_canaries(canaries, levels)
     planted = None
-    with show_progress("Building") as progress, little_memory():
-        images = build(source, config, progress)
-        if canaries is not None and repeats is not None:
-            images, planted = plant_canaries(images, canaries, repeats, seed)
+    with (
+        show_progress("Building") as progress,
+        little_memory(),
+        decoding_processes(_count(processes)),
+        resumable(out, warn),
+    ):
+        stages = Stages(progress, read=8, write=1)
+        images = build(source, config, stages.read)
+        if captions and images.captions is None:
+            raise UserError(
+                f"{source} has no captions: give metadata.jsonl with a text for each image, or a .txt beside it."
+            )
+        if canaries is not None and levels is not None:
+            images, planted = plant_canaries(images, canaries, levels, seed, captions=captions)
             # First: a set whose canaries nobody knows would be of no use.
             planted.save(canaries_path(out))
-        write_images(images, out, progress)
+        write_images(images, out, stages.write, form)
     beside = f"; labels and names in {meta_path(out)}" if out.suffix.lower() == ".npy" else ""
     files = [file for file in out.rglob("*") if file.is_file()] if out.is_dir() else written_files(out)
     size_text = bytes_text(sum(file.stat().st_size for file in files))
@@ -119,6 +141,7 @@ def data_info(
     reading: ReadingOptions = AS_USUAL,
     resolution: int | None = None,
     sheet: Path | None = None,
+    processes: int | None = None,
 ) -> None:
     """Show what a data set holds: images, classes, exact duplicates, fingerprint, history.
 
@@ -128,16 +151,20 @@ def data_info(
         path: The data set: anything that `data build` reads, for example its output.
         resolution: Side in pixels that --fit brings all images to.
         sheet: Also write a contact sheet, a .png with a row of images for each class.
+        processes: How many processes decode images, where there are thousands; one for each core if left out.
     """
+    from diffmem.data.formats.workers import decoding_processes
     from diffmem.data.sheet import contact_sheet
     from diffmem.data.sources import open_images
+    from diffmem.data.storage import little_memory
 
     how = reading.reading(resolution)
     if resolution is not None and reading.fit is None:
         raise UserError("--resolution shows images of another size only with --fit; data build writes them.")
-    with show_progress("Reading") as progress:
-        images = open_images(path, progress=progress, reading=how)
-        table = _table(path, images, progress)
+    with show_progress("Reading") as progress, little_memory(), decoding_processes(_count(processes)):
+        stages = Stages(progress, read=8, look=3)
+        images = open_images(path, progress=stages.read, reading=how)
+        table = _table(path, images, stages.look)
     console().print(table)
     if sheet is not None:
         contact_sheet(images, sheet)
@@ -163,6 +190,14 @@ def data_fetch(name: Literal["cifar10"], *, out: Path | None = None) -> None:
     print(f"{target}: {outcome} ({bytes_text(download.size)}, MD5 {download.md5})")
 
 
+def _count(processes: int | None) -> int:
+    from diffmem.data.formats.workers import available_processes
+
+    if processes is not None and processes < 1:
+        raise UserError(f"Images are decoded by 1 process or more, not {processes}.")
+    return processes or available_processes()
+
+
 def check_target(sources: tuple[str | None, ...], out: Path) -> None:
     """Refuse, before the work, a file to write with a wrong ending or that is one of the sources itself."""
     from diffmem.data.write import check_ending
@@ -179,8 +214,13 @@ def check_target(sources: tuple[str | None, ...], out: Path) -> None:
 def _canaries_text(planted: CanarySet, path: Path) -> str:
     from diffmem.data.canaries import smallest_p_value
 
+    times = (
+        planted.repeats
+        if planted.levels is None
+        else " or ".join(map(str, sorted(set(planted.levels.tolist()))))
+    )
     text = (
-        f"{path}: {len(planted)} canaries that are in the set {planted.repeats} times each, and {len(planted)} control canaries that"
+        f"{path}: {len(planted)} canaries that are in the set {times} times each, and {len(planted)} control canaries that"
         " are not; do not train on this file."
     )
     if len(planted) >= _ENOUGH_CANARIES:
@@ -198,12 +238,13 @@ def _table(path: str, images: ImageSet, progress: Progress) -> Table:
 
     from diffmem.data.duplicates import duplicate_groups
 
-    copies = int(np.count_nonzero(duplicate_groups(images, progress) != np.arange(len(images))))
+    stages = Stages(progress, copies=2, pixels=1)
+    copies = int(np.count_nonzero(duplicate_groups(images, stages.copies) != np.arange(len(images))))
     channels, height, width = images.shape
     rows = {
         "images": f"{len(images):,}",
         "shape": f"{channels} x {height} x {width} (C x H x W), {'grey' if channels == 1 else 'RGB'}, uint8",
-        "pixels": _pixels(images, progress),
+        "pixels": _pixels(images, stages.pixels),
         "labels": "none" if images.labels is None else f"0 to {images.num_classes - 1}",
         "classes": _classes(images),
         "duplicates": f"{copies:,} ({copies / len(images):.1%}) exact copies of an earlier image",

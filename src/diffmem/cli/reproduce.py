@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from diffmem.cli.options import Settings
+from diffmem.cli.study import with_workers
 from diffmem.console import console
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
@@ -58,8 +59,9 @@ def reproduce(
         note: A sentence of yours that the reports carry with the others, for example what is special about the data.
         list_: Show the experiments: factor, levels, parameters, what the paper found.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
-        workers: Processes that train at the same time; by default one per core on a CPU.
+        workers: Short for executor={kind: local, processes: WORKERS}; 1 trains in this process.
     """
+    from diffmem.api.studies import device_of
     from diffmem.paper.experiment import experiment_names, load_experiment
     from diffmem.paper.reproduce import plan
 
@@ -72,9 +74,8 @@ def reproduce(
     if page is not None and not all_:
         raise UserError("--page is the page of all experiments: give --all with it.")
 
-    device = choose_device(device)
-    size = _scale(scale, device)
-    settings = list(set_ or [])
+    size = _scale(scale, device or choose_device(None))
+    settings = with_workers(set_, workers)
     if experiment is not None:
         folder = out or Path("reproduce") / experiment
         one = load_experiment(experiment)
@@ -94,7 +95,7 @@ def reproduce(
         ]
     if note is not None:
         planned = [replace(one, notes=(note, *one.notes)) for one in planned]
-    _run(planned, device, workers, page)
+    _run(planned, device_of(planned[0].levels[0].recipe.executor, device), page)
 
 
 def _scale(wanted: str | None, device: str) -> Literal["paper", "cpu", "smoke"]:
@@ -107,14 +108,14 @@ def _scale(wanted: str | None, device: str) -> Literal["paper", "cpu", "smoke"]:
     raise UserError(f"DIFFMEM_SCALE={name!r} is no scale; choose one of {', '.join(SCALES)}.")
 
 
-def _run(planned: list[Reproduction], device: str, workers: int | None, page: Path | None) -> None:
+def _run(planned: list[Reproduction], device: str, page: Path | None) -> None:
     from diffmem.api.reproducing import reproduce, write_results_page
     from diffmem.paper.report.text import experiment_table
 
     results = []
     for one in planned:
         print(one.first_line)
-        for result, paths in reproduce([one], device=device, workers=workers):
+        for result, paths in reproduce([one], device=device):
             console().print(experiment_table(result))
             print(f"{paths.html}\n{paths.json}")
             results.append(result)

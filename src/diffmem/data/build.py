@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffmem.data.imagenet import read_imagenet
 from diffmem.data.images import ImageSet, frozen
@@ -245,6 +246,7 @@ def mixture(one: ImageSet, other: ImageSet, n: int, share: float, seed: int | No
         story,
         (*one.conversions, *other.conversions),
         _captions(parts),
+        _repeats(parts),
     )
 
 
@@ -253,6 +255,14 @@ def _captions(parts: Sequence[ImageSet]) -> tuple[str | None, ...] | None:
     if all(part.captions is None for part in parts):
         return None
     return tuple(caption for part in parts for caption in part.captions or (None,) * len(part))
+
+
+def _repeats(parts: Sequence[ImageSet]) -> NDArray[np.int64] | None:
+    """Return the repeats of sets one after the other, 1 in a set without; none if no set has any."""
+    if all(part.repeats is None for part in parts):
+        return None
+    ones = (np.ones(len(part), np.int64) if part.repeats is None else part.repeats for part in parts)
+    return frozen(np.concatenate(list(ones)))
 
 
 def _difference(one: ImageSet, other: ImageSet) -> str:

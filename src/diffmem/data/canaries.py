@@ -7,11 +7,14 @@ The mark covers half of the image: every second field of a chessboard of 8 x 8 f
 coin. The other fields keep the real image, so that a canary is learned among images of its kind. With half of the area, an image
 that does not know the mark is on average at least 127.5 / sqrt(2) = 90 grey levels (RMS) away from the canary whatever it shows,
 grey being nearest, and two canaries are on average at least 127.5 apart, even if they are of one image.
+
+Of a captioned set, each canary can have a caption of its own, too: that of its image with two made-up words that no caption of the set has.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffmem.data.canary_captions import MADE_UP, canary_captions
 from diffmem.data.formats.arrays import naming, open_arrays
 from diffmem.data.formats.guards import check_total, in_one_line, is_plain_file
 from diffmem.data.images import ImageSet, checked_images, checked_labels, frozen
@@ -26,13 +30,22 @@ from diffmem.data.storage import gather, new_images, parts
 from diffmem.data.write import write_arrays
 from diffmem.errors import UserError
 
-__all__ = ["CanarySet", "canaries_path", "check_canaries", "marked", "plant_canaries", "smallest_p_value"]
+__all__ = [
+    "CanarySet",
+    "canaries_path",
+    "check_canaries",
+    "marked",
+    "parse_repeats",
+    "plant_canaries",
+    "smallest_p_value",
+]
 
 FORMAT = "diffmem-canaries/1"
 
 _FIELDS = 8
-_CHOICE, _COIN, _MARK = 0x63616E01, 0x63616E02, 0x63616E03  # streams of one seed
+_CHOICE, _COIN, _MARK, _LEVELS, _WORDS = (0x63616E01 + stream for stream in range(5))  # streams of one seed
 _IMAGES = ("planted", "control", "unmarked")
+_CAPTIONS = ("planted_captions", "control_captions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +56,14 @@ class CanarySet:
         planted: The marked images that the training set holds, uint8 (K, C, H, W), K at least 1.
         control: The marked images that it does not hold, uint8 (K, C, H, W).
         unmarked: The control images without their marks, uint8 (K, C, H, W): images of the same source that were left out, too.
-        repeats: How often the training set holds each planted canary, 1 or more.
+        repeats: How often the training set holds each planted canary, 1 or more; the most often where they differ.
         seed: Which chose the images, the groups and the marks.
         fingerprint: `ImageSet.fingerprint` of the training set: 64 hexadecimal digits.
         planted_labels: Class of each planted canary, int64 (K,), or none.
         control_labels: Class of each control canary, int64 (K,), or none.
+        levels: How often the training set holds each planted canary, int64 (K,), where they differ; else none.
+        planted_captions: Caption of each planted canary, or none where they have none of their own.
+        control_captions: Likewise, of each control canary.
 
     Raises:
         UserError: A part is missing or has another type or shape, or two canaries are the same image.
@@ -61,6 +77,9 @@ class CanarySet:
     fingerprint: str
     planted_labels: NDArray[np.int64] | None = None
     control_labels: NDArray[np.int64] | None = None
+    levels: NDArray[np.int64] | None = None
+    planted_captions: tuple[str, ...] | None = None
+    control_captions: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in _IMAGES:
@@ -76,6 +95,7 @@ class CanarySet:
         for name in ("planted_labels", "control_labels") if self.planted_labels is not None else ():
             with naming(name.replace("_", " ")):
                 object.__setattr__(self, name, checked_labels(getattr(self, name), len(self)))
+        self._check_levels_and_captions()
         if len({image.tobytes() for image in (*self.planted, *self.control)}) < 2 * len(self):
             raise UserError(
                 "Two canaries are the same image; each group must differ from the other and in itself."
@@ -88,6 +108,24 @@ class CanarySet:
             raise UserError(
                 f"The fingerprint of the training set must be 64 hexadecimal digits, not {self.fingerprint[:80]!r}."
             )
+
+    def _check_levels_and_captions(self) -> None:
+        if self.levels is not None:
+            with naming("levels"):
+                object.__setattr__(self, "levels", checked_labels(self.levels, len(self)))
+            if self.levels.min() < 1 or self.levels.max() != self.repeats:
+                raise UserError(
+                    f"Levels must be 1 or more and at most the repeats, {self.repeats}; found {self.levels.min()} to {self.levels.max()}."
+                )
+        captions = (self.planted_captions, self.control_captions)
+        if captions != (None, None):
+            texts = [text for those in captions for text in those or ()]
+            if any(those is None or len(those) != len(self) for those in captions) or len(set(texts)) < len(
+                texts
+            ):
+                raise UserError(
+                    "Captions of canaries must be one for each, planted and control, all different."
+                )
 
     def __len__(self) -> int:
         """K, the number of each kind."""
@@ -117,6 +155,10 @@ class CanarySet:
         }
         if self.planted_labels is not None and self.control_labels is not None:
             arrays |= {"planted_labels": self.planted_labels, "control_labels": self.control_labels}
+        if self.levels is not None:
+            arrays["levels"] = self.levels
+        if self.planted_captions is not None and self.control_captions is not None:
+            arrays |= {name: np.array(getattr(self, name)) for name in _CAPTIONS}
         write_arrays(path, arrays)
 
     @classmethod
@@ -143,7 +185,10 @@ class CanarySet:
                     f"{path} lacks {', '.join(missing)}; it is damaged. Build the set again with the same seed."
                 )
             parts: dict[str, Any] = {key: arrays.array(key, np.uint8) for key in _IMAGES}
-            parts |= {key: arrays.array(key, np.int64) for key in ("planted_labels", "control_labels")}
+            parts |= {
+                key: arrays.array(key, np.int64) for key in ("planted_labels", "control_labels", "levels")
+            }
+            parts |= {key: arrays.text(key) for key in _CAPTIONS}
             numbers: dict[str, Any] = {key: arrays.array(key, np.int64) for key in ("repeats", "seed")}
             fingerprint = arrays.text("fingerprint") or ("",)
         if any(number.size != 1 for number in numbers.values()):
@@ -166,7 +211,23 @@ def smallest_p_value(count: int) -> float:
     return 1 / math.comb(2 * count, count)
 
 
-def check_canaries(count: int | None, repeats: int | None) -> None:
+def parse_repeats(text: str) -> tuple[int, ...]:
+    """Return how often canaries are planted: (5,) of '5', and the levels (1, 5, 25) of '1+5+25'.
+
+    Raises:
+        UserError: It is anything else, or a level comes twice.
+    """
+    parts = text.split("+")
+    if not all(part.isascii() and part.isdigit() and len(part) < 8 for part in parts) or len(
+        set(parts)
+    ) < len(parts):
+        raise UserError(
+            f"Repeats are a number, such as 5, or different ones, such as 1+5+25, not {text!r:.60}."
+        )
+    return tuple(map(int, parts))
+
+
+def check_canaries(count: int | None, repeats: Sequence[int] | int | None) -> None:
     """Refuse numbers of canaries and repeats that make no sense, or one without the other.
 
     Raises:
@@ -178,24 +239,34 @@ def check_canaries(count: int | None, repeats: int | None) -> None:
         )
     if count is not None and count < 1:
         raise UserError(f"At least 1 canary must be planted, not {count}; 20 or more show something.")
-    if repeats is not None and repeats < 1:
-        raise UserError(f"A planted canary occurs at least once: repeats must be 1 or more, not {repeats}.")
+    levels = [repeats] if isinstance(repeats, int) else list(repeats or ())
+    if levels and min(levels) < 1:
+        raise UserError(
+            f"A planted canary occurs at least once: repeats must be 1 or more, not {min(levels)}."
+        )
+    if count is not None and count < len(levels):
+        raise UserError(f"{len(levels)} levels of repeats need as many canaries at least, not {count}.")
 
 
-def plant_canaries(images: ImageSet, count: int, repeats: int, seed: int) -> tuple[ImageSet, CanarySet]:
+def plant_canaries(
+    images: ImageSet, count: int, repeats: Sequence[int] | int, seed: int, *, captions: bool = False
+) -> tuple[ImageSet, CanarySet]:
     """Take 2 K images out of a set, mark them, and put half of them back, each `repeats` times.
 
-    The seed chooses the images and which of them are planted; all subsets of K are equally likely, whatever the images and marks.
+    The seed chooses the images, which of them are planted, and how often each is; all choices are equally likely, whatever the images and
+    marks.
 
     Args:
         images: Any set of N images of at least 8 x 8 pixels.
         count: K, at least 1, below N / 2.
-        repeats: R, at least 1.
+        repeats: R, at least 1; of several levels, as many canaries, or one more, have each.
         seed: 0 or more.
+        captions: Whether each canary gets a caption of its own: that of its image, and two made-up words that no caption has.
 
     Returns:
-        The set that is trained on, and its canaries: N - 2 K images in their order, then the planted canaries, R times over, N - 2 K
-        + K R in all. Canaries keep the label of their image.
+        The set that is trained on, and its canaries: N - 2 K images in their order, then the planted canaries, R times over (those of
+        fewer repeats less often), N - 2 K + K R in all. Canaries keep the label of their image. Of a set with repeats,
+        each copy of a canary has 1: an epoch holds it R times.
 
     Raises:
         UserError: A number is out of range, or the images are too small for a mark.
@@ -214,8 +285,9 @@ def plant_canaries(images: ImageSet, count: int, repeats: int, seed: int) -> tup
         raise UserError(
             f"A mark needs images of at least {_FIELDS} x {_FIELDS} pixels; these have {height} x {width}."
         )
-    after = total - 2 * count + count * repeats
-    check_total(after, images.shape, f"a set with {repeats} copies of each canary")
+    times = _times(count, (repeats,) if isinstance(repeats, int) else tuple(repeats), seed)
+    most, after = int(times.max()), total - 2 * count + int(times.sum())
+    check_total(after, images.shape, f"a set with {most} copies of each canary")
     chosen = np.sort(_order(total, seed, _CHOICE)[: 2 * count])
     coin = _order(2 * count, seed, _COIN)
     groups = np.sort(coin[:count]), np.sort(coin[count:])
@@ -223,36 +295,57 @@ def plant_canaries(images: ImageSet, count: int, repeats: int, seed: int) -> tup
     canaries = marked(originals, seed)
 
     rest = np.delete(np.arange(total), chosen)
-    order = np.concatenate([rest, *[chosen[groups[0]]] * repeats])
+    # Copy 1 of each, then copy 2 of those that have one, and so on.
+    copies, numbers = np.nonzero(np.arange(most)[:, None] < times)
+    order = np.concatenate([rest, chosen[groups[0]][numbers]])
     pixels = new_images((after, channels, height, width))
     for part in parts(len(rest), math.prod(images.shape)):
         np.take(images.images, rest[part], axis=0, out=pixels[part], mode="clip")
-    for copy in range(repeats):
-        start = len(rest) + copy * count
-        pixels[start : start + count] = canaries[groups[0]]
+    for place, number in enumerate(numbers.tolist(), len(rest)):
+        pixels[place] = canaries[groups[0][number]]
     names = [images.names[index] for index in order.tolist()]
-    for place in range(len(rest), after):
-        copy, number = divmod(place - len(rest), count)
-        names[place] = f"{names[place]} (canary {number + 1} of {count}, copy {copy + 1} of {repeats})"
+    for place, (copy, number) in enumerate(zip(copies.tolist(), numbers.tolist(), strict=True), len(rest)):
+        names[place] = f"{names[place]} (canary {number + 1} of {count}, copy {copy + 1} of {times[number]})"
+    levels = sorted(set(times.tolist()))
     step = (
-        f"canaries: {count} marked images planted {repeats} times each, {count} more left out as their control group (seed {seed});"
-        f" {after} images in all"
+        f"canaries: {count} marked images planted {' or '.join(map(str, levels))} times each, {count} more left out as their control group"
+        f" (seed {seed}); {after} images in all"
     )
-    labels = None if images.labels is None else images.labels[order]
-    history = (*images.history, step)
+    texts = images.captions_at(order)
+    own = canary_captions(images, chosen, _order(MADE_UP, seed, _WORDS)) if captions else None
+    if own is not None and texts is not None:
+        texts = (*texts[: len(rest)], *(own[groups[0][number]] for number in numbers.tolist()))
     made = replace(
         images,
         images=frozen(pixels),
-        labels=labels,
+        labels=None if images.labels is None else images.labels[order],
         names=tuple(names),
-        history=history,
-        captions=images.captions_at(order),
+        history=(*images.history, step),
+        captions=texts,
+        repeats=None if images.repeats is None else np.append(images.repeats[rest], np.ones_like(numbers)),
     )
-    of_groups = [None if images.labels is None else images.labels[chosen[group]] for group in groups]
+    captioned = [None if own is None else tuple(own[at] for at in group.tolist()) for group in groups]
+    labelled = [None if images.labels is None else images.labels[chosen[group]] for group in groups]
     planted, control = (canaries[group] for group in groups)
     return made, CanarySet(
-        planted, control, originals[groups[1]], repeats, seed, made.fingerprint, *of_groups
+        planted,
+        control,
+        originals[groups[1]],
+        most,
+        seed,
+        made.fingerprint,
+        planted_labels=labelled[0],
+        control_labels=labelled[1],
+        levels=times if len(levels) > 1 else None,
+        planted_captions=captioned[0],
+        control_captions=captioned[1],
     )
+
+
+def _times(count: int, levels: Sequence[int], seed: int) -> NDArray[np.int64]:
+    """Return how often each planted canary occurs, int64 (K,): each level equally often, in a random order."""
+    each = np.array([levels[place % len(levels)] for place in range(count)], np.int64)
+    return each[_order(count, seed, _LEVELS)] if len(levels) > 1 else each
 
 
 def marked(images: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from diffmem.data.formats.guards import printable
 from diffmem.data.reading import ALPHA_TEXT, FIT_TEXT, Reading
@@ -13,6 +13,7 @@ from diffmem.text import count_text
 __all__ = ["Conversion", "Tally", "name_text"]
 
 _LONGEST_NAME = 80
+_LARGEST = ("largest", "undeclared_largest")
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,12 @@ class Tally:
     grey: int = 0
     whites: Counter[int] = field(default_factory=Counter)
     colours: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Tally) -> None:
+        """Count what was done to other files as well."""
+        for one in fields(self):
+            mine, more = getattr(self, one.name), getattr(other, one.name)
+            setattr(self, one.name, max(mine, more) if one.name in _LARGEST else mine + more)
 
     def add_pages(self, pages: Tally) -> None:
         """Count what was done to the pages of one file as done to one file."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from contextlib import suppress
 from functools import partial
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from diffmem.data.formats.decoding import FileFacts, Files
 from diffmem.data.formats.files import PassedOver
 from diffmem.data.formats.guards import MAX_FILE_BYTES, in_one_line, read_plain, stays_inside
 from diffmem.data.formats.guards import reading as as_text
@@ -96,14 +98,12 @@ def read_imagenet(
             raise UserError(f"{file} is refused: it is no plain file, or a link that leads out of {base}.")
         return read_plain(file, MAX_FILE_BYTES, str(file))
 
-    stacked = stack_images(
-        names,
-        content,
-        str(base),
-        reading,
-        progress,
-        prepared=partial(_square, resolution=resolution, fit=reading.fit),
-    )
+    prepared = partial(_square, resolution=resolution, fit=reading.fit)
+    facts = FileFacts()
+    for name in names:
+        with suppress(OSError):  # which is told when it is read
+            facts.add(name, (base / name).stat())
+    stacked = stack_images(Files(names, content, identity=str(facts)), str(base), reading, progress, prepared)
     side = f"{resolution} x {resolution} (LANCZOS)" if resolution else "their own resolution"
     shape = "centre crop" if reading.fit in (None, "crop") else FIT_TEXT[reading.fit]
     step = (

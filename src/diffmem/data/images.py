@@ -41,6 +41,7 @@ class ImageSet:
         conversions: What reading did to the images of its source; its sentences are in the history, too. Sets made of
             this one keep it; files that are written keep the history alone.
         captions: What describes each image, or none where it has no description; or none for a set without captions.
+        repeats: How often an epoch of training holds each image, int64 (N,), 1 or more; read-only; or none where that is not told.
 
     Raises:
         UserError: An array has the wrong type or shape, or the parts do not fit together.
@@ -53,6 +54,7 @@ class ImageSet:
     history: tuple[str, ...] = ()
     conversions: tuple[Conversion, ...] = ()
     captions: tuple[str | None, ...] | None = None
+    repeats: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         images = checked_images(self.images)
@@ -73,6 +75,8 @@ class ImageSet:
                 raise UserError(
                     f"There are {count} images but {len(self.captions)} captions; give one per image, or None."
                 )
+        if self.repeats is not None:
+            object.__setattr__(self, "repeats", _checked_repeats(self.repeats, count))
         if self.class_names is not None and self.labels is None:
             raise UserError("Class names were given without labels; give both or neither.")
         if self.class_names is not None and len(self.class_names) < self._labels_end:
@@ -112,7 +116,7 @@ class ImageSet:
     def fingerprint(self) -> str:
         """SHA-256 in hexadecimal of the shape, the pixels, the labels and the number of classes.
 
-        Names, captions and history do not count.
+        Names, captions, repeats and history do not count.
         """
         digest = hashlib.sha256(" ".join(map(str, self.images.shape)).encode())
         for part in parts(len(self), math.prod(self.shape)):
@@ -152,14 +156,24 @@ class ImageSet:
             else tuple(self.names[index] for index in chosen)
         )
         labels = None if self.labels is None else frozen(self.labels[chosen])
-        captions = self.captions_at(chosen)
         pixels = gather(self.images, chosen)
-        return self._with(step, images=pixels, labels=labels, names=names, captions=captions)
+        return self._with(
+            step,
+            images=pixels,
+            labels=labels,
+            names=names,
+            captions=self.captions_at(chosen),
+            repeats=self.repeats_at(chosen),
+        )
 
     def captions_at(self, indices: NDArray[np.integer[Any]]) -> tuple[str | None, ...] | None:
         """Return the captions of some images, each from 0 to N - 1; none if the set has none."""
         captions = self.captions
         return None if captions is None else tuple(captions[index] for index in indices.tolist())
+
+    def repeats_at(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.int64] | None:
+        """Return the repeats of some images, each from 0 to N - 1; none if the set has none."""
+        return None if self.repeats is None else frozen(self.repeats[indices])
 
     def with_labels(self, labels: ArrayLike | None, class_names: Sequence[str] | None, step: str) -> ImageSet:
         """Return the same images with other labels.
@@ -223,6 +237,15 @@ def checked_labels(labels: object, count: int) -> NDArray[np.int64]:
         )
     if array.dtype == np.int64 and not array.flags.writeable:
         return array
+    return frozen(array.astype(np.int64, order="C", copy=True))
+
+
+def _checked_repeats(repeats: object, count: int) -> NDArray[np.int64]:
+    array = np.asarray(repeats)
+    if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer) or array.min() < 1:
+        raise UserError(
+            f"There are {count} images; their repeats must be as many whole numbers from 1 on, not {array.dtype} of shape {array.shape}."
+        )
     return frozen(array.astype(np.int64, order="C", copy=True))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
@@ -93,12 +94,16 @@ class PackedNames(LazyNames):
     @classmethod
     def pack(cls, names: Iterable[str]) -> tuple[bytes, NDArray[np.int64]]:
         """Return the content and the ends of at least one name."""
-        content = bytearray()
-        ends = []
+        content, ends = bytearray(), array("q")
         for name in names:
             content += name.encode()
             ends.append(len(content))
         return bytes(content), np.array(ends, np.int64)
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> PackedNames:
+        """Return at least one name; see the class for the errors."""
+        return cls(*cls.pack(names))
 
     def __len__(self) -> int:
         return len(self._ends)

@@ -163,4 +163,5 @@ def duplicated(images: ImageSet, share: float, copies: int, seed: int) -> ImageS
         (*images.history, step),
         images.conversions,
         images.captions_at(order),
+        images.repeats_at(order),
     )

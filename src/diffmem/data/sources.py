@@ -15,7 +15,8 @@ from diffmem.data.formats.cifar10 import CIFAR10, CIFAR100, read_cifar
 from diffmem.data.formats.edm_zip import read_zip
 from diffmem.data.formats.encoded import image_set_of
 from diffmem.data.formats.folder import read_folder, read_listed
-from diffmem.data.formats.guards import checked_zip, in_one_line, is_folder, is_plain_file, unpacked
+from diffmem.data.formats.foreign import TORCH, is_torch_zip, what_it_is
+from diffmem.data.formats.guards import in_one_line, is_folder, is_plain_file, unpacked
 from diffmem.data.formats.guards import reading as as_text
 from diffmem.data.formats.hf_datasets import is_saved, read_cached, read_saved
 from diffmem.data.formats.idx import IMAGE_MAGIC, idx_image_files, read_idx
@@ -41,6 +42,7 @@ from diffmem.data.formats.svhn import read_svhn, svhn_files
 from diffmem.data.formats.tables import PARQUET_MAGIC, encoded_rows
 from diffmem.data.formats.tar import is_tar
 from diffmem.data.formats.webdataset import read_tars
+from diffmem.data.formats.zip_directory import open_directory
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.reading import ALPHA_TEXT, AS_USUAL, FIT_TEXT, Reading, check_choice
 from diffmem.data.transforms import fit_images
@@ -272,8 +274,10 @@ def _kind(path: Path) -> str:
     with unpacked(path, HEAD_BYTES) as (stream, _):
         head = stream.read(HEAD_BYTES)
     if head.startswith(b"PK"):
-        with checked_zip(path) as archive:
-            endings = set(map(ending_of, archive.namelist()))
+        with open_directory(path) as archive:
+            endings = set(map(ending_of, archive.names))
+            if not endings & LIKELY and is_torch_zip(archive.names):
+                raise UserError(f"{path} is {TORCH.format(name=path.name)}")
             return "npz" if ".npy" in endings and not endings & LIKELY else "zip"
     if head.startswith(MAGIC):
         return "npy"
@@ -286,7 +290,12 @@ def _kind(path: Path) -> str:
         return published.get(first_folder(head), "tar")
     if head.startswith(PARQUET_MAGIC):
         return "parquet"
-    return "listing" if is_listing(path.name, head) else "unknown"
+    if is_listing(path.name, head):
+        return "listing"
+    told = what_it_is(path, head)
+    if told is not None:
+        raise UserError(f"{path} is {told}")
+    return "unknown"
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ __all__ = [
     "little_memory",
     "new_images",
     "parts",
+    "reserve",
 ]
 
 PART_BYTES = 16 * 2**20
@@ -82,7 +83,7 @@ def new_images(shape: tuple[int, ...], limit: int | None = None) -> NDArray[np.u
         return np.empty(shape, np.uint8)
     try:
         with tempfile.TemporaryFile(prefix="diffmem-") as stream:
-            _reserve(stream, size)
+            reserve(stream, size)
             return np.asarray(np.memmap(stream, np.uint8, "r+", shape=shape))
     except OSError as error:
         if size <= most:
@@ -93,7 +94,7 @@ def new_images(shape: tuple[int, ...], limit: int | None = None) -> NDArray[np.u
         ) from error
 
 
-def _reserve(stream: BinaryIO, size: int) -> None:
+def reserve(stream: BinaryIO, size: int) -> None:
     """Give a file its size and its space: a mapped file that finds the disk full later kills the process."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(stream.fileno(), 0, size)

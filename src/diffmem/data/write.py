@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +17,26 @@ from diffmem.data.formats.edm_zip import LABEL_FILE
 from diffmem.data.formats.npy import meta_path, sample_digest
 from diffmem.data.formats.png import encode_png
 from diffmem.data.formats.shards import braces
+from diffmem.data.formats.zip_writer import StoredZip
 from diffmem.data.images import ImageSet
 from diffmem.data.names import PackedNames
 from diffmem.data.storage import parts
-from diffmem.data.write_members import check_new_folder, write_image_folder, write_tars
+from diffmem.data.write_members import check_new_folder, write_image_folder, write_kohya_folder, write_tars
 from diffmem.errors import UserError
 from diffmem.files import atomic_path
 from diffmem.progress import NO_PROGRESS, Progress
 
-__all__ = ["SUFFIXES", "check_ending", "meta_path", "write_arrays", "write_images", "written_files"]
+__all__ = [
+    "SUFFIXES",
+    "FolderForm",
+    "check_ending",
+    "meta_path",
+    "write_arrays",
+    "write_images",
+    "written_files",
+]
+
+FolderForm = Literal["imagefolder", "kohya"]
 
 SUFFIXES = (".zip", ".npz", ".npy", ".tar")
 """How the names of written sets end, where they are files."""
@@ -50,23 +61,34 @@ def written_files(out: Path) -> list[Path]:
     return [out] if names is None else [Path(name) for name in names]
 
 
-def write_images(images: ImageSet, out: Path, progress: Progress = NO_PROGRESS) -> None:
+def write_images(
+    images: ImageSet, out: Path, progress: Progress = NO_PROGRESS, form: FolderForm | None = None
+) -> None:
     """Write a set to a file that `open_images` reads back with an equal fingerprint.
 
     `.zip` is the layout of EDM and StyleGAN: stored PNGs 00000/img00000000.png and `dataset.json` with the
-    labels, and under further keys the names, class names, captions, history and fingerprint. `.npz` holds the same as
+    labels, and under further keys the names, class names, captions, repeats, history and fingerprint. `.npz` holds the same as
     arrays, images as (N, C, H, W). `.npy` holds the images alone, so that they can be mapped, and
     `<name>.meta.npz` beside it the rest; see `read_npy`. `.tar` is a shard of WebDataset, `train-{000..012}.tar` several; a
-    name without an ending is a new folder with metadata.jsonl, see `write_image_folder`; both keep no names of images. The
-    same set always gives the same bytes. An existing file is replaced once the new one is whole.
+    name without an ending is a new folder, see `write_image_folder` and `write_kohya_folder`; these keep no names of images, and tars no
+    repeats. The same set always gives the same bytes. An existing file is replaced once the new one is whole.
+
+    Args:
+        images: The set.
+        out: Where.
+        progress: Called now and then.
+        form: Of a folder; kohya's for a set with repeats if left out, else imagefolder.
 
     Raises:
         UserError: `out` has none of these endings.
         DiffmemError: The file cannot be written.
     """
     check_ending(out)
+    if form is not None and out.suffix:
+        raise UserError(f"{out} is a file; the form {form} is for a folder: leave its ending out.")
     if not out.suffix:
-        write_image_folder(images, out, progress)
+        kohya = form == "kohya" if form is not None else images.repeats is not None
+        (write_kohya_folder if kohya else write_image_folder)(images, out, progress)
         return
     if out.is_dir():
         raise UserError(f"{out} is a folder; name a file to write.")
@@ -75,35 +97,45 @@ def write_images(images: ImageSet, out: Path, progress: Progress = NO_PROGRESS) 
     elif out.suffix.lower() == ".tar":
         write_tars(images, written_files(out), progress)
     elif out.suffix.lower() == ".zip":
-        with _new_zip(out) as archive:
-            _write_zip(images, archive, progress)
+        with atomic_path(out) as temporary, temporary.open("wb") as stream:
+            _write_zip(images, StoredZip(stream), progress)
     else:
         arrays: dict[str, NDArray[Any]] = {"images": images.images, "layout": np.array("NCHW")}
         write_arrays(out, arrays | _described(images) | {"names": np.array(list(images.names))})
 
 
-def _write_zip(images: ImageSet, archive: zipfile.ZipFile, progress: Progress) -> None:
-    files = []
+def _write_zip(images: ImageSet, archive: StoredZip, progress: Progress) -> None:
     for index, pixels in enumerate(images.images):
-        file = f"{index // 1000:05d}/img{index:08d}.png"
-        files.append(file)
-        archive.writestr(_member(file), encode_png(pixels))
+        archive.add(_png_name(index), encode_png(pixels))
         if index % 256 == 255:
             progress(index + 1, len(images), "writing images")
-    labels = (
-        None
-        if images.labels is None
-        else [list(pair) for pair in zip(files, images.labels.tolist(), strict=True)]
-    )
-    described = {
-        "labels": labels,
-        "class_names": images.class_names,
-        "names": list(images.names),
-        **({} if images.captions is None else {"captions": images.captions}),
-        "history": images.history,
-        "fingerprint": images.fingerprint,
-    }
-    archive.writestr(_member(LABEL_FILE), json.dumps(described))
+    content = bytearray()
+    for text in _json_parts(images):
+        content += text.encode()
+    archive.add(LABEL_FILE, content)
+    archive.finish()
+
+
+def _png_name(index: int) -> str:
+    return f"{index // 1000:05d}/img{index:08d}.png"
+
+
+def _json_parts(images: ImageSet) -> Iterator[str]:
+    """Yield the text of `dataset.json` in parts: as objects, the labels of a million images would take ten times as much."""
+    yield '{"labels": '
+    if images.labels is None:
+        yield "null"
+    else:
+        for index, label in enumerate(images.labels.tolist()):
+            yield f'{", " if index else "["}["{_png_name(index)}", {label}]'
+        yield "]"
+    yield f', "class_names": {json.dumps(images.class_names)}, "names": '
+    for index, name in enumerate(images.names):
+        yield f"{', ' if index else '['}{json.dumps(name)}"
+    yield "]"
+    last: dict[str, Any] = {} if images.captions is None else {"captions": images.captions}
+    last |= {} if images.repeats is None else {"repeats": images.repeats.tolist()}
+    yield ", " + json.dumps(last | {"history": images.history, "fingerprint": images.fingerprint})[1:]
 
 
 def _write_npy(images: ImageSet, out: Path, progress: Progress) -> None:
@@ -129,7 +161,7 @@ def _write_npy(images: ImageSet, out: Path, progress: Progress) -> None:
 
 def _described(images: ImageSet) -> dict[str, NDArray[Any]]:
     described = {
-        "labels": images.labels, "class_names": images.class_names, "history": images.history or None,
+        "labels": images.labels, "class_names": images.class_names, "history": images.history or None, "repeats": images.repeats,
     }  # fmt: skip
     arrays = {key: np.asarray(value) for key, value in described.items() if value is not None}
     if images.captions is not None:

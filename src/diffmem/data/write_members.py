@@ -1,4 +1,4 @@
-"""Sets written as what other programs read: WebDataset shards, and a folder with metadata.jsonl as Hugging Face's imagefolder.
+"""Sets written as what other programs read: WebDataset shards, and folders as Hugging Face's imagefolder or kohya's trainers have them.
 
 What neither format has a place for, the names of the classes and the history, lies in a hidden file, which both pass over.
 """
@@ -11,17 +11,18 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from diffmem.data.formats.encoded import NOTE_FILE
+from diffmem.data.formats.encoded import NOTE_FILE, REPEATS_KEY
 from diffmem.data.formats.png import encode_png
 from diffmem.data.images import ImageSet
 from diffmem.errors import DiffmemError, UserError
 from diffmem.files import atomic_path
 from diffmem.progress import Progress
 
-__all__ = ["check_new_folder", "write_image_folder", "write_tars"]
+__all__ = ["check_new_folder", "write_image_folder", "write_kohya_folder", "write_tars"]
 
 
 def write_tars(images: ImageSet, files: Sequence[Path], progress: Progress) -> None:
@@ -64,30 +65,66 @@ def check_new_folder(out: Path) -> None:
 
 
 def write_image_folder(images: ImageSet, out: Path, progress: Progress) -> None:
-    """Write a folder of PNGs with metadata.jsonl: file_name, and label and text where the set has them.
+    """Write a folder of PNGs with metadata.jsonl: file_name, and label, text and repeats where the set has them.
 
     Raises:
         UserError: The folder is there already and not empty.
         DiffmemError: It cannot be written; then there is none.
     """
+    with _new_folder(out, images) as made, (made / "metadata.jsonl").open("w", encoding="utf-8") as listing:
+        for index, pixels in enumerate(images.images):
+            file = f"{index // 1000:05d}/img{index:08d}.png"
+            _put(made / file, encode_png(pixels))
+            row: dict[str, object] = {"file_name": file}
+            if images.labels is not None:
+                row["label"] = int(images.labels[index])
+            if images.captions is not None:
+                row["text"] = images.captions[index]
+            if images.repeats is not None:
+                row[REPEATS_KEY] = int(images.repeats[index])
+            listing.write(f"{json.dumps(row)}\n")
+            if index % 256 == 255:
+                progress(index + 1, len(images), "writing images")
+
+
+def write_kohya_folder(images: ImageSet, out: Path, progress: Progress) -> None:
+    """Write a folder as kohya's trainers read it: `N_images/img00000000.png` with its caption in the .txt of that name.
+
+    N is how often an epoch holds the images, 1 where the set does not tell. Line breaks in captions become spaces, since only the first
+    line counts. Labels are not kept.
+
+    Raises:
+        UserError: The folder is there already and not empty, or an image has no caption: it would be trained on with its folder's name.
+        DiffmemError: It cannot be written; then there is none.
+    """
+    captions = images.captions or (None,)
+    lacking = sum(caption is None for caption in captions)
+    if lacking:
+        raise UserError(
+            f"Kohya's folders need a caption for each image, and {'all' if images.captions is None else f'{lacking:,}'} of {len(images):,}"
+            " have none. Caption them, or write a folder of the form imagefolder."
+        )
+    with _new_folder(out, images) as made:
+        for index, caption in enumerate(captions):
+            count = 1 if images.repeats is None else int(images.repeats[index])
+            stem = made / f"{count}_images" / f"img{index:08d}"
+            _put(stem.with_suffix(".png"), encode_png(images.images[index]))
+            stem.with_suffix(".txt").write_text(
+                f"{' '.join((caption or '').split())}\n", encoding="utf-8", newline="\n"
+            )
+            if index % 256 == 255:
+                progress(index + 1, len(images), "writing images")
+
+
+@contextmanager
+def _new_folder(out: Path, images: ImageSet) -> Iterator[Path]:
+    """Give a folder that becomes `out` once it is whole, with the note of a set."""
     check_new_folder(out)
     made = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        with (made / "metadata.jsonl").open("w", encoding="utf-8") as listing:
-            for index, pixels in enumerate(images.images):
-                file = f"{index // 1000:05d}/img{index:08d}.png"
-                (made / file).parent.mkdir(exist_ok=True)
-                (made / file).write_bytes(encode_png(pixels))
-                row: dict[str, object] = {"file_name": file}
-                if images.labels is not None:
-                    row["label"] = int(images.labels[index])
-                if images.captions is not None:
-                    row["text"] = images.captions[index]
-                listing.write(f"{json.dumps(row)}\n")
-                if index % 256 == 255:
-                    progress(index + 1, len(images), "writing images")
+        yield made
         (made / NOTE_FILE).write_bytes(_note(images))
         mask = os.umask(0)
         os.umask(mask)
@@ -102,6 +139,11 @@ def write_image_folder(images: ImageSet, out: Path, progress: Progress) -> None:
             shutil.rmtree(made, ignore_errors=True)
 
 
+def _put(file: Path, content: bytes) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(content)
+
+
 def _note(images: ImageSet) -> bytes:
     return json.dumps({"class_names": images.class_names, "history": images.history}).encode()
 
@@ -110,3 +152,4 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size = len(content)
     tar.addfile(info, io.BytesIO(content))
+    tar.getmembers().clear()  # the list itself, of no use here; of a million images it takes a gigabyte

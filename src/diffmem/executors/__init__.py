@@ -1,1 +1,1 @@
-"""Where the tasks of a search run: in this process, in processes of this machine, or on a cluster."""
+"""Where the tasks of a study run: in this process, in processes of this machine, or on a cluster."""

@@ -1,11 +1,19 @@
-"""Where the tasks of a search run, as typed settings: the `executor:` part of a recipe, one word or a mapping."""
+"""Where the trainings of a study run, as typed settings: the `executor:` part of a recipe, one word or a mapping."""
 
 from __future__ import annotations
 
 import re
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 __all__ = ["ExecutorConfig", "walltime_seconds"]
 
@@ -48,7 +56,7 @@ def walltime_seconds(text: str) -> int:
 
 
 class ExecutorConfig(BaseModel):
-    """Where the tasks of a search run."""
+    """Where the trainings of a study run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -110,6 +118,12 @@ class ExecutorConfig(BaseModel):
         5.0, gt=0, description="How long before a job's time limit its tasks are asked to save and end."
     )
 
+    @model_serializer(mode="wrap")
+    def _what_was_set(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What means nothing to a kind is refused when it is read, also with its default.
+        values = whole(self)
+        return {name: values[name] for name in values if name == "kind" or name in self.model_fields_set}
+
     @model_validator(mode="before")
     @classmethod
     def _word(cls, values: Any) -> Any:
@@ -163,6 +177,11 @@ class ExecutorConfig(BaseModel):
                 " raise walltime or lower minutes_to_save"
             )
         return self
+
+    @classmethod
+    def of_workers(cls, count: int) -> Self:
+        """Return what `--workers` is short for: so many processes of this machine, of which the only one is this one."""
+        return cls(kind="inline") if count <= 1 else cls(kind="local", processes=count)
 
     @property
     def device(self) -> str | None:

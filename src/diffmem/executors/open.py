@@ -14,7 +14,7 @@ from diffmem.errors import UserError
 from diffmem.executors.child import run_task
 from diffmem.executors.config import ExecutorConfig
 from diffmem.executors.pool import Event, Pool, Task, outcome
-from diffmem.executors.processes import Processes, available_cores, share_of_gpus, visible_gpus
+from diffmem.executors.processes import LocalPool, available_cores, visible_gpus
 
 __all__ = ["InlinePool", "LocalPool", "open_pool"]
 
@@ -57,43 +57,22 @@ class InlinePool(Pool):
         self._waiting.clear()
 
 
-class LocalPool(Processes, Pool):
-    """A pool of spawned processes; each does one task at a time, and one that dies is replaced.
-
-    Args:
-        slots: How many processes.
-        threads: Threads of each process; by default the cores divided by the slots.
-        gpus: Names of the GPUs, divided among the slots and shared if there are more slots; none on a CPU.
-        processes: Processes of each task (torchrun), each with a GPU of its own.
-    """
-
-    def __init__(
-        self, slots: int, *, threads: int | None = None, gpus: Sequence[str] = (), processes: int = 1
-    ) -> None:
-        self.slots = slots
-        share = max(1, available_cores() // (slots * processes)) if threads is None else threads
-        environments = [{"CUDA_VISIBLE_DEVICES": share_of_gpus(gpus, i, processes)} for i in range(slots)]
-        super().__init__(run_task, slots, share, environments if gpus else ())
-
-    def submit(self, task: Task) -> None:
-        """Take a task; see `Pool`."""
-        self.add(task.key, task)
-
-
 def open_pool(
     config: ExecutorConfig,
     *,
     device: str,
     folder: Path,
     threads: int | None = None,
+    most: int | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Pool:
     """Return the pool that a recipe asks for; use it as a context manager.
 
     Args:
-        device: Where tasks compute: 'cpu' or 'cuda'.
+        device: Where tasks compute: 'cpu', 'cuda' or 'cuda:N', which is that GPU alone unless others are named.
         folder: Of the study; clusters keep their scripts and logs in it, and need it on a common disk.
         threads: local: threads of each process; the cores divided by the processes if not given.
+        most: local: how many tasks there will be at once; no more processes are started, and they share the cores.
         on_event: inline: called with progress and warnings as they come (see `InlinePool`).
 
     Raises:
@@ -103,7 +82,7 @@ def open_pool(
     if config.kind == "inline":
         return InlinePool(on_event)
     if config.kind == "local":
-        return _local(config, device, threads)
+        return _local(config, device, threads, most)
     if config.device is not None and config.device != device.partition(":")[0]:
         raise UserError(
             f"executor.gpus_per_node = {config.gpus_per_node}, but the device is {device!r}: give --device {config.device},"
@@ -122,8 +101,8 @@ def open_pool(
     return open_parsl(config, folder)
 
 
-def _local(config: ExecutorConfig, device: str, threads: int | None) -> LocalPool:
-    each = config.processes_per_run
+def _local(config: ExecutorConfig, device: str, threads: int | None, most: int | None) -> LocalPool:
+    each, named = config.processes_per_run, device.partition(":")[2]
     if not device.startswith("cuda"):
         if config.gpus is not None or config.runs_per_gpu != 1:
             raise UserError(
@@ -131,11 +110,12 @@ def _local(config: ExecutorConfig, device: str, threads: int | None) -> LocalPoo
                 " --device cuda."
             )
         slots = config.processes or max(1, available_cores() // each)
-        return LocalPool(slots, threads=threads, processes=each)
+        return LocalPool(min(slots, most or slots), threads=threads, processes=each)
     import torch
 
     names = visible_gpus(torch.cuda.device_count())
-    wanted = range(len(names)) if config.gpus is None else config.gpus
+    wanted: Sequence[int] = [int(named)] if named else range(len(names))
+    wanted = wanted if config.gpus is None else config.gpus
     if not names or any(not 0 <= number < len(names) for number in wanted):
         raise UserError(
             f"executor.gpus = {list(wanted)}: torch sees {len(names)} GPUs here, numbered from 0; name some of these."
@@ -146,4 +126,4 @@ def _local(config: ExecutorConfig, device: str, threads: int | None) -> LocalPoo
         )
     gpus = [names[number] for number in wanted]
     slots = config.processes or len(gpus) * config.runs_per_gpu // each
-    return LocalPool(slots, threads=threads, gpus=gpus, processes=each)
+    return LocalPool(min(slots, most or slots), threads=threads, gpus=gpus, processes=each)

@@ -1,4 +1,4 @@
-"""What a search asks of the pool that its tasks run in: take tasks, report what becomes of them, stop."""
+"""What a study asks of the pool that its tasks run in: take tasks, report what becomes of them, stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Worker processes of this machine: each takes one job after the other, and one that dies is replaced.
+"""Worker processes of this machine: each takes one task after the other, and one that dies is replaced.
 
 They are spawned when there is work for them. One single-threaded process per core trains small networks much faster than one
 process with all cores, since at that size the threads mostly wait for each other.
@@ -13,43 +13,37 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any, Self
+from typing import Any
 
 from diffmem.errors import DiffmemError
+from diffmem.executors.child import run_task
 from diffmem.executors.pool import (
     SECONDS_TO_STOP,
-    BugError,
     Event,
+    Pool,
+    Task,
     event_from_json,
     event_to_json,
     outcome,
     throttled,
 )
 from diffmem.executors.signals import end_with, signals_held, stop_on_signals
-from diffmem.progress import NO_PROGRESS, Progress
 
 __all__ = [
-    "Processes",
-    "Run",
+    "LocalPool",
     "available_cores",
-    "default_workers",
-    "run_jobs",
     "share_of_gpus",
     "visible_gpus",
 ]
 
-Run = Callable[[Any, Progress, Callable[[str], None]], None]
-"""`run(job, progress, warn)`, a function of a module."""
-
 _SECONDS_BETWEEN_PROGRESS = 0.05
-_SECONDS_OF_A_POLL = 60.0
 
 
 def available_cores() -> int:
@@ -82,8 +76,8 @@ def share_of_gpus(names: Sequence[str], worker: int, processes: int) -> str:
     return ",".join(names[first : first + processes])
 
 
-def _serve(connection: Connection, run: Run, threads: int) -> None:
-    """Run jobs until none comes, and send the parent their events, before them a word that this process is ready."""
+def _serve(connection: Connection, threads: int) -> None:
+    """Run tasks until none comes, and send the parent their events, before them a word that this process is ready."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     end_with(parent.join)
@@ -100,11 +94,8 @@ def _serve(connection: Connection, run: Run, threads: int) -> None:
         torch.set_num_threads(threads)
         send(None)
         while True:
-            key, job = connection.recv()
-            end = outcome(key, partial(run, job), throttled(send, _SECONDS_BETWEEN_PROGRESS))
-            if isinstance(end.error, BugError):
-                print(end.error.trace, file=sys.stderr)
-            send(end)
+            task: Task = connection.recv()
+            send(outcome(task.key, partial(run_task, task), throttled(send, _SECONDS_BETWEEN_PROGRESS)))
     except (KeyboardInterrupt, EOFError):
         return
 
@@ -120,38 +111,35 @@ class _Worker:
     ready: bool = False
 
 
-class Processes:
-    """Up to a number of processes that run jobs in the order of submission. A context manager: leaving it stops them.
+class LocalPool(Pool):
+    """A pool of spawned processes; each does one task at a time, and one that dies is replaced.
 
     Args:
-        run: Runs a job, in one of the processes.
-        count: How many processes.
-        threads: Threads of torch in each.
-        environments: Variables to set in them: process i gets entry i modulo their number.
+        slots: How many processes.
+        threads: Threads of torch in each; by default the cores divided by the slots.
+        gpus: Names of the GPUs, divided among the slots and shared if there are more slots; none on a CPU.
+        processes: Processes of each task (torchrun), each with a GPU of its own.
     """
 
     def __init__(
-        self, run: Run, count: int, threads: int, environments: Sequence[Mapping[str, str]] = ()
+        self, slots: int, *, threads: int | None = None, gpus: Sequence[str] = (), processes: int = 1
     ) -> None:
-        self._run, self._count, self._threads = run, count, threads
-        self._environments = environments
-        self._waiting: deque[tuple[str, Any]] = deque()
+        self.slots = slots
+        self._threads = max(1, available_cores() // (slots * processes)) if threads is None else threads
+        self._environments = [
+            {"CUDA_VISIBLE_DEVICES": share_of_gpus(gpus, i, processes)} if gpus else {} for i in range(slots)
+        ]
+        self._waiting: deque[Task] = deque()
         self._workers: list[_Worker] = []
         self._context = multiprocessing.get_context("spawn")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self.stop()
-
-    def add(self, key: str, job: Any) -> None:
-        """Take a job, picklable; events name it by its key."""
-        self._waiting.append((key, job))
+    def submit(self, task: Task) -> None:
+        """Take a task; see `Pool`."""
+        self._waiting.append(task)
         self._feed()
 
     def poll(self, seconds: float) -> list[Event]:
-        """Return what happened; waits at most so many seconds for an event."""
+        """Return what happened; see `Pool`."""
         deadline = time.monotonic() + seconds
         while True:
             self._feed()
@@ -170,24 +158,21 @@ class Processes:
     def _feed(self) -> None:
         """Give waiting jobs to idle processes, and start more if there are too few."""
         idle = [worker for worker in self._workers if worker.key is None]
-        while self._waiting and (idle or len(self._workers) < self._count):
+        while self._waiting and (idle or len(self._workers) < self.slots):
             worker = idle.pop(0) if idle else self._start()
-            key, job = self._waiting[0]
             try:
-                worker.connection.send((key, job))
+                worker.connection.send(self._waiting[0])
             except OSError:  # it died while it had nothing to do
                 self._remove(worker)
                 continue
-            worker.key = key
-            self._waiting.popleft()
+            worker.key = self._waiting.popleft().key
 
     def _start(self) -> _Worker:
-        number = min(set(range(self._count)) - {worker.number for worker in self._workers})
+        number = min(set(range(self.slots)) - {worker.number for worker in self._workers})
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self._run, self._threads), daemon=True)
+        process = self._context.Process(target=_serve, args=(theirs, self._threads), daemon=True)
         values = {"OMP_NUM_THREADS": str(self._threads)}  # read by the child's libraries as they load
-        if self._environments:
-            values |= self._environments[number % len(self._environments)]
+        values |= self._environments[number]
         # The first start of a process would start it, which lets the signals through again.
         resource_tracker.ensure_running()
         with _environment(values), _without_program(), signals_held(signal.SIGINT, signal.SIGTERM):
@@ -287,68 +272,3 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def default_workers(jobs: int, device: str) -> int:
-    """Return how many processes to use: one per core on a CPU (no more than there are jobs), one on a GPU."""
-    if device.startswith("cuda"):
-        return 1
-    return max(1, min(jobs, available_cores()))
-
-
-def run_jobs(
-    jobs: Sequence[Any],
-    run: Run,
-    costs: Sequence[float],
-    *,
-    workers: int,
-    progress: Progress = NO_PROGRESS,
-    warn: Callable[[str], None] = lambda text: None,
-) -> None:
-    """Run all jobs, the most expensive first.
-
-    Args:
-        jobs: What to do; picklable.
-        run: `run(job, progress, warn)`, a function of a module.
-        costs: Expected cost of each job, in any unit.
-        workers: Number of processes; 1 runs them in this process.
-        progress: Reported the cost done, of all cost.
-        warn: Called with the jobs' warnings.
-
-    Raises:
-        DiffmemError: A job failed (the first failure, after the others were stopped), or its process died.
-        KeyboardInterrupt: A stop was requested; all jobs were asked to end and given time to save.
-    """
-    order = sorted(range(len(jobs)), key=lambda i: -costs[i])
-    done = [0.0] * len(jobs)
-
-    def report(number: int, units: float, total: float, note: str = "") -> None:
-        done[number] = costs[number] * min(1.0, units / max(total, 1e-12))
-        progress(sum(done), sum(costs), note)
-
-    if workers <= 1:
-        for i in order:
-            run(jobs[i], lambda units, total, note="", i=i: report(i, units, total, note), warn)
-            report(i, 1, 1)
-        return
-    with Processes(run, workers, threads=max(1, available_cores() // workers)) as processes:
-        for i in order:
-            processes.add(str(i), jobs[i])
-        left = len(jobs)
-        while left:
-            for event in processes.poll(_SECONDS_OF_A_POLL):
-                if event.kind == "progress":
-                    report(int(event.key), event.done, event.total, event.text)
-                elif event.kind == "warning":
-                    warn(event.text)
-                elif event.kind == "finished":
-                    report(int(event.key), 1, 1)
-                    left -= 1
-                elif event.kind == "stopped":
-                    raise KeyboardInterrupt
-                elif event.error is not None:
-                    raise event.error
-                else:
-                    raise DiffmemError(
-                        f"{event.text} Finished work is kept: the same command resumes from there."
-                    )

@@ -10,6 +10,7 @@ from diffmem.models.pretrained.diffusers_folder import open_diffusers
 from diffmem.models.pretrained.edm_pickle import open_edm_pickle
 from diffmem.models.pretrained.foreign import from_edm_state_dict
 from diffmem.models.pretrained.opening import MODELS_UNDERSTOOD, open_model, origin_of
+from diffmem.models.pretrained.text_model import TextModel, open_text_model
 from diffmem.models.weights import load_denoiser, save_denoiser
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Preconditioned",
     "Preconditioning",
     "Refinable",
+    "TextModel",
     "build_denoiser",
     "count_parameters",
     "from_edm_state_dict",
@@ -35,6 +37,7 @@ __all__ = [
     "open_diffusers",
     "open_edm_pickle",
     "open_model",
+    "open_text_model",
     "origin_of",
     "pixel_shape_of",
     "save_denoiser",

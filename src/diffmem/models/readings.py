@@ -57,7 +57,9 @@ class MappedDenoiser(DescribedDenoiser):
 def other_readings(denoiser: Denoiser) -> list[Reading]:
     """Return the same model read in other ways: first with other settings of its file, then what no setting chooses."""
     origin: Origin | None = getattr(denoiser, "origin", None)
-    return [*(() if origin is None else origin.readings), *generic_readings(denoiser)]
+    known = () if origin is None else origin.readings
+    named = {reading.text for reading in known}
+    return [*known, *(reading for reading in generic_readings(denoiser) if reading.text not in named)]
 
 
 def generic_readings(denoiser: Denoiser) -> list[Reading]:

@@ -84,15 +84,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file by name, on the CPU; the file need not be trusted.
+def load_tensors(path: Path, limit: int = MAX_FILE_BYTES) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file of at most `limit` bytes by name, on the CPU; the file need not be trusted.
 
     Raises:
         UserError: It is missing, too large, or damaged.
     """
     from safetensors.torch import load_file
 
-    check_sizes(path)
+    check_sizes(path, limit)
     with reading(str(path)):
         return load_file(path)
 
@@ -153,8 +153,8 @@ def load_denoiser(
     return denoiser.eval().requires_grad_(False).to(device), config, texts
 
 
-def check_file(path: Path) -> int:
-    """Return the size of a plain file in bytes, at most 4 GiB.
+def check_file(path: Path, limit: int = MAX_FILE_BYTES) -> int:
+    """Return the size of a plain file in bytes, at most `limit`.
 
     Raises:
         UserError: It is missing or too large.
@@ -162,18 +162,18 @@ def check_file(path: Path) -> int:
     if not is_plain_file(path):
         raise UserError(f"There is no file {path}.")
     size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise UserError(f"{path} is refused: it has {size:,} bytes; the limit is {MAX_FILE_BYTES:,}.")
+    if size > limit:
+        raise UserError(f"{path} is refused: it has {size:,} bytes; the limit is {limit:,}.")
     return size
 
 
-def check_sizes(path: Path) -> None:
+def check_sizes(path: Path, limit: int = MAX_FILE_BYTES) -> None:
     """Refuse a safetensors file whose size, or whose header's size, no network of this field has.
 
     Raises:
         UserError: It is missing, cannot be read, or is too large.
     """
-    size = check_file(path)
+    size = check_file(path, limit)
     with reading(str(path)), path.open("rb") as stream:
         header = int.from_bytes(stream.read(8), "little")
     if _MAX_HEADER_BYTES < header < size:

@@ -27,7 +27,7 @@ from diffmem.optimum.denoising_records import DenoisingCheck, ErrorPoint, LabelU
 from diffmem.optimum.gaussian import GaussianDenoiser
 from diffmem.progress import NO_PROGRESS, Progress, Stages, parts_of
 
-__all__ = ["LEVELS", "MIDDLE", "denoising_check"]
+__all__ = ["IMAGES", "LEVELS", "MIDDLE", "denoising_check"]
 
 LEVELS = tuple(2.0**power for power in range(-5, 5))
 """Noise levels in standard deviations of the images."""
@@ -41,7 +41,9 @@ BETTER = 0.1
 ENOUGH = 2
 """The least number of levels at which it must be sound: surely better than the best that uses no other pixel."""
 
-_IMAGES = 256
+IMAGES = 256
+"""Images that are denoised."""
+
 _BLOCK = 16  # after so many, one that is worse is given up
 _MOMENTS = 4096  # images of which mean and covariance are taken
 _MOST_VALUES = 3072  # of an image, for its covariance: 32 x 32 x 3
@@ -73,7 +75,7 @@ def denoising_check(
     """
     order = np.random.default_rng([seed, 0x64656E6F]).permutation(len(images))[:_MOMENTS]
     known = images.take(order, "drawn for the denoising error")
-    clean = _encoded(denoiser, known.take(np.arange(min(len(known), _IMAGES)), "checked"), batch_size)
+    clean = _encoded(denoiser, known.take(np.arange(min(len(known), IMAGES)), "checked"), batch_size)
     use, labels = _labels(denoiser, known, clean)
     centre = clean.double().mean(0) if isinstance(denoiser, Latent) else _mean_image(known)
     squares = (clean.double() - centre).square().flatten(1).mean(1)

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import yaml
 
+from diffmem.distributed import world
 from diffmem.errors import UserError
 from diffmem.paper.claims import judge
 from diffmem.paper.experiment import Experiment, Scale, ScaleName, Value
 from diffmem.paper.records import ExperimentResult, LevelRecord, PublishedCurve
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.recipe import StudyRecipe
+from diffmem.studies.folder import write_study_folder
 from diffmem.studies.study import Study, execute_studies
 
 __all__ = ["PlannedLevel", "Reproduction", "plan", "reproduce"]
@@ -49,6 +51,12 @@ class Reproduction:
     notes: tuple[str, ...]
     folder: Path
     store: Path
+
+    @property
+    def recipe(self) -> StudyRecipe:
+        """All levels as one recipe, which `diffmem study` carries out as well."""
+        levels = {level.name: level.recipe for level in self.levels}
+        return StudyRecipe.of_levels(self.experiment.title, self.experiment.factor, levels)
 
     @property
     def first_line(self) -> str:
@@ -143,7 +151,6 @@ def reproduce(
     planned: Reproduction,
     *,
     device: str = "cpu",
-    workers: int | None = None,
     progress: Progress = NO_PROGRESS,
     warn: Callable[[str], None] = lambda text: None,
 ) -> tuple[ExperimentResult, list[Study]]:
@@ -160,7 +167,9 @@ def reproduce(
         KeyboardInterrupt: A stop was requested; everything is saved.
     """
     studies = [Study(level.recipe, planned.folder, progress, store=planned.store) for level in planned.levels]
-    execute_studies(studies, planned.folder, device=device, workers=workers, progress=progress, warn=warn)
+    if world().is_main:
+        write_study_folder(planned.folder, planned.recipe.with_whole_paths(), planned.store)
+    execute_studies(studies, planned.folder, device=device, progress=progress, warn=warn)
     experiment = planned.experiment
     levels = [
         LevelRecord(name=level.name, paper_name=level.paper_name, study=study.result(device))

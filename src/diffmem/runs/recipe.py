@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from diffmem.errors import UserError
+from diffmem.executors.config import ExecutorConfig
 from diffmem.models.config import ModelConfig
 from diffmem.sampling.config import SamplerConfig
+from diffmem.settings import set_key, validated
 from diffmem.training.config import TrainingConfig
 
 __all__ = ["DataConfig", "MeasureConfig", "StudyRecipe", "TrainRecipe"]
+
+_OF_A_LEVEL = ("data", "model", "training", "sampling")
 
 
 class _Config(BaseModel):
@@ -112,19 +118,41 @@ class TrainRecipe(_Config):
 
 
 class StudyRecipe(TrainRecipe):
-    """A study over training-set sizes: everything but where it is stored."""
+    """A study: a base configuration, the levels of a factor that change it, sizes, seeds; everything but where it is stored."""
 
     title: str = Field("Study", description="Heading of the report.")
+    plan: Literal["grid", "search"] = Field(
+        "grid",
+        description="'grid' trains every size to the end, 'search' chooses sizes until EMM is known; if it is not given, a recipe"
+        " with search or levels is a search.",
+    )
     data: DataConfig
+    factor: str = Field("level", description="What the levels are, for example 'resolution'.")
+    levels: dict[str, dict[str, Any]] = Field(
+        {"base": {}}, min_length=1, description="Level -> its settings, dotted key: value."
+    )
+    published: dict[str, float] = Field(
+        {}, description="Level -> EMM that the paper reports for it, for comparison."
+    )
     sizes: tuple[int, ...] = Field(min_length=1, description="Numbers of training images.")
     seeds: tuple[int, ...] = Field(
         (0,), min_length=1, description="Seeds; each size is trained once with each."
     )
     sampling: SamplerConfig = SamplerConfig()
     measure: MeasureConfig = MeasureConfig()
+    executor: ExecutorConfig = ExecutorConfig()
+
+    @field_validator("levels", "published", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(name): {} if one is None else one for name, one in value.items()}
+        return value
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.plan != type(self).model_fields["plan"].default:
+            raise ValueError(f"plan is {self.plan!r}, but these are the settings of another plan")
         for size in self.sizes:
             if size < 2:
                 raise ValueError(
@@ -135,4 +163,70 @@ class StudyRecipe(TrainRecipe):
             values: Sequence[int] = getattr(self, name)
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} repeats a value: {list(values)}")
+        unknown = sorted(set(self.published) - set(self.levels))
+        if unknown:
+            raise ValueError(f"published names the level {unknown[0]!r}, which is not among levels")
         return self
+
+    def level(self, name: str) -> StudyRecipe:
+        """Return the configuration of one level, as a study of its sizes.
+
+        Raises:
+            UserError: Its settings do not fit.
+        """
+        base = self.model_dump(mode="json", include={*_OF_A_LEVEL, "sizes", "seeds", "measure"})
+        base["title"] = self.title if name == "base" else f"{self.title}: {name}"
+        where = f"level {name!r}"
+        for key, value in self.levels[name].items():
+            if key.partition(".")[0] not in _OF_A_LEVEL:
+                raise UserError(
+                    f"{where}: a level may change data, model, training and sampling, not {key!r}."
+                )
+            set_key(base, key, value, f"{where}, {key!r}")
+        return validated(StudyRecipe, base, where).model_copy(update={"executor": self.executor})
+
+    @classmethod
+    def of_levels(cls, title: str, factor: str, levels: Mapping[str, StudyRecipe]) -> StudyRecipe:
+        """Return the grid whose levels are these; they may differ in data, model, training and sampling alone."""
+        first, *_ = levels.values()
+        settings = {
+            name: dict(_leaves(one.model_dump(mode="json", include=set(_OF_A_LEVEL))))
+            for name, one in levels.items()
+        }
+        base, *others = settings.values()
+        alike = {
+            key for key, value in base.items() if all(key in one and one[key] == value for one in others)
+        }
+        changes = {
+            name: {key: value for key, value in one.items() if key not in alike}
+            for name, one in settings.items()
+        }
+        return first.model_copy(update={"title": title, "factor": factor, "levels": changes})
+
+    def with_whole_paths(self) -> Self:
+        """Return the recipe with paths in full, so that the study can be opened from any folder."""
+        values = self.model_dump(mode="json")
+
+        def whole(source: object) -> object:
+            return (
+                str(Path(source).resolve()) if isinstance(source, str) and Path(source).exists() else source
+            )
+
+        for settings in (values["data"], values["data"]["mixture"] or {}):
+            if "source" in settings:
+                settings["source"] = whole(settings["source"])
+        for settings in values["levels"].values():
+            for key in {"data.source", "data.mixture.source"} & set(settings):
+                settings[key] = whole(settings[key])
+        if "path" in values["executor"]:
+            values["executor"]["path"] = whole(values["executor"]["path"])
+        return type(self).model_validate(values)
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings in groups of keys, with their dotted keys."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -8,8 +8,8 @@ methods; the first alone writes these files, and decides what is to be done.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from diffmem.runs.evaluations import (
 )
 from diffmem.runs.recipe import MeasureConfig
 from diffmem.runs.records import RunRecord
+from diffmem.runs.store.workers import reported_status
 from diffmem.runs.trained import TrainedRun
 from diffmem.sampling import SamplerConfig, discard_shards, generate, generate_resumable
 from diffmem.settings import config_hash
@@ -96,8 +97,21 @@ class Run(TrainedRun):
             KeyboardInterrupt: A stop was requested; the state is saved.
         """
         self.check_distinct()  # before anything is written
-        with self.locked():
-            self._execute(sampling, measure, device, progress, warn)
+        with self.at_work(progress) as report:
+            self._execute(sampling, measure, device, report, warn)
+
+    @contextmanager
+    def at_work(self, progress: Progress) -> Iterator[Progress]:
+        """Hold the right to write in the folder, and yield a progress that also keeps the status there; see `locked`."""
+        with self.locked(), reported_status(self.folder) as keep:
+
+            def report(done: float, total: float, note: str = "") -> None:
+                keep(
+                    done, total, "training" if done < total else "sampling"
+                )  # a table beside it has the rest
+                progress(done, total, note)
+
+            yield report
 
     def _execute(
         self,
@@ -115,7 +129,7 @@ class Run(TrainedRun):
         measured = {seen for seen in self.points if store.path(seen).exists()}
 
         def report(trained: float, more: float = 0.0) -> None:
-            progress(trained + each * (len(measured) + more), units, f"N={size}, epoch {trained / size:.0f}")
+            progress(trained + each * (len(measured) + more), units, f"epoch {trained / size:,.0f}")
 
         def evaluate(seen: int, trained: float, denoiser: Denoiser | None = None) -> None:
             measured.discard(seen)

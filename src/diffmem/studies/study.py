@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,45 +13,74 @@ from diffmem.data import ImageSet, duplicate_groups, open_images, write_images
 from diffmem.distributed import world
 from diffmem.environment import versions
 from diffmem.errors import UserError
-from diffmem.executors.processes import default_workers, run_jobs
-from diffmem.files import read_number, write_json
 from diffmem.memorization import RatioRule, protocol_id
 from diffmem.memorization.examples import Example
 from diffmem.models import ModelConfig, build_denoiser, count_parameters
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.distribution import open_distribution
-from diffmem.runs.recipe import StudyRecipe
+from diffmem.runs.recipe import StudyRecipe, TrainRecipe
 from diffmem.runs.run import Run
+from diffmem.studies.driver import Reached, Work, drive, seconds_spent, timed
 from diffmem.studies.emm import estimate_emm
 from diffmem.studies.records import StudyResult
 
-__all__ = ["RUNS", "Study", "add_seconds", "execute_studies", "model_text", "seconds_spent", "stored_set"]
+__all__ = [
+    "RUNS",
+    "Study",
+    "execute_studies",
+    "model_text",
+    "opened_sets",
+    "stored_set",
+    "task_content",
+    "work_on_run",
+]
 
-RUNS, _DATA, _SECONDS = "runs", "data", "seconds.json"
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What a worker process needs: paths and settings, no images."""
-
-    recipe: StudyRecipe
-    training_set: Path
-    heldout: Path | None
-    seed: int
-    store: Path
-    device: str
+RUNS, _DATA = "runs", "data"
+_WORK = "diffmem.studies.study:work_on_run"
 
 
-def _run_job(job: _Job, progress: Progress, warn: Callable[[str], None]) -> None:
-    run = Run(
-        training_set=open_images(job.training_set),
-        heldout=None if job.heldout is None else open_images(job.heldout),
-        model=job.recipe.model,
-        training=job.recipe.training,
-        seed=job.seed,
-        store=job.store,
-    )
-    run.execute(job.recipe.sampling, job.recipe.measure, device=job.device, progress=progress, warn=warn)
+def work_on_run(content: dict[str, Any], progress: Progress, warn: Callable[[str], None]) -> None:
+    """Do the run that `content` describes, as far as it is not done: what a worker process calls, with paths and settings alone.
+
+    Args:
+        content: recipe (a `StudyRecipe` as JSON), training_set and heldout (paths; heldout may be none), seed, store, device.
+        progress: Reports units of work, in images trained.
+        warn: Gets a message for each damaged file that is made anew.
+
+    Raises:
+        DiffmemError: Training diverged, another process works in this folder, or a file cannot be written.
+        KeyboardInterrupt: A stop was requested; the state is saved.
+    """
+    recipe = StudyRecipe.model_validate(content["recipe"])
+    run = Run(**opened_sets(content), model=recipe.model, training=recipe.training)
+    run.execute(recipe.sampling, recipe.measure, device=content["device"], progress=progress, warn=warn)
+
+
+def opened_sets(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the content of a task, made by `task_content`, says of its run: its images, seed and store."""
+    return {
+        "training_set": open_images(Path(content["training_set"])),
+        "heldout": None if content["heldout"] is None else open_images(Path(content["heldout"])),
+        "seed": int(content["seed"]),
+        "store": Path(content["store"]),
+    }
+
+
+def task_content(run: Run, recipe: TrainRecipe, device: str) -> dict[str, Any]:
+    """Return what a worker process needs to do a run, as JSON; the images that it needs are written to the store.
+
+    Args:
+        recipe: Whose settings it is given, without the executor.
+    """
+    store, heldout = run.store.parent, run.heldout
+    return {
+        "recipe": recipe.model_dump(mode="json", exclude={"executor"}),
+        "training_set": str(stored_set(store, run.training_set, "train").resolve()),
+        "heldout": None if heldout is None else str(stored_set(store, heldout, "heldout").resolve()),
+        "seed": run.seed,
+        "store": str(run.store.resolve()),
+        "device": device,
+    }
 
 
 class Study:
@@ -99,7 +127,6 @@ class Study:
         self,
         *,
         device: str = "cpu",
-        workers: int | None = None,
         progress: Progress = NO_PROGRESS,
         warn: Callable[[str], None] = lambda text: None,
     ) -> StudyResult:
@@ -109,18 +136,19 @@ class Study:
             DiffmemError: A run failed.
             KeyboardInterrupt: A stop was requested; everything is saved.
         """
-        execute_studies([self], self.folder, device=device, workers=workers, progress=progress, warn=warn)
+        execute_studies([self], self.folder, device=device, progress=progress, warn=warn)
         return self.result(device)
 
-    def job(self, run: Run, device: str) -> _Job:
-        """Return what a worker process needs to do a run; the images that it trains on are written to the store."""
-        return _Job(
-            recipe=self.recipe,
-            training_set=stored_set(self.store, run.training_set, "train"),
-            heldout=None if self.heldout is None else stored_set(self.store, self.heldout, "heldout"),
-            seed=run.seed,
-            store=run.store,
-            device=device,
+    def work(self, run: Run) -> Work:
+        """Return a run as something to be done."""
+        recipe = self.recipe
+        return Work(
+            name=f"{recipe.title}, N = {len(run.training_set):,}, seed {run.seed}",
+            run=run,
+            function=_WORK,
+            content=lambda device: task_content(run, recipe, device),
+            is_done=lambda: run.is_finished(recipe.sampling, recipe.measure),
+            units=run.total_units(recipe.sampling, recipe.measure),
         )
 
     def result(self, device: str = "cpu") -> StudyResult:
@@ -199,18 +227,43 @@ def stored_set(store: Path, images: ImageSet, kind: str) -> Path:
     return path
 
 
-def seconds_spent(folder: Path) -> float:
-    """Return the wall-clock time of the sessions of a study so far."""
-    return read_number(folder / _SECONDS, "seconds")
+class _Grid:
+    """All runs of several studies that are not finished, longest first; those that they share are done once; see `Plan`."""
 
+    def __init__(self, studies: Sequence[Study], folder: Path) -> None:
+        self.folder, self.store, self.executor = folder, studies[0].store, studies[0].recipe.executor
+        works: dict[tuple[Path, tuple[int, ...]], Work] = {}
+        self._recipes: dict[Work, StudyRecipe] = {}
+        for study in studies:
+            for run in study.runs():
+                where = run.evaluation_folder(study.recipe.sampling, study.recipe.measure.samples)
+                # A longer training is the same run, with other evaluation points.
+                self._recipes[works.setdefault((where, tuple(run.points)), study.work(run))] = study.recipe
+        self._left = sorted(works.values(), key=lambda work: -work.units)
+        self.most = len(self.waiting(()))
+        self._units = sum(work.units for work in self._left)
 
-def add_seconds(folder: Path, seconds: float) -> None:
-    """Add the time of a session, or of a part of one, to a study's.
+    def waiting(self, busy: Collection[Work]) -> list[Work]:
+        self._left = [work for work in self._left if work in busy or not work.is_done()]
+        return [work for work in self._left if work not in busy]
 
-    Raises:
-        DiffmemError: The file cannot be written.
-    """
-    write_json(folder / _SECONDS, {"seconds": seconds_spent(folder) + seconds})
+    def done(self, shares: Mapping[Work, float]) -> tuple[float, float]:
+        left = sum(work.units * (1 - shares.get(work, 0.0)) for work in self._left)
+        return self._units - left, self._units
+
+    def execute_together(self, device: str, progress: Progress, warn: Callable[[str], None]) -> None:
+        """Do one run after the other, all processes of torchrun each."""
+        for work in list(self._left):
+            reached, recipe = Reached(), self._recipes[work]
+
+            def tell(
+                done: float, total: float, note: str = "", work: Work = work, at: Reached = reached
+            ) -> None:
+                at.take(done, total, note)
+                progress(*self.done({work: at.share}), f"{work.name}: {at}")
+
+            work.run.execute(recipe.sampling, recipe.measure, device=device, progress=tell, warn=warn)
+            self._left.remove(work)
 
 
 def execute_studies(
@@ -218,43 +271,32 @@ def execute_studies(
     folder: Path,
     *,
     device: str = "cpu",
-    workers: int | None = None,
     progress: Progress = NO_PROGRESS,
     warn: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Do what is not done yet of several studies, as one pool of work; runs that they share are done once.
+    """Do what is not done yet of several studies on one store, as one pool of work; runs that they share are done once.
 
-    Under torchrun all processes work on each run together, one run after the other.
+    Trainings run where the executor of the first one's recipe says. Under torchrun all processes work on each run together,
+    one run after the other.
 
     Args:
         folder: Where the time spent is noted.
-        device: 'cpu' or 'cuda'.
-        workers: Processes; by default one per core, or one on a GPU. Not used under torchrun.
+        device: 'cpu', 'cuda' or 'cuda:N'.
         progress: Reports the work done, in images trained.
-        warn: Gets a message for each damaged file that is made anew.
+        warn: Gets a message for each damaged file that is made anew, worker that died, lease taken over.
 
     Raises:
+        UserError: The executor does not fit this machine.
         DiffmemError: A run failed.
         KeyboardInterrupt: A stop was requested; everything is saved.
     """
-    begin, here = time.monotonic(), world()
-    waiting: dict[Path, tuple[Study, Run]] = {}
-    for study in studies:
-        sampling, measure = study.recipe.sampling, study.recipe.measure
-        for run in study.runs():
-            if not run.is_finished(sampling, measure):
-                waiting[run.evaluation_folder(sampling, measure.samples)] = (study, run)
-    costs = [run.total_units(study.recipe.sampling, study.recipe.measure) for study, run in waiting.values()]
+    grid = _Grid(studies, folder)
+    if world().size == 1:
+        drive(grid, device=device, progress=progress, warn=warn)
+        return
+    note_time = timed(folder)
     try:
-        if waiting and here.size > 1:
-            for study, run in waiting.values():
-                run.execute(
-                    study.recipe.sampling, study.recipe.measure, device=device, progress=progress, warn=warn
-                )
-        elif waiting:
-            jobs = [study.job(run, device) for study, run in waiting.values()]
-            count = default_workers(len(jobs), device) if workers is None else min(workers, len(jobs))
-            run_jobs(jobs, _run_job, costs, workers=count, progress=progress, warn=warn)
+        grid.execute_together(device, progress, warn)
     finally:
-        if here.is_main:
-            add_seconds(folder, time.monotonic() - begin)
+        if world().is_main:
+            note_time()

@@ -45,6 +45,7 @@ STATE_FILE = "training-state.safetensors"
 METRICS_FILE = "metrics.jsonl"
 _LOGGED_POINTS = 100
 _SECONDS_BETWEEN_STATES = 60.0
+_SECONDS_BETWEEN_REPORTS = 1.0
 
 
 def snapshot_path(folder: Path, seen: int) -> Path:
@@ -139,7 +140,7 @@ def training_snapshots(
             write_text(folder / METRICS_FILE, "".join(json.dumps(one) + "\n" for one in metrics))
             write_tensors(folder / STATE_FILE, state, {"run": tag})
 
-    saved = time.monotonic()
+    saved = told = time.monotonic()
     with StopRequest() as stop:
         agreement = Agreement(stop)
         while True:
@@ -170,6 +171,10 @@ def training_snapshots(
                     }
                 )
                 progress(seen, trainer.total)
+                told = time.monotonic()
+            elif time.monotonic() - told > _SECONDS_BETWEEN_REPORTS:
+                progress(seen, trainer.total)
+                told = time.monotonic()
             stopping, saving = agreement.reach(time.monotonic() - saved > _SECONDS_BETWEEN_STATES)
             if (stopping or saving) and seen not in points:
                 save()

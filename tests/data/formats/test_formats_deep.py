@@ -8,6 +8,7 @@ from hostile_files import chunk
 from diffmem.data import Reading
 from diffmem.data.conversions import Tally
 from diffmem.data.formats.decode import decode_pages
+from diffmem.data.formats.decoding import Files
 from diffmem.data.formats.stack import stack_images
 from diffmem.errors import UserError
 
@@ -102,7 +103,7 @@ def test_a_layout_that_pillow_misreads_is_refused():
 def stacked(*arrays, **choices):
     contents = [png16(values) for values in arrays]
     names = [f"{number}.png" for number in range(len(contents))]
-    return stack_images(names, contents.__getitem__, "ct", Reading(**choices))
+    return stack_images(Files(names, contents.__getitem__), "ct", Reading(**choices))
 
 
 def test_a_set_that_uses_a_small_part_of_16_bits_asks_for_its_white_level():

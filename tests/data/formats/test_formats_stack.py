@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from data_builders import encoded
 
+from diffmem.data.formats.decoding import Files
 from diffmem.data.formats.stack import stack_images
 from diffmem.data.reading import AS_USUAL
 from diffmem.errors import UserError
@@ -13,7 +14,8 @@ RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
 def stacked(*images, reading=AS_USUAL):
     contents = [encoded(image) for image in images]
-    found = stack_images([f"{i}.png" for i in range(len(images))], contents.__getitem__, "place", reading)
+    names = [f"{i}.png" for i in range(len(images))]
+    found = stack_images(Files(names, contents.__getitem__), "place", reading)
     return found.images, tuple(one.sentence for one in found.conversions)
 
 
@@ -53,9 +55,8 @@ def test_progress_is_reported_up_to_the_number_of_images():
     calls = []
     content = encoded(GREY)
     stack_images(
-        ["x"] * 600,
-        lambda index: content,
+        Files(["x"] * 600, lambda index: content),
         "place",
         progress=lambda done, total, note="": calls.append((done, total)),
     )
-    assert calls == [(256, 600), (512, 600)]
+    assert calls == [(256, 600), (512, 600), (600, 600)]

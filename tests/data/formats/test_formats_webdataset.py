@@ -205,3 +205,13 @@ def test_readings_apply_to_members_of_a_tar(tmp_path):
     path = write_tar(tmp_path / "a.tar", {"0.png": encoded(PIXELS[0, :, :2]), "1.png": png(1)})
     _refused(path, r"0\.png is 2 x 4 but 1\.png is 4 x 4")
     assert open_images(path, reading=Reading(fit="crop", resolution=2)).shape == (3, 2, 2)
+
+
+def test_a_member_that_claims_too_many_bytes_is_named_with_its_shard(tmp_path):
+    info = tarfile.TarInfo("a.png")
+    info.size = 300 * 2**20
+    path = tmp_path / "shard.tar"
+    with path.open("wb") as stream:
+        stream.write(info.tobuf(tarfile.USTAR_FORMAT))
+        stream.truncate(2 * 512 + info.size + 1024)
+    _refused(path, r"shard\.tar: a\.png is refused: it has 314,572,800 bytes")

@@ -36,7 +36,8 @@ def test_a_second_level_is_expected_to_be_cheaper_than_the_first(measured, tmp_p
 
 
 def test_speed_is_measured_on_this_machine(tmp_path):
-    speed = planning.measure_speed(SearchStudy(tiny_recipe(), tmp_path), "8", "cpu", 1, seconds=0.2)
+    study = SearchStudy(tiny_recipe(), tmp_path)
+    speed = planning.measure_speed(study.smallest_run("8"), study.levels["8"].sampling, "cpu", 1, seconds=0.2)
     assert speed.trained > 0
     assert speed.sampled > 0
     assert speed.memory > 10**7

@@ -2,14 +2,15 @@ import numpy as np
 import pytest
 from search_builders import carried_out, table, tiny_recipe
 
+import diffmem as dm
 from diffmem.errors import DiffmemError, UserError
 from diffmem.files import write_json
 from diffmem.runs import run as runs
 from diffmem.runs.store.index import RunIndex
+from diffmem.studies.folder import write_study_folder
 from diffmem.studies.search import work
-from diffmem.studies.search.driver import run_search
 from diffmem.studies.search.levels import Item
-from diffmem.studies.search.study import SearchStudy, open_search
+from diffmem.studies.search.study import SearchStudy
 from diffmem.training import Trainer
 
 
@@ -90,12 +91,12 @@ def test_a_run_has_its_null_and_what_it_cost(finished):
 def test_what_is_finished_is_not_done_again(copied, monkeypatch):
     before = table(copied.result())
     forbid(monkeypatch, "training", "sampling")
-    run_search(copied)
+    copied.execute()
     assert table(SearchStudy(tiny_recipe(), copied.folder).result()) == before
 
 
 def test_its_folder_alone_opens_it_again(finished):
-    assert table(open_search(finished.folder).result()) == table(finished.result())
+    assert table(dm.open_emm(finished.folder).study.result()) == table(finished.result())
 
 
 def test_another_threshold_is_answered_by_stored_neighbours(copied, monkeypatch):
@@ -135,7 +136,7 @@ def test_two_studies_on_one_store_share_their_trainings(tmp_path, monkeypatch):
     )
     assert second.result().finished
     assert sorted(path.name for path in (store / "runs").iterdir()) == runs
-    assert open_search(tmp_path / "two").store == store.resolve()
+    assert dm.open_emm(tmp_path / "two").study.store == store.resolve()
 
 
 @pytest.mark.slow
@@ -143,7 +144,7 @@ def test_a_training_that_another_study_has_is_waited_for_and_used(tmp_path, monk
     """The lease is held by another owner until, as seen from here, it has done the work."""
     study = SearchStudy(tiny_recipe("levels={'8': {model.channels: 8}}", "search.most_sizes=2"), tmp_path)
     first = Item("8", 0, 8)
-    from diffmem.studies.search import driver
+    from diffmem.studies import driver
 
     waits = []
     with RunIndex(tmp_path) as other:
@@ -155,7 +156,7 @@ def test_a_training_that_another_study_has_is_waited_for_and_used(tmp_path, monk
             other.release(study.run(first).run_id)
 
         monkeypatch.setattr(driver.time, "sleep", wait)
-        run_search(study)
+        study.execute()
     assert waits
     assert study.result().finished
 
@@ -177,7 +178,7 @@ def test_a_damaged_file_is_found_and_made_anew_and_the_report_says_so(copied, da
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     again = SearchStudy(tiny_recipe(), copied.folder)
     told = []
-    run_search(again, warn=told.append)
+    again.execute(warn=told.append)
     result = SearchStudy(tiny_recipe(), copied.folder).result()
     assert table(result) == before
     if damage == "part":
@@ -209,7 +210,7 @@ def test_a_snapshot_that_is_damaged_before_its_images_are_sampled_is_made_anew(t
     for part in run.folder.glob(f"evaluations/*/{int(snapshot.stem):010d}/*"):
         part.unlink()
     told = []
-    run_search(SearchStudy(whole.recipe, tmp_path / "cut"), warn=told.append)
+    SearchStudy(whole.recipe, tmp_path / "cut").execute(warn=told.append)
     result = SearchStudy(whole.recipe, tmp_path / "cut").result()
     assert table(result) == table(whole.result())
     assert any("regenerated" in text for text in told)
@@ -252,9 +253,9 @@ def test_the_number_of_processes_does_not_change_the_result(finished, tmp_path):
 
 
 def test_a_worker_whose_result_is_not_here_is_told(tmp_path, monkeypatch):
-    from diffmem.studies.search import driver
+    from diffmem.studies.search import study
 
-    monkeypatch.setattr(driver, "_WORK", "search_builders:nothing")
+    monkeypatch.setattr(study, "_WORK", "search_builders:nothing")
     with pytest.raises(DiffmemError, match="another disk"):
         carried_out(tmp_path)
 
@@ -273,11 +274,11 @@ def test_a_size_that_the_data_cannot_give_is_told_before_anything_is_trained(tmp
 def test_a_store_that_was_named_once_is_found_again_and_a_damaged_note_of_it_is_told(tmp_path):
     study = SearchStudy(tiny_recipe(), tmp_path / "study", tmp_path / "store")
     (tmp_path / "store").mkdir()
-    study.write_recipe()
-    assert open_search(tmp_path / "study").store == (tmp_path / "store").resolve()
+    write_study_folder(study.folder, study.recipe, study.store)
+    assert dm.open_emm(tmp_path / "study").study.store == (tmp_path / "store").resolve()
     write_json(tmp_path / "study" / "place.json", {"store": str(tmp_path / "gone")})
     with pytest.raises(UserError, match="gone"):
-        open_search(tmp_path / "study")
+        dm.open_emm(tmp_path / "study")
 
 
 @pytest.mark.slow

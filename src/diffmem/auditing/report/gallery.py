@@ -179,7 +179,7 @@ def near_gallery(
 def display_text(shape: Sequence[int]) -> str:
     """Return whether images of a shape (C, H, W) are shown smaller or larger than they are."""
     height, width = shape[-2:]
-    wanted = _shown(height, width)
+    wanted = display_size(height, width)
     if wanted[0] < height or wanted[1] < width:
         return f"Images of {height} x {width} pixels are shrunk to {wanted[0]} x {wanted[1]} for display; they were compared whole."
     if wanted[0] > height:
@@ -189,7 +189,7 @@ def display_text(shape: Sequence[int]) -> str:
     return f"Images are shown pixel by pixel, {height} x {width}."
 
 
-def _shown(height: int, width: int) -> tuple[int, int]:
+def display_size(height: int, width: int) -> tuple[int, int]:
     """Return the size at which images of a size are shown."""
     longest = max(height, width)
     if longest > CELL:
@@ -198,7 +198,7 @@ def _shown(height: int, width: int) -> tuple[int, int]:
     return height * factor, width * factor
 
 
-def _for_display(image: Images, size: tuple[int, int]) -> Images:
+def for_display(image: Images, size: tuple[int, int]) -> Images:
     """Return an image (C, H, W) as RGB of the size at which it is shown, uint8 (H, W, 3)."""
     from PIL import Image
 
@@ -218,7 +218,7 @@ def gallery_figure(gallery: AuditGallery) -> Figure:
 
     rows = (gallery.samples, gallery.nearest, gallery.second)
     count = len(gallery.heads)
-    high, wide = _shown(*gallery.samples.shape[2:])
+    high, wide = display_size(*gallery.samples.shape[2:])
     step = max(wide, 78) + GAP
     across = max(LEFT + min(count, PER_ROW) * step, LEAST_WIDTH)
     lines = max(foot.count("\n") for foot in gallery.feet) + 1
@@ -237,7 +237,7 @@ def gallery_figure(gallery: AuditGallery) -> Figure:
         for row, images in enumerate(rows):
             y = top + row * (high + 4)
             canvas[y - 1 : y + high + 1, left - 1 : left + wide + 1] = _EDGE
-            canvas[y : y + high, left : left + wide] = _for_display(images[at], (high, wide))
+            canvas[y : y + high, left : left + wide] = for_display(images[at], (high, wide))
         middle = left + wide / 2
         axes.text(
             middle, top - 5, gallery.heads[at], ha="center", va="bottom", fontsize=_SMALL, color="#444444"

@@ -45,7 +45,7 @@ from diffmem.reports.html import embedded_png, png_bytes, render_page
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["AuditPicture", "audit_pictures", "page_of"]
+__all__ = ["AuditPicture", "ReportPart", "audit_pictures", "page_of"]
 
 _GALLERY_DPI = 100
 _ROLES = {"training": "Training images", "heldout": "Held-out images", "samples": "Samples"}
@@ -71,6 +71,19 @@ class AuditPicture:
     def uri(self) -> str:
         """Its address inside the page."""
         return embedded_png(self.png)
+
+
+@dataclass(frozen=True)
+class ReportPart:
+    """A part of the page that an audit adds, and its files.
+
+    Attributes:
+        html: A section, already escaped.
+        files: Name -> content; the names are among `PARTS` of the module that writes.
+    """
+
+    html: str
+    files: Mapping[str, bytes]
 
 
 def audit_pictures(result: AuditResult, galleries: Mapping[str, AuditGallery]) -> list[AuditPicture]:
@@ -144,14 +157,15 @@ def _picture(name: str, figure: Figure, alt: str, caption: str) -> AuditPicture:
     return AuditPicture(name, png_bytes(figure, dpi), alt, caption)
 
 
-def page_of(result: AuditResult, pictures: Sequence[AuditPicture]) -> str:
-    """Return an audit with its pictures as one self-contained HTML page; everything that comes from the record is escaped."""
+def page_of(result: AuditResult, pictures: Sequence[AuditPicture], parts: Sequence[ReportPart] = ()) -> str:
+    """Return an audit with its pictures and further parts as one self-contained HTML page; all that comes from the record is escaped."""
     copies = result.copies
     check = None if result.model is None else result.model.check
     return render_page(
         "audit.html",
         package=__package__,
         result=result,
+        parts=[one.html for one in parts],
         word=VERDICT_TEXT[result.verdict.verdict],
         mark=result.verdict.verdict.replace(" ", "-"),
         keys=key_numbers(result),

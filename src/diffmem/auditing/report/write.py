@@ -9,12 +9,12 @@ from pathlib import Path
 
 from diffmem.auditing.records import AuditResult, MatchRecord
 from diffmem.auditing.report.gallery import AuditGallery
-from diffmem.auditing.report.page import audit_pictures, page_of
+from diffmem.auditing.report.page import ReportPart, audit_pictures, page_of
 from diffmem.errors import DiffmemError
 from diffmem.files import write_folder
 from diffmem.reports.folder import numbers_bytes
 
-__all__ = ["COLUMNS", "PICTURES", "matches_csv", "write_audit"]
+__all__ = ["COLUMNS", "PARTS", "PICTURES", "csv_cell", "matches_csv", "write_audit"]
 
 COLUMNS = (
     "sample",
@@ -41,8 +41,16 @@ PICTURES = (
 """Every picture that the folder can hold."""
 
 
+PARTS = ("prompts.json", "prompts.csv")
+"""Every file of a further part of the page that the folder can hold."""
+
+
 def write_audit(
-    result: AuditResult, galleries: Mapping[str, AuditGallery], matches: Sequence[MatchRecord], folder: Path
+    result: AuditResult,
+    galleries: Mapping[str, AuditGallery],
+    matches: Sequence[MatchRecord],
+    folder: Path,
+    parts: Sequence[ReportPart] = (),
 ) -> Path:
     """Write `audit.html`, `matches.csv`, the pictures that the audit can fill, and at last `audit.json`; return the page.
 
@@ -59,14 +67,15 @@ def write_audit(
     numbers = numbers_bytes(result)
     pictures = audit_pictures(result, galleries)
     contents = {
-        "audit.html": page_of(result, pictures).encode(),
+        "audit.html": page_of(result, pictures, parts).encode(),
         "matches.csv": matches_csv(matches, private=result.private).encode(),
         **{one.name: one.png for one in pictures},
+        **{name: content for part in parts for name, content in part.files.items()},
         "audit.json": numbers,
     }
     # Temporary files of an audit that was killed while it wrote can hold what is private now.
-    left = [path.name for name in ("audit", "matches") for path in folder.glob(f".{name}*.tmp*")]
-    return write_folder(folder, contents, [*PICTURES, *left])[0]
+    left = [path.name for name in ("audit", "matches", "prompts") for path in folder.glob(f".{name}*.tmp*")]
+    return write_folder(folder, contents, [*PICTURES, *PARTS, *left])[0]
 
 
 def matches_csv(matches: Sequence[MatchRecord], *, private: bool) -> str:
@@ -83,15 +92,16 @@ def matches_csv(matches: Sequence[MatchRecord], *, private: bool) -> str:
     writer.writerow(columns)
     for match in sorted(matches, key=lambda one: (one.rms, one.sample)):
         cells = match.model_dump() | {"criteria": "+".join(match.criteria)}
-        writer.writerow([_cell(cells[name]) for name in columns])
+        writer.writerow([csv_cell(cells[name]) for name in columns])
     return text.getvalue()
 
 
-def _cell(value: object) -> object:
+def csv_cell(value: object) -> object:
+    """Return a cell of a CSV, with an apostrophe in front of what a spreadsheet would run as a formula."""
     if value is None:
         return ""
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return f"'{value}"  # a spreadsheet would run it as a formula
+        return f"'{value}"
     return value
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from diffmem.data.conversions import Conversion, name_text
 from diffmem.data.formats.arrays import naming
+from diffmem.data.formats.decoding import Files
 from diffmem.data.formats.guards import reading as as_text
 from diffmem.data.formats.stack import stack_images
 from diffmem.data.images import ImageSet, frozen
@@ -24,6 +25,7 @@ __all__ = [
     "CAPTION_KEYS",
     "LABEL_KEYS",
     "NOTE_FILE",
+    "REPEATS_KEY",
     "Encoded",
     "first_key",
     "image_set_of",
@@ -41,30 +43,29 @@ LABEL_KEYS = ("label", "labels", "class", "cls", "target")
 CAPTION_KEYS = ("text", "caption")
 """Likewise, the caption."""
 
+REPEATS_KEY = "repeats"
+"""Under which a table has how often an epoch of training holds the image."""
+
 
 @dataclass(frozen=True)
-class Encoded:
-    """Encoded images, in order.
+class Encoded(Files):
+    """Encoded images with what is said of them.
 
     Attributes:
-        names: Name of each file within its source.
-        read: Gives the bytes of the file of an index; it is asked in ascending order, but for errors.
         labels: A class number or the name of a class for each file, or none; none for no labels at all.
         captions: A text for each file, or none; none for no captions at all.
         class_names: Names of the classes by number, where the source tells them.
-        held: Bytes of all encoded images, where they are known.
         conversions: What was chosen or skipped.
         history: Of the set before it was written, where that is told.
+        repeats: How often an epoch of training holds each file, 1 or more; none where the source does not tell.
     """
 
-    names: Sequence[str]
-    read: Callable[[int], bytes]
     labels: Sequence[int | str | None] | None = None
     captions: Sequence[str | None] | None = None
     class_names: tuple[str, ...] | None = None
-    held: int | None = None
     conversions: tuple[Conversion, ...] = ()
     history: tuple[str, ...] = ()
+    repeats: Sequence[int] | None = None
 
 
 def image_set_of(encoded: Encoded, what: str, title: str, reading: Reading, progress: Progress) -> ImageSet:
@@ -81,13 +82,14 @@ def image_set_of(encoded: Encoded, what: str, title: str, reading: Reading, prog
         UserError: See `stack_images` and `numbered`.
     """
     labels, class_names = numbered(encoded.labels, encoded.names, what, encoded.class_names)
-    stacked = stack_images(encoded.names, encoded.read, what, reading, progress, encoded.held)
+    stacked = stack_images(encoded, what, reading, progress)
     captions = _captions(encoded.captions, stacked.files)
     step = f"{title}: {len(stacked.images)} images"
     step += f" in {len(class_names)} classes" if class_names else ""
     if captions is not None:
         given = sum(caption is not None for caption in captions)
         step += ", with captions" if given == len(captions) else f", {given:,} of them with captions"
+    repeats = None if encoded.repeats is None else frozen(np.array(encoded.repeats, np.int64)[stacked.files])
     conversions = (*encoded.conversions, *stacked.conversions)
     history = (*encoded.history, step, *(one.sentence for one in conversions))
     with naming(what):
@@ -99,6 +101,7 @@ def image_set_of(encoded: Encoded, what: str, title: str, reading: Reading, prog
             history,
             conversions,
             captions,
+            repeats,
         )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from diffmem.data.conversions import Conversion, name_text
@@ -115,13 +116,13 @@ class Division(NamedTuple):
         conversions: What was chosen; nothing where there are no splits.
     """
 
-    chosen: list[int]
+    chosen: Sequence[int]
     classes: list[str]
     conversions: tuple[Conversion, ...] = ()
 
 
 def divide(
-    paths: Sequence[str], wanted: str | None, what: str, in_archive: bool = False, unit: str = "image"
+    paths: Iterable[str], wanted: str | None, what: str, in_archive: bool = False, unit: str = "image"
 ) -> Division:
     """Return the files of a split, where the folders of a data set are splits; all where they are not.
 
@@ -139,29 +140,33 @@ def divide(
     Raises:
         UserError: There are several splits and none is chosen, or there is none of that name.
     """
-    folders = [path.split("/")[:-1] for path in paths]
+    numbers: dict[str, int] = {}
+    folder_of = array("l", (numbers.setdefault(path.rpartition("/")[0], len(numbers)) for path in paths))
+    folders = [folder.split("/") if folder else [] for folder in numbers]
     level = _level(folders)
     if level is None:
         if wanted in (None, "train"):
-            return Division(list(range(len(paths))), list(paths))
+            below = ["/".join([*folder, "x"]) for folder in folders]
+            return Division(range(len(folder_of)), [below[number] for number in folder_of])
         raise UserError(
             f"{what} has no {wanted} split: it is one set. Leave the split out, or name the folder or file of those images."
         )
-    counts = Counter(folder[level] for folder in folders)
+    counts: Counter[str] = Counter()
+    for number, count in Counter(folder_of).items():
+        counts[folders[number][level]] += count
     by_path = not in_archive and _same(folders, level)
     above = "/".join([what.rstrip("/"), *folders[0][:level]]) if by_path else None
     split = _chosen(counts, wanted, what, above, unit)
-    chosen = [index for index, folder in enumerate(folders) if folder[level] == split]
     first = next(at for at in range(level + 1) if at == level or not _same(folders, at + 1))
-    classes = [
-        "/".join([*folders[index][first:level], *folders[index][level + 1 :], "x"]) for index in chosen
-    ]
+    below = ["/".join([*folder[first:level], *folder[level + 1 :], "x"]) for folder in folders]
+    chosen = [index for index, number in enumerate(folder_of) if folders[number][level] == split]
+    classes = [below[folder_of[index]] for index in chosen]
     others = ", ".join(
         f"{name_text(name)} {count:,}" for name, count in sorted(counts.items()) if name != split
     )
-    text = f"split {name_text(split)}: {len(chosen):,} of {count_text(len(paths), f'{unit} file')}"
+    text = f"split {name_text(split)}: {len(chosen):,} of {count_text(len(folder_of), f'{unit} file')}"
     text += f" (not read: {others})" if others else " (there is no other)"
-    conversion = Conversion("split", split, len(chosen), len(paths), text, bool(others))
+    conversion = Conversion("split", split, len(chosen), len(folder_of), text, bool(others))
     return Division(chosen, classes, (conversion,))
 
 

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data.conversions import Conversion, name_text
+from diffmem.data.formats.decoding import FileFacts
 from diffmem.data.formats.encoded import NOTE_FILE, Encoded, image_set_of, noted
 from diffmem.data.formats.files import PassedOver, divide
 from diffmem.data.formats.guards import MAX_FILE_BYTES, is_folder, is_plain_file, read_plain, stays_inside
 from diffmem.data.formats.guards import reading as reading_text
 from diffmem.data.formats.listing import METADATA, Listing, read_listing
+from diffmem.data.formats.sidecars import SIDECAR_ENDINGS, read_sidecars, stem_of
 from diffmem.data.formats.signatures import HEAD_BYTES, LIKELY, ending_of
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.reading import AS_USUAL, OPTIONS, Reading
@@ -34,7 +36,8 @@ def read_folder(
     Files are known by their content, whatever they are called. Images right in the folder have no labels. Images in
     sub-folders have the sub-folder (of the first level) as their class; classes are numbered in sorted order. If the
     sub-folders are splits, as train and test, one of them is read, see `divide`. Where metadata.jsonl or metadata.csv
-    describes the images, labels and captions are its, and sub-folders are no classes, as in Hugging Face's imagefolder.
+    describes the images, labels and captions are its, and sub-folders are no classes, as in Hugging Face's imagefolder. Elsewhere, texts
+    beside images are their captions, and folders `N_name` that have such texts are repeats and no classes; see `read_sidecars`.
     Hidden files are skipped; so are files of other kinds, which the history then tells.
 
     Args:
@@ -49,14 +52,19 @@ def read_folder(
     """
     passed_over = PassedOver()
     found = _Found(path, reading.follow_links, passed_over)
+    texts, others = found.texts()
     files = found.files
-    names = [_shown(name) for name, _ in files]
+    names = [_shown(name) for name in files]
     if not names:
         raise passed_over.nothing(str(path))
+    if found.metadata:
+        for text in texts:
+            passed_over.add(_shown(text))
     conversions = (*found.conversions(), *passed_over.conversions(len(names)))
     chosen, classes, division = divide(names, split, str(path))
     files, names = [files[index] for index in chosen], [names[index] for index in chosen]
     described = _described(found.metadata, names, path)
+    beside = None if found.metadata else read_sidecars(path, files, classes, texts, others)
     direct = [name for name, below in zip(names, classes, strict=True) if "/" not in below]
     inside = [name for name, below in zip(names, classes, strict=True) if "/" in below]
     if described is None and direct and inside:
@@ -67,24 +75,31 @@ def read_folder(
 
     text = str(path)
 
-    def read(index: int) -> bytes:
-        return read_plain(f"{text}/{files[index][0]}", MAX_FILE_BYTES, f"{text}: {names[index]}")
+    def path_of(index: int) -> str:
+        return f"{text}/{files[index]}"
 
-    held = sum(size for _, size in files)
-    encoded = Encoded(names, read, held=held, conversions=(*division, *conversions))
+    def read(index: int) -> bytes:
+        return read_plain(path_of(index), MAX_FILE_BYTES, f"{text}: {names[index]}")
+
+    encoded = Encoded(
+        names, read, found.held, path_of, str(found.facts), conversions=(*division, *conversions)
+    )
+    for one in (described, beside):
+        if one is not None:
+            encoded = replace(
+                encoded,
+                captions=one.captions,
+                repeats=one.repeats,
+                conversions=(*encoded.conversions, *one.conversions),
+            )
+    note = path / NOTE_FILE
+    if (described is not None or encoded.repeats is not None) and note.is_file() and not note.is_symlink():
+        class_names, history = noted(read_plain(note, MAX_FILE_BYTES, str(note)), str(note))
+        labelled = described is not None and any(label is not None for label in described.labels or ())
+        encoded = replace(encoded, class_names=class_names if labelled else None, history=history)
     if described is not None:
-        encoded = replace(
-            encoded,
-            labels=described.labels,
-            captions=described.captions,
-            conversions=(*encoded.conversions, *described.conversions),
-        )
-        note = path / NOTE_FILE
-        if note.is_file() and not note.is_symlink():
-            class_names, history = noted(read_plain(note, MAX_FILE_BYTES, str(note)), str(note))
-            class_names = class_names if any(label is not None for label in described.labels or ()) else None
-            encoded = replace(encoded, class_names=class_names, history=history)
-    elif inside:
+        encoded = replace(encoded, labels=described.labels)
+    elif inside and encoded.repeats is None:
         numbers, class_names = labels_of(classes, np.arange(len(classes)))
         encoded = replace(encoded, labels=numbers.tolist(), class_names=class_names)
     return image_set_of(encoded, str(path), f"folder {path.resolve().name}", reading, progress)
@@ -104,7 +119,7 @@ def labels_of(paths: Sequence[str], files: NDArray[np.int64]) -> tuple[NDArray[n
 
 
 class _Found:
-    """The image files of a folder, sorted, with their sizes in bytes; and the files that describe them.
+    """The image files of a folder, sorted, with the bytes of all; and the files that describe them.
 
     Args:
         path: The folder.
@@ -121,14 +136,17 @@ class _Found:
         self._path, self._follow, self._passed_over = path, follow, passed_over
         self._links = 0
         self.metadata: list[Path] = []
-        self.files: list[tuple[str, int]] = []
+        self._texts: list[tuple[str, os.DirEntry[str]]] = []
+        self.files: list[str] = []
+        self.held, self.facts = 0, FileFacts()
         waiting = [("", frozenset({self._root}))]
         while waiting:  # os.walk calls itself for each level of a deep folder
             below, above = waiting.pop()
             folder = path / below
             try:
                 with os.scandir(str(folder)) as listed:
-                    for entry in sorted(listed, key=lambda entry: entry.name):
+                    others = [entry for entry in listed if not self._taken(below, entry)]
+                    for entry in sorted(others, key=lambda entry: entry.name):
                         name = below + entry.name
                         if entry.name.startswith(".") or entry.name == "__MACOSX":
                             continue
@@ -140,11 +158,44 @@ class _Found:
                             waiting.append((f"{name}/", self._linked(path / name, above)))
                         elif self._is_metadata(name, entry):
                             self.metadata.append(path / name)
+                        elif ending_of(name) in SIDECAR_ENDINGS:
+                            self._texts.append((name, entry))
                         elif self._is_image(name, entry):
-                            self.files.append((name, entry.stat().st_size))
+                            self._add(name, entry.stat())
             except OSError as error:
                 raise UserError(f"Cannot read the folder {folder}: {error.strerror}.") from error
         self.files.sort()
+
+    def texts(self) -> tuple[list[str], list[str]]:
+        """Return the texts that have the path of an image but for the ending, and the other ones, which are skipped.
+
+        To be called once, before `files` is used: what is called a text may be an image.
+        """
+        stems = {stem_of(name) for name in self.files}
+        beside, others = [], []
+        for name, entry in self._texts:
+            if stem_of(name) in stems and entry.is_file() and (self._follow or self._is_inside(name, entry)):
+                beside.append(name)
+            elif self._is_image(name, entry):
+                self._add(name, entry.stat())
+            else:
+                others.append(name)
+        self.files.sort()
+        return beside, others
+
+    def _taken(self, below: str, entry: os.DirEntry[str]) -> bool:
+        """Take an ordinary image file at once: of a million of them, the entries would take more memory than the names."""
+        plain = (
+            ending_of(entry.name) in LIKELY and entry.name[0] != "." and entry.is_file(follow_symlinks=False)
+        )
+        if plain:
+            self._add(below + entry.name, entry.stat())
+        return plain
+
+    def _add(self, name: str, facts: os.stat_result) -> None:
+        self.files.append(name)
+        self.facts.add(name, facts)
+        self.held += facts.st_size
 
     def conversions(self) -> tuple[Conversion, ...]:
         """Return what is said of links that were followed."""
@@ -203,6 +254,7 @@ def _described(metadata: list[Path], names: list[str], path: Path) -> Listing | 
     place_of = {name: place for place, name in enumerate(names)}
     labels: list[int | str | None] = [None] * len(names)
     captions: list[str | None] = [None] * len(names)
+    repeats: list[int | None] = [None] * len(names)
     by: list[Path | None] = [None] * len(names)
     conversions: list[Conversion] = []
     for file in sorted(metadata, key=lambda file: (len(file.parts), file)):
@@ -226,6 +278,7 @@ def _described(metadata: list[Path], names: list[str], path: Path) -> Listing | 
             by[place] = file
             labels[place] = None if listing.labels is None else listing.labels[number]
             captions[place] = None if listing.captions is None else listing.captions[number]
+            repeats[place] = None if listing.repeats is None else listing.repeats[number]
     lacking = [name for name, file in zip(names, by, strict=True) if file is None]
     if len(lacking) == len(names):
         return None
@@ -237,7 +290,13 @@ def _described(metadata: list[Path], names: list[str], path: Path) -> Listing | 
     sources = ", ".join(dict.fromkeys(file.name for file in by if file is not None))
     text = f"labels and captions of {sources}, not of sub-folders"
     note = Conversion("described", "metadata", len(names), len(names), text, False)
-    return Listing(names, labels, captions, (note, *conversions))
+    return Listing(
+        names,
+        labels,
+        captions,
+        (note, *conversions),
+        None if None in repeats else [one or 1 for one in repeats],
+    )
 
 
 def read_listed(
@@ -259,6 +318,7 @@ def read_listed(
     files = [listing.files[index] for index in chosen]
     root, inside = base.resolve(), dict[str, bool]()
     held = outside = 0
+    facts = FileFacts()
     for name in dict.fromkeys(files):
         file, folder = base / name, name.rpartition("/")[0]
         if not is_plain_file(file):
@@ -275,6 +335,7 @@ def read_listed(
                     f" --follow-links ({OPTIONS})."
                 )
         held += file.stat().st_size
+        facts.add(name, file.stat())
     conversions = [*division, *listing.conversions]
     if outside:
         text = f"{count_text(outside, 'link')} out of {root.name} followed"
@@ -282,9 +343,12 @@ def read_listed(
     encoded = Encoded(
         files,
         lambda index: read_plain(base / files[index], MAX_FILE_BYTES, f"{path}: {files[index]}"),
+        held * max(1, len(files) // max(1, len(set(files)))),
+        lambda index: str(base / files[index]),
+        str(facts),
         None if listing.labels is None else [listing.labels[index] for index in chosen],
         None if listing.captions is None else [listing.captions[index] for index in chosen],
-        held=held * max(1, len(files) // max(1, len(set(files)))),
+        repeats=None if listing.repeats is None else [listing.repeats[index] for index in chosen],
         conversions=tuple(conversions),
     )
     return image_set_of(encoded, str(path), f"list {path.name}", reading, progress)

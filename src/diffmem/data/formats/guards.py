@@ -19,6 +19,7 @@ from typing import BinaryIO, cast
 from diffmem.errors import DiffmemError, UserError
 
 __all__ = [
+    "MAX_DIRECTORY_BYTES",
     "MAX_FILE_BYTES",
     "MAX_IMAGES",
     "MAX_PIXELS",
@@ -28,6 +29,7 @@ __all__ = [
     "check_member_name",
     "check_ratio",
     "check_total",
+    "check_zip_member",
     "checked_zip",
     "in_one_line",
     "is_folder",
@@ -52,11 +54,11 @@ MAX_TOTAL_BYTES = 32 * 2**30
 MAX_IMAGES = 100_000_000
 """Most images of one set that is read into memory: their labels alone take 8 bytes each."""
 
+MAX_DIRECTORY_BYTES = 128 * 2**20
+"""Most bytes of a zip's directory: two million members with ordinary names."""
+
 _LONGEST_LINE = 1500
 _PART = 16 * 2**20
-_MAX_DIRECTORY_BYTES = (
-    128 * 2**20
-)  # of a zip: two million members with ordinary names, which take 1.5 GB as objects
 _ZIP_TAIL = 2**16 + 22 + 76  # where a zip's last records lie
 _BULK_APPLIES_ABOVE = 2 * 2**30
 _RATIO = 200
@@ -225,6 +227,23 @@ def read_plain(path: str | Path, limit: int, what: str) -> bytes:
             os.close(handle)
 
 
+def check_zip_member(
+    name: str, mode: int, flags: int, method: int, sizes: tuple[int, int], archive: Path
+) -> None:
+    """Refuse a member of a zip by what its directory says: its name, its kind of file, its encoding, its bytes unpacked and packed."""
+    if not name:
+        raise UserError(f"{archive} is refused: one of its members has no name.")
+    check_member_name(name, str(archive))
+    member = f"{archive}: {name[:100]}"
+    if stat.S_ISLNK(mode):
+        raise UserError(f"{member} is refused: it is a link. Store the file itself.")
+    if flags & 0x1:
+        raise UserError(f"{member} is encrypted; store it without a password.")
+    if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UserError(f"{member} uses compression type {method}; store or deflate it.")
+    check_ratio(*sizes, member)
+
+
 @contextmanager
 def checked_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     """Open a zip whose members all have safe names, plain kinds, unique names and believable sizes.
@@ -239,19 +258,12 @@ def checked_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         seen: set[str] = set()
         packed = 0
         for info in archive.infolist():
-            if not info.filename:
-                raise UserError(f"{path} is refused: one of its members has no name.")
-            check_member_name(info.filename, str(path))
-            member = f"{path}: {info.filename[:100]}"
-            if stat.S_ISLNK(info.external_attr >> 16):
-                raise UserError(f"{member} is refused: it is a link. Store the file itself.")
-            if info.flag_bits & 0x1:
-                raise UserError(f"{member} is encrypted; store it without a password.")
-            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise UserError(f"{member} uses compression type {info.compress_type}; store or deflate it.")
+            sizes = info.file_size, info.compress_size
+            check_zip_member(
+                info.filename, info.external_attr >> 16, info.flag_bits, info.compress_type, sizes, path
+            )
             if info.filename in seen:
                 raise UserError(f"{path} is refused: it holds {info.filename[:100]!r} twice.")
-            check_ratio(info.file_size, info.compress_size, member)
             seen.add(info.filename)
             packed += info.compress_size
         if packed > path.stat().st_size:
@@ -270,9 +282,9 @@ def _check_directory(path: Path) -> None:
         claimed = [*struct.unpack_from("<I", tail, offset + 12)] if offset + 16 <= len(tail) else []
         if offset >= 76 and tail[offset - 20 : offset - 16] == b"PK":
             claimed += struct.unpack_from("<Q", tail, offset - 36)
-        if any(_MAX_DIRECTORY_BYTES < length <= size for length in claimed):
+        if any(MAX_DIRECTORY_BYTES < length <= size for length in claimed):
             raise UserError(
-                f"{path} is refused: its directory has more than {_MAX_DIRECTORY_BYTES:,} bytes. Make several smaller archives."
+                f"{path} is refused: its directory has more than {MAX_DIRECTORY_BYTES:,} bytes. Make several smaller archives."
             )
 
 

@@ -14,14 +14,24 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from diffmem.data.conversions import Conversion, name_text
-from diffmem.data.formats.encoded import CAPTION_KEYS, LABEL_KEYS, first_key, label_of
+from diffmem.data.formats.encoded import CAPTION_KEYS, LABEL_KEYS, REPEATS_KEY, first_key, label_of
 from diffmem.data.formats.files import named
 from diffmem.data.formats.guards import MAX_IMAGES, is_plain_file
 from diffmem.data.formats.guards import reading as as_text
+from diffmem.data.formats.sidecars import encoding_of
 from diffmem.errors import UserError
 from diffmem.text import count_text
 
-__all__ = ["LISTING_ENDINGS", "METADATA", "Listing", "is_listing", "read_listing"]
+__all__ = [
+    "LISTING_ENDINGS",
+    "METADATA",
+    "Listing",
+    "csv_rows",
+    "is_listing",
+    "json_rows",
+    "open_text",
+    "read_listing",
+]
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Names of the files that describe the images of the folder they are in."""
@@ -41,25 +51,31 @@ class Listing(NamedTuple):
         labels: Of each, or none.
         captions: Of each, or none.
         conversions: Which columns are not read.
+        repeats: How often an epoch of training holds each, or none.
     """
 
     files: list[str]
     labels: list[int | str | None] | None
     captions: list[str | None] | None
     conversions: tuple[Conversion, ...]
+    repeats: list[int] | None = None
 
 
 def is_listing(name: str, head: bytes) -> bool:
     """Whether a file lists images, by its name and its first bytes: it is a text that ends in .csv, .tsv or .jsonl."""
-    return name.lower().endswith(LISTING_ENDINGS) and bool(head) and b"\0" not in head
+    return (
+        name.lower().endswith(LISTING_ENDINGS)
+        and bool(head)
+        and (b"\0" not in head or encoding_of(head) == "utf-16")
+    )
 
 
 def read_listing(path: Path) -> Listing:
     """Read a file that lists images.
 
     The path is in the column file_name (or filename, file, path, image, image_path, filepath, file_path), the label in label (or
-    labels, class, cls, target) and the caption in text (or caption). A CSV without these names whose first line names a file has
-    paths in its first column and labels in its second.
+    labels, class, cls, target), the caption in text (or caption) and the number of repeats in repeats. A CSV
+    without these names whose first line names a file has paths in its first column and labels in its second.
 
     Raises:
         UserError: It is damaged, lists nothing or no column of paths, or a path leads out of its folder.
@@ -69,20 +85,27 @@ def read_listing(path: Path) -> Listing:
     captions: list[str | None] = []
     keys: tuple[str | None, ...] = (None, None, None)
     others: set[str] = set()
-    with as_text(str(path)), path.open(encoding="utf-8-sig", newline="") as stream:
-        rows = _of_json(stream) if path.suffix.lower() == ".jsonl" else _of_csv(stream, path)
+    repeats: list[int] = []
+    with as_text(str(path)), open_text(path) as stream:
+        rows = json_rows(stream) if path.suffix.lower() == ".jsonl" else _of_csv(stream, path)
         for number, row in enumerate(rows, 1):
             where = f"{path} entry {number:,}"
             if number > MAX_IMAGES:
                 raise UserError(f"{path} is refused: it lists more than {MAX_IMAGES:,} images.")
-            if number == 1 or not row.keys() <= others | set(keys):
+            if number == 1 or not row.keys() <= others | {*keys, REPEATS_KEY}:
                 keys = tuple(first_key(names, row) for names in (_PATH_KEYS, LABEL_KEYS, CAPTION_KEYS))
-                others |= row.keys() - set(keys)
+                others |= row.keys() - {*keys, REPEATS_KEY}
             files.append(_path(None if keys[0] is None else row[keys[0]], row, where))
             labels.append(None if keys[1] is None else label_of(row.get(keys[1]), where))
             captions.append(_caption(None if keys[2] is None else row.get(keys[2]), where))
+            if REPEATS_KEY in row:
+                repeats.append(_repeats(row[REPEATS_KEY], where))
     if not files:
         raise UserError(f"{path} lists no images.")
+    if repeats and len(repeats) < len(files):
+        raise UserError(
+            f"{path}: {len(files) - len(repeats):,} of {len(files):,} entries have no {REPEATS_KEY}; give all or none."
+        )
     conversions: tuple[Conversion, ...] = ()
     if others:
         text = f"{count_text(len(others), 'column')} of {path.name} not read ({named(list(others))})"
@@ -92,10 +115,23 @@ def read_listing(path: Path) -> Listing:
         None if all(label is None for label in labels) else labels,
         None if all(caption is None for caption in captions) else captions,
         conversions,
+        repeats or None,
     )
 
 
-def _of_json(stream: TextIO) -> Iterator[dict[str, Any]]:
+def open_text(path: Path) -> TextIO:
+    """Open a text of UTF-8, or of UTF-16 with its mark, as `json_rows` and `csv_rows` read it."""
+    with path.open("rb") as stream:
+        encoding = encoding_of(stream.read(2))
+    return path.open(encoding=encoding, newline="")
+
+
+def json_rows(stream: TextIO) -> Iterator[dict[str, Any]]:
+    """Yield the objects of JSON lines; empty lines are skipped.
+
+    Raises:
+        ValueError: A line is longer than 1 MiB, or no JSON object.
+    """
     number = 0
     while line := stream.readline(_MAX_LINE):
         number += 1
@@ -127,6 +163,22 @@ def _of_csv(stream: TextIO, path: Path) -> Iterator[dict[str, Any]]:
         stream.seek(0)
         header = ["file_name", "label"][: len(header)]
         rows = csv.reader(stream, delimiter=delimiter, strict=True)
+    yield from _cells(rows, header)
+
+
+def csv_rows(stream: TextIO) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a CSV by the names of its columns, which its first line has; cells are divided by comma, semicolon or tab.
+
+    Raises:
+        ValueError: A line has another number of cells, or two columns have one name.
+    """
+    first = stream.readline(_MAX_LINE)
+    stream.seek(0)
+    rows = csv.reader(stream, delimiter=max(_DELIMITERS, key=first.count), strict=True)
+    yield from _cells(rows, [cell.strip() for cell in next(rows, [])])
+
+
+def _cells(rows: Any, header: list[str]) -> Iterator[dict[str, Any]]:
     if len(set(header)) < len(header):
         raise ValueError("two of its columns have one name")
     for row in rows:
@@ -155,3 +207,10 @@ def _caption(value: object, where: str) -> str | None:
     if value is None or isinstance(value, str):
         return value
     raise UserError(f"{where}: the caption {name_text(str(value))} is no text.")
+
+
+def _repeats(value: object, where: str) -> int:
+    text = str(value).strip()
+    if isinstance(value, bool) or not (text.isascii() and text.isdigit() and 1 <= int(text[:19]) < 10**7):
+        raise UserError(f"{where}: {REPEATS_KEY} is {name_text(text)}, not a whole number from 1 on.")
+    return int(text)

@@ -42,7 +42,7 @@ _SPLITS = ("train", "val", "valid", "test")
 _OF_A_SPLIT = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))  # MedMNIST, and the files of Keras
 _USED = (
     *("labels", "y", "names", "names_utf8", "names_ends", "class_names", "history", "layout"),
-    *("captions_utf8", "captions_ends", "captions_given"),
+    *("captions_utf8", "captions_ends", "captions_given", "repeats"),
 )
 _UNNAMED_LABELS = "arr_1"
 
@@ -62,20 +62,25 @@ class _Described(NamedTuple):
     layout: str | None = None
     form: str = ""
     captions: tuple[str | None, ...] | None = None
+    repeats: NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, arrays: ArrayArchive, labels_key: str | None = None) -> _Described:
         names, class_names = _names(arrays), arrays.text("class_names")
         history, layout = arrays.text("history") or (), arrays.text("layout")
-        captions = _captions(arrays)
+        captions, repeats = _captions(arrays), arrays.array("repeats", np.int64)
         values = None if labels_key == NO_LABELS else arrays.labels(labels_key)
         if values is None:
-            return cls(None, names, class_names, history, layout[0] if layout else None, "", captions)
+            return cls(
+                None, names, class_names, history, layout[0] if layout else None, "", captions, repeats
+            )
         with as_text(f"{arrays.name}: {labels_key or 'labels'}"):
             labels, class_names, form = class_labels(
                 values, class_names, f"{arrays.name}: {labels_key or 'labels'}"
             )
-        return cls(labels, names, class_names, history, layout[0] if layout else None, form, captions)
+        return cls(
+            labels, names, class_names, history, layout[0] if layout else None, form, captions, repeats
+        )
 
     def layout_by(self, reading: Reading, what: str) -> str | None:
         """Return where the channels are by the user and by the file, which must agree; none if neither tells.
@@ -102,7 +107,9 @@ class _Described(NamedTuple):
                 *conversions,
             )
         history = (*self.history, step, *(one.sentence for one in conversions))
-        return ImageSet(images, self.labels, names, class_names, history, conversions, self.captions)
+        return ImageSet(
+            images, self.labels, names, class_names, history, conversions, self.captions, self.repeats
+        )
 
 
 def meta_path(path: Path) -> Path:

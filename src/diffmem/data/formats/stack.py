@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -11,12 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data.conversions import Conversion, Tally
-from diffmem.data.formats.decode import decode_pages, stored_orientation
+from diffmem.data.formats.decode import stored_orientation
+from diffmem.data.formats.decoding import Decoder, Files, Prepared
 from diffmem.data.formats.files import PassedOver
 from diffmem.data.formats.guards import check_bulk, check_total
 from diffmem.data.formats.headers import quarter_turned
+from diffmem.data.formats.workers import decoded, is_large
 from diffmem.data.images import frozen
+from diffmem.data.names import LazyNames
 from diffmem.data.reading import AS_USUAL, OPTIONS, Reading
+from diffmem.data.resuming import Kept, kept_work
 from diffmem.data.storage import new_images
 from diffmem.data.transforms import fitted
 from diffmem.errors import UserError
@@ -36,12 +40,14 @@ class Stacked(NamedTuple):
         images: uint8 (N, C, H, W), read-only. If any image is in colour, all are RGB.
         files: Which file each image is of, int64 (N,), ascending.
         names: Name of each image: of its file, with the page where there are several.
+        several: Whether a file gave several images.
         conversions: What had to be done.
     """
 
     images: NDArray[np.uint8]
     files: NDArray[np.int64]
-    names: tuple[str, ...]
+    names: Sequence[str]
+    several: bool
     conversions: tuple[Conversion, ...]
 
 
@@ -49,104 +55,126 @@ class _Stack:
     """An array of images that grows, and turns from grey to RGB, as it has to.
 
     Args:
-        expected: Number of images that are expected.
-        what: The folder or archive, for errors.
-        held: Bytes of all encoded images, where they are known; see `check_bulk`.
+        files: What is decoded.
+        decoder: How.
     """
 
-    def __init__(self, expected: int, what: str, held: int | None) -> None:
-        self._expected, self._what, self._held = expected, what, held
+    def __init__(self, files: Files, decoder: Decoder) -> None:
+        self._files, self._what = files, decoder.what
         self._array: NDArray[np.uint8] | None = None
-        self.count = 0
+        self._pages = array("q")  # of each file; nothing while there is one of each
+        self._kept: Kept | None = kept_work(files, decoder) if is_large(files) else None
+        self.count = self.done = 0
+        self.tally = Tally()
+        earlier = None if self._kept is None else self._kept.load()
+        if self._kept is not None and earlier is not None:
+            self._array, self.count = earlier
+            self.done, self.tally = self._kept.done, self._kept.tally
+            if self._kept.pages is not None:
+                self._pages.frombytes(self._kept.pages.tobytes())
 
     @property
     def size(self) -> tuple[int, int] | None:
         """Height and width of the images; none before the first."""
         return None if self._array is None else (self._array.shape[2], self._array.shape[3])
 
-    def add(self, pixels: NDArray[np.uint8]) -> None:
-        """Add an image, (H, W) or (H, W, 3), of the size of the others.
+    def add(self, block: NDArray[np.uint8]) -> None:
+        """Add images, (n, H, W) or (n, H, W, 3), of the size of the others.
 
         Raises:
             UserError: All together would fill the memory.
         """
-        array, planes = self._array, 1 if pixels.ndim == 2 else 3
+        array, planes = self._array, 1 if block.ndim == 3 else 3
+        end = self.count + len(block)
         if array is None:
-            array = self._made(self._expected, planes, *pixels.shape[:2])
-        elif self.count == len(array) or planes > array.shape[1]:
-            length = len(array) if self.count < len(array) else len(array) + len(array) // 2 + 16
-            wider = self._made(length, max(planes, array.shape[1]), *pixels.shape[:2])
+            array = self._made(max(len(self._files.names), end), planes, *block.shape[1:3])
+        elif end > len(array) or planes > array.shape[1]:
+            length = len(array) if end <= len(array) else max(end, len(array) + len(array) // 2 + 16)
+            wider = self._made(length, max(planes, array.shape[1]), *block.shape[1:3])
             wider[: self.count] = array[: self.count]
             array = wider
-        array[self.count] = pixels if planes == 1 else pixels.transpose(2, 0, 1)
-        self._array = array
-        self.count += 1
+        array[self.count : end] = block[:, None] if planes == 1 else block.transpose(0, 3, 1, 2)
+        self._array, self.count = array, end
 
     def _made(self, count: int, channels: int, height: int, width: int) -> NDArray[np.uint8]:
         check_total(count, (channels, height, width), self._what)
-        if self._held is not None:
-            check_bulk(count * channels * height * width, self._held, self._what)
-        return new_images((count, channels, height, width))
+        if self._files.held is not None:
+            check_bulk(count * channels * height * width, self._files.held, self._what)
+        shape = count, channels, height, width
+        return new_images(shape) if self._kept is None else self._kept.new_array(shape)
+
+    def finished(self, pages: Sequence[int]) -> None:
+        """Take note that files are done, each of which gave so many images."""
+        if not self._pages and any(number > 1 for number in pages):
+            self._pages.extend([1] * self.done)
+        if self._pages or any(number > 1 for number in pages):
+            self._pages.extend(pages)
+        self.done += len(pages)
+        if self._kept is not None and self._array is not None:
+            several = np.array(self._pages, np.int64) if self._pages else None
+            self._kept.note(self._array, self.count, self.done, self.tally, several)
 
     def images(self) -> NDArray[np.uint8]:
         """Return all images, read-only."""
         assert self._array is not None
         return frozen(self._array[: self.count])
 
+    def pages(self) -> NDArray[np.int64] | None:
+        """Return the number of images of each file; none if there is one of each."""
+        return np.array(self._pages, np.int64) if self._pages else None
+
 
 def stack_images(
-    names: Sequence[str],
-    read: Callable[[int], bytes],
+    files: Files,
     what: str,
     reading: Reading = AS_USUAL,
     progress: Progress = NO_PROGRESS,
-    held: int | None = None,
-    prepared: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
+    prepared: Prepared | None = None,
 ) -> Stacked:
     """Decode many images of one size, or brought to one, into one array.
 
     Args:
-        names: Name of each file.
-        read: Gives the bytes of the file of an index.
+        files: The encoded images.
         what: The folder or archive, for errors.
         reading: How they are read.
         progress: Called now and then with files done and files in all.
-        held: Bytes of all encoded images, where they are known before they are read; see `check_bulk`.
         prepared: Brings an image, (H, W) or (H, W, 3), to its shape; as `reading` says if left out.
 
     Raises:
         UserError: An image is broken, the sizes differ, there are none, all together would fill the memory, or the white
             level of 16-bit images is unclear.
     """
-    if not names:
+    names = files.names
+    if not len(names):
         raise PassedOver().nothing(what)
     if prepared is None and reading.fit is not None and reading.resolution is not None:
         prepared = partial(fitted, fit=reading.fit, side=reading.resolution)
-    tally, stack = Tally(), _Stack(len(names), what, held)
-    files: list[int] = []
-    labels: list[str] = []
-    with warnings.catch_warnings():
-        # Pillow warns about harmless metadata and about sizes that are checked here.
-        warnings.simplefilter("ignore")
-        for index, name in enumerate(names):
-            pages = decode_pages(read(index), f"{what}: {name}", reading, tally)
-            for page, pixels in enumerate(pages):
-                square = pixels if prepared is None else prepared(pixels)
-                tally.fitted += square.shape[:2] != pixels.shape[:2]
-                size = stack.size
-                if size is not None and size != square.shape[:2]:
-                    raise _unequal(names, read, what, index, (names[0], *size), square.shape[:2], reading)
-                stack.add(square)
-                tally.images += 1
-                tally.grey += square.ndim == 2
-                files.append(index)
-                labels.append(name if len(pages) == 1 else f"{name} page {page + 1} of {len(pages)}")
-            if index % 256 == 255:
-                progress(index + 1, len(names), "decoding images")
-    _check_white(tally, what)
-    return Stacked(
-        stack.images(), frozen(np.array(files, np.int64)), tuple(labels), tally.conversions(reading)
+    decoder = Decoder(what, reading, prepared)
+    stack = _Stack(files, decoder)
+    for batch in decoded(files, stack.done, decoder):
+        before = 0
+        for block in batch.blocks:
+            size = stack.size
+            if size is not None and size != block.shape[1:3]:
+                place = int(np.searchsorted(np.cumsum(batch.pages), before, "right"))
+                raise _unequal(files, what, stack.done + place, size, block.shape[1:3], reading)
+            stack.add(block)
+            before += len(block)
+        stack.tally.add(batch.tally)
+        stack.finished(batch.pages)
+        progress(stack.done, len(names), "decoding images")
+    _check_white(stack.tally, what)
+    pages = stack.pages()
+    conversions = stack.tally.conversions(reading)
+    if pages is None:
+        plain = names if isinstance(names, LazyNames) else tuple(names)
+        return Stacked(stack.images(), frozen(np.arange(len(names))), plain, False, conversions)
+    shown = tuple(
+        name if number == 1 else f"{name} page {page + 1} of {number}"
+        for name, number in zip(names, pages.tolist(), strict=True)
+        for page in range(number)
     )
+    return Stacked(stack.images(), frozen(np.repeat(np.arange(len(names)), pages)), shown, True, conversions)
 
 
 def _check_white(tally: Tally, what: str) -> None:
@@ -167,20 +195,15 @@ def _check_white(tally: Tally, what: str) -> None:
 
 
 def _unequal(
-    names: Sequence[str],
-    read: Callable[[int], bytes],
-    what: str,
-    index: int,
-    first: tuple[str, int, int],
-    size: Sequence[int],
-    reading: Reading,
+    files: Files, what: str, index: int, first: Sequence[int], size: Sequence[int], reading: Reading
 ) -> UserError:
     """Return the error about two images of unequal size, with its cause and its remedy."""
-    text = f"{what}: the images differ in size: {first[0]} is {first[2]} x {first[1]} but {names[index]} is {size[1]} x {size[0]}."
+    names = files.names
+    text = f"{what}: the images differ in size: {names[0]} is {first[1]} x {first[0]} but {names[index]} is {size[1]} x {size[0]}."
     turned = 0
-    if reading.exif == "ignore" and tuple(size) == first[:0:-1]:
+    if reading.exif == "ignore" and tuple(size) == tuple(first[::-1]):
         looked_at = range(min(len(names), _MOST_LOOKED_AT))
-        turned = sum(quarter_turned(stored_orientation(read(place))) for place in looked_at)
+        turned = sum(quarter_turned(stored_orientation(files.read(place))) for place in looked_at)
     if turned:
         of = f"{turned:,} of {count_text(len(looked_at), 'file')}"
         text += f" {of} carry an EXIF orientation: --exif apply rotates them."

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffmem.data.conversions import Conversion
+from diffmem.data.formats.decoding import identity_of
 from diffmem.data.formats.encoded import CAPTION_KEYS, LABEL_KEYS, Encoded, first_key, label_of
 from diffmem.data.formats.files import named
 from diffmem.data.formats.guards import MAX_FILE_BYTES, MAX_IMAGES, check_ratio
@@ -210,20 +211,18 @@ def encoded_rows(
     assert chosen is not None
     rows.column = chosen.image
     if chosen.others:
-        text = f"{count_text(len(chosen.others), 'other column')} not read ({named(list(chosen.others))})"
-        total = len(chosen.others) + 1
-        conversions = (
-            *conversions,
-            Conversion("passed-over", "none", len(chosen.others), total, text, False),
-        )
+        others = len(chosen.others)
+        text = f"{count_text(others, 'other column')} not read ({named(list(chosen.others))})"
+        conversions = (*conversions, Conversion("passed-over", "none", others, others + 1, text, False))
     return Encoded(
         names,
         rows.read,
-        labels if chosen.label is not None else None,
-        captions if chosen.caption is not None else None,
-        chosen.class_names,
         held,
-        conversions,
+        identity=identity_of(files),
+        labels=labels if chosen.label is not None else None,
+        captions=captions if chosen.caption is not None else None,
+        class_names=chosen.class_names,
+        conversions=conversions,
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from diffmem.data.conversions import Conversion, name_text
+from diffmem.data.formats.decoding import identity_of
 from diffmem.data.formats.encoded import (
     CAPTION_KEYS,
     LABEL_KEYS,
@@ -51,6 +52,7 @@ class _Index:
         self.labels: list[int | str | None] = []
         self.captions: list[str | None] = []
         self.shard_of, self.offsets, self.sizes = array("l"), array("q"), array("q")
+        self._by = bytearray()  # of each image, a bit for each of `_SIDES` that describes it
         self.passed_over = PassedOver()
         self.matched: Counter[str] = Counter()  # by ending, those that describe an image
         self.alone: dict[str, list[str]] = {}  # by ending, those that describe none
@@ -67,7 +69,7 @@ class _Index:
         """
         shard = self.shards[number]
         by_key: dict[str, int] = {}
-        sides: dict[str, dict[str, bytes | None]] = {}
+        waiting: dict[str, dict[str, bytes | None]] = {}  # what describes an image that has not come yet
         with as_text(str(shard)), TarStream(shard) as stream:
             for member in stream.members():
                 name = member.name
@@ -79,10 +81,15 @@ class _Index:
                     continue
                 key, ending = _key(name)
                 if ending in _SIDES:
-                    if ending in sides.get(key, ()):
+                    place = by_key.get(key)
+                    known = waiting.get(key, ()) if place is None else self._described(place)
+                    if ending in known:
                         raise UserError(f"{shard} is refused: it holds {name[:100]!r} twice.")
-                    fits = member.size <= _MAX_SIDE_BYTES
-                    sides.setdefault(key, {})[ending] = stream.read(member.size) if fits else None
+                    content = stream.read(member.size) if member.size <= _MAX_SIDE_BYTES else None
+                    if place is None:
+                        waiting.setdefault(key, {})[ending] = content
+                    else:
+                        self._describe(number, key, place, {ending: content})
                 elif self._is_image(member, stream, number):
                     if key in by_key:
                         other = self.names[by_key[key]]
@@ -92,7 +99,14 @@ class _Index:
                         )
                     by_key[key] = len(self.names)
                     self._append(number, member)
-        self._describe(number, sides, by_key)
+                    self._describe(number, key, by_key[key], waiting.pop(key, {}))
+        for key, contents in waiting.items():
+            for ending in contents:
+                self.alone.setdefault(ending, []).append(self._shown(number, f"{key}.{ending}"))
+
+    def _described(self, place: int) -> list[str]:
+        """Return the endings of the members that describe an image."""
+        return [ending for bit, ending in enumerate(_SIDES) if self._by[place] >> bit & 1]
 
     def _is_image(self, member: Member, stream: TarStream, number: int) -> bool:
         shown = self._shown(number, member.name)
@@ -107,38 +121,29 @@ class _Index:
         shown = self._shown(number, member.name)
         if member.size > MAX_FILE_BYTES:
             raise UserError(
-                f"{shown} is refused: it has {member.size:,} bytes; the limit is {MAX_FILE_BYTES:,}."
+                f"{self.shards[number]}: {member.name} is refused: it has {member.size:,} bytes; the limit is {MAX_FILE_BYTES:,}."
             )
         self.names.append(shown)
         self.labels.append(None)
         self.captions.append(None)
+        self._by.append(0)
         self.shard_of.append(number)
         self.offsets.append(member.offset)
         self.sizes.append(member.size)
 
-    def _describe(
-        self, number: int, sides: dict[str, dict[str, bytes | None]], by_key: dict[str, int]
-    ) -> None:
+    def _describe(self, number: int, key: str, place: int, contents: dict[str, bytes | None]) -> None:
         shard = self.shards[number]
-        for key, contents in sides.items():
-            place = by_key.get(key)
-            for ending, content in contents.items():
-                name = f"{key}.{ending}"
-                if place is None:
-                    self.alone.setdefault(ending, []).append(self._shown(number, name))
-                    continue
-                if content is None:
-                    raise UserError(
-                        f"{shard}: {name} is refused: it has more than {_MAX_SIDE_BYTES:,} bytes."
-                    )
-                self.matched[ending] += 1
-                label, caption = _said(ending, content, f"{shard}: {name}")
-                if label is not None and self.labels[place] not in (None, label):
-                    raise UserError(
-                        f"{shard}: {key} has two labels, {self.labels[place]} and {label}; keep one."
-                    )
-                self.labels[place] = self.labels[place] if label is None else label
-                self.captions[place] = self.captions[place] if caption is None else caption
+        for ending, content in contents.items():
+            name = f"{key}.{ending}"
+            if content is None:
+                raise UserError(f"{shard}: {name} is refused: it has more than {_MAX_SIDE_BYTES:,} bytes.")
+            self.matched[ending] += 1
+            self._by[place] |= 1 << _SIDES.index(ending)
+            label, caption = _said(ending, content, f"{shard}: {name}")
+            if label is not None and self.labels[place] not in (None, label):
+                raise UserError(f"{shard}: {key} has two labels, {self.labels[place]} and {label}; keep one.")
+            self.labels[place] = self.labels[place] if label is None else label
+            self.captions[place] = self.captions[place] if caption is None else caption
 
     def check_alone(self, what: str) -> None:
         """Refuse labels and captions that describe no image, where others do; count them as other files where none does."""
@@ -228,12 +233,13 @@ def read_tars(
     encoded = Encoded(
         names,
         lambda place: index.read(chosen[place]),
-        labels,
-        [index.captions[place] for place in chosen],
-        class_names,
         sum(index.sizes),
-        (*conversions, *passed),
-        index.history,
+        identity=identity_of(shards),
+        labels=labels,
+        captions=[index.captions[place] for place in chosen],
+        class_names=class_names,
+        conversions=(*conversions, *passed),
+        history=index.history,
     )
     title = f"tar {shards[0].name}" if len(shards) == 1 else f"{len(shards)} tar shards {Path(what).name}"
     try:

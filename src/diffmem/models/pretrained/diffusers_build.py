@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from diffmem.errors import UserError, nearest
 from diffmem.models.pretrained.diffusers_files import read_settings, read_weights
 from diffmem.models.weights import check_tensors, naming
 
-__all__ = ["built", "text_of"]
+__all__ = ["built", "constructed", "described_network", "filled", "library_class", "text_of"]
 
 # Names of attention tensors before diffusers 0.15, which the folders of the first published models keep.
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -55,7 +56,17 @@ def built(kind: str, config: Path, root: Path, least: int, allow_pickle: bool) -
     Raises:
         UserError: diffusers is missing, the library knows no such network, or the tensors are not exactly those of the network.
     """
-    library = _library(kind)
+    make = described_network(kind, config, root)
+    return filled(config, make, read_weights(config.parent, root, allow_pickle), least)
+
+
+def described_network(kind: str, config: Path, root: Path) -> Callable[[], nn.Module]:
+    """Return what constructs a network of the library as its settings in a folder say it, with any weights; see `built`.
+
+    Raises:
+        UserError: diffusers is missing, or the library knows no such network or no such setting of it.
+    """
+    library = library_class("diffusers", kind, "diffusers")
     known, idle = list(inspect.signature(library).parameters), _IDLE.get(kind, {})
     arguments = {}
     for key, value in read_settings(config, root).items():
@@ -68,18 +79,57 @@ def built(kind: str, config: Path, root: Path, least: int, allow_pickle: bool) -
                 f"{config}: the installed diffusers knows no {key!r} of {kind}.{nearest(key, known)} If the folder is of a newer"
                 " diffusers, install that: pip install -U diffusers."
             )
-    tensors = read_weights(config.parent, root, allow_pickle)
+    return partial(library, **arguments)
+
+
+def constructed(config: Path, make: Callable[[], nn.Module]) -> nn.Module:
+    """Return a network with any weights, whose settings are in `config`; on the device that is chosen around the call.
+
+    Raises:
+        UserError: The library cannot build it.
+    """
+    try:
+        return make()
+    except Exception as error:  # whatever a network's parts raise on settings that do not fit
+        raise UserError(f"{config} describes no network that can be built: {text_of(error)}.") from error
+
+
+def filled(config: Path, make: Callable[[], nn.Module], tensors: dict[str, Tensor], least: int) -> nn.Module:
+    """Return a network with these tensors; see `built`.
+
+    Args:
+        config: Its settings, for messages.
+        make: Constructs it, with any weights.
+        tensors: By name.
+        least: How many tensors it has at least.
+
+    Raises:
+        UserError: It cannot be constructed, or the tensors are not exactly those of the network.
+    """
     if least > len(tensors):
         raise UserError(
             f"{config}: its layers (layers_per_block or num_layers), {least} or more, do not fit weights of {len(tensors)} tensors."
         )
     # Without storage first: whatever sizes the settings name, no more is allocated than the file of weights holds.
     with torch.device("meta"):
-        _fill(config, _constructed(config, library, arguments), dict(tensors), dry=True)
-    with torch.random.fork_rng(devices=[]):
-        network = _constructed(config, library, arguments)
-    _fill(config, network, tensors, dry=False)
+        network = constructed(config, make)
+    renamed = _fitting(config, network.state_dict(), tensors)
+    # Weights of its own, in the place of random ones: for a billion of them, drawing these takes longer than reading the file.
+    network.load_state_dict(
+        {name: tensor.to(torch.float32, copy=True) for name, tensor in renamed.items()}, assign=True
+    )
+    if not _is_whole(network):
+        del network
+        with torch.random.fork_rng(devices=[]):
+            network = constructed(config, make)
+        network.load_state_dict(renamed)
     return network.float().eval().requires_grad_(False)
+
+
+def _is_whole(network: nn.Module) -> bool:
+    """Whether all that a network holds has storage; what its weights do not tell, such as numbers of positions, has none yet."""
+    held = [value for module in network.modules() for value in vars(module).values()]
+    return not any(tensor.is_meta for tensor in [*held, *network.buffers()] if isinstance(tensor, Tensor))
 
 
 def text_of(error: Exception) -> str:
@@ -87,38 +137,38 @@ def text_of(error: Exception) -> str:
     return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
 
-def _library(kind: str) -> type[nn.Module]:
-    if importlib.util.find_spec("diffusers") is None:
-        raise UserError("Folders of diffusers need that package: pip install 'diffmem[diffusers]'.")
+def library_class(package: str, name: str, extra: str) -> Any:
+    """Return a class of a package that is optional.
+
+    Args:
+        package: Its name.
+        name: Of the class.
+        extra: Of this package, which installs it.
+
+    Raises:
+        UserError: The package is not installed or does not load.
+    """
+    if importlib.util.find_spec(package) is None:
+        needed = "that package" if package == "diffusers" else f"{package}, if text directs them"
+        raise UserError(f"Folders of diffusers need {needed}: pip install 'diffmem[{extra}]'.")
     try:
-        network: type[nn.Module] = getattr(importlib.import_module("diffusers"), kind)
+        return getattr(importlib.import_module(package), name)
     except Exception as error:  # its parts fail in many ways where other packages do not fit each other
         raise UserError(
-            f"diffusers is installed but does not load ({text_of(error)}). Often torchvision is of another build than torch: install both"
+            f"{package} is installed but does not load ({text_of(error)}). Often torchvision is of another build than torch: install both"
             " from one source, or pip uninstall torchvision."
         ) from error
-    return network
 
 
-def _constructed(config: Path, library: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
-    try:
-        return library(**arguments)
-    except Exception as error:  # whatever a network's parts raise on settings that do not fit
-        raise UserError(
-            f"{config} describes no network that diffusers can build: {text_of(error)}."
-        ) from error
-
-
-def _fill(config: Path, network: nn.Module, tensors: dict[str, Tensor], dry: bool) -> None:
-    """Copy tensors by name after checking that they are exactly those of the network; only check if `dry`."""
-    wanted = network.state_dict()
-    for name in list(tensors):
+def _fitting(config: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors by the names of a network after checking that they are exactly its own."""
+    found = dict(tensors)
+    for name in tensors:
         stem, _, last = name.rpartition(".")
         module, _, old = stem.rpartition(".")
         new = f"{module}.{_OLD_NAMES.get(old, old)}.{last}"
-        if name not in wanted and new in wanted and new not in tensors:
-            tensors[new] = tensors.pop(name)
+        if name not in wanted and new in wanted and new not in found:
+            found[new] = found.pop(name)
     with naming(config):
-        check_tensors(tensors, wanted, " Its weights do not fit its settings.")
-    if not dry:
-        network.load_state_dict(tensors)
+        check_tensors(found, wanted, " Its weights do not fit its settings.")
+    return found

@@ -37,6 +37,7 @@ __all__ = [
     "TRAINERS",
     "Parts",
     "find_parts",
+    "inside",
     "read_settings",
     "read_weights",
     "variant_of",
@@ -90,8 +91,10 @@ _MODULES = ("diffusers", "deprecated")  # by the second, the library names its K
 _TEXT = ("text_encoder", "tokenizer")
 _STEM = "diffusion_pytorch_model"
 _SAFE, _PICKLE = f"{_STEM}.safetensors", f"{_STEM}.bin"
+_ENCODER = ("model.safetensors", "pytorch_model.bin")  # the same of transformers
 # Whole and in shards; without a precision in the name, or the same weights in one. Others, as non_ema, are other weights.
 _VARIANTS = (None, "fp16", "bf16", "fp32")
+_MAX_WEIGHTS_BYTES = 16 * 2**30  # the network of SDXL takes 10.3 billion bytes
 
 
 def _names_of(file: str) -> dict[str | None, tuple[str, str]]:
@@ -105,7 +108,6 @@ def _names_of(file: str) -> dict[str | None, tuple[str, str]]:
     }
 
 
-_SAFETENSORS, _PICKLES = _names_of(_SAFE), _names_of(_PICKLE)
 _MAX_JSON_BYTES = 8 * 2**20
 CHECKPOINT = re.compile(r"checkpoint-\d+")
 """Names of the folders that the library's training examples save states in."""
@@ -121,7 +123,7 @@ def read_settings(path: Path, root: Path) -> dict[str, Any]:
     Raises:
         UserError: The file lies elsewhere, is too large, no JSON, or no object.
     """
-    content = read_plain(_inside(path, root), _MAX_JSON_BYTES, str(path))
+    content = read_plain(inside(path, root), _MAX_JSON_BYTES, str(path))
     with reading(str(path)):
         settings = json.loads(content)
     if not isinstance(settings, dict):
@@ -129,7 +131,7 @@ def read_settings(path: Path, root: Path) -> dict[str, Any]:
     return settings
 
 
-def read_weights(folder: Path, root: Path, allow_pickle: bool) -> dict[str, Tensor]:
+def read_weights(folder: Path, root: Path, allow_pickle: bool, encoder: bool = False) -> dict[str, Tensor]:
     """Return the tensors of a network by name, on the CPU.
 
     An index of shards goes before a whole file, and safetensors before a pickle.
@@ -139,42 +141,47 @@ def read_weights(folder: Path, root: Path, allow_pickle: bool) -> dict[str, Tens
         root: The folder that they must belong to, whatever links there are.
         allow_pickle: Whether to read a pickle where there are no safetensors. It is read without running what it asks for (the
             restricted reader of torch).
+        encoder: Whether the files have the names of transformers.
 
     Raises:
         UserError: There are no weights of an allowed kind, or a file is damaged, or holds anything but floating-point tensors of finite
             numbers.
     """
-    for name, index in [*_SAFETENSORS.values(), *(_PICKLES.values() if allow_pickle else ())]:
+    safe, pickles = (_names_of(file) for file in (_ENCODER if encoder else (_SAFE, _PICKLE)))
+    for name, index in [*safe.values(), *(pickles.values() if allow_pickle else ())]:
         if is_plain_file(folder / index):
             return _sharded(folder / index, root)
         if is_plain_file(folder / name):
             return _tensors(folder / name, root)
-    raise UserError(_missing(folder, allow_pickle))
+    raise UserError(_missing(folder, allow_pickle, encoder))
 
 
-def variant_of(folder: Path) -> str | None:
+def variant_of(folder: Path, encoder: bool = False) -> str | None:
     """Return the precision in the name of the files that `read_weights` reads; none if there is none in it."""
-    files = [*_SAFETENSORS.items(), *_PICKLES.items()]
+    files = [item for file in (_ENCODER if encoder else (_SAFE, _PICKLE)) for item in _names_of(file).items()]
     return next((each for each, names in files if any(is_plain_file(folder / name) for name in names)), None)
 
 
-def _missing(folder: Path, allow_pickle: bool) -> str:
-    pickles = [name for names in _PICKLES.values() for name in names if is_plain_file(folder / name)]
+def _missing(folder: Path, allow_pickle: bool, encoder: bool) -> str:
+    safe, pickle_ = _ENCODER if encoder else (_SAFE, _PICKLE)
+    pickles = [
+        name for names in _names_of(pickle_).values() for name in names if is_plain_file(folder / name)
+    ]
     if not allow_pickle and pickles:
         return (
             f"{folder} holds its weights as a pickle only ({pickles[0]}). Save them as safetensors (save_pretrained of diffusers does), or"
-            " allow the pickle (the option --allow-pickle, the argument allow_pickle)."
+            " allow the pickle (the option --allow-pickle, the argument allow_pickle; not of a model that text directs)."
         )
-    others = sorted(path.name for path in folder.glob(f"{_STEM}*"))
+    others = sorted(path.name for path in folder.glob(f"{safe.split('.')[0]}*"))
     if others:
         return (
-            f"{folder} lacks {_SAFE}. It holds {', '.join(others)[:200]}; if that is a variant, copy it to the missing name (a pickle to"
-            f" {_PICKLE})."
+            f"{folder} lacks {safe}. It holds {', '.join(others)[:200]}; if that is a variant, copy it to the missing name (a pickle to"
+            f" {pickle_})."
         )
-    return f"{folder} lacks the weights of its network, {_SAFE}; copy them there."
+    return f"{folder} lacks the weights of its network, {safe}; copy them there."
 
 
-def _inside(path: Path, root: Path) -> Path:
+def inside(path: Path, root: Path) -> Path:
     """Return the path of a file after checking that it is in its folder."""
     home = root.resolve()
     # A hub's cache keeps the files of a snapshot as links into the folder of blobs beside all snapshots.
@@ -202,7 +209,10 @@ def _sharded(index: Path, root: Path) -> dict[str, Tensor]:
 
 
 def _tensors(path: Path, root: Path) -> dict[str, Tensor]:
-    tensors = (_unpickled if path.suffix == ".bin" else load_tensors)(_inside(path, root))
+    path = inside(path, root)
+    tensors = _unpickled(path) if path.suffix == ".bin" else load_tensors(path, _MAX_WEIGHTS_BYTES)
+    # Text encoders saved by older versions of transformers hold the numbers of positions beside their weights.
+    tensors = {name: each for name, each in tensors.items() if not name.endswith("embeddings.position_ids")}
     with naming(path):
         check_numbers(tensors)
     return tensors
@@ -373,8 +383,8 @@ def _checked_pipeline(index: Path) -> tuple[str, dict[str, str]]:
 def _refuse(index: Path, name: object, parts: Mapping[str, Any]) -> NoReturn:
     if any(key.startswith(_TEXT) and any(value) for key, value in parts.items()):
         raise UserError(
-            f"{index.parent} is a pipeline of diffusers that text directs ({name!r:.80}): D depends on the text, and training images have"
-            f" none here. {SAMPLES_ONLY}"
+            f"{index.parent} is a pipeline of diffusers that text directs ({name!r:.80}): D depends on the text. Open it with prompts"
+            f" (diffmem.open_text_model, diffmem model info). Or: {SAMPLES_ONLY}"
         )
     raise UserError(
         f"{index}, of diffusers: the pipeline {name!r:.80} is not supported: {unlike(name, _PIPELINES)}"

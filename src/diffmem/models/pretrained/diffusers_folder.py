@@ -32,13 +32,21 @@ from diffmem.models.pretrained.diffusers_schedulers import (
     read_scheduler,
 )
 from diffmem.models.pretrained.diffusers_settings import (
-    NetworkSettings,
     TransformerSettings,
     check_fit,
     read_network,
 )
 
-__all__ = ["Codec", "doubts_of", "open_autoencoder", "open_diffusers"]
+__all__ = [
+    "TRIAL_SIGMA",
+    "Codec",
+    "doubts_of",
+    "open_autoencoder",
+    "open_diffusers",
+    "read_autoencoder",
+    "try_network",
+    "with_autoencoder",
+]
 
 
 class AutoencoderSettings(PartSettings):
@@ -101,8 +109,13 @@ class QuantizedSettings(AutoencoderSettings):
         return self.latent_channels if self.vq_embed_dim is None else self.vq_embed_dim
 
 
-def _read_autoencoder(parts: Parts, network: NetworkSettings) -> AutoencoderSettings | None:
+def read_autoencoder(parts: Parts, channels: int, sides: tuple[int, int]) -> AutoencoderSettings | None:
     """Return the settings of the autoencoder; none if the network denoises pixels. See `read_part`.
+
+    Args:
+        parts: Of the folder.
+        channels: Of what the network denoises.
+        sides: (H, W) of that.
 
     Raises:
         UserError: Also if it does not fit the network.
@@ -117,12 +130,12 @@ def _read_autoencoder(parts: Parts, network: NetworkSettings) -> AutoencoderSett
             f"{path}: shift_factor {found.shift_factor:g} is not used by {parts.pipeline}, so what its network was trained with is not"
             " known. Set it to null to decode as that pipeline does."
         )
-    if found.channels != network.in_channels:
+    if found.channels != channels:
         raise UserError(
-            f"{parts.network}: in_channels {network.in_channels} does not fit the codes of {path.parent}, which have {found.channels}"
+            f"{parts.network}: in_channels {channels} does not fit the codes of {path.parent}, which have {found.channels}"
             " channels."
         )
-    height, width = network.sides
+    height, width = sides
     if height * width * found.factor**2 > MAX_PIXELS:
         raise UserError(
             f"{path}: images of {height * found.factor} x {width * found.factor} pixels are refused; the limit is {MAX_PIXELS:,} pixels."
@@ -130,7 +143,7 @@ def _read_autoencoder(parts: Parts, network: NetworkSettings) -> AutoencoderSett
     return found
 
 
-def _with_autoencoder(
+def with_autoencoder(
     denoiser: Denoiser, settings: AutoencoderSettings, config: Path, root: Path, allow_pickle: bool
 ) -> LatentDenoiser:
     """Return a denoiser of latents together with the autoencoder of its folder, on the same device.
@@ -211,11 +224,11 @@ def open_autoencoder(
         network = built(settings.kind, config, home, settings.layers, allow_pickle).to(device)
     opened = Codec(network)
     image = torch.zeros(1, settings.in_channels, settings.factor * 2, settings.factor * 2, device=device)
-    _try(f"The autoencoder in {home}", image, lambda x: opened.decode(opened.encode(x)))
+    try_network(f"The autoencoder in {home}", image, lambda x: opened.decode(opened.encode(x)))
     return opened, settings
 
 
-_TRIAL_SIGMA = 1.0
+TRIAL_SIGMA = 1.0
 
 
 @in_one_line()
@@ -265,7 +278,7 @@ def open_diffusers(
     with reading(str(home)):
         parts = find_parts(home)
         scheduler, network = read_scheduler(parts), read_network(parts)
-        autoencoder = _read_autoencoder(parts, network)
+        autoencoder = read_autoencoder(parts, network.in_channels, network.sides)
     check_fit(parts, scheduler, network, timesteps)
     if not isinstance(network, TransformerSettings) and network.time_embedding_type == "learned":
         timesteps = "nearest"
@@ -280,15 +293,17 @@ def open_diffusers(
         )
     else:
         denoiser = DiscreteDenoiser(answer, process, shape, network.num_labels, null_label=null, device=where)
-    sigma = min(max(_TRIAL_SIGMA, denoiser.sigma_min), denoiser.sigma_max)
+    sigma = min(max(TRIAL_SIGMA, denoiser.sigma_min), denoiser.sigma_max)
     labels = torch.zeros(1, dtype=torch.int64) if denoiser.num_labels else None
     noise = torch.zeros(1, *denoiser.image_shape, device=denoiser.device)
-    _try(f"The network in {parts.network.parent}", noise, lambda x: denoiser(x, sigma, labels))
+    try_network(f"The network in {parts.network.parent}", noise, lambda x: denoiser(x, sigma, labels))
     if autoencoder is None or parts.autoencoder is None:
         return denoiser
-    latent = _with_autoencoder(denoiser, autoencoder, parts.autoencoder, parts.autoencoder_root, allow_pickle)
+    latent = with_autoencoder(denoiser, autoencoder, parts.autoencoder, parts.autoencoder_root, allow_pickle)
     image = torch.zeros(1, *latent.pixel_shape, device=latent.device)
-    _try(f"The autoencoder in {parts.autoencoder.parent}", image, lambda x: latent.decode(latent.encode(x)))
+    try_network(
+        f"The autoencoder in {parts.autoencoder.parent}", image, lambda x: latent.decode(latent.encode(x))
+    )
     return latent
 
 
@@ -321,7 +336,7 @@ class _Raw:
         return out[:, : self._channels]
 
 
-def _try(what: str, x: Tensor, run: Callable[[Tensor], Tensor]) -> None:
+def try_network(what: str, x: Tensor, run: Callable[[Tensor], Tensor]) -> None:
     """Run a network on one image, so that one that cannot is found now."""
     try:
         with torch.no_grad():

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["SAMPLES_ONLY", "WAYS_ON", "described", "tensor_names", "unlike"]
+__all__ = ["SAMPLES_ONLY", "TO_CONVERT", "WAYS_ON", "described", "tensor_names", "unlike"]
 
 WAYS_ON = (
     "Make samples with the program that trained it and audit these (--samples), or give the model as a function"
@@ -20,6 +20,12 @@ WAYS_ON = (
 
 SAMPLES_ONLY = "Make samples with the program that it belongs to and audit these (--samples)."
 """What helps where no function of noisy images in 1 or 3 channels can stand for the model."""
+
+TO_CONVERT = (
+    "Convert it to a folder once, where there is a network, with diffusers: StableDiffusionPipeline (StableDiffusionXLPipeline for SDXL)"
+    ".from_single_file('FILE.safetensors').save_pretrained('FOLDER'). Then give the folder, with prompts (diffmem.open_text_model)."
+)
+"""What helps where one file holds all of Stable Diffusion."""
 
 _NO_DENOISER = (
     "it is distilled to map noise to the end of a trajectory in one or a few steps, and is no denoiser"
@@ -117,13 +123,13 @@ _KINDS = (
         "changes to a model (LoRA)",
         _holds("lora_A.", "lora_B.", "lora_down.", "lora_up.", ".lora.", "lora_unet_"),
         "which are no whole model",
-        SAMPLES_ONLY,
+        f"Of Stable Diffusion and SDXL, give the folder of the model that it changes, with this file as --lora. Or: {SAMPLES_ONLY}",
     ),
     _Kind(
         "a checkpoint of latent diffusion (CompVis), such as Stable Diffusion",
         _has(tensors=("model.diffusion_model.",)),
         "whose network denoises latents, mostly as text directs",
-        SAMPLES_ONLY,
+        f"{TO_CONVERT} Or: {SAMPLES_ONLY}",
     ),
     _Kind(
         "the weights of a UNet2DConditionModel of diffusers",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ __all__ = [
     "Status",
     "is_gone",
     "read_status",
+    "read_statuses",
     "reported_status",
     "this_process",
 ]
@@ -204,3 +205,9 @@ def read_status(folder: Path) -> Status | None:
     process = ProcessId(status.host, status.process.place, status.pid, status.process.start)
     silent = time.time() - status.updated > _SECONDS_OF_SILENCE
     return None if silent or is_gone(process) else status
+
+
+def read_statuses(folders: Iterable[Path]) -> dict[str, Status]:
+    """Return what the processes in runs' folders are doing, by run; runs that nobody works on are left out."""
+    found = {folder.name: read_status(folder) for folder in folders}
+    return {run_id: status for run_id, status in found.items() if status is not None}

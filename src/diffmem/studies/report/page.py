@@ -105,8 +105,8 @@ def _pictures(result: StudyResult) -> list[Picture]:
     return found
 
 
-def write_study(study: Study, result: StudyResult) -> ReportPaths:
-    """Write the report of a study into its folder.
+def write_study(study: Study, result: StudyResult, folder: Path | None = None) -> ReportPaths:
+    """Write the report of a study into its folder, or another one.
 
     Args:
         study: Has the images.
@@ -118,4 +118,4 @@ def write_study(study: Study, result: StudyResult) -> ReportPaths:
     by_rate = sorted(result.runs, key=lambda run: run.peak.memorized.value)
     shown = [("Most memorized", by_rate[-1]), ("Least memorized", by_rate[0])][: len(by_rate)]
     examples = [study.example(run.run_id).titled(title) for title, run in shown]
-    return write_report(result, examples, study.folder)
+    return write_report(result, examples, folder or study.folder)

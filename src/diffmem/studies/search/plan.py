@@ -1,4 +1,4 @@
-"""What a search will take, before it starts: runs, hours, memory and disk, from a short measurement and simulated searches.
+"""What a study will take, before it starts: runs, hours, memory and disk, from a short measurement and simulated searches.
 
 How many trainings a search needs depends on where EMM is, which nobody knows yet. So the search itself is simulated many times
 with EMM anywhere between the smallest and the largest size, neighbouring levels alike; what a training and an image cost is
@@ -11,6 +11,7 @@ import math
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,15 +19,18 @@ import torch
 from scipy.special import expit, logit
 
 from diffmem.models import build_denoiser, count_parameters
+from diffmem.models.denoiser import Denoiser
 from diffmem.progress import NO_PROGRESS, Progress
-from diffmem.sampling import generate
+from diffmem.runs.run import Run
+from diffmem.sampling import SamplerConfig, generate
 from diffmem.studies.search.interval import emm_of_seed
 from diffmem.studies.search.levels import beside, hint_order
 from diffmem.studies.search.simulation import search_level
 from diffmem.studies.search.study import SearchStudy
+from diffmem.studies.study import Study
 from diffmem.training import Trainer
 
-__all__ = ["LevelPlan", "Plan", "Speed", "measure_speed", "plan_search"]
+__all__ = ["LevelPlan", "Plan", "Speed", "measure_speed", "plan_grid", "plan_search"]
 
 _SIMULATIONS = 60
 _SLOPE = 2.0  # logits of R_mem for a doubling of N, as in the published curves
@@ -105,35 +109,31 @@ class Plan:
     disk: float
 
 
-def measure_speed(study: SearchStudy, level: str, device: str, threads: int, seconds: float = 2.0) -> Speed:
+def measure_speed(
+    run: Run, sampling: SamplerConfig, device: str, threads: int, seconds: float = 2.0
+) -> Speed:
     """Train and sample for a moment.
 
     Args:
+        run: What is trained; nothing is written.
+        sampling: How images are generated.
         device: 'cpu' or 'cuda'.
         threads: Of this process, on a CPU.
         seconds: How long each is measured.
     """
-    recipe = study.levels[level]
-    run = study.smallest_run(level)
     before, cuda = torch.get_num_threads(), device.startswith("cuda")
     torch.set_num_threads(threads)
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     try:
-        images, labels = run.training_set.images, run.training_set.labels
-        denoiser = build_denoiser(recipe.model, run.training_set.shape, run.training_set.num_classes, 0)
-        trainer = Trainer(denoiser, images, labels, recipe.training, 0, device)
-        trainer.step()  # the first one also makes what later ones reuse
-        _wait(cuda)
-        begin, seen = time.monotonic(), trainer.seen
-        while time.monotonic() - begin < seconds:
-            trainer.step()
-        _wait(cuda)
-        trained = (trainer.seen - seen) / (time.monotonic() - begin)
+        if run.model.is_trained:
+            denoiser, trained, parameters = _trained(run, device, seconds, cuda)
+        else:
+            denoiser, trained, parameters = run.denoiser(0, device), math.inf, 0
         batch = 32 if not cuda else 256
         begin, made = time.monotonic(), 0
         while time.monotonic() - begin < seconds:
-            generate(trainer.ema, range(batch), recipe.sampling, batch_size=batch)
+            generate(denoiser, range(batch), sampling, batch_size=batch)
             made += batch
         sampled = made / (time.monotonic() - begin)
     finally:
@@ -144,7 +144,22 @@ def measure_speed(study: SearchStudy, level: str, device: str, threads: int, sec
         if cuda
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     )
-    return Speed(trained, sampled, memory, count_parameters(denoiser))
+    return Speed(trained, sampled, memory, parameters)
+
+
+def _trained(run: Run, device: str, seconds: float, cuda: bool) -> tuple[Denoiser, float, int]:
+    """Train for a moment; return the denoiser, how many images a second were trained on, and its parameters."""
+    images = run.training_set
+    denoiser = build_denoiser(run.model, images.shape, images.num_classes, 0)
+    trainer = Trainer(denoiser, images.images, images.labels, run.training, 0, device)
+    trainer.step()  # the first one also makes what later ones reuse
+    _wait(cuda)
+    begin, seen = time.monotonic(), trainer.seen
+    while time.monotonic() - begin < seconds:
+        trainer.step()
+    _wait(cuda)
+    pace = (trainer.seen - seen) / (time.monotonic() - begin)
+    return trainer.ema, pace, count_parameters(denoiser)
 
 
 def _wait(cuda: bool) -> None:
@@ -166,15 +181,49 @@ def plan_search(
     names = list(study.levels)
     speeds = {}
     for number, name in enumerate(names):
-        speeds[name] = measure_speed(study, name, device, threads)
+        run, sampling = study.smallest_run(name), study.levels[name].sampling
+        speeds[name] = measure_speed(run, sampling, device, threads)
         progress(number + 1, len(names), name)
     simulated = _simulate(study)
     levels = [_level_plan(study, name, speeds[name], simulated[name]) for name in names]
     searches = [search for group in study.searches().values() for search in group]
+    return _plan(levels, slots, sum(len(search.found.outcomes) for search in searches if search.found))
+
+
+def plan_grid(
+    studies: Mapping[str, Study], device: str, slots: int, threads: int, progress: Progress = NO_PROGRESS
+) -> Plan:
+    """Project what the runs of a grid take that are not finished.
+
+    Args:
+        studies: Level -> its study; the rest as of `plan_search`.
+    """
+    levels, finished = [], 0
+    for number, (name, study) in enumerate(studies.items(), 1):
+        recipe, runs = study.recipe, study.runs()
+        speed = measure_speed(runs[0], recipe.sampling, device, threads)
+        left = [run for run in runs if not run.is_finished(recipe.sampling, recipe.measure)]
+        finished += len(runs) - len(left)
+        points = sum(len(run.points) for run in left)
+        trained, sampled = sum(run.points[-1] for run in left), points * recipe.measure.samples
+        hours = (trained / speed.trained + sampled / speed.sampled) / 3600
+        values = int(np.prod(runs[0].training_set.shape))
+        disk = _disk(speed, points, len(left), sampled, values)
+        many = float(len(left))
+        levels.append(
+            LevelPlan(
+                name, many, many, trained, sampled, hours, hours, disk=disk, grid_hours=hours, speed=speed
+            )
+        )
+        progress(number, len(studies), name)
+    return _plan(levels, slots, finished)
+
+
+def _plan(levels: list[LevelPlan], slots: int, finished: int) -> Plan:
     return Plan(
         levels,
         slots,
-        finished=sum(len(search.found.outcomes) for search in searches if search.found),
+        finished=finished,
         runs=sum(level.runs for level in levels),
         hours=sum(level.hours for level in levels) / slots,
         hours_high=sum(level.hours_high for level in levels) / slots,
@@ -234,8 +283,6 @@ def _level_plan(study: SearchStudy, name: str, speed: Speed, simulated: list[lis
     hours = (table[:, 1] / speed.trained + table[:, 2] / speed.sampled) / 3600
     grid = study.grid(name)
     values = int(np.prod(study.smallest_run(name).training_set.shape))
-    # A snapshot holds the weights as float32; the state the weights, their average, and two moments of the optimizer.
-    disk = 4 * speed.parameters * (points + 4 * runs) + sampled * (values + 32)
     return LevelPlan(
         name=name,
         runs=float(runs),
@@ -244,7 +291,13 @@ def _level_plan(study: SearchStudy, name: str, speed: Speed, simulated: list[lis
         images_sampled=float(sampled),
         hours=float(hours.mean()),
         hours_high=float(np.quantile(hours, 0.9)),
-        disk=float(disk),
+        disk=_disk(speed, float(points), float(runs), float(sampled), values),
         grid_hours=(grid.images_trained / speed.trained + grid.images_sampled / speed.sampled) / 3600,
         speed=speed,
     )
+
+
+def _disk(speed: Speed, points: float, runs: float, sampled: float, values: int) -> float:
+    """Return the bytes of the snapshots, states and images of so many evaluation points, runs and images."""
+    # A snapshot holds the weights as float32; the state the weights, their average, and two moments of the optimizer.
+    return 4 * speed.parameters * (points + 4 * runs) + sampled * (values + 32)

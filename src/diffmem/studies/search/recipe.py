@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from diffmem.errors import UserError
-from diffmem.executors.config import ExecutorConfig
-from diffmem.runs.recipe import DataConfig, MeasureConfig, StudyRecipe, TrainRecipe
+from diffmem.runs.recipe import StudyRecipe
 from diffmem.sampling.config import SamplerConfig
-from diffmem.settings import load_recipe, read_recipe, set_key, validated
+from diffmem.settings import override, read_recipe, validated
 from diffmem.studies.search.choice import SizeRule
 from diffmem.studies.search.decisions import FutilityRule, StoppingRule
 from diffmem.training.config import EvaluationConfig, TrainingConfig
 
-__all__ = ["SearchConfig", "SearchRecipe", "dump_search", "is_search", "load_search"]
+__all__ = ["SearchConfig", "SearchRecipe", "load_study"]
 
 
 class SearchConfig(BaseModel):
@@ -51,35 +49,18 @@ class SearchConfig(BaseModel):
         return {} if value is True else None if value is False else value
 
 
-class SearchRecipe(TrainRecipe):
+class SearchRecipe(StudyRecipe):
     """EMM for every level of a factor: everything but where it is stored.
 
     Each level is the base configuration (`data`, `model`, `training`, `sampling`) with its settings.
     """
 
     title: str = Field("EMM", description="Heading of the report.")
-    data: DataConfig
+    plan: Literal["grid", "search"] = "search"
     training: TrainingConfig = TrainingConfig(evaluations=EvaluationConfig(schedule="doubling"))
-    factor: str = Field("level", description="What the levels are, for example 'resolution'.")
-    levels: dict[str, dict[str, Any]] = Field(
-        {"base": {}}, min_length=1, description="Level -> its settings, dotted key: value."
-    )
-    published: dict[str, float] = Field(
-        {}, description="Level -> EMM that the paper reports for it, for comparison."
-    )
     sizes: tuple[int, int] = Field(description="The smallest and the largest size that may be trained.")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="Seeds; EMM is searched for with each.")
-    sampling: SamplerConfig = SamplerConfig()
-    measure: MeasureConfig = MeasureConfig()
     search: SearchConfig = SearchConfig()
-    executor: ExecutorConfig = ExecutorConfig()
-
-    @field_validator("levels", "published", mode="before")
-    @classmethod
-    def _names(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {str(name): {} if one is None else one for name, one in value.items()}
-        return value
 
     @field_validator("training", mode="before")
     @classmethod
@@ -90,21 +71,16 @@ class SearchRecipe(TrainRecipe):
         return value
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_search(self) -> Self:
         smallest, largest = self.sizes
-        if not 2 <= smallest < largest:
+        if not smallest < largest:
             raise ValueError(
                 f"sizes must be the smallest and the largest size to try, 2 or more and ascending, not {list(self.sizes)}"
             )
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds repeats a value: {list(self.seeds)}")
         if self.search.start is not None and not smallest <= self.search.start <= largest:
             raise ValueError(
                 f"search.start = {self.search.start} is not between sizes, {smallest} and {largest}"
             )
-        unknown = sorted(set(self.published) - set(self.levels))
-        if unknown:
-            raise ValueError(f"published names the level {unknown[0]!r}, which is not among levels")
         if self.measure.frechet is not None:
             raise ValueError("a search samples only as many images as it needs; leave measure.frechet out")
         return self
@@ -115,40 +91,13 @@ class SearchRecipe(TrainRecipe):
         Raises:
             UserError: Its settings do not fit.
         """
-        base = self.model_dump(mode="json", include=set(StudyRecipe.model_fields))
-        base["title"] = f"{self.title}: {name}"
-        where = f"level {name!r}"
-        for key, value in self.levels[name].items():
-            if key.partition(".")[0] not in ("data", "model", "training", "sampling"):
-                raise UserError(
-                    f"{where}: a level may change data, model, training and sampling, not {key!r}."
-                )
-            set_key(base, key, value, f"{where}, {key!r}")
-        found = validated(StudyRecipe, base, where)
+        found = super().level(name)
         if not found.model.is_trained:
             raise UserError(
-                f"{where}: the optimum is not trained and has no EMM: it copies however many images there are. See `diffmem optimum`."
+                f"level {name!r}: the optimum is not trained and has no EMM: it copies however many images there are. See"
+                " `diffmem optimum`."
             )
         return found
-
-    def with_whole_paths(self) -> SearchRecipe:
-        """Return the recipe with paths in full, so that the study can be opened from any folder."""
-        values = yaml.safe_load(dump_search(self))
-
-        def whole(source: object) -> object:
-            return (
-                str(Path(source).resolve()) if isinstance(source, str) and Path(source).exists() else source
-            )
-
-        for settings in (values["data"], values["data"]["mixture"] or {}):
-            if "source" in settings:
-                settings["source"] = whole(settings["source"])
-        for settings in values["levels"].values():
-            for key in {"data.source", "data.mixture.source"} & set(settings):
-                settings[key] = whole(settings[key])
-        if "path" in values["executor"]:
-            values["executor"]["path"] = whole(values["executor"]["path"])
-        return type(self).model_validate(values)
 
     @property
     def alpha(self) -> float:
@@ -180,31 +129,20 @@ class SearchRecipe(TrainRecipe):
         )
 
 
-def is_search(path: Path) -> bool:
-    """Whether a recipe is that of a search: it, or a base of it, has `search` or `levels`.
+def load_study(path: Path, settings: Sequence[str] = ()) -> StudyRecipe:
+    """Read the recipe of a study and check every level; a recipe without `plan` is a search if it has `search` or `levels`.
 
-    Raises:
-        UserError: The file cannot be read.
-    """
-    return not {"search", "levels"}.isdisjoint(read_recipe(path))
-
-
-def load_search(path: Path, settings: list[str] | None = None) -> SearchRecipe:
-    """Read the recipe of a search and check every level.
+    Args:
+        path: The YAML file; `base` in it names another recipe to begin with.
+        settings: `key=value` overrides.
 
     Raises:
         UserError: The file, a key or a level in it is wrong.
     """
-    recipe = load_recipe(SearchRecipe, path, settings or [])
+    content = override(read_recipe(path), settings)
+    plan = content.get("plan", "grid" if {"search", "levels"}.isdisjoint(content) else "search")
+    where = f"{path} with settings" if settings else str(path)
+    recipe = validated(SearchRecipe if plan == "search" else StudyRecipe, content, where)
     for name in recipe.levels:
         recipe.level(name)
     return recipe
-
-
-def dump_search(recipe: SearchRecipe) -> str:
-    """Return the recipe as YAML, defaults included; of the executor what was set, as it refuses what means nothing to it."""
-    values = recipe.model_dump(mode="json")
-    values["executor"] = {"kind": recipe.executor.kind} | recipe.executor.model_dump(
-        mode="json", exclude_unset=True
-    )
-    return yaml.safe_dump(values, sort_keys=False)

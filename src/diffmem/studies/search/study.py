@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from diffmem.data import ImageSet
+from diffmem.distributed import world
 from diffmem.environment import versions
-from diffmem.errors import DiffmemError, UserError
-from diffmem.files import read_json, write_json, write_text
+from diffmem.errors import UserError
+from diffmem.executors.config import ExecutorConfig
 from diffmem.memorization import RatioRule, protocol_id
 from diffmem.memorization.examples import Example
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.distribution import Distribution, open_distribution
 from diffmem.runs.recipe import StudyRecipe
+from diffmem.studies.driver import Work, drive, seconds_spent
+from diffmem.studies.folder import write_study_folder
 from diffmem.studies.search.choice import Outcome
 from diffmem.studies.search.cost import GridCost, grid_of_equal_precision
 from diffmem.studies.search.levels import Item, Search, decision_log, follow, level_emm
-from diffmem.studies.search.recipe import SearchRecipe, dump_search, load_search
+from diffmem.studies.search.recipe import SearchRecipe
 from diffmem.studies.search.records import CostRecord, LevelRecord, SearchResult, SizeRecord
 from diffmem.studies.search.work import SizeRun
-from diffmem.studies.study import RUNS, model_text, seconds_spent, stored_set
+from diffmem.studies.study import RUNS, model_text, task_content
 
-__all__ = ["RECIPE_FILE", "SearchStudy", "open_search", "store_of"]
+__all__ = ["SearchStudy"]
 
-RECIPE_FILE, _STORE_FILE = "recipe.yaml", "place.json"
+_WORK = "diffmem.studies.search.work:work_on_size"
 
 
 _FUTILITY_NOTE = (
@@ -59,6 +62,9 @@ class SearchStudy:
         self._runs: dict[Item, SizeRun] = {}
         self._outcomes: dict[Item, Outcome] = {}
         self._records: dict[Item, SizeRecord] = {}
+        self._works: dict[Item, Work] = {}
+        self._followed: list[Search] = []
+        self.most: int | None = None
         for name in self.levels:
             self._set(name, recipe.sizes[1])  # what cannot be drawn is refused now, not after hours
 
@@ -100,24 +106,60 @@ class SearchStudy:
 
     def content(self, item: Item, device: str) -> dict[str, Any]:
         """Return what a worker process needs to do a training; the images that it needs are written to the store."""
-        run, heldout = self.run(item), None
-        if run.heldout is not None:
-            heldout = str(stored_set(self.store, run.heldout, "heldout").resolve())
-        return {
-            "recipe": self.recipe.model_dump(mode="json", exclude={"executor"}),
-            "level": item.level,
-            "training_set": str(stored_set(self.store, run.training_set, "train").resolve()),
-            "heldout": heldout,
-            "seed": item.seed,
-            "store": str(run.store.resolve()),
-            "device": device,
-        }
+        return {**task_content(self.run(item), self.recipe, device), "level": item.level}
 
-    def write_recipe(self) -> None:
-        """Write what the study is and where its store lies, so that its folder can be opened again."""
-        write_text(self.folder / RECIPE_FILE, dump_search(self.recipe))
-        own = self.store.resolve() == self.folder.resolve()  # then the folder can be moved
-        write_json(self.folder / _STORE_FILE, {"store": "." if own else str(self.store.resolve())})
+    @property
+    def executor(self) -> ExecutorConfig:
+        """Where trainings run."""
+        return self.recipe.executor
+
+    def waiting(self, busy: Collection[Work]) -> list[Work]:
+        """Return the trainings that the searches wait for; see `Plan`."""
+        found = follow(self.recipe, lambda item: None if self._work(item) in busy else self.outcome(item))
+        self._followed = [search for group in found.values() for search in group]
+        items = [item for search in self._followed for item in search.waiting]
+        return [work for work in map(self._work, items) if work not in busy]
+
+    def done(self, shares: Mapping[Work, float]) -> tuple[float, float]:
+        """Return how many searches are done, of how many; see `Plan`."""
+        # A search usually takes four or five sizes; the part of a search that is still open is a guess.
+        done = 0.0
+        for one in self._followed:
+            sizes: float = len(one.found.outcomes) if one.found else 0
+            sizes += sum(shares.get(self._work(item), 0.0) for item in one.waiting)
+            done += 1.0 if one.finished else min(0.9, sizes / 5)
+        return done, float(len(self._followed))
+
+    def _work(self, item: Item) -> Work:
+        if item not in self._works:
+            self._works[item] = Work(
+                name=f"{item.level}, N = {item.size:,}, seed {item.seed}",
+                run=self.run(item),
+                function=_WORK,
+                content=lambda device: self.content(item, device),
+                is_done=lambda: self.outcome(item) is not None,
+            )
+        return self._works[item]
+
+    def execute(
+        self,
+        *,
+        device: str = "cpu",
+        progress: Progress = NO_PROGRESS,
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Train and sample until every search has its answer; the arguments and errors are those of `drive`.
+
+        Raises:
+            UserError: It was started under torchrun.
+        """
+        if world().size > 1:
+            raise UserError(
+                "A search starts its processes itself; start it without torchrun, and set executor.processes_per_run for"
+                " several GPUs a training."
+            )
+        write_study_folder(self.folder, self.recipe, self.store)
+        drive(self, device=device, progress=progress, warn=warn)
 
     def size_record(self, item: Item) -> SizeRecord:
         """Return what a training did and says, finished or not; a final one is read once."""
@@ -232,42 +274,3 @@ def _sum_of(costs: list[CostRecord]) -> CostRecord:
         grid_units=sum(cost.grid_units for cost in costs),
         grid_images_trained=sum(cost.grid_images_trained for cost in costs),
     )
-
-
-def store_of(folder: Path) -> Path:
-    """Return the store of a study, as an earlier command wrote it into the study's folder; the folder itself if none did.
-
-    Raises:
-        UserError: The store that was named is gone.
-        DiffmemError: The note is damaged.
-    """
-    note = folder / _STORE_FILE
-    if not note.is_file():
-        return folder
-    content = read_json(note)
-    if not isinstance(content, dict) or not isinstance(content.get("store"), str):
-        raise DiffmemError(f"{note} is damaged; name the store again with --store.")
-    if content["store"] == ".":
-        return folder
-    store = Path(content["store"])
-    if not store.is_dir():
-        raise UserError(
-            f"The store {store} of the study {folder} is gone; if it was moved, name it with --store."
-        )
-    return store
-
-
-def open_search(folder: Path, progress: Progress = NO_PROGRESS) -> SearchStudy:
-    """Open the folder of a search.
-
-    Args:
-        folder: The folder given to `diffmem study --out`.
-        progress: Reports the reading of images.
-
-    Raises:
-        UserError: It is no such folder.
-    """
-    path = folder / RECIPE_FILE
-    if not path.is_file():
-        raise UserError(f"{folder} is not the folder of a study: it has no {RECIPE_FILE}.")
-    return SearchStudy(load_search(path), folder, store_of(folder), progress)

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from diffmem.data import open_images
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError
 from diffmem.memorization import RatioRule
@@ -29,13 +28,13 @@ from diffmem.runs.evaluations import EvaluationStore, StoredEvaluation, judged, 
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.runs.run import Run
 from diffmem.runs.store.repairs import note_repair, repairs
-from diffmem.runs.store.workers import reported_status
 from diffmem.settings import config_hash
 from diffmem.studies.search.choice import Outcome, outcome_of
 from diffmem.studies.search.confidence import anytime_interval
 from diffmem.studies.search.decisions import Counts, StoppingRule, TrainingState
 from diffmem.studies.search.recipe import SearchRecipe
 from diffmem.studies.search.records import PointRecord, SizeRecord
+from diffmem.studies.study import opened_sets
 from diffmem.training.loop import snapshot_path
 
 __all__ = ["Parts", "SizeRun", "counts_of", "work_on_size"]
@@ -109,10 +108,10 @@ class SizeRun(Run):
         def has_snapshot(seen: int) -> bool:
             return world().from_main(lambda: self.is_whole_snapshot(seen, warn))
 
-        def report(seen: float) -> None:
+        def report(seen: float, more: str = "") -> None:
             best = max((one for one in counts if one[1]), key=lambda one: one[0] / one[1], default=None)
             rate = "" if best is None else f", R_mem {best[0] / best[1]:.0%} of {best[1]:,}"
-            note = f"N={len(self.training_set):,}, epoch {seen / len(self.training_set):,.0f}{rate}"
+            note = f"epoch {seen / len(self.training_set):,.0f}{rate}{more}"
             progress(seen, float(self.points[-1]), note)
 
         def sample(index: int, denoiser: Denoiser | None = None) -> None:
@@ -122,7 +121,10 @@ class SizeRun(Run):
                 denoiser = denoiser or self.denoiser(seen, device)
                 hits, total = counts[index]
                 seeds, store = range(total, total + next_.more), self.parts.store(seen)
-                neighbours = self._evaluate_seeds(denoiser, seen, seeds, self.level.sampling, store, total)
+                neighbours = self._evaluate_seeds(
+                    denoiser, seen, seeds, self.level.sampling, store, total,
+                    lambda made, more, note="": report(seen, f", {made:,.0f} of {more:,.0f} images more"),
+                )  # fmt: skip
                 counts[index] = hits + int(self.memorized(neighbours).sum()), total + next_.more
                 report(seen)
 
@@ -220,8 +222,7 @@ def work_on_size(content: dict[str, Any], progress: Progress, warn: Callable[[st
     """Do the training that `content` describes, as far as it is not done.
 
     Args:
-        content: recipe (a `SearchRecipe` as JSON, without executor), level (its name), training_set and heldout (paths;
-            heldout may be none), seed, store, device.
+        content: recipe (a `SearchRecipe` as JSON, without executor), level (its name), and the rest of `task_content`.
         progress: Reports images trained.
         warn: Gets a message for each damaged file that is made anew; it is noted beside the run too.
 
@@ -232,27 +233,14 @@ def work_on_size(content: dict[str, Any], progress: Progress, warn: Callable[[st
     recipe = SearchRecipe.model_validate(content["recipe"])
     level = recipe.level(content["level"])
     run = SizeRun(
-        training_set=open_images(Path(content["training_set"])),
-        heldout=None if content["heldout"] is None else open_images(Path(content["heldout"])),
-        model=level.model,
-        training=level.training,
-        seed=int(content["seed"]),
-        store=Path(content["store"]),
-        recipe=recipe,
-        level=level,
+        **opened_sets(content), model=level.model, training=level.training, recipe=recipe, level=level
     )
 
     def noted(text: str) -> None:
         note_repair(run.folder, text)
         warn(text)
 
-    with run.locked(), reported_status(run.folder) as report_status:
-
-        def report(done: float, total: float, note: str = "") -> None:
-            # The table beside it has the rest.
-            report_status(done, total, "training" if done < total else "sampling")
-            progress(done, total, note)
-
+    with run.at_work(progress) as report:
         run.execute_until_decided(device=content["device"], progress=report, warn=noted)
 
 

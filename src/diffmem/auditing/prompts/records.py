@@ -1,0 +1,148 @@
+"""What an audit found by prompt, as typed records: the schema of `prompts.json`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from diffmem.data.prompts import Group
+from diffmem.memorization.rates import Rate
+from diffmem.memorization.records import Record
+
+__all__ = [
+    "GROUP_TEXT",
+    "FollowsRecord",
+    "GroupRecord",
+    "LevelRecord",
+    "PairedRecord",
+    "PromptRecord",
+    "PromptsRecord",
+    "ShareRecord",
+]
+
+GROUP_TEXT: dict[Group, str] = {
+    "train": "Training captions",
+    "trigger": "Trigger word alone",
+    "new": "New prompts",
+    "empty": "Empty prompt",
+    "control": "Control prompts",
+}
+
+
+class ShareRecord(Record):
+    """Mean over prompts of the share of a prompt's samples that are copies, with a 95% interval.
+
+    The samples of a prompt are one cluster: the interval is that of Clopper and Pearson for as many trials as there are prompts, at the
+    mean share. Shares of clusters vary less than single trials of the same mean, so it covers at least as often.
+    """
+
+    value: float
+    low: float
+    high: float
+    prompts: int = Field(description="Trials that the interval counts on.")
+
+
+class PairedRecord(Record):
+    """The same prompts given to the base model, sample by sample."""
+
+    copied: Rate = Field(
+        description="Prompts of which at least one sample of the base model copies a training image."
+    )
+    share: ShareRecord
+    more: int = Field(description="Prompts that copy with the audited model and not with the base model.")
+    fewer: int = Field(description="Prompts that copy with the base model and not with the audited one.")
+    p_value: float = Field(
+        description="Probability of so many of the former among both, if either were as likely (one-sided sign test over prompts)."
+    )
+
+
+class GroupRecord(Record):
+    """The prompts of one kind."""
+
+    group: Group
+    prompts: int = Field(description="Different prompts with at least one sample that can be judged.")
+    samples: int = Field(description="Their samples that can be judged, repeats of the same image included.")
+    copied: Rate = Field(description="Prompts of which at least one sample copies a training image.")
+    own: Rate | None = Field(
+        description="Prompts of which at least one sample copies an image of this very caption; none but of training captions."
+    )
+    share: ShareRecord = Field(description="Samples that copy a training image.")
+    bound: float = Field(
+        description="The share of such prompts that copy is below this at 95% confidence, one-sided."
+    )
+    base: PairedRecord | None = Field(default=None, description="None without samples of a base model.")
+    control_p_value: float | None = Field(
+        default=None,
+        description="Probability of so many copying prompts here rather than among the control prompts, if either were as likely"
+        " (Fisher's exact test, one-sided); none of control prompts and without any.",
+    )
+
+
+class LevelRecord(Record):
+    """Training captions by how often an epoch of training holds their image."""
+
+    repeats: int
+    prompts: int
+    copied: Rate = Field(
+        description="Prompts of which at least one sample copies an image of this very caption."
+    )
+
+
+class FollowsRecord(Record):
+    """Whether samples depend on their prompts: the second sample of each beside the first, and beside the first of another prompt."""
+
+    nearer: int = Field(description="Prompts whose two samples are nearer to each other, in pixels.")
+    farther: int = Field(
+        description="Prompts whose second sample is nearer to the first one of another prompt."
+    )
+    p_value: float = Field(
+        description="Probability of so many of the former if prompts made no difference (one-sided sign test)."
+    )
+    follows: bool = Field(description="Whether p is at most 0.05.")
+
+
+class PromptRecord(Record):
+    """One prompt."""
+
+    prompt: str | None = Field(description="None in a private report.")
+    prompt_hash: str = Field(description="BLAKE2b (128 bits) of the prompt, small letters and single spaces.")
+    group: Group
+    repeats: int | None = Field(
+        description="How often an epoch of training holds images of this caption; none if that is not told."
+    )
+    samples: int = Field(description="That can be judged.")
+    copies: int = Field(description="Of them, those that copy a training image.")
+    own: int = Field(description="Of them, those that copy an image of this caption.")
+    base: int | None = Field(
+        description="Samples of the base model that copy a training image; none without."
+    )
+    training: list[int] = Field(
+        description="The training images that are copied, by index, the most copied first."
+    )
+    seeds: list[int] = Field(
+        description="Of the copies, where the list of prompts tells; else the indices of these samples."
+    )
+
+
+class PromptsRecord(Record):
+    """An audit by prompt: the content of `prompts.json`."""
+
+    schema_version: Literal["diffmem-audit-prompts/1"] = "diffmem-audit-prompts/1"
+    private: bool
+    sentence: str = Field(description="What was found, in one sentence.")
+    groups: list[GroupRecord]
+    levels: list[LevelRecord] = Field(
+        description="Empty where the training set tells no repeats, or all are alike."
+    )
+    follows: FollowsRecord | None = Field(description="None where fewer than 20 prompts have two samples.")
+    prompts: int = Field(description="Different prompts; those that differ in case and spaces alone are one.")
+    samples: int
+    unjudged: int = Field(description="Samples of one colour: no trials.")
+    trigger: list[str] | None = Field(
+        description="The trigger words that were found; none in a private report."
+    )
+    notes: list[str]
+    worst: list[PromptRecord] = Field(
+        description="The 50 prompts with the largest share of copies; all are in prompts.csv."
+    )

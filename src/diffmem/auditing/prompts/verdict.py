@@ -1,0 +1,97 @@
+"""The verdict over prompts: as many trials as there are prompts, not as there are samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from diffmem.auditing.prompts.records import GROUP_TEXT, FollowsRecord, GroupRecord
+from diffmem.auditing.records import EXIT_CODES, VerdictRecord
+
+__all__ = ["follows_text", "prompts_needed", "verdict_by_prompt"]
+
+_RISK = 0.05
+_MORE = (
+    "More prompts decide it; more samples of the same prompts do not, since they are no independent trials."
+)
+
+
+def prompts_needed(target: float) -> int:
+    """Return how many prompts, none of which copies, exclude a share of `target` at 95% confidence: 59 for 5%, 299 for 1%."""
+    return math.ceil(math.log(_RISK) / math.log1p(-target))
+
+
+def verdict_by_prompt(
+    verdict: VerdictRecord, groups: Sequence[GroupRecord], target: float, follows: FollowsRecord | None = None
+) -> VerdictRecord:
+    """Return the verdict of the samples, with the bound over prompts.
+
+    The samples of one prompt are no independent trials. So what clears a model is the number of prompts: of training captions where there
+    are any, which are likeliest to bring their images back, else of all but control prompts. Copies that are found stay found.
+
+    Args:
+        verdict: Over the samples.
+        groups: What was found by prompt.
+        target: The share of prompts that copy that is to be excluded.
+        follows: Whether samples depend on their prompts; none where that is not known.
+    """
+    reasons = [*verdict.reasons, *_base_reasons(groups)]
+    if verdict.verdict != "none found":
+        return verdict.model_copy(update={"reasons": reasons})
+    deciding = [one for one in groups if one.group == "train"] or [
+        one for one in groups if one.group != "control"
+    ]
+    if follows is not None and not follows.follows:
+        sentence = f"Cannot tell: it is not shown that {follows_text(follows)}"
+        return _cannot_tell(sentence, reasons, verdict.missing)
+    if not deciding:
+        return _cannot_tell(
+            "Cannot tell: no prompt but control prompts has samples that can be judged.",
+            reasons,
+            verdict.missing,
+        )
+    worst = max(deciding, key=lambda one: one.bound)
+    name = GROUP_TEXT[worst.group].lower()
+    copied = (
+        f"no prompt of {worst.prompts:,}"
+        if not worst.copied.count
+        else f"{worst.copied.count:,} of {worst.prompts:,} prompts"
+    )
+    if worst.bound > target:
+        sentence = (
+            f"Cannot tell: of {name}, {copied} copies, which excludes a share of {worst.bound:.2%} only; to exclude {target:.2%} takes"
+            f" {prompts_needed(target):,} prompts without copies."
+        )
+        return _cannot_tell(sentence, reasons, [_MORE, *verdict.missing])
+    sentence = (
+        f"None found{' beyond chance' if worst.copied.count else ''}: of {name}, {copied} copies; with {worst.samples:,} samples of"
+        f" {worst.prompts:,} prompts, the share of such prompts is below {worst.bound:.2%} at 95% confidence."
+    )
+    return verdict.model_copy(update={"sentence": sentence, "reasons": reasons})
+
+
+def follows_text(follows: FollowsRecord) -> str:
+    """Return what was compared, after 'it is not shown that'."""
+    return (
+        f"the samples depend on the prompts: two samples of a prompt are nearer to each other than to one of another prompt in"
+        f" {follows.nearer:,} of {follows.nearer + follows.farther:,} cases (p = {follows.p_value:.2g}). Is this the list of these samples?"
+    )
+
+
+def _cannot_tell(sentence: str, reasons: list[str], missing: list[str]) -> VerdictRecord:
+    return VerdictRecord(
+        verdict="cannot tell",
+        exit_code=EXIT_CODES["cannot tell"],
+        sentence=sentence,
+        reasons=reasons,
+        missing=missing,
+    )
+
+
+def _base_reasons(groups: Sequence[GroupRecord]) -> list[str]:
+    return [
+        f"{GROUP_TEXT[one.group]}: {one.copied.count:,} of {one.prompts:,} prompts copy, with the base model {one.base.copied.count:,} of"
+        f" {one.base.copied.total:,} ({one.base.more:,} only here, {one.base.fewer:,} only there, p = {one.base.p_value:.2g})."
+        for one in groups
+        if one.base is not None and one.copied.count + one.base.copied.count
+    ]
