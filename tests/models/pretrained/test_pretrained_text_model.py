@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import pytest
 import torch
 from diffusers_tools import cut_network
@@ -12,6 +15,7 @@ from text_pipelines import (
     stable_diffusion_xl,
 )
 
+from diffmem.models.pretrained import text_encoders, text_model
 from diffmem.models.pretrained.text_model import open_text_model
 
 STEPS = (0, 20, 250, 500, 900, 999)
@@ -122,6 +126,31 @@ def test_only_the_network_computes_in_bfloat16(made):
     assert half.denoiser(x, 3.0, torch.tensor([0])).isfinite().all()
     images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(7)) * 2 - 1
     assert torch.equal(half.denoiser.encode(images), model.denoiser.encode(images))
+
+
+def test_text_encoders_are_gone_before_anything_else_is_loaded(made, monkeypatch):
+    loaded, there = [], []
+
+    def living():
+        gc.collect()
+        return sum(network() is not None for network in loaded)
+
+    def load(encoder, root):
+        there.append(living())
+        network = load_encoder(encoder, root)
+        loaded.append(weakref.ref(network))
+        return network
+
+    def build(*arguments, **options):
+        there.append(living())
+        return built(*arguments, **options)
+
+    load_encoder, built = text_encoders.Encoder.loaded, text_model.built
+    monkeypatch.setattr(text_encoders.Encoder, "loaded", load)
+    monkeypatch.setattr(text_model, "built", build)
+    pipeline, folder, _ = made
+    open_text_model(folder, ["a"], device="cpu")
+    assert there == [0] * (3 if hasattr(pipeline, "text_encoder_2") else 2)
 
 
 def test_no_network_is_used(made, monkeypatch):

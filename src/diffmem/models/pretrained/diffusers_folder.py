@@ -40,6 +40,7 @@ from diffmem.models.pretrained.diffusers_settings import (
 __all__ = [
     "TRIAL_SIGMA",
     "Codec",
+    "codec_of",
     "doubts_of",
     "open_autoencoder",
     "open_diffusers",
@@ -158,14 +159,19 @@ def with_autoencoder(
     Raises:
         UserError: The weights are not exactly those of the autoencoder.
     """
-    network = built(settings.kind, config, root, settings.layers, allow_pickle)
-    has_mean = not isinstance(settings, QuantizedSettings)
-    codec = Codec(
-        network.to(denoiser.device), settings.scaling_factor, settings.shift_factor or 0.0, has_mean
-    )
+    codec = codec_of(settings, config, root, allow_pickle, denoiser.device)
     height, width = denoiser.image_shape[1:]
     shape = (settings.out_channels, height * settings.factor, width * settings.factor)
     return LatentDenoiser(denoiser, codec.decode, codec.encode, shape)
+
+
+def codec_of(
+    settings: AutoencoderSettings, config: Path, root: Path, allow_pickle: bool, device: torch.device
+) -> Codec:
+    """Return the autoencoder of a folder with its scale; see `with_autoencoder`."""
+    network = built(settings.kind, config, root, settings.layers, allow_pickle)
+    has_mean = not isinstance(settings, QuantizedSettings)
+    return Codec(network.to(device), settings.scaling_factor, settings.shift_factor or 0.0, has_mean)
 
 
 class Codec:

@@ -28,9 +28,9 @@ from diffmem.models.latent import LatentDenoiser
 from diffmem.models.pretrained.diffusers_build import built, constructed, described_network
 from diffmem.models.pretrained.diffusers_folder import (
     TRIAL_SIGMA,
+    codec_of,
     read_autoencoder,
     try_network,
-    with_autoencoder,
 )
 from diffmem.models.pretrained.lora import Lora, parse_lora, read_lora
 from diffmem.models.pretrained.recognition import TO_CONVERT
@@ -146,14 +146,19 @@ def open_text_model(
         null_label=len(table.prompts),
         device=where,
     )
+    small = (network.in_channels, network.unit, network.unit)  # as large as it must be for a trial
+    trial = DiscreteDenoiser(prompted, process, small, 1, null_label=-1, device=where)
     sigma = min(max(TRIAL_SIGMA, inner.sigma_min), inner.sigma_max)
-    noise = torch.zeros(1, *inner.image_shape, device=where)
-    try_network(f"The network in {parts.network.parent}", noise, lambda x: inner(x, sigma))
-    latent = with_autoencoder(inner, autoencoder, parts.autoencoder, parts.autoencoder_root, False)
-    image = torch.zeros(1, *latent.pixel_shape, device=where)
+    noise = torch.zeros(1, *small, device=where)
+    try_network(f"The network in {parts.network.parent}", noise, lambda x: trial(x, sigma))
+    codec = codec_of(autoencoder, parts.autoencoder, parts.autoencoder_root, False, where)
+    side = 2 * autoencoder.factor
+    image = torch.zeros(1, autoencoder.in_channels, side, side, device=where)
     try_network(
-        f"The autoencoder in {parts.autoencoder.parent}", image, lambda x: latent.decode(latent.encode(x))
+        f"The autoencoder in {parts.autoencoder.parent}", image, lambda x: codec.decode(codec.encode(x))
     )
+    pixels = (autoencoder.out_channels, height * autoencoder.factor, width * autoencoder.factor)
+    latent = LatentDenoiser(inner, codec.decode, codec.encode, pixels)
     remedy = f"Write it as prediction_type into {parts.scheduler}, if the model was trained so; a fine-tune's training settings say it"
     latent.origin = Origin(
         _FORMAT,
@@ -204,15 +209,18 @@ def _sides(
     made = (size, size) if isinstance(size, int) else size
     pixels = made or (network.sides[0] * factor, network.sides[1] * factor)
     unit = network.unit * factor
-    if any(side < 1 or side % unit for side in pixels) or pixels[0] * pixels[1] > _MOST_PIXELS:
+    most = _MOST_LATENTS * factor**2
+    if any(side < 1 or side % unit for side in pixels) or pixels[0] * pixels[1] > most:
         raise UserError(
             f"{parts.home}: images of {pixels[0]} x {pixels[1]} pixels do not fit this model: sides must be multiples of {unit}, and at"
-            f" most {_MOST_PIXELS:,} pixels."
+            f" most {most:,} pixels."
         )
     return pixels[0] // factor, pixels[1] // factor
 
 
-_MOST_PIXELS = 2**24  # its attention compares all latents with all
+_MOST_LATENTS = (
+    2**16
+)  # 2,048 x 2,048 pixels of the published models; its attention compares all latents with all
 
 
 class _Prompted:
