@@ -10,6 +10,7 @@ from diffmem.data import open_images
 from diffmem.errors import DiffmemError
 from diffmem.executors.open import InlinePool, LocalPool
 from diffmem.memorization import nearest_neighbours
+from diffmem.memorization.neighbours import shards
 from diffmem.memorization.neighbours.near import pairs_within
 from diffmem.spread import spreading
 
@@ -61,6 +62,21 @@ def test_features_in_memory_are_compared_in_shards_to_the_last_bit(metric, tmp_p
     found = searched(InlinePool(), tmp_path / "s", queries, references, k=4, metric=metric)
     np.testing.assert_array_equal(found.distances, expected.distances)
     np.testing.assert_array_equal(found.indices, expected.indices)
+
+
+def test_an_index_of_each_shard_is_made_once_and_changes_nothing(tmp_path, small, monkeypatch):
+    monkeypatch.setattr(shards, "FOR_INDEX", 30)
+    monkeypatch.setattr(shards, "index_helps", lambda images, device: True)
+    references, folder = pixels(330, 2), tmp_path / "s"
+    place = PoolSpread("cpu", folder, None)
+    place.use(InlinePool())
+    for queries, files in ((pixels(20, 1), 0), (pixels(70, 1), 7), (pixels(60, 3), 7)):
+        with spreading(place):
+            found = nearest_neighbours(queries, references, 4)
+        expected = nearest_neighbours(queries, references, 4)
+        np.testing.assert_array_equal(found.distances, expected.distances)
+        np.testing.assert_array_equal(found.indices, expected.indices)
+        assert len(list(folder.glob("index-*"))) == files
 
 
 def test_a_file_that_was_replaced_after_it_was_opened_is_refused(tmp_path, small):
