@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffmem.api.inputs import Images, Model, as_images, as_model
-from diffmem.api.spreading import model_by_path, spread_over
+from diffmem.api.spreading import model_by_path, read_executor, spread_over
 from diffmem.auditing import (
     Audited,
     AuditOptions,
@@ -128,6 +128,7 @@ def audit(
         role: str(one) for role, one in {**sets, "model": model}.items() if isinstance(one, str | Path)
     }
     details, executor = options.pop("opening", {}), options.pop("executor", None)
+    executor = None if executor is None else read_executor(executor)  # before images are read
     prompts, base = options.pop("prompts", None), options.pop("base_samples", None)
     if prompts is None and base is not None:
         raise UserError(
