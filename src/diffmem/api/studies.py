@@ -20,7 +20,8 @@ from diffmem.runs.recipe import StudyRecipe
 from diffmem.runs.store.workers import read_statuses
 from diffmem.settings import validated
 from diffmem.studies.folder import read_study, store_of, write_study_folder
-from diffmem.studies.records import EmmRecord, StudyResult
+from diffmem.studies.records import EmmRecord, GridLevel, GridResult, StudyResult
+from diffmem.studies.report.levels_page import write_levels
 from diffmem.studies.report.page import write_study
 from diffmem.studies.report.text import ascending, terminal_table
 from diffmem.studies.report.watch import grid_rows, watch_table
@@ -33,7 +34,7 @@ from diffmem.studies.search.report.tables import watch_table as search_watch_tab
 from diffmem.studies.search.report.text import level_emm
 from diffmem.studies.search.study import SearchStudy
 from diffmem.studies.study import Study, execute_studies, stored_set
-from diffmem.text import file_name, html_table
+from diffmem.text import html_table
 
 __all__ = [
     "EmmSearch",
@@ -283,31 +284,25 @@ class GridStudy:
         ]
         return "".join(tables)
 
-    def write_reports(self) -> list[ReportPaths]:
-        """Write the report of every level: report.html, report.json and pictures.
-
-        They go into the study's folder, with several levels each into a folder of its own in `levels` there.
-
-        Raises:
-            DiffmemError: A file cannot be written.
-        """
-        paths = []
-        for number, (name, result) in enumerate(self.results.items(), 1):
-            own = self.folder / "levels" / f"{number:02d}-{file_name(name)}"
-            paths.append(
-                write_study(self.levels[name], result, self.folder if len(self.results) == 1 else own)
-            )
-        return paths
+    @property
+    def together(self) -> GridResult:
+        """What was found for all levels, as one record; what `report.json` holds where there are several."""
+        levels = [
+            GridLevel(name=name, study=study, published=self.recipe.published.get(name))
+            for name, study in self.results.items()
+        ]
+        seconds = max(level.study.seconds for level in levels)  # they were done together
+        return GridResult(title=self.recipe.title, factor=self.recipe.factor, levels=levels, seconds=seconds)
 
     def write_report(self) -> ReportPaths:
-        """Write the report of a study without levels, as `write_reports` does.
+        """Write the report into the study's folder, one for all levels: report.html, report.json and pictures.
 
         Raises:
-            UserError: It has several levels.
             DiffmemError: A file cannot be written.
         """
-        _ = self.result
-        return self.write_reports()[0]
+        if len(self.levels) == 1:
+            return write_study(next(iter(self.levels.values())), self.result)
+        return write_levels(self.levels, self.together, self.folder)
 
 
 def run_study(

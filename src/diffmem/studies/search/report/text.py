@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from diffmem.reports.level_axis import numbers_of
 from diffmem.reports.text import large_text, sentence, shared_texts, size_text, target_text, threshold_text
 from diffmem.studies.emm import ONE_RUN_PER_SIZE
+from diffmem.studies.report.levels import numeric
 from diffmem.studies.report.text import NULL_RATE_WORTH_A_WARNING, emm_text, ends_text
 from diffmem.studies.search.records import CostRecord, LevelRecord, PointRecord, SearchResult, SizeRecord
 from diffmem.text import count_text, percent
@@ -45,8 +45,7 @@ def level_label(name: str, result: SearchResult) -> str:
 
 
 def _numeric(result: SearchResult) -> bool:
-    """Whether all levels are bare numbers."""
-    return all(level.name[:1] in "-+.0123456789" and numbers_of([level.name]) for level in result.levels)
+    return numeric([level.name for level in result.levels])
 
 
 def _status(level: LevelRecord) -> str:
