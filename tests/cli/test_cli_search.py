@@ -136,6 +136,26 @@ def test_the_status_of_a_grid_says_how_far_each_run_is(tmp_path, capsys):
     assert shown.count("training") == 1
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_grid_that_its_budget_ended_has_a_report_and_says_what_it_spent_and_waits_for(
+    grid, tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "grid"
+    run("study", grid, "--out", out, "--device", "cpu", "--set", "budget.images=1")
+    assert "The budget is spent" in "".join(capsys.readouterr())
+    levels = json.loads((out / "report.json").read_text())["levels"]
+    assert [level["study"]["emm"]["status"] for level in levels] == ["unfinished", "unfinished"]
+    assert sum(len(level["study"]["runs"]) for level in levels) == 1
+    run("report", out)
+    capsys.readouterr()
+    monkeypatch.setattr("diffmem.api.studies.waiting_for_jobs", lambda folder: "1 job pending: Resources")
+    for command in (("status", out), ("watch", out, "--once")):
+        run("study", *command)
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "Waiting: 1 job pending: Resources" in shown
+        assert "of 1 images" in shown
+
+
 @pytest.mark.parametrize("command", ["status", "watch"])
 def test_a_folder_that_is_no_search_is_told(tmp_path, capsys, command):
     assert exit_of("study", command, tmp_path) == 2

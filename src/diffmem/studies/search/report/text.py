@@ -80,7 +80,7 @@ def level_answer(level: LevelRecord, result: SearchResult) -> str:
             f"{f'; this happens within {ends} training images' if ends else ''}."
         ),
         "unfinished": (
-            "EMM is not known yet, the search is running:"
+            "EMM is not known yet, the search is not finished:"
             f" {f'so far it is {ends} training images' if ends else 'no size is decided so far'}."
         ),
         "no runs": "EMM is not known yet: no training has started.",
@@ -131,7 +131,7 @@ def lead(result: SearchResult) -> str:
         ]
         found.append(f"{'Besides, ' if known else ''}{', '.join(kinds)}.")
     if not result.finished:
-        found.append("The search is still running.")
+        found.append("The search is not finished.")
     return " ".join([*found, what])
 
 
