@@ -7,6 +7,7 @@ from cli_builders import caller, trained_runs
 
 from diffmem.optimum.gap_records import GapResult
 from diffmem.runs import gap_run
+from diffmem.threads import one_thread
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -61,6 +62,17 @@ def test_a_measured_run_shows_its_rate(call, here, tmp_path):
     assert numbers(tmp_path / "gap").runs[0].rmem.total == 20
     assert "are not known" not in done.out
     assert "1 of 1 runs have no held-out images" in done.out
+
+
+def test_runs_that_are_measured_elsewhere_give_the_same_record(call, here, tmp_path):
+    with one_thread():
+        assert call("gap", *here, "--heldout", "h.npz", "--out", "one", *SMALL).code == 0
+    done = call("gap", *here, "--heldout", "h.npz", "--out", "two", "--executor", "inline", *SMALL)
+    assert (done.code, "gap.json" in done.out) == (0, True)
+    assert (tmp_path / "one" / "gap.json").read_text() == (tmp_path / "two" / "gap.json").read_text()
+    assert not (tmp_path / "two" / "pieces").exists()
+    refused = call("gap", "--model", "m.pkl", "--train", "t.npz", "--executor", "inline")
+    assert (refused.code, "several runs" in refused.err) == (2, True)
 
 
 def test_a_stopped_command_goes_on_with_the_runs_that_are_missing(call, here, tmp_path, monkeypatch):

@@ -96,9 +96,14 @@ def test_a_grid_with_levels_has_a_store_a_status_and_a_report_for_each_level(gri
     run("study", grid, "--out", out, "--store", store, "--device", "cpu")
     shown = capsys.readouterr().out
     assert len(list((store / "runs").iterdir())) == 4
-    for level in ("01-8", "02-12"):
-        assert str(out / "levels" / level / "report.html") in shown
-        assert len(json.loads((out / "levels" / level / "report.json").read_text())["runs"]) == 2
+    assert str(out / "report.html") in shown
+    record = json.loads((out / "report.json").read_text())
+    assert {level["name"]: len(level["study"]["runs"]) for level in record["levels"]} == {"8": 2, "12": 2}
+    assert {path.name for path in out.glob("*.png")} >= {
+        "emm.png",
+        "rmem_vs_size.png",
+        "rmem_vs_epochs_02.png",
+    }
     for command in (("status", out), ("watch", out, "--once")):
         run("study", *command)
         shown = " ".join(capsys.readouterr().out.split())
@@ -113,7 +118,7 @@ def test_a_grid_with_levels_has_a_store_a_status_and_a_report_for_each_level(gri
     assert "2 trainings" in shown
     assert "already in the store: 4" in shown
     assert not (tmp_path / "more").exists()
-    assert "levels/01-8/report.html" in before
+    assert str(out / "report.html") in before
 
 
 def test_the_status_of_a_grid_says_how_far_each_run_is(tmp_path, capsys):
@@ -129,6 +134,26 @@ def test_the_status_of_a_grid_says_how_far_each_run_is(tmp_path, capsys):
     assert "1 of 2 runs are finished" in shown
     assert "10/40" in shown
     assert shown.count("training") == 1
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_grid_that_its_budget_ended_has_a_report_and_says_what_it_spent_and_waits_for(
+    grid, tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "grid"
+    run("study", grid, "--out", out, "--device", "cpu", "--set", "budget.images=1")
+    assert "The budget is spent" in "".join(capsys.readouterr())
+    levels = json.loads((out / "report.json").read_text())["levels"]
+    assert [level["study"]["emm"]["status"] for level in levels] == ["unfinished", "unfinished"]
+    assert sum(len(level["study"]["runs"]) for level in levels) == 1
+    run("report", out)
+    capsys.readouterr()
+    monkeypatch.setattr("diffmem.api.studies.waiting_for_jobs", lambda folder: "1 job pending: Resources")
+    for command in (("status", out), ("watch", out, "--once")):
+        run("study", *command)
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "Waiting: 1 job pending: Resources" in shown
+        assert "of 1 images" in shown
 
 
 @pytest.mark.parametrize("command", ["status", "watch"])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffmem.errors import UserError
-from diffmem.memorization.criteria import AbsoluteRule, Criterion, RatioRule
+from diffmem.memorization.criteria import Criterion, RatioRule
 from diffmem.memorization.neighbours.neighbours import Neighbours
 
 
@@ -42,16 +42,9 @@ def test_only_the_first_two_neighbours_count():
     np.testing.assert_array_equal(RatioRule()(neighbours((1, 4, 4), (1, 2, 99))), [True, False])
 
 
-def test_the_absolute_rule_with_radius_zero_finds_exact_copies():
-    np.testing.assert_array_equal(AbsoluteRule(0)(neighbours((0, 1), (0.5, 1))), [True, False])
-    np.testing.assert_array_equal(AbsoluteRule(0.5)(neighbours((0,), (0.5,), (0.6,))), [True, True, False])
-
-
 def test_rules_name_their_constants():
     assert RatioRule().name == "ratio<0.3333"
-    assert AbsoluteRule(12.5).name == "distance<=12.5"
     assert isinstance(RatioRule(), Criterion)
-    assert isinstance(AbsoluteRule(1), Criterion)
 
 
 def test_the_ratio_rule_refuses_a_single_neighbour():
@@ -64,9 +57,3 @@ def test_the_ratio_rule_refuses_a_single_neighbour():
 def test_impossible_thresholds_are_refused(threshold):
     with pytest.raises(UserError, match="threshold"):
         RatioRule(threshold)
-
-
-@pytest.mark.parametrize("radius", [-1, float("nan"), float("inf")])
-def test_impossible_radii_are_refused(radius):
-    with pytest.raises(UserError, match="radius"):
-        AbsoluteRule(radius)

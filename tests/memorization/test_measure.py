@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffmem.errors import UserError
-from diffmem.memorization.criteria import AbsoluteRule, RatioRule
+from diffmem.memorization.criteria import NormalizedRule, RatioRule
 from diffmem.memorization.measure import measure
 from diffmem.memorization.neighbours.neighbours import nearest_neighbours
 from diffmem.memorization.rates import Intervals
@@ -99,9 +99,9 @@ def test_a_high_null_rate_is_told():
 
 def test_another_criterion_stands_in_the_protocol():
     training = images(9, 50)
-    found = measure(training, training, criterion=AbsoluteRule(0))
+    found = measure(training, training, criterion=NormalizedRule(0, training.shape[1:]))
     assert found.rate.value == 1
-    assert found.protocol == "pixel-l2/uint8/distance<=0/exact-dups-collapsed/v1"
+    assert found.protocol == "pixel-l2/uint8/rms01<=0/exact-dups-collapsed/v1"
 
 
 def test_rates_grow_with_the_threshold():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from diffmem.errors import UserError
 from diffmem.memorization import variants
-from diffmem.memorization.criteria import AbsoluteRule, RatioRule
+from diffmem.memorization.criteria import NormalizedRule, RatioRule
 from diffmem.memorization.measure import measure
 from diffmem.memorization.neighbours.neighbours import nearest_neighbours
 from diffmem.memorization.variants import Transforms, Variant, variant_neighbours
@@ -144,7 +144,8 @@ def test_mirrored_training_images_do_not_hide_their_copies():  # trap: the secon
 
 def test_the_null_grows_with_the_variants():
     training, heldout = pictures(7, 200, 8), pictures(8, 200, 8)
-    rule = AbsoluteRule(float(np.quantile(nearest_neighbours(heldout, training, 1).distances, 0.1)))
+    nearest = NormalizedRule(0, heldout.shape[1:]).rms(nearest_neighbours(heldout, training, 1))
+    rule = NormalizedRule(float(np.quantile(nearest, 0.1)), heldout.shape[1:])
     nulls = [
         rule(variant_neighbours(heldout, training, 1, transforms=transforms).neighbours).sum()
         for transforms in (Transforms(flip=False), Transforms(), Transforms(brightness=(-20, 20)))

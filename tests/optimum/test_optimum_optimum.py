@@ -7,7 +7,7 @@ import pytest
 import torch
 from optimum_tools import DATA, SHAPE, formula, halfway, image_set, noisy, random_pixels
 
-from diffmem.data.formats.cifar10 import read_cifar10
+from diffmem.data.formats.cifar10 import CIFAR10, read_cifar
 from diffmem.errors import UserError
 from diffmem.memorization import measure
 from diffmem.models import Denoiser
@@ -265,6 +265,6 @@ def test_every_sample_of_the_optimum_is_a_training_image():
 @pytest.mark.slow
 @pytest.mark.cifar
 def test_every_sample_of_the_optimum_on_cifar10_is_a_training_image(cifar_archive):
-    data = read_cifar10(cifar_archive, "train")
+    data = read_cifar(cifar_archive, "train", CIFAR10)
     made = generate(Optimum(data), range(64))
     assert measure(made.images, data.images).rate.value == 1.0

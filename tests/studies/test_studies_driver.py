@@ -17,6 +17,7 @@ from diffmem.errors import DiffmemError, UserError
 from diffmem.executors import open as pools
 from diffmem.executors import processes
 from diffmem.executors.config import ExecutorConfig
+from diffmem.runs.recipe import BudgetConfig
 from diffmem.runs.store.index import RunIndex
 from diffmem.studies import study as studies
 from diffmem.studies.driver import Reached, Work, drive, seconds_spent, timed
@@ -30,6 +31,7 @@ class Tasks:
         self.folder = self.store = folder
         self.files = folder / "files"
         self.files.mkdir(exist_ok=True)
+        self.budget = None
         self.executor, self.most = ExecutorConfig.model_validate(executor), len(tasks)
         self.works = [
             self.work(name, function, units, more)
@@ -50,6 +52,9 @@ class Tasks:
 
     def waiting(self, busy):
         return [work for work in self.works if work not in busy and not work.is_done()]
+
+    def spent(self, shares):
+        return self.done(shares)[0]
 
     def done(self, shares):
         finished = [work for work in self.works if work.is_done() and work not in shares]
@@ -245,3 +250,42 @@ def test_the_time_of_a_study_is_the_sum_of_its_sessions(tmp_path):
         time.sleep(0.05)
         note()
     assert 0.1 <= seconds_spent(tmp_path) < 5
+
+
+def test_when_the_budget_is_spent_no_work_begins_and_a_larger_one_goes_on(tmp_path):
+    told = []
+    plan = Tasks(tmp_path, "inline", **writing(small=1.0, large=3.0, middle=2.0))
+    plan.budget = BudgetConfig(images=2.5)
+    drive(plan, warn=told.append)
+    assert told[0] == "large: wrote large"
+    assert told[1].startswith("The budget is spent (3 of 2 images): no further training begins")
+    assert len(told) == 2
+    plan.budget = BudgetConfig(images=4.0)
+    drive(plan, warn=told.append)
+    assert told[2] == "middle: wrote middle"
+    assert "5 of 4 images" in told[3]
+
+
+def test_work_that_runs_when_the_budget_ends_is_finished(tmp_path):
+    told, waits = [], {"companions": 2}
+    plan = Tasks(
+        tmp_path,
+        {"kind": "local", "processes": 2},
+        a=("write", 2.0, waits),
+        b=("write", 2.0, waits),
+        c=("write", 1.0, {}),
+    )
+    plan.budget = BudgetConfig(images=2.0)
+    drive(plan, warn=told.append)
+    assert {path.name for path in plan.files.iterdir()} == {"a", "b"}
+    assert sum("budget" in text for text in told) == 1
+
+
+def test_hours_that_were_worked_are_spent(tmp_path, monkeypatch):
+    (tmp_path / "seconds.json").write_text('{"seconds": 7200}')
+    monkeypatch.setattr("diffmem.studies.driver.open_pool", None)
+    told = []
+    plan = Tasks(tmp_path, "inline", **writing(a=1.0))
+    plan.budget = BudgetConfig(hours=2)
+    drive(plan, warn=told.append)
+    assert "2 of 2 hours" in told[0]

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from parameters import amount, few
 
 from diffmem.studies import emm
-from diffmem.studies.emm import crossing, estimate_emm, non_increasing
+from diffmem.studies.emm import crossing, estimate_emm, non_increasing, so_far
+from diffmem.studies.records import EmmRecord
 
 # Rates in percent of 10,000 samples, read from the plots of Gu et al. (TMLR 2025), and their crossing of 90% in log N.
 PUBLISHED = {
@@ -190,3 +191,17 @@ def test_the_interval_covers_the_true_emm_as_often_as_it_claims(monkeypatch, siz
         )
         covered += found.status == "estimated" and found.low <= truth <= found.high
     assert covered / simulations >= 0.95 - 2 * math.sqrt(0.95 * 0.05 / simulations)
+
+
+@pytest.mark.parametrize(
+    ("known", "low", "high"),
+    [
+        (EmmRecord(status="estimated", value=40, low=30, high=50), 30, 50),
+        (EmmRecord(status="above largest"), 64, None),
+        (EmmRecord(status="below smallest"), None, 16),
+        (EmmRecord(status="not monotone", low=16, high=64), 16, 64),
+    ],
+)
+def test_where_runs_are_missing_emm_has_no_value_but_the_ends_that_are_known(known, low, high):
+    found = so_far(known, [16, 64])
+    assert (found.status, found.value, found.low, found.high) == ("unfinished", None, low, high)

@@ -272,6 +272,25 @@ def test_a_result_before_the_work_is_refused(tmp_path):
         Study(tiny_recipe(), tmp_path).result()
 
 
+def test_a_budget_ends_a_study_without_an_emm_and_a_larger_one_trains_only_what_is_missing(
+    finished, tmp_path
+):
+    _, undisturbed = finished
+    settings, told = ["budget.images=1"], []
+    study = Study(tiny_recipe(*settings), tmp_path)
+    result = study.execute(warn=told.append)
+    assert [run.size for run in result.runs] == [8]  # the longest first
+    assert result.emm.status == result.emm_last.status == "unfinished"
+    assert result.emm.value is None
+    assert result.notes[0].startswith("unfinished: budget spent (")
+    assert result.notes[0].endswith("1 of 2 runs are missing")
+    assert "The budget is spent" in told[0]
+    before = modification_times(tmp_path / "runs" / result.runs[0].run_id)
+    whole = Study(tiny_recipe("budget.images=1e9"), tmp_path).execute()
+    assert table(whole) == undisturbed
+    assert modification_times(tmp_path / "runs" / result.runs[0].run_id) == before
+
+
 def damage(path, how, position=None):
     content = path.read_bytes()
     middle = len(content) // 2 if position is None else position

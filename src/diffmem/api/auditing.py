@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffmem.api.inputs import Images, Model, as_images, as_model
+from diffmem.api.spreading import model_by_path, read_executor, spread_over
 from diffmem.api.text_models import made_by_prompt, text_model_of
 from diffmem.auditing import (
     Audited,
@@ -118,6 +119,8 @@ def audit(
             is a list of the prompts of the samples (a `PromptList`, or the path of a .txt, .csv or .jsonl), and `base_samples` are images
             of the base model for the same prompts and seeds. For the folder of a text-to-image model, the fields of `PromptedModel`:
             `lora`, `base`, `seeds_per_prompt`, `prompts_per_group`, `guidance`, `dtype`; samples of its base are kept in `base_shards`.
+            `executor`, a YAML file or 'local', says where sampling and searches are done in pieces, with the same result; it needs
+            `shards`, and a model that is named by its path. A text-to-image model makes its samples here; searches alone are spread.
 
     Raises:
         UserError: Images or the model cannot be read, or do not go together.
@@ -127,8 +130,9 @@ def audit(
     sources = {
         role: str(one) for role, one in {**sets, "model": model}.items() if isinstance(one, str | Path)
     }
-    details, base_shards = options.pop("opening", {}), options.pop("base_shards", None)
-    text_model = text_model_of(model, options, details)
+    details, executor = options.pop("opening", {}), options.pop("executor", None)
+    executor = None if executor is None else read_executor(executor)  # before images are read
+    base_shards, text_model = options.pop("base_shards", None), text_model_of(model, options, details)
     prompts, base = options.pop("prompts", None), options.pop("base_samples", None)
     if text_model is not None and samples is not None:
         raise UserError("Give either samples or a model, not both: samples are generated from the model.")
@@ -163,19 +167,8 @@ def audit(
     say = report if world().is_main else lambda line: None
     if opened is not None:
         say(f"model: {model_text(opened, settings.private)}")
-    with (
-        tempfile.TemporaryDirectory(prefix="diffmem-audit-") as scratch,
-        show_progress("Auditing") as progress,
-    ):
-        folder, made = Path(scratch if shards is None else shards), None
-        stages = Stages(
-            progress, make=0.0 if text_model is None else 0.9, audit=1.0 if text_model is None else 0.1
-        )
-        if text_model is not None:
-            asked = settings, options.get("sampler", SamplerConfig()), options.get("canaries")
-            where = device, folder, folder / "base" if base_shards is None else Path(base_shards)
-            made = made_by_prompt(text_model, read, asked, where, stages.make, say)
-            read["samples"], prompts, base = made.found.samples, made.plan.listed, made.found.base
+
+    def asked(prompts: PromptList | None, base: ImageSet | None) -> tuple[AuditRequest, PromptInputs | None]:
         request = AuditRequest(
             training=read["training"], samples=read["samples"], heldout=read["heldout"], model=opened, sources=sources,
             device=device, options=settings, **options,
@@ -184,6 +177,28 @@ def audit(
         if request.training is not None and "training" in sources:
             others = _others(request.training, sources["training"], given.get("training", Reading()))
             request = replace(request, other_training=others)
+        return request, inputs
+
+    ready = asked(prompts, base) if text_model is None else None
+    elsewhere = None
+    if executor is not None and model is not None and text_model is None:
+        elsewhere = model_by_path(model, {**details, "suggested": sides})
+    with (
+        tempfile.TemporaryDirectory(prefix="diffmem-audit-") as scratch,
+        spread_over(executor, device, None if shards is None else Path(shards), elsewhere),
+        show_progress("Auditing") as progress,
+    ):
+        folder, made = Path(scratch if shards is None else shards), None
+        made_share = 0.0 if text_model is None else 0.9
+        stages = Stages(progress, make=made_share, audit=1 - made_share)
+        if text_model is not None:
+            how = settings, options.get("sampler", SamplerConfig()), options.get("canaries")
+            where = device, folder, folder / "base" if base_shards is None else Path(base_shards)
+            made = made_by_prompt(text_model, read, how, where, stages.make, say)
+            read["samples"] = made.found.samples
+            ready = asked(made.plan.listed, made.found.base)
+        assert ready is not None
+        request, inputs = ready
         found = run_audit(request, folder, stages.audit, report)
     if inputs is None:
         return Audit(found)

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from diffmem.api.inputs import Images, Model, as_images, as_model
+from diffmem.api.spreading import model_by_path, spread_over
 from diffmem.console import warn
 from diffmem.data import ImageSet, write_images
 from diffmem.distributed import world
@@ -24,7 +25,7 @@ from diffmem.sampling.generate import LabelChoice
 from diffmem.text import html_table
 from diffmem.training import TrainingConfig
 
-__all__ = ["Trained", "check_samples_file", "generate", "train"]
+__all__ = ["Trained", "check_samples_file", "generate", "shards_of", "train"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +130,11 @@ def check_samples_file(out: Path) -> None:
         )
 
 
+def shards_of(file: Path) -> Path:
+    """Return the folder in which the images of a file wait until all are there."""
+    return file.with_name(file.name + ".shards")
+
+
 def generate(
     model: Model,
     seeds: Sequence[int] = range(64),
@@ -138,6 +144,7 @@ def generate(
     batch_size: int = 64,
     device: str | None = None,
     out: str | Path | None = None,
+    executor: str | Path | None = None,
 ) -> ImageSet:
     """Generate images, one per seed; the image of a seed does not depend on the others.
 
@@ -149,6 +156,8 @@ def generate(
         batch_size: Images at a time.
         device: Where a model that is read computes: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
         out: File to write, .npz or .zip. With it, a call that is interrupted goes on where it stopped.
+        executor: Where images are generated: a YAML file of the settings under `executor:` of a study's recipe, or 'local'. The images
+            are those that this machine makes with one thread. It needs `out`, and a model that is named by its path.
 
     Returns:
         The images, with the names 'seed000000000' and so on.
@@ -161,7 +170,11 @@ def generate(
     if file is not None:
         check_samples_file(file)
     config = sampler or SamplerConfig()
-    denoiser = as_model(model, choose_device(device))
+    device = choose_device(device)
+    if executor is not None and file is None:
+        raise UserError("With an executor, name the file to write: workers need a folder beside it.")
+    elsewhere = None if executor is None else model_by_path(model, {})
+    denoiser = as_model(model, device)
     wanted = None if denoiser.num_labels == 0 and labels == "random" else labels
     if file is None:
         with show_progress("Generating") as progress:
@@ -169,10 +182,10 @@ def generate(
                 denoiser, seeds, config, labels=wanted, batch_size=batch_size, progress=progress
             )
         return _image_set(made, seeds, denoiser, config)
-    shards = file.with_name(file.name + ".shards")
+    shards = shards_of(file)
     tag = f"{origin_of(denoiser).digest} {config.model_dump_json()} {labels}"
     with locked_folder(shards, "name another file to write"):
-        with show_progress("Generating") as progress:
+        with spread_over(executor, device, shards, elsewhere), show_progress("Generating") as progress:
             made = generate_resumable(
                 denoiser, seeds, config, shards, tag, labels=wanted, batch_size=batch_size, progress=progress
             )  # fmt: skip

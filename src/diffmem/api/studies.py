@@ -14,13 +14,16 @@ from diffmem.distributed import world
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
 from diffmem.executors.config import ExecutorConfig
+from diffmem.executors.jobs import waiting_for_jobs
 from diffmem.progress import NO_PROGRESS, Progress, show_progress
 from diffmem.reports.folder import ReportPaths
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.runs.store.workers import read_statuses
 from diffmem.settings import validated
+from diffmem.studies.driver import budget_state
 from diffmem.studies.folder import read_study, store_of, write_study_folder
-from diffmem.studies.records import EmmRecord, StudyResult
+from diffmem.studies.records import EmmRecord, GridLevel, GridResult, StudyResult
+from diffmem.studies.report.levels_page import write_levels
 from diffmem.studies.report.page import write_study
 from diffmem.studies.report.text import ascending, terminal_table
 from diffmem.studies.report.watch import grid_rows, watch_table
@@ -32,8 +35,8 @@ from diffmem.studies.search.report.tables import search_table
 from diffmem.studies.search.report.tables import watch_table as search_watch_table
 from diffmem.studies.search.report.text import level_emm
 from diffmem.studies.search.study import SearchStudy
-from diffmem.studies.study import Study, execute_studies, stored_set
-from diffmem.text import file_name, html_table
+from diffmem.studies.study import Study, budget_of, execute_studies, stored_set
+from diffmem.text import html_table
 
 __all__ = [
     "EmmSearch",
@@ -77,13 +80,14 @@ class EmmSearch:
         """Folder of the study."""
         return self.study.folder
 
-    def now(self) -> tuple[bool, list[Any]]:
+    def now(self) -> tuple[bool, list[Any], list[str]]:
         """Return whether it is finished, and what is known at this moment, as tables for `console`: EMM of the
-        levels, then what each training does."""
+        levels, then what each training does; and in words what it waits for and what it spent of its budget."""
         result = self.study.result(self.device)
         items = [item for group in self.study.searches().values() for one in group for item in one.waiting]
         live = read_statuses(self.study.run(item).folder for item in items)
-        return result.finished, [search_table(result), search_watch_table(result, live)]
+        tables = [search_table(result), search_watch_table(result, live)]
+        return result.finished, tables, _lines(self.folder, budget_state(self.study)[1])
 
     def plan(self, slots: int, threads: int, progress: Progress = NO_PROGRESS) -> Plan:
         """Project what it takes; see `plan_search`."""
@@ -108,6 +112,11 @@ class EmmSearch:
             DiffmemError: A file cannot be written.
         """
         return write_search(self.study, self.result, warn)
+
+
+def _lines(folder: Path, budget: str) -> list[str]:
+    waiting = waiting_for_jobs(folder)
+    return [*([f"Waiting: {waiting}"] if waiting else []), *([f"Budget spent: {budget}"] if budget else [])]
 
 
 def find_emm(
@@ -244,11 +253,12 @@ class GridStudy:
     @cached_property
     def results(self) -> dict[str, StudyResult]:
         """What was found for every level, each as one record; what its `report.json` holds."""
-        return {name: study.result(self.device) for name, study in self.levels.items()}
+        unfinished, _ = budget_of(list(self.levels.values()), self.folder)
+        return {name: study.result(self.device, unfinished) for name, study in self.levels.items()}
 
-    def now(self) -> tuple[bool, list[Any]]:
+    def now(self) -> tuple[bool, list[Any], list[str]]:
         """Return whether it is finished, and what is known at this moment, a table for `console`: what each
-        training does."""
+        training does; and in words what it waits for and what it spent of its budget."""
         rows = grid_rows(self.levels)
         live = read_statuses(run.folder for study in self.levels.values() for run in study.runs())
         done = sum(row.decision == "finished" for row in rows)
@@ -256,7 +266,8 @@ class GridStudy:
             f"R_mem with its interval at the best evaluation point; {done} of {len(rows)} runs are finished."
         )
         table = watch_table(self.recipe.title, caption, self.recipe.factor, rows, live)
-        return done == len(rows), [table]
+        budget = budget_of(list(self.levels.values()), self.folder)[1]
+        return done == len(rows), [table], _lines(self.folder, budget)
 
     def plan(self, slots: int, threads: int, progress: Progress = NO_PROGRESS) -> Plan:
         """Project what the rest takes; see `plan_grid`."""
@@ -283,31 +294,25 @@ class GridStudy:
         ]
         return "".join(tables)
 
-    def write_reports(self) -> list[ReportPaths]:
-        """Write the report of every level: report.html, report.json and pictures.
-
-        They go into the study's folder, with several levels each into a folder of its own in `levels` there.
-
-        Raises:
-            DiffmemError: A file cannot be written.
-        """
-        paths = []
-        for number, (name, result) in enumerate(self.results.items(), 1):
-            own = self.folder / "levels" / f"{number:02d}-{file_name(name)}"
-            paths.append(
-                write_study(self.levels[name], result, self.folder if len(self.results) == 1 else own)
-            )
-        return paths
+    @property
+    def together(self) -> GridResult:
+        """What was found for all levels, as one record; what `report.json` holds where there are several."""
+        levels = [
+            GridLevel(name=name, study=study, published=self.recipe.published.get(name))
+            for name, study in self.results.items()
+        ]
+        seconds = max(level.study.seconds for level in levels)  # they were done together
+        return GridResult(title=self.recipe.title, factor=self.recipe.factor, levels=levels, seconds=seconds)
 
     def write_report(self) -> ReportPaths:
-        """Write the report of a study without levels, as `write_reports` does.
+        """Write the report into the study's folder, one for all levels: report.html, report.json and pictures.
 
         Raises:
-            UserError: It has several levels.
             DiffmemError: A file cannot be written.
         """
-        _ = self.result
-        return self.write_reports()[0]
+        if len(self.levels) == 1:
+            return write_study(next(iter(self.levels.values())), self.result)
+        return write_levels(self.levels, self.together, self.folder)
 
 
 def run_study(
@@ -373,7 +378,7 @@ def open_study(folder: str | Path) -> GridStudy:
         for run in study.runs()
     ]
     missing = [run for run, finished in runs if not finished]
-    if missing:
+    if missing and not budget_of(list(found.levels.values()), found.folder)[0]:
         raise UserError(
             f"{len(missing)} of {len(runs)} runs are not finished, first that of size {len(missing[0].training_set)}; finish"
             " the study with the command that began it."

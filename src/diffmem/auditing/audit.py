@@ -34,6 +34,7 @@ from diffmem.models.denoiser import check_independent_noise
 from diffmem.models.pretrained.opening import OWN_FORMAT, origin_of
 from diffmem.optimum.denoising_records import DenoisingCheck
 from diffmem.progress import NO_PROGRESS, Progress, Stages, parts_of
+from diffmem.spread import spread
 from diffmem.text import duration_text
 
 __all__ = ["Audited", "audit"]
@@ -305,4 +306,4 @@ def _estimate(request: AuditRequest, report: Callable[[str], None]) -> None:
         )
     if sum(parts.values()) >= WORTH_TELLING:
         texts = ", ".join(f"{name} about {duration_text(seconds)}" for name, seconds in parts.items())
-        report(f"projected time: {texts}")
+        report(f"projected time{'' if spread() is None else ' on this machine alone'}: {texts}")

@@ -36,6 +36,7 @@ from diffmem.memorization import (
 )
 from diffmem.memorization.neighbours.contents import taken
 from diffmem.progress import NO_PROGRESS, Progress, part_of, parts_of
+from diffmem.spread import spread
 
 __all__ = ["CopyDetector", "Detections", "joined", "occurrences"]
 
@@ -236,7 +237,13 @@ class CopyDetector:
         self, images: Pixels, own: NDArray[np.int64] | None, progress: Progress, count: int
     ) -> Neighbours:
         work = len(images) * self.references.size
-        if self._index is None and work >= _INDEX_FROM and index_helps(self.references, self.device):
+        alone = spread() is None  # else each shard has an index, where it is searched
+        if (
+            alone
+            and self._index is None
+            and work >= _INDEX_FROM
+            and index_helps(self.references, self.device)
+        ):
             self._index = NeighbourIndex.build(self.references)
         k = min(count + (own is not None), len(self.references))
         size = max(1, _PAIRS // len(self.references) if self._index is not None else len(images))

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from diffmem.cli.options import (
     NO_MODEL_OPTIONS,
     NO_TEXT_MODEL_OPTIONS,
+    Executor,
     ModelOptions,
     ReadingPairs,
     Settings,
@@ -57,6 +58,7 @@ def audit(
     title: str = "Does this model leak its training data?",
     batch_size: int = 64,
     device: str | None = None,
+    executor: Executor = None,
 ) -> None:
     """Say whether a model, or a set of its samples, copies training images: copies found, none found, or cannot tell.
 
@@ -112,11 +114,18 @@ def audit(
         title: Heading of the report.
         batch_size: Images at a time.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
+        executor: Sample and search in pieces elsewhere, with the same result: local (processes of this machine), or a YAML file of the
+            settings under `executor:` of a study's recipe, for example of a cluster. --out and the files lie on a disk that all see.
     """
 
     device = choose_device(device)
     if self_test:
-        for name, path in (("--heldout", heldout), ("--samples", samples), ("--model", model)):
+        for name, path in (
+            ("--heldout", heldout),
+            ("--samples", samples),
+            ("--model", model),
+            ("--executor", executor),
+        ):
             if path is not None:
                 raise UserError(
                     f"{name} cannot be combined with --self-test, which uses only the images of --train."
@@ -167,8 +176,8 @@ def audit(
                 report=lambda line: print(line, file=sys.stderr), canaries=canaries, deduplicated=deduplicated, num=num,
                 sampler=load_recipe(SamplerConfig, None, set_ or []), first_seed=first_seed, transforms=transforms,
                 features=features, target=target, private=private, seed=seed, title=title, batch_size=batch_size,
-                opening=opening.details(), prompts=prompts, base_samples=base_samples, lora=lora, base_shards=base_shards,
-                **text.details(),
+                opening=opening.details(), executor=executor, prompts=prompts, base_samples=base_samples, lora=lora,
+                base_shards=base_shards, **text.details(),
             )  # fmt: skip
             if world().is_main:
                 # First: what hours of work found is printed also where the disk is full.

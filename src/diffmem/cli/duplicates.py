@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffmem.cli.data import check_target, set_text
+from diffmem.cli.options import Executor
 from diffmem.console import console
 from diffmem.errors import UserError
 from diffmem.folder_lock import locked_folder
@@ -21,6 +22,7 @@ def data_duplicates(
     split: str | None = None,
     out: Path | None = None,
     dedup: Path | None = None,
+    executor: Executor = None,
 ) -> None:
     """Find groups of exact copies and near-duplicates, and optionally write the set without them.
 
@@ -36,7 +38,10 @@ def data_duplicates(
         split: Which split of it to read.
         out: Folder for duplicates.json and duplicates.csv (all groups) and duplicates.png (the largest).
         dedup: Also write the set with the first image of each group alone: .zip, .npz or .npy.
+        executor: Compare in pieces elsewhere, with the same result: local (processes of this machine), or a YAML file of the settings
+            under `executor:` of a study's recipe. --out and an .npy of the images lie on a disk that all workers see.
     """
+    from diffmem.api.spreading import spread_over
     from diffmem.data import open_images, write_images
     from diffmem.memorization.neighbours.groups import near_duplicates
     from diffmem.reports.duplicates import duplicates_tables, radius_text, write_duplicates
@@ -46,10 +51,13 @@ def data_duplicates(
         raise UserError(f"--radius must lie between 0 and 255 grey levels, not {radius:g}.")
     if dedup is not None:
         check_target((data,), dedup)
+    if executor is not None and out is None:
+        raise UserError("With --executor, name a folder with --out: workers need it.")
     if out is not None and out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder.")
+    place = None if out is None else out / "pieces"
     with locked_folder(out):
-        with show_progress("Comparing") as progress:
+        with spread_over(executor, "cpu", place), show_progress("Comparing") as progress:
             images = open_images(data, split, progress)
             groups = near_duplicates(images.images, radius, progress=progress)
         to = console()

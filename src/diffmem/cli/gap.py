@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffmem.cli.optimum import parse_sigmas
-from diffmem.cli.options import NO_MODEL_OPTIONS, ModelOptions, Settings
+from diffmem.cli.options import NO_MODEL_OPTIONS, Executor, ModelOptions, Settings
 from diffmem.console import console
 from diffmem.distributed import world
 from diffmem.environment import choose_device
@@ -28,6 +28,7 @@ def gap(
     seed: int = 0,
     device: str | None = None,
     opening: ModelOptions = NO_MODEL_OPTIONS,
+    executor: Executor = None,
 ) -> None:
     """Show how far trained models are from the optimum of their training sets.
 
@@ -54,17 +55,21 @@ def gap(
         set_: Change a setting of the sampler, key=value, for example steps=40; may be repeated.
         seed: Seed of images and noise.
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
+        executor: Measure several runs at once, each with one thread: local (processes of this machine), or a YAML file of the settings
+            under `executor:` of a study's recipe. The runs, their images and --out lie on a disk that all workers see.
     """
     from diffmem.api.inputs import as_images
+    from diffmem.api.spreading import spread_over, whole_path
     from diffmem.data import open_images
     from diffmem.models import open_model
     from diffmem.optimum.gap import correlations
     from diffmem.optimum.gap_records import GapResult
     from diffmem.optimum.report.gap_write import gap_notes, gap_table, write_gap
-    from diffmem.runs.gap_run import GapSettings, measure_gap, measure_model_gap
+    from diffmem.runs.gap_run import GapSettings, gaps_elsewhere, measure_gap, measure_model_gap
     from diffmem.runs.opening import remember_data
     from diffmem.sampling import SamplerConfig
     from diffmem.settings import load_recipe
+    from diffmem.spread import spread
 
     if bool(runs) == (model is not None):
         raise UserError(
@@ -72,6 +77,8 @@ def gap(
         )
     if model is not None and train is None:
         raise UserError("Name the training images of the model with --train; its optimum is made of them.")
+    if executor is not None and model is not None:
+        raise UserError("--executor measures several runs at once; the gap of one model is measured here.")
     if model is None:
         opening.refuse("a run tells everything")
     if train is not None and len(runs) > 1:
@@ -94,14 +101,20 @@ def gap(
         if model is not None:
             images = as_images(str(train))
             given = open_model(model, images.shape, device=device, **opening.details())
-        with show_progress("Comparing") as progress:
+        with spread_over(executor, device, out / "pieces"), show_progress("Comparing") as progress:
             if given is not None and images is not None:
                 found.append(
                     measure_model_gap(
                         given, images, settings, heldout=fresh, cache=out / "models", progress=progress
                     )
                 )
-            for index, folder in enumerate(runs):
+            place = spread()
+            if place is not None:
+                sets = {"train": train, "heldout": heldout}
+                content = {name: None if text is None else whole_path(text) for name, text in sets.items()}
+                content["cache"] = str((out / "runs").resolve())
+                found += gaps_elsewhere(place, runs, settings, content, progress)
+            for index, folder in enumerate(() if place is not None else runs):
 
                 def on_run(done: float, total: float, note: str = "", index: int = index) -> None:
                     progress(index + done / total, len(runs), f"run {index + 1} of {len(runs)}")
@@ -115,10 +128,10 @@ def gap(
                     device=device,
                     progress=on_run,
                 )
-                if train is not None:
-                    remember_data(folder, train)
                 found.append(one)
                 progress(index + 1, len(runs))
+            if train is not None and runs:
+                remember_data(runs[0], train)
         result = GapResult(
             samples=samples,
             seed=seed,

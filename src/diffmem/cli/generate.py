@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmem.cli.options import NO_MODEL_OPTIONS, ModelOptions, Settings
+from diffmem.cli.options import NO_MODEL_OPTIONS, Executor, ModelOptions, Settings
 from diffmem.distributed import world
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
@@ -28,6 +28,7 @@ def generate(
     device: str | None = None,
     workspace: int = 256,
     opening: ModelOptions = NO_MODEL_OPTIONS,
+    executor: Executor = None,
 ) -> None:
     """Generate images, one per seed; the image of a seed does not depend on the others.
 
@@ -54,9 +55,12 @@ def generate(
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
         workspace: With --optimum: megabytes it may use beside two copies of the images, one byte for each value. Batches that
             need more are computed in parts.
+        executor: Generate in pieces elsewhere: local (processes of this machine), or a YAML file of the settings under `executor:` of a
+            study's recipe, for example of a cluster. The images are those of one machine with one thread (OMP_NUM_THREADS=1).
     """
-    from diffmem.api.denoisers import check_samples_file
+    from diffmem.api.denoisers import check_samples_file, shards_of
     from diffmem.api.denoisers import generate as generate_images
+    from diffmem.api.spreading import model_by_path, spread_over
     from diffmem.models import open_model, origin_of
     from diffmem.models.denoiser import model_text
     from diffmem.sampling import SamplerConfig, parse_seeds
@@ -68,6 +72,8 @@ def generate(
     config = load_recipe(SamplerConfig, None, set_ or [])
     if labels != "random" and not labels.isdecimal():
         raise UserError(f"--labels {labels!r} must be random or the number of a class.")
+    if executor is not None and optimum is not None:
+        raise UserError("--executor is for a trained model; the optimum is computed here.")
     if conditional and optimum is None:
         raise UserError("--conditional belongs to --optimum; a trained model knows whether it has classes.")
     if optimum is not None:
@@ -80,9 +86,11 @@ def generate(
     )
     if optimum is None and world().is_main:
         print(f"model: {model_text(denoiser)}", file=sys.stderr)
-    images = generate_images(
-        denoiser, numbers, sampler=config, labels="random" if labels == "random" else int(labels), batch_size=batch_size, out=out,
-    )  # fmt: skip
+    elsewhere = None if executor is None else model_by_path(model, opening.details())
+    with spread_over(executor, device, shards_of(out), elsewhere):
+        images = generate_images(
+            denoiser, numbers, sampler=config, labels="random" if labels == "random" else int(labels), batch_size=batch_size, out=out,
+        )  # fmt: skip
     channels, height, width = images.shape
     origin = origin_of(denoiser)
     source = origin.path if optimum is None else f"{origin.name} of {optimum}"

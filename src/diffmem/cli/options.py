@@ -17,6 +17,7 @@ __all__ = [
     "AS_USUAL",
     "NO_MODEL_OPTIONS",
     "NO_TEXT_MODEL_OPTIONS",
+    "Executor",
     "ModelOptions",
     "ReadingOptions",
     "ReadingPairs",
@@ -26,6 +27,9 @@ __all__ = [
 
 Settings = Annotated[list[str] | None, Parameter(name="--set", negative="")]
 """The option `--set key=value`, which may be repeated."""
+
+Executor = Annotated[str | None, Parameter(negative="")]
+"""The option `--executor`: 'local', or a YAML file; see `diffmem.api.spreading.read_executor`."""
 
 ReadingPairs = Annotated[list[str] | None, Parameter(negative="")]
 """An option such as `--train-read alpha=black`, which may be repeated; `diffmem.data.parse_reading` makes a `Reading` of it."""

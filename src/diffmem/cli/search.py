@@ -66,13 +66,12 @@ def status(folder: Path) -> None:
         folder: Folder of the study.
     """
     from diffmem.api.studies import open_any
-    from diffmem.executors.jobs import waiting_for_jobs
 
-    for table in open_any(folder).now()[1]:
+    _, tables, lines = open_any(folder).now()
+    for table in tables:
         console().print(table)
-    waiting = waiting_for_jobs(folder)
-    if waiting:
-        print(f"Waiting: {waiting}")
+    for line in lines:
+        print(line)
 
 
 def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
@@ -85,7 +84,9 @@ def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
         every: Seconds between updates.
         once: Show it once and end.
     """
+    from rich.console import Group
     from rich.live import Live
+    from rich.text import Text
 
     from diffmem.api.studies import open_any
 
@@ -94,8 +95,8 @@ def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
     found = open_any(folder)
     with Live(console=console(), auto_refresh=False) as shown:
         while True:
-            finished, tables = found.now()
-            shown.update(tables[-1], refresh=True)
+            finished, tables, lines = found.now()
+            shown.update(Group(tables[-1], *map(Text, lines)), refresh=True)
             if finished or once:
                 return
             time.sleep(every)

@@ -111,6 +111,7 @@ def _report(done: GridStudy) -> None:
     from diffmem.studies.report.text import terminal_table
 
     if world().is_main:
-        for result, paths in zip(done.results.values(), done.write_reports(), strict=True):
+        paths = done.write_report()
+        for result in done.results.values():
             console().print(terminal_table(result))
-            print(f"{paths.html}\n{paths.json}")
+        print(f"{paths.html}\n{paths.json}")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from diffmem.memorization.copying import CellConfig, CopyingRecord, copying_test
 from diffmem.memorization.criteria import (
-    AbsoluteRule,
     AdaptiveRule,
     Criterion,
     NormalizedRule,
@@ -26,7 +25,6 @@ from diffmem.memorization.repeats import RepeatAwareRule
 from diffmem.memorization.variants import Transforms, VariantNeighbours, variant_neighbours
 
 __all__ = [
-    "AbsoluteRule",
     "AdaptiveRule",
     "CellConfig",
     "CopyingRecord",

@@ -13,7 +13,6 @@ from diffmem.errors import UserError
 from diffmem.memorization.neighbours.neighbours import Neighbours
 
 __all__ = [
-    "AbsoluteRule",
     "AdaptiveRule",
     "Criterion",
     "NormalizedRule",
@@ -87,32 +86,6 @@ class RatioRule:
         """
         distances = neighbours.nearest(2)
         return ratio_of(distances[:, 0], distances[:, 1], 1.0)
-
-
-@dataclass(frozen=True)
-class AbsoluteRule:
-    """An image is memorized if its nearest training image is within a distance: d1 <= radius.
-
-    Attributes:
-        radius: In the units of the neighbours: grey levels over all pixels, that is RMS grey levels times the
-            square root of C * H * W. 0 finds exact copies.
-    """
-
-    count: ClassVar[int] = 1
-    radius: float
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.radius) and self.radius >= 0):
-            raise UserError(f"The radius {self.radius} must be a finite number, 0 or above.")
-
-    @property
-    def name(self) -> str:
-        """The rule with its radius."""
-        return f"distance<={self.radius:g}"
-
-    def __call__(self, neighbours: Neighbours) -> NDArray[np.bool_]:
-        """Return which images are memorized, bool (Q,)."""
-        return neighbours.distances[:, 0] <= self.radius
 
 
 @dataclass(frozen=True)

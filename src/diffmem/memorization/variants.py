@@ -30,6 +30,7 @@ from diffmem.memorization.neighbours.index import NeighbourIndex
 from diffmem.memorization.neighbours.neighbours import Neighbours, nearest_neighbours
 from diffmem.memorization.neighbours.rows import Rows
 from diffmem.progress import NO_PROGRESS, Progress, part_of
+from diffmem.spread import spread
 
 __all__ = ["Transforms", "Variant", "VariantNeighbours", "variant_neighbours"]
 
@@ -191,7 +192,13 @@ def variant_neighbours(
     index = None
     on_cpu = device is None or torch.device(device).type == "cpu"
     searched = len(transforms) * len(samples)
-    if on_cpu and len(transforms) > 1 and index_pays(searched, Rows(references, "the references"), k):
+    alone = spread() is None  # else each shard has an index, where it is searched
+    if (
+        alone
+        and on_cpu
+        and len(transforms) > 1
+        and index_pays(searched, Rows(references, "the references"), k)
+    ):
         index = NeighbourIndex.build(references, progress=part_of(progress, 0, 0))
     best, which = None, np.zeros(len(samples), np.int64)
     for at, changed in enumerate(transforms.apply(samples)):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from diffmem.memorization.records import Record
-from diffmem.studies.records import StudyResult
+from diffmem.studies.records import GridLevel, GridResult
 
 __all__ = ["ClaimRecord", "ExperimentResult", "LevelRecord", "PublishedCurve", "Verdict"]
 
@@ -25,12 +26,10 @@ class PublishedCurve(Record):
     percent: list[float | None] = Field(description="R_mem in percent at each; none where it is unknown.")
 
 
-class LevelRecord(Record):
-    """One level of an experiment's factor, with the study that was made of it."""
+class LevelRecord(GridLevel):
+    """One level of an experiment's factor as it was run here, for example '16x16'."""
 
-    name: str = Field(description="The level as it was run here, for example '16x16'.")
     paper_name: str = Field(description="The level of the paper that it stands for, for example '32x32'.")
-    study: StudyResult
 
 
 class ClaimRecord(Record):
@@ -43,24 +42,20 @@ class ClaimRecord(Record):
     )
 
 
-class ExperimentResult(Record):
+class ExperimentResult(GridResult):
     """One figure or table of the paper, run here at some scale, with the paper's numbers beside."""
 
     name: str = Field(description="Name of the experiment on the command line, for example 'fig2_dim'.")
-    title: str
-    factor: str = Field(description="What the levels are, for example 'resolution'.")
     scale: Literal["paper", "cpu", "smoke"]
     finding: str = Field(description="What the paper found, in words.")
     form: Literal["size", "level", "epochs", "masks"] = Field(
         description="How the paper draws it: R_mem against the size (a curve per level), against the level (a curve per size),"
         " against epochs (a curve per level), or against the level where levels are masks of skip connections."
     )
-    levels: list[LevelRecord]
+    levels: Sequence[LevelRecord]
     published: list[PublishedCurve]
     size_ratio: float = Field(
         default=1.0, description="The paper's training-set size divided by the one that stands for it here."
     )
     epoch_ratio: float = Field(default=1.0, description="The same of epochs.")
     claims: list[ClaimRecord]
-    notes: list[str] = Field(description="Caveats in words, for example that another data set stands in.")
-    seconds: float

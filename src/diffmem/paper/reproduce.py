@@ -16,7 +16,7 @@ from diffmem.paper.records import ExperimentResult, LevelRecord, PublishedCurve
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.studies.folder import write_study_folder
-from diffmem.studies.study import Study, execute_studies
+from diffmem.studies.study import Study, budget_of, execute_studies
 
 __all__ = ["PlannedLevel", "Reproduction", "plan", "reproduce"]
 
@@ -171,8 +171,9 @@ def reproduce(
         write_study_folder(planned.folder, planned.recipe.with_whole_paths(), planned.store)
     execute_studies(studies, planned.folder, device=device, progress=progress, warn=warn)
     experiment = planned.experiment
+    unfinished, _ = budget_of(studies, planned.folder)
     levels = [
-        LevelRecord(name=level.name, paper_name=level.paper_name, study=study.result(device))
+        LevelRecord(name=level.name, paper_name=level.paper_name, study=study.result(device, unfinished))
         for level, study in zip(planned.levels, studies, strict=True)
     ]
     result = ExperimentResult(

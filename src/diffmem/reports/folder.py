@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel
 
@@ -15,12 +15,14 @@ from diffmem.files import json_bytes, write_folder
 from diffmem.memorization.examples import Example
 from diffmem.reports.figures import DPI
 from diffmem.reports.gallery import gallery_figure
-from diffmem.reports.html import png_bytes
+from diffmem.reports.html import gallery_uris, png_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Picture", "ReportPaths", "gallery_pictures", "numbers_bytes", "write_pages"]
+__all__ = ["Picture", "ReportPaths", "gallery_pictures", "numbers_bytes", "write_drawn", "write_pages"]
+
+_Result = TypeVar("_Result", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -90,3 +92,30 @@ def write_pages(
     contents = {**pictures, "report.html": html.encode(), record: numbers}
     *drawn, page, last = write_folder(folder, contents)
     return ReportPaths(page, last, tuple(drawn))
+
+
+def write_drawn(
+    folder: Path,
+    result: _Result,
+    examples: Sequence[Example],
+    draw: Callable[[_Result], list[Picture]],
+    page: Callable[[_Result, Sequence[Picture], list[tuple[str, str]]], str],
+    dpi: float = DPI,
+) -> ReportPaths:
+    """Write a result's folder: its figures and a `gallery_*.png` per example, `report.html` and, last, `report.json`.
+
+    Args:
+        folder: Made if it is missing; files of an earlier report are replaced.
+        draw: Returns the figures that the result can fill.
+        page: Returns the page of a result, its figures and its galleries (alternative text, address).
+        dpi: Of the galleries.
+
+    Raises:
+        DiffmemError: A file cannot be written, or the result holds a number that JSON cannot (NaN, infinity).
+    """
+    numbers = numbers_bytes(result)
+    pictures, galleries = draw(result), gallery_pictures(examples, dpi)
+    # Before the pictures are saved: drawing a figure again moves its layout by a hair, and the page must not depend on it.
+    html = page(result, pictures, gallery_uris(examples, galleries.values()))
+    shown = {picture.name: png_bytes(picture.figure) for picture in pictures}
+    return write_pages(folder, shown | galleries, html, "report.json", numbers)

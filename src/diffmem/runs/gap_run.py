@@ -5,9 +5,9 @@ And that of a model made elsewhere, with the images that its user names.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,20 @@ from diffmem.progress import NO_PROGRESS, Progress, parts_of
 from diffmem.runs.evaluations import EvaluationStore, judged
 from diffmem.runs.opening import open_run, snapshots_of
 from diffmem.runs.run import Run
+from diffmem.sampling import SamplerConfig
 from diffmem.settings import config_hash
+from diffmem.spread import Piece, Spread
+from diffmem.threads import one_thread
 
-__all__ = ["GapSettings", "heldout_of", "measure_gap", "measure_model_gap", "stored_rmem"]
+__all__ = [
+    "GapSettings",
+    "gap_piece",
+    "gaps_elsewhere",
+    "heldout_of",
+    "measure_gap",
+    "measure_model_gap",
+    "stored_rmem",
+]
 
 
 def measure_gap(
@@ -86,6 +97,49 @@ def measure_gap(
     progress(1, 1)
     rmem = stored_rmem(folder, seen, len(run.training_set))
     return found.model_copy(update={"folder": str(folder), "rmem": rmem})
+
+
+def gaps_elsewhere(
+    place: Spread, folders: Sequence[Path], settings: GapSettings, content: dict[str, Any], progress: Progress
+) -> list[RunGap]:
+    """Measure the gaps of runs, each in a piece of its own with one thread.
+
+    Args:
+        content: train, heldout (None, or what `open_images` reads, as text) and cache (an absolute path), as of `measure_gap`.
+
+    Raises:
+        DiffmemError: A worker fails, or writes to another disk.
+    """
+    files = [place.folder / f"gap-{at}.json" for at in range(len(folders))]
+    chosen = {**asdict(settings), "sampling": settings.sampling.model_dump(mode="json")}
+    place.run(
+        [
+            Piece(
+                "diffmem.runs.gap_run:gap_piece",
+                {**content, "folder": str(folder.resolve()), "settings": chosen, "device": place.device, "out": str(file)},
+            )
+            for folder, file in zip(folders, files, strict=True)
+        ],
+        progress,
+    )  # fmt: skip
+    found = [RunGap.model_validate(read_json(file)) for file in files]
+    return [
+        one.model_copy(update={"folder": str(folder)}) for one, folder in zip(found, folders, strict=True)
+    ]
+
+
+def gap_piece(content: dict[str, Any], progress: Progress, warn: Callable[[str], None]) -> None:
+    """Measure the gap of one run, for `gaps_elsewhere`."""
+    values = content["settings"]
+    sigmas = None if values["sigmas"] is None else tuple(values["sigmas"])
+    settings = GapSettings(**{**values, "sigmas": sigmas, "sampling": SamplerConfig(**values["sampling"])})
+    fresh = None if content["heldout"] is None else open_images(content["heldout"])
+    with one_thread():
+        found = measure_gap(
+            Path(content["folder"]), settings, train=content["train"], heldout=fresh, cache=Path(content["cache"]),
+            device=content["device"], progress=progress,
+        )  # fmt: skip
+    write_json(Path(content["out"]), found.model_dump(mode="json"))
 
 
 def measure_model_gap(

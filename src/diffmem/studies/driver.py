@@ -21,18 +21,22 @@ from diffmem.files import read_number, write_json
 from diffmem.folder_lock import BusyFolderError
 from diffmem.interrupt import StopRequest
 from diffmem.progress import NO_PROGRESS, Pace, Progress
+from diffmem.runs.recipe import BudgetConfig
 from diffmem.runs.run import Run
 from diffmem.runs.store.folders import read_entry
 from diffmem.runs.store.index import RunIndex
 from diffmem.text import count_text, duration_text
 from diffmem.training.loop import STATE_FILE
 
-__all__ = ["Plan", "Reached", "Work", "drive", "seconds_spent", "timed"]
+__all__ = ["UNFINISHED", "Plan", "Reached", "Work", "budget_state", "drive", "seconds_spent", "timed"]
 
 _SECONDS_BETWEEN_BEATS = 10.0
 _SECONDS_BETWEEN_CHECKS = 2.0
 _MOST_LOSSES = 5  # in a row, of one training that comes no further
 _SECONDS_FILE = "seconds.json"
+
+UNFINISHED = "unfinished: budget spent"
+"""What the record of a study says that was ended by its budget, before how much that was."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +96,7 @@ class Plan(Protocol):
         store: Where its runs lie.
         executor: Where trainings run.
         most: How many can be waited for at once; none if that is not known.
+        budget: What it may spend; none for all that it takes.
     """
 
     @property
@@ -102,6 +107,8 @@ class Plan(Protocol):
     def executor(self) -> ExecutorConfig: ...  # noqa: D102
     @property
     def most(self) -> int | None: ...  # noqa: D102
+    @property
+    def budget(self) -> BudgetConfig | None: ...  # noqa: D102
 
     def waiting(self, busy: Collection[Work]) -> list[Work]:
         """Return what is waited for now, the most urgent first.
@@ -118,6 +125,18 @@ class Plan(Protocol):
             shares: What is worked on -> the share of it that is done, 0 to 1.
         """
         ...
+
+    def spent(self, shares: Mapping[Work, float]) -> float:
+        """Return what was trained and sampled, in images trained; of what is worked on, the share that is done."""
+        ...
+
+
+def budget_state(plan: Plan, shares: Mapping[Work, float] | None = None) -> tuple[bool, str]:
+    """Return whether a study's budget is spent, and what is spent of it, in words; '' without a budget."""
+    if plan.budget is None:
+        return False, ""
+    spent = plan.spent(shares or {}), seconds_spent(plan.folder) / 3600
+    return plan.budget.is_spent(*spent), plan.budget.describe(*spent)
 
 
 def seconds_spent(folder: Path) -> float:
@@ -148,14 +167,14 @@ def drive(
     progress: Progress = NO_PROGRESS,
     warn: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Have done what a plan asks for, until it asks for nothing.
+    """Have done what a plan asks for, until it asks for nothing or its budget is spent.
 
     Trainings that another study on the same store works on are waited for, and used.
 
     Args:
         device: 'cpu', 'cuda' or 'cuda:N'.
         progress: Reports how much of the study is done.
-        warn: Gets a message for each damaged file that is made anew, worker that died, lease taken over.
+        warn: Gets a message for each damaged file that is made anew, worker that died, lease taken over, and when the budget ends.
 
     Raises:
         UserError: The executor does not fit this machine.
@@ -165,7 +184,7 @@ def drive(
     with StopRequest() as stop, stop.at_once(), RunIndex(plan.store, warn=warn) as index:
         driver = _Driver(plan, index, device, progress, warn)
         try:
-            if not plan.waiting(()):
+            if not plan.waiting(()) or driver.may_not_begin():
                 return
             with open_pool(
                 plan.executor, device=device, folder=plan.folder, most=plan.most, on_event=driver.on_event
@@ -186,7 +205,7 @@ class _Driver:
         self._reached: dict[Work, Reached] = {}
         self._losses: dict[str, tuple[int, object]] = {}  # how often in a row it was lost, how far it was
         self._newest: Work | None = None
-        self._waits, self._elsewhere = "", 0
+        self._waits, self._elsewhere, self._told = "", 0, False
         self._beaten = time.monotonic()
         self.note_time = timed(plan.folder)
 
@@ -198,9 +217,11 @@ class _Driver:
                 waiting = self._plan.waiting(self._active.values())
                 stale, checked = False, time.monotonic()
             self._report()
-            if not waiting and not self._active:
+            ended = not waiting or self.may_not_begin()
+            if ended and not self._active:
                 return
-            self._fill(pool, waiting)
+            if not ended:
+                self._fill(pool, waiting)
             if self._active:
                 for event in pool.poll(1.0):
                     self.on_event(event)
@@ -228,6 +249,20 @@ class _Driver:
             content, processes = work.content(self._device), self._plan.executor.processes_per_run
             pool.submit(Task(run_id, work.function, content, processes))
             self._active[run_id] = work
+
+    def may_not_begin(self) -> bool:
+        """Return whether the budget is spent, and say so when it is first seen."""
+        spent, text = budget_state(self._plan, self._shares())
+        if spent and not self._told:
+            self._warn(
+                f"The budget is spent ({text}): no further training begins, those at work are finished. The same command with a"
+                " larger budget goes on."
+            )
+        self._told = self._told or spent
+        return spent
+
+    def _shares(self) -> dict[Work, float]:
+        return {work: reached.share for work, reached in self._reached.items()}
 
     def on_event(self, event: Event) -> None:
         """Take note of what became of a training."""
@@ -288,8 +323,7 @@ class _Driver:
                 )
 
     def _report(self) -> None:
-        shares = {work: reached.share for work, reached in self._reached.items()}
-        self._progress(*self._plan.done(shares), "; ".join(filter(None, self._note())))
+        self._progress(*self._plan.done(self._shares()), "; ".join(filter(None, self._note())))
 
     def _note(self) -> Iterator[str]:
         """Yield in words how many trainings are at work, how far the one is that reported last, and what others wait for."""

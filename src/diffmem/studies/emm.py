@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from diffmem.studies.records import EmmRecord
 
-__all__ = ["ONE_RUN_PER_SIZE", "crossing", "estimate_emm", "non_increasing"]
+__all__ = ["ONE_RUN_PER_SIZE", "crossing", "estimate_emm", "non_increasing", "so_far"]
 
 _REPLICATES = 4000
 ONE_RUN_PER_SIZE = "One run per size: the interval covers sampling error, not the variation between runs."
@@ -148,3 +148,17 @@ def _clearly_rises(smaller: Sequence[tuple[int, int]], larger: Sequence[tuple[in
 
     (a, n), (b, m) = ((sum(c for c, _ in runs), sum(t for _, t in runs)) for runs in (smaller, larger))
     return bool(fisher_exact([[b, m - b], [a, n - a]], alternative="greater").pvalue < 0.01)
+
+
+def so_far(emm: EmmRecord, sizes: Sequence[int]) -> EmmRecord:
+    """Return what the EMM of some runs says where others are still to come: 'unfinished', and what it lies between so far.
+
+    Args:
+        sizes: Those that were trained.
+    """
+    ends: dict[str, float | None] = {"low": emm.low, "high": emm.high}
+    if emm.status == "above largest":
+        ends = {"low": float(max(sizes)), "high": None}
+    elif emm.status == "below smallest":
+        ends = {"low": None, "high": float(min(sizes))}
+    return emm.model_copy(update={"status": "unfinished", "value": None, **ends})

@@ -6,6 +6,7 @@ the null rate (the same rule on held-out images) beside R_mem.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -13,7 +14,7 @@ from pydantic import Field
 from diffmem.memorization.records import Record
 from diffmem.runs.records import RunRecord
 
-__all__ = ["EmmRecord", "StudyResult"]
+__all__ = ["EmmRecord", "GridLevel", "GridResult", "StudyResult"]
 
 
 class EmmRecord(Record):
@@ -61,3 +62,30 @@ class StudyResult(Record):
     seconds: float
     versions: dict[str, str] = Field(description="Versions of diffmem, python, torch and the device's name.")
     notes: list[str] = Field(default_factory=list)
+
+
+class GridLevel(Record):
+    """One level of a factor, with the study that was made of it."""
+
+    name: str
+    study: StudyResult
+    published: float | None = Field(
+        default=None, description="EMM that the paper reports for the level that this one stands for."
+    )
+
+
+class GridResult(Record):
+    """The results of all levels of a factor."""
+
+    title: str
+    factor: str = Field(description="What the levels are, for example 'resolution'.")
+    levels: Sequence[GridLevel]
+    seconds: float
+    notes: list[str] = Field(
+        default_factory=list, description="Caveats in words, for example that another data set stands in."
+    )
+
+    @property
+    def runs(self) -> list[RunRecord]:
+        """Every run of every level."""
+        return [run for level in self.levels for run in level.study.runs]

@@ -20,13 +20,14 @@ from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.distribution import open_distribution
 from diffmem.runs.recipe import StudyRecipe, TrainRecipe
 from diffmem.runs.run import Run
-from diffmem.studies.driver import Reached, Work, drive, seconds_spent, timed
-from diffmem.studies.emm import estimate_emm
-from diffmem.studies.records import StudyResult
+from diffmem.studies.driver import UNFINISHED, Reached, Work, budget_state, drive, seconds_spent, timed
+from diffmem.studies.emm import estimate_emm, so_far
+from diffmem.studies.records import EmmRecord, StudyResult
 
 __all__ = [
     "RUNS",
     "Study",
+    "budget_of",
     "execute_studies",
     "model_text",
     "opened_sets",
@@ -74,7 +75,7 @@ def task_content(run: Run, recipe: TrainRecipe, device: str) -> dict[str, Any]:
     """
     store, heldout = run.store.parent, run.heldout
     return {
-        "recipe": recipe.model_dump(mode="json", exclude={"executor"}),
+        "recipe": recipe.model_dump(mode="json", exclude={"executor", "budget"}),
         "training_set": str(stored_set(store, run.training_set, "train").resolve()),
         "heldout": None if heldout is None else str(stored_set(store, heldout, "heldout").resolve()),
         "seed": run.seed,
@@ -137,7 +138,7 @@ class Study:
             KeyboardInterrupt: A stop was requested; everything is saved.
         """
         execute_studies([self], self.folder, device=device, progress=progress, warn=warn)
-        return self.result(device)
+        return self.result(device, budget_of([self], self.folder)[0])
 
     def work(self, run: Run) -> Work:
         """Return a run as something to be done."""
@@ -151,15 +152,30 @@ class Study:
             units=run.total_units(recipe.sampling, recipe.measure),
         )
 
-    def result(self, device: str = "cpu") -> StudyResult:
-        """Summarize the finished runs."""
+    def result(self, device: str = "cpu", unfinished: str = "") -> StudyResult:
+        """Summarize the runs.
+
+        Args:
+            unfinished: Why the study ends although runs are missing; those that are finished are summarized.
+
+        Raises:
+            DiffmemError: A run is missing, and nothing says why.
+        """
         recipe = self.recipe
-        records = [run.record(recipe.sampling, recipe.measure, self.store) for run in self.runs()]
+        wanted = self.runs()
+        runs = [run for run in wanted if not unfinished or run.is_finished(recipe.sampling, recipe.measure)]
+        missing = len(wanted) - len(runs)
+        records = [run.record(recipe.sampling, recipe.measure, self.store) for run in runs]
         peaks: dict[int, list[tuple[int, int]]] = defaultdict(list)
         lasts: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for record in records:
             for counts, found in ((peaks, record.peak), (lasts, record.last)):
                 counts[record.size].append((found.memorized.count, found.memorized.total))
+
+        def estimated(counts: Mapping[int, Sequence[tuple[int, int]]]) -> EmmRecord:
+            emm = estimate_emm(counts, recipe.measure.epsilon)
+            return so_far(emm, list(counts)) if missing else emm
+
         return StudyResult(
             title=recipe.title,
             data=self.distribution.describe(),
@@ -173,11 +189,11 @@ class Study:
             threshold=recipe.measure.threshold,
             epsilon=recipe.measure.epsilon,
             runs=records,
-            emm=estimate_emm(peaks, recipe.measure.epsilon),
-            emm_last=estimate_emm(lasts, recipe.measure.epsilon),
+            emm=estimated(peaks),
+            emm_last=estimated(lasts),
             seconds=seconds_spent(self.folder),
             versions=versions(device),
-            notes=[],
+            notes=[f"{unfinished}; {missing} of {len(wanted)} runs are missing"] if missing else [],
         )
 
     def example(self, run_id: str, count: int = 8) -> Example:
@@ -193,6 +209,15 @@ class Study:
         return Example.of(
             f"{size} training images{epoch}", images, best.neighbours, run.training_set.images, rule
         )
+
+
+def budget_of(studies: Sequence[Study], folder: Path) -> tuple[str, str]:
+    """Return why the studies of a grid are unfinished, 'unfinished: budget spent (...)' or '', and what is spent of what."""
+    if studies[0].recipe.budget is None:
+        return "", ""
+    grid = _Grid(studies, folder)
+    spent, text = world().from_main(lambda: budget_state(grid))
+    return (f"{UNFINISHED} ({text})" if spent and grid.most else ""), text
 
 
 def model_text(model: ModelConfig, images: ImageSet) -> str:
@@ -231,7 +256,13 @@ class _Grid:
     """All runs of several studies that are not finished, longest first; those that they share are done once; see `Plan`."""
 
     def __init__(self, studies: Sequence[Study], folder: Path) -> None:
-        self.folder, self.store, self.executor = folder, studies[0].store, studies[0].recipe.executor
+        first = studies[0].recipe
+        self.folder, self.store, self.executor, self.budget = (
+            folder,
+            studies[0].store,
+            first.executor,
+            first.budget,
+        )
         works: dict[tuple[Path, tuple[int, ...]], Work] = {}
         self._recipes: dict[Work, StudyRecipe] = {}
         for study in studies:
@@ -240,8 +271,10 @@ class _Grid:
                 # A longer training is the same run, with other evaluation points.
                 self._recipes[works.setdefault((where, tuple(run.points)), study.work(run))] = study.recipe
         self._left = sorted(works.values(), key=lambda work: -work.units)
+        every = sum(work.units for work in works.values())
         self.most = len(self.waiting(()))
         self._units = sum(work.units for work in self._left)
+        self._before = every - self._units
 
     def waiting(self, busy: Collection[Work]) -> list[Work]:
         self._left = [work for work in self._left if work in busy or not work.is_done()]
@@ -251,9 +284,17 @@ class _Grid:
         left = sum(work.units * (1 - shares.get(work, 0.0)) for work in self._left)
         return self._units - left, self._units
 
+    def spent(self, shares: Mapping[Work, float]) -> float:
+        return self._before + self.done(shares)[0]
+
     def execute_together(self, device: str, progress: Progress, warn: Callable[[str], None]) -> None:
-        """Do one run after the other, all processes of torchrun each."""
+        """Do one run after the other, all processes of torchrun each, until the budget is spent."""
+        note_time = timed(self.folder)
         for work in list(self._left):
+            spent, text = world().from_main(lambda: budget_state(self))
+            if spent:
+                warn(f"The budget is spent ({text}). The same command with a larger budget goes on.")
+                return
             reached, recipe = Reached(), self._recipes[work]
 
             def tell(
@@ -262,7 +303,11 @@ class _Grid:
                 at.take(done, total, note)
                 progress(*self.done({work: at.share}), f"{work.name}: {at}")
 
-            work.run.execute(recipe.sampling, recipe.measure, device=device, progress=tell, warn=warn)
+            try:
+                work.run.execute(recipe.sampling, recipe.measure, device=device, progress=tell, warn=warn)
+            finally:
+                if world().is_main:
+                    note_time()
             self._left.remove(work)
 
 
@@ -294,9 +339,4 @@ def execute_studies(
     if world().size == 1:
         drive(grid, device=device, progress=progress, warn=warn)
         return
-    note_time = timed(folder)
-    try:
-        grid.execute_together(device, progress, warn)
-    finally:
-        if world().is_main:
-            note_time()
+    grid.execute_together(device, progress, warn)

@@ -32,8 +32,7 @@ from reports_experiment import (
 from diffmem.errors import UserError
 from diffmem.paper.experiment import experiment_names
 from diffmem.paper.report.figure import experiment_figure, figure_text
-from diffmem.paper.report.match import experiment_runs
-from diffmem.paper.report.series import looks
+from diffmem.reports.curves import looks
 from diffmem.reports.figures import figure_svg
 from diffmem.reports.level_axis import mask_of
 
@@ -78,7 +77,7 @@ def test_both_panels_have_the_same_percent_axis_and_their_headings(drawn, name):
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if "epochs" not in name])
 def test_every_run_has_its_interval_and_so_has_every_null_rate(drawn, name):
     found = intervals(panels(drawn(name))[0])
-    for run in experiment_runs(EXPERIMENTS[name]()):
+    for run in EXPERIMENTS[name]().runs:
         assert wanted(run.peak.memorized) in found
         assert wanted(run.null) in found
 
@@ -93,7 +92,7 @@ def test_every_evaluation_has_its_interval_as_a_band(drawn, name):
         for path in one.get_paths()
         for x, y in path.vertices
     }
-    for run in experiment_runs(EXPERIMENTS[name]()):
+    for run in EXPERIMENTS[name]().runs:
         for one in run.evaluations:
             if one.epoch > 0:
                 low, high = wanted(one.memorized)

@@ -17,7 +17,6 @@ from reports_experiment import (
 )
 
 from diffmem.paper.report.match import (
-    level_sizes,
     mask_group,
     paper_points,
     published_at,
@@ -25,6 +24,7 @@ from diffmem.paper.report.match import (
     slots_of,
 )
 from diffmem.reports.level_axis import mask_of, numbers_of
+from diffmem.studies.report.levels import level_sizes
 
 
 def test_unknown_points_are_absent():

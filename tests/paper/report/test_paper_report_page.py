@@ -23,21 +23,19 @@ from rich.console import Console
 
 from diffmem.errors import DiffmemError
 from diffmem.paper.records import ClaimRecord, ExperimentResult
-from diffmem.paper.report.match import experiment_runs
-from diffmem.paper.report.page import experiment_warnings, render_experiment, write_experiment
+from diffmem.paper.report.page import render_experiment, write_experiment
 from diffmem.paper.report.text import (
     SCALE_WORDS,
     emm_rows,
     experiment_rows,
     experiment_table,
     lead,
-    method_text,
     paper_text,
-    rates_text,
     verdict_text,
 )
 from diffmem.reports.text import rate_text, sentence
 from diffmem.studies.records import EmmRecord
+from diffmem.studies.report.levels import levels_warnings, method_text, rates_text
 
 
 def terminal(result):
@@ -121,7 +119,7 @@ def test_data_that_differ_by_level_are_told_where_it_is_said_how_it_was_made():
 def test_warnings_name_the_levels_that_they_hold_for():
     levels = [make_level("a", notes=["Both."]), make_level("b", notes=["Both.", "Only here."])]
     result = make_experiment("x", "size", levels, [], notes=["Said above."])
-    assert experiment_warnings(result) == ["Both.", "b: Only here."]
+    assert levels_warnings(result) == ["Both.", "b: Only here."]
 
 
 def test_the_page_begins_with_the_scale_and_the_stand_in(page):
@@ -146,7 +144,7 @@ def test_the_page_holds_every_rate_and_every_published_number(name):
     for row in experiment_rows(result):
         for part in (row.level, row.peak, row.last, row.null, row.paper):
             assert part in words
-    for run in experiment_runs(result):
+    for run in result.runs:
         assert rate_text(run.peak.memorized) in words
         assert run.run_id in words
     for _, _, emm in emm_rows(result):

@@ -9,7 +9,6 @@ from reports_experiment import EXPERIMENTS, by_labels, by_size, make_experiment,
 
 from diffmem.errors import UserError
 from diffmem.paper.records import ClaimRecord
-from diffmem.paper.report.match import experiment_runs
 from diffmem.paper.report.results_page import markdown_table, results_page
 from diffmem.paper.report.text import SCALE_WORDS, emm_rows, experiment_rows, several_sizes, verdict_text
 from diffmem.reports.text import sentence
@@ -53,9 +52,7 @@ def test_the_opening_tells_scale_hardware_time_seeds_and_intervals(results, page
     opening = page.split("## Summary")[0]
     assert SCALE_WORDS["cpu"] in opening
     assert "device cpu" in opening
-    runs = {
-        run.run_id: run for result in results for run in experiment_runs(result)
-    }  # experiments share them
+    runs = {run.run_id: run for result in results for run in result.runs}  # experiments share them
     assert f"{len(runs)} training runs in {len(results)} experiments" in opening
     assert "3 different seeds (0, 1, 2)" in opening
     spent = sum(run.training_seconds + run.sampling_seconds for run in runs.values())

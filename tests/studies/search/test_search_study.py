@@ -231,6 +231,14 @@ def test_an_unfinished_study_can_be_reported_at_any_moment(tmp_path):
     assert result.levels[0].runs[0].verdict != "unfinished" or len(result.levels[0].runs) == 2
 
 
+def test_a_budget_ends_a_search_and_its_record_says_so(tmp_path):
+    result = carried_out(tmp_path, "budget.images=1").result()
+    assert not result.finished
+    assert sum(len(level.runs) for level in result.levels) == 2  # one that is done, one that waits
+    assert {level.emm.status for level in result.levels} == {"unfinished"}
+    assert result.notes[0].startswith("unfinished: budget spent (")
+
+
 @pytest.mark.slow
 def test_several_seeds_are_searched_each_and_their_variation_is_in_the_interval(tmp_path):
     study = carried_out(

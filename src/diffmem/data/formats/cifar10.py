@@ -33,7 +33,6 @@ __all__ = [
     "Cifar",
     "load_dictionary",
     "read_cifar",
-    "read_cifar10",
 ]
 
 _MAX_ARCHIVE_BYTES = 512 * 2**20
@@ -88,11 +87,6 @@ CIFAR100 = Cifar(
     "meta",
     {"fine_labels": "fine_label_names", "coarse_labels": "coarse_label_names"},
 )
-
-
-def read_cifar10(path: Path, split: str) -> ImageSet:
-    """Read one split of CIFAR-10; see `read_cifar`."""
-    return read_cifar(path, split, CIFAR10)
 
 
 def read_cifar(path: Path, split: str, of: Cifar, labels_key: str | None = None) -> ImageSet:

@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple, Self, cast
 from diffmem.data.formats.guards import check_member_name, check_ratio
 from diffmem.errors import UserError
 
-__all__ = ["Member", "TarStream", "is_tar", "tar_name"]
+__all__ = ["Member", "TarStream", "is_tar"]
 
 BLOCK = 512
 _PLAIN, _FOLDER = (b"0", b"\0", b"7"), b"5"
@@ -38,11 +38,6 @@ class Member(NamedTuple):
     name: str
     offset: int
     size: int
-
-
-def tar_name(head: bytes) -> str:
-    """Return the name of a tar's first member as its header tells it; nothing where that has a long name."""
-    return _text(head[:100])
 
 
 def is_tar(head: bytes) -> bool:

@@ -7,8 +7,12 @@ exactly.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -16,11 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffmem.errors import DiffmemError, UserError
+from diffmem.files import atomic_path
 from diffmem.memorization.neighbours.index import NeighbourIndex
-from diffmem.memorization.neighbours.rows import UNIT, Rows, array_of, full_precision
+from diffmem.memorization.neighbours.rows import UNIT, Images, Rows, array_of, full_precision
 from diffmem.memorization.neighbours.search import PIECE_BYTES, Best
+from diffmem.memorization.neighbours.shards import kept, place_for, read_found, shards_of, taken_from
 from diffmem.memorization.neighbours.sketch import ceilings, projection_error
 from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.spread import Piece, Spread
 from diffmem.threads import dealt, even_parts
 
 __all__ = ["NearPairs", "pairs_within"]
@@ -64,6 +71,8 @@ def pairs_within(
 ) -> NearPairs:
     """Find all pairs of references at a Euclidean distance of at most `radius` over all pixel values, exactly.
 
+    Inside `spreading`, a large search without an index is done in pieces elsewhere, with the same result.
+
     Args:
         references: An `ImageSet`, or images (N, ...), uint8 or floating point, numpy (also memory-mapped) or torch.
         radius: The largest distance, 0 or more; for uint8 images in grey levels. One grey level in every value of a
@@ -78,15 +87,76 @@ def pairs_within(
     if not (np.isfinite(radius) and radius >= 0):
         raise UserError(f"radius = {radius} must be a finite number, 0 or more.")
     rows = Rows(array_of(references), "the references")
+    place = place_for(rows, rows) if index is None else None
+    if place is not None:
+        return _in_shards(rows, radius, place, array_of(references), progress)
     if index is None:
         index = NeighbourIndex.build(rows.images, directions=FEW)
     else:
         index.check(rows)
     with full_precision():
-        found = _Join(rows, radius, index).run(progress)
+        return _together(_Join(rows, radius, index).run(progress))
+
+
+def _together(found: list[_Found]) -> NearPairs:
     pairs, distances = (np.concatenate(column) for column in zip(*found, strict=True))
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
     return NearPairs(pairs[order], distances[order])
+
+
+def _in_shards(rows: Rows, radius: float, place: Spread, source: Images, progress: Progress) -> NearPairs:
+    """Find the pairs in pieces: one for every two shards, which finds those between them."""
+    shards, name = shards_of(rows, 2), uuid4().hex[:16]
+    known = kept(rows, source, place)
+    cells = list(combinations(range(len(shards)), 2)) or [(0, 0)]
+    files = [place.folder / f"found-{name}-{number}.npz" for number in range(len(cells))]
+    content = {"references": known, "radius": radius}
+    try:
+        place.run(
+            [
+                Piece(
+                    "diffmem.memorization.neighbours.near:pairs_piece",
+                    # What lies within a shard is found once: with the next shard, and of the last with the one before.
+                    {**content, "shards": [shards[one], shards[other]], "out": str(file), "within": [
+                        other == one + 1, one == other - 1 == len(shards) - 2]},
+                )
+                for (one, other), file in zip(cells, files, strict=True)
+            ],
+            progress,
+        )  # fmt: skip
+        found = []
+        for file in files:
+            pairs, distances = read_found(file)
+            found.append((pairs, distances))
+            if sum(map(len, (one for _, one in found))) > MOST_PAIRS:
+                raise _too_many(radius)
+        return _together([_NONE, *found])
+    finally:
+        for path in files:
+            path.unlink(missing_ok=True)
+
+
+def pairs_piece(content: dict[str, Any], progress: Progress, warn: Callable[[str], None]) -> None:
+    """Find the pairs between two shards, and within those that are asked for, and write them.
+
+    Raises:
+        UserError: There are too many.
+        DiffmemError: A file is missing, or holds something else than where the search was split.
+    """
+    images, ranges = taken_from(content["references"]), content["shards"]
+    (start, stop), (first, last) = ranges
+    single = start == first
+    positions = np.arange(start, stop) if single else np.concatenate([np.arange(*one) for one in ranges])
+    near = single or stop == first
+    rows = images[start:last] if near else np.concatenate([images[start:stop], images[first:last]])
+    found = pairs_within(rows, content["radius"], progress=progress)
+    pairs = positions[found.pairs]
+    keep = np.ones(len(pairs), bool)
+    for (start, stop), within in zip(ranges, content["within"], strict=True):
+        if not (single or within):
+            keep &= ~((pairs >= start) & (pairs < stop)).all(axis=1)
+    with atomic_path(Path(content["out"])) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, pairs=pairs[keep], distances=found.distances[keep])
 
 
 class _Join:
@@ -143,8 +213,12 @@ class _Join:
         inside = distances <= self.radius
         self.total += int(inside.sum())
         if self.total > MOST_PAIRS:
-            raise UserError(
-                f"More than {MOST_PAIRS:,} pairs lie within radius {self.radius:g}, which is the limit that keeps their"
-                " memory below 0.3 GB; choose a smaller radius, or leave out exact copies first."
-            )
+            raise _too_many(self.radius)
         return pairs.numpy()[inside], distances[inside]
+
+
+def _too_many(radius: float) -> UserError:
+    return UserError(
+        f"More than {MOST_PAIRS:,} pairs lie within radius {radius:g}, which is the limit that keeps their"
+        " memory below 0.3 GB; choose a smaller radius, or leave out exact copies first."
+    )

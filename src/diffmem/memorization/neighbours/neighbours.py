@@ -12,16 +12,12 @@ from numpy.typing import NDArray
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
 from diffmem.files import atomic_path
-from diffmem.memorization.neighbours.cascade import indexed_search
-from diffmem.memorization.neighbours.dense import full_search
 from diffmem.memorization.neighbours.index import NeighbourIndex
 from diffmem.memorization.neighbours.rows import Images, Metric, rows_of
+from diffmem.memorization.neighbours.shards import place_for, search_here, search_in_shards
 from diffmem.progress import NO_PROGRESS, Progress
 
 __all__ = ["Neighbours", "nearest_neighbours"]
-
-CPU_BLOCK_BYTES = 76 << 20  # measured: larger blocks are not faster
-CUDA_BLOCK_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +116,8 @@ def nearest_neighbours(
     square roots of integers computed without error; floating-point images are compared in float64. Equal
     distances are in order of index.
 
+    Inside `spreading`, a large search without an index is done in pieces elsewhere, with the same result.
+
     Processes that run together call it together, with the same images. Each searches for its share of the queries; all
     get the whole result.
 
@@ -138,7 +136,7 @@ def nearest_neighbours(
     Raises:
         UserError: k is not in 1..N, the shapes differ, the type is neither uint8 nor floating point, a
             value is not finite, a row to be compared by its angle is all zeros, or the index is of other references.
-        DiffmemError: Another process ended.
+        DiffmemError: Another process ended, or a piece failed elsewhere.
     """
     asked, known = rows_of(queries, "the queries", metric), rows_of(references, "the references", metric)
     if asked.shape != known.shape:
@@ -152,21 +150,20 @@ def nearest_neighbours(
             f"choose k in 1..{len(known)}."
         )
     target = known.images.device if device is None else torch.device(device)
-    if block_bytes is None:
-        block_bytes = CPU_BLOCK_BYTES if target.type == "cpu" else CUDA_BLOCK_BYTES
-    if block_bytes < 1:
+    if block_bytes is not None and block_bytes < 1:
         raise UserError(f"block_bytes = {block_bytes} must be positive.")
     if index is not None:
         index.check(known)
+    place = place_for(asked, known) if index is None else None
+    if place is not None:
+        squares, indices = search_in_shards(asked, known, k, place, references, progress)
+        return Neighbours(squares / 2 if metric == "cosine" else np.sqrt(squares), indices)
     here = world()
     first, last = (len(asked) * at // here.size for at in (here.rank, here.rank + 1))
     found = None  # with fewer queries than processes, some have none
     if last > first or here.is_main:
         share = asked if here.size == 1 else asked.part(first, last)
-        if target.type == "cpu":
-            found = indexed_search(share, known, k, index, block_bytes, progress)
-        else:
-            found = full_search(share, known, k, target, block_bytes, progress)
+        found = search_here(share, known, k, index, target, block_bytes, progress)
     parts = [part for part in here.gather(found) if part is not None]
     squares, indices = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Neighbours(squares / 2 if metric == "cosine" else np.sqrt(squares), indices)

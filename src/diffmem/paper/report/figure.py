@@ -11,26 +11,21 @@ from typing import TYPE_CHECKING, Any
 from diffmem.errors import UserError
 from diffmem.paper.records import ExperimentResult
 from diffmem.paper.report.draw import (
-    draw_curves,
-    draw_line,
-    draw_nulls,
-    draw_points,
     group_text,
     mask_axis,
     panel_text,
-    shifted,
     slot_text,
 )
 from diffmem.paper.report.match import (
     Slot,
-    experiment_runs,
     paper_gaps,
     paper_points,
     published_at,
     size_pairs,
     slots_of,
 )
-from diffmem.paper.report.series import Series, null_points, positions_of, series_of
+from diffmem.paper.report.series import null_points, positions_of, series_of
+from diffmem.reports.curves import Series, draw_curves, draw_line, draw_nulls, draw_points, shifted
 from diffmem.reports.figures import draw_target_rate, means
 from diffmem.reports.level_axis import CHARACTER, level_axis, numbers_of
 from diffmem.reports.style import (
@@ -72,7 +67,7 @@ def experiment_figure(result: ExperimentResult) -> Figure:
     Raises:
         UserError: There are no runs, or, in the form 'epochs', none was evaluated after training began.
     """
-    runs = experiment_runs(result)
+    runs = result.runs
     if not runs:
         raise UserError(f"The experiment {result.name!r} has no finished runs, so there is nothing to draw.")
     if result.form == "epochs" and not any(one.epoch > 0 for run in runs for one in run.evaluations):
@@ -293,7 +288,7 @@ def _legend_entries(
         )
         for one in series
     ]
-    if any(run.null is not None for run in experiment_runs(result)):
+    if any(run.null is not None for run in result.runs):
         style: dict[str, Any] = {"color": COLOURS["grey"], "marker": "s", "markersize": 3.2}
         entries.append(Line2D([], [], **style, linestyle=":" if joined else "", label=NULL_LABEL))
     return entries

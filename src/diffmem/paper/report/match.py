@@ -8,13 +8,10 @@ from itertools import pairwise
 
 from diffmem.paper.records import ExperimentResult, LevelRecord
 from diffmem.reports.level_axis import mask_of, numbers_of
-from diffmem.runs.records import RunRecord
 
 __all__ = [
     "SizePair",
     "Slot",
-    "experiment_runs",
-    "level_sizes",
     "mask_group",
     "paper_gaps",
     "paper_points",
@@ -48,21 +45,6 @@ class SizePair:
 
     ours: int | None
     paper: float | None
-
-
-def experiment_runs(result: ExperimentResult) -> list[RunRecord]:
-    """Return every run of every level."""
-    return [run for level in result.levels for run in level.study.runs]
-
-
-def level_sizes(result: ExperimentResult) -> list[tuple[LevelRecord, int, list[RunRecord]]]:
-    """Return each level and size with its runs (one per seed), in the order of levels, sizes ascending."""
-    found = []
-    for level in result.levels:
-        for size in sorted({run.size for run in level.study.runs}):
-            runs = sorted((run for run in level.study.runs if run.size == size), key=lambda run: run.seed)
-            found.append((level, size, runs))
-    return found
 
 
 def paper_points(result: ExperimentResult, paper_name: str) -> list[tuple[float, float]]:
@@ -106,7 +88,7 @@ def published_at(result: ExperimentResult, paper_name: str, size: float) -> list
 
 def size_pairs(result: ExperimentResult) -> list[SizePair]:
     """Return the sizes that were run, each with the paper's that it stands for, then those of the paper alone."""
-    ours = sorted({run.size for run in experiment_runs(result)})
+    ours = sorted({run.size for run in result.runs})
     left = sorted({x for curve in result.published for x in curve.x})
     pairs = []
     for size in ours:

@@ -9,24 +9,20 @@ from typing import TYPE_CHECKING
 from diffmem.memorization.examples import Example
 from diffmem.paper.records import ExperimentResult
 from diffmem.paper.report.figure import experiment_figure, figure_text
-from diffmem.paper.report.match import experiment_runs, level_sizes
 from diffmem.paper.report.text import (
     experiment_rows,
     lead,
-    level_text,
-    method_text,
     paper_heading,
     verdict_text,
 )
 from diffmem.reports.folder import ReportPaths, gallery_pictures, numbers_bytes, write_pages
 from diffmem.reports.html import gallery_uris, png_bytes, render_page, svg_uri
-from diffmem.reports.text import shared_texts, target_text, threshold_text
-from diffmem.studies.report.text import warnings_of
+from diffmem.studies.report.levels_page import page_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["experiment_warnings", "render_experiment", "write_experiment"]
+__all__ = ["render_experiment", "write_experiment"]
 
 
 def write_experiment(result: ExperimentResult, examples: Sequence[Example], folder: Path) -> ReportPaths:
@@ -57,49 +53,22 @@ def render_experiment(result: ExperimentResult, examples: Sequence[Example] = ()
     return _page(result, examples, experiment_figure(result) if _drawable(result) else None)
 
 
-def experiment_warnings(result: ExperimentResult) -> list[str]:
-    """Return what to know before using the numbers, of all levels, each once; a level is named where they differ."""
-    warnings = (
-        (level_text(level.name), warning)
-        for level in result.levels
-        for warning in warnings_of(level.study)
-        if warning not in result.notes
-    )
-    return shared_texts(warnings, len(result.levels))
-
-
 def _drawable(result: ExperimentResult) -> bool:
-    runs = experiment_runs(result)
+    runs = result.runs
     if result.form == "epochs":
         return any(one.epoch > 0 for run in runs for one in run.evaluations)
     return bool(runs)
 
 
 def _page(result: ExperimentResult, examples: Sequence[Example], figure: Figure | None) -> str:
-    studies = [level.study for level in result.levels]
-    rows = experiment_rows(result)
+    galleries = gallery_uris(examples, gallery_pictures(examples).values())
     return render_page(
         "experiment.html",
         package=__package__,
-        result=result,
         lead=lead(result),
         paper_heading=paper_heading(result),
         verdicts=[(claim, verdict_text(result, claim)) for claim in result.claims],
-        warnings=experiment_warnings(result),
         image=None if figure is None else svg_uri(figure),
         alt="" if figure is None else figure_text(result),
-        rows=rows,
-        several_seeds=any(row.seeds > 1 for row in rows),
-        seeds=len({run.seed for run in experiment_runs(result)}),
-        threshold=" or ".join(dict.fromkeys(threshold_text(study.threshold) for study in studies)),
-        target=" or ".join(dict.fromkeys(target_text(study.epsilon) for study in studies)),
-        galleries=gallery_uris(examples, gallery_pictures(examples).values()),
-        method=method_text(result),
-        runs=[(level_text(level.name), run) for level, _, runs in level_sizes(result) for run in runs],
-        thresholds=list(
-            dict.fromkeys(name for run in experiment_runs(result) for name in run.peak.at_thresholds)
-        ),
-        frechet=next(
-            (run.peak.frechet_of for run in experiment_runs(result) if run.peak.frechet_of is not None), None
-        ),
+        **page_values(result, experiment_rows(result), galleries),
     )

@@ -7,20 +7,16 @@ from collections.abc import Mapping, Sequence
 
 from diffmem.errors import UserError
 from diffmem.paper.records import ExperimentResult
-from diffmem.paper.report.match import experiment_runs
-from diffmem.paper.report.page import experiment_warnings
 from diffmem.paper.report.text import (
     SCALE_WORDS,
-    data_text,
     emm_rows,
     experiment_rows,
-    method_text,
     paper_heading,
     several_sizes,
     verdict_text,
-    versions_text,
 )
 from diffmem.reports.text import sentence, size_text, threshold_text
+from diffmem.studies.report.levels import data_text, levels_warnings, method_text, versions_text
 from diffmem.text import count_text, duration_text
 
 __all__ = ["markdown_table", "results_page"]
@@ -100,7 +96,7 @@ def _inline(text: str) -> str:
 def _opening(results: Sequence[ExperimentResult], command: str) -> str:
     studies = [level.study for result in results for level in result.levels]
     # Experiments share runs.
-    runs = list({run.run_id: run for result in results for run in experiment_runs(result)}.values())
+    runs = list({run.run_id: run for result in results for run in result.runs}.values())
     spent = sum(run.training_seconds + run.sampling_seconds for run in runs)
     seeds = sorted({run.seed for run in runs})
     samples = sorted({one.memorized.total for run in runs for one in run.evaluations})
@@ -205,7 +201,7 @@ def _section(result: ExperimentResult, picture: str | None) -> list[str]:
                 left=2,
             )
         )
-    notes = [*result.notes, *experiment_warnings(result)]
+    notes = [*result.notes, *levels_warnings(result)]
     if notes:
         parts.append("Notes:")
         parts.append("\n".join(f"- {_inline(sentence(note))}" for note in notes))

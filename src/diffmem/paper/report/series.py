@@ -3,73 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 from diffmem.memorization.rates import Rate
 from diffmem.paper.records import ExperimentResult, LevelRecord
 from diffmem.paper.report.match import (
     Slot,
-    experiment_runs,
     paper_gaps,
     paper_points,
     published_at,
     size_pairs,
 )
+from diffmem.reports.curves import Look, Series, looks
 from diffmem.reports.level_axis import numbers_of
-from diffmem.reports.style import COLOURS, Colour, ordered_colours
 from diffmem.reports.text import size_text
 from diffmem.runs.records import RunRecord
 
-__all__ = ["Look", "Series", "looks", "null_points", "positions_of", "series_of"]
-
-_COLOURS = ("blue", "vermillion", "green", "orange", "purple", "sky", "black")
-_MARKERS = "osD^v<>"
-
-
-@dataclass(frozen=True)
-class Look:
-    """Colour and marker of a curve."""
-
-    colour: Colour
-    marker: str
-
-    @property
-    def style(self) -> dict[str, Any]:
-        """Both, with a white edge of the marker, for matplotlib."""
-        edge = {"markeredgecolor": "white", "markeredgewidth": 0.6}
-        return {"color": self.colour, "marker": self.marker, **edge}
-
-
-@dataclass(frozen=True)
-class Series:
-    """One entry of the legend.
-
-    Attributes:
-        label: Its name in the legend.
-        look: The same in both panels.
-        ours: The runs' points (x, rate): one point per run, or a curve per run over epochs.
-        paper: The paper's known points (x, percent).
-        gaps: Where the paper has a point that is not known, or a category begins: no line runs across.
-        breaks: Where a category begins among the runs.
-    """
-
-    label: str
-    look: Look
-    ours: list[list[tuple[float, Rate]]] = field(default_factory=list)
-    paper: list[tuple[float, float]] = field(default_factory=list)
-    gaps: list[float] = field(default_factory=list)
-    breaks: list[float] = field(default_factory=list)
-
-
-def looks(count: int) -> list[Look]:
-    """Return `count` looks that differ in colour and in marker; above seven the colours are a ramp."""
-    if count <= len(_COLOURS):
-        return [Look(COLOURS[name], mark) for name, mark in zip(_COLOURS, _MARKERS, strict=True)][:count]
-    return [
-        Look(colour, _MARKERS[index % len(_MARKERS)]) for index, colour in enumerate(ordered_colours(count))
-    ]
+__all__ = ["null_points", "positions_of", "series_of"]
 
 
 def positions_of(slots: Sequence[Slot], *, paper: bool) -> tuple[list[float], bool]:
@@ -168,7 +118,7 @@ def _by_size(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
 
 def _by_epoch(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
     names = list(dict.fromkeys(slot.paper_name for slot in slots))
-    sizes = sorted({run.size for run in experiment_runs(result)})
+    sizes = sorted({run.size for run in result.runs})
     several_levels, several_sizes = len(names) > 1, len(sizes) > 1
     by_level, by_size = looks(len(names)), looks(len(sizes))
     found = []
@@ -214,6 +164,6 @@ def null_points(result: ExperimentResult, slots: Sequence[Slot]) -> list[tuple[f
         ]
     return [
         (float(run.size) if result.form == "size" else run.last.epoch, run.null)
-        for run in experiment_runs(result)
+        for run in result.runs
         if run.null is not None and (result.form == "size" or run.last.epoch > 0)
     ]

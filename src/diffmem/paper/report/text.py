@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diffmem.memorization.rates import Rate
 from diffmem.paper.records import ClaimRecord, ExperimentResult, LevelRecord
-from diffmem.paper.report.match import level_sizes, paper_points, published_at
-from diffmem.reports.level_axis import mask_of
+from diffmem.paper.report.match import paper_points, published_at
 from diffmem.reports.tables import text_table
-from diffmem.reports.text import rate_text, sentence, shared_texts, size_text
-from diffmem.studies.records import StudyResult
+from diffmem.reports.text import sentence, size_text
+from diffmem.studies.report.levels import LevelRow, data_text, level_rows, level_sizes, level_text
 from diffmem.studies.report.text import emm_text
 from diffmem.text import percent
 
@@ -23,19 +20,14 @@ __all__ = [
     "SCALE_WORDS",
     "UNKNOWN",
     "ExperimentRow",
-    "data_text",
     "emm_rows",
     "experiment_rows",
     "experiment_table",
     "lead",
-    "level_text",
-    "method_text",
     "paper_heading",
     "paper_text",
-    "rates_text",
     "several_sizes",
     "verdict_text",
-    "versions_text",
 ]
 
 UNKNOWN = "unknown"
@@ -62,21 +54,6 @@ def verdict_text(result: ExperimentResult, claim: ClaimRecord) -> str:
     return f"{opening}: {numbers}" if numbers else f"{opening}."
 
 
-def level_text(name: str) -> str:
-    """Return a level's name for a table; a mask '1,0,0' becomes '100'."""
-    mask = mask_of(name)
-    return name if mask is None else "".join("1" if on else "0" for on in mask)
-
-
-def rates_text(rates: Sequence[Rate]) -> str:
-    """Return one rate with its interval; of several seeds their mean and the span of all their intervals."""
-    if len(rates) == 1:
-        return rate_text(rates[0])
-    mean = sum(rate.value for rate in rates) / len(rates)
-    low, high = min(rate.low for rate in rates), max(rate.high for rate in rates)
-    return f"{percent(mean)} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
 def paper_text(result: ExperimentResult, level: LevelRecord, size: int) -> str:
     """Return the paper's number that stands beside one level and size, or 'unknown'.
 
@@ -101,83 +78,26 @@ def paper_heading(result: ExperimentResult) -> str:
     return "paper (at epoch)" if result.form == "epochs" else "paper (at its N)"
 
 
-def data_text(result: ExperimentResult) -> str:
-    """Return the data in words: of all levels if they share it, else the first and how many others there are."""
-    found = list(dict.fromkeys(level.study.data for level in result.levels))
-    if len(found) <= 1:
-        return "".join(found)
-    return f"{found[0].rstrip('.')} (and {len(found) - 1} more, one per level: see below)"
-
-
 def lead(result: ExperimentResult) -> str:
     """Return the first lines of a page: the scale and the data set used."""
     data = data_text(result)
     return SCALE_WORDS[result.scale] + (f" Data: {sentence(data, capital=False)}" if data else "")
 
 
-def method_text(result: ExperimentResult) -> list[tuple[str, list[str]]]:
-    """Return how the experiment was made: (heading, lines); a line per level only where levels differ."""
-
-    headings = {
-        "Data": "data",
-        "Model": "model",
-        "Training": "training",
-        "Sampling": "sampling",
-        "Measuring protocol": "protocol",
-    }
-    found = []
-    for heading, name in headings.items():
-        texts = [(level_text(level.name), getattr(level.study, name)) for level in result.levels]
-        found.append((heading, shared_texts(texts, len(texts))))
-    found.append(("Versions", versions_text([level.study for level in result.levels])))
-    return [(heading, lines) for heading, lines in found if lines]
-
-
-def versions_text(studies: Sequence[StudyResult]) -> list[str]:
-    """Return each set of versions that the studies used, once."""
-    return list(
-        dict.fromkeys(", ".join(f"{name} {one}" for name, one in study.versions.items()) for study in studies)
-    )
-
-
 @dataclass(frozen=True)
-class ExperimentRow:
-    """One level at one size, each of its numbers as it is shown.
+class ExperimentRow(LevelRow):
+    """One level at one size, with the paper's number."""
 
-    Rates have their 95% interval; of several seeds they are the mean and the span of all their intervals.
-    """
-
-    level: str
-    first: bool  # of its level
-    emm: str  # of its level
-    size: int
-    seeds: int
-    peak: str
-    last: str
-    null: str
     paper: str
 
 
 def experiment_rows(result: ExperimentResult) -> list[ExperimentRow]:
     """Return one row per level and size, in the order of levels, sizes ascending."""
-    rows = []
-    for level, size, runs in level_sizes(result):
-        nulls = [run.null for run in runs if run.null is not None]
-        sizes = [run.size for run in level.study.runs]
-        rows.append(
-            ExperimentRow(
-                level=level_text(level.name),
-                first=size == min(sizes),
-                emm=emm_text(level.study.emm, sizes),
-                size=size,
-                seeds=len(runs),
-                peak=rates_text([run.peak.memorized for run in runs]),
-                last=rates_text([run.last.memorized for run in runs]),
-                null=rates_text(nulls) if nulls else "none held out",
-                paper=paper_text(result, level, size),
-            )
-        )
-    return rows
+    levels = {level_text(level.name): level for level in result.levels}
+    return [
+        ExperimentRow(**vars(row), paper=paper_text(result, levels[row.level], row.size))
+        for row in level_rows(result)
+    ]
 
 
 def emm_rows(result: ExperimentResult) -> list[tuple[str, str, str]]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diffmem.errors import UserError
-from diffmem.memorization.rates import Rate
-from diffmem.reports.figures import draw_band, draw_intervals, draw_target_rate, means, name_ends
+from diffmem.reports.curves import Series, draw_nulls, draw_points, legend_above, looks
+from diffmem.reports.figures import draw_band, draw_target_rate, means, name_ends
 from diffmem.reports.style import (
     COLOURS,
     FONT_SIZE,
-    SMALL_FONT_SIZE,
     Colour,
     dress,
     epoch_axis,
@@ -54,39 +52,23 @@ def rmem_against_size(result: StudyResult) -> Figure:
     percent_axis(axes)
     size_axis(axes, [run.size for run in runs])
 
-    nulls = [(run.size, run.null) for run in runs if run.null is not None]
+    nulls = [(float(run.size), run.null) for run in runs if run.null is not None]
     if nulls:
-        _curve(
-            axes,
-            nulls,
-            "null rate (held-out images)",
-            color=COLOURS["grey"],
-            marker="s",
-            markersize=4,
-            linestyle=":",
-        )
-    last = [(run.size, run.last.memorized) for run in runs]
-    peak = [(run.size, run.peak.memorized) for run in runs]
+        draw_nulls(axes, nulls, joined=True, label="null rate (held-out images)")
+    last = [(float(run.size), run.last.memorized) for run in runs]
+    peak = [(float(run.size), run.peak.memorized) for run in runs]
     if any(a.value != b.value for (_, a), (_, b) in zip(peak, last, strict=True)):
-        _curve(
-            axes, last, "end of training", color=COLOURS["sky"], marker="o", markersize=5, markerfacecolor="white",
-            linestyle="--",
+        sizes, shares = zip(*means(last), strict=True)
+        axes.plot(
+            sizes, shares, color=COLOURS["sky"], marker="o", markersize=5, markerfacecolor="white", linestyle="--",
+            label="end of training",
         )  # fmt: skip
-    _curve(
-        axes,
-        peak,
-        "peak over training, 95% interval",
-        bars=True,
-        color=COLOURS["blue"],
-        marker="o",
-        markersize=6,
-    )
+    label = "peak over training, 95% interval"
+    draw_points(axes, Series(label, looks(1)[0], [peak]), axes.transData, joined=True)
 
     draw_target_rate(axes, result.epsilon)
     _draw_emm(axes, result)
-    figure.legend(
-        loc="outside upper left", ncols=3, frameon=False, fontsize=SMALL_FONT_SIZE, handlelength=2.2
-    )
+    legend_above(figure, axes)
     return figure
 
 
@@ -94,22 +76,6 @@ def _runs_of(result: StudyResult) -> list[RunRecord]:
     if not result.runs:
         raise UserError(f"The study {result.title!r} has no finished runs, so there is nothing to draw.")
     return ascending(result)
-
-
-def _curve(
-    axes: Axes, points: Sequence[tuple[int, Rate]], label: str, *, bars: bool = False, **style: Any
-) -> None:
-    """Draw a line through the means, and each point where a size has several; `bars`: with intervals."""
-    style = {"linewidth": 1.6, "zorder": 3} | style
-    mean = means(points)
-    several = len(points) > len(mean)
-    line = style | {"marker": ""} if several else style
-    axes.plot([size for size, _ in mean], [percent for _, percent in mean], label=label, **line)
-    if several:
-        sizes, shares = [size for size, _ in points], [100 * rate.value for _, rate in points]
-        axes.plot(sizes, shares, **style | {"linestyle": ""})
-    if bars:
-        draw_intervals(axes, points, style["color"], capsize=3, zorder=4)
 
 
 def _draw_emm(axes: Axes, result: StudyResult) -> None:

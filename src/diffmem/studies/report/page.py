@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from diffmem.memorization.examples import Example
-from diffmem.reports.folder import Picture, ReportPaths, gallery_pictures, numbers_bytes, write_pages
-from diffmem.reports.html import gallery_uris, png_bytes, render_page, svg_uri
+from diffmem.reports.folder import Picture, ReportPaths, gallery_pictures, write_drawn
+from diffmem.reports.html import gallery_uris, render_page, svg_uri
 from diffmem.reports.text import size_text, target_text, threshold_text
 from diffmem.runs.records import Evaluation, RunRecord
 from diffmem.studies.records import StudyResult
@@ -35,12 +35,7 @@ def write_report(result: StudyResult, examples: Sequence[Example], out_dir: Path
     Raises:
         DiffmemError: A file cannot be written, or the result holds a number that JSON cannot (NaN, infinity).
     """
-    numbers = numbers_bytes(result)
-    pictures, galleries = _pictures(result), gallery_pictures(examples)
-    # Before the pictures are saved: drawing a figure again moves its layout by a hair, and the page must not depend on it.
-    html = _page(result, pictures, gallery_uris(examples, galleries.values()))
-    shown = {picture.name: png_bytes(picture.figure) for picture in pictures}
-    return write_pages(out_dir, shown | galleries, html, "report.json", numbers)
+    return write_drawn(out_dir, result, examples, _pictures, _page)
 
 
 def render_report(result: StudyResult, examples: Sequence[Example] = ()) -> str:
@@ -105,8 +100,8 @@ def _pictures(result: StudyResult) -> list[Picture]:
     return found
 
 
-def write_study(study: Study, result: StudyResult, folder: Path | None = None) -> ReportPaths:
-    """Write the report of a study into its folder, or another one.
+def write_study(study: Study, result: StudyResult) -> ReportPaths:
+    """Write the report of a study into its folder.
 
     Args:
         study: Has the images.
@@ -118,4 +113,4 @@ def write_study(study: Study, result: StudyResult, folder: Path | None = None) -
     by_rate = sorted(result.runs, key=lambda run: run.peak.memorized.value)
     shown = [("Most memorized", by_rate[-1]), ("Least memorized", by_rate[0])][: len(by_rate)]
     examples = [study.example(run.run_id).titled(title) for title, run in shown]
-    return write_report(result, examples, folder or study.folder)
+    return write_report(result, examples, study.folder)

@@ -83,7 +83,7 @@ def headline(result: StudyResult) -> str:
             f"{f'; the crossings lie within {ends} training images' if ends else ''}."
         ),
         "unfinished": (
-            "The search for EMM is still running:"
+            "Not all trainings are finished:"
             f" {f'so far it is {ends} training images' if ends else 'no training has decided anything yet'}."
         ),
         "estimated": (

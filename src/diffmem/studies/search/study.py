@@ -16,8 +16,8 @@ from diffmem.memorization import RatioRule, protocol_id
 from diffmem.memorization.examples import Example
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.distribution import Distribution, open_distribution
-from diffmem.runs.recipe import StudyRecipe
-from diffmem.studies.driver import Work, drive, seconds_spent
+from diffmem.runs.recipe import BudgetConfig, StudyRecipe
+from diffmem.studies.driver import UNFINISHED, Work, budget_state, drive, seconds_spent
 from diffmem.studies.folder import write_study_folder
 from diffmem.studies.search.choice import Outcome
 from diffmem.studies.search.cost import GridCost, grid_of_equal_precision
@@ -130,6 +130,20 @@ class SearchStudy:
             done += 1.0 if one.finished else min(0.9, sizes / 5)
         return done, float(len(self._followed))
 
+    @property
+    def budget(self) -> BudgetConfig | None:
+        """What the study may spend."""
+        return self.recipe.budget
+
+    def spent(self, shares: Mapping[Work, float]) -> float:
+        """Return what was trained and sampled, in images trained, from the records of the runs; see `Plan`."""
+        units = 0.0
+        for name, searches in self.searches().items():
+            for item in (item for search in searches for item in search.items):
+                record = self.size_record(item)
+                units += record.images_trained + record.images_sampled * self.levels[name].sampling.image_cost
+        return units
+
     def _work(self, item: Item) -> Work:
         if item not in self._works:
             self._works[item] = Work(
@@ -178,6 +192,8 @@ class SearchStudy:
         log = [entry for name in self.levels for entry in decision_log(searches[name], records)]
         first = next(iter(self.levels.values()))
         finished = all(level.finished for level in levels)
+        spent, text = budget_state(self)
+        notes = [] if recipe.search.futility is None else [_FUTILITY_NOTE]
         return SearchResult(
             title=recipe.title,
             factor=recipe.factor,
@@ -196,7 +212,7 @@ class SearchStudy:
             cost=_sum_of([level.cost for level in levels]),
             seconds=seconds_spent(self.folder),
             versions=versions(device),
-            notes=[] if recipe.search.futility is None else [_FUTILITY_NOTE],
+            notes=[*notes, *([f"{UNFINISHED} ({text})"] if spent and not finished else [])],
         )
 
     def _level_record(self, name: str, searches: list[Search]) -> LevelRecord:

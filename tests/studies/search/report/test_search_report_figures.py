@@ -23,10 +23,10 @@ from reports_search import (
 )
 
 from diffmem.errors import UserError
+from diffmem.reports.level_rows import short_names
 from diffmem.studies.records import EmmRecord
 from diffmem.studies.search.report.curves import curves_figure, curves_text
 from diffmem.studies.search.report.figure import cost_figure, emm_by_level_figure
-from diffmem.studies.search.report.panels import short_names
 from diffmem.studies.search.report.surface import surface_figure, surface_text
 
 FIGURES = [emm_by_level_figure, cost_figure, surface_figure, curves_figure]

@@ -62,9 +62,9 @@ def test_every_level_has_its_emm_its_paper_value_its_runs_and_its_cost():
 
 def test_an_unfinished_search_says_so():
     text = " ".join(shown(search_table(unfinished_search())).split())
-    assert "The search is still running." in text
+    assert "The search is not finished." in text
     assert "unfinished, 64 to 320 so far" in text
-    assert "still running" not in shown(search_table(make_search()))
+    assert "not finished" not in shown(search_table(make_search()))
 
 
 def test_the_runs_in_work_come_first_with_what_they_do():

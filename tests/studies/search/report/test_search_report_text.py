@@ -52,7 +52,7 @@ def test_an_emm_without_a_single_number_says_what_is_known(emm, words):
 
 def test_the_headline_of_a_study_says_that_the_search_goes_on():
     words = headline(make_result(emm=EmmRecord(status="unfinished", low=64)))
-    assert words == "The search for EMM is still running: so far it is at least 64 training images."
+    assert words == "Not all trainings are finished: so far it is at least 64 training images."
     words = headline(make_result(emm=EmmRecord(status="unfinished")))
     assert "no training has decided anything yet" in words
 
@@ -83,9 +83,9 @@ def test_an_unfinished_level_says_what_is_known_so_far():
     answers = answers_of(unfinished_search())
     assert (
         answers["6x6"]
-        == "EMM is not known yet, the search is running: so far it is 64 to 320 training images."
+        == "EMM is not known yet, the search is not finished: so far it is 64 to 320 training images."
     )
-    assert answers["4x4"] == "EMM is not known yet, the search is running: no size is decided so far."
+    assert answers["4x4"] == "EMM is not known yet, the search is not finished: no size is decided so far."
     assert answers["2x2"] == "EMM is not known yet: no training has started."
 
 
@@ -118,7 +118,7 @@ def test_the_lead_of_a_single_level_is_its_answer():
 
 
 def test_the_lead_of_an_unfinished_search_says_so():
-    assert "The search is still running." in lead(unfinished_search())
+    assert "The search is not finished." in lead(unfinished_search())
     assert "running" not in lead(make_search())
 
 

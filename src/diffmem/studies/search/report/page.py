@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffmem.memorization.examples import Example
-from diffmem.reports.folder import Picture, ReportPaths, gallery_pictures, numbers_bytes, write_pages
+from diffmem.reports.folder import Picture, ReportPaths, gallery_pictures, write_drawn
 from diffmem.reports.html import embedded_png, gallery_uris, png_bytes, render_page, svg_uri
 from diffmem.reports.text import sentence, size_text, target_text
 from diffmem.studies.search.levels import Item
@@ -60,12 +60,7 @@ def write_search_report(result: SearchResult, examples: Sequence[Example], out_d
     Raises:
         DiffmemError: A file cannot be written, or the result holds a number that JSON cannot (NaN, infinity).
     """
-    numbers = numbers_bytes(result)
-    pictures, galleries = _pictures(result), gallery_pictures(examples, _GALLERY_DPI)
-    # Before the pictures are saved: drawing a figure again moves its layout by a hair, and the page must not depend on it.
-    html = _page(result, pictures, gallery_uris(examples, galleries.values()))
-    shown = {picture.name: png_bytes(picture.figure) for picture in pictures}
-    return write_pages(out_dir, shown | galleries, html, "report.json", numbers)
+    return write_drawn(out_dir, result, examples, _pictures, _page, _GALLERY_DPI)
 
 
 def render_search_report(result: SearchResult, examples: Sequence[Example] = ()) -> str:

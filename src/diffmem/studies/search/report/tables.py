@@ -26,7 +26,7 @@ def search_table(result: SearchResult) -> Table:
 
     caption = f"EMM at {target_text(result.epsilon)}; {cost_text(result)}"
     table = text_table(
-        result.title, caption + ("" if result.finished else " The search is still running."), narrow=True
+        result.title, caption + ("" if result.finished else " The search is not finished."), narrow=True
     )
     table.add_column(Text(result.factor), max_width=28, overflow="fold")
     for name in ("EMM [95%]" if result.confidence == 0.95 else "EMM", "paper", "runs", "of the grid's\ncost"):

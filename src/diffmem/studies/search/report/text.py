@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from diffmem.reports.level_axis import numbers_of
 from diffmem.reports.text import large_text, sentence, shared_texts, size_text, target_text, threshold_text
 from diffmem.studies.emm import ONE_RUN_PER_SIZE
+from diffmem.studies.report.levels import numeric
 from diffmem.studies.report.text import NULL_RATE_WORTH_A_WARNING, emm_text, ends_text
 from diffmem.studies.search.records import CostRecord, LevelRecord, PointRecord, SearchResult, SizeRecord
 from diffmem.text import count_text, percent
@@ -45,8 +45,7 @@ def level_label(name: str, result: SearchResult) -> str:
 
 
 def _numeric(result: SearchResult) -> bool:
-    """Whether all levels are bare numbers."""
-    return all(level.name[:1] in "-+.0123456789" and numbers_of([level.name]) for level in result.levels)
+    return numeric([level.name for level in result.levels])
 
 
 def _status(level: LevelRecord) -> str:
@@ -81,7 +80,7 @@ def level_answer(level: LevelRecord, result: SearchResult) -> str:
             f"{f'; this happens within {ends} training images' if ends else ''}."
         ),
         "unfinished": (
-            "EMM is not known yet, the search is running:"
+            "EMM is not known yet, the search is not finished:"
             f" {f'so far it is {ends} training images' if ends else 'no size is decided so far'}."
         ),
         "no runs": "EMM is not known yet: no training has started.",
@@ -132,7 +131,7 @@ def lead(result: SearchResult) -> str:
         ]
         found.append(f"{'Besides, ' if known else ''}{', '.join(kinds)}.")
     if not result.finished:
-        found.append("The search is still running.")
+        found.append("The search is not finished.")
     return " ".join([*found, what])
 
 
