@@ -157,7 +157,7 @@ def find_emm(
         out: Folder of the study: its runs, data and report.
         device: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
         settings: Further parts of a search's recipe, as values or configs: model, training, sampling, measure, search, seeds,
-            factor, title, executor, and data but for its source; see `SearchRecipe`.
+            factor, title, executor, budget, and data but for its source; see `SearchRecipe`.
 
     Raises:
         UserError: A setting is wrong, or the data do not fit.
