@@ -36,3 +36,28 @@ def test_the_record_holds_what_decides_and_reads_back():
 def test_an_audit_of_one_model_does_not_pass_for_this_record():
     with pytest.raises((UserError, ValueError)):
         SeveralResult.model_validate(CLEAN.model_dump())
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "sentence"),
+    [
+        ("nn", "In none of 2 models copies are found."),
+        ("nc", "In none of 2 models copies are found; of 1 of them it cannot be told."),
+        ("ff", "In the order given, copies are found first in a."),
+        (
+            "nncfn",
+            "In the order given, copies are found first in d; the last before it in which none are found is b; of 1 before it that cannot"
+            " be told.",
+        ),
+    ],
+)
+def test_the_first_of_an_order_that_copies_is_said_with_what_is_known_before(verdicts, sentence):
+    names = {"n": "none found", "c": "cannot tell", "f": "copies found"}
+    audits = [
+        CLEAN.model_copy(update={"verdict": CLEAN.verdict.model_copy(update={"verdict": names[one]})})
+        for one in verdicts
+    ]
+    assert (
+        several([f"{at}-{'abcde'[at - 1]}" for at in range(1, len(verdicts) + 1)], audits).sentence
+        == sentence
+    )

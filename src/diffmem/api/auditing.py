@@ -10,6 +10,7 @@ from typing import Any
 
 from diffmem.api.inputs import Images, Model, as_images, as_model
 from diffmem.api.spreading import model_by_path, read_executor, spread_over
+from diffmem.api.text_models import made_by_prompt, text_model_of
 from diffmem.auditing import (
     Audited,
     AuditOptions,
@@ -32,7 +33,8 @@ from diffmem.distributed import world
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
 from diffmem.models.denoiser import model_text
-from diffmem.progress import show_progress
+from diffmem.progress import Stages, show_progress
+from diffmem.sampling import SamplerConfig
 from diffmem.text import html_table
 
 __all__ = ["Audit", "audit"]
@@ -117,7 +119,8 @@ def audit(
             is a list of the prompts of the samples (a `PromptList`, or the path of a .txt, .csv or .jsonl), and `base_samples` are images
             of the base model for the same prompts and seeds.
             `executor`, a YAML file or 'local', says where sampling and searches are done in pieces, with the same result; it needs
-            `shards`, and a model that is named by its path.
+            `shards`, and a model that is named by its path. For the folder of a text-to-image model, the fields of `PromptedModel`:
+            `lora`, `base`, `seeds_per_prompt`, `prompts_per_group`, `guidance`, `dtype`; samples of its base are kept in `base_shards`.
 
     Raises:
         UserError: Images or the model cannot be read, or do not go together.
@@ -129,7 +132,13 @@ def audit(
     }
     details, executor = options.pop("opening", {}), options.pop("executor", None)
     executor = None if executor is None else read_executor(executor)  # before images are read
+    base_shards = options.pop("base_shards", None)
+    text_model = text_model_of(model, options, details)
+    if text_model is not None and executor is not None:
+        raise UserError("Samples of a text-to-image model are made by this process; leave the executor out.")
     prompts, base = options.pop("prompts", None), options.pop("base_samples", None)
+    if text_model is not None and samples is not None:
+        raise UserError("Give either samples or a model, not both: samples are generated from the model.")
     if prompts is None and base is not None:
         raise UserError(
             "Samples of a base model (--base-samples) are compared by prompt: give the list of prompts, --prompts."
@@ -153,29 +162,44 @@ def audit(
     ]
     read = {role: None if one is None else as_images(one, given.get(role)) for role, one in sets.items()}
     sides = None if read["training"] is None else read["training"].shape[1:]
-    opened = None if model is None else as_model(model, device, suggested=sides, **details)
+    opened = None
+    if model is not None and text_model is None:
+        opened = as_model(model, device, suggested=sides, **details)
     names = options.keys() & {field.name for field in fields(AuditOptions)}
     settings = replace(options.pop("options", AuditOptions()), **{name: options.pop(name) for name in names})
-    if opened is not None and world().is_main:
-        report(f"model: {model_text(opened, settings.private)}")
-    request = AuditRequest(
-        training=read["training"], samples=read["samples"], heldout=read["heldout"], model=opened, sources=sources, device=device,
-        options=settings, **options,
-    )  # fmt: skip
-    inputs = None if prompts is None else _prompt_inputs(request, prompts, base)
-    if request.training is not None and "training" in sources:
-        others = _others(request.training, sources["training"], given.get("training", Reading()))
-        request = replace(request, other_training=others)
     elsewhere = None
     if executor is not None and model is not None:
         elsewhere = model_by_path(model, {**details, "suggested": sides})
+    say = report if world().is_main else lambda line: None
+    if opened is not None:
+        say(f"model: {model_text(opened, settings.private)}")
     with (
         tempfile.TemporaryDirectory(prefix="diffmem-audit-") as scratch,
         spread_over(executor, device, None if shards is None else Path(shards), elsewhere),
         show_progress("Auditing") as progress,
     ):
-        found = run_audit(request, Path(scratch if shards is None else shards), progress, report)
-    return Audit(found) if inputs is None else Audit(*audit_prompts(found, inputs))
+        folder, made = Path(scratch if shards is None else shards), None
+        stages = Stages(
+            progress, make=0.0 if text_model is None else 0.9, audit=1.0 if text_model is None else 0.1
+        )
+        if text_model is not None:
+            asked = settings, options.get("sampler", SamplerConfig()), options.get("canaries")
+            where = device, folder, folder / "base" if base_shards is None else Path(base_shards)
+            made = made_by_prompt(text_model, read, asked, where, stages.make, say)
+            read["samples"], prompts, base = made.found.samples, made.plan.listed, made.found.base
+        request = AuditRequest(
+            training=read["training"], samples=read["samples"], heldout=read["heldout"], model=opened, sources=sources,
+            device=device, options=settings, **options,
+        )  # fmt: skip
+        inputs = None if prompts is None else _prompt_inputs(request, prompts, base)
+        if request.training is not None and "training" in sources:
+            others = _others(request.training, sources["training"], given.get("training", Reading()))
+            request = replace(request, other_training=others)
+        found = run_audit(request, folder, stages.audit, report)
+    if inputs is None:
+        return Audit(found)
+    done, by_prompt = audit_prompts(found, inputs)
+    return Audit(done if made is None else made.noted(done), by_prompt)
 
 
 def _prompt_inputs(request: AuditRequest, prompts: PromptList, base: ImageSet | None) -> PromptInputs:

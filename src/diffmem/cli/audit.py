@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from diffmem.cli.options import NO_MODEL_OPTIONS, Executor, ModelOptions, ReadingPairs, Settings
+from diffmem.cli.options import (
+    NO_MODEL_OPTIONS,
+    NO_TEXT_MODEL_OPTIONS,
+    Executor,
+    ModelOptions,
+    ReadingPairs,
+    Settings,
+    TextModelOptions,
+)
 from diffmem.distributed import world
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
@@ -46,6 +54,7 @@ def audit(
     first_seed: int = 0,
     set_: Settings = None,
     opening: ModelOptions = NO_MODEL_OPTIONS,
+    text: TextModelOptions = NO_TEXT_MODEL_OPTIONS,
     title: str = "Does this model leak its training data?",
     batch_size: int = 64,
     device: str | None = None,
@@ -64,6 +73,10 @@ def audit(
 
     Example: diffmem audit --train dataset/ --samples generated/ --prompts generated/metadata.jsonl --out audit
 
+    Example: diffmem audit --model sd15/ --lora my-lora.safetensors --train dataset/ --heldout more/ --out audit
+
+    Example: diffmem audit --model my-finetune/ --base sd15/ --train dataset/ --heldout more/ --out audit
+
     Example: diffmem audit --self-test
 
     Args:
@@ -75,8 +88,9 @@ def audit(
             .txt with a line for each sample. Copies are then counted by prompt, and by kind of prompt.
         base_samples: With --prompts: images that the base model made of the same prompts and seeds, under the same file names.
         model: In place of samples: a run's folder or snapshot, or a checkpoint, pickle or folder of another trainer. Nothing in it
-            is executed. Of several, each is audited in a folder of its own, and one page compares them; the worst verdict is
-            the exit code. A command that goes on audits those again that were finished.
+            is executed. A folder of Stable Diffusion 1.x, 2.x or SDXL is asked for
+            the captions of --train and --heldout. Of several, each is audited in a folder of its own, and one page compares
+            them; the worst verdict is the exit code. A command that goes on audits those again that were finished.
         num: Samples to generate from the model.
         out: Folder for the report: audit.html, audit.json, matches.csv and pictures.
         self_test: Check that the audit works: mix known fractions of copies into real images (--train, or the
@@ -126,6 +140,7 @@ def audit(
     if (samples is None) == (model is None):
         raise UserError("Give either generated images with --samples, or a model with --model.")
     if model is None:
+        text.refuse("samples are taken as they are")
         for name, given in (("--set", set_), ("--first-seed", first_seed)):
             if given:
                 raise UserError(f"{name} is for a model; samples are taken as they are.")
@@ -137,9 +152,11 @@ def audit(
         from diffmem.api.inputs import as_images
         from diffmem.auditing.prompts.report.part import prompts_table
         from diffmem.auditing.report.text import print_audit
+        from diffmem.auditing.several import folders_of
         from diffmem.console import console
         from diffmem.data import parse_reading
-        from diffmem.models import open_model
+        from diffmem.models import open_model, open_text_model
+        from diffmem.models.pretrained.text_folder import is_text_folder
         from diffmem.sampling import SamplerConfig, discard_shards
         from diffmem.settings import load_recipe
 
@@ -149,7 +166,9 @@ def audit(
             if pairs and source is None:
                 raise UserError(f"--{name}-read says how the files of --{name} are read; name them.")
 
-        def audited(one: Path | None, folder: Path) -> Audit:
+        base_shards = out / "base.shards"
+
+        def audited(one: Path | None, lora: str | None, folder: Path) -> Audit:
             shards = folder / "samples.shards"
             done = run_audit(
                 train, samples=samples, model=one, heldout=heldout, shards=shards, device=device,
@@ -157,7 +176,8 @@ def audit(
                 report=lambda line: print(line, file=sys.stderr), canaries=canaries, deduplicated=deduplicated, num=num,
                 sampler=load_recipe(SamplerConfig, None, set_ or []), first_seed=first_seed, transforms=transforms,
                 features=features, target=target, private=private, seed=seed, title=title, batch_size=batch_size,
-                opening=opening.details(), executor=executor, prompts=prompts, base_samples=base_samples,
+                opening=opening.details(), executor=executor, prompts=prompts, base_samples=base_samples, lora=lora,
+                base_shards=base_shards, **text.details(),
             )  # fmt: skip
             if world().is_main:
                 # First: what hours of work found is printed also where the disk is full.
@@ -169,30 +189,51 @@ def audit(
             discard_shards(shards)
             return done
 
-        if model is None or len(model) == 1:
-            code = audited(model[0] if model else None, out).verdict.exit_code
+        loras: list[str | None] = [None] if text.lora is None else [*text.lora]
+        if model is None or len(model) * len(loras) == 1:
+            code = audited(model[0] if model else None, loras[0], out).verdict.exit_code
         else:
+            if len(model) > 1 and len(loras) > 1:
+                raise UserError("Give several models or several LoRAs of one model, not both.")
             shape = None if train is None else as_images(train, parse_reading(train_read or [])).shape
-            for each in model:  # what does not open is said before hours of work
-                open_model(each, shape, device="cpu", **opening.details())
-            code = _compare(model, out, audited, private)
+            jobs = [(one, lora) for one in model for lora in loras]
+            for one, lora in jobs:  # what does not open is said before hours of work
+                if lora is not None or is_text_folder(one):
+                    open_text_model(one, ("",), lora=lora, size=opening.details()["resolution"], device="cpu")
+                else:
+                    open_model(one, shape, device="cpu", **opening.details())
+            named = model if len(model) > 1 else [Path(lora) for lora in loras if lora is not None]
+            code = _compare(jobs, folders_of(named, private), out, audited, private)
+        discard_shards(base_shards)
     if code:
         raise SystemExit(code)
 
 
-def _compare(models: list[Path], out: Path, audited: Callable[[Path, Path], Audit], private: bool) -> int:
+def _compare(
+    models: list[tuple[Path, str | None]],
+    folders: list[str],
+    out: Path,
+    audited: Callable[[Path, str | None, Path], Audit],
+    private: bool,
+) -> int:
     """Audit several models, write the page that compares them, and return the exit code of the worst verdict."""
+    from diffmem.auditing.prompts.records import rates_of
     from diffmem.auditing.report.several import several_table, write_several
-    from diffmem.auditing.several import folders_of, several
+    from diffmem.auditing.several import several
     from diffmem.console import console
 
-    folders, audits = folders_of(models, private), []
-    for number, (path, folder) in enumerate(zip(models, folders, strict=True), 1):
+    audits, rates = [], []
+    for number, ((path, lora), folder) in enumerate(zip(models, folders, strict=True), 1):
         if world().is_main:
-            print(f"model {number} of {len(models)}{'' if private else f': {path}'}", file=sys.stderr)
-        audits.append(audited(path, out / folder).result)
-    found = several(folders, audits)
+            named = "" if private else f": {path if lora is None else lora}"
+            print(f"model {number} of {len(models)}{named}", file=sys.stderr)
+        done = audited(path, lora, out / folder)
+        audits.append(done.result)
+        rates.append({} if done.prompts is None else rates_of(done.prompts.record))
+        del done  # its images
+    found = several(folders, audits, rates)
     if world().is_main:
+        print(found.sentence)
         console(soft_wrap=True).print(several_table(found))
         print(f"report: {write_several(found, out)}", flush=True)
     return found.exit_code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
 __all__ = [
     "AS_USUAL",
     "NO_MODEL_OPTIONS",
+    "NO_TEXT_MODEL_OPTIONS",
     "Executor",
     "ModelOptions",
     "ReadingOptions",
     "ReadingPairs",
     "Settings",
+    "TextModelOptions",
 ]
 
 Settings = Annotated[list[str] | None, Parameter(name="--set", negative="")]
@@ -193,6 +196,61 @@ class ModelOptions:
 
 
 NO_MODEL_OPTIONS = ModelOptions()
+"""The options where none is given."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class TextModelOptions:
+    """How the folder of a text-to-image model is audited; see `diffmem.auditing.prompts.sampling.PromptedModel`."""
+
+    lora: Annotated[
+        list[str] | None,
+        Parameter(
+            consume_multiple=True,
+            negative="",
+            help="LoRA of a text-to-image model, FILE or FILE:WEIGHT, merged into --model; without it, the same model is the base. Of"
+            " several (epochs), each is audited, and one page compares them.",
+        ),
+    ] = None
+    base: Annotated[
+        Path | None,
+        Parameter(
+            help="Folder of the model that a fine-tune was trained from: asked the same, with the same noise."
+        ),
+    ] = None
+    seeds_per_prompt: Annotated[int, Parameter(help="Images of each prompt of a text-to-image model.")] = 4
+    prompts_per_group: Annotated[
+        int,
+        Parameter(
+            help="Most training captions, and most held-out captions, that a text-to-image model is asked for; drawn by --seed where there"
+            " are more. 299 without copies exclude 1% at 95% confidence."
+        ),
+    ] = 300
+    guidance: Annotated[
+        float, Parameter(help="Classifier-free guidance of a text-to-image model; 1 for none.")
+    ] = 7.5
+    dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        Parameter(help="In which the network of a text-to-image model computes."),
+    ] = "float32"
+
+    def details(self) -> dict[str, Any]:
+        """Return the arguments of `diffmem.api.auditing.audit` but for the LoRA."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "lora"}
+
+    def refuse(self, reason: str) -> None:
+        """Refuse any of these options, where there is no such model.
+
+        Raises:
+            UserError: One is given.
+        """
+        for each in fields(self):
+            if getattr(self, each.name) != each.default:
+                raise UserError(f"--{each.name.replace('_', '-')} is for a text-to-image model; {reason}.")
+
+
+NO_TEXT_MODEL_OPTIONS = TextModelOptions()
 """The options where none is given."""
 
 

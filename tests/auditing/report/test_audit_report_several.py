@@ -6,7 +6,9 @@ import pytest
 from audit_builders import make_audit, make_matches
 
 from diffmem.auditing.report.several import rows_of, several_figure, several_table, write_several
+from diffmem.auditing.report.text import fine_rate
 from diffmem.auditing.several import folders_of, several
+from diffmem.memorization.rates import Rate
 
 AUDITS = [make_audit(), make_audit(matches=make_matches(40))]
 FOUND = several(folders_of([Path("a.pt"), Path("b&.pt")], False), AUDITS)
@@ -36,3 +38,18 @@ def test_the_page_links_to_every_report_and_escapes_names(tmp_path):
     assert "b&amp;.pt" in page
     assert "b&.pt" not in page
     assert json.loads((tmp_path / "audit.json").read_text())["schema_version"] == "diffmem-audit-several/1"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_further_rates_are_columns_and_lines_of_a_panel_of_their_own(tmp_path):
+    rates = [{"one kind": Rate(at, 40), "another": Rate(0, 40)} for at in (0, 30)]
+    found = several(["1-a", "2-b"], AUDITS, rates)
+    heads, rows = rows_of(found)
+    at = heads.index("one kind")
+    assert (rows[1][at], rows[1][at + 1]) == (fine_rate(Rate(30, 40)), fine_rate(Rate(0, 40)))
+    panels = several_figure(found).axes
+    assert len(panels) == len(several_figure(FOUND).axes) + 1
+    lines = [one.lines[0].get_ydata().tolist() for one in panels[0].containers]
+    assert lines == [[0, 75], [0, 0]]
+    assert [one.get_text() for one in panels[0].get_legend().get_texts()] == ["one kind", "another"]
+    assert found.sentence in write_several(found, tmp_path).read_text()

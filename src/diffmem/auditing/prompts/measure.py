@@ -357,7 +357,7 @@ def _notes(
         )
     if inputs.base is None:
         found.append(
-            "There are no samples of the base model (--base-samples): what it copies by itself is not known."
+            "There are no samples of the base model (--base-samples; of a model, --base): what it copies by itself is not known."
         )
     sizes = np.bincount(given.of_sample)
     if sizes.max() > sizes.min():

@@ -19,6 +19,7 @@ __all__ = [
     "PromptRecord",
     "PromptsRecord",
     "ShareRecord",
+    "rates_of",
 ]
 
 GROUP_TEXT: dict[Group, str] = {
@@ -146,3 +147,18 @@ class PromptsRecord(Record):
     worst: list[PromptRecord] = Field(
         description="The 50 prompts with the largest share of copies; all are in prompts.csv."
     )
+
+
+def rates_of(record: PromptsRecord) -> dict[str, Rate]:
+    """Return the rates over prompts that change from one epoch of a training to the next, by what they are of."""
+    found = {}
+    for one in record.groups:
+        if one.prompts == 1:
+            continue
+        title = GROUP_TEXT[one.group]
+        found[title] = one.copied
+        if one.own is not None:
+            found[f"{title}, the image of the caption"] = one.own
+        if one.base is not None:
+            found[f"{title}, base model"] = one.base.copied
+    return found

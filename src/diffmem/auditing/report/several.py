@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffmem.auditing.report.text import VERDICT_TEXT, area_text, fine_rate
 from diffmem.auditing.several import ModelAudit, SeveralResult
 from diffmem.files import write_folder
+from diffmem.memorization.rates import Rate
 from diffmem.reports.folder import numbers_bytes
 from diffmem.reports.html import embedded_png, png_bytes, render_page
 from diffmem.reports.style import COLOURS, SMALL_FONT_SIZE, dress, new_figure, plain
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from rich.table import Table
 
@@ -20,6 +23,8 @@ __all__ = ["rows_of", "several_figure", "several_table", "write_several"]
 
 PICTURE = "audit_models.png"
 _LONGEST_LABEL = 28
+_LINES = ("vermillion", "orange", "purple", "sky", "grey", "black", "green", "blue")
+"""Colours of further rates; more than these are in the table alone."""
 
 
 def rows_of(result: SeveralResult) -> tuple[list[str], list[list[str]]]:
@@ -33,12 +38,15 @@ def rows_of(result: SeveralResult) -> tuple[list[str], list[list[str]]]:
     heads = ["Model", "Verdict"]
     for title in keys.values():
         heads += [title, f"{title}: null"]
+    titles = list(result.models[0].rates)
+    heads += titles
     heads += [f"AUC, {attack}" for attack in attacks]
     return heads, [
         [
             one.name,
             VERDICT_TEXT[one.verdict.verdict],
             *(cell for key in keys for cell in _rates(one, key)),
+            *(fine_rate(one.rates[title]) if title in one.rates else "–" for title in titles),
             *(_area(one, attack) for attack in attacks),
         ]
         for one in result.models
@@ -75,11 +83,18 @@ def several_table(result: SeveralResult) -> Table:
 
 
 def several_figure(result: SeveralResult) -> Figure:
-    """Draw the rate of copies of each model with its 95% interval, a panel for each criterion that decides; the null is grey."""
+    """Draw the rate of copies of each model with its 95% interval, a panel for each criterion that decides; the null is grey.
+
+    Further rates are lines of one panel, the first.
+    """
     keys = _criteria(result)
-    figure = new_figure(max(5.0, 1.5 + 0.9 * len(result.models)), 1.0 + 2.6 * max(1, len(keys)))
-    panels = figure.subplots(max(1, len(keys)), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, (key, title) in zip(panels, keys.items(), strict=False):
+    further = bool(result.models[0].rates)
+    count = max(1, len(keys) + further)
+    figure = new_figure(max(5.0, 1.5 + 0.9 * len(result.models)), 1.0 + 2.6 * count)
+    panels = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+    if further:
+        _draw_further(panels[0], result)
+    for axes, (key, title) in zip(panels[further:], keys.items(), strict=False):
         dress(axes, "", "Samples, percent")
         axes.set_title(plain(title), fontsize=SMALL_FONT_SIZE, loc="left")
         for at, one in enumerate(result.models):
@@ -88,15 +103,40 @@ def several_figure(result: SeveralResult) -> Figure:
                     continue
                 for rate, colour, moved in ((each.flagged, "vermillion", -0.08), (each.null, "grey", 0.08)):
                     if rate is not None:
-                        below, above = rate.value - rate.low, rate.high - rate.value
-                        axes.errorbar(
-                            at + moved, 100 * rate.value, [[100 * below], [100 * above]], fmt="o",
-                            color=COLOURS[colour], capsize=3, markersize=4,
-                        )  # fmt: skip
+                        _draw(axes, [at + moved], [rate], colour)
         axes.set_ylim(bottom=0)
     labels = [plain(one.name[-_LONGEST_LABEL:]) for one in result.models]
     panels[-1].set_xticks(range(len(labels)), labels, rotation=25, ha="right", fontsize=SMALL_FONT_SIZE)
     return figure
+
+
+def _draw(
+    axes: Axes,
+    places: Sequence[float],
+    rates: Sequence[Rate],
+    colour: str,
+    style: str = "o",
+    label: str | None = None,
+) -> None:
+    ends = [
+        [100 * (rate.value - rate.low) for rate in rates],
+        [100 * (rate.high - rate.value) for rate in rates],
+    ]
+    heights = [100 * rate.value for rate in rates]
+    axes.errorbar(
+        places, heights, ends, fmt=style, color=COLOURS[colour], capsize=3, markersize=4, label=label
+    )
+
+
+def _draw_further(axes: Axes, result: SeveralResult) -> None:
+    dress(axes, "", "Percent that copy")
+    titles = list(result.models[0].rates)
+    for number, (title, colour) in enumerate(zip(titles, _LINES, strict=False)):
+        found = [(at, one.rates[title]) for at, one in enumerate(result.models) if title in one.rates]
+        moved = 0.06 * (number - (min(len(titles), len(_LINES)) - 1) / 2)
+        _draw(axes, [at + moved for at, _ in found], [rate for _, rate in found], colour, "o-", title)
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=SMALL_FONT_SIZE, frameon=False)
 
 
 def write_several(result: SeveralResult, folder: Path) -> Path:

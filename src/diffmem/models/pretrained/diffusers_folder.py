@@ -187,17 +187,17 @@ class Codec:
     def __init__(
         self, network: nn.Module, scale: float = 1.0, shift: float = 0.0, has_mean: bool = True
     ) -> None:
-        self._network: Any = network
+        self.network: Any = network
         self._scale, self._shift, self._has_mean = scale, shift, has_mean
 
     def decode(self, z: Tensor) -> Tensor:
         """Return what it makes of latents, (B, channels, H, W)."""
-        images: Tensor = self._network.decode(z / self._scale + self._shift, return_dict=False)[0]
+        images: Tensor = self.network.decode(z / self._scale + self._shift, return_dict=False)[0]
         return images
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the latents of images."""
-        encoded = self._network.encode(x, return_dict=False)[0]
+        encoded = self.network.encode(x, return_dict=False)[0]
         code: Tensor = encoded.mean if self._has_mean else encoded
         return (code - self._shift) * self._scale
 

@@ -60,11 +60,13 @@ class TextModel:
             was read.
         prompts: The prompts, encoded.
         lora: What was merged into it; none for the model of the folder alone.
+        weight_bytes: Memory that the weights of its network and its autoencoder take.
     """
 
     denoiser: LatentDenoiser
     prompts: PromptTable
     lora: Lora | None
+    weight_bytes: int = 0
 
 
 @in_one_line()
@@ -168,7 +170,8 @@ def open_text_model(
         home,
         tuple(replace(reading, remedy=remedy) for reading in generic_readings(latent)),
     )
-    return TextModel(latent, table, merged)
+    size_of = sum(one.nbytes for part in (raw, codec.network) for one in part.parameters())
+    return TextModel(latent, table, merged, size_of)
 
 
 def prompts_of(images: ImageSet) -> tuple[ImageSet, tuple[str, ...]]:

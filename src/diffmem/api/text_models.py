@@ -1,0 +1,124 @@
+"""Audits of text-to-image models: samples by prompt of the model and its base, then the audit of samples with prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from diffmem.auditing import Audited, AuditOptions
+from diffmem.auditing.prompts.plan import PromptPlan, plan_prompts
+from diffmem.auditing.prompts.sampling import MEMBERSHIP, PromptedModel, PromptedSamples, sample_prompts
+from diffmem.auditing.records import MembershipPart
+from diffmem.data import CanarySet, ImageSet
+from diffmem.errors import UserError
+from diffmem.models.pretrained.text_folder import is_text_folder
+from diffmem.progress import Progress
+from diffmem.sampling import SamplerConfig
+
+__all__ = ["MadeByPrompt", "made_by_prompt", "text_model_of"]
+
+_NAMES = tuple(field.name for field in fields(PromptedModel) if field.name not in ("path", "size"))
+_USUAL = (None, "ema", False)
+
+
+def text_model_of(model: object, options: dict[str, Any], details: Mapping[str, Any]) -> PromptedModel | None:
+    """Return a text-to-image model that is named, with its options, which are taken out; none of any other model.
+
+    Args:
+        model: What is to be audited.
+        options: Of `audit`.
+        details: Further arguments for opening it.
+
+    Raises:
+        UserError: Options are for another kind of model.
+    """
+    given = {name: options.pop(name) for name in _NAMES if name in options}
+    named = [name for name, value in given.items() if name in ("lora", "base") and value is not None]
+    if not isinstance(model, str | Path) or not (named or is_text_folder(Path(model).expanduser())):
+        changed = [name for name, value in given.items() if value != getattr(PromptedModel, name)]
+        if changed:
+            raise UserError(
+                f"--{changed[0].replace('_', '-')} is for a text-to-image model (--model FOLDER); this is none."
+            )
+        return None
+    other = next(
+        (name for name, value in details.items() if name != "resolution" and value not in _USUAL), None
+    )
+    if other is not None:
+        raise UserError(f"{other} is not for a text-to-image model, whose folder tells all; leave it out.")
+    size = details.get("resolution")
+    lora, base = given.pop("lora", None), given.pop("base", None)
+    return PromptedModel(
+        path=Path(model).expanduser(),
+        lora=lora,
+        base=None if base is None else Path(base).expanduser(),
+        size=(size, size) if isinstance(size, int) else size,
+        **given,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class MadeByPrompt:
+    """Samples by prompt.
+
+    Attributes:
+        plan: What was asked.
+        found: What was made.
+    """
+
+    plan: PromptPlan
+    found: PromptedSamples
+
+    def noted(self, audited: Audited) -> Audited:
+        """Return an audit of the samples with the model that made them."""
+        result = audited.result
+        update = {
+            "model": self.found.model,
+            "membership": MembershipPart(refused=MEMBERSHIP),
+            "exposure": [*result.exposure, *self.found.exposure],
+            "notes": [*self.found.notes, *result.notes],
+        }
+        return Audited(result.model_copy(update=update), audited.shown)
+
+
+def made_by_prompt(
+    model: PromptedModel,
+    sets: Mapping[str, ImageSet | None],
+    options: tuple[AuditOptions, SamplerConfig, CanarySet | None],
+    where: tuple[str, Path, Path],
+    progress: Progress,
+    report: Callable[[str], None],
+) -> MadeByPrompt:
+    """Choose the prompts of an audit, and make the samples of a model and its base.
+
+    Args:
+        model: The model.
+        sets: 'training' and 'heldout'.
+        options: Of the audit, of the sampler, and canaries.
+        where: See `sample_prompts`.
+
+    Raises:
+        UserError: There are no training images with captions; see also `sample_prompts`.
+    """
+    settings, sampler, canaries = options
+    training, heldout = sets["training"], sets["heldout"]
+    if training is None:
+        raise UserError(
+            "An audit of a text-to-image model needs the images and captions that it was trained on: --train."
+        )
+    if settings.first_seed:
+        raise UserError("--first-seed is not for a text-to-image model: each prompt has the seeds from 0 on.")
+    held = () if heldout is None else heldout.captions or ()
+    plan = plan_prompts(
+        training,
+        [caption for caption in held if caption is not None],
+        canaries=canaries,
+        most=model.prompts_per_group,
+        per_prompt=model.seeds_per_prompt,
+        seed=settings.seed,
+    )
+    return MadeByPrompt(
+        plan, sample_prompts(model, plan, (training, canaries), sampler, settings, where, progress, report)
+    )

@@ -1,0 +1,162 @@
+"""What a text-to-image model is asked for in an audit: captions that it was trained on, others that it was not, and nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from diffmem.auditing.prompts.groups import trigger_words
+from diffmem.data import CanarySet, ImageSet
+from diffmem.data.prompts import Group, PromptList, comparable
+from diffmem.errors import UserError
+
+__all__ = ["PromptPlan", "noise_seed", "plan_prompts"]
+
+
+@dataclass(frozen=True, eq=False)
+class PromptPlan:
+    """Prompts, and the samples to make of them.
+
+    Attributes:
+        texts: Different prompts; their numbers are the labels of the model.
+        listed: The list of the samples: each prompt with each of its seeds, in this order.
+        labels: The prompt of each sample.
+        seeds: What the noise of each sample is drawn from; it belongs to the prompt and its seed, whatever else is asked for.
+        notes: How prompts were chosen.
+    """
+
+    texts: tuple[str, ...]
+    listed: PromptList
+    labels: tuple[int, ...]
+    seeds: tuple[int, ...]
+    notes: tuple[str, ...]
+
+    def captioned(self, images: ImageSet) -> ImageSet:
+        """Return the images whose captions are among the prompts, with the number of theirs as their class."""
+        number = {comparable(text): at for at, text in enumerate(self.texts)}
+        of_image = [
+            None if caption is None else number.get(comparable(caption)) for caption in images.captions or ()
+        ]
+        chosen = [at for at, label in enumerate(of_image) if label is not None]
+        taken = images.take(chosen, "those whose captions are prompts")
+        labels = np.array([of_image[at] for at in chosen], dtype=np.int64)
+        return ImageSet(taken.images, labels, taken.names, None, taken.history)
+
+    def labelled(self, canaries: CanarySet) -> CanarySet:
+        """Return canaries with captions, with the numbers of their prompts as their classes."""
+        number = {comparable(text): at for at, text in enumerate(self.texts)}
+        planted, control = (
+            np.array([number[comparable(caption)] for caption in captions or ()], dtype=np.int64)
+            for captions in (canaries.planted_captions, canaries.control_captions)
+        )
+        return replace(canaries, planted_labels=planted, control_labels=control)
+
+
+def plan_prompts(
+    training: ImageSet,
+    control: Iterable[str],
+    *,
+    canaries: CanarySet | None = None,
+    most: int,
+    per_prompt: int,
+    seed: int,
+) -> PromptPlan:
+    """Choose prompts: training captions, their trigger words alone, captions that were not trained on, and the empty prompt.
+
+    Captions that differ in case and spaces alone are one. What is drawn depends on the captions and on `seed` alone.
+
+    Args:
+        training: With captions.
+        control: Captions of images that were not trained on.
+        canaries: Their captions are asked for in any case.
+        most: Most training captions, and most control prompts; where there are more, they are drawn.
+        per_prompt: Seeds of each prompt: 0, 1, ...
+        seed: Of the draw.
+
+    Raises:
+        UserError: There are no training captions, planted canaries are not among them or control canaries are, or a number is below 1.
+    """
+    for name, value in (("prompts of a group", most), ("seeds for a prompt", per_prompt)):
+        if value < 1:
+            raise UserError(f"The number of {name} must be at least 1, not {value}.")
+    trained = _different(caption for caption in training.captions or () if caption is not None)
+    if not trained:
+        raise UserError(
+            "The training images have no captions, and a text-to-image model is asked for what it was trained on: give the folder with"
+            " captions (metadata.jsonl, or .txt beside the images); or images made elsewhere, with --samples and --prompts."
+        )
+    planted = _different(() if canaries is None else canaries.planted_captions or ())
+    left_out = _different(() if canaries is None else canaries.control_captions or ())
+    if not planted.keys() <= trained.keys() or left_out.keys() & trained.keys():
+        raise UserError(
+            "The captions of the canaries do not fit those of the training images: give the set that was written with them."
+        )
+    others = left_out | {key: text for key, text in _different(control).items() if key not in trained}
+    rng = np.random.default_rng([seed, 0x70726F6D])
+    groups: list[tuple[Group, list[str]]] = [
+        ("train", [trained[key] for key in _drawn(list(trained), planted, most, rng)])
+    ]
+    trigger = _trigger(trained)
+    if trigger and comparable(trigger) not in trained.keys() | others.keys():
+        groups.append(("trigger", [trigger]))
+    groups.append(("empty", [""]))
+    groups.append(("control", [others[key] for key in _drawn(list(others), left_out, most, rng)]))
+    asked = [(group, text) for group, texts in groups for text in texts]
+    count = {group: len(texts) for group, texts in groups}
+    notes = [
+        f"Prompts: {count['train']:,} of {len(trained):,} different training captions and {count['control']:,} of {len(others):,} captions"
+        f" that were not trained on{_how(count, trained, others, seed)}, {'the trigger words alone, ' if 'trigger' in count else ''}and the"
+        f" empty prompt; {per_prompt} seed(s) each."
+    ]
+    samples = [(at, number) for at in range(len(asked)) for number in range(per_prompt)]
+    texts = [asked[at][1] for at, _ in samples]
+    return PromptPlan(
+        tuple(text for _, text in asked),
+        PromptList(
+            tuple(texts),
+            tuple(asked[at][0] for at, _ in samples),
+            tuple(f"prompt-{at}-seed-{number}" for at, number in samples),
+            tuple(number for _, number in samples),
+        ),
+        tuple(at for at, _ in samples),
+        tuple(noise_seed(asked[at][1], number) for at, number in samples),
+        tuple(notes),
+    )
+
+
+def noise_seed(text: str, number: int) -> int:
+    """Return the seed of the noise of a prompt's `number`-th sample, in [0, 2^32): a hash of both, BLAKE2b."""
+    return int.from_bytes(hashlib.blake2b(f"{number} {text}".encode(), digest_size=4).digest(), "big")
+
+
+def _different(captions: Iterable[str]) -> dict[str, str]:
+    """Return the first of captions that count as one, by what they have in common; without empty ones."""
+    found: dict[str, str] = {}
+    for caption in captions:
+        found.setdefault(comparable(caption), caption)
+    found.pop("", None)
+    return found
+
+
+def _drawn(keys: list[str], always: dict[str, str], most: int, rng: np.random.Generator) -> list[str]:
+    """Return at most so many keys in their order, those of `always` among them."""
+    if len(keys) <= most:
+        return keys
+    rest = sorted(set(keys) - always.keys())
+    chosen = {rest[at] for at in rng.permutation(len(rest))[: max(0, most - len(always))]}
+    return [key for key in keys if key in chosen or key in always]
+
+
+def _how(count: dict[Group, int], trained: dict[str, str], others: dict[str, str], seed: int) -> str:
+    drawn = count["train"] < len(trained) or count["control"] < len(others)
+    return f" (drawn by seed {seed})" if drawn else ""
+
+
+def _trigger(captions: dict[str, str]) -> str:
+    """Return the trigger words in the order of the first caption that has them all; nothing without any."""
+    words = trigger_words(sorted(captions))
+    whole = next((key for key in captions if all(word in key for word in words)), "")
+    return " ".join(sorted(words, key=whole.find))

@@ -1,0 +1,215 @@
+"""Audits of text-to-image models whose answers are known: some captions give back their image, all else is drawn about a mean."""
+
+import gc
+import hashlib
+import weakref
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import diffmem
+from diffmem.api import text_models
+from diffmem.auditing.prompts import sampling
+from diffmem.data import CanarySet, ImageSet
+from diffmem.errors import UserError
+from diffmem.models.denoiser import Origin
+from diffmem.models.latent import LatentDenoiser
+from diffmem.models.pretrained.text_encoders import PromptTable
+from diffmem.models.pretrained.text_model import TextModel
+from diffmem.sampling import SamplerConfig
+
+SHAPE = (3, 8, 8)
+CAPTIONS = tuple(f"sks dog {number}" for number in range(40))
+PIXELS = np.random.default_rng(0).integers(0, 256, (140, *SHAPE), dtype=np.uint8)
+TRAINING = ImageSet(PIXELS[:40], None, tuple(map(str, range(40))), captions=CAPTIONS)
+HELDOUT = ImageSet(
+    PIXELS[40:], None, tuple(map(str, range(100))), captions=tuple(f"a cat {n}" for n in range(100))
+)
+
+
+@dataclass
+class Known:
+    """Captions up to `copying` give back their image; of other prompts, the Gaussian about a mean of their own, or one value."""
+
+    prompts: tuple[str, ...]
+    copying: int
+    constant: str | None = None
+    deaf: bool = False
+    shift: float = 0.0
+    image_shape, sigma_min, sigma_max, device = SHAPE, 0.02, 15.0, torch.device("cpu")
+
+    def __post_init__(self):
+        self.num_labels = len(self.prompts)
+
+    def __call__(self, x, sigma, labels=None):
+        given = [-1] * len(x) if labels is None else labels.tolist()
+        levels = torch.as_tensor(sigma, dtype=torch.float64).expand(len(x))
+        return torch.stack([self.one(*each) for each in zip(x.double(), levels, given, strict=True)]).float()
+
+    def one(self, x, sigma, label):
+        text = "" if label < 0 else self.prompts[label]
+        if text in CAPTIONS[: self.copying]:
+            return torch.tensor(PIXELS[CAPTIONS.index(text)]).double() / 127.5 - 1
+        if text == self.constant:
+            return torch.full(SHAPE, -1.0).double()
+        key = 0 if self.deaf or label < 0 else zlib.crc32(text.encode())
+        mean = torch.tensor(np.random.default_rng(key).uniform(-0.5, 0.5, SHAPE)) + self.shift
+        return mean + (x - mean) * 0.2 / (0.2 + sigma**2)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """What `open_text_model` gives: a LoRA copies 10 captions, its base none; how each was opened is kept."""
+    calls, made = [], []
+
+    def open_(path, prompts, *, lora=None, size=None, device=None, dtype="float32", **changes):
+        gc.collect()
+        calls.append((str(path), lora, [each() is not None for each in made]))
+        settings = {"copying": 10 if lora is not None else 0} | open_.changes
+        digest = settings.pop("digest", hashlib.sha256(f"{path} {lora}".encode()).hexdigest())
+        inner = Known(tuple(prompts), **settings)
+        model = LatentDenoiser(inner, lambda z: z, lambda x: x, SHAPE)
+        model.origin = Origin("text-to-image", Path(path).name, digest)
+        made.append(weakref.ref(inner))
+        states = torch.zeros(len(prompts) + 1, 2, 5 if path == Path("other") else 2)
+        return TextModel(model, PromptTable(tuple(prompts), states, None, (), 14), None, 4 * 2**20)
+
+    open_.changes = {}
+    monkeypatch.setattr(sampling, "open_text_model", open_)
+    monkeypatch.setattr(text_models, "is_text_folder", lambda folder: True)
+    open_.calls = calls
+    return open_
+
+
+def audit(**options):
+    usual = {
+        "model": "sd", "lora": "my.safetensors", "heldout": HELDOUT, "seeds_per_prompt": 2, "guidance": 1.0, "device": "cpu",
+        "sampler": SamplerConfig(steps=6),
+    }  # fmt: skip
+    return diffmem.audit(TRAINING, **(usual | options))
+
+
+def groups_of(found):
+    return {one.group: one for one in found.prompts.record.groups}
+
+
+def test_captions_that_give_back_their_image_are_found_beside_the_base_model(opened):
+    lines = []
+    found = audit(report=lines.append)
+    assert found.verdict.verdict == "copies found"
+    groups = groups_of(found)
+    assert list(groups) == ["train", "trigger", "empty", "control"]
+    train = groups["train"]
+    assert (train.own.count, train.copied.count, train.prompts, train.base.copied.count) == (10, 10, 40, 0)
+    assert (groups["control"].copied.count, groups["control"].prompts) == (0, 100)
+    assert train.control_p_value < 1e-5
+    assert found.prompts.prompts[0].seeds == [0, 1]
+    model = found.result.model
+    assert (model.kind, model.seeds, model.check.problem) == ("text-to-image", (0, 1), None)
+    assert "Not done" in found.result.membership.refused
+    # 142 prompts of two seeds by two models, 11 evaluations each
+    assert any("6,248 evaluations" in line and "one model at a time" in line for line in lines)
+    assert "6 steps" in model.sampling
+    assert "without guidance" in model.sampling
+
+
+def test_the_base_model_is_asked_the_same_with_the_same_noise_after_the_model_is_gone(opened):
+    found = audit()
+    assert [(path, lora) for path, lora, _ in opened.calls] == [("sd", "my.safetensors"), ("sd", None)]
+    assert opened.calls[1][2] == [False]  # what was opened before no longer exists
+    samples, base = found.found.shown.samples.images, found.prompts.base.images
+    copies = np.arange(len(samples)) < 20
+    assert np.array_equal(samples[~copies], base[~copies])
+    assert (samples[copies] != base[copies]).any(axis=(1, 2, 3)).all()
+
+
+def test_a_call_that_was_interrupted_takes_the_samples_that_were_made(opened, tmp_path):
+    where = {"shards": tmp_path / "samples", "base_shards": tmp_path / "base"}
+    first = audit(**where)
+    opened.changes = {"shift": 0.1}  # what would be made now is something else
+    again = audit(**where)
+    assert np.array_equal(first.found.shown.samples.images, again.found.shown.samples.images)
+    assert np.array_equal(first.prompts.base.images, again.prompts.base.images)
+    assert not np.array_equal(first.prompts.base.images, audit().prompts.base.images)
+
+
+def test_guidance_strengthens_what_a_prompt_changes(opened):
+    plain, guided = audit(lora=None), audit(lora=None, guidance=3.0)
+    assert "guidance 3" in guided.result.model.sampling
+    spread = [float(one.found.shown.samples.images.std()) for one in (plain, guided)]
+    assert spread[1] > 1.3 * spread[0]
+    assert plain.prompts.base is None
+    assert any("--base" in note for note in plain.prompts.record.notes)
+
+
+def test_images_of_one_colour_are_no_trials(opened):
+    opened.changes = {"constant": "a cat 3"}
+    found = audit()
+    assert found.prompts.record.unjudged == 2
+    assert groups_of(found)["control"].prompts == 99
+
+
+def test_a_model_that_ignores_its_prompts_is_not_cleared(opened):
+    opened.changes = {"deaf": True, "copying": 0}
+    found = audit(target=0.2)
+    assert found.verdict.verdict == "cannot tell"
+    assert not found.prompts.record.follows.follows
+
+
+def test_a_model_that_follows_its_prompts_and_copies_none_is_cleared(opened):
+    opened.changes = {"copying": 0}
+    found = audit(target=0.2)
+    assert found.verdict.verdict == "none found", found.verdict.sentence
+    assert found.prompts.record.follows.follows
+
+
+def canaries(pixels):
+    captions = {
+        "planted_captions": CAPTIONS[:5],
+        "control_captions": tuple(f"left out {n}" for n in range(5)),
+    }
+    return CanarySet(pixels[:5], pixels[100:105], pixels[100:105], 1, 0, "0" * 64, **captions)
+
+
+def test_canaries_are_asked_for_by_their_captions_and_exposed_by_the_losses_of_the_model(opened):
+    found = audit(canaries=canaries(PIXELS), prompts_per_group=8)
+    by_model = next(one for one in found.result.exposure if one.source == "model")
+    assert by_model.finding == "exposed"
+    # A caption that gives back its image has no loss; all five stand above the five of the control group: 1 / C(10, 5)
+    assert by_model.planted_scores == pytest.approx([0] * 5, abs=1e-6)
+    assert by_model.p_value == pytest.approx(1 / 252)
+    assert [one.source for one in found.result.exposure] == ["samples", "model"]
+    with pytest.raises(UserError, match="canaries have shape"):
+        audit(canaries=canaries(PIXELS[:, :, :4, :4]))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_private_report_names_no_file_and_no_caption(opened, tmp_path):
+    found = audit(private=True, base="secret-base")
+    found.save(tmp_path / "out")
+    for file in (tmp_path / "out").iterdir():
+        for secret in (b"sks dog", b"a cat", b"secret-base", b"my.safetensors"):
+            assert secret not in file.read_bytes(), file
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lora": None, "base": "sd"}, "the audited model itself"),
+        ({"lora": None, "base": "copy"}, "the same weights"),
+        ({"base": "other"}, "other sizes"),
+        ({"samples": TRAINING}, "not both"),
+        ({"first_seed": 3}, "--first-seed is not for"),
+        ({"opening": {"weights": "raw"}}, "weights is not for a text-to-image model"),
+        ({"guidance": -1.0}, "scale of guidance"),
+        ({"model": Known(("",), 0)}, "--lora is for a text-to-image model"),
+    ],
+)
+def test_what_does_not_fit_is_refused(opened, options, message):
+    opened.changes = {"digest": "equal"}
+    with pytest.raises(UserError, match=message):
+        audit(**options)
