@@ -117,10 +117,10 @@ def audit(
             further fields of `AuditRequest`. `transforms` may be written as 'flip+shift2', `features` as ['inception'], `canaries` as a
             path; `opening`, a dictionary, has further arguments of `open_model`: settings, resolution, weights, allow_pickle. `prompts`
             is a list of the prompts of the samples (a `PromptList`, or the path of a .txt, .csv or .jsonl), and `base_samples` are images
-            of the base model for the same prompts and seeds. For the folder of a text-to-image model, the fields of `PromptedModel`:
-            `lora`, `base`, `seeds_per_prompt`, `prompts_per_group`, `guidance`, `dtype`; samples of its base are kept in `base_shards`.
+            of the base model for the same prompts and seeds.
             `executor`, a YAML file or 'local', says where sampling and searches are done in pieces, with the same result; it needs
-            `shards`, and a model that is named by its path. A text-to-image model makes its samples here; searches alone are spread.
+            `shards`, and a model that is named by its path. For the folder of a text-to-image model, the fields of `PromptedModel`:
+            `lora`, `base`, `seeds_per_prompt`, `prompts_per_group`, `guidance`, `dtype`; samples of its base are kept in `base_shards`.
 
     Raises:
         UserError: Images or the model cannot be read, or do not go together.
@@ -132,7 +132,10 @@ def audit(
     }
     details, executor = options.pop("opening", {}), options.pop("executor", None)
     executor = None if executor is None else read_executor(executor)  # before images are read
-    base_shards, text_model = options.pop("base_shards", None), text_model_of(model, options, details)
+    base_shards = options.pop("base_shards", None)
+    text_model = text_model_of(model, options, details)
+    if text_model is not None and executor is not None:
+        raise UserError("Samples of a text-to-image model are made by this process; leave the executor out.")
     prompts, base = options.pop("prompts", None), options.pop("base_samples", None)
     if text_model is not None and samples is not None:
         raise UserError("Give either samples or a model, not both: samples are generated from the model.")
@@ -164,11 +167,26 @@ def audit(
         opened = as_model(model, device, suggested=sides, **details)
     names = options.keys() & {field.name for field in fields(AuditOptions)}
     settings = replace(options.pop("options", AuditOptions()), **{name: options.pop(name) for name in names})
+    elsewhere = None
+    if executor is not None and model is not None:
+        elsewhere = model_by_path(model, {**details, "suggested": sides})
     say = report if world().is_main else lambda line: None
     if opened is not None:
         say(f"model: {model_text(opened, settings.private)}")
-
-    def asked(prompts: PromptList | None, base: ImageSet | None) -> tuple[AuditRequest, PromptInputs | None]:
+    with (
+        tempfile.TemporaryDirectory(prefix="diffmem-audit-") as scratch,
+        spread_over(executor, device, None if shards is None else Path(shards), elsewhere),
+        show_progress("Auditing") as progress,
+    ):
+        folder, made = Path(scratch if shards is None else shards), None
+        stages = Stages(
+            progress, make=0.0 if text_model is None else 0.9, audit=1.0 if text_model is None else 0.1
+        )
+        if text_model is not None:
+            asked = settings, options.get("sampler", SamplerConfig()), options.get("canaries")
+            where = device, folder, folder / "base" if base_shards is None else Path(base_shards)
+            made = made_by_prompt(text_model, read, asked, where, stages.make, say)
+            read["samples"], prompts, base = made.found.samples, made.plan.listed, made.found.base
         request = AuditRequest(
             training=read["training"], samples=read["samples"], heldout=read["heldout"], model=opened, sources=sources,
             device=device, options=settings, **options,
@@ -177,28 +195,6 @@ def audit(
         if request.training is not None and "training" in sources:
             others = _others(request.training, sources["training"], given.get("training", Reading()))
             request = replace(request, other_training=others)
-        return request, inputs
-
-    ready = asked(prompts, base) if text_model is None else None
-    elsewhere = None
-    if executor is not None and model is not None and text_model is None:
-        elsewhere = model_by_path(model, {**details, "suggested": sides})
-    with (
-        tempfile.TemporaryDirectory(prefix="diffmem-audit-") as scratch,
-        spread_over(executor, device, None if shards is None else Path(shards), elsewhere),
-        show_progress("Auditing") as progress,
-    ):
-        folder, made = Path(scratch if shards is None else shards), None
-        made_share = 0.0 if text_model is None else 0.9
-        stages = Stages(progress, make=made_share, audit=1 - made_share)
-        if text_model is not None:
-            how = settings, options.get("sampler", SamplerConfig()), options.get("canaries")
-            where = device, folder, folder / "base" if base_shards is None else Path(base_shards)
-            made = made_by_prompt(text_model, read, how, where, stages.make, say)
-            read["samples"] = made.found.samples
-            ready = asked(made.plan.listed, made.found.base)
-        assert ready is not None
-        request, inputs = ready
         found = run_audit(request, folder, stages.audit, report)
     if inputs is None:
         return Audit(found)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from diffmem.console import rendered, warn
 from diffmem.data import ImageSet
@@ -46,9 +46,7 @@ __all__ = [
     "open_any",
     "open_emm",
     "open_study",
-    "prepared_grid",
-    "prepared_search",
-    "run_search",
+    "prepared",
     "run_study",
 ]
 
@@ -64,6 +62,20 @@ class EmmSearch:
 
     study: SearchStudy
     device: str = "cpu"
+
+    @classmethod
+    def prepared(
+        cls, recipe: SearchRecipe, out: Path, *, store: Path | None = None, device: str | None = None
+    ) -> Self:
+        """Return a search before it begins; see `prepared`."""
+        device = device_of(recipe.executor, device)
+        with show_progress("Reading images") as progress:
+            return cls(SearchStudy(recipe.with_whole_paths(), out, store or store_of(out), progress), device)
+
+    def execute(self) -> None:
+        """Train and sample until every level has its answer, or the budget is spent; errors are those of `find_emm`."""
+        with show_progress(self.recipe.title) as progress:
+            self.study.execute(device=self.device, progress=progress, warn=warn)
 
     @cached_property
     def result(self) -> SearchResult:
@@ -98,8 +110,13 @@ class EmmSearch:
         """EMM of every level with its interval, or why it is not known."""
         return {level.name: level.emm for level in self.result.levels}
 
+    @property
+    def tables(self) -> list[Any]:
+        """EMM of every level, as a table for `console`."""
+        return [search_table(self.result)]
+
     def __str__(self) -> str:
-        return rendered(search_table(self.result))
+        return rendered(*self.tables)
 
     def _repr_html_(self) -> str:
         rows = [(level.name, level_emm(level, self.result)) for level in self.result.levels]
@@ -140,7 +157,7 @@ def find_emm(
         out: Folder of the study: its runs, data and report.
         device: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
         settings: Further parts of a search's recipe, as values or configs: model, training, sampling, measure, search, seeds,
-            factor, title, executor, and data but for its source; see `SearchRecipe`.
+            factor, title, executor, budget, and data but for its source; see `SearchRecipe`.
 
     Raises:
         UserError: A setting is wrong, or the data do not fit.
@@ -157,42 +174,11 @@ def find_emm(
     values["sizes"] = tuple(sizes)
     if levels is not None:
         values["levels"] = {str(name): dict(changes) for name, changes in levels.items()}
-    found = run_search(validated(SearchRecipe, values, "find_emm"), folder, device=device)
+    found = EmmSearch.prepared(validated(SearchRecipe, values, "find_emm"), folder, device=device)
+    found.execute()
     if world().is_main:
         found.write_report()
     return found
-
-
-def run_search(
-    recipe: SearchRecipe, out: Path, *, store: Path | None = None, device: str | None = None
-) -> EmmSearch:
-    """Search for EMM as a recipe says.
-
-    Args:
-        recipe: What to do.
-        out: Folder of the study.
-        store: Where runs lie; the folder, or the store that an earlier call named, if not given.
-        device: 'cpu', 'cuda' or 'cuda:N'; by default what the recipe's executor says, else a GPU where there is one.
-
-    Raises:
-        UserError: The data cannot be had, or the executor does not fit this machine.
-        DiffmemError: A training failed.
-        KeyboardInterrupt: A stop was requested; everything is saved.
-    """
-    found = prepared_search(recipe, out, store=store, device=device)
-    with show_progress(recipe.title) as progress:
-        found.study.execute(device=found.device, progress=progress, warn=warn)
-    return EmmSearch(found.study, found.device)
-
-
-def prepared_search(
-    recipe: SearchRecipe, out: Path, *, store: Path | None = None, device: str | None = None
-) -> EmmSearch:
-    """Return a search before it begins; arguments and errors are those of `run_search`."""
-    device = device_of(recipe.executor, device)
-    with show_progress("Reading images") as progress:
-        study = SearchStudy(recipe.with_whole_paths(), out, store or store_of(out), progress)
-    return EmmSearch(study, device)
 
 
 def device_of(executor: ExecutorConfig, device: str | None) -> str:
@@ -228,10 +214,7 @@ def open_any(folder: str | Path) -> EmmSearch | GridStudy:
         UserError: It is no such folder.
     """
     path = Path(folder)
-    recipe = read_study(path)
-    if isinstance(recipe, SearchRecipe):
-        return EmmSearch(SearchStudy(recipe, path, store_of(path)))
-    return prepared_grid(recipe, path, device="cpu")
+    return prepared(read_study(path), path, device="cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,6 +232,28 @@ class GridStudy:
     levels: dict[str, Study]
     folder: Path
     device: str = "cpu"
+
+    @classmethod
+    def prepared(
+        cls, recipe: StudyRecipe, out: Path, *, store: Path | None = None, device: str | None = None
+    ) -> Self:
+        """Return a study of a grid before it begins; see `prepared`."""
+        recipe, device = recipe.with_whole_paths(), device_of(recipe.executor, device)
+        runs = store or store_of(out)
+        with show_progress("Reading images") as progress:
+            levels = {name: Study(recipe.level(name), out, progress, store=runs) for name in recipe.levels}
+        return cls(recipe, levels, out, device)
+
+    def execute(self) -> None:
+        """Do what is not done yet, until the budget is spent; errors are those of `run_study`."""
+        studies = list(self.levels.values())
+        if world().is_main:
+            write_study_folder(self.folder, self.recipe, studies[0].store)
+        with show_progress(self.recipe.title) as progress:
+            execute_studies(studies, self.folder, device=self.device, progress=progress, warn=warn)
+        _ = (
+            self.results
+        )  # under torchrun all processes read them together, and the first alone goes on to the report
 
     @cached_property
     def results(self) -> dict[str, StudyResult]:
@@ -284,8 +289,13 @@ class GridStudy:
             raise UserError(f"This study has the levels {', '.join(self.results)}: see `results`.")
         return next(iter(self.results.values()))
 
+    @property
+    def tables(self) -> list[Any]:
+        """The runs of every level, as tables for `console`."""
+        return list(map(terminal_table, self.results.values()))
+
     def __str__(self) -> str:
-        return rendered(*map(terminal_table, self.results.values()))
+        return rendered(*self.tables)
 
     def _repr_html_(self) -> str:
         tables = [
@@ -340,27 +350,28 @@ def run_study(
     """
     if workers is not None:
         recipe = recipe.model_copy(update={"executor": ExecutorConfig.of_workers(workers)})
-    found = prepared_grid(recipe, Path(out), store=store, device=device)
-    studies = list(found.levels.values())
-    if world().is_main:
-        write_study_folder(found.folder, found.recipe, studies[0].store)
-    with show_progress(recipe.title) as progress:
-        execute_studies(studies, found.folder, device=found.device, progress=progress, warn=warn)
-    _ = (
-        found.results
-    )  # under torchrun all processes read them together, and the first alone goes on to the report
+    found = GridStudy.prepared(recipe, Path(out), store=store, device=device)
+    found.execute()
     return found
 
 
-def prepared_grid(
+def prepared(
     recipe: StudyRecipe, out: Path, *, store: Path | None = None, device: str | None = None
-) -> GridStudy:
-    """Return a study of a grid before it begins; arguments and errors are those of `run_study`."""
-    recipe, device = recipe.with_whole_paths(), device_of(recipe.executor, device)
-    runs = store or store_of(out)
-    with show_progress("Reading images") as progress:
-        levels = {name: Study(recipe.level(name), out, progress, store=runs) for name in recipe.levels}
-    return GridStudy(recipe, levels, out, device)
+) -> EmmSearch | GridStudy:
+    """Return a study before it begins: a search or a grid, as its recipe says.
+
+    Args:
+        recipe: What to do.
+        out: Folder of the study.
+        store: Where runs lie; the folder, or the store that an earlier call named, if not given.
+        device: 'cpu', 'cuda' or 'cuda:N'; by default what the recipe's executor says, else a GPU where there is one.
+
+    Raises:
+        UserError: The data cannot be had or do not fit, or the executor does not fit this machine.
+    """
+    if isinstance(recipe, SearchRecipe):
+        return EmmSearch.prepared(recipe, out, store=store, device=device)
+    return GridStudy.prepared(recipe, out, store=store, device=device)
 
 
 def open_study(folder: str | Path) -> GridStudy:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffmem.cli.study import run_grid
+from diffmem.cli.study import show_report
 
 __all__ = ["quickstart"]
 
@@ -29,6 +29,7 @@ def quickstart(
         device: cpu, cuda or cuda:N; by default a GPU where there is one.
         workers: Processes that train at the same time; by default one per core on a CPU.
     """
+    from diffmem.api.studies import run_study
     from diffmem.studies.quickstart import quickstart_recipe
 
-    run_grid(quickstart_recipe(fast), out, device, workers)
+    show_report(run_study(quickstart_recipe(fast), out, device=device, workers=workers))

@@ -12,9 +12,8 @@ from diffmem.distributed import world
 
 if TYPE_CHECKING:
     from diffmem.api.studies import EmmSearch, GridStudy
-    from diffmem.runs.recipe import StudyRecipe
 
-__all__ = ["report", "run_grid", "study", "with_workers"]
+__all__ = ["report", "show_report", "study", "with_workers"]
 
 
 def study(
@@ -45,21 +44,15 @@ def study(
         store: Folder of runs and data that several studies share.
         plan: Only say what it will take: runs, hours, memory, disk.
     """
-    from diffmem.api.studies import prepared_grid, prepared_search, run_search
-    from diffmem.studies.search.recipe import SearchRecipe, load_study
+    from diffmem.api.studies import prepared
+    from diffmem.studies.search.recipe import load_study
 
-    chosen = load_study(recipe, with_workers(set_, workers))
+    found = prepared(load_study(recipe, with_workers(set_, workers)), out, store=store, device=device)
     if plan:
-        if isinstance(chosen, SearchRecipe):
-            print_plan(prepared_search(chosen, out, store=store, device=device))
-        else:
-            print_plan(prepared_grid(chosen, out, store=store, device=device))
-    elif isinstance(chosen, SearchRecipe):
-        found = run_search(chosen, out, store=store, device=device)
-        if world().is_main:
-            report_search(found)
+        print_plan(found)
     else:
-        run_grid(chosen, out, device, store=store)
+        found.execute()
+        show_report(found)
 
 
 def with_workers(settings: list[str] | None, workers: int | None) -> list[str]:
@@ -68,15 +61,6 @@ def with_workers(settings: list[str] | None, workers: int | None) -> list[str]:
         return settings or []
     executor = "inline" if workers == 1 else f"{{kind: local, processes: {workers}}}"
     return [*(settings or []), f"executor={executor}"]
-
-
-def run_grid(
-    recipe: StudyRecipe, out: Path, device: str | None, workers: int | None = None, store: Path | None = None
-) -> None:
-    """Run a study on a list of sizes, print its tables, write its reports and say where they are."""
-    from diffmem.api.studies import run_study
-
-    _report(run_study(recipe, out, device=device, workers=workers, store=store))
 
 
 def report(folder: Path) -> None:
@@ -92,26 +76,13 @@ def report(folder: Path) -> None:
     from diffmem.api.studies import open_emm, open_study
     from diffmem.studies.folder import read_study
 
-    if read_study(folder).plan == "search":
-        report_search(open_emm(folder))
-    else:
-        _report(open_study(folder))
+    show_report(open_emm(folder) if read_study(folder).plan == "search" else open_study(folder))
 
 
-def report_search(found: EmmSearch) -> None:
-    """Write the report of a search as it is now, and print its table."""
-    from diffmem.studies.search.report.tables import search_table
-
-    paths = found.write_report()
-    console().print(search_table(found.result))
-    print(f"{paths.html}\n{paths.json}")
-
-
-def _report(done: GridStudy) -> None:
-    from diffmem.studies.report.text import terminal_table
-
+def show_report(found: EmmSearch | GridStudy) -> None:
+    """Write the report of a study as it is now, print its tables and where it is; under torchrun, rank 0 alone."""
     if world().is_main:
-        paths = done.write_report()
-        for result in done.results.values():
-            console().print(terminal_table(result))
+        paths = found.write_report()
+        for table in found.tables:
+            console().print(table)
         print(f"{paths.html}\n{paths.json}")

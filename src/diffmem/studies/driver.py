@@ -99,16 +99,11 @@ class Plan(Protocol):
         budget: What it may spend; none for all that it takes.
     """
 
-    @property
-    def folder(self) -> Path: ...  # noqa: D102
-    @property
-    def store(self) -> Path: ...  # noqa: D102
-    @property
-    def executor(self) -> ExecutorConfig: ...  # noqa: D102
-    @property
-    def most(self) -> int | None: ...  # noqa: D102
-    @property
-    def budget(self) -> BudgetConfig | None: ...  # noqa: D102
+    folder: Path
+    store: Path
+    executor: ExecutorConfig
+    most: int | None
+    budget: BudgetConfig | None
 
     def waiting(self, busy: Collection[Work]) -> list[Work]:
         """Return what is waited for now, the most urgent first.

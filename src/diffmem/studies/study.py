@@ -272,7 +272,7 @@ class _Grid:
                 self._recipes[works.setdefault((where, tuple(run.points)), study.work(run))] = study.recipe
         self._left = sorted(works.values(), key=lambda work: -work.units)
         every = sum(work.units for work in works.values())
-        self.most = len(self.waiting(()))
+        self.most: int | None = len(self.waiting(()))
         self._units = sum(work.units for work in self._left)
         self._before = every - self._units
 

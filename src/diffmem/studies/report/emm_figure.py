@@ -61,19 +61,29 @@ class EmmMark:
     by_seed: Sequence[float] = ()
     finished: bool = True
 
-
-@dataclass(frozen=True)
-class _Mark:
-    """What is drawn for one level: a point, an arrow where one end alone is known, a span without a point, or words alone."""
-
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    guess: bool = False  # its ends are not those of an interval
+    @property
+    def value(self) -> float | None:
+        """The point that is drawn; none where an arrow, a span or words alone stand for it."""
+        return self.emm.value if self.emm.status == "estimated" else None
 
     @property
-    def ends(self) -> list[float]:
-        return [end for end in (self.value, self.low, self.high) if end]
+    def guess(self) -> bool:
+        """Whether its ends are not those of an interval."""
+        return self.emm.status not in ("estimated", "above largest", "below smallest")
+
+    @property
+    def ends(self) -> tuple[float | None, float | None]:
+        """The lower and the upper end, as far as they are known."""
+        if self.emm.status == "above largest":
+            return float(max(self.sizes)), None
+        if self.emm.status == "below smallest":
+            return None, float(min(self.sizes))
+        return self.emm.low, self.emm.high
+
+    @property
+    def known(self) -> list[float]:
+        """All of these numbers."""
+        return [one for one in (self.value, *self.ends) if one]
 
 
 def draw_emm_by_level(
@@ -99,21 +109,10 @@ def draw_emm_by_level(
     return figure
 
 
-def _mark(level: EmmMark) -> _Mark:
-    emm = level.emm
-    if emm.status == "above largest":
-        return _Mark(low=float(max(level.sizes)))
-    if emm.status == "below smallest":
-        return _Mark(high=float(min(level.sizes)))
-    answered = emm.status == "estimated"
-    return _Mark(emm.value if answered else None, emm.low, emm.high, guess=not answered)
-
-
 def _limits(levels: Sequence[EmmMark], sizes: Sequence[int]) -> list[float]:
     """Return every number that the axis of EMM must show."""
-    marks = [_mark(level) for level in levels]
-    found = [end for mark in marks for end in mark.ends]
-    if any(mark.guess and (mark.low is None) != (mark.high is None) for mark in marks):
+    found = [one for level in levels for one in level.known]
+    if any(level.guess and level.ends.count(None) == 1 for level in levels):
         found += map(float, sizes)  # an end that is not known yet lies anywhere in these
     found += [level.published for level in levels if level.published]
     found += [value for level in levels for value in level.by_seed]
@@ -138,10 +137,10 @@ def _spot(value: float, position: float, across: bool) -> tuple[float, float]:
     return (value, position) if across else (position, value)
 
 
-def _draw_mark(axes: Axes, mark: _Mark, position: float, across: bool) -> None:
+def _draw_mark(axes: Axes, mark: EmmMark, position: float, across: bool) -> None:
     """Draw one level at `position`; EMM runs along x if `across`, else along y."""
     dashes = (0, (2, 1.5)) if mark.guess else "-"
-    low, high = mark.low, mark.high
+    low, high = mark.ends
     for end in (low, high):
         if end is not None:
             axes.plot(
@@ -175,7 +174,7 @@ def _draw_mark(axes: Axes, mark: _Mark, position: float, across: bool) -> None:
 
 def _draw_level(axes: Axes, level: EmmMark, position: float, across: bool) -> None:
     """Draw a level's mark, each of several seeds faintly beside it, and the paper's value."""
-    _draw_mark(axes, _mark(level), position, across)
+    _draw_mark(axes, level, position, across)
     seeds = level.by_seed if len(level.by_seed) > 1 else ()
     positions = [position] * len(seeds)
     xy = (seeds, positions) if across else (positions, seeds)
@@ -242,8 +241,8 @@ def _over_numbers(
 
 def _name_number(axes: Axes, level: EmmMark, number: float, *, roomy: bool) -> None:
     """Write EMM beside its point where there is room, and always where no point is drawn."""
-    mark, words = _mark(level), level.words
-    if mark.value is not None:
+    words = level.words
+    if level.value is not None:
         if not roomy:
             return
         words = words.partition(" [")[0]
@@ -258,9 +257,11 @@ def _name_number(axes: Axes, level: EmmMark, number: float, *, roomy: bool) -> N
         "annotation_clip": False,
     }
     shift = -8 if near_end else 8
-    if mark.ends:
+    if level.known:
         position = (
-            mark.value if mark.value is not None else math.exp(sum(map(math.log, mark.ends)) / len(mark.ends))
+            level.value
+            if level.value is not None
+            else math.exp(sum(map(math.log, level.known)) / len(level.known))
         )
         axes.annotate(words, (number, position), xytext=(shift, 0), **style)
     else:
@@ -291,7 +292,7 @@ def _legend(figure: Figure, levels: Sequence[EmmMark], confidence: float) -> Non
         handles.append(entry("the paper's value for the corresponding level", **_PAPER_STYLE))
     if any(level.emm.status in ("above largest", "below smallest") for level in levels):
         handles.append(entry("outside the allowed sizes", marker="$\u2192$", markersize=11))
-    if any(mark.guess and mark.ends for mark in (_mark(level) for level in levels)):
+    if any(level.guess and level.known for level in levels):
         handles.append(entry("range, without a point estimate", linestyle=(0, (2, 1.5)), linewidth=1.8))
     figure.legend(
         handles=handles, loc="outside upper left", ncols=3, frameon=False, fontsize=SMALL_FONT_SIZE, handlelength=2.2,

@@ -7,12 +7,11 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from diffmem.errors import UserError
-from diffmem.reports.curves import Series, draw_nulls, draw_points, legend_above, looks
-from diffmem.reports.figures import draw_band, draw_target_rate, means, name_ends
+from diffmem.reports.curves import Look, Series, draw_curves, draw_nulls, draw_points, legend_above, looks
+from diffmem.reports.figures import draw_target_rate, means, name_ends
 from diffmem.reports.style import (
     COLOURS,
     FONT_SIZE,
-    Colour,
     dress,
     epoch_axis,
     new_figure,
@@ -136,16 +135,12 @@ def rmem_against_epochs(result: StudyResult) -> Figure:
     grouped: dict[int, list[RunRecord]] = defaultdict(list)
     for run in runs:
         grouped[run.size].append(run)
-    ends: list[tuple[str, list[tuple[float, float]], Colour]] = []
+    ends = []
     for (size, same), colour in zip(grouped.items(), ordered_colours(len(grouped)), strict=True):
         seeds = f" ({len(same)} seeds)" if len(same) > 1 else ""
-        ends.append((f"N = {size_text(size)}{seeds}", [], colour))
-        for run in same:
-            points = [(one.epoch, one.memorized) for one in run.evaluations if one.epoch > 0]
-            draw_band(axes, points, colour)
-            middle = [100 * rate.value for _, rate in points]
-            epochs = [epoch for epoch, _ in points]
-            axes.plot(epochs, middle, color=colour, linewidth=1.6, marker="o", markersize=3.5)
-            ends[-1][1].append((epochs[-1], middle[-1]))
+        name = f"N = {size_text(size)}{seeds}"
+        curves = [[(one.epoch, one.memorized) for one in run.evaluations if one.epoch > 0] for run in same]
+        draw_curves(axes, Series(name, Look(colour, "o"), curves))
+        ends.append((name, [(curve[-1][0], 100 * curve[-1][1].value) for curve in curves], colour))
     name_ends(axes, ends, figure.get_figheight() - 0.8)  # the x axis takes some of the height
     return figure

@@ -127,12 +127,13 @@ def _pictures(result: GridResult) -> list[Picture]:
             " held-out images.",
         ),
     ]  # fmt: skip
+    names = [level.name for level in result.levels]
     for number, level in enumerate(result.levels, 1):
         if any(one.epoch > 0 for run in level.study.runs for one in run.evaluations):
             found.append(
                 Picture(
                     f"rmem_vs_epochs_{number:02d}.png",
-                    f"R_mem over training: {level_text(level.name)}",
+                    f"R_mem over training: {level_label(level.name, result.factor, names)}",
                     rmem_against_epochs(level.study),
                     f"R_mem by epoch at the level {level.name}, one curve per training set.",
                 )

@@ -11,12 +11,11 @@ from diffmem.data import ImageSet
 from diffmem.distributed import world
 from diffmem.environment import versions
 from diffmem.errors import UserError
-from diffmem.executors.config import ExecutorConfig
 from diffmem.memorization import RatioRule, protocol_id
 from diffmem.memorization.examples import Example
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.distribution import Distribution, open_distribution
-from diffmem.runs.recipe import BudgetConfig, StudyRecipe
+from diffmem.runs.recipe import StudyRecipe
 from diffmem.studies.driver import UNFINISHED, Work, budget_state, drive, seconds_spent
 from diffmem.studies.folder import write_study_folder
 from diffmem.studies.search.choice import Outcome
@@ -54,6 +53,7 @@ class SearchStudy:
         self, recipe: SearchRecipe, folder: Path, store: Path | None = None, progress: Progress = NO_PROGRESS
     ) -> None:
         self.recipe, self.folder, self.store = recipe, folder, store or folder
+        self.executor, self.budget = recipe.executor, recipe.budget
         self.levels: dict[str, StudyRecipe] = {name: recipe.level(name) for name in recipe.levels}
         self._distributions: dict[str, Distribution] = {
             name: open_distribution(level.data, progress) for name, level in self.levels.items()
@@ -108,11 +108,6 @@ class SearchStudy:
         """Return what a worker process needs to do a training; the images that it needs are written to the store."""
         return {**task_content(self.run(item), self.recipe, device), "level": item.level}
 
-    @property
-    def executor(self) -> ExecutorConfig:
-        """Where trainings run."""
-        return self.recipe.executor
-
     def waiting(self, busy: Collection[Work]) -> list[Work]:
         """Return the trainings that the searches wait for; see `Plan`."""
         found = follow(self.recipe, lambda item: None if self._work(item) in busy else self.outcome(item))
@@ -129,11 +124,6 @@ class SearchStudy:
             sizes += sum(shares.get(self._work(item), 0.0) for item in one.waiting)
             done += 1.0 if one.finished else min(0.9, sizes / 5)
         return done, float(len(self._followed))
-
-    @property
-    def budget(self) -> BudgetConfig | None:
-        """What the study may spend."""
-        return self.recipe.budget
 
     def spent(self, shares: Mapping[Work, float]) -> float:
         """Return what was trained and sampled, in images trained, from the records of the runs; see `Plan`."""
