@@ -100,7 +100,7 @@ def made_by_prompt(
         where: See `sample_prompts`.
 
     Raises:
-        UserError: There are no training images with captions; see also `sample_prompts`.
+        UserError: There are no training images with captions, or an option is for other models; see also `sample_prompts`.
     """
     settings, sampler, canaries = options
     training, heldout = sets["training"], sets["heldout"]
@@ -110,6 +110,10 @@ def made_by_prompt(
         )
     if settings.first_seed:
         raise UserError("--first-seed is not for a text-to-image model: each prompt has the seeds from 0 on.")
+    if settings.num != AuditOptions.num:
+        raise UserError(
+            "--num is not for a text-to-image model: --prompts-per-group and --seeds-per-prompt say how many samples are made."
+        )
     held = () if heldout is None else heldout.captions or ()
     plan = plan_prompts(
         training,

@@ -204,6 +204,8 @@ def test_a_private_report_names_no_file_and_no_caption(opened, tmp_path):
         ({"base": "other"}, "other sizes"),
         ({"samples": TRAINING}, "not both"),
         ({"first_seed": 3}, "--first-seed is not for"),
+        ({"num": 50}, "--num is not for"),
+        ({"executor": "local"}, "leave the executor out"),
         ({"opening": {"weights": "raw"}}, "weights is not for a text-to-image model"),
         ({"guidance": -1.0}, "scale of guidance"),
         ({"model": Known(("",), 0)}, "--lora is for a text-to-image model"),
