@@ -88,7 +88,7 @@ def denoising_figure(check: DenoisingCheck) -> Figure:
         floor, 6 * max(one.value for point in check.points for one in (point.model, point.mean_image))
     )
     sigma_axis(axes, sigmas)
-    axes.legend(frameon=False, fontsize=SMALL_FONT_SIZE, loc="upper left")
+    axes.legend(frameon=False, fontsize=SMALL_FONT_SIZE, loc="lower right")
     figure.suptitle(
         f"Denoising error on {check.images:,} training images",
         fontsize=TITLE_FONT_SIZE,
