@@ -153,21 +153,21 @@ def load_denoiser(
     return denoiser.eval().requires_grad_(False).to(device), config, texts
 
 
-def check_file(path: Path, limit: int = MAX_FILE_BYTES) -> int:
-    """Return the size of a plain file in bytes, at most `limit`.
+def check_file(path: Path, limit: int | None = None) -> int:
+    """Return the size of a plain file in bytes, at most `limit`, which is `MAX_FILE_BYTES` if none.
 
     Raises:
         UserError: It is missing or too large.
     """
     if not is_plain_file(path):
         raise UserError(f"There is no file {path}.")
-    size = path.stat().st_size
+    size, limit = path.stat().st_size, MAX_FILE_BYTES if limit is None else limit
     if size > limit:
         raise UserError(f"{path} is refused: it has {size:,} bytes; the limit is {limit:,}.")
     return size
 
 
-def check_sizes(path: Path, limit: int = MAX_FILE_BYTES) -> None:
+def check_sizes(path: Path, limit: int | None = None) -> None:
     """Refuse a safetensors file whose size, or whose header's size, no network of this field has.
 
     Raises:

@@ -97,8 +97,9 @@ def test_a_process_that_dies_is_told_with_the_remedy():
 
 def test_no_process_is_left_when_the_work_is_given_up():
     files = Files([f"{index}" for index in range(len(CONTENTS))], CONTENTS.__getitem__)
+    before = workers.threading.active_count()
     with decoding_processes(2):
         batches = decoded(files, 0, Decoder("x", AS_USUAL, None))
         next(batches)
         batches.close()
-    assert workers.threading.active_count() == 1
+    assert workers.threading.active_count() == before

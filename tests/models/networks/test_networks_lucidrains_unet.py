@@ -171,7 +171,7 @@ def test_a_network_without_levels_is_refused():
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_images_of_other_channels_are_refused(channels):
-    with pytest.raises(UserError, match=r"reads 3 channels.*image_shape=\(C, H, W\)"):
+    with pytest.raises(UserError, match=r"reads 3 channels.*image_shape"):
         load_unet(tensors_of(small()), channels)
 
 

@@ -73,7 +73,7 @@ def test_of_the_steps_of_a_run_of_edm_the_newest_is_taken_but_no_length_of_its_a
     assert open_model(tmp_path).origin.path == tmp_path / "network-snapshot-000002.pkl"
     for length in ("0.050", "0.100"):
         (tmp_path / f"network-snapshot-0000003-{length}.pkl").touch()
-    with pytest.raises(UserError, match=r"holds 2 checkpoints.*0000003-0\.050\.pkl"):
+    with pytest.raises(UserError, match=r"holds 2 EMA lengths.*0000003-0\.050\.pkl"):
         open_model(tmp_path)
 
 
