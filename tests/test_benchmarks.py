@@ -50,6 +50,7 @@ def benchmarks():
     )
 
 
+@pytest.mark.slow
 def test_in_miniature_every_part_is_measured_and_stands_on_the_page(tmp_path, benchmarks):
     command("--out", str(tmp_path), "--device", "cpu", "--miniature")
     content = json.loads((tmp_path / "results.json").read_text())
