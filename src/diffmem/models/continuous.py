@@ -19,8 +19,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffmem.errors import UserError
-from diffmem.models.denoiser import DescribedDenoiser, checked_classes, checked_levels, network_text
+from diffmem.models.denoiser import (
+    DescribedDenoiser,
+    check_trained,
+    checked_classes,
+    checked_levels,
+    network_text,
+)
 from diffmem.models.preconditioning import EDM
 
 __all__ = [
@@ -31,8 +36,6 @@ __all__ = [
     "straight_flow",
     "trigonometric_flow",
 ]
-
-_TOLERANCE = 1e-6
 
 
 class Coefficients(NamedTuple):
@@ -151,14 +154,7 @@ class ContinuousDenoiser(DescribedDenoiser):
                 missing for a network with classes.
         """
         level = checked_levels(x, sigma, self.image_shape)
-        outside = ~(
-            (level >= self.sigma_min * (1 - _TOLERANCE)) & (level <= self.sigma_max * (1 + _TOLERANCE))
-        )
-        if bool(outside.any()):
-            raise UserError(
-                f"Noise level {float(level[outside][0]):g} is outside of {self.sigma_min:g} to {self.sigma_max:g}, where this network was"
-                " trained."
-            )
+        check_trained(level, self.sigma_min, self.sigma_max)
         given = checked_classes(labels, len(x), self.num_labels, self._null_label)
         state, level = x.double(), level[:, None, None, None]
         if self.process.unit_range:

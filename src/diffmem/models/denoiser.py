@@ -27,6 +27,7 @@ __all__ = [
     "Reading",
     "Refinable",
     "check_independent_noise",
+    "check_trained",
     "checked_classes",
     "checked_labels",
     "checked_levels",
@@ -35,6 +36,10 @@ __all__ = [
     "network_text",
     "pixel_shape_of",
 ]
+
+
+# Levels that went through float32 or through the inverse of a schedule are a little outside of a range whose ends they mean.
+_TOLERANCE = 1e-6
 
 
 @runtime_checkable
@@ -229,6 +234,19 @@ def checked_levels(x: Tensor, sigma: Tensor | float, image_shape: tuple[int, int
     if not bool((levels > 0).all()):
         raise UserError(f"Noise levels must be positive, not {levels[~(levels > 0)][0]:g}.")
     return levels.expand(len(x))
+
+
+def check_trained(sigma: Tensor, sigma_min: float, sigma_max: float) -> None:
+    """Refuse noise levels, (B,), that a network was not trained for.
+
+    Raises:
+        UserError: A level is outside of [sigma_min, sigma_max] by more than rounding.
+    """
+    outside = ~((sigma >= sigma_min * (1 - _TOLERANCE)) & (sigma <= sigma_max * (1 + _TOLERANCE)))
+    if bool(outside.any()):
+        raise UserError(
+            f"Noise level {float(sigma[outside][0]):g} is outside of {sigma_min:g} to {sigma_max:g}, where this network was trained."
+        )
 
 
 def checked_labels(labels: Tensor | None, count: int, num_labels: int) -> Tensor:

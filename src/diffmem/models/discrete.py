@@ -18,7 +18,13 @@ import torch
 from torch import Tensor
 
 from diffmem.errors import UserError
-from diffmem.models.denoiser import DescribedDenoiser, checked_classes, checked_levels, network_text
+from diffmem.models.denoiser import (
+    DescribedDenoiser,
+    check_trained,
+    checked_classes,
+    checked_levels,
+    network_text,
+)
 
 __all__ = [
     "BetaSchedule",
@@ -37,9 +43,6 @@ __all__ = [
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 Prediction = Literal["epsilon", "sample", "v_prediction"]
 Timesteps = Literal["interpolated", "nearest"]
-
-# Levels that went through float32 or through the inverse of a schedule are a little outside of a range whose ends they mean.
-_TOLERANCE = 1e-6
 
 
 def betas_of(schedule: BetaSchedule, steps: int, start: float = 1e-4, end: float = 0.02) -> Tensor:
@@ -219,13 +222,7 @@ class DiscreteDenoiser(DescribedDenoiser):
         Raises:
             UserError: A level is outside of [sigma_min, sigma_max].
         """
-        low, high = self.sigma_min * (1 - _TOLERANCE), self.sigma_max * (1 + _TOLERANCE)
-        outside = ~((sigma >= low) & (sigma <= high))
-        if bool(outside.any()):
-            raise UserError(
-                f"Noise level {float(sigma[outside][0]):g} is outside of {self.sigma_min:g} to {self.sigma_max:g}, where this network was"
-                " trained."
-            )
+        check_trained(sigma, self.sigma_min, self.sigma_max)
         grid = self._grid
         point = self._on_grid(sigma.to(grid)).clamp(grid[0], grid[-1])
         upper = torch.searchsorted(grid, point).clamp(1, len(grid) - 1)
