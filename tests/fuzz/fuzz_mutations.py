@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
 
-__all__ = ["DEPTH", "NEST", "PROOF", "Harm", "damaged", "mutated", "with_nests"]
+__all__ = ["DEPTH", "FORMATS", "NEST", "NUMBERS", "PROOF", "Harm", "damaged", "mutated", "with_nests"]
 
 DEPTH = 10_000
 """How many dictionaries `with_nests` puts into each other."""
@@ -25,7 +25,7 @@ PROOF = Path("executed")
 _NESTS = 0.005  # of the new values: each costs half a second
 _WRITTEN = b"X" + struct.pack("<I", len(NEST)) + NEST.encode()
 _NESTED = b"}X\x01\0\0\0a" * DEPTH + b"N" + b"s" * DEPTH
-_NUMBERS = (
+NUMBERS = (
     0,
     1,
     2,
@@ -41,7 +41,10 @@ _NUMBERS = (
     2**63 - 1,
     2**64 - 1,
 )
-_FORMATS = {"B": 8, "<H": 16, "<I": 32, ">I": 32, "<Q": 64}
+"""What is written over numbers: the ends of their types."""
+FORMATS = {"B": 8, "<H": 16, ">H": 16, "<I": 32, ">I": 32, "<Q": 64, ">Q": 64}
+"""How numbers are written in files, with their bits."""
+_SIGNS = b'0179-./\\"[]{}:, \n\0x'
 _DTYPES = (
     torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int8, torch.uint8, torch.bool, torch.complex64,
 )  # fmt: skip
@@ -54,20 +57,26 @@ class Harm:
         return os.mkdir, (str(PROOF),)
 
 
-def damaged(random: Random, content: bytes) -> bytes:
-    """Return bytes with bits flipped, numbers overwritten, or a part cut out, doubled or moved, at one to three places."""
+def damaged(random: Random, content: bytes, others: Sequence[bytes] = ()) -> bytes:
+    """Return bytes with bits flipped, numbers overwritten, or a part cut out, doubled or moved, at one to three places.
+
+    With other contents of its kind, also with a part of another one or another sign; headers are at the ends, where half of that is done.
+    """
     for _ in range(random.randint(1, 3)):
         place = random.randrange(len(content) or 1)
+        if others and random.random() < 0.5:
+            place = min(place, random.randrange(80))
+            place = len(content) - 1 - place if content and random.random() < 0.4 else place
         length = random.choice((1, 2, 4, 8, 16, random.randint(1, len(content) or 1)))
         head, part, tail = content[:place], content[place : place + length], content[place + length :]
-        match random.randrange(7):
+        match random.randrange(9 if others else 7):
             case 0 | 1:
                 content = (
                     head + bytes([part[0] ^ 1 << random.randrange(8)] if part else b"") + part[1:] + tail
                 )
             case 2:
-                form = random.choice(list(_FORMATS))
-                number = struct.pack(form, random.choice(_NUMBERS) & (2 ** _FORMATS[form] - 1))
+                form = random.choice(list(FORMATS))
+                number = struct.pack(form, random.choice(NUMBERS) & (2 ** FORMATS[form] - 1))
                 content = head + number + content[place + len(number) :]
             case 3:
                 content = head + random.randbytes(min(length, 8)) + content[place + min(length, 8) :]
@@ -75,9 +84,15 @@ def damaged(random: Random, content: bytes) -> bytes:
                 content = head + tail if random.random() < 0.8 else head
             case 5:
                 content = head + part * random.choice((2, 3, 20 if length < 1000 else 2)) + tail
-            case _:
+            case 6:
                 at = random.randrange(len(content) or 1)
                 content = content[:at] + part + content[at:]
+            case 7:
+                other = random.choice(others)
+                start = random.randint(0, len(other))
+                content = head + other[start : start + length] + tail
+            case _:
+                content = head + bytes([random.choice(_SIGNS)]) + content[place + 1 :]
     return content
 
 

@@ -1,4 +1,4 @@
-"""Damage checkpoints of one layout, or of all: `python tests/fuzz/fuzz_run.py [--count N] [--seed S] [KIND ...]`.
+"""Damage files of one kind, checkpoints or images, or of all: `python tests/fuzz/fuzz_run.py [--count N] [--seed S] [KIND ...]`.
 
 Each damaged file is opened or refused in one line; every other outcome is printed with its file, which is left in the folder `findings`,
 and the program ends with an error. The most memory that was used is printed: it may grow by `GROWTH_MEBIBYTES`.
@@ -23,12 +23,26 @@ sys.path[:0] = [str(_HERE), str(_HERE.parent / "builders")]
 
 from fuzz_checkpoints import LAYOUTS  # noqa: E402 - the folders of the tests' makers are told above
 from fuzz_harness import Harness  # noqa: E402
-from fuzz_mutations import PROOF  # noqa: E402
+from fuzz_images import IMAGES  # noqa: E402
+from fuzz_members import MEMBERS  # noqa: E402
+from fuzz_mutations import PROOF, damaged  # noqa: E402
 
 GROWTH_MEBIBYTES = 200
 """More than a file of one megabyte may add to the memory of a process that has opened one."""
 
 __all__ = ["GROWTH_MEBIBYTES", "fuzz", "peak_mebibytes"]
+
+
+class Seeded:
+    """A kind of files of images as a layout: what is damaged are the bytes of its good ones."""
+
+    name = "file"
+
+    def __init__(self, harness: Harness) -> None:
+        self.place, self.open, self._seeds = harness.place, harness.open, harness.seeds
+
+    def mutant(self, random: Random) -> bytes:
+        return damaged(random, random.choice(self._seeds), self._seeds)
 
 
 def peak_mebibytes() -> float:
@@ -37,7 +51,9 @@ def peak_mebibytes() -> float:
 
 
 def fuzz(layout: Any, count: int, seed: int, folder: Path) -> tuple[int, list[tuple[int, str, bytes]]]:
-    """Open so many damaged files of a `Layout` or `Folder`; return how many were opened, and the findings: number, what happened, file.
+    """Open so many damaged files of a `Layout`, `Folder` or `Seeded`.
+
+    Returns how many were opened, and the findings: number, what happened, file.
 
     The working directory must be the folder, in which a call that is carried out would leave `PROOF`.
     """
@@ -64,12 +80,12 @@ def main() -> None:
         "kinds",
         nargs="*",
         metavar="KIND",
-        help=", ".join([*LAYOUTS, "diffusers-network", "diffusers-scheduler"]),
+        help=", ".join([*LAYOUTS, "diffusers-network", "diffusers-scheduler", *IMAGES, *MEMBERS]),
     )
     parser.add_argument("--count", type=int, default=1000, help="of damaged files")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    kinds: dict[str, Any] = dict(LAYOUTS)
+    kinds: dict[str, Any] = LAYOUTS | {kind: Seeded(one) for kind, one in (IMAGES | MEMBERS).items()}
     if importlib.util.find_spec("diffusers") is not None:
         from fuzz_folders import FOLDERS
 

@@ -8,26 +8,10 @@ import sys
 
 import pytest
 from fuzz_kinds import HARNESSES
+from fuzz_mutations import FORMATS, NUMBERS
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-NUMBERS = [
-    0,
-    1,
-    2,
-    0x7F,
-    0x80,
-    0xFF,
-    0x7FFF,
-    0xFFFF,
-    0x7FFFFFFF,
-    0x80000000,
-    0xFFFFFFFF,
-    2**62,
-    2**63 - 1,
-    2**64 - 1,
-]
-LAYOUTS = {"B": 8, "<H": 16, ">H": 16, "<I": 32, ">I": 32, "<Q": 64, ">Q": 64}
 GROWTH_MEBIBYTES = 1000
 
 
@@ -49,8 +33,8 @@ def damaged(draw, seeds):
             case "bits":
                 content = head + bytes([content[place] ^ 1 << draw(st.integers(0, 7))]) + content[place + 1 :]
             case "number":
-                layout = draw(st.sampled_from(sorted(LAYOUTS)))
-                number = draw(st.sampled_from(NUMBERS)) & (2 ** LAYOUTS[layout] - 1)
+                layout = draw(st.sampled_from(sorted(FORMATS)))
+                number = draw(st.sampled_from(NUMBERS)) & (2 ** FORMATS[layout] - 1)
                 written = struct.pack(layout, number)
                 content = head + written + content[place + len(written) :]
             case "cut off":
