@@ -22,25 +22,23 @@ from diffmem.models.pretrained.diffusers_schedulers import (
 )
 from diffmem.models.pretrained.recognition import SAMPLES_ONLY
 
-__all__ = ["NetworkSettings", "TransformerSettings", "UnetSettings", "check_fit", "read_network"]
+__all__ = [
+    "LevelSettings",
+    "NetworkSettings",
+    "TransformerSettings",
+    "UnetSettings",
+    "check_fit",
+    "read_network",
+]
 
 _MAX_TOKENS = 2**16
 
 
-class UnetSettings(PartSettings):
-    """The settings of a `UNet2DModel`; a class that stands for "no label" is not known."""
+class LevelSettings(PartSettings):
+    """What the settings of the library's U-Nets share: each block after the first halves the sides."""
 
-    kind: ClassVar[str] = "UNet2DModel"
-    null_label: ClassVar[None] = None
     sample_size: int | tuple[int, int]
-    in_channels: int = Field(3, ge=1)
-    out_channels: int = 3
-    time_embedding_type: Literal["positional", "fourier", "learned"] = "positional"
-    num_train_timesteps: int | None = None
-    block_out_channels: tuple[int, ...] = Field((224, 448, 672, 896), min_length=1, max_length=16)
-    layers_per_block: int = Field(2, ge=1)
-    class_embed_type: None = None
-    num_class_embeds: int | None = Field(None, ge=1)
+    block_out_channels: tuple[int, ...]
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -52,6 +50,21 @@ class UnetSettings(PartSettings):
     def unit(self) -> int:
         """What the sides are multiples of."""
         return int(2 ** (len(self.block_out_channels) - 1))
+
+
+class UnetSettings(LevelSettings):
+    """The settings of a `UNet2DModel`; a class that stands for "no label" is not known."""
+
+    kind: ClassVar[str] = "UNet2DModel"
+    null_label: ClassVar[None] = None
+    in_channels: int = Field(3, ge=1)
+    out_channels: int = 3
+    time_embedding_type: Literal["positional", "fourier", "learned"] = "positional"
+    num_train_timesteps: int | None = None
+    block_out_channels: tuple[int, ...] = Field((224, 448, 672, 896), min_length=1, max_length=16)
+    layers_per_block: int = Field(2, ge=1)
+    class_embed_type: None = None
+    num_class_embeds: int | None = Field(None, ge=1)
 
     @property
     def layers(self) -> int:

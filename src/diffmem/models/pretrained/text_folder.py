@@ -29,6 +29,7 @@ from diffmem.models.pretrained.diffusers_schedulers import (
     read_part,
     read_scheduler,
 )
+from diffmem.models.pretrained.diffusers_settings import LevelSettings
 from diffmem.models.pretrained.recognition import SAMPLES_ONLY, unlike
 
 __all__ = [
@@ -231,11 +232,10 @@ _LAYERS = ("layers_per_block", "transformer_layers_per_block", "reverse_transfor
 _Layers = int | tuple[int | tuple[int, ...], ...]
 
 
-class TextUnetSettings(PartSettings):
+class TextUnetSettings(LevelSettings):
     """The settings of a `UNet2DConditionModel`; others that it may have are built by the library as they are."""
 
     kind: ClassVar[str] = "UNet2DConditionModel"
-    sample_size: int | tuple[int, int]
     in_channels: int = Field(4, ge=1)
     out_channels: int = Field(4, ge=1)
     center_input_sample: Literal[False] = False
@@ -283,17 +283,6 @@ class TextUnetSettings(PartSettings):
             if isinstance(value, tuple) and len(value) != count:
                 raise ValueError(f"{name} has {len(value)} entries for {count} blocks (block_out_channels)")
         return self
-
-    @property
-    def sides(self) -> tuple[int, int]:
-        """(H, W) of the latents that it was made for."""
-        size = self.sample_size
-        return size if isinstance(size, tuple) else (size, size)
-
-    @property
-    def unit(self) -> int:
-        """What the sides are multiples of."""
-        return int(2 ** (len(self.block_out_channels) - 1))
 
     @property
     def layers(self) -> int:
