@@ -115,7 +115,7 @@ def run_table(level: LevelRecord, result: StudyRecord) -> Table:
     if level.emm_last is not None:
         caption += f"; from the ends of training: {emm_text(level.emm_last, sizes)}"
     title = result.title if len(result.levels) == 1 else f"{result.title}: {level_text(level.name)}"
-    table = text_table(title, caption)
+    table = text_table(title, caption, narrow=several)
     names = ["N", *(["seed"] if several else []), "R_mem peak [95%]", "at\nepoch", "R_mem\nend", "null\nrate"]
     for name in [*names, "images\ncopied", "training"]:
         table.add_column(name, justify="right", no_wrap=True, vertical="bottom")
