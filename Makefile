@@ -63,11 +63,12 @@ check: lint types test
 # What is too long for every change: the slow tests, then the wheel in an environment that holds nothing else.
 release-check: test-slow
 	set -e; out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; trap 'exit 130' INT TERM; \
-	$(BIN)/python -m pip wheel -q --no-deps -c constraints.txt -w "$$out/wheel" .; \
+	$(BIN)/python -m pip install -q -c constraints.txt build; \
+	$(BIN)/python -m build -o "$$out/dist" > "$$out/build.log" || { cat "$$out/build.log"; exit 1; }; \
 	$(PY) -m venv "$$out/empty"; \
 	"$$out/empty/bin/python" -m pip install -q --upgrade pip; \
 	"$$out/empty/bin/python" -m pip install -q -c constraints.txt torch numpy; \
-	"$$out/empty/bin/python" -m pip install -q -c constraints.txt "$$out"/wheel/diffmem-*.whl; \
+	"$$out/empty/bin/python" -m pip install -q -c constraints.txt "$$out"/dist/diffmem-*.whl; \
 	cd "$$out"; \
 	empty/bin/diffmem quickstart --fast --out quickstart; \
 	test -s quickstart/report.html; \
