@@ -212,11 +212,11 @@ def render_page_of(
     runs = list(runs_of(result))
     measured = [run for _, run in runs if run.evaluations]
     several_levels, several_seeds = len(result.levels) > 1, len(result.seeds) > 1
-    ends = f"EMM, training images [{100 * result.confidence:.4g}% interval]"
+    words = f"EMM, training images [{100 * result.confidence:.4g}% interval]"
     keys = [
         (str(len(result.levels)), f"levels ({result.factor})")
         if several_levels
-        else (level_emm(result.levels[0], result), ends),
+        else (level_emm(result.levels[0], result), words),
         (str(len(runs)), "training run" if len(runs) == 1 else "training runs"),
         (str(len(result.seeds)), "seeds" if several_seeds else "seed"),
         (duration_text(result.seconds), "total time"),
@@ -239,6 +239,7 @@ def render_page_of(
             )
             for level in result.levels
         ],
+        "ends": any(level.emm_last for level in result.levels),
         "cost": cost_text(result),
         "published": any(level.published is not None for level in result.levels),
         "long_names": any(len(level.name) > 24 for level in result.levels),

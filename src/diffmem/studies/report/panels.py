@@ -47,7 +47,8 @@ def level_panels(
     heights = [max(map(height, levels[row * columns : (row + 1) * columns])) for row in range(rows)]
     width = WIDTH if columns > 1 else 7.4
     letters = int((width / columns - 1.0) / 0.088)
-    titles = short_names([level_label(level.name, result) for level in levels], letters)
+    names = ["" if level.name == "base" else level_label(level.name, result) for level in levels]
+    titles = short_names(names, letters)
     heights = [one + 0.75 + pad / 72 for one in heights]
     figure = new_figure(width, sum(heights) + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights})
