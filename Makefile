@@ -83,7 +83,7 @@ release-check: browser docs test-slow
 
 bench: .venv/.dev
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
-	$(BIN)/python benchmarks/training_speed.py
+	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/network_rate.py
 	$(BIN)/python benchmarks/neighbours.py
 	$(BIN)/python benchmarks/neighbour_index.py
@@ -92,6 +92,7 @@ bench: .venv/.dev
 	$(BIN)/python benchmarks/emm_search.py
 	$(BIN)/python benchmarks/concurrent_runs.py
 	$(BIN)/python benchmarks/grouped_training.py
+	$(BIN)/python benchmarks/bfloat16.py
 	$(BIN)/python benchmarks/audit.py
 
 # At most four minutes on one card: a page and a JSON in gpu/.
