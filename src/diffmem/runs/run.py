@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError
 from diffmem.memorization import Neighbours, RatioRule, nearest_neighbours
-from diffmem.memorization.features import Features, features_key, open_features
+from diffmem.memorization.features import Features, features_key
 from diffmem.memorization.frechet import Moments, feature_moments
 from diffmem.models import load_denoiser
 from diffmem.models.denoiser import Denoiser
@@ -41,6 +41,7 @@ from diffmem.runs.evaluations import (
 from diffmem.runs.recipe import MeasureConfig
 from diffmem.runs.records import RunRecord
 from diffmem.runs.store.workers import reported_status
+from diffmem.runs.together import execute_together
 from diffmem.runs.trained import TrainedRun
 from diffmem.sampling import SamplerConfig, discard_shards, generate, generate_resumable
 from diffmem.settings import config_hash
@@ -96,14 +97,16 @@ class Run(TrainedRun):
                 written.
             KeyboardInterrupt: A stop was requested; the state is saved.
         """
-        self.check_distinct()  # before anything is written
-        with self.at_work(progress) as report:
-            self._execute(sampling, measure, device, report, warn)
+        execute_together([(self, sampling, measure)], device=device, progress=progress, warn=warn)
 
     @contextmanager
-    def at_work(self, progress: Progress) -> Iterator[Progress]:
-        """Hold the right to write in the folder, and yield a progress that also keeps the status there; see `locked`."""
-        with self.locked(), reported_status(self.folder) as keep:
+    def at_work(self, progress: Progress, every: float = 1.0) -> Iterator[Progress]:
+        """Hold the right to write in the folder, and yield a progress that also keeps the status there; see `locked`.
+
+        Args:
+            every: Least number of seconds between two writes of the status.
+        """
+        with self.locked(), reported_status(self.folder, every) as keep:
 
             def report(done: float, total: float, note: str = "") -> None:
                 keep(
@@ -112,44 +115,6 @@ class Run(TrainedRun):
                 progress(done, total, note)
 
             yield report
-
-    def _execute(
-        self,
-        sampling: SamplerConfig,
-        measure: MeasureConfig,
-        device: torch.device | str,
-        progress: Progress,
-        warn: Callable[[str], None],
-    ) -> None:
-        store, size = self.evaluation_store(sampling, measure.samples), len(self.training_set)
-        features = None  # opened before hours of training: it may be missing
-        if measure.frechet is not None:
-            features = open_features(measure.frechet, device)
-        units, each = self.total_units(sampling, measure), self.sampling_units(sampling, measure)
-        measured = {seen for seen in self.points if store.path(seen).exists()}
-
-        def report(trained: float, more: float = 0.0) -> None:
-            progress(trained + each * (len(measured) + more), units, f"epoch {trained / size:,.0f}")
-
-        def evaluate(seen: int, trained: float, denoiser: Denoiser | None = None) -> None:
-            measured.discard(seen)
-            self.evaluate(
-                seen, sampling, measure.samples, features, denoiser=denoiser, device=device,
-                progress=lambda made, total, note="": report(trained, made / total), warn=warn,
-            )  # fmt: skip
-            measured.add(seen)
-            report(trained)
-
-        if self.model.is_trained:
-            for seen, denoiser in self.training_snapshots(
-                device=device, progress=lambda done, total, note="": report(done), warn=warn
-            ):
-                evaluate(seen, seen, denoiser)
-        else:
-            self.write_config()
-        for seen in self.points:
-            evaluate(seen, self.points[-1])
-        self.measure_null(device=device, warn=warn)
 
     def evaluate(
         self,
