@@ -41,7 +41,6 @@ from diffmem.runs.evaluations import (
 from diffmem.runs.recipe import MeasureConfig
 from diffmem.runs.records import RunRecord
 from diffmem.runs.store.workers import reported_status
-from diffmem.runs.together import execute_together
 from diffmem.runs.trained import TrainedRun
 from diffmem.sampling import SamplerConfig, discard_shards, generate, generate_resumable
 from diffmem.settings import config_hash
@@ -75,29 +74,6 @@ class Run(TrainedRun):
             return False
 
         return world().from_main(check)
-
-    def execute(
-        self,
-        sampling: SamplerConfig,
-        measure: MeasureConfig,
-        *,
-        device: torch.device | str = "cpu",
-        progress: Progress = NO_PROGRESS,
-        warn: Callable[[str], None] = print,
-    ) -> None:
-        """Train and evaluate whatever is not done yet.
-
-        Args:
-            measure: How many, and which Frechet distance is computed of them.
-            progress: Reported units of work, in images trained (generating counts by its network evaluations).
-            warn: Warned of damaged files that are made anew.
-
-        Raises:
-            DiffmemError: Training diverged, features cannot be loaded, another process works in the folder, or a file cannot be
-                written.
-            KeyboardInterrupt: A stop was requested; the state is saved.
-        """
-        execute_together([(self, sampling, measure)], device=device, progress=progress, warn=warn)
 
     @contextmanager
     def at_work(self, progress: Progress, every: float = 1.0) -> Iterator[Progress]:

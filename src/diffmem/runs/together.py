@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,15 +14,13 @@ from diffmem.memorization.features import Features, open_features
 from diffmem.models.denoiser import Denoiser
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.recipe import MeasureConfig
+from diffmem.runs.run import Run
 from diffmem.runs.trained import snapshots_together
 from diffmem.sampling import SamplerConfig
 
-if TYPE_CHECKING:
-    from diffmem.runs.run import Run
-
 __all__ = ["Job", "execute_together"]
 
-Job = tuple["Run", SamplerConfig, MeasureConfig]
+Job = tuple[Run, SamplerConfig, MeasureConfig]
 """A run and how it is evaluated."""
 
 

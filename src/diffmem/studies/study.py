@@ -341,7 +341,8 @@ class _Grid:
                 progress(*self.done({work: at.share}), f"{work.name}: {at}")
 
             try:
-                work.run.execute(recipe.sampling, recipe.measure, device=device, progress=tell, warn=warn)
+                job = (work.run, recipe.sampling, recipe.measure)
+                execute_together([job], device=device, progress=tell, warn=warn)
             finally:
                 if world().is_main:
                     note_time()
