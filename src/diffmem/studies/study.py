@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ from diffmem.runs.distribution import open_distribution
 from diffmem.runs.recipe import StudyRecipe, TrainRecipe
 from diffmem.runs.records import RunRecord
 from diffmem.runs.run import Run
+from diffmem.runs.together import Job, execute_together
 from diffmem.studies.driver import UNFINISHED, Reached, Work, budget_state, drive, seconds_spent, timed
 from diffmem.studies.emm import estimate_emm
 from diffmem.studies.emm import so_far as so_far_emm
+from diffmem.studies.groups import Member, planned_groups
 from diffmem.studies.records import CostRecord, EmmRecord, LevelRecord, StudyRecord
+from diffmem.threads import of_threads
 
 __all__ = [
     "RUNS",
@@ -37,28 +41,34 @@ __all__ = [
     "opened_sets",
     "stored_set",
     "task_content",
-    "work_on_run",
+    "work_on_runs",
 ]
 
 RUNS, _DATA = "runs", "data"
-_WORK = "diffmem.studies.study:work_on_run"
+_WORK = "diffmem.studies.study:work_on_runs"
 
 
-def work_on_run(content: dict[str, Any], progress: Progress, warn: Callable[[str], None]) -> None:
-    """Do the run that `content` describes, as far as it is not done: what a worker process calls, with paths and settings alone.
+def work_on_runs(content: dict[str, Any], progress: Progress, warn: Callable[[str], None]) -> None:
+    """Do the runs that `content` describes as a group, as far as they are not done: what a worker process calls, with paths and
+    settings alone.
 
     Args:
-        content: recipe (a `StudyRecipe` as JSON), training_set and heldout (paths; heldout may be none), seed, store, device.
+        content: runs: for each what `task_content` says, with a `StudyRecipe`, and threads, of torch; none for what there is.
         progress: Reports units of work, in images trained.
         warn: Gets a message for each damaged file that is made anew.
 
     Raises:
-        DiffmemError: Training diverged, another process works in this folder, or a file cannot be written.
-        KeyboardInterrupt: A stop was requested; the state is saved.
+        DiffmemError: Training diverged, another process works in a folder, or a file cannot be written.
+        KeyboardInterrupt: A stop was requested; the states are saved.
     """
-    recipe = StudyRecipe.model_validate(content["recipe"])
-    run = Run(**opened_sets(content), model=recipe.model, training=recipe.training)
-    run.execute(recipe.sampling, recipe.measure, device=content["device"], progress=progress, warn=warn)
+    jobs: list[Job] = []
+    for one in content["runs"]:
+        recipe = StudyRecipe.model_validate(one["recipe"])
+        run = Run(**opened_sets(one), model=recipe.model, training=recipe.training)
+        jobs.append((run, recipe.sampling, recipe.measure))
+    first = content["runs"][0]
+    with of_threads(first["threads"]):
+        execute_together(jobs, device=first["device"], progress=progress, warn=warn)
 
 
 def opened_sets(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -298,6 +308,33 @@ class _Grid:
         self._units = sum(work.units for work in self._left)
         self._before = every - self._units
 
+    def group(self, device: str) -> None:
+        """Plan which runs are trained together, or go on as planned; see `planned_groups`."""
+        firsts: dict[str, Work] = {}
+        for work in sorted(self._recipes, key=lambda work: -work.units):
+            firsts.setdefault(work.run.run_id, work)
+        members = [Member(work.run, work.units) for work in firsts.values()]
+        plan = planned_groups(members, self.executor, device, self.folder)
+        places = {
+            run_id: (number, place)
+            for number, ids in enumerate(plan.groups)
+            for place, run_id in enumerate(ids)
+        }
+
+        def placed(index: int, work: Work) -> tuple[int, int]:
+            """Return the group of a training and its place there; of a second length of a run, a group of its own."""
+            run_id = work.run.run_id
+            return places[run_id] if work is firsts[run_id] else (len(plan.groups) + index, 0)
+
+        def grouped(work: Work, group: int) -> Work:
+            return replace(
+                work, group=group, content=lambda name: {**work.content(name), "threads": plan.threads}
+            )
+
+        order = sorted((placed(index, work), index, work) for index, work in enumerate(self._left))
+        self._left = [grouped(work, group) for (group, _), _, work in order]
+        self.most = len({work.group for work in self._left})
+
     def waiting(self, busy: Collection[Work]) -> list[Work]:
         self._left = [work for work in self._left if work in busy or not work.is_done()]
         return [work for work in self._left if work not in busy]
@@ -326,7 +363,8 @@ class _Grid:
                 progress(*self.done({work: at.share}), f"{work.name}: {at}")
 
             try:
-                work.run.execute(recipe.sampling, recipe.measure, device=device, progress=tell, warn=warn)
+                job = (work.run, recipe.sampling, recipe.measure)
+                execute_together([job], device=device, progress=tell, warn=warn)
             finally:
                 if world().is_main:
                     note_time()
@@ -359,6 +397,7 @@ def execute_studies(
     """
     grid = _Grid(studies, folder)
     if world().size == 1:
+        grid.group(device)
         drive(grid, device=device, progress=progress, warn=warn)
         return
     grid.execute_together(device, progress, warn)
