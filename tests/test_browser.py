@@ -32,22 +32,21 @@ from diffmem.optimum.report.figure import write_optimum
 from diffmem.optimum.report.gap_write import write_gap
 from diffmem.paper.report.page import write_experiment
 from diffmem.reports.duplicates import write_duplicates
-from diffmem.studies.report.page import write_report
-from diffmem.studies.search.report.page import write_search_report
+from diffmem.studies.report.page import write_study
 
 PHONE, DESK = 400, 1200
 
 
 def study(folder):
-    return write_report(make_result(), [make_gallery()], folder).html
+    return write_study(make_result(), [make_gallery()], folder).html
 
 
 def search(folder):
-    return write_search_report(make_search(), [make_gallery()], folder).html
+    return write_study(make_search(), [make_gallery()], folder).html
 
 
 def unfinished(folder):
-    return write_search_report(unfinished_search(), [], folder).html
+    return write_study(unfinished_search(), [], folder).html
 
 
 def audit(folder, make=full_audit):

@@ -75,8 +75,7 @@ RECORDS = {
         "SelfTestResult",
         "`diffmem audit --self-test`.",
     ),
-    "study": ("report.json", "studies.records", "StudyResult", "A study of fixed sizes."),
-    "search": ("report.json", "studies.search.records", "SearchResult", "A search for EMM."),
+    "study": ("report.json", "studies.records", "StudyRecord", "A study: a grid of sizes, or a search for EMM."),
     "experiment": (
         "result.json",
         "paper.records",

@@ -220,9 +220,13 @@ class Trainer:
             group["lr"] = learning_rate(config, self.size, seen)
         self._optimizer.step()
         self._ema_vector.lerp_(self.layout.vector.detach(), 1 - ema_beta(config, self.size, seen))
+        self.count(loss)
+
+    def count(self, loss: Tensor) -> None:
+        """Count a step and its loss: one of `step`, or one that was done elsewhere (see `TrainerGroup`)."""
         self._loss_sum += loss
         self._loss_steps += 1
-        self.seen = seen + config.batch_size
+        self.seen += self.config.batch_size
 
     def _gradient(self, draw: Draw, count: int) -> Tensor:
         """Compute the gradient of the first images' share of the loss, and return that share."""

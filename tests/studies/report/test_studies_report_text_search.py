@@ -20,15 +20,15 @@ from reports_study import make_result
 
 from diffmem.reports.text import large_text
 from diffmem.studies.records import EmmRecord
-from diffmem.studies.report.text import emm_text, headline
-from diffmem.studies.search.report.text import (
+from diffmem.studies.report.method import glossary, method_text
+from diffmem.studies.report.text import (
     cost_text,
+    emm_text,
     lead,
     level_answer,
     level_emm,
-    method_text,
-    search_warnings,
     share_text,
+    warnings_of,
 )
 
 UNFINISHED = [
@@ -50,16 +50,17 @@ def test_an_emm_without_a_single_number_says_what_is_known(emm, words):
     assert emm_text(emm, [16, 512]) == words
 
 
-def test_the_headline_of_a_study_says_that_the_search_goes_on():
-    words = headline(make_result(emm=EmmRecord(status="unfinished", low=64)))
-    assert words == "Not all trainings are finished: so far it is at least 64 training images."
-    words = headline(make_result(emm=EmmRecord(status="unfinished")))
-    assert "no training has decided anything yet" in words
+def test_the_lead_of_a_grid_says_that_it_goes_on():
+    words = lead(make_result(emm=EmmRecord(status="unfinished", low=64)))
+    assert "not all trainings are finished: so far it is at least 64 training images." in words
+    words = lead(make_result(emm=EmmRecord(status="unfinished")))
+    assert "no size is decided so far" in words
 
 
-def test_the_headline_of_a_study_says_that_emm_is_not_one_number():
-    words = headline(make_result(emm=EmmRecord(status="not monotone", low=32, high=256)))
-    assert "EMM is not one number; the crossings lie within 32 to 256 training images." in words
+def test_the_lead_of_a_grid_says_that_emm_is_not_one_number():
+    words = lead(make_result(emm=EmmRecord(status="not monotone", low=32, high=256)))
+    assert words.startswith("EMM is not one number")
+    assert "this happens within 32 to 256 training images." in words
 
 
 def test_a_level_says_emm_with_its_interval_and_the_papers_value():
@@ -83,9 +84,11 @@ def test_an_unfinished_level_says_what_is_known_so_far():
     answers = answers_of(unfinished_search())
     assert (
         answers["6x6"]
-        == "EMM is not known yet, the search is not finished: so far it is 64 to 320 training images."
+        == "EMM is not known yet, not all trainings are finished: so far it is 64 to 320 training images."
     )
-    assert answers["4x4"] == "EMM is not known yet, the search is not finished: no size is decided so far."
+    assert (
+        answers["4x4"] == "EMM is not known yet, not all trainings are finished: no size is decided so far."
+    )
     assert answers["2x2"] == "EMM is not known yet: no training has started."
 
 
@@ -109,7 +112,7 @@ def test_the_lead_does_not_call_levels_different_whose_intervals_overlap():
 def test_the_lead_counts_the_levels_without_a_number():
     words = lead(troubled_search())
     assert words.startswith("Of 4 levels only damaged has a number for EMM: about 300 training images.")
-    for part in ("above the largest size allowed", "below the smallest size allowed", "not monotone"):
+    for part in ("above the largest size", "below the smallest size", "not monotone"):
         assert f"1 level is {part}" in words
 
 
@@ -118,53 +121,57 @@ def test_the_lead_of_a_single_level_is_its_answer():
 
 
 def test_the_lead_of_an_unfinished_search_says_so():
-    assert "The search is not finished." in lead(unfinished_search())
+    assert "The study is not finished." in lead(unfinished_search())
     assert "running" not in lead(make_search())
 
 
 def test_the_lead_before_the_first_training_says_that_nothing_is_known():
-    assert lead(empty_search()).startswith("No training has started yet")
+    assert lead(empty_search()).startswith("No training has finished yet")
 
 
 def test_a_level_that_is_a_bare_number_says_of_what():
-    assert "number of random classes C = 1 at N" in " ".join(search_warnings(numeric_search()))
+    assert "number of random classes C = 1 at N" in " ".join(warnings_of(numeric_search()))
     assert "(at 1) to about 180 (at 10)" in lead(numeric_search())
 
 
 def test_one_seed_is_said_to_leave_out_the_variation_between_runs():
     note = "One run per size: the interval covers sampling error, not the variation between runs."
-    assert search_warnings(make_search()).count(note) == 1
-    assert search_warnings(one_level()).count(note) == 1
-    assert note not in search_warnings(many_levels(2))
+    assert warnings_of(one_level()).count(note) == 1
+    levels = [
+        make_search_level("8x8", emm=estimated(96, notes=[note])),
+        make_search_level("4x4", emm=EmmRecord(status="above largest")),
+    ]
+    assert warnings_of(make_search(levels)).count(note) == 1
+    assert note not in warnings_of(many_levels(2))
 
 
 def test_the_warnings_hold_notes_null_rates_undecided_runs_and_incidents():
-    warnings = search_warnings(troubled_search())
+    warnings = warnings_of(troubled_search())
     assert warnings[0] == "The digits of scikit-learn stand in for CIFAR-10."
     for part in (
         "not monotone: R_mem does not fall.",
         "1 run was not decided within the allowed samples",
         "up to 7.0% of held-out images",
         "damaged at N\u00a0=\u00a0150",
-        "damaged, N\u00a0=\u00a0420: A damaged snapshot at epoch 2,000 was found and regenerated.",
+        "damaged at N\u00a0=\u00a0420: A damaged snapshot at epoch 2,000 was found and regenerated.",
     ):
         assert sum(part in warning for warning in warnings) == 1
 
 
 def test_a_finished_run_without_a_null_rate_is_a_warning_and_a_running_one_is_not():
     runs = [make_training("8x8", 64, 96, null=None), make_training("8x8", 80, 96, points=2, null=None)]
-    warnings = search_warnings(make_search([make_search_level("8x8", runs=runs)]))
+    warnings = warnings_of(make_search([make_search_level("8x8", runs=runs)]))
     assert any(warning.startswith("1 run has no null rate") for warning in warnings)
 
 
 def test_a_training_that_was_given_up_is_a_warning():
     run = make_training("8x8", 400, 96).model_copy(update={"stopped": "hopeless", "epochs_trained": 2000.0})
-    warnings = search_warnings(make_search([make_search_level("8x8", runs=[run])]))
+    warnings = warnings_of(make_search([make_search_level("8x8", runs=[run])]))
     assert any("1 training was stopped by the futility rule" in warning for warning in warnings)
 
 
 def test_a_long_list_of_runs_is_cut_and_counted():
-    warning = next(one for one in search_warnings(many_levels()) if "not decided" in one)
+    warning = next(one for one in warnings_of(many_levels()) if "not decided" in one)
     assert warning.startswith("36 runs were not decided")
     assert warning.endswith("; and 30 more.")
     assert len(warning) < 600
@@ -187,18 +194,32 @@ def test_the_cost_is_told_as_a_share_of_the_grids():
 
 
 def test_without_a_grid_no_share_is_told():
-    cost = make_cost([make_training("8x8", 64, 96)]).model_copy(update={"grid_units": 0.0})
-    assert share_text(cost) == "–"
-    assert "grid" not in cost_text(make_search(cost=cost))
+    assert share_text(make_cost([make_training("8x8", 64, 96)]).model_copy(update={"grid_units": 0.0})) == "–"
+    assert (
+        cost_text(make_result(sizes=(16, 32)))
+        == "2 runs: 192,000 images trained on and 14,000 images sampled."
+    )
 
 
-def test_the_method_names_the_rule_the_interval_and_the_versions():
-    words = {heading: " ".join(lines) for heading, lines in method_text(make_search())}
-    assert "less than 1/3 of its distance" in words["Copy and R_mem"]
-    assert "at most 10,000 images" in words["When sampling stops"].lower()
-    assert "within 10% of EMM" in words["EMM"]
+def test_the_words_of_the_page_name_the_rule_the_interval_and_the_versions():
+    words = {
+        heading: " ".join(lines) for heading, lines in glossary(make_search()) + method_text(make_search())
+    }
+    assert "less than 1/3 of its distance" in words["Copy"]
+    assert "at most 10,000 images" in words["R_mem"]
+    assert "betting confidence sequence" in words["Intervals"]
+    assert "within 10% of EMM" in words["How sizes are chosen"]
     assert words["Versions"] == "diffmem 0.1.0, python 3.11.9, torch 2.6.0, device cpu"
     assert words["Data"] == "scikit-learn digits, 8x8, 1 channel"
+    assert words["Sizes"] == "16 to 5,000"
+
+
+def test_a_grid_says_nothing_of_what_only_a_search_does():
+    words = {
+        heading: " ".join(lines) for heading, lines in glossary(make_result()) + method_text(make_result())
+    }
+    assert not {"When sampling stops", "Cost", "What a level changes"} & set(words)
+    assert "out of 1,000 images per evaluation" in words["R_mem"]
 
 
 def test_what_differs_between_levels_is_told_for_each():
@@ -215,4 +236,4 @@ def test_a_note_of_all_levels_is_told_once():
         make_search_level(name, emm=estimated(96, notes=["A wider interval than requested."]))
         for name in ("8x8", "4x4")
     ]
-    assert search_warnings(make_search(levels))[0] == "A wider interval than requested."
+    assert warnings_of(make_search(levels))[0] == "A wider interval than requested."

@@ -9,30 +9,20 @@ from typing import TYPE_CHECKING
 from diffmem.errors import UserError
 from diffmem.reports.level_rows import short_names
 from diffmem.reports.style import FONT_SIZE, SMALL_FONT_SIZE, new_figure
-from diffmem.studies.search.records import LevelRecord, PointRecord, SearchResult, SizeRecord
-from diffmem.studies.search.report.text import level_emm
+from diffmem.studies.records import LevelRecord, StudyRecord
+from diffmem.studies.report.text import level_emm, level_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["level_panels", "measured_levels", "shown_points"]
+__all__ = ["level_panels"]
 
 WIDTH = 10.0
 
 
-def shown_points(run: SizeRecord) -> list[PointRecord]:
-    """Return the evaluation points after training began: an epoch of 0 has no place on a logarithmic axis."""
-    return [point for point in run.points if point.epoch > 0]
-
-
-def measured_levels(result: SearchResult) -> list[LevelRecord]:
-    """Return the levels of which at least one evaluation point after training began is known."""
-    return [level for level in result.levels if any(shown_points(run) for run in level.runs)]
-
-
 def level_panels(
-    result: SearchResult, height: Callable[[LevelRecord], float], most: int, *, pad: float = 4
+    result: StudyRecord, height: Callable[[LevelRecord], float], most: int, *, pad: float = 4
 ) -> tuple[Figure, list[tuple[Axes, LevelRecord]], float]:
     """Return a figure with an empty panel for each measured level, named with its EMM above it.
 
@@ -47,15 +37,18 @@ def level_panels(
     Raises:
         UserError: Nothing was measured yet.
     """
-    levels = measured_levels(result)
+    levels = [level for level in result.levels if any(run.curve for run in level.runs)]
     if not levels:
-        raise UserError(f"The search {result.title!r} has measured nothing yet, so there is nothing to draw.")
+        raise UserError(
+            f"No run of the study {result.title!r} was evaluated after epoch 0; there is no curve to draw."
+        )
     columns = min(most, 2 if len(levels) == 4 else len(levels))
     rows = math.ceil(len(levels) / columns)
     heights = [max(map(height, levels[row * columns : (row + 1) * columns])) for row in range(rows)]
     width = WIDTH if columns > 1 else 7.4
     letters = int((width / columns - 1.0) / 0.088)
-    titles = short_names([level.name for level in levels], letters)
+    names = ["" if level.name == "base" else level_label(level.name, result) for level in levels]
+    titles = short_names(names, letters)
     heights = [one + 0.75 + pad / 72 for one in heights]
     figure = new_figure(width, sum(heights) + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights})

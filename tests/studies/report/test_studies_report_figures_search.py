@@ -25,11 +25,12 @@ from reports_search import (
 from diffmem.errors import UserError
 from diffmem.reports.level_rows import short_names
 from diffmem.studies.records import EmmRecord
-from diffmem.studies.search.report.curves import curves_figure, curves_text
-from diffmem.studies.search.report.figure import cost_figure, emm_by_level_figure
-from diffmem.studies.search.report.surface import surface_figure, surface_text
+from diffmem.studies.report.curves import curves_figure, curves_text
+from diffmem.studies.report.emm_figure import emm_by_level
+from diffmem.studies.report.figures import cost_figure
+from diffmem.studies.report.surface import surface_figure, surface_text
 
-FIGURES = [emm_by_level_figure, cost_figure, surface_figure, curves_figure]
+FIGURES = [emm_by_level, cost_figure, surface_figure, curves_figure]
 SEARCHES = [
     troubled_search,
     *(
@@ -81,7 +82,7 @@ def test_twelve_levels_with_long_names_leave_room_for_each_other(draw):
 
 
 def test_emm_stands_in_the_row_of_its_level_with_the_papers_value_hollow_beside_it():
-    axes = drawn(emm_by_level_figure).axes[0]
+    axes = drawn(emm_by_level).axes[0]
     assert spots(axes, "EMM") == [(96, 0), (190, 1), (420, 2)]
     assert spots(axes, "paper") == [(1068, 0), (7000, 2)]
     assert all(line.get_markerfacecolor() == "white" for line in marks(axes, "paper"))
@@ -90,13 +91,13 @@ def test_emm_stands_in_the_row_of_its_level_with_the_papers_value_hollow_beside_
 
 
 def test_the_interval_of_emm_is_drawn():
-    axes = emm_by_level_figure(one_level()).axes[0]
+    axes = emm_by_level(one_level()).axes[0]
     bars = [tuple(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2]
     assert bars == [pytest.approx((0.92 * 96, 1.1 * 96))]
 
 
 def test_levels_that_are_numbers_have_a_logarithmic_axis():
-    axes = emm_by_level_figure(numeric_search()).axes[0]
+    axes = emm_by_level(numeric_search()).axes[0]
     assert axes.get_xscale() == axes.get_yscale() == "log"
     assert spots(axes, "EMM") == [(1, 60), (2, 75), (5, 110), (10, 180)]
     assert spots(axes, "paper") == [(1, 900), (10, 2100)]
@@ -104,18 +105,18 @@ def test_levels_that_are_numbers_have_a_logarithmic_axis():
 
 
 def test_an_emm_beyond_the_sizes_is_an_arrow_out_of_them():
-    figure = emm_by_level_figure(troubled_search())
+    figure = emm_by_level(troubled_search())
     arrows = [text for text in figure.axes[0].texts if getattr(text, "arrow_patch", None) is not None]
     assert sorted((arrow.xy[0], arrow.get_position()[0] > 0) for arrow in arrows) == [
         (16, False),
         (5000, True),
     ]
     assert "outside the allowed sizes" in legend_of(figure)
-    assert "outside the allowed sizes" not in legend_of(drawn(emm_by_level_figure))
+    assert "outside the allowed sizes" not in legend_of(drawn(emm_by_level))
 
 
 def test_what_is_no_single_number_has_no_point_and_a_dashed_span():
-    axes = emm_by_level_figure(unfinished_search()).axes[0]
+    axes = emm_by_level(unfinished_search()).axes[0]
     assert spots(axes, "EMM") == [(96, 0)]
     dashed = [line for line in axes.lines if line.is_dashed()]
     assert [tuple(line.get_xdata()) for line in dashed] == [(64, 320)]
@@ -124,7 +125,7 @@ def test_what_is_no_single_number_has_no_point_and_a_dashed_span():
 
 def test_an_end_that_is_not_known_yet_is_an_arrow_within_the_sizes_allowed():
     level = make_search_level("8x8", emm=EmmRecord(status="unfinished", low=64), finished=False)
-    axes = emm_by_level_figure(make_search([level])).axes[0]
+    axes = emm_by_level(make_search([level])).axes[0]
     [arrow] = [text for text in axes.texts if getattr(text, "arrow_patch", None) is not None]
     assert arrow.xy[0] == 64
     assert arrow.get_position()[0] > 0
@@ -134,13 +135,13 @@ def test_an_end_that_is_not_known_yet_is_an_arrow_within_the_sizes_allowed():
 
 
 def test_every_seed_has_its_own_mark():
-    axes = emm_by_level_figure(many_levels(2)).axes[0]
+    axes = emm_by_level(many_levels(2)).axes[0]
     values = [list(line.get_xdata()) for line in marks(axes, "seeds")]
     assert values == [pytest.approx([0.94 * emm, emm]) for emm in (60, 95)]
 
 
 def test_a_level_whose_answer_begins_a_search_has_its_words_and_nothing_else():
-    figure = emm_by_level_figure(empty_search())
+    figure = emm_by_level(empty_search())
     assert words(figure.axes[0]) == ["no runs yet"] * 2
     assert spots(figure.axes[0], "EMM") == []
 
@@ -204,7 +205,7 @@ def test_a_cost_above_the_grids_fits_its_axis():
 def test_the_surface_has_a_cell_for_every_point_in_the_colour_of_its_rate():
     result = make_search()
     for axes, level in zip(drawn(surface_figure).axes, result.levels, strict=False):
-        rates = [point.memorized.value for run in level.runs for point in run.points]
+        rates = [point.memorized.value for run in level.runs for point in run.evaluations]
         found = cells(axes)
         assert len(found) == len(rates)
         for cell, rate in zip(found, rates, strict=True):
@@ -224,7 +225,7 @@ def test_what_was_not_trained_is_an_empty_outline():
 def test_certain_and_undecided_points_are_signed():
     result = make_search()
     texts = words(drawn(surface_figure).axes[0])
-    verdicts = [point.verdict for run in result.levels[0].runs for point in run.points]
+    verdicts = [point.verdict for run in result.levels[0].runs for point in run.evaluations]
     assert texts.count("•") == verdicts.count("at least")
     assert texts.count("?") == verdicts.count("undecided")
 
@@ -233,17 +234,17 @@ def test_epochs_that_differ_by_a_rounding_are_one_row():
     first = make_training("8x8", 48, 96)
     points = [
         point.model_copy(update={"epoch": 1.007 * point.epoch})
-        for point in make_training("8x8", 120, 96).points
+        for point in make_training("8x8", 120, 96).evaluations
     ]
-    other = make_training("8x8", 120, 96).model_copy(update={"points": points, "epochs": 4028.0})
+    other = make_training("8x8", 120, 96).model_copy(update={"evaluations": points, "epochs": 4028.0})
     axes = surface_figure(make_search([make_search_level("8x8", runs=[first, other])])).axes[0]
     bottoms = sorted({round(cell.get_y(), 6) for cell in cells(axes)})
-    assert len(bottoms) == len(other.points) > len(first.points)
+    assert len(bottoms) == len(other.evaluations) > len(first.evaluations)
 
 
 def test_the_cells_of_a_column_leave_no_gap_and_stay_inside_the_panel():
     runs = [make_training("8x8", 48, 96), make_training("8x8", 120, 96)]
-    sparse = runs[1].model_copy(update={"points": runs[1].points[::3]})
+    sparse = runs[1].model_copy(update={"evaluations": runs[1].evaluations[::3]})
     axes = surface_figure(make_search([make_search_level("8x8", runs=[runs[0], sparse])])).axes[0]
     for place in {cell.get_x() for cell in cells(axes)}:
         column = [cell for cell in [*cells(axes), *cells(axes, "not trained")] if cell.get_x() == place]
@@ -282,10 +283,10 @@ def test_every_training_has_its_curve_with_its_intervals_and_its_size():
         assert set(curves) == {run.run_id for run in level.runs}
         for run in level.runs:
             line = curves[run.run_id]
-            assert line.get_xdata().tolist() == [point.epoch for point in run.points]
-            assert line.get_ydata().tolist() == [100 * point.memorized.value for point in run.points]
+            assert line.get_xdata().tolist() == [point.epoch for point in run.evaluations]
+            assert line.get_ydata().tolist() == [100 * point.memorized.value for point in run.evaluations]
             assert f"{run.size}" in words(axes)
-            assert {wanted(point.memorized) for point in run.points} <= intervals(axes)
+            assert {wanted(point.memorized) for point in run.evaluations} <= intervals(axes)
 
 
 def test_the_verdict_is_told_by_colour_and_marker():
@@ -305,16 +306,18 @@ def test_the_verdict_is_told_by_colour_and_marker():
 
 def test_a_point_at_epoch_0_is_left_out():
     run = make_search().levels[0].runs[0]
-    first = run.points[0].model_copy(update={"epoch": 0.0})
-    level = make_search_level("8x8", runs=[run.model_copy(update={"points": [first, *run.points[1:]]})])
+    first = run.evaluations[0].model_copy(update={"epoch": 0.0})
+    level = make_search_level(
+        "8x8", runs=[run.model_copy(update={"evaluations": [first, *run.evaluations[1:]]})]
+    )
     axes = curves_figure(make_search([level])).axes[0]
     line = next(line for line in axes.lines if line.get_gid() == run.run_id)
-    assert line.get_xdata().tolist() == [point.epoch for point in run.points[1:]]
+    assert line.get_xdata().tolist() == [point.epoch for point in run.evaluations[1:]]
 
 
 @pytest.mark.parametrize("draw", [surface_figure, curves_figure])
 def test_before_the_first_measurement_there_is_nothing_to_draw(draw):
-    with pytest.raises(UserError, match="measured nothing yet"):
+    with pytest.raises(UserError, match="no curve to draw"):
         draw(empty_search())
 
 
@@ -324,7 +327,7 @@ def test_a_search_for_a_single_answer_out_of_reach_is_drawn(search):
         level.model_copy(update={"emm": EmmRecord(status="above largest"), "published": None})
         for level in search().levels
     ]
-    axes = emm_by_level_figure(make_search(levels)).axes[0]
+    axes = emm_by_level(make_search(levels)).axes[0]
     assert spots(axes, "EMM") == []
     assert sum(text.startswith("above") for text in words(axes)) == len(levels)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from reports_search import make_search, unfinished_search
 from reports_study import make_gallery
 
-from diffmem.studies.search.report.page import write_search_report
+from diffmem.studies.report.page import write_study
 
 
 def screenshot(page):
@@ -38,7 +38,7 @@ def blocks(pixels):
 
 @pytest.mark.slow
 def test_a_browser_without_network_shows_the_whole_page(tmp_path):
-    paths = write_search_report(make_search(), [make_gallery()], tmp_path / "report")
+    paths = write_study(make_search(), [make_gallery()], tmp_path / "report")
     assert not re.search(r"https?://", paths.html.read_text())
     pixels = screenshot(paths.html)
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 500
@@ -52,7 +52,7 @@ def test_a_browser_without_network_shows_the_whole_page(tmp_path):
 
 @pytest.mark.slow
 def test_a_browser_shows_the_page_of_an_unfinished_search(tmp_path):
-    paths = write_search_report(unfinished_search(), [], tmp_path / "report")
+    paths = write_study(unfinished_search(), [], tmp_path / "report")
     pixels = screenshot(paths.html)
     assert blocks(pixels) > 30
     assert near(pixels, "#0072B2").sum() > 300
@@ -60,7 +60,7 @@ def test_a_browser_shows_the_page_of_an_unfinished_search(tmp_path):
 
 @pytest.mark.slow
 def test_a_page_whose_pictures_are_gone_would_be_noticed(tmp_path):
-    paths = write_search_report(make_search(), [], tmp_path / "report")
+    paths = write_study(make_search(), [], tmp_path / "report")
     stripped = tmp_path / "stripped.html"
     stripped.write_text(re.sub(r'<img src="[^"]*"', '<img src=""', paths.html.read_text()))
     pixels = screenshot(stripped)

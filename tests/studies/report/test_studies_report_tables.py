@@ -17,7 +17,7 @@ from reports_search import (
 from rich.console import Console
 
 from diffmem.reports.text import rate_text
-from diffmem.studies.search.report.tables import search_table, watch_table
+from diffmem.studies.report.tables import level_table, watch_table
 
 
 def status(note, done, total, seconds_left):
@@ -46,14 +46,14 @@ def cells(table):
     "search", [make_search, unfinished_search, troubled_search, empty_search, lambda: many_levels(3)]
 )
 def test_the_tables_fit_80_columns(search):
-    for table in (search_table(search()), watch_table(search(), {})):
+    for table in (level_table(search()), watch_table(search(), {})):
         text = shown(table)
         assert "…" not in text
         assert max(map(len, text.splitlines())) <= 80
 
 
 def test_every_level_has_its_emm_its_paper_value_its_runs_and_its_cost():
-    assert cells(search_table(make_search())) == [
+    assert cells(level_table(make_search())) == [
         ["8x8", "96 [88, 106]", "1,068", "7", "17%"],
         ["6x6", "190 [175, 209]", "–", "7", "17%"],
         ["4x4", "420 [386, 462]", "7,000", "7", "17%"],
@@ -61,10 +61,10 @@ def test_every_level_has_its_emm_its_paper_value_its_runs_and_its_cost():
 
 
 def test_an_unfinished_search_says_so():
-    text = " ".join(shown(search_table(unfinished_search())).split())
+    text = " ".join(shown(level_table(unfinished_search())).split())
     assert "The search is not finished." in text
     assert "unfinished, 64 to 320 so far" in text
-    assert "not finished" not in shown(search_table(make_search()))
+    assert "not finished" not in shown(level_table(make_search()))
 
 
 def test_the_runs_in_work_come_first_with_what_they_do():
@@ -113,7 +113,7 @@ def test_a_run_that_has_no_record_yet_is_shown_by_its_id():
 
 def test_marks_in_names_do_not_style_the_terminal():
     result = make_search([make_search_level("[bold]x[/]")], title="[red]t[/red] [/]", factor="[i]f[/i]")
-    for table in (search_table(result), watch_table(result, {})):
+    for table in (level_table(result), watch_table(result, {})):
         text = shown(table, 140)
         assert "[red]t[/red] [/]" in text
         assert "[bold]x[/]" in text

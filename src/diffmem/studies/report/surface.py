@@ -16,9 +16,10 @@ from diffmem.reports.style import (
     readable_ticks,
 )
 from diffmem.reports.text import size_text, target_text
-from diffmem.studies.search.records import LevelRecord, SearchResult, SizeRecord
-from diffmem.studies.search.report.panels import level_panels, shown_points
-from diffmem.studies.search.report.text import points_text
+from diffmem.runs.records import RunRecord
+from diffmem.studies.records import LevelRecord, StudyRecord
+from diffmem.studies.report.panels import level_panels
+from diffmem.studies.report.text import points_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +54,7 @@ _VERDICT_STYLE: dict[str, Any] = {
 """How the verdict of a training is drawn: a full, an empty or a half circle; a triangle where it goes on."""
 
 
-def surface_figure(result: SearchResult) -> Figure:
+def surface_figure(result: StudyRecord) -> Figure:
     """Draw R_mem over (size, epoch) as small multiples: a column per training, a cell per evaluation point.
 
     Sizes stand in their order, not to scale, since a search crowds them at the crossing. Cells are blue below 1 - epsilon and
@@ -78,7 +79,7 @@ def surface_figure(result: SearchResult) -> Figure:
     return figure
 
 
-def surface_text(result: SearchResult) -> str:
+def surface_text(result: StudyRecord) -> str:
     """Return the surface in words, for those who cannot see it."""
     peaks = points_text(result, lambda run: run.peak)
     return f"R_mem by training-set size and epoch; highest R_mem of each training: {peaks}."
@@ -95,13 +96,13 @@ def _ramp(target_rate: float) -> Colormap:
     return LinearSegmentedColormap.from_list("memorized", [*blues, *oranges], N=round(1 / _STEP) + 1)
 
 
-def _steps(runs: Sequence[SizeRecord]) -> list[list[float]]:
+def _steps(runs: Sequence[RunRecord]) -> list[list[float]]:
     """Return the epochs of all points and ends, ascending, in groups that make one row of cells.
 
     The same evaluation lies at slightly other epochs in other sizes, as a whole number of images was seen; such epochs are one
     row. Two epochs of one training never are.
     """
-    own = [sorted({point.epoch for point in shown_points(run)}) for run in runs]
+    own = [sorted({point.epoch for point in run.curve}) for run in runs]
     apart = min((b / a for epochs in own for a, b in pairwise(epochs)), default=1.2)
     groups: list[list[float]] = []
     for epoch in sorted({epoch for epochs in own for epoch in epochs} | {run.epochs for run in runs}):
@@ -120,7 +121,7 @@ def _bounds(epochs: Sequence[float]) -> list[float]:
     return [epochs[0] ** 2 / middles[0], *middles, epochs[-1] ** 2 / middles[-1]]
 
 
-def _positions(runs: Sequence[SizeRecord]) -> list[float]:
+def _positions(runs: Sequence[RunRecord]) -> list[float]:
     """Return where the column of each run is; runs are ascending in size."""
     several = len({run.size for run in runs}) < len(runs)
     positions = [0.0]
@@ -145,7 +146,7 @@ def _panel(axes: Axes, level: LevelRecord, ramp: Colormap, target_rate: float, w
     axes.set_yticks([], minor=True)
     for position, run in zip(positions, runs, strict=True):
         reached = bounds[0]
-        for point in shown_points(run):
+        for point in run.curve:
             # From where the last cell ended: a point that other trainings alone have leaves no gap.
             low, high = reached, bounds[row[point.epoch] + 1]
             reached = high
@@ -155,7 +156,7 @@ def _panel(axes: Axes, level: LevelRecord, ramp: Colormap, target_rate: float, w
             _add_cell(
                 axes, position, low, high, facecolor=colour, edgecolor="white", linewidth=0.6, gid="cell"
             )
-            sign = {"at least": "•", "undecided": "?"}.get(point.verdict)
+            sign = {"at least": "•", "undecided": "?"}.get(point.verdict or "")
             if sign is not None:
                 axes.annotate(
                     sign, (position, math.sqrt(low * high)), ha="center", va="center",
@@ -166,7 +167,7 @@ def _panel(axes: Axes, level: LevelRecord, ramp: Colormap, target_rate: float, w
             _add_cell(axes, position, reached, end, **_NOT_TRAINED, linewidth=0.8, gid="not trained")
         axes.plot(
             position, 1.035, transform=axes.get_xaxis_transform(), clip_on=False,
-            **_VERDICT_STYLE, **VERDICT_MARKS[run.verdict],
+            **_VERDICT_STYLE, **VERDICT_MARKS[run.verdict or "unfinished"],
         )  # fmt: skip
     _name_sizes(axes, runs, positions, width)
     _draw_emm(axes, level, runs, positions)
@@ -178,7 +179,7 @@ def _add_cell(axes: Axes, position: float, low: float, high: float, **style: Any
     axes.add_patch(Rectangle((position - _HALF, low), 2 * _HALF, high - low, **style))
 
 
-def _name_sizes(axes: Axes, runs: Sequence[SizeRecord], positions: Sequence[float], width: float) -> None:
+def _name_sizes(axes: Axes, runs: Sequence[RunRecord], positions: Sequence[float], width: float) -> None:
     """Put the sizes under their columns, upright where they do not fit side by side."""
     at: dict[int, list[float]] = {}
     for run, position in zip(runs, positions, strict=True):
@@ -193,7 +194,7 @@ def _name_sizes(axes: Axes, runs: Sequence[SizeRecord], positions: Sequence[floa
     axes.tick_params(axis="x", length=0)
 
 
-def _draw_emm(axes: Axes, level: LevelRecord, runs: Sequence[SizeRecord], positions: Sequence[float]) -> None:
+def _draw_emm(axes: Axes, level: LevelRecord, runs: Sequence[RunRecord], positions: Sequence[float]) -> None:
     """Draw EMM where it lies among the columns, which are not to scale; nothing if it is not one number."""
     emm = level.emm.value if level.emm.status == "estimated" else None
     if emm is None or len(runs) < 2:
@@ -214,7 +215,7 @@ def _ink(colour: tuple[float, ...]) -> str:
     return "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.45 else "white"
 
 
-def _keys(figure: Figure, ramp: Colormap, result: SearchResult, panels: list[Axes]) -> None:
+def _keys(figure: Figure, ramp: Colormap, result: StudyRecord, panels: list[Axes]) -> None:
     """Draw the colours of R_mem with 1 - epsilon, and what the signs mean."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize

@@ -26,15 +26,15 @@ from reports_study import make_gallery
 from diffmem.errors import DiffmemError
 from diffmem.reports.gallery import gallery_text
 from diffmem.reports.text import rate_text
-from diffmem.studies.search.records import LogEntry, SearchResult
-from diffmem.studies.search.report import page as search_page
-from diffmem.studies.search.report.page import render_search_report, write_search_report
-from diffmem.studies.search.report.text import level_answer, search_warnings
+from diffmem.studies.records import LogEntry, StudyRecord
+from diffmem.studies.report import page as search_page
+from diffmem.studies.report.page import render_study, write_study
+from diffmem.studies.report.text import level_answer, warnings_of
 
 
 @pytest.fixture(scope="module")
 def source():
-    return render_search_report(make_search(), [make_gallery(), make_gallery(3, 3, 16, "8x8, N = 84")])
+    return render_study(make_search(), [make_gallery(), make_gallery(3, 3, 16, "8x8, N = 84")])
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +83,12 @@ def test_the_answer_comes_first(page):
             "Before you use these numbers",
             "Results by level",
             "R_mem over training-set size and epochs",
-            "Learning curves",
+            "R_mem over training ",
             "Cost against a fixed grid",
             "Every run",
             "Decision log",
             "What the samples look like",
-            "Method Copy and R_mem",
+            "How to read this page Copy",
         )
     ]
     assert places == sorted(places)
@@ -112,7 +112,7 @@ def test_the_decision_log_stands_level_by_level_in_its_order():
         LogEntry(level="", text="The study began."),
         LogEntry(level="8x8", text="The next size is 128."),
     ]
-    words = Page(render_search_report(small_search(log=log))).words
+    words = Page(render_study(small_search(log=log))).words
     places = [words.index(log[index].text) for index in (2, 1, 3, 0)]
     assert places == sorted(places)
     assert "8x8 (2 entries)" in words
@@ -122,7 +122,7 @@ def test_the_decision_log_stands_level_by_level_in_its_order():
 @pytest.mark.usefixtures("undrawn")
 def test_a_long_log_and_a_long_table_are_folded():
     def opened(result):
-        return [attributes for tag, attributes in Page(render_search_report(result)).tags if tag == "details"]
+        return [attributes for tag, attributes in Page(render_study(result)).tags if tag == "details"]
 
     line = LogEntry(level="8x8", text="The next size is 128.")
     assert "open" in opened(empty_search().model_copy(update={"log": [line] * 30}))[0]
@@ -146,13 +146,13 @@ def test_hostile_text_is_escaped():
         update={"run_id": evil, "why": evil, "folder": evil}
     )
     level = make_search_level(evil, runs=[run], emm=estimated(96, notes=[evil], method=evil)).model_copy(
-        update={"data": evil, "model": evil, "training": evil, "settings": {evil: evil}}
+        update={"data": evil, "model": evil, "training": evil, "sampling": evil, "settings": {evil: evil}}
     )
     result = make_search(
-        [level, make_search_level("8x8", sizes=(64,))], title=evil, factor=evil, sampling=evil, protocol=evil,
+        [level, make_search_level("8x8", sizes=(64,))], title=evil, factor=evil, protocol=evil,
         log=[LogEntry(level=evil, text=evil)], versions={evil: evil}, notes=[evil],
     )  # fmt: skip
-    page = Page(render_search_report(result, [make_gallery(title=evil)]))
+    page = Page(render_study(result, [make_gallery(title=evil)]))
     assert not [tag for tag, _ in page.tags if tag == "script"]
     assert all(attributes["src"].startswith("data:image/") for tag, attributes in page.tags if tag == "img")
     assert page.words.count(evil) > 12
@@ -164,10 +164,10 @@ def test_hostile_text_is_escaped():
 )
 def test_every_kind_of_answer_is_on_its_page(search):
     result = search()
-    words = Page(render_search_report(result)).words
+    words = Page(render_study(result)).words
     for level in result.levels:
         assert level_answer(level, result) in words
-    for warning in search_warnings(result):
+    for warning in warnings_of(result):
         assert warning.replace("\u00a0", " ") in words
     assert all(
         incident in words for level in result.levels for run in level.runs for incident in run.incidents
@@ -175,26 +175,26 @@ def test_every_kind_of_answer_is_on_its_page(search):
 
 
 def test_a_search_without_runs_has_a_page_without_figures():
-    page = Page(render_search_report(empty_search()))
-    assert "No training has started yet" in page.words
+    page = Page(render_study(empty_search()))
+    assert "No training has finished yet" in page.words
     assert not [tag for tag, _ in page.tags if tag in ("img", "table")]
 
 
 def test_a_search_whose_first_run_has_no_point_yet_has_a_page():
     run = make_training("8x8", 64, 96, points=0, null=None)
     level = make_search_level("8x8", runs=[run], finished=False, emm=unfinished_search().levels[2].emm)
-    page = Page(render_search_report(make_search([level])))
+    page = Page(render_study(make_search([level])))
     assert "not measured yet" in page.words
     assert len([tag for tag, _ in page.tags if tag == "img"]) == 2
 
 
 def test_galleries_that_do_not_fit_are_left_in_the_folder_and_the_page_says_so(monkeypatch, tmp_path):
     galleries = [noisy_gallery(number) for number in range(4)]
-    bare = len(render_search_report(empty_search()).encode())
-    one = len(render_search_report(empty_search(), galleries[:1]).encode()) - bare
+    bare = len(render_study(empty_search()).encode())
+    one = len(render_study(empty_search(), galleries[:1]).encode()) - bare
     most = bare + round(2.6 * one)
     monkeypatch.setattr(search_page, "MOST_BYTES", most)
-    paths = write_search_report(empty_search(), galleries, tmp_path)
+    paths = write_study(empty_search(), galleries, tmp_path)
     page = Page(paths.html.read_text())
     shown = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
     assert shown == [gallery_text(galleries[0]), gallery_text(galleries[2])]
@@ -205,20 +205,20 @@ def test_galleries_that_do_not_fit_are_left_in_the_folder_and_the_page_says_so(m
 
 def test_galleries_of_which_none_fits_are_named_too(monkeypatch):
     monkeypatch.setattr(search_page, "MOST_BYTES", 1000)
-    page = Page(render_search_report(empty_search(), [make_gallery()]))
+    page = Page(render_study(empty_search(), [make_gallery()]))
     assert "1 more picture is beside this page" in page.words
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_many_galleries_are_folded():
-    page = Page(render_search_report(empty_search(), [make_gallery(1)] * 6))
+    page = Page(render_study(empty_search(), [make_gallery(1)] * 6))
     assert len([tag for tag, _ in page.tags if tag == "img"]) == 6
     assert "Show 2 more" in page.words
 
 
 @pytest.mark.slow
 def test_twelve_levels_with_fifteen_galleries_each_stay_below_5_megabytes():
-    page = render_search_report(many_levels(), [noisy_gallery(number) for number in range(60)])
+    page = render_study(many_levels(), [noisy_gallery(number) for number in range(60)])
     assert 3_000_000 < len(page.encode()) < 5_000_000
 
 
@@ -228,9 +228,9 @@ def test_the_report_folder_is_complete_and_its_json_reads_back(tmp_path):
         small_search(),
         [make_gallery(), make_gallery(title="../../16 / images"), make_gallery()],
     )
-    paths = write_search_report(result, galleries, tmp_path / "report")
-    assert SearchResult.model_validate_json(paths.json.read_text()) == result
-    assert paths.html.read_text() == render_search_report(result, galleries)
+    paths = write_study(result, galleries, tmp_path / "report")
+    assert StudyRecord.model_validate_json(paths.json.read_text()) == result
+    assert paths.html.read_text() == render_study(result, galleries)
     names = [path.name for path in paths.figures]
     assert names[:4] == ["emm.png", "rmem_surface.png", "learning_curves.png", "cost.png"]
     assert names[4:] == [
@@ -242,12 +242,12 @@ def test_the_report_folder_is_complete_and_its_json_reads_back(tmp_path):
 
 
 def test_a_report_without_runs_writes_no_pictures(tmp_path):
-    paths = write_search_report(empty_search(), [], tmp_path)
+    paths = write_study(empty_search(), [], tmp_path)
     assert paths.figures == ()
     assert paths.html.exists()
 
 
 def test_a_nan_is_told_and_nothing_is_written(tmp_path):
     with pytest.raises(DiffmemError, match="NaN"):
-        write_search_report(make_search(seconds=float("nan")), [], tmp_path)
+        write_study(make_search(seconds=float("nan")), [], tmp_path)
     assert list(tmp_path.iterdir()) == []
