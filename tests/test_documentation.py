@@ -84,9 +84,8 @@ def test_the_blocks_of_the_readme_run_in_their_order(tmp_path, monkeypatch, caps
     found = blocks(ROOT / "README.md")
     typed = [command for kind, text in found if kind == "sh" for command in commands(text)]
     for command in typed:
-        if (
-            command[0] == "study"
-        ):  # its plan measures how fast trainings are, ten seconds: in the slow test below
+        # The plan of a study measures how fast trainings are, which takes ten seconds: in the slow test below.
+        if command[0] == "study":
             continue
         called = call(*command)
         wanted = next((code for part, code in EXIT_CODES.items() if part in " ".join(command)), 0)
