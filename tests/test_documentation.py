@@ -37,6 +37,11 @@ def commands(text):
         yield from [words[1:ended]] if words else []
 
 
+TYPED = [
+    path for path in PAGES if "\n```sh\n" in path.read_text("utf-8") and path.stem != "my-run-has-finished"
+]
+"""Pages that can be typed from top to bottom; that of other trainers has a test of its own (test_tutorials.py)."""
+
 ALL = [
     pytest.param(command, id=f"{path.relative_to(ROOT)}: {' '.join(command)[:70]}")
     for path in PAGES
@@ -101,10 +106,10 @@ def test_the_blocks_of_the_readme_run_in_their_order(tmp_path, monkeypatch, caps
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("page", ["README.md", "docs/tutorial/README.md", "docs/tutorial/audit-a-model.md"])
+@pytest.mark.parametrize("page", TYPED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_page_can_be_typed_from_top_to_bottom(page, tmp_path):
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    for kind, text in blocks(ROOT / page):
+    for kind, text in blocks(page):
         named = re.match(r"# ([\w.]+\.py)\b", text)
         if kind == "python" and named:
             (tmp_path / named[1]).write_text(text)
