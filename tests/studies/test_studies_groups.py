@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from parameters import these
-from studies_builders import evaluation_files, forbid, snapshots, tiny_recipe
+from studies_builders import carried_out, evaluation_files, forbid, snapshots, tiny_recipe
 
 from diffmem.executors import processes
 from diffmem.executors.config import ExecutorConfig
@@ -154,7 +154,7 @@ def left(folder):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("grouped")
-    Study(tiny_recipe(*GROUPED), folder).execute()
+    carried_out(Study(tiny_recipe(*GROUPED), folder))
     return left(folder)
 
 
@@ -165,7 +165,7 @@ def assert_same(found, wanted):
 
 
 def test_a_study_in_groups_is_the_study_without_up_to_rounding(undisturbed, tmp_path):
-    Study(tiny_recipe("seeds=[0, 1]"), tmp_path).execute()
+    carried_out(Study(tiny_recipe("seeds=[0, 1]"), tmp_path))
     alone = left(tmp_path)
     assert alone.keys() == undisturbed.keys()
     distances = [name for name in alone if name[1] == "distances"]
@@ -182,7 +182,7 @@ class PowerCutError(BaseException):
     pass
 
 
-@pytest.mark.parametrize("cut", these(range(5, 110, 5), 10, 40, 60, 80))
+@pytest.mark.parametrize("cut", these(range(5, 110, 5), 40, 80))
 def test_a_study_in_groups_that_is_killed_goes_on_to_the_same_numbers(
     undisturbed, tmp_path, monkeypatch, cut
 ):
@@ -198,8 +198,8 @@ def test_a_study_in_groups_that_is_killed_goes_on_to_the_same_numbers(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", count)
         with pytest.raises(PowerCutError):
-            Study(tiny_recipe(*GROUPED), tmp_path).execute()
-    Study(tiny_recipe(*GROUPED), tmp_path).execute(warn=pytest.fail)
+            carried_out(Study(tiny_recipe(*GROUPED), tmp_path))
+    carried_out(Study(tiny_recipe(*GROUPED), tmp_path), warn=pytest.fail)
     assert_same(left(tmp_path), undisturbed)
 
 
@@ -209,7 +209,7 @@ def test_every_member_says_in_its_folder_how_far_it_is_until_it_has_ended(tmp_pa
     def look(done, total, note=""):
         seen.append([read_status(run.folder) is not None for run in study.runs()])
 
-    study.execute(progress=look)
+    carried_out(study, progress=look)
     assert [True] * 4 in seen
     assert [read_status(run.folder) is not None for run in study.runs()] == [False] * 4
     assert any(
@@ -219,13 +219,13 @@ def test_every_member_says_in_its_folder_how_far_it_is_until_it_has_ended(tmp_pa
 
 def test_a_member_that_is_finished_elsewhere_is_no_member(undisturbed, tmp_path, monkeypatch):
     recipe = tiny_recipe(*GROUPED)
-    Study(tiny_recipe("executor={kind: inline, group: 1}"), tmp_path / "first", store=tmp_path).execute()
+    carried_out(Study(tiny_recipe("executor={kind: inline, group: 1}"), tmp_path / "first", store=tmp_path))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/snapshots/*")}
-    Study(recipe, tmp_path / "second", store=tmp_path).execute(warn=pytest.fail)
+    carried_out(Study(recipe, tmp_path / "second", store=tmp_path), warn=pytest.fail)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert left(tmp_path).keys() == undisturbed.keys()
     forbid(monkeypatch, "training", "sampling")
-    Study(recipe, tmp_path / "second", store=tmp_path).execute(warn=pytest.fail)
+    carried_out(Study(recipe, tmp_path / "second", store=tmp_path), warn=pytest.fail)
 
 
 def test_worker_processes_train_in_groups_and_tell_how_far_all_are(tmp_path, undisturbed, monkeypatch):
@@ -233,7 +233,7 @@ def test_worker_processes_train_in_groups_and_tell_how_far_all_are(tmp_path, und
     told = []
     executor = "executor={kind: local, processes: 2, group: 2}"
     study = Study(tiny_recipe("seeds=[0, 1]", executor), tmp_path)
-    study.execute(progress=lambda done, total, note="": told.append((done, total, note)))
+    carried_out(study, progress=lambda done, total, note="": told.append((done, total, note)))
     assert left(tmp_path).keys() == undisturbed.keys()
     assert told[-1][0] == told[-1][1] == sum(study.work(run).units for run in study.runs())
     assert any("and 1 other" in note and "2 trainings together" in note for *_, note in told)
