@@ -28,7 +28,7 @@ from diffmem.studies.report.text import level_emm, level_label
 from diffmem.studies.search.plan import Plan, plan_grid, plan_search
 from diffmem.studies.search.recipe import SearchRecipe
 from diffmem.studies.search.study import SearchStudy
-from diffmem.studies.study import stored_set
+from diffmem.studies.tasks import stored_set
 from diffmem.text import html_table
 
 __all__ = [

@@ -6,11 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from diffmem.data import ImageSet, duplicate_groups, open_images, write_images
+from diffmem.data import ImageSet, duplicate_groups
 from diffmem.distributed import world
 from diffmem.errors import UserError
 from diffmem.memorization import RatioRule
@@ -19,16 +18,16 @@ from diffmem.memorization.rates import Rate
 from diffmem.models import ModelConfig, build_denoiser, count_parameters
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.distribution import open_distribution
-from diffmem.runs.recipe import StudyRecipe, TrainRecipe
+from diffmem.runs.recipe import StudyRecipe
 from diffmem.runs.records import RunRecord
 from diffmem.runs.run import Run
-from diffmem.runs.together import Job, execute_together
+from diffmem.runs.together import execute_together
 from diffmem.studies.driver import UNFINISHED, Reached, Work, budget_state, drive, timed
 from diffmem.studies.emm import estimate_emm
 from diffmem.studies.emm import so_far as so_far_emm
 from diffmem.studies.groups import Member, planned_groups
 from diffmem.studies.records import CostRecord, EmmRecord, LevelRecord
-from diffmem.threads import of_threads
+from diffmem.studies.tasks import WORK, task_content
 
 __all__ = [
     "RUNS",
@@ -36,64 +35,9 @@ __all__ = [
     "budget_of",
     "execute_studies",
     "model_text",
-    "opened_sets",
-    "stored_set",
-    "task_content",
-    "work_on_runs",
 ]
 
-RUNS, _DATA = "runs", "data"
-_WORK = "diffmem.studies.study:work_on_runs"
-
-
-def work_on_runs(content: dict[str, Any], progress: Progress, warn: Callable[[str], None]) -> None:
-    """Do the runs that `content` describes as a group, as far as they are not done: what a worker process calls, with paths and
-    settings alone.
-
-    Args:
-        content: runs: for each what `task_content` says, with a `StudyRecipe`, and threads, of torch; none for what there is.
-        progress: Reports units of work, in images trained.
-        warn: Gets a message for each damaged file that is made anew.
-
-    Raises:
-        DiffmemError: Training diverged, another process works in a folder, or a file cannot be written.
-        KeyboardInterrupt: A stop was requested; the states are saved.
-    """
-    jobs: list[Job] = []
-    for one in content["runs"]:
-        recipe = StudyRecipe.model_validate(one["recipe"])
-        run = Run(**opened_sets(one), model=recipe.model, training=recipe.training)
-        jobs.append((run, recipe.sampling, recipe.measure))
-    first = content["runs"][0]
-    with of_threads(first["threads"]):
-        execute_together(jobs, device=first["device"], progress=progress, warn=warn)
-
-
-def opened_sets(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the content of a task, made by `task_content`, says of its run: its images, seed and store."""
-    return {
-        "training_set": open_images(Path(content["training_set"])),
-        "heldout": None if content["heldout"] is None else open_images(Path(content["heldout"])),
-        "seed": int(content["seed"]),
-        "store": Path(content["store"]),
-    }
-
-
-def task_content(run: Run, recipe: TrainRecipe, device: str) -> dict[str, Any]:
-    """Return what a worker process needs to do a run, as JSON; the images that it needs are written to the store.
-
-    Args:
-        recipe: Whose settings it is given, without the executor.
-    """
-    store, heldout = run.store.parent, run.heldout
-    return {
-        "recipe": recipe.model_dump(mode="json", exclude={"executor", "budget"}),
-        "training_set": str(stored_set(store, run.training_set, "train").resolve()),
-        "heldout": None if heldout is None else str(stored_set(store, heldout, "heldout").resolve()),
-        "seed": run.seed,
-        "store": str(run.store.resolve()),
-        "device": device,
-    }
+RUNS = "runs"
 
 
 class Study:
@@ -142,7 +86,7 @@ class Study:
         return Work(
             name=f"{recipe.title}, N = {len(run.training_set):,}, seed {run.seed}",
             run=run,
-            function=_WORK,
+            function=WORK,
             content=lambda device: task_content(run, recipe, device),
             is_done=lambda: run.is_finished(recipe.sampling, recipe.measure),
             units=run.total_units(recipe.sampling, recipe.measure),
@@ -222,26 +166,6 @@ def model_text(model: ModelConfig, images: ImageSet) -> str:
     if model.is_trained:
         parameters = count_parameters(build_denoiser(model, images.shape, images.num_classes))
     return f"{model.describe()}; {parameters:,} parameters"
-
-
-def stored_set(store: Path, images: ImageSet, kind: str) -> Path:
-    """Write a set once, named by its content, so that workers and later readers have the very images; return where it lies.
-
-    Args:
-        kind: 'train' or 'heldout', the beginning of its name.
-
-    Raises:
-        DiffmemError: The file cannot be written.
-    """
-    path = store / _DATA / f"{kind}-{images.fingerprint[:16]}.npz"
-    if path.exists():
-        try:
-            if open_images(path).fingerprint == images.fingerprint:
-                return path
-        except UserError:
-            pass  # damaged: written again below
-    write_images(images, path)
-    return path
 
 
 class _Grid:
