@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import numpy as np
 
 from diffmem.data import ImageSet, duplicate_groups
 from diffmem.distributed import world
-from diffmem.errors import UserError
+from diffmem.errors import DiffmemError, UserError
 from diffmem.memorization import RatioRule
 from diffmem.memorization.examples import Example
 from diffmem.memorization.rates import Rate
 from diffmem.models import ModelConfig, build_denoiser, count_parameters
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.distribution import open_distribution
+from diffmem.runs.evaluations import StoredEvaluation
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.runs.records import RunRecord
 from diffmem.runs.run import Run
@@ -134,12 +136,18 @@ class Study:
             cost=CostRecord.of(runs, recipe.sampling.image_cost),
         )
 
-    def example(self, run_id: str, count: int = 8, *, warn: Callable[[str], None] = print) -> Example:
-        """Return the first `count` seeds at the peak of this run, with their neighbours."""
+    def example(self, run_id: str, count: int = 8, *, warn: Callable[[str], None] = print) -> Example | None:
+        """Return the first `count` seeds at the peak of this run, with their neighbours; none before there is an evaluation."""
         run = next(run for run in self.runs() if run.run_id == run_id)
         sampling, measure = self.recipe.sampling, self.recipe.measure
         rule = RatioRule(measure.threshold)
-        best = max(run.evaluations(sampling, measure.samples), key=lambda each: rule(each.neighbours).mean())
+        store, stored = run.evaluation_store(sampling, measure.samples), list[StoredEvaluation]()
+        for seen in run.points:
+            with suppress(DiffmemError):  # not there yet
+                stored.append(store.read(seen))
+        if not stored:
+            return None
+        best = max(stored, key=lambda each: rule(each.neighbours).mean())
         size = len(run.training_set)
         epoch = f", epoch {best.seen / size:,.0f}" if run.model.is_trained else ""
         images = run.images_of(best, best.seen, sampling, min(measure.samples, count), warn=warn)
