@@ -4,9 +4,11 @@ from collections import defaultdict
 import numpy as np
 import pytest
 from onset_curves import covered
+from reports_search import make_training
+from reports_study import make_run
 
 from diffmem.errors import UserError
-from diffmem.studies.onset import Curve, onset, predicted, run_time
+from diffmem.studies.onset import Curve, curve_of, onset, onset_of_runs, predicted, run_time
 
 EPOCHS = [1, 2, 4, 8, 16, 32]
 
@@ -156,7 +158,7 @@ def test_a_size_too_far_from_those_trained_is_refused(size):
 def test_one_size_gives_its_times_and_no_law():
     line = onset(grown(sizes=(64,))).lines[1]
     assert line.growth is None
-    assert "at least 3 runs of 2 sizes" in line.unknown
+    assert "3 runs of 2 sizes are needed" in line.unknown
     assert line.sizes[0].low < 300 * 64 * 9 ** (-1 / 3) < line.sizes[0].high
     with pytest.raises(UserError, match="no prediction: cannot tell how it grows"):
         predicted(line, [64])
@@ -198,6 +200,38 @@ def test_a_record_is_read_back_as_it_was():
     record = onset(grown(), frechet_of="pixels")
     assert type(record).model_validate_json(record.model_dump_json()) == record
     assert record.frechet_of == "pixels"
+
+
+def test_a_line_that_chance_comes_near_is_marked():
+    flagged = [curve([0, 0, 2, 60], null=0.008), curve([0, 0, 2, 60], seed=1, null=0.003)]
+    record = onset(flagged)
+    assert [line.near_chance for line in record.lines] == [True, False, False]
+    assert "flags 0.8% of held-out images" in record.notes[0]
+    assert onset([curve([0, 0, 2, 60], null=0.004)]).notes == []
+
+
+def test_runs_of_a_grid_give_their_counts_frechet_distances_and_null():
+    run = make_run(64, seed=3)
+    run = run.model_copy(
+        update={
+            "evaluations": [
+                one.model_copy(update={"frechet": 5.0, "frechet_of": "pixels"}) for one in run.evaluations
+            ]
+        }
+    )
+    found = curve_of(run)
+    assert (found.size, found.seed, found.null) == (64, 3, run.null.value)
+    assert found.points[-1] == (256_000, 4000.0, run.last.memorized.count, 1000)
+    assert found.frechet[-1] == (256_000, 5.0)
+    assert onset_of_runs([run]).frechet_of == "pixels"
+
+
+def test_runs_of_a_search_are_tested_as_numbers_that_were_looked_at_while_they_grew():
+    training = make_training("8", 100, 200)
+    found = curve_of(training)
+    assert [point[0] for point in found.points] == [one.images_seen for one in training.points]
+    line = onset_of_runs([training], [0.5]).lines[0]
+    assert line.runs[0] == run_time(found, 0.5, adaptive=True)
 
 
 def shares(simulations, **setting):

@@ -19,6 +19,7 @@ from scipy.special import logit
 
 from diffmem.errors import UserError
 from diffmem.memorization.rates import check_confidence
+from diffmem.runs.records import Evaluation, RunRecord
 from diffmem.studies.emm import crossing, non_increasing
 from diffmem.studies.growth import Posterior, power_law
 from diffmem.studies.onset_records import (
@@ -32,8 +33,10 @@ from diffmem.studies.onset_records import (
     Times,
 )
 from diffmem.studies.search.confidence import log_evidence_above, log_evidence_below
+from diffmem.studies.search.records import PointRecord, SizeRecord
+from diffmem.text import count_text
 
-__all__ = ["LINES", "Curve", "onset", "predicted", "run_time"]
+__all__ = ["LINES", "Curve", "curve_of", "onset", "onset_of_runs", "predicted", "run_time"]
 
 LINES = (0.01, 0.1, 0.9)
 """The shares of copies whose times are reported."""
@@ -58,12 +61,14 @@ class Curve:
         seed: Of the run.
         points: (images seen, epoch, memorized, all) of each evaluation, ascending.
         frechet: (images seen, Frechet distance) of each evaluation that has one, ascending.
+        null: The share of held-out images that the same rule flags; none if it was not measured.
     """
 
     size: int
     seed: int
     points: Sequence[tuple[int, float, int, int]]
     frechet: Sequence[tuple[int, float]] = ()
+    null: float | None = None
 
     @property
     def per_epoch(self) -> float:
@@ -85,7 +90,7 @@ def onset(
     """Return when training reaches each line, for every run and size, and how that grows with N.
 
     Args:
-        curves: One for each run.
+        curves: One for each run; those without an evaluation after training began are left out.
         lines: Shares of copies, each in (0, 1).
         adaptive: Whether the number of images at a point depends on what was seen there, as in a search: then tests are used that
             hold however often one looks (see `confidence`).
@@ -96,18 +101,28 @@ def onset(
         UserError: A line or the confidence is not between 0 and 1.
     """
     check_confidence(confidence)
-    ordered = sorted(curves, key=lambda curve: (curve.size, curve.seed))
+    evaluated = [curve for curve in curves if any(seen > 0 and total for seen, _, _, total in curve.points)]
+    ordered = sorted(evaluated, key=lambda curve: (curve.size, curve.seed))
+    worst = max((curve for curve in ordered if curve.null), key=lambda curve: curve.null or 0.0, default=None)
+    chance = 0.0 if worst is None else worst.null or 0.0
     found = []
     for line in lines:
         runs = [run_time(curve, line, adaptive=adaptive, confidence=confidence) for curve in ordered]
-        times = _times(runs, f"R_mem reaches {100 * line:.4g}%", confidence)
-        found.append(LineTimes(line=line, **dict(times)))
+        found.append(LineTimes(line=line, near_chance=line <= 2 * chance, **dict(_times(runs, confidence))))
+    near = " and ".join(f"{100 * line.line:.4g}%" for line in found if line.near_chance)
+    notes = []
+    if near and worst is not None:
+        notes.append(
+            f"With {worst.size:,} training images the rule also flags {100 * chance:.2g}% of held-out images, which are not copies:"
+            f" {near} does not show when copying begins."
+        )
     best = [time for time in map(_best, ordered) if time is not None]
     return OnsetRecord(
         lines=found,
-        best_frechet=_times(best, "the Frechet distance is least", confidence) if best else None,
+        best_frechet=_times(best, confidence) if best else None,
         frechet_of=frechet_of if best else None,
         confidence=confidence,
+        notes=notes,
     )
 
 
@@ -207,9 +222,9 @@ def _best(curve: Curve) -> RunTime | None:
     )  # fmt: skip
 
 
-def _times(runs: Sequence[RunTime], what: str, confidence: float) -> Times:
+def _times(runs: Sequence[RunTime], confidence: float) -> Times:
     """Return the times of runs, of sizes, and their law."""
-    growth, unknown = None, _why_unknown(runs, what)
+    growth, unknown = None, _why_unknown(runs)
     if not unknown:
         growth = _growth(runs, confidence)
     return Times(runs=list(runs), sizes=_by_size(runs, confidence), growth=growth, unknown=unknown)
@@ -262,22 +277,21 @@ def _united(runs: Sequence[RunTime]) -> tuple[float | None, float | None, float 
     return (runs[0].value if len(runs) == 1 else None), low, high
 
 
-def _why_unknown(runs: Sequence[RunTime], what: str) -> str:
+def _why_unknown(runs: Sequence[RunTime]) -> str:
     """Return why there is no law; '' if there is one."""
     known = [run for run in runs if _closed(run)]
     sizes = {run.size for run in known}
     if len(sizes) >= 2 and len(known) >= _FEWEST_RUNS:
         return ""
     if not runs:
-        return "cannot tell: no run is finished"
+        return "cannot tell: no run has been evaluated"
     if all(run.low is None for run in runs):
-        return f"cannot tell: {what} before the first evaluation of every run; evaluate earlier, or train on more images"
+        return "cannot tell: every run may be there before its first evaluation; evaluate earlier, or train on more images"
     if all(run.high is None for run in runs):
-        return f"cannot tell: no run certainly shows when {what}; train longer, on fewer images, or sample more images"
-    many = "1 run" if len(known) == 1 else f"{len(known)} runs"
+        return "cannot tell: no run is certainly there; train longer or on fewer images"
     return (
-        f"cannot tell how it grows: {many} of {len(sizes)} size{'' if len(sizes) == 1 else 's'} certainly show when {what}; at least"
-        f" {_FEWEST_RUNS} runs of 2 sizes are needed"
+        f"cannot tell how it grows: a time between two evaluations is known of {count_text(len(known), 'run')} of"
+        f" {count_text(len(sizes), 'size')}, and {_FEWEST_RUNS} runs of 2 sizes are needed"
     )
 
 
@@ -346,3 +360,35 @@ def predicted(times: Times, sizes: Sequence[float], confidence: float = 0.95) ->
             )
     posterior = _posterior(times.runs)
     return {size: _time_at(posterior, float(size), _shares(confidence)) for size in sizes}
+
+
+def curve_of(run: RunRecord | SizeRecord) -> Curve:
+    """Return what a run of a grid or of a search says."""
+    if isinstance(run, RunRecord):
+        evaluations: Sequence[Evaluation | PointRecord] = run.evaluations
+        frechet = [(one.images_seen, one.frechet) for one in run.evaluations if one.frechet is not None]
+    else:
+        evaluations, frechet = run.points, []
+    points = [(one.images_seen, one.epoch, one.memorized.count, one.memorized.total) for one in evaluations]
+    return Curve(run.size, run.seed, points, frechet, None if run.null is None else run.null.value)
+
+
+def onset_of_runs(
+    runs: Sequence[RunRecord] | Sequence[SizeRecord], lines: Sequence[float] = LINES
+) -> OnsetRecord:
+    """Return when the runs of a grid, or of a search, reach each line; the other arguments and errors are those of `onset`."""
+    return onset(
+        [curve_of(run) for run in runs],
+        lines,
+        adaptive=any(isinstance(run, SizeRecord) for run in runs),
+        frechet_of=next(
+            (
+                one.frechet_of
+                for run in runs
+                if isinstance(run, RunRecord)
+                for one in run.evaluations
+                if one.frechet_of
+            ),
+            None,
+        ),
+    )

@@ -94,6 +94,10 @@ class LineTimes(Times):
     """When R_mem reaches a line."""
 
     line: float = Field(description="The share of copies that is reached, in (0, 1).")
+    near_chance: bool = Field(
+        default=False,
+        description="Whether the rule flags half as many held-out images, so that the line is no sign of copying.",
+    )
 
 
 class OnsetRecord(Record):
@@ -107,3 +111,4 @@ class OnsetRecord(Record):
         default=None, description="What that distance is of, as in `Evaluation.frechet_of`."
     )
     confidence: float = 0.95
+    notes: list[str] = Field(default_factory=list, description="Caveats in words.")

@@ -34,7 +34,7 @@ def onset_against_size(record: OnsetRecord) -> Figure:
     the band its prediction interval for one more run.
 
     Args:
-        record: With at least one run.
+        record: With at least one run that was evaluated.
     """
     figure = new_figure(height=4.8)
     axes = figure.subplots()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from diffmem.reports.tables import text_table
-from diffmem.reports.text import size_text
+from diffmem.reports.text import capitalized, shared_texts, size_text
 from diffmem.studies.onset import predicted
 from diffmem.studies.onset_records import (
     Growth,
@@ -30,6 +30,7 @@ __all__ = [
     "onset_notes",
     "onset_rows",
     "onset_table",
+    "predictions_table",
     "time_text",
 ]
 
@@ -59,7 +60,7 @@ def time_text(time: RunTime | SizeTime) -> str:
 
 def onset_headline(record: OnsetRecord) -> str:
     """Return the answer in one sentence: until when the largest size may be trained, and how that grows with N."""
-    for line in record.lines:
+    for line in _best_first(record):
         if line.growth is None:
             continue
         largest = line.growth.sizes[1]
@@ -71,7 +72,7 @@ def onset_headline(record: OnsetRecord) -> str:
             f" {size_text(at.high)}); in images seen, that time grows as N^{growth.value:.2f}"
             f" ({growth.low:.2f} to {growth.high:.2f})."
         )
-    known = [line for line in record.lines if any(size.low or size.high for size in line.sizes)]
+    known = [line for line in _best_first(record) if any(size.low or size.high for size in line.sizes)]
     if not known:
         return "When training begins to copy cannot be told: there are no evaluations."
     size = known[0].sizes[-1]
@@ -79,6 +80,11 @@ def onset_headline(record: OnsetRecord) -> str:
         f"A training on {count_text(size.size, 'image')} reaches {line_text(known[0].line)} copies {_when(size)}; how"
         " that time grows with the number of images cannot be told."
     )
+
+
+def _best_first(record: OnsetRecord) -> list[LineTimes]:
+    """Return the lines with those last that chance comes near."""
+    return sorted(record.lines, key=lambda line: line.near_chance)
 
 
 def _when(size: SizeTime) -> str:
@@ -110,9 +116,12 @@ def onset_rows(record: OnsetRecord) -> tuple[list[str], list[list[str]]]:
 
 def onset_notes(record: OnsetRecord) -> list[str]:
     """Return what to know before using the numbers: what cannot be told and why, and caveats."""
-    notes = [f"{line_text(line.line)} copies: {line.unknown}." for line in record.lines if line.unknown]
+    notes = list(record.notes)
+    unknown = [(f"{line_text(line.line)} copies", line.unknown) for line in record.lines if line.unknown]
     if record.best_frechet is not None and record.best_frechet.unknown:
-        notes.append(f"Least Frechet distance: {record.best_frechet.unknown}.")
+        unknown.append(("least Frechet distance", record.best_frechet.unknown))
+    count = len(record.lines) + (record.best_frechet is not None)
+    notes += [capitalized(f"{text}.") for text in shared_texts(unknown, count)]
     for line in record.lines:
         notes += [
             f"N = {run.size:,}, seed {run.seed}: {run.note} ({line_text(line.line)}); the first time counts."
@@ -124,29 +133,42 @@ def onset_notes(record: OnsetRecord) -> list[str]:
     return notes
 
 
-def onset_table(record: OnsetRecord) -> Table:
-    """Return when each size reaches each line, in epochs, as a table for `console`; the answer below it."""
+def onset_table(record: OnsetRecord, level: str = "") -> Table:
+    """Return when each size reaches each line, in epochs, as a table for `console`; the answer below it.
+
+    Args:
+        level: Named in the heading.
+    """
+    caption = " ".join([onset_headline(record), *onset_notes(record)])
+    head, rows = onset_rows(record)
+    of_level = f" of {level}" if level else ""
+    return _table(
+        f"Epochs{of_level} until a share of copies [{_percent(record)} interval]", caption, head, rows
+    )
+
+
+def predictions_table(
+    found: Sequence[tuple[LineTimes, Mapping[float, TimeAt]]], sizes: Sequence[float], level: str = ""
+) -> Table:
+    """Return the predictions of lines at sizes, in epochs, as a table for `console`.
+
+    Args:
+        level: Named in the heading unless it is 'base'.
+    """
+    of_level = f" of {level}" if level not in ("", "base") else ""
+    head = ["N", *(f"{line_text(line.line)} copies" for line, _ in found)]
+    rows = [[size_text(size), *(_interval_text(times[size].epochs) for _, times in found)] for size in sizes]
+    return _table(f"Epochs{of_level} of one more training [prediction interval]", "", head, rows)
+
+
+def _table(title: str, caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     from rich.text import Text
 
-    caption = " ".join([onset_headline(record), *onset_notes(record)])
-    table = text_table(f"Epochs until a share of copies [{_percent(record)}]", caption, narrow=True)
-    head, rows = onset_rows(record)
+    table = text_table(title, caption, narrow=True)
     for name in head:
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(*map(Text, row))
-    return table
-
-
-def predictions_table(lines: Sequence[LineTimes], found: Sequence[dict[float, TimeAt]]) -> Table:
-    """Return predictions, in epochs, as a table for `console`."""
-    from rich.text import Text
-
-    table = text_table("Epochs of one more run, with prediction intervals", "", narrow=True)
-    for name in ["N", *(f"{line_text(line.line)} copies" for line in lines)]:
-        table.add_column(name, justify="right")
-    for size in found[0] if found else ():
-        table.add_row(Text(size_text(size)), *(Text(_interval_text(times[size].epochs)) for times in found))
     return table
 
 
