@@ -98,11 +98,11 @@ def test_a_grid_with_levels_has_a_store_a_status_and_a_report_for_each_level(gri
     assert len(list((store / "runs").iterdir())) == 4
     assert str(out / "report.html") in shown
     record = json.loads((out / "report.json").read_text())
-    assert {level["name"]: len(level["study"]["runs"]) for level in record["levels"]} == {"8": 2, "12": 2}
+    assert {level["name"]: len(level["runs"]) for level in record["levels"]} == {"8": 2, "12": 2}
     assert {path.name for path in out.glob("*.png")} >= {
         "emm.png",
         "rmem_vs_size.png",
-        "rmem_vs_epochs_02.png",
+        "rmem_vs_epochs.png",
     }
     for command in (("status", out), ("watch", out, "--once")):
         run("study", *command)
@@ -144,8 +144,8 @@ def test_a_grid_that_its_budget_ended_has_a_report_and_says_what_it_spent_and_wa
     run("study", grid, "--out", out, "--device", "cpu", "--set", "budget.images=1")
     assert "The budget is spent" in "".join(capsys.readouterr())
     levels = json.loads((out / "report.json").read_text())["levels"]
-    assert [level["study"]["emm"]["status"] for level in levels] == ["unfinished", "unfinished"]
-    assert sum(len(level["study"]["runs"]) for level in levels) == 1
+    assert [level["emm"]["status"] for level in levels] == ["unfinished", "unfinished"]
+    assert sum(len(level["runs"]) for level in levels) == 1
     run("report", out)
     capsys.readouterr()
     monkeypatch.setattr("diffmem.api.studies.waiting_for_jobs", lambda folder: "1 job pending: Resources")

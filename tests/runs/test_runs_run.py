@@ -41,6 +41,11 @@ def copied(finished, tmp_path):
     return a_run(tmp_path / "store")
 
 
+def images_of(one, sampling, seen, wanted, **more):
+    stored = one.evaluation_store(sampling, 24).read(seen)
+    return one.images_of(stored, seen, sampling, wanted, **more)
+
+
 def numbers(one):
     return one.record(SAMPLING, MEASURE, one.store).model_copy(update={"sampling_seconds": 0.0})
 
@@ -179,14 +184,14 @@ def test_a_whole_snapshot_that_this_version_cannot_read_is_kept_and_nothing_is_t
 
 def test_lost_images_of_a_gallery_are_generated_again_and_nothing_is_written(copied):
     store, seen, told = copied.evaluation_store(SAMPLING, 24), copied.points[-1], []
-    wanted = copied.images(SAMPLING, 24, seen, 3, warn=pytest.fail)
+    wanted = images_of(copied, SAMPLING, seen, 3, warn=pytest.fail)
     np.testing.assert_array_equal(wanted, store.read(seen).images[:3])
     store.images_path(seen).unlink()
-    found = copied.images(SAMPLING, 24, seen, 3, warn=told.append)
+    found = images_of(copied, SAMPLING, seen, 3, warn=told.append)
     assert np.abs(found.astype(int) - wanted).max() <= 1  # another batch size may round differently
     assert "generated again" in told[0]
     assert not store.images_path(seen).exists()
-    assert len(copied.images(SAMPLING, 24, seen, warn=told.append)) == 24
+    assert len(images_of(copied, SAMPLING, seen, 24, warn=told.append)) == 24
 
 
 def test_a_frechet_distance_of_too_few_images_is_told_and_noted(tmp_path):
@@ -239,7 +244,7 @@ def test_the_optimum_is_measured_without_training_and_copies(tmp_path, monkeypat
     one.execute(sampling, MEASURE, warn=pytest.fail)
     record = one.record(sampling, MEASURE, tmp_path)
     assert [(each.images_seen, each.memorized.value) for each in record.evaluations] == [(0, 1.0)]
-    assert len(one.images(sampling, 24, 0, 5)) == 5
+    assert len(images_of(one, sampling, 0, 5)) == 5
     assert (one.folder / "config.yaml").is_file()
 
 

@@ -9,12 +9,12 @@ from parameters import few, these
 from studies_builders import evaluation_files, forbid, snapshots, table, tiny_recipe
 
 from diffmem.data import ImageSet, open_images, write_images
-from diffmem.errors import DiffmemError, UserError
+from diffmem.errors import UserError
 from diffmem.memorization import RatioRule
 from diffmem.models.weights import read_tensors
 from diffmem.runs import run
 from diffmem.studies import emm
-from diffmem.studies.study import Study
+from diffmem.studies.study import Study, grid_record
 
 TWO = "executor={kind: local, processes: 2}"
 
@@ -40,6 +40,12 @@ def copied(finished, tmp_path):
     return shutil.copytree(folder, tmp_path / "copy"), undisturbed
 
 
+def runs_of(found):
+    """The runs of a table of one level."""
+    (level,) = found["levels"]
+    return level["runs"]
+
+
 def modification_times(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "seconds.json"}
 
@@ -52,8 +58,8 @@ def again(folder, *settings):
 
 def test_the_table_has_a_run_of_each_size_with_all_its_evaluations(finished):
     _, found = finished
-    assert [each["size"] for each in found["runs"]] == [4, 8]
-    for each in found["runs"]:
+    assert [each["size"] for each in runs_of(found)] == [4, 8]
+    for each in runs_of(found):
         assert [evaluation["epoch"] for evaluation in each["evaluations"]][-1] == 40
         assert len(each["evaluations"]) == 3
         assert all(evaluation["memorized"]["total"] == 8 for evaluation in each["evaluations"])
@@ -74,8 +80,8 @@ def test_another_threshold_is_answered_from_the_stored_neighbours(copied, monkey
     folder, undisturbed = copied
     forbid(monkeypatch, "training", "sampling")
     found, _ = again(folder, "measure.threshold=0.5", "measure.epsilon=0.5")
-    counts = [e["memorized"]["count"] for r in found["runs"] for e in r["evaluations"]]
-    before = [e["memorized"]["count"] for r in undisturbed["runs"] for e in r["evaluations"]]
+    counts = [e["memorized"]["count"] for r in runs_of(found) for e in r["evaluations"]]
+    before = [e["memorized"]["count"] for r in runs_of(undisturbed) for e in r["evaluations"]]
     assert all(stricter <= loose for stricter, loose in zip(counts, before, strict=True))
     assert sum(counts) < sum(before)
     assert found["epsilon"] == 0.5
@@ -88,8 +94,8 @@ def test_another_sampler_is_evaluated_without_training(copied, monkeypatch):
     found, _ = again(folder, "sampling.steps=4")
     assert len(evaluation_files(folder)) == 2 * len(files)
     assert files <= set(evaluation_files(folder))
-    assert [each["run_id"] for each in found["runs"]] == [each["run_id"] for each in undisturbed["runs"]]
-    assert found["runs"] != undisturbed["runs"]
+    assert [each["run_id"] for each in runs_of(found)] == [each["run_id"] for each in runs_of(undisturbed)]
+    assert runs_of(found) != runs_of(undisturbed)
 
 
 def test_another_number_of_samples_begins_with_the_same_images(copied, monkeypatch):
@@ -267,9 +273,24 @@ def test_damaged_times_do_no_harm(copied, content):
     assert again(folder) == (undisturbed, [])
 
 
-def test_a_result_before_the_work_is_refused(tmp_path):
-    with pytest.raises(DiffmemError):
-        Study(tiny_recipe(), tmp_path).result()
+def test_a_result_before_the_work_says_that_all_is_missing(tmp_path):
+    result = Study(tiny_recipe(), tmp_path).result()
+    assert not result.finished
+    assert result.levels[0].emm.status == "unfinished"
+    assert result.runs == []
+    assert result.notes == ["unfinished; 2 of 2 runs are missing"]
+
+
+def test_a_run_that_is_not_finished_is_in_the_record_so_far_alone(copied):
+    folder, _ = copied
+    evaluation_files(folder)[1].unlink()
+    study = Study(tiny_recipe(), folder)
+    assert len(study.result().runs) == 1
+    record = grid_record(study.recipe, {"base": study}, so_far=True)
+    states = [(run.verdict, run.stopped, len(run.evaluations)) for run in record.runs]
+    assert sorted(states, key=lambda state: state[2]) == [("unfinished", "running", 2), (None, "end", 3)]
+    assert [run.epochs_trained for run in record.runs] == [40, 40]
+    assert record.levels[0].emm.status == "unfinished"
 
 
 def test_a_budget_ends_a_study_without_an_emm_and_a_larger_one_trains_only_what_is_missing(
@@ -280,8 +301,9 @@ def test_a_budget_ends_a_study_without_an_emm_and_a_larger_one_trains_only_what_
     study = Study(tiny_recipe(*settings), tmp_path)
     result = study.execute(warn=told.append)
     assert [run.size for run in result.runs] == [8]  # the longest first
-    assert result.emm.status == result.emm_last.status == "unfinished"
-    assert result.emm.value is None
+    (level,) = result.levels
+    assert level.emm.status == level.emm_last.status == "unfinished"
+    assert level.emm.value is None
     assert result.notes[0].startswith("unfinished: budget spent (")
     assert result.notes[0].endswith("1 of 2 runs are missing")
     assert "The budget is spent" in told[0]
@@ -323,7 +345,7 @@ def test_a_conditional_study_trains_on_the_labels(tmp_path):
     )
     study = Study(recipe, tmp_path)
     result = study.execute()
-    assert "conditional on the true labels" in result.data
+    assert "conditional on the true labels" in result.levels[0].data
     run_ = study.runs()[0]
     with np.load(evaluation_files(tmp_path)[0]) as held:
         assert held["labels"].shape == (8,)

@@ -11,6 +11,7 @@ from parameters import these
 from training_builders import LABELS, MODEL, SHORT, tensors
 
 from diffmem.distributed import World
+from diffmem.environment import has_bfloat16
 from diffmem.errors import DiffmemError, UserError
 from diffmem.models import ModelConfig, build_denoiser
 from diffmem.training import TrainingConfig, grouped
@@ -149,6 +150,7 @@ def test_a_group_of_one_is_its_member():
     assert_grouped_is_separate(member, count=1)
 
 
+@pytest.mark.skipif(not has_bfloat16(), reason="this processor has no arithmetic for bfloat16")
 def test_half_precision_is_used_where_it_is_asked_for():
     one, alone = member(0, precision="bf16", optimizer="sgd"), member(0, optimizer="sgd")
     run(TrainerGroup([one, member(1, precision="bf16", optimizer="sgd")]), 8).settle()

@@ -14,12 +14,12 @@ from diffmem.progress import show_progress
 from diffmem.text import bytes_text, duration_text
 
 if TYPE_CHECKING:
-    from diffmem.api.studies import EmmSearch, GridStudy
+    from diffmem.api.studies import StudyFolder
 
 __all__ = ["new", "onset", "print_plan", "status", "watch"]
 
 
-def print_plan(found: EmmSearch | GridStudy) -> None:
+def print_plan(found: StudyFolder) -> None:
     """Print what a study will take: runs, hours, memory, disk."""
     from rich.table import Table
 
@@ -67,9 +67,9 @@ def status(folder: Path) -> None:
     Args:
         folder: Folder of the study.
     """
-    from diffmem.api.studies import open_any
+    from diffmem.api.studies import open_study
 
-    _, tables, lines = open_any(folder).now()
+    _, tables, lines = open_study(folder).now()
     for table in tables:
         console().print(table)
     for line in lines:
@@ -90,11 +90,11 @@ def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    from diffmem.api.studies import open_any
+    from diffmem.api.studies import open_study
 
     if not every > 0:
         raise UserError(f"--every {every} must be a positive number of seconds, for example 2.")
-    found = open_any(folder)
+    found = open_study(folder)
     with Live(console=console(), auto_refresh=False) as shown:
         while True:
             finished, tables, lines = found.now()

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +38,8 @@ from diffmem.runs.evaluations import (
     summary,
 )
 from diffmem.runs.recipe import MeasureConfig
-from diffmem.runs.records import RunRecord
+from diffmem.runs.records import Evaluation, RunRecord
+from diffmem.runs.store.repairs import repairs
 from diffmem.runs.store.workers import reported_status
 from diffmem.runs.trained import TrainedRun
 from diffmem.sampling import SamplerConfig, discard_shards, generate, generate_resumable
@@ -263,15 +263,6 @@ class Run(TrainedRun):
     def _moments(self) -> dict[str, Moments]:
         return {}
 
-    def images(
-        self, sampling: SamplerConfig, samples: int, seen: int, count: int | None = None, **more: Any
-    ) -> NDArray[np.uint8]:
-        """Return the images of an evaluation, all or the first so many; see `images_of` for the rest."""
-        stored = self.evaluation_store(sampling, samples).read(seen)
-        return self.images_of(
-            stored, seen, sampling, samples if count is None else min(samples, count), **more
-        )
-
     def images_of(
         self,
         stored: StoredEvaluation,
@@ -325,47 +316,78 @@ class Run(TrainedRun):
         measure: MeasureConfig,
         root: Path,
         points: Sequence[int] | None = None,
+        *,
+        so_far: bool = False,
     ) -> RunRecord:
-        """Summarize a finished run; thresholds are applied to the stored neighbours.
+        """Summarize a run; thresholds are applied to the stored neighbours.
 
         Args:
             measure: Their number of images, the threshold, and which Frechet distance is reported.
             root: Folder that the record's path is relative to.
             points: The snapshots; all evaluation points if none.
+            so_far: The run is not finished: what is there now.
 
         Raises:
-            DiffmemError: An evaluation, its Frechet distance or the null is missing or damaged.
+            DiffmemError: An evaluation, its Frechet distance or the null is missing or damaged, and it is not said `so_far`.
         """
         chosen = self.points if points is None else points
-        return world().from_main(lambda: self._record(sampling, measure, root, chosen))
+        return world().from_main(lambda: self._record(sampling, measure, root, chosen, so_far))
 
     def _record(
-        self, sampling: SamplerConfig, measure: MeasureConfig, root: Path, points: Sequence[int]
+        self,
+        sampling: SamplerConfig,
+        measure: MeasureConfig,
+        root: Path,
+        points: Sequence[int],
+        so_far: bool = False,
     ) -> RunRecord:
-        rule, size, values = (
-            RatioRule(measure.threshold),
-            len(self.training_set),
-            int(np.prod(self.training_set.shape)),
-        )
-        store, key = self.evaluation_store(sampling, measure.samples), None
-        if measure.frechet is not None:
-            key = features_key(measure.frechet)
-        stored = [store.read(seen) for seen in points]
-        evaluations = [
-            summary(each, rule, size, values, None if key is None else store.frechet(each.seen, key))
-            for each in stored
-        ]
-        null = read_null(self._null_path)
+        missing = suppress(DiffmemError) if so_far else nullcontext()
+        store = self.evaluation_store(sampling, measure.samples)
+        key = None if measure.frechet is None else features_key(measure.frechet)
+        rule, evaluations, seconds, null = RatioRule(measure.threshold), list[Evaluation](), 0.0, None
+        for seen in points:
+            with missing:
+                stored = store.read(seen)
+                frechet = None if key is None else store.frechet(seen, key)
+                found = summary(seen, stored.neighbours, rule, self.training_set, frechet=frechet)
+                evaluations.append(found)
+                seconds += stored.seconds
+        with missing:
+            null = read_null(self._null_path)
+        record = self.summarized(rule, evaluations, null, len(self.training_set), seconds, root)
+        state = {"verdict": "unfinished", "stopped": "running"} if so_far else {}
+        return record.model_copy(update={"epochs": points[-1] / record.size, **state})
+
+    def summarized(
+        self,
+        rule: RatioRule,
+        evaluations: list[Evaluation],
+        null: Neighbours | None,
+        size: int,
+        seconds: float,
+        root: Path,
+    ) -> RunRecord:
+        """Return the record of a run with these evaluations, as one of `size` training images.
+
+        Args:
+            null: Neighbours of the held-out images; none if there are none.
+            seconds: Spent on generating.
+        """
+        snapshots = [seen for seen in self.points if snapshot_path(self.folder, seen).exists()]
+        trained = max([*snapshots, *(one.images_seen for one in evaluations)], default=0)
         return RunRecord(
             run_id=self.run_id,
             size=size,
             seed=self.seed,
-            epochs=points[-1] / size,
+            epochs=self.points[-1] / len(self.training_set),
+            epochs_trained=trained / len(self.training_set),
             folder=str(self.folder.relative_to(root)),
             evaluations=evaluations,
             null=None if null is None else judged(null, rule),
             null_at_thresholds={} if null is None else rates_by_threshold(null),
             duplicates=size - len(self.distinct),
+            images_trained=trained,
             training_seconds=self.training_seconds(),
-            sampling_seconds=sum(each.seconds for each in stored),
+            sampling_seconds=seconds,
+            incidents=repairs(self.folder),
         )

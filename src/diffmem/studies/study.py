@@ -15,20 +15,24 @@ from diffmem.environment import versions
 from diffmem.errors import UserError
 from diffmem.memorization import RatioRule, protocol_id
 from diffmem.memorization.examples import Example
+from diffmem.memorization.rates import Rate
 from diffmem.models import ModelConfig, build_denoiser, count_parameters
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.distribution import open_distribution
 from diffmem.runs.recipe import StudyRecipe, TrainRecipe
+from diffmem.runs.records import RunRecord
 from diffmem.runs.run import Run
 from diffmem.studies.driver import UNFINISHED, Reached, Work, budget_state, drive, seconds_spent, timed
-from diffmem.studies.emm import estimate_emm, so_far
-from diffmem.studies.records import EmmRecord, StudyResult
+from diffmem.studies.emm import estimate_emm
+from diffmem.studies.emm import so_far as so_far_emm
+from diffmem.studies.records import CostRecord, EmmRecord, LevelRecord, StudyRecord
 
 __all__ = [
     "RUNS",
     "Study",
     "budget_of",
     "execute_studies",
+    "grid_record",
     "model_text",
     "opened_sets",
     "stored_set",
@@ -130,7 +134,7 @@ class Study:
         device: str = "cpu",
         progress: Progress = NO_PROGRESS,
         warn: Callable[[str], None] = lambda text: None,
-    ) -> StudyResult:
+    ) -> StudyRecord:
         """Do what is not done yet and return the result; the arguments are those of `execute_studies`.
 
         Raises:
@@ -138,7 +142,7 @@ class Study:
             KeyboardInterrupt: A stop was requested; everything is saved.
         """
         execute_studies([self], self.folder, device=device, progress=progress, warn=warn)
-        return self.result(device, budget_of([self], self.folder)[0])
+        return self.result(device)
 
     def work(self, run: Run) -> Work:
         """Return a run as something to be done."""
@@ -152,32 +156,38 @@ class Study:
             units=run.total_units(recipe.sampling, recipe.measure),
         )
 
-    def result(self, device: str = "cpu", unfinished: str = "") -> StudyResult:
-        """Summarize the runs.
+    def result(self, device: str = "cpu") -> StudyRecord:
+        """Return what was found, as the study of a single level; see `grid_record`."""
+        return grid_record(self.recipe, {"base": self}, device)
+
+    def level_record(self, name: str, of: StudyRecipe, *, so_far: bool = False) -> LevelRecord:
+        """Summarize the runs; EMM is that of those that are finished.
 
         Args:
-            unfinished: Why the study ends although runs are missing; those that are finished are summarized.
-
-        Raises:
-            DiffmemError: A run is missing, and nothing says why.
+            name: Of the level that this study is.
+            of: The recipe that has the level.
+            so_far: Include runs that are not finished.
         """
-        recipe = self.recipe
-        wanted = self.runs()
-        runs = [run for run in wanted if not unfinished or run.is_finished(recipe.sampling, recipe.measure)]
-        missing = len(wanted) - len(runs)
-        records = [run.record(recipe.sampling, recipe.measure, self.store) for run in runs]
-        peaks: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        lasts: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for record in records:
-            for counts, found in ((peaks, record.peak), (lasts, record.last)):
-                counts[record.size].append((found.memorized.count, found.memorized.total))
+        recipe, runs, missing = self.recipe, list[RunRecord](), 0
+        for run in self.runs():
+            finished = run.is_finished(recipe.sampling, recipe.measure)
+            missing += not finished
+            if finished or so_far:
+                record = run.record(recipe.sampling, recipe.measure, self.store, so_far=not finished)
+                runs.append(record)
 
-        def estimated(counts: Mapping[int, Sequence[tuple[int, int]]]) -> EmmRecord:
-            emm = estimate_emm(counts, recipe.measure.epsilon)
-            return so_far(emm, list(counts)) if missing else emm
+        def emm(rate: Callable[[RunRecord], Rate]) -> EmmRecord:
+            counts: dict[int, list[tuple[int, int]]] = defaultdict(list)
+            for run in runs:
+                if run.verdict is None:
+                    counts[run.size].append((rate(run).count, rate(run).total))
+            found = estimate_emm(counts, recipe.measure.epsilon)
+            return so_far_emm(found, list(counts)) if missing else found
 
-        return StudyResult(
-            title=recipe.title,
+        return LevelRecord(
+            name=name,
+            settings=of.levels.get(name, {}),
+            published=of.published.get(name),
             data=self.distribution.describe(),
             model=self.model,
             training=recipe.training.describe(),
@@ -185,30 +195,62 @@ class Study:
                 f"{recipe.sampling.describe()};"
                 f" seeds 0 to {recipe.measure.samples - 1} at each of the evaluation points"
             ),
-            protocol=protocol_id(RatioRule(recipe.measure.threshold)),
-            threshold=recipe.measure.threshold,
-            epsilon=recipe.measure.epsilon,
-            runs=records,
-            emm=estimated(peaks),
-            emm_last=estimated(lasts),
-            seconds=seconds_spent(self.folder),
-            versions=versions(device),
-            notes=[f"{unfinished}; {missing} of {len(wanted)} runs are missing"] if missing else [],
+            runs=runs,
+            emm=emm(lambda run: run.peak.memorized),
+            emm_last=emm(lambda run: run.last.memorized),
+            finished=not missing,
+            cost=CostRecord.of(runs, recipe.sampling.image_cost),
         )
 
-    def example(self, run_id: str, count: int = 8) -> Example:
+    def example(self, run_id: str, count: int = 8, *, warn: Callable[[str], None] = print) -> Example:
         """Return the first `count` seeds at the peak of this run, with their neighbours."""
         run = next(run for run in self.runs() if run.run_id == run_id)
         sampling, measure = self.recipe.sampling, self.recipe.measure
         rule = RatioRule(measure.threshold)
-        evaluations = run.evaluations(sampling, measure.samples)
-        best = max(evaluations, key=lambda each: rule(each.neighbours).mean())
+        best = max(run.evaluations(sampling, measure.samples), key=lambda each: rule(each.neighbours).mean())
         size = len(run.training_set)
-        epoch = f", epoch {best.seen / size:.0f}" if run.model.is_trained else ""
-        images = run.images(sampling, measure.samples, best.seen, count)
-        return Example.of(
-            f"{size} training images{epoch}", images, best.neighbours, run.training_set.images, rule
-        )
+        epoch = f", epoch {best.seen / size:,.0f}" if run.model.is_trained else ""
+        images = run.images_of(best, best.seen, sampling, min(measure.samples, count), warn=warn)
+        title = f"{size:,} training images{epoch}"
+        return Example.of(title, images, best.neighbours, run.training_set.images, rule)
+
+
+def grid_record(
+    recipe: StudyRecipe, levels: Mapping[str, Study], device: str = "cpu", *, so_far: bool = False
+) -> StudyRecord:
+    """Summarize the studies of all levels of a grid, finished or not.
+
+    Args:
+        recipe: What has these levels.
+        levels: Level -> its study; all of one folder.
+        device: Where it computed.
+        so_far: Include runs that are not finished.
+    """
+    first, found = next(iter(levels.values())), list[LevelRecord]()
+    for name, study in levels.items():
+        found.append(study.level_record(name, recipe, so_far=so_far))
+    done = sum(run.verdict is None for level in found for run in level.runs)
+    wanted, notes = sum(len(study.runs()) for study in levels.values()), list[str]()
+    if done < wanted:
+        why = budget_of(list(levels.values()), first.folder)[0] or "unfinished"
+        notes = [f"{why}; {wanted - done} of {wanted} runs are missing"]
+    measure = first.recipe.measure
+    return StudyRecord(
+        title=recipe.title,
+        plan="grid",
+        factor=recipe.factor,
+        levels=found,
+        sizes=sorted(recipe.sizes),
+        seeds=list(recipe.seeds),
+        samples=measure.samples,
+        protocol=protocol_id(RatioRule(measure.threshold)),
+        threshold=measure.threshold,
+        epsilon=measure.epsilon,
+        finished=not notes,
+        seconds=seconds_spent(first.folder),
+        versions=versions(device),
+        notes=notes,
+    )
 
 
 def budget_of(studies: Sequence[Study], folder: Path) -> tuple[str, str]:

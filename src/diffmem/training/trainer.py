@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffmem.distributed import world
+from diffmem.environment import has_bfloat16
 from diffmem.errors import DiffmemError, UserError
 from diffmem.memory import within_memory
 from diffmem.models.networks.dropout import Dropout, set_masks
@@ -131,7 +132,8 @@ class Trainer:
         layout: How the parameters lie in the vectors of `state`.
 
     Raises:
-        UserError: The images or labels do not fit the denoiser, or there are more processes than images in a batch.
+        UserError: The images or labels do not fit the denoiser, there are more processes than images in a batch, or the
+            processor has no arithmetic for a precision of bf16.
     """
 
     def __init__(
@@ -153,6 +155,11 @@ class Trainer:
             )
         if denoiser.num_labels:
             _check_labels(labels, len(images), denoiser.num_labels)
+        if config.precision == "bf16" and torch.device(device).type == "cpu" and not has_bfloat16():
+            raise UserError(
+                "training.precision = bf16: this processor has no arithmetic for bfloat16 (AVX512_BF16, AMX), so that training"
+                " would be slower than in float32; leave it out, or train on a GPU or another machine."
+            )
         self._world = world()
         rank, ranks = self._world.rank, self._world.size
         if ranks > config.batch_size:
