@@ -7,6 +7,7 @@ from studies_builders import tiny_recipe
 import diffmem as dm
 from diffmem.__main__ import main
 from diffmem.api.onset import Onset
+from diffmem.api.studies import prepared
 from diffmem.errors import UserError
 from diffmem.studies.onset import onset_of_runs
 from diffmem.studies.search.recipe import SearchRecipe
@@ -62,15 +63,14 @@ def test_a_study_with_levels_is_asked_by_level(found):
 
 def test_a_study_and_its_folder_give_what_its_runs_say(grid):
     wanted = onset_of_runs(grid.result.runs)
+    assert grid.result.levels[0].onset == wanted
     assert dm.onset(grid).record == wanted
     assert dm.onset(grid.folder).record == wanted
     assert {(run.size, run.seed) for run in wanted.lines[0].runs} == {(4, 0), (8, 0)}
 
 
 def test_a_search_that_did_not_begin_has_no_times(tmp_path):
-    from diffmem.api.studies import EmmSearch
-
-    search = EmmSearch.prepared(SearchRecipe.model_validate(SEARCH), tmp_path, device="cpu")
+    search = prepared(SearchRecipe.model_validate(SEARCH), tmp_path, device="cpu")
     record = next(iter(dm.onset(search, lines=(0.5,)).levels.values()))
     assert [line.line for line in record.lines] == [0.5]
     assert record.lines[0].runs == []

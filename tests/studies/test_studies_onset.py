@@ -229,8 +229,8 @@ def test_runs_of_a_grid_give_their_counts_frechet_distances_and_null():
 def test_runs_of_a_search_are_tested_as_numbers_that_were_looked_at_while_they_grew():
     training = make_training("8", 100, 200)
     found = curve_of(training)
-    assert [point[0] for point in found.points] == [one.images_seen for one in training.points]
-    line = onset_of_runs([training], [0.5]).lines[0]
+    assert [point[0] for point in found.points] == [one.images_seen for one in training.evaluations]
+    line = onset_of_runs([training], [0.5], adaptive=True).lines[0]
     assert line.runs[0] == run_time(found, 0.5, adaptive=True)
 
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffmem.api.studies import EmmSearch, GridStudy, open_any
+from diffmem.api.studies import StudyFolder, open_study
 from diffmem.console import rendered
 from diffmem.errors import UserError
-from diffmem.studies.driver import UNFINISHED
 from diffmem.studies.onset import LINES, Curve, onset_of_runs, predicted
 from diffmem.studies.onset import onset as onset_of
 from diffmem.studies.onset_records import LineTimes, OnsetRecord, TimeAt
@@ -91,9 +90,7 @@ def _told(record: OnsetRecord) -> list[LineTimes]:
     return [line for line in record.lines if line.growth is not None] or record.lines[:1]
 
 
-def onset(
-    source: str | Path | GridStudy | EmmSearch | Sequence[Curve], lines: Sequence[float] = LINES
-) -> Onset:
+def onset(source: str | Path | StudyFolder | Sequence[Curve], lines: Sequence[float] = LINES) -> Onset:
     """Return when training reaches these shares of copies, against the number of training images.
 
     Args:
@@ -104,11 +101,13 @@ def onset(
     Raises:
         UserError: It is no such folder, or a line is not between 0 and 1.
     """
-    found = open_any(source) if isinstance(source, str | Path) else source
-    if isinstance(found, EmmSearch):
-        levels = found.study.result(found.device).levels
-        return Onset({level.name: onset_of_runs(level.runs, lines) for level in levels})
-    if isinstance(found, GridStudy):
-        results = {name: study.result(found.device, UNFINISHED) for name, study in found.levels.items()}
-        return Onset({name: onset_of_runs(result.runs, lines) for name, result in results.items()})
-    return Onset({"base": onset_of(found, lines)})
+    found = open_study(source) if isinstance(source, str | Path) else source
+    if not isinstance(found, StudyFolder):
+        return Onset({"base": onset_of(found, lines)})
+    result = found.result
+    return Onset(
+        {
+            level.name: onset_of_runs(level.runs, lines, adaptive=result.plan == "search")
+            for level in result.levels
+        }
+    )

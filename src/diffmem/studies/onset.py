@@ -19,7 +19,7 @@ from scipy.special import logit
 
 from diffmem.errors import UserError
 from diffmem.memorization.rates import check_confidence
-from diffmem.runs.records import Evaluation, RunRecord
+from diffmem.runs.records import RunRecord
 from diffmem.studies.emm import crossing, non_increasing
 from diffmem.studies.growth import Posterior, power_law
 from diffmem.studies.onset_records import (
@@ -33,7 +33,6 @@ from diffmem.studies.onset_records import (
     Times,
 )
 from diffmem.studies.search.confidence import log_evidence_above, log_evidence_below
-from diffmem.studies.search.records import PointRecord, SizeRecord
 from diffmem.text import count_text
 
 __all__ = ["LINES", "Curve", "curve_of", "onset", "onset_of_runs", "predicted", "run_time"]
@@ -362,33 +361,23 @@ def predicted(times: Times, sizes: Sequence[float], confidence: float = 0.95) ->
     return {size: _time_at(posterior, float(size), _shares(confidence)) for size in sizes}
 
 
-def curve_of(run: RunRecord | SizeRecord) -> Curve:
-    """Return what a run of a grid or of a search says."""
-    if isinstance(run, RunRecord):
-        evaluations: Sequence[Evaluation | PointRecord] = run.evaluations
-        frechet = [(one.images_seen, one.frechet) for one in run.evaluations if one.frechet is not None]
-    else:
-        evaluations, frechet = run.points, []
-    points = [(one.images_seen, one.epoch, one.memorized.count, one.memorized.total) for one in evaluations]
+def curve_of(run: RunRecord) -> Curve:
+    """Return what a run of a study says."""
+    points = [
+        (one.images_seen, one.epoch, one.memorized.count, one.memorized.total) for one in run.evaluations
+    ]
+    frechet = [(one.images_seen, one.frechet) for one in run.evaluations if one.frechet is not None]
     return Curve(run.size, run.seed, points, frechet, None if run.null is None else run.null.value)
 
 
 def onset_of_runs(
-    runs: Sequence[RunRecord] | Sequence[SizeRecord], lines: Sequence[float] = LINES
+    runs: Sequence[RunRecord], lines: Sequence[float] = LINES, *, adaptive: bool = False
 ) -> OnsetRecord:
-    """Return when the runs of a grid, or of a search, reach each line; the other arguments and errors are those of `onset`."""
-    return onset(
-        [curve_of(run) for run in runs],
-        lines,
-        adaptive=any(isinstance(run, SizeRecord) for run in runs),
-        frechet_of=next(
-            (
-                one.frechet_of
-                for run in runs
-                if isinstance(run, RunRecord)
-                for one in run.evaluations
-                if one.frechet_of
-            ),
-            None,
-        ),
-    )
+    """Return when the runs of a study reach each line; arguments and errors are those of `onset`.
+
+    Args:
+        adaptive: Whether they are those of a search.
+    """
+    found = [one.frechet_of for run in runs for one in run.evaluations if one.frechet_of is not None]
+    curves = [curve_of(run) for run in runs]
+    return onset(curves, lines, adaptive=adaptive, frechet_of=found[0] if found else None)

@@ -25,6 +25,7 @@ from diffmem.runs.run import Run
 from diffmem.studies.driver import UNFINISHED, Reached, Work, budget_state, drive, seconds_spent, timed
 from diffmem.studies.emm import estimate_emm
 from diffmem.studies.emm import so_far as so_far_emm
+from diffmem.studies.onset import onset_of_runs
 from diffmem.studies.records import CostRecord, EmmRecord, LevelRecord, StudyRecord
 
 __all__ = [
@@ -198,6 +199,7 @@ class Study:
             runs=runs,
             emm=emm(lambda run: run.peak.memorized),
             emm_last=emm(lambda run: run.last.memorized),
+            onset=None if so_far else onset_of_runs(runs),
             finished=not missing,
             cost=CostRecord.of(runs, recipe.sampling.image_cost),
         )

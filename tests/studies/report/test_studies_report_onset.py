@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from onset_curves import Truth
 from reports_drawn import boxes_of, overlaps
+from reports_study import make_grid, make_grid_level, make_result, make_run
 from rich.console import Console
 
+from diffmem.console import rendered
 from diffmem.reports.figures import figure_svg
-from diffmem.studies.onset import Curve, onset
-from diffmem.studies.report.onset_figure import onset_against_size
+from diffmem.studies.onset import Curve, onset, onset_of_runs
+from diffmem.studies.report.onset_figure import onset_by_level
 from diffmem.studies.report.onset_text import (
     exponent_text,
     onset_headline,
@@ -19,6 +21,8 @@ from diffmem.studies.report.onset_text import (
     onset_table,
     time_text,
 )
+from diffmem.studies.report.page import render_study
+from diffmem.studies.report.tables import study_tables
 
 SIZES = (64, 128, 256, 512)
 
@@ -33,13 +37,18 @@ def runs(seeds=2, *, short=(), frechet=True):
     return found
 
 
+def drawn(record):
+    level = make_grid_level(sizes=(64,), onset=record)
+    return onset_by_level(make_grid(level))
+
+
 @pytest.fixture(scope="module")
 def record():
     return onset(runs(short=(512,)))
 
 
 def test_each_line_and_the_least_frechet_distance_have_a_law_and_a_point_for_each_size_that_is_known(record):
-    axes = onset_against_size(record).axes[0]
+    axes = drawn(record).axes[0]
     points = [line for line in axes.lines if line.get_marker() in "os^D" and len(line.get_xdata()) == 1]
     known = [
         size
@@ -61,13 +70,13 @@ def test_a_size_that_is_open_at_one_side_is_an_arrow_from_the_end_that_is_known(
         for size in times.sizes
         if None in (size.low, size.high)
     ]
-    arrows = [text for text in onset_against_size(record).axes[0].texts if text.arrow_patch is not None]
+    arrows = [text for text in drawn(record).axes[0].texts if text.arrow_patch is not None]
     assert [arrow.xyann for arrow in arrows] == wanted
     assert (512, record.lines[2].sizes[-1].low) in wanted
 
 
 def test_every_time_and_band_lies_within_the_axes(record):
-    axes = onset_against_size(record).axes[0]
+    axes = drawn(record).axes[0]
     low, high = axes.get_ylim()
     ends = [end for line in record.lines for size in line.sizes for end in (size.low, size.high) if end]
     assert low < min(ends)
@@ -75,16 +84,45 @@ def test_every_time_and_band_lies_within_the_axes(record):
 
 
 def test_the_legend_names_the_exponents(record):
-    (legend,) = onset_against_size(record).legends
-    texts = [text.get_text() for text in legend.get_texts()]
+    texts = [text.get_text() for text in drawn(record).axes[0].get_legend().get_texts()]
     exponent = record.lines[0].growth.exponent
     assert texts[0] == rf"1% copies, $N^{{{exponent.value:.2f}}}$ [{exponent.low:.2f}, {exponent.high:.2f}]"
     assert texts[-1].startswith("least Frechet distance, ")
 
 
+def studied(*names):
+    """A grid whose levels know when they begin to copy."""
+    runs = [make_run(size, seed) for size in (16, 32, 64) for seed in (0, 1)]
+    return make_grid(*(make_grid_level(name, runs=runs, onset=onset_of_runs(runs)) for name in names))
+
+
+def test_a_page_has_the_figure_the_answer_and_the_table():
+    page = render_study(studied("base"))
+    assert "When training begins to copy" in page
+    assert "A training on 64 images reaches" in page
+    assert "Epochs until training copies" in page
+
+
+def test_every_level_has_a_panel_an_answer_and_a_line_in_the_terminal():
+    result = studied("16", "32")
+    assert [axes.get_title(loc="left") for axes in onset_by_level(result).axes] == [
+        "channels = 16",
+        "channels = 32",
+    ]
+    page = render_study(result)
+    assert page.count("A training on 64 images reaches") >= 2
+    shown = rendered(*study_tables(result))
+    assert "channels = 32: A training on 64 images reaches" in " ".join(shown.split())
+
+
+def test_a_study_that_goes_on_has_no_such_section():
+    page = render_study(make_result())
+    assert "begins to copy" not in page
+
+
 @pytest.mark.parametrize("curves", [runs(), runs(seeds=1)[:1], [Curve(64, 0, [(640, 10.0, 0, 500)])]])
 def test_texts_do_not_overlap_and_the_figure_can_be_drawn(curves):
-    figure = onset_against_size(onset(curves))
+    figure = drawn(onset(curves))
     assert figure_svg(figure).startswith("<svg")
     assert overlaps(boxes_of(figure)) == []
 

@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from diffmem.reports.curves import Look
-from diffmem.reports.style import COLOURS, SMALL_FONT_SIZE, dress, moved, new_figure, round_numbers, size_axis
+from diffmem.reports.style import COLOURS, SMALL_FONT_SIZE, dress, moved, round_numbers, size_axis
 from diffmem.reports.text import large_text
 from diffmem.studies.onset_records import Growth, OnsetRecord, SizeTime, Times
+from diffmem.studies.records import StudyRecord
 from diffmem.studies.report.onset_text import line_text
+from diffmem.studies.report.panels import level_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["onset_against_size"]
+__all__ = ["draw_onset", "onset_by_level"]
 
 _LOOKS = (
     Look(COLOURS["orange"], "o"),
@@ -27,7 +29,20 @@ _LOOKS = (
 _BEST = Look(COLOURS["blue"], "D")
 
 
-def onset_against_size(record: OnsetRecord) -> Figure:
+def onset_by_level(result: StudyRecord) -> Figure:
+    """Draw when training begins to copy, a panel per level; see `draw_onset`.
+
+    Raises:
+        UserError: Nothing was measured yet.
+    """
+    figure, panels, _ = level_panels(result, lambda level: 3.6, 2)
+    for axes, level in panels:
+        if level.onset is not None and level.onset.lines[0].runs:
+            draw_onset(axes, level.onset)
+    return figure
+
+
+def draw_onset(axes: Axes, record: OnsetRecord) -> None:
     """Draw the images seen when R_mem reaches each line against N, and when the Frechet distance was least.
 
     A point is the mean of a size's runs (of ln t) with its interval, an arrow where it is open at one side. A line is the power law,
@@ -36,9 +51,7 @@ def onset_against_size(record: OnsetRecord) -> Figure:
     Args:
         record: With at least one run that was evaluated.
     """
-    figure = new_figure(height=4.8)
-    axes = figure.subplots()
-    dress(axes, "Training images N (log scale)", "Images seen in training (log scale)")
+    dress(axes, "Training images N (log scale)", "Images seen (log scale)")
     shown: list[tuple[Times, Look, str]] = [
         (line, look, f"{line_text(line.line)} copies")
         for line, look in zip(record.lines, _LOOKS, strict=False)
@@ -46,12 +59,10 @@ def onset_against_size(record: OnsetRecord) -> Figure:
     if record.best_frechet is not None:
         shown.append((record.best_frechet, _BEST, "least Frechet distance"))
     sizes = sorted({float(size.size) for times, _, _ in shown for size in times.sizes})
-    laws = [times.growth for times, _, _ in shown if times.growth is not None]
     size_axis(axes, sizes)
     low, high = axes.get_xlim()
-    if laws:
-        high = max(high, 2.2 * max(sizes))
-        low = min(low, min(sizes) / 1.25)
+    if any(times.growth is not None for times, _, _ in shown):
+        low, high = min(low, min(sizes) / 1.25), max(high, 2.2 * max(sizes))
     axes.set_xlim(low, high)
     _time_axis(axes, shown, high)
     for index, (times, look, name) in enumerate(shown):
@@ -62,10 +73,9 @@ def onset_against_size(record: OnsetRecord) -> Figure:
             [], [], **look.style, markersize=6.5, linestyle="" if times.growth is None else "-", linewidth=1.6,
             label=f"{name}{law}",
         )  # fmt: skip
-    figure.legend(
-        loc="outside upper left", ncols=2, frameon=False, fontsize=SMALL_FONT_SIZE, handlelength=2.2
+    axes.legend(
+        loc="upper left", frameon=False, fontsize=SMALL_FONT_SIZE, handlelength=2.2, borderaxespad=0.2
     )
-    return figure
 
 
 def _law_text(growth: Growth) -> str:
@@ -91,10 +101,11 @@ def _time_axis(axes: Axes, shown: Sequence[tuple[Times, Look, str]], rightmost: 
         for one in (at.low, at.high)
     ]
     low, high = min(values, default=1.0) / 1.5, max(values, default=10.0) * 1.5
+    high = max(high * (high / low) ** 0.4, 30 * low)  # room for the legend
     axes.set_yscale("log")
     axes.set_ylim(low, high)
     steps = (1,) if high / low > 1e4 else (1, 3) if high / low > 1e2 else (1, 2, 5)
-    ticks = round_numbers(low, high, steps)
+    ticks = round_numbers(low, high / (high / low) ** 0.06, steps)  # the panel's name stands above
     axes.set_yticks(ticks, [large_text(tick) for tick in ticks])
     axes.set_yticks([], minor=True)
 

@@ -18,6 +18,8 @@ from diffmem.studies.onset_records import (
     TimeAt,
     Times,
 )
+from diffmem.studies.records import StudyRecord
+from diffmem.studies.report.text import level_label
 from diffmem.text import count_text
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ __all__ = [
     "line_text",
     "onset_headline",
     "onset_notes",
+    "onset_of_levels",
     "onset_rows",
     "onset_table",
     "predictions_table",
@@ -112,6 +115,20 @@ def onset_rows(record: OnsetRecord) -> tuple[list[str], list[list[str]]]:
         ["exponent", *("–" if times.growth is None else exponent_text(times.growth) for times in columns)]
     )
     return head, rows
+
+
+def onset_of_levels(result: StudyRecord) -> list[tuple[str, str, list[str], list[list[str]], list[str]]]:
+    """Return the name, the answer, the head and the rows of the table, and the notes of every level that was evaluated."""
+    return [
+        (
+            level_label(level.name, result),
+            onset_headline(level.onset),
+            *onset_rows(level.onset),
+            onset_notes(level.onset),
+        )
+        for level in result.levels
+        if level.onset is not None and level.onset.lines[0].runs
+    ]
 
 
 def onset_notes(record: OnsetRecord) -> list[str]:
