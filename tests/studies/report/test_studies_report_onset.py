@@ -123,8 +123,9 @@ def test_a_study_that_goes_on_has_no_such_section():
 @pytest.mark.parametrize("curves", [runs(), runs(seeds=1)[:1], [Curve(64, 0, [(640, 10.0, 0, 500)])]])
 def test_texts_do_not_overlap_and_the_figure_can_be_drawn(curves):
     figure = drawn(onset(curves))
-    assert figure_svg(figure).startswith("<svg")
+    figure.canvas.draw()
     assert overlaps(boxes_of(figure)) == []
+    assert figure_svg(figure).startswith("<svg")
 
 
 def test_times_are_given_in_epochs_with_their_interval_or_the_end_that_is_known(record):
