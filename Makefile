@@ -4,7 +4,7 @@ PY ?= python3
 BIN := .venv/bin
 SOURCES := src tests benchmarks examples website
 
-.PHONY: demo test test-slow test-gpu test-slurm lint types docs examples check release-check bench bench-gpu schema clean
+.PHONY: demo test test-slow test-gpu test-slurm lint types docs browser examples check release-check bench bench-gpu schema clean
 
 .venv/.run: pyproject.toml constraints.txt
 	$(PY) -m venv .venv
@@ -51,6 +51,13 @@ types: .venv/.dev
 docs: .venv/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
+# A browser for the tests of pages, where none is: on Debian or Ubuntu, as root. Elsewhere these tests are skipped, which is said here.
+browser:
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do command -v $$name && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium > /dev/null && command -v chromium; \
+	else echo "No browser (chromium, google-chrome) is installed: the tests of pages are skipped."; fi
+
 # Each in a folder of its own, so that nothing is left behind.
 examples: .venv/.run
 	@for script in examples/*.py; do \
@@ -60,8 +67,8 @@ examples: .venv/.run
 
 check: lint types test
 
-# What is too long for every change: the slow tests, then the wheel in an environment that holds nothing else.
-release-check: test-slow
+# What is too long for every change: the slow tests (tutorials, all pages at all sizes), the site, then the wheel in an environment that holds nothing else.
+release-check: browser docs test-slow
 	set -e; out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; trap 'exit 130' INT TERM; \
 	$(BIN)/python -m pip install -q -c constraints.txt build; \
 	$(BIN)/python -m build -o "$$out/dist" > "$$out/build.log" || { cat "$$out/build.log"; exit 1; }; \

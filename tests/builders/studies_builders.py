@@ -6,7 +6,7 @@ from diffmem.runs import run
 from diffmem.runs.evaluations import StoredEvaluation
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.settings import override
-from diffmem.studies.study import work_on_run
+from diffmem.studies.study import execute_studies, grid_record, work_on_run
 from diffmem.training import Trainer
 
 TINY = {
@@ -37,6 +37,17 @@ TINY = {
 
 def tiny_recipe(*settings):
     return StudyRecipe.model_validate(override(TINY, settings))
+
+
+def result_of(study):
+    """The record of a study of one level, as it is now."""
+    return grid_record(study.recipe, {"base": study})
+
+
+def carried_out(study, **how):
+    """Do what is not done yet of a study of one level; return its record."""
+    execute_studies([study], study.folder, **how)
+    return result_of(study)
 
 
 def table(result):

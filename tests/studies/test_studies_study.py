@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from parameters import few, these
-from studies_builders import evaluation_files, forbid, snapshots, table, tiny_recipe
+from studies_builders import carried_out, evaluation_files, forbid, result_of, snapshots, table, tiny_recipe
 
 from diffmem.data import ImageSet, open_images, write_images
 from diffmem.errors import UserError
@@ -30,7 +30,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(emm, "_REPLICATES", 50)
-        return folder, table(Study(tiny_recipe(), folder).execute())
+        return folder, table(carried_out(Study(tiny_recipe(), folder)))
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def modification_times(folder):
 
 def again(folder, *settings):
     warnings = []
-    result = Study(tiny_recipe(*settings), folder).execute(warn=warnings.append)
+    result = carried_out(Study(tiny_recipe(*settings), folder), warn=warnings.append)
     return table(result), warnings
 
 
@@ -173,7 +173,7 @@ def test_a_study_that_is_stopped_and_begun_again_gives_the_undisturbed_table(tmp
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        Study(tiny_recipe(), tmp_path).execute(progress=stop_after_some)
+        carried_out(Study(tiny_recipe(), tmp_path), progress=stop_after_some)
     assert again(tmp_path) == (finished[1], [])
 
 
@@ -183,13 +183,13 @@ def test_a_parent_that_is_stopped_lets_its_workers_save(tmp_path, finished):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Study(tiny_recipe(TWO), tmp_path).execute(progress=stop)
+        carried_out(Study(tiny_recipe(TWO), tmp_path), progress=stop)
     assert again(tmp_path) == (finished[1], [])
 
 
 def test_the_progress_ends_with_all_of_the_work(tmp_path):
     told = []
-    Study(tiny_recipe(), tmp_path).execute(progress=lambda *each: told.append(each))
+    carried_out(Study(tiny_recipe(), tmp_path), progress=lambda *each: told.append(each))
     assert told[-1][0] == pytest.approx(told[-1][1])
     done = [each[0] for each in told]
     assert done == sorted(done)
@@ -274,7 +274,7 @@ def test_damaged_times_do_no_harm(copied, content):
 
 
 def test_a_result_before_the_work_says_that_all_is_missing(tmp_path):
-    result = Study(tiny_recipe(), tmp_path).result()
+    result = result_of(Study(tiny_recipe(), tmp_path))
     assert not result.finished
     assert result.levels[0].emm.status == "unfinished"
     assert result.runs == []
@@ -285,7 +285,7 @@ def test_a_run_that_is_not_finished_is_in_the_record_so_far_alone(copied):
     folder, _ = copied
     evaluation_files(folder)[1].unlink()
     study = Study(tiny_recipe(), folder)
-    assert len(study.result().runs) == 1
+    assert len(result_of(study).runs) == 1
     record = grid_record(study.recipe, {"base": study}, so_far=True)
     states = [(run.verdict, run.stopped, len(run.evaluations)) for run in record.runs]
     assert sorted(states, key=lambda state: state[2]) == [("unfinished", "running", 2), (None, "end", 3)]
@@ -299,7 +299,7 @@ def test_a_budget_ends_a_study_without_an_emm_and_a_larger_one_trains_only_what_
     _, undisturbed = finished
     settings, told = ["budget.images=1"], []
     study = Study(tiny_recipe(*settings), tmp_path)
-    result = study.execute(warn=told.append)
+    result = carried_out(study, warn=told.append)
     assert [run.size for run in result.runs] == [8]  # the longest first
     (level,) = result.levels
     assert level.emm.status == level.emm_last.status == "unfinished"
@@ -308,7 +308,7 @@ def test_a_budget_ends_a_study_without_an_emm_and_a_larger_one_trains_only_what_
     assert result.notes[0].endswith("1 of 2 runs are missing")
     assert "The budget is spent" in told[0]
     before = modification_times(tmp_path / "runs" / result.runs[0].run_id)
-    whole = Study(tiny_recipe("budget.images=1e9"), tmp_path).execute()
+    whole = carried_out(Study(tiny_recipe("budget.images=1e9"), tmp_path))
     assert table(whole) == undisturbed
     assert modification_times(tmp_path / "runs" / result.runs[0].run_id) == before
 
@@ -344,7 +344,7 @@ def test_a_conditional_study_trains_on_the_labels(tmp_path):
         "data.labels=true", "data.classes=[0, 1, 2]", "data.selection=balanced", "sizes=[3, 6]"
     )
     study = Study(recipe, tmp_path)
-    result = study.execute()
+    result = carried_out(study)
     assert "conditional on the true labels" in result.levels[0].data
     run_ = study.runs()[0]
     with np.load(evaluation_files(tmp_path)[0]) as held:
@@ -397,7 +397,7 @@ def test_duplicates_are_counted_and_do_not_hide_that_a_model_copies(tmp_path, mo
 
     generate = run.generate_resumable
     monkeypatch.setattr(run, "generate_resumable", copies)
-    (record,) = study.execute().runs
+    (record,) = carried_out(study).runs
     assert record.duplicates == 2
     assert [evaluation.memorized.count for evaluation in record.evaluations] == [8, 8, 8]
     assert record.last.distinct_replicated == 6
@@ -412,7 +412,7 @@ def test_held_out_images_that_are_in_the_training_set_are_left_out_of_the_null_r
     study = Study(recipe, tmp_path / "study")
     training = {each.tobytes() for each in study.sets[12].images}
     fresh = sum(each.tobytes() not in training for each in study.heldout.images)
-    (record,) = study.execute().runs
+    (record,) = carried_out(study).runs
     assert 0 < fresh < 12
     assert record.null.total == fresh
 

@@ -50,7 +50,7 @@ def reproduce(
 
 def _write(one: Reproduction, result: ExperimentResult, study: GridStudy) -> ReportPaths:
     for level in one.levels:
-        recipe = yaml.safe_dump(study.studies[level.name].recipe.model_dump(mode="json"), sort_keys=False)
+        recipe = yaml.safe_dump(level.recipe.model_dump(mode="json"), sort_keys=False)
         write_text(one.folder / "recipes" / f"{file_name(level.paper_name)}.yaml", recipe)
     return write_experiment(result, examples_of(study, result, warn, _MOST_GALLERIES), one.folder)
 

@@ -160,7 +160,7 @@ class StudyRecord(Record):
     def _of_this_version(cls, values: Any) -> Any:
         if isinstance(values, dict) and "plan" not in values:
             raise UserError(
-                "This record of a study was written by version 0.1.0, whose records are not read: the command that made it (diffmem"
+                "This is no record of a study as this version writes it (those of 0.1.0 were others): the command that made it (diffmem"
                 " study, quickstart or reproduce, with the same folder) writes it again from the runs, and trains nothing again."
             )
         return values

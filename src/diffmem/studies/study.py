@@ -90,7 +90,7 @@ def task_content(run: Run, recipe: TrainRecipe, device: str) -> dict[str, Any]:
 
 
 class Study:
-    """A recipe carried out in a folder.
+    """The recipe of one level in a folder: its runs, and what they say together.
 
     Args:
         folder: Where results lie; made if missing.
@@ -129,22 +129,6 @@ class Study:
             for seed in self.recipe.seeds
         ]
 
-    def execute(
-        self,
-        *,
-        device: str = "cpu",
-        progress: Progress = NO_PROGRESS,
-        warn: Callable[[str], None] = lambda text: None,
-    ) -> StudyRecord:
-        """Do what is not done yet and return the result; the arguments are those of `execute_studies`.
-
-        Raises:
-            DiffmemError: A run failed.
-            KeyboardInterrupt: A stop was requested; everything is saved.
-        """
-        execute_studies([self], self.folder, device=device, progress=progress, warn=warn)
-        return self.result(device)
-
     def work(self, run: Run) -> Work:
         """Return a run as something to be done."""
         recipe = self.recipe
@@ -156,10 +140,6 @@ class Study:
             is_done=lambda: run.is_finished(recipe.sampling, recipe.measure),
             units=run.total_units(recipe.sampling, recipe.measure),
         )
-
-    def result(self, device: str = "cpu") -> StudyRecord:
-        """Return what was found, as the study of a single level; see `grid_record`."""
-        return grid_record(self.recipe, {"base": self}, device)
 
     def level_record(self, name: str, of: StudyRecipe, *, so_far: bool = False) -> LevelRecord:
         """Summarize the runs; EMM is that of those that are finished.

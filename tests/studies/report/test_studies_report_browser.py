@@ -2,53 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import re
-import shutil
-import subprocess
 from itertools import groupby
 
 import numpy as np
 import pytest
+from browser import installed, open_browser
 from PIL import Image
 from reports_search import make_search, unfinished_search
 from reports_study import make_gallery
 
 from diffmem.studies.report.page import write_study
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
-
-def browser():
-    for name in BROWSERS:
-        path = shutil.which(name)
-        if path is not None:
-            return path
-    return pytest.skip(
-        f"no headless browser is installed; one of {', '.join(BROWSERS)} would take the screenshot"
-    )
-
-
-def screenshot(page, out, profile, width=1100, height=4400):
-    done = subprocess.run(
-        [
-            browser(),
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--hide-scrollbars",
-            "--disable-background-networking",
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            f"--user-data-dir={profile}",
-            f"--window-size={width},{height}",
-            f"--screenshot={out}",
-            page.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert out.exists(), done.stderr[-2000:]
-    return np.asarray(Image.open(out).convert("RGB"))
+def screenshot(page):
+    if installed() is None:
+        pytest.skip("no browser is installed: make browser")
+    with open_browser() as browser:
+        shown = browser.show(page.as_uri(), 1100, screenshot="whole")
+    return np.asarray(Image.open(io.BytesIO(shown.screenshot)).convert("RGB"))
 
 
 def near(pixels, colour, within=12):
@@ -67,7 +40,7 @@ def blocks(pixels):
 def test_a_browser_without_network_shows_the_whole_page(tmp_path):
     paths = write_study(make_search(), [make_gallery()], tmp_path / "report")
     assert not re.search(r"https?://", paths.html.read_text())
-    pixels = screenshot(paths.html, tmp_path / "page.png", tmp_path / "profile")
+    pixels = screenshot(paths.html)
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 500
     assert blocks(pixels) > 40
     # The mark beside the answer, points of EMM, cells above and below the line: figures and style sheet were drawn.
@@ -80,7 +53,7 @@ def test_a_browser_without_network_shows_the_whole_page(tmp_path):
 @pytest.mark.slow
 def test_a_browser_shows_the_page_of_an_unfinished_search(tmp_path):
     paths = write_study(unfinished_search(), [], tmp_path / "report")
-    pixels = screenshot(paths.html, tmp_path / "page.png", tmp_path / "profile")
+    pixels = screenshot(paths.html)
     assert blocks(pixels) > 30
     assert near(pixels, "#0072B2").sum() > 300
 
@@ -90,5 +63,5 @@ def test_a_page_whose_pictures_are_gone_would_be_noticed(tmp_path):
     paths = write_study(make_search(), [], tmp_path / "report")
     stripped = tmp_path / "stripped.html"
     stripped.write_text(re.sub(r'<img src="[^"]*"', '<img src=""', paths.html.read_text()))
-    pixels = screenshot(stripped, tmp_path / "page.png", tmp_path / "profile")
+    pixels = screenshot(stripped)
     assert near(pixels, "#F0A038").sum() == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from diffmem.reports.level_axis import level_axis, numbers_of
@@ -20,7 +19,7 @@ from diffmem.reports.style import (
     round_numbers,
 )
 from diffmem.reports.text import capitalized, size_text
-from diffmem.studies.records import EmmRecord, StudyRecord
+from diffmem.studies.records import LevelRecord, StudyRecord
 from diffmem.studies.report.text import level_emm
 
 if TYPE_CHECKING:
@@ -40,27 +39,11 @@ _STEPS: tuple[tuple[float, ...], ...] = (
 """Round numbers of an axis between two powers of ten, from few to many."""
 
 
-@dataclass(frozen=True)
-class _Mark:
-    """EMM of one level.
+class _Mark(LevelRecord):
+    """A level with the sizes that were tried, or may be, and EMM in a few words."""
 
-    Attributes:
-        name: Of the level.
-        emm: What is known.
-        sizes: Those that were tried, or may be.
-        words: EMM in a few words.
-        published: The paper's value.
-        by_seed: EMM of each seed alone, where it is known.
-        finished: Whether it is final.
-    """
-
-    name: str
-    emm: EmmRecord
-    sizes: Sequence[int]
+    sizes: list[int]
     words: str
-    published: float | None = None
-    by_seed: Sequence[float] = ()
-    finished: bool = True
 
     @property
     def value(self) -> float | None:
@@ -82,6 +65,12 @@ class _Mark:
         return self.emm.low, self.emm.high
 
     @property
+    def seeds(self) -> list[float]:
+        """EMM of each of several seeds alone, where it is known."""
+        found = [one.value for one in self.by_seed.values() if one.value]
+        return found if len(found) > 1 else []
+
+    @property
     def known(self) -> list[float]:
         """All of these numbers."""
         return [one for one in (self.value, *self.ends) if one]
@@ -96,13 +85,9 @@ def emm_by_level(result: StudyRecord) -> Figure:
     """
     levels = [
         _Mark(
-            level.name,
-            level.emm,
-            [run.size for run in level.runs] or result.sizes,
-            level_emm(level, result),
-            level.published,
-            [one.value for one in level.by_seed.values() if one.value],
-            level.finished,
+            **vars(level),
+            sizes=[run.size for run in level.runs] or result.sizes,
+            words=level_emm(level, result),
         )
         for level in result.levels
     ]
@@ -122,7 +107,7 @@ def _limits(levels: Sequence[_Mark], sizes: Sequence[int]) -> list[float]:
     if any(level.guess and level.ends.count(None) == 1 for level in levels):
         found += map(float, sizes)  # an end that is not known yet lies anywhere in these
     found += [level.published for level in levels if level.published]
-    found += [value for level in levels for value in level.by_seed]
+    found += [value for level in levels for value in level.seeds]
     return found or [float(size) for size in sizes]
 
 
@@ -182,9 +167,8 @@ def _draw_mark(axes: Axes, mark: _Mark, position: float, across: bool) -> None:
 def _draw_level(axes: Axes, level: _Mark, position: float, across: bool) -> None:
     """Draw a level's mark, each of several seeds faintly beside it, and the paper's value."""
     _draw_mark(axes, level, position, across)
-    seeds = level.by_seed if len(level.by_seed) > 1 else ()
-    positions = [position] * len(seeds)
-    xy = (seeds, positions) if across else (positions, seeds)
+    positions = [position] * len(level.seeds)
+    xy = (level.seeds, positions) if across else (positions, level.seeds)
     axes.plot(
         *xy, color=COLOURS["blue"], marker="^" if across else "<", markersize=4.5, linestyle="", alpha=0.65,
         markeredgewidth=0, zorder=3, gid="seeds", transform=moved(axes, 0, -9) if across else moved(axes, 9),
@@ -293,7 +277,7 @@ def _legend(figure: Figure, levels: Sequence[_Mark], confidence: float) -> None:
             linewidth=2.4,
         )
     ]
-    if any(len(level.by_seed) > 1 for level in levels):
+    if any(level.seeds for level in levels):
         handles.append(entry("each seed alone", marker="^", markersize=5, alpha=0.65))
     if any(level.published for level in levels):
         handles.append(entry("the paper's value for the corresponding level", **_PAPER_STYLE))
