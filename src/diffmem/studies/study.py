@@ -28,6 +28,7 @@ from diffmem.studies.driver import UNFINISHED, Reached, Work, budget_state, driv
 from diffmem.studies.emm import estimate_emm
 from diffmem.studies.emm import so_far as so_far_emm
 from diffmem.studies.groups import Member, planned_groups
+from diffmem.studies.onset import onset_of_runs
 from diffmem.studies.records import CostRecord, EmmRecord, LevelRecord
 from diffmem.studies.tasks import WORK, task_content
 
@@ -132,6 +133,7 @@ class Study:
             runs=runs,
             emm=emm(lambda run: run.peak.memorized),
             emm_last=emm(lambda run: run.last.memorized),
+            onset=None if so_far else onset_of_runs(runs),
             finished=not missing,
             cost=CostRecord.of(runs, recipe.sampling.image_cost),
         )
