@@ -75,7 +75,12 @@ RECORDS = {
         "SelfTestResult",
         "`diffmem audit --self-test`.",
     ),
-    "study": ("report.json", "studies.records", "StudyRecord", "A study: a grid of sizes, or a search for EMM."),
+    "study": (
+        "report.json",
+        "studies.records",
+        "StudyRecord",
+        "A study: a grid of sizes, or a search for EMM.",
+    ),
     "experiment": (
         "result.json",
         "paper.records",
@@ -110,6 +115,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path, text in made.items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: Files) -> str:
+    """Let links say what they lead to: in a repository a page is a file, on a site it is not."""
+    return re.sub(r"\[([\w-]+)\.md\]\(", lambda found: f"[{found[1].replace('-', ' ')}](", markdown)
 
 
 def on_post_page(output: str, page: Any, config: MkDocsConfig) -> str:

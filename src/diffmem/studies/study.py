@@ -12,9 +12,8 @@ import numpy as np
 
 from diffmem.data import ImageSet, duplicate_groups
 from diffmem.distributed import world
-from diffmem.environment import versions
 from diffmem.errors import DiffmemError, UserError
-from diffmem.memorization import RatioRule, protocol_id
+from diffmem.memorization import RatioRule
 from diffmem.memorization.examples import Example
 from diffmem.memorization.rates import Rate
 from diffmem.models import ModelConfig, build_denoiser, count_parameters
@@ -25,11 +24,12 @@ from diffmem.runs.recipe import StudyRecipe
 from diffmem.runs.records import RunRecord
 from diffmem.runs.run import Run
 from diffmem.runs.together import execute_together
-from diffmem.studies.driver import UNFINISHED, Reached, Work, budget_state, drive, seconds_spent, timed
+from diffmem.studies.driver import UNFINISHED, Reached, Work, budget_state, drive, timed
 from diffmem.studies.emm import estimate_emm
 from diffmem.studies.emm import so_far as so_far_emm
 from diffmem.studies.groups import Member, planned_groups
-from diffmem.studies.records import CostRecord, EmmRecord, LevelRecord, StudyRecord
+from diffmem.studies.onset import onset_of_runs
+from diffmem.studies.records import CostRecord, EmmRecord, LevelRecord
 from diffmem.studies.tasks import WORK, task_content
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "Study",
     "budget_of",
     "execute_studies",
-    "grid_record",
     "model_text",
 ]
 
@@ -134,6 +133,7 @@ class Study:
             runs=runs,
             emm=emm(lambda run: run.peak.memorized),
             emm_last=emm(lambda run: run.last.memorized),
+            onset=None if so_far else onset_of_runs(runs),
             finished=not missing,
             cost=CostRecord.of(runs, recipe.sampling.image_cost),
         )
@@ -155,44 +155,6 @@ class Study:
         images = run.images_of(best, best.seen, sampling, min(measure.samples, count), warn=warn)
         title = f"{size:,} training images{epoch}"
         return Example.of(title, images, best.neighbours, run.training_set.images, rule)
-
-
-def grid_record(
-    recipe: StudyRecipe, levels: Mapping[str, Study], device: str = "cpu", *, so_far: bool = False
-) -> StudyRecord:
-    """Summarize the studies of all levels of a grid, finished or not.
-
-    Args:
-        recipe: What has these levels.
-        levels: Level -> its study; all of one folder.
-        device: Where it computed.
-        so_far: Include runs that are not finished.
-    """
-    first, found = next(iter(levels.values())), list[LevelRecord]()
-    for name, study in levels.items():
-        found.append(study.level_record(name, recipe, so_far=so_far))
-    done = sum(run.verdict is None for level in found for run in level.runs)
-    wanted, notes = sum(len(study.runs()) for study in levels.values()), list[str]()
-    if done < wanted:
-        why = budget_of(list(levels.values()), first.folder)[0] or "unfinished"
-        notes = [f"{why}; {wanted - done} of {wanted} runs are missing"]
-    measure = first.recipe.measure
-    return StudyRecord(
-        title=recipe.title,
-        plan="grid",
-        factor=recipe.factor,
-        levels=found,
-        sizes=sorted(recipe.sizes),
-        seeds=list(recipe.seeds),
-        samples=measure.samples,
-        protocol=protocol_id(RatioRule(measure.threshold)),
-        threshold=measure.threshold,
-        epsilon=measure.epsilon,
-        finished=not notes,
-        seconds=seconds_spent(first.folder),
-        versions=versions(device),
-        notes=notes,
-    )
 
 
 def budget_of(studies: Sequence[Study], folder: Path) -> tuple[str, str]:
