@@ -2,10 +2,10 @@
 
     python benchmarks/grouped_training.py [--models quickstart cifar8] [--members 2 4 8] [--rounds 5] [--seconds 5]
 
-Baseline: one single-threaded process per core, each training one network (`Trainer`), as the local executor works. Compared with it:
-one process, K parallel processes, `TrainerGroup`s of K networks in one single-threaded process per core or in one process with all cores, and K networks under `torch.func.vmap`
-(`stack_module_state`, `functional_call`, gradients of each, fused Adam over one vector, without EMA) in one
-single-threaded process per core.
+Baseline: one single-threaded process per core, each training one network (`Trainer`), as the local executor works without groups.
+Compared with it: one process, K parallel processes, `TrainerGroup`s of K networks in one single-threaded process per core or in one
+process with all cores, and K networks under `torch.func.vmap` (`stack_module_state`, `functional_call`, gradients of each, fused
+Adam over one vector, without EMA) in one single-threaded process per core.
 
 Models: 'quickstart' (digits, batch 32) and 'cifar8', the CPU scale of the paper's experiments (8x8x3, batch 16). Pixels of
 'cifar8' are random, since the time does not depend on them. `--check` trains groups and separate networks side by side and
