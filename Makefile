@@ -50,9 +50,9 @@ docs: .venv/.dev
 # A browser for the tests of pages, where none is: on Debian or Ubuntu, as root. Elsewhere these tests are skipped, which is said here.
 browser:
 	@for name in chromium chromium-browser google-chrome google-chrome-stable; do command -v $$name && exit 0; done; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
-	    apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium > /dev/null && command -v chromium; \
-	else echo "No browser (chromium, google-chrome) is installed: the tests of pages are skipped."; fi
+	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && timeout 240 apt-get update -qq \
+	    && timeout 240 apt-get install -y -qq --no-install-recommends chromium > /dev/null && command -v chromium; then exit 0; fi; \
+	echo "No browser (chromium, google-chrome) is here, and none could be installed: the tests of pages are skipped."
 
 # Each in a folder of its own, so that nothing is left behind.
 examples: .venv/.run

@@ -6,7 +6,9 @@ from diffmem.runs import run
 from diffmem.runs.evaluations import StoredEvaluation
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.settings import override
-from diffmem.studies.study import execute_studies, grid_record, work_on_runs
+from diffmem.studies.grid import grid_record
+from diffmem.studies.study import execute_studies
+from diffmem.studies.tasks import work_on_runs
 from diffmem.training import Trainer
 
 TINY = {

@@ -1,10 +1,12 @@
-"""`diffmem study`: what one will take, what it does while it goes on, a recipe of a new one."""
+"""`diffmem study`: what one will take, what it does while it goes on, when its models begin to copy, a recipe of a new one."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from diffmem.console import console
 from diffmem.errors import UserError
@@ -14,7 +16,7 @@ from diffmem.text import bytes_text, duration_text
 if TYPE_CHECKING:
     from diffmem.api.studies import StudyFolder
 
-__all__ = ["new", "print_plan", "status", "watch"]
+__all__ = ["new", "onset", "print_plan", "status", "watch"]
 
 
 def print_plan(found: StudyFolder) -> None:
@@ -100,6 +102,31 @@ def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
             if finished or once:
                 return
             time.sleep(every)
+
+
+def onset(
+    folder: Path,
+    *,
+    size: Annotated[list[int] | None, Parameter(negative="")] = None,
+    line: Annotated[list[float] | None, Parameter(negative="")] = None,
+) -> None:
+    """Say how long its models may be trained before they copy: when R_mem reaches 1%, 10% and 90%, against the training images.
+
+    It uses the runs that are finished; nothing is trained or generated.
+
+    Example: diffmem study onset studies/mine --size 5000
+
+    Args:
+        folder: Folder of the study.
+        size: Number of training images, trained or not, to predict; may be repeated.
+        line: Share of copies instead of 0.01, 0.1 and 0.9; may be repeated.
+    """
+    from diffmem.api.onset import onset as onset_of
+    from diffmem.studies.onset import LINES
+
+    found = onset_of(folder, line or LINES)
+    for table in [*found.tables, *(found.predictions(size) if size else [])]:
+        console().print(table)
 
 
 def new(path: Path) -> None:

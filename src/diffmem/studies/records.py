@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from diffmem.errors import UserError
 from diffmem.memorization.records import Record
 from diffmem.runs.records import RunRecord
+from diffmem.studies.onset_records import OnsetRecord
 
 __all__ = ["CostRecord", "EmmRecord", "LevelRecord", "LogEntry", "StudyRecord"]
 
@@ -113,6 +114,10 @@ class LevelRecord(Record):
     )
     by_seed: dict[int, EmmRecord] = Field(
         default_factory=dict, description="Of a search: EMM of each seed alone, with its bracket."
+    )
+    onset: OnsetRecord | None = Field(
+        default=None,
+        description="When training begins to copy; none while the study goes on.",
     )
     finished: bool = True
     cost: CostRecord

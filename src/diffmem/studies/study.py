@@ -4,98 +4,43 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from diffmem.data import ImageSet, duplicate_groups, open_images, write_images
+from diffmem.data import ImageSet, duplicate_groups
 from diffmem.distributed import world
-from diffmem.environment import versions
-from diffmem.errors import UserError
-from diffmem.memorization import RatioRule, protocol_id
+from diffmem.errors import DiffmemError, UserError
+from diffmem.memorization import RatioRule
 from diffmem.memorization.examples import Example
 from diffmem.memorization.rates import Rate
 from diffmem.models import ModelConfig, build_denoiser, count_parameters
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.distribution import open_distribution
-from diffmem.runs.recipe import StudyRecipe, TrainRecipe
+from diffmem.runs.evaluations import StoredEvaluation
+from diffmem.runs.recipe import StudyRecipe
 from diffmem.runs.records import RunRecord
 from diffmem.runs.run import Run
-from diffmem.runs.together import Job, execute_together
-from diffmem.studies.driver import UNFINISHED, Reached, Work, budget_state, drive, seconds_spent, timed
+from diffmem.runs.together import execute_together
+from diffmem.studies.driver import UNFINISHED, Reached, Work, budget_state, drive, timed
 from diffmem.studies.emm import estimate_emm
 from diffmem.studies.emm import so_far as so_far_emm
 from diffmem.studies.groups import Member, planned_groups
-from diffmem.studies.records import CostRecord, EmmRecord, LevelRecord, StudyRecord
-from diffmem.threads import of_threads
+from diffmem.studies.onset import onset_of_runs
+from diffmem.studies.records import CostRecord, EmmRecord, LevelRecord
+from diffmem.studies.tasks import WORK, task_content
 
 __all__ = [
     "RUNS",
     "Study",
     "budget_of",
     "execute_studies",
-    "grid_record",
     "model_text",
-    "opened_sets",
-    "stored_set",
-    "task_content",
-    "work_on_runs",
 ]
 
-RUNS, _DATA = "runs", "data"
-_WORK = "diffmem.studies.study:work_on_runs"
-
-
-def work_on_runs(content: dict[str, Any], progress: Progress, warn: Callable[[str], None]) -> None:
-    """Do the runs that `content` describes as a group, as far as they are not done: what a worker process calls, with paths and
-    settings alone.
-
-    Args:
-        content: runs: for each what `task_content` says, with a `StudyRecipe`, and threads, of torch; none for what there is.
-        progress: Reports units of work, in images trained.
-        warn: Gets a message for each damaged file that is made anew.
-
-    Raises:
-        DiffmemError: Training diverged, another process works in a folder, or a file cannot be written.
-        KeyboardInterrupt: A stop was requested; the states are saved.
-    """
-    jobs: list[Job] = []
-    for one in content["runs"]:
-        recipe = StudyRecipe.model_validate(one["recipe"])
-        run = Run(**opened_sets(one), model=recipe.model, training=recipe.training)
-        jobs.append((run, recipe.sampling, recipe.measure))
-    first = content["runs"][0]
-    with of_threads(first["threads"]):
-        execute_together(jobs, device=first["device"], progress=progress, warn=warn)
-
-
-def opened_sets(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the content of a task, made by `task_content`, says of its run: its images, seed and store."""
-    return {
-        "training_set": open_images(Path(content["training_set"])),
-        "heldout": None if content["heldout"] is None else open_images(Path(content["heldout"])),
-        "seed": int(content["seed"]),
-        "store": Path(content["store"]),
-    }
-
-
-def task_content(run: Run, recipe: TrainRecipe, device: str) -> dict[str, Any]:
-    """Return what a worker process needs to do a run, as JSON; the images that it needs are written to the store.
-
-    Args:
-        recipe: Whose settings it is given, without the executor.
-    """
-    store, heldout = run.store.parent, run.heldout
-    return {
-        "recipe": recipe.model_dump(mode="json", exclude={"executor", "budget"}),
-        "training_set": str(stored_set(store, run.training_set, "train").resolve()),
-        "heldout": None if heldout is None else str(stored_set(store, heldout, "heldout").resolve()),
-        "seed": run.seed,
-        "store": str(run.store.resolve()),
-        "device": device,
-    }
+RUNS = "runs"
 
 
 class Study:
@@ -144,7 +89,7 @@ class Study:
         return Work(
             name=f"{recipe.title}, N = {len(run.training_set):,}, seed {run.seed}",
             run=run,
-            function=_WORK,
+            function=WORK,
             content=lambda device: task_content(run, recipe, device),
             is_done=lambda: run.is_finished(recipe.sampling, recipe.measure),
             units=run.total_units(recipe.sampling, recipe.measure),
@@ -188,59 +133,28 @@ class Study:
             runs=runs,
             emm=emm(lambda run: run.peak.memorized),
             emm_last=emm(lambda run: run.last.memorized),
+            onset=None if so_far else onset_of_runs(runs),
             finished=not missing,
             cost=CostRecord.of(runs, recipe.sampling.image_cost),
         )
 
-    def example(self, run_id: str, count: int = 8, *, warn: Callable[[str], None] = print) -> Example:
-        """Return the first `count` seeds at the peak of this run, with their neighbours."""
+    def example(self, run_id: str, count: int = 8, *, warn: Callable[[str], None] = print) -> Example | None:
+        """Return the first `count` seeds at the peak of this run, with their neighbours; none before there is an evaluation."""
         run = next(run for run in self.runs() if run.run_id == run_id)
         sampling, measure = self.recipe.sampling, self.recipe.measure
         rule = RatioRule(measure.threshold)
-        best = max(run.evaluations(sampling, measure.samples), key=lambda each: rule(each.neighbours).mean())
+        store, stored = run.evaluation_store(sampling, measure.samples), list[StoredEvaluation]()
+        for seen in run.points:
+            with suppress(DiffmemError):  # not there yet
+                stored.append(store.read(seen))
+        if not stored:
+            return None
+        best = max(stored, key=lambda each: rule(each.neighbours).mean())
         size = len(run.training_set)
         epoch = f", epoch {best.seen / size:,.0f}" if run.model.is_trained else ""
         images = run.images_of(best, best.seen, sampling, min(measure.samples, count), warn=warn)
         title = f"{size:,} training images{epoch}"
         return Example.of(title, images, best.neighbours, run.training_set.images, rule)
-
-
-def grid_record(
-    recipe: StudyRecipe, levels: Mapping[str, Study], device: str = "cpu", *, so_far: bool = False
-) -> StudyRecord:
-    """Summarize the studies of all levels of a grid, finished or not.
-
-    Args:
-        recipe: What has these levels.
-        levels: Level -> its study; all of one folder.
-        device: Where it computed.
-        so_far: Include runs that are not finished.
-    """
-    first, found = next(iter(levels.values())), list[LevelRecord]()
-    for name, study in levels.items():
-        found.append(study.level_record(name, recipe, so_far=so_far))
-    done = sum(run.verdict is None for level in found for run in level.runs)
-    wanted, notes = sum(len(study.runs()) for study in levels.values()), list[str]()
-    if done < wanted:
-        why = budget_of(list(levels.values()), first.folder)[0] or "unfinished"
-        notes = [f"{why}; {wanted - done} of {wanted} runs are missing"]
-    measure = first.recipe.measure
-    return StudyRecord(
-        title=recipe.title,
-        plan="grid",
-        factor=recipe.factor,
-        levels=found,
-        sizes=sorted(recipe.sizes),
-        seeds=list(recipe.seeds),
-        samples=measure.samples,
-        protocol=protocol_id(RatioRule(measure.threshold)),
-        threshold=measure.threshold,
-        epsilon=measure.epsilon,
-        finished=not notes,
-        seconds=seconds_spent(first.folder),
-        versions=versions(device),
-        notes=notes,
-    )
 
 
 def budget_of(studies: Sequence[Study], folder: Path) -> tuple[str, str]:
@@ -262,26 +176,6 @@ def model_text(model: ModelConfig, images: ImageSet) -> str:
     if model.is_trained:
         parameters = count_parameters(build_denoiser(model, images.shape, images.num_classes))
     return f"{model.describe()}; {parameters:,} parameters"
-
-
-def stored_set(store: Path, images: ImageSet, kind: str) -> Path:
-    """Write a set once, named by its content, so that workers and later readers have the very images; return where it lies.
-
-    Args:
-        kind: 'train' or 'heldout', the beginning of its name.
-
-    Raises:
-        DiffmemError: The file cannot be written.
-    """
-    path = store / _DATA / f"{kind}-{images.fingerprint[:16]}.npz"
-    if path.exists():
-        try:
-            if open_images(path).fingerprint == images.fingerprint:
-                return path
-        except UserError:
-            pass  # damaged: written again below
-    write_images(images, path)
-    return path
 
 
 class _Grid:

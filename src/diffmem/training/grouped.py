@@ -229,7 +229,6 @@ class TrainerGroup:
 
     def __init__(self, members: Sequence[Trainer]) -> None:
         _check(members)
-        _keep_freed_memory()
         first = members[0]
         self.members, self.device = tuple(members), first.device
         self._config = first.config  # of which only what is common is used
@@ -357,8 +356,3 @@ class TrainerGroup:
             state = member.state() | {key: parts[k] for key, parts in split.items()}
             state |= {key: value.clone() for key, value in others.items()}  # the optimizers count in place
             member.load_state(state)
-
-
-def _keep_freed_memory() -> None:
-    """Make Linux's C library keep a step's memory for the next: it keeps twice the largest block of up to 32 MB ever freed."""
-    torch.empty(30 * 2**20, dtype=torch.uint8)

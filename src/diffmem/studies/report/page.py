@@ -18,6 +18,8 @@ from diffmem.studies.report.curves import curves_figure, curves_text
 from diffmem.studies.report.emm_figure import emm_by_level
 from diffmem.studies.report.figures import cost_figure, rmem_against_size
 from diffmem.studies.report.method import glossary, method_text
+from diffmem.studies.report.onset_figure import onset_by_level
+from diffmem.studies.report.onset_text import onset_of_levels
 from diffmem.studies.report.surface import surface_figure, surface_text
 from diffmem.studies.report.tables import size_rows
 from diffmem.studies.report.text import (
@@ -63,7 +65,7 @@ def write_study(result: StudyRecord, examples: Sequence[Example], folder: Path) 
     """Write the folder of a study: `report.html`, `report.json` and the pictures.
 
     The pictures are `emm.png`, `rmem_vs_size.png` and `rmem_vs_epochs.png` of a grid, `rmem_surface.png`, `learning_curves.png`
-    and `cost.png` of a search, and a `gallery_*.png` per example. The record comes last, after all else is whole (see
+    and `cost.png` of a search, `onset.png` of both, and a `gallery_*.png` per example. The record comes last, after all else is whole (see
     `write_folder`). A figure that the study cannot fill yet is not written.
 
     Args:
@@ -173,6 +175,17 @@ def _pictures(result: StudyRecord) -> list[Picture]:
                 else "Bands are 95% intervals."
             ),
         )
+    onset = onset_of_levels(result)
+    if onset:
+        answers = " ".join(f"{name}: {answer}" if len(onset) > 1 else answer for name, answer, *_ in onset)
+        add(
+            "onset.png",
+            "When training begins to copy",
+            onset_by_level,
+            f"Images seen in training when R_mem reaches 1%, 10% and 90%, by number of training images. {answers}",
+            "Bars are 95% intervals, from the evaluations around a time and between seeds; arrows are times that are known at one side."
+            " Lines are power laws, bands their prediction intervals for one more training.",
+        )
     if search and result.runs:
         shares = "; ".join(f"{level_text(level.name)} {share_text(level.cost)}" for level in result.levels)
         add(
@@ -245,6 +258,7 @@ def render_page_of(
         "long_names": any(len(level.name) > 24 for level in result.levels),
         "pictures": [(picture, _uri(picture.figure)) for picture in pictures],
         "rows": size_rows(result) if result.plan == "grid" and (several_levels or several_seeds) else [],
+        "onset": onset_of_levels(result),
         "several_levels": several_levels,
         "several_seeds": several_seeds,
         "paper_heading": "",

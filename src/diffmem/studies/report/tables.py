@@ -11,11 +11,13 @@ from diffmem.reports.tables import text_table
 from diffmem.reports.text import rate_text, size_text, target_text
 from diffmem.runs.records import RunRecord
 from diffmem.studies.records import LevelRecord, StudyRecord
+from diffmem.studies.report.onset_text import onset_of_levels
 from diffmem.studies.report.text import cost_text, emm_text, level_emm, level_text, runs_of, share_text
 from diffmem.text import duration_text, percent
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from diffmem.runs.store.workers import Status
 
@@ -75,12 +77,18 @@ def size_rows(result: StudyRecord) -> list[SizeRow]:
     return rows
 
 
-def study_tables(result: StudyRecord) -> list[Table]:
-    """Return a study for a terminal of 80 columns: its levels; of a grid, the runs of each level."""
+def study_tables(result: StudyRecord) -> list[Table | Text]:
+    """Return a study for a terminal of 80 columns: its levels; of a grid, the runs of each level; when its models begin to copy."""
+    from rich.text import Text
+
     levels = [] if result.plan == "grid" and len(result.levels) == 1 else [level_table(result)]
     return [
         *levels,
         *([run_table(level, result) for level in result.levels] if result.plan == "grid" else []),
+        *(
+            Text(f"{name}: {answer}\n" if len(result.levels) > 1 else f"{answer}\n")
+            for name, answer, *_ in onset_of_levels(result)
+        ),
     ]
 
 

@@ -19,13 +19,15 @@ from diffmem.runs.recipe import StudyRecipe
 from diffmem.runs.records import RunRecord
 from diffmem.studies.driver import UNFINISHED, Work, budget_state, drive, seconds_spent
 from diffmem.studies.folder import write_study_folder
+from diffmem.studies.onset import onset_of_runs
 from diffmem.studies.records import CostRecord, LevelRecord, StudyRecord
 from diffmem.studies.search.choice import Outcome
 from diffmem.studies.search.cost import GridCost, grid_of_equal_precision
 from diffmem.studies.search.levels import Item, Search, decision_log, follow, level_emm
 from diffmem.studies.search.recipe import SearchRecipe
 from diffmem.studies.search.work import SizeRun
-from diffmem.studies.study import RUNS, model_text, task_content
+from diffmem.studies.study import RUNS, model_text
+from diffmem.studies.tasks import task_content
 
 __all__ = ["SearchStudy"]
 
@@ -179,10 +181,13 @@ class SearchStudy:
         """Return what is spent of what the study may spend, in words; '' without a budget."""
         return budget_state(self)[1]
 
-    def result(self, device: str = "cpu", *, so_far: bool = True) -> StudyRecord:
-        """Summarize the study as it is now, finished or not; trainings that are not are always included."""
+    def result(self, device: str = "cpu", *, so_far: bool = False) -> StudyRecord:
+        """Summarize the study as it is now, finished or not; without the times of `onset` if it is only to be `so_far`.
+
+        Trainings that are not finished are always included.
+        """
         recipe, searches = self.recipe, self.searches()
-        levels = [self._level_record(name, searches[name]) for name in self.levels]
+        levels = [self._level_record(name, searches[name], so_far=so_far) for name in self.levels]
         records = {Item(level.name, run.seed, run.size): run for level in levels for run in level.runs}
         finished = all(level.finished for level in levels)
         spent, text = budget_state(self)
@@ -207,7 +212,7 @@ class SearchStudy:
             notes=[*notes, *([f"{UNFINISHED} ({text})"] if spent and not finished else [])],
         )
 
-    def _level_record(self, name: str, searches: list[Search]) -> LevelRecord:
+    def _level_record(self, name: str, searches: list[Search], *, so_far: bool) -> LevelRecord:
         recipe, level, grid = self.recipe, self.levels[name], self.grid(name)
         items = [item for search in searches for item in search.items]
         runs = [self.size_record(item) for item in sorted(items, key=lambda item: (item.size, item.seed))]
@@ -222,6 +227,7 @@ class SearchStudy:
             runs=runs,
             emm=level_emm(searches, recipe),
             by_seed={search.seed: search.emm for search in searches},
+            onset=None if so_far else onset_of_runs(runs, adaptive=True),
             finished=all(search.finished for search in searches),
             cost=CostRecord.of(
                 runs,
