@@ -2,6 +2,8 @@
 # make test    from a bare clone: environment, then the test suite
 PY ?= python3
 BIN := .venv/bin
+# Python compiles what is imported; pip would compile all of it, which takes half a minute.
+PIP := $(BIN)/python -m pip install -q --no-compile -c constraints.txt
 EXAMPLES := $(wildcard examples/*.py)
 SOURCES := src tests benchmarks examples website
 
@@ -10,11 +12,11 @@ SOURCES := src tests benchmarks examples website
 .venv/.run: pyproject.toml constraints.txt
 	$(PY) -m venv .venv
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -c constraints.txt torch numpy -e .
+	$(PIP) torch numpy -e .
 	touch $@
 
 .venv/.dev: .venv/.run
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(PIP) -e '.[dev]'
 	touch $@
 
 demo: .venv/.run
@@ -66,7 +68,7 @@ check: lint types test
 # What is too long for every change: all examples, the slow tests (tutorials, all pages at all sizes), the site, then the wheel in an environment that holds nothing else.
 release-check: browser docs examples test-slow
 	set -e; out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; trap 'exit 130' INT TERM; \
-	$(BIN)/python -m pip install -q -c constraints.txt build; \
+	$(PIP) build; \
 	$(BIN)/python -m build -o "$$out/dist" > "$$out/build.log" || { cat "$$out/build.log"; exit 1; }; \
 	$(PY) -m venv "$$out/empty"; \
 	"$$out/empty/bin/python" -m pip install -q --upgrade pip; \
@@ -78,7 +80,7 @@ release-check: browser docs examples test-slow
 	empty/bin/python -I -c "import diffmem as dm; print(dm.open_images('digits').images.shape)"
 
 bench: .venv/.dev
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
+	$(PIP) -e '.[bench]'
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/network_rate.py
 	$(BIN)/python benchmarks/neighbours.py
