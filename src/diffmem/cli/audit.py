@@ -36,6 +36,7 @@ def audit(
     heldout: str | None = None,
     samples: str | None = None,
     prompts: Path | None = None,
+    controls: Path | None = None,
     base_samples: str | None = None,
     model: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative="")] = None,
     num: int = 10_000,
@@ -85,7 +86,10 @@ def audit(
             inference needs them. Without, training images are held against each other.
         samples: Generated images: a folder, .zip or .npz.
         prompts: Prompts of the samples of a text-to-image model: .csv or .jsonl with file_name and prompt (also group and seed), or
-            .txt with a line for each sample. Copies are then counted by prompt, and by kind of prompt.
+            .txt with a line for each sample. Copies are then counted by prompt, and by kind of prompt. Or, with --controls, prompts to
+            ask a text-to-image model for whose training images are not at hand.
+        controls: With --prompts and --model, without --train: prompts of the same kind that were not trained on. Scores then rank the
+            prompts; the verdict is cannot tell.
         base_samples: With --prompts: images that the base model made of the same prompts and seeds, under the same file names.
         model: In place of samples: a run's folder or snapshot, or a checkpoint, pickle or folder of another trainer. Nothing in it
             is executed. A folder of Stable Diffusion 1.x, 2.x or SDXL is asked for
@@ -150,6 +154,7 @@ def audit(
     with locked_folder(out):
         from diffmem.api.auditing import audit as run_audit
         from diffmem.api.inputs import as_images
+        from diffmem.auditing.prompts.report.detectors import detectors_table
         from diffmem.auditing.prompts.report.part import prompts_table
         from diffmem.auditing.report.text import print_audit
         from diffmem.auditing.several import folders_of
@@ -176,7 +181,7 @@ def audit(
                 report=lambda line: print(line, file=sys.stderr), canaries=canaries, deduplicated=deduplicated, num=num,
                 sampler=load_recipe(SamplerConfig, None, set_ or []), first_seed=first_seed, transforms=transforms,
                 features=features, target=target, private=private, seed=seed, title=title, batch_size=batch_size,
-                opening=opening.details(), executor=executor, prompts=prompts, base_samples=base_samples, lora=lora,
+                opening=opening.details(), executor=executor, prompts=prompts, controls=controls, base_samples=base_samples, lora=lora,
                 base_shards=base_shards, **text.details(),
             )  # fmt: skip
             if world().is_main:
@@ -184,6 +189,9 @@ def audit(
                 print_audit(done.result)
                 if done.prompts is not None:
                     console(soft_wrap=True).print(prompts_table(done.prompts.record))
+                if done.detected is not None:
+                    print(done.detected.record.sentence)
+                    console(soft_wrap=True).print(detectors_table(done.detected.record))
                 print(f"report: {done.save(folder)}", flush=True)
             world().wait()
             discard_shards(shards)
