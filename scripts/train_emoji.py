@@ -154,11 +154,11 @@ class LowRank(nn.Module):
 
 
 def with_lora(network: nn.Module) -> dict[str, LowRank]:
-    """Give the layers of attention a change, as diffusers' own script does, and return these by kohya's names."""
+    """Give the layers of attention, and those behind them, a change; return these by kohya's names."""
     names = [
         name
         for name, module in network.named_modules()
-        if isinstance(module, nn.Linear) and ".attn" in name
+        if isinstance(module, nn.Linear) and (".attn" in name or name.endswith("ff.net.2"))
     ]
     found = {}
     for name in names:

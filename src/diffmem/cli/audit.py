@@ -42,6 +42,7 @@ def audit(
     num: int = 10_000,
     out: Path | None = None,
     self_test: bool = False,
+    text_test: Annotated[bool, Parameter(name="--text", negative="")] = False,
     transforms: str | None = None,
     features: list[str] | None = None,
     canaries: Path | None = None,
@@ -99,6 +100,8 @@ def audit(
         out: Folder for the report: audit.html, audit.json, matches.csv and pictures.
         self_test: Check that the audit works: mix known fractions of copies into real images (--train, or the
             bundled digits) and measure what is found.
+        text_test: With --self-test: audit a LoRA of a small text-to-image model that saw emoji 64, 16, 4 times and once, as any other is
+            audited. --out then keeps the model, the LoRAs of ten epochs, the emoji and the report.
         transforms: Also find samples that match after changes, joined by +: flip, shift1 to shiftN, brightnessN; for
             example flip+shift2.
         features: Also compare features: inception, or a TorchScript network PATH[:PREPARATION[:THRESHOLD]] with the
@@ -134,11 +137,20 @@ def audit(
                 raise UserError(
                     f"{name} cannot be combined with --self-test, which uses only the images of --train."
                 )
+        if text_test and (train is not None or transforms is not None):
+            raise UserError(
+                "--text tests on emoji that come with diffmem; leave --train and --transforms out."
+            )
         with locked_folder(out):
-            failed = _self_test("digits" if train is None else train, transforms, seed, device, out)
+            if text_test:
+                failed = _text_self_test(seed, device, out)
+            else:
+                failed = _self_test("digits" if train is None else train, transforms, seed, device, out)
         if failed:
             raise SystemExit(1)
         return
+    if text_test:
+        raise UserError("--text belongs to --self-test.")
     if out is None:
         raise UserError("Name a folder for the report with --out.")
     if (samples is None) == (model is None):
@@ -245,6 +257,18 @@ def _compare(
         console(soft_wrap=True).print(several_table(found))
         print(f"report: {write_several(found, out)}", flush=True)
     return found.exit_code
+
+
+def _text_self_test(seed: int, device: str, out: Path | None) -> int:
+    from diffmem.api.text_selftest import text_self_test
+
+    found = text_self_test(out, seed=seed, device=device, report=lambda line: print(line, file=sys.stderr))
+    print(found.audit)
+    print(found)
+    print("passed" if found.passed else "failed")
+    if out is not None:
+        print(f"report: {out / 'audit' / 'audit.html'}")
+    return 0 if found.passed else 1
 
 
 def _self_test(source: str, transforms: str | None, seed: int, device: str, out: Path | None) -> int:
