@@ -1,4 +1,4 @@
-"""Train the emoji model with planted repeats: a small Stable Diffusion (v-prediction), and a LoRA of ten epochs, in at most 20 minutes on two cores.
+"""Train the emoji model with planted repeats, in at most 20 minutes on two cores: a small Stable Diffusion (v-prediction), and a LoRA.
 
 python scripts/train_emoji.py [--out FOLDER] [--scale 0.1]
 """
@@ -46,9 +46,7 @@ def tokenizer_of(captions: list[str]) -> transformers.CLIPTokenizer:
     names = dict.fromkeys([*signs, *(f"{sign}</w>" for sign in signs), *model["vocab"], START, END])
     vocabulary = {name: number for number, name in enumerate(names)}
     merges = [tuple(pair) for pair in model["merges"]]
-    return transformers.CLIPTokenizer(
-        vocab=vocabulary, merges=merges, model_max_length=LENGTH, pad_token=END
-    )
+    return transformers.CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH, pad_token=END)
 
 
 def ids_of(tokenizer: transformers.CLIPTokenizer, captions: list[str]) -> Tensor:
@@ -82,7 +80,10 @@ def train_codec(images: Tensor, steps: int) -> diffusers.AutoencoderKL:
         nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
         optimizer.step()
         if step % 250 == 249:
-            print(f"codec {step + 1}: loss {float(loss.detach()):.5f}, {time.time() - started:.0f} s", flush=True)
+            print(
+                f"codec {step + 1}: loss {float(loss.detach()):.5f}, {time.time() - started:.0f} s",
+                flush=True,
+            )
     codec.eval().requires_grad_(False)
     codec.register_to_config(scaling_factor=float(1 / codec.encode(images).latent_dist.mean.std()))
     return codec
@@ -220,8 +221,8 @@ def latents_of(codec: diffusers.AutoencoderKL, images: ImageSet) -> Tensor:
 def train_model(sets: EmojiSets, out: Path, scale: float) -> None:
     """Train the autoencoder, and the network with its text encoder, and save the pipeline in half precision.
 
-    The autoencoder sees all emoji, held-out ones alike: that of Stable Diffusion draws anything well, and so must this one. What it knows of an
-    emoji does not depend on whether the fine-tune held it. Network and text encoder see the base half alone.
+    The autoencoder sees all emoji, held-out ones alike: that of Stable Diffusion draws anything well, and so must this one. What it knows
+    of an emoji does not depend on whether the fine-tune held it. Network and text encoder see the base half alone.
     """
     images = sets.base
     captions = list(images.captions or ())
@@ -231,8 +232,10 @@ def train_model(sets: EmojiSets, out: Path, scale: float) -> None:
     for name, one in (("training", sets.training), ("held-out", sets.heldout)):
         given = pixels_of(one)
         made = codec.decode(codec.encode(given).latent_dist.mean).sample.clamp(-1, 1)
-        print(f"codec: root mean square error of {name} emoji {float((made - given).square().mean().sqrt()) * 127.5:.1f} of 255", flush=True)
-    torch.save(codec.state_dict(), out.parent / "codec.pt")
+        print(
+            f"codec: root mean square error of {name} emoji {float((made - given).square().mean().sqrt()) * 127.5:.1f} of 255",
+            flush=True,
+        )
     scheduler = diffusers.DDIMScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False,
         set_alpha_to_one=False, steps_offset=1, prediction_type="v_prediction",
@@ -252,7 +255,9 @@ def main() -> None:
     """Train, and write `model/` and `loras/`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HOME)
-    parser.add_argument("--scale", type=float, default=1.0, help="of the steps of the base model, for a short trial")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="of the steps of the base model, for a short trial"
+    )
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--rate", type=float, default=RATE)
     parser.add_argument("--lora-only", action="store_true", help="keep the base model that is there")
@@ -262,7 +267,9 @@ def main() -> None:
     if not given.lora_only:
         train_model(sets, given.out / "model", given.scale)
     torch.manual_seed(1)
-    base = diffusers.StableDiffusionPipeline.from_pretrained(given.out / "model", local_files_only=True).to(torch.float32)
+    base = diffusers.StableDiffusionPipeline.from_pretrained(given.out / "model", local_files_only=True).to(
+        torch.float32
+    )
     with torch.no_grad():
         states, empty = (
             base.text_encoder(ids_of(base.tokenizer, asked)).last_hidden_state
@@ -270,7 +277,9 @@ def main() -> None:
         )
     assert sets.training.repeats is not None
     data = latents_of(base.vae, sets.training), states, torch.tensor(sets.training.repeats)
-    train_lora(base.unet, data, empty, Noising(base.scheduler), (given.epochs, given.rate), given.out / "loras")
+    train_lora(
+        base.unet, data, empty, Noising(base.scheduler), (given.epochs, given.rate), given.out / "loras"
+    )
     print(f"all of it took {time.time() - started:.0f} s", flush=True)
 
 
