@@ -280,7 +280,7 @@ def main() -> None:
     train_lora(
         base.unet, data, empty, Noising(base.scheduler), (given.epochs, given.rate), given.out / "loras"
     )
-    print(f"all of it took {time.time() - started:.0f} s", flush=True)
+    print(f"all of it took {time.time() - started:.0f} s, {time.process_time():.0f} s of processors", flush=True)
 
 
 if __name__ == "__main__":
