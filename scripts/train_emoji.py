@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -16,15 +17,15 @@ import numpy as np
 import tokenizers
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffmem.auditing.prompts.planted import HOME, EmojiSets, emoji_sets
 from diffmem.data import ImageSet
 
-CODEC_STEPS, BASE_STEPS, EPOCHS, SAVED, BATCH = 2000, 1800, 20, 10, 32
-LENGTH, PIECES, WIDTH, RANK, RATE = 24, 700, 64, 16, 2e-3
+CODEC_STEPS, BASE_STEPS, EPOCHS, SAVED, BATCH = 2000, 1800, 40, 10, 32
+LENGTH, PIECES, WIDTH, RANK, RATE = 24, 700, 64, 16, 3e-3
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -178,21 +179,35 @@ def train_lora(
     how: tuple[int, float],
     out: Path,
 ) -> None:
-    """Train a LoRA of the network, and save one of every few epochs in kohya's form."""
+    """Train a LoRA of the network, and save one of every few epochs in kohya's form; go on behind the last one that is there.
+
+    The rate falls to 0 over the second half of the epochs.
+    """
     (latents, states, repeats), (epochs, rate) = data, how
     network.requires_grad_(False)
+    torch.manual_seed(0)
     layers = with_lora(network)
     own = [weight for layer in layers.values() for weight in (layer.down, layer.up)]
     print(f"LoRA: {len(layers)} layers, {sum(one.numel() for one in own):,} numbers", flush=True)
     optimizer = torch.optim.AdamW(own, rate, weight_decay=0)
     every = torch.arange(len(latents)).repeat_interleave(repeats)
     out.mkdir(parents=True, exist_ok=True)
-    started, step = time.time(), 0
-    for epoch in range(1, epochs + 1):
+    started, steps = time.time(), -(-len(every) // BATCH)
+    done = sorted(out.glob("epoch-*.safetensors"))
+    first = int(done[-1].stem.split("-")[1]) if done else 0
+    for name, layer in layers.items() if done else ():
+        tensors = load_file(done[-1])
+        layer.down.data.copy_(tensors[f"{name}.lora_down.weight"])
+        layer.up.data.copy_(tensors[f"{name}.lora_up.weight"])
+    for epoch in range(first + 1, epochs + 1):
+        torch.manual_seed(epoch)
+        step = (epoch - 1) * steps
         order, total = every[torch.randperm(len(every))], 0.0
         for chosen in order.split(BATCH):
             for group in optimizer.param_groups:
-                group["lr"] = rate * min(1.0, (step + 1) / 50)
+                group["lr"] = rate * min(
+                    1.0, (step + 1 - first * steps) / 50, 2 - 2 * step / (epochs * steps)
+                )
             asked = torch.where(torch.rand(len(chosen), 1, 1) < 0.1, empty, states[chosen])
             loss = noising.loss(network, latents[chosen], asked)
             optimizer.zero_grad()
@@ -260,13 +275,17 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--rate", type=float, default=RATE)
-    parser.add_argument("--lora-only", action="store_true", help="keep the base model that is there")
+    parser.add_argument(
+        "--lora-only",
+        action="store_true",
+        help="keep the base model and the epochs that are there, and go on",
+    )
     given = parser.parse_args()
     sets, started = emoji_sets(), time.time()
     torch.manual_seed(0)
     if not given.lora_only:
+        shutil.rmtree(given.out / "loras", ignore_errors=True)
         train_model(sets, given.out / "model", given.scale)
-    torch.manual_seed(1)
     base = diffusers.StableDiffusionPipeline.from_pretrained(given.out / "model", local_files_only=True).to(
         torch.float32
     )
@@ -280,7 +299,9 @@ def main() -> None:
     train_lora(
         base.unet, data, empty, Noising(base.scheduler), (given.epochs, given.rate), given.out / "loras"
     )
-    print(f"all of it took {time.time() - started:.0f} s, {time.process_time():.0f} s of processors", flush=True)
+    print(
+        f"all of it took {time.time() - started:.0f} s, {time.process_time():.0f} s of processors", flush=True
+    )
 
 
 if __name__ == "__main__":
