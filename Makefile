@@ -2,14 +2,15 @@
 # make test    from a bare clone: environment, then the test suite
 PY ?= python3
 BIN := .venv/bin
+EXAMPLES := $(wildcard examples/*.py)
+SOURCES := src tests benchmarks examples scripts website
 
-.PHONY: demo test test-slow test-gpu test-slurm emoji lint types examples check release-check bench bench-gpu schema clean
+.PHONY: demo test test-slow test-gpu test-slurm emoji lint types docs browser examples check release-check bench bench-gpu schema clean
 
 .venv/.run: pyproject.toml constraints.txt
 	$(PY) -m venv .venv
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -c constraints.txt torch numpy
-	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	$(BIN)/python -m pip install -q -c constraints.txt torch numpy -e .
 	touch $@
 
 .venv/.dev: .venv/.run
@@ -42,29 +43,41 @@ emoji: .venv/.dev
 	$(BIN)/diffmem audit --self-test --text --out "$$out"
 
 lint: .venv/.dev
-	$(BIN)/ruff check src tests benchmarks examples scripts
-	$(BIN)/ruff format --check src tests benchmarks examples scripts
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
 
 types: .venv/.dev
 	$(BIN)/mypy
 
+# The documentation as a site, in site/: a broken link or an undocumented public name fails. To look at it: python -m http.server -d site
+docs: .venv/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+# A browser for the tests of pages, where none is: on Debian or Ubuntu, as root. Elsewhere these tests are skipped, which is said here.
+browser:
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do command -v $$name && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && timeout 240 apt-get update -qq \
+	    && timeout 240 apt-get install -y -qq --no-install-recommends chromium > /dev/null && command -v chromium; then exit 0; fi; \
+	echo "No browser (chromium, google-chrome) is here, and none could be installed: the tests of pages are skipped."
+
 # Each in a folder of its own, so that nothing is left behind.
 examples: .venv/.run
-	@for script in examples/*.py; do \
+	@for script in $(EXAMPLES); do \
 	    echo "$$script"; folder=$$(mktemp -d); \
 	    (cd $$folder && $(CURDIR)/$(BIN)/python $(CURDIR)/$$script) || exit 1; rm -rf $$folder; \
 	done
 
 check: lint types test
 
-# What is too long for every change: the slow tests, then the wheel in an environment that holds nothing else.
-release-check: test-slow emoji
+# What is too long for every change: all examples, the slow tests (tutorials, all pages at all sizes), the site, then the wheel in an environment that holds nothing else.
+release-check: browser docs examples test-slow emoji
 	set -e; out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; trap 'exit 130' INT TERM; \
-	$(BIN)/python -m pip wheel -q --no-deps -c constraints.txt -w "$$out/wheel" .; \
+	$(BIN)/python -m pip install -q -c constraints.txt build; \
+	$(BIN)/python -m build -o "$$out/dist" > "$$out/build.log" || { cat "$$out/build.log"; exit 1; }; \
 	$(PY) -m venv "$$out/empty"; \
 	"$$out/empty/bin/python" -m pip install -q --upgrade pip; \
 	"$$out/empty/bin/python" -m pip install -q -c constraints.txt torch numpy; \
-	"$$out/empty/bin/python" -m pip install -q -c constraints.txt "$$out"/wheel/diffmem-*.whl; \
+	"$$out/empty/bin/python" -m pip install -q -c constraints.txt "$$out"/dist/diffmem-*.whl; \
 	cd "$$out"; \
 	empty/bin/diffmem quickstart --fast --out quickstart; \
 	test -s quickstart/report.html; \
@@ -72,7 +85,7 @@ release-check: test-slow emoji
 
 bench: .venv/.dev
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
-	$(BIN)/python benchmarks/training_speed.py
+	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/network_rate.py
 	$(BIN)/python benchmarks/neighbours.py
 	$(BIN)/python benchmarks/neighbour_index.py
@@ -81,6 +94,7 @@ bench: .venv/.dev
 	$(BIN)/python benchmarks/emm_search.py
 	$(BIN)/python benchmarks/concurrent_runs.py
 	$(BIN)/python benchmarks/grouped_training.py
+	$(BIN)/python benchmarks/bfloat16.py
 	$(BIN)/python benchmarks/audit.py
 
 # At most four minutes on one card: a page and a JSON in gpu/.

@@ -3,7 +3,7 @@
 The network is the one that `build_denoiser` makes of a configuration (same parameters by name, same function), written as one
 would write it first: layers of `torch.nn`, contiguous images, attention by softmax of a product. So is the training: a shuffling
 `DataLoader` over a map-style set, `torch.optim.Adam` with its defaults, an average parameter by parameter, the loss read every
-step. It is used by `training_speed.py` on the CPU and by `gpu.py`.
+step. It is used by `training.py` on the CPU and by `gpu.py`.
 """
 
 from __future__ import annotations

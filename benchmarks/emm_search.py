@@ -73,7 +73,7 @@ def equal_grid(curve, smallest, largest, wanted, cap, points, simulations):
 
 def curve_of(level):
     """Return R_mem against N by logistic regression on the trainings of a level that went to their end."""
-    ended = [run for run in level.runs if run.epochs_trained >= run.epochs and run.points]
+    ended = [run for run in level.runs if run.epochs_trained >= run.epochs and run.evaluations]
     doublings = np.log2([run.size for run in ended])
     peaks = [run.peak.memorized for run in ended]
     hits, misses = (

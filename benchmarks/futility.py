@@ -18,8 +18,8 @@ from diffmem.studies.search.decisions import FutilityRule
 
 def given_up(run, rule, target_rate):
     """Return the epoch at which the rule would have ended a training; none for never."""
-    epochs = [point.epoch for point in run.points]
-    counts = [(point.memorized.count, point.memorized.total) for point in run.points]
+    epochs = [point.epoch for point in run.evaluations]
+    counts = [(point.memorized.count, point.memorized.total) for point in run.evaluations]
     for seen in range(1, len(epochs) + 1):
         if rule.is_hopeless(epochs[:seen], counts[:seen], run.epochs, target_rate):
             return epochs[seen - 1]

@@ -275,4 +275,5 @@ def test_a_grid_is_trained_by_both_processes_together_and_reported_by_the_first(
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("report.html") == 1
-    assert [run["size"] for run in json.loads((tmp_path / "grid/report.json").read_text())["runs"]] == [4, 8]
+    (level,) = json.loads((tmp_path / "grid/report.json").read_text())["levels"]
+    assert [run["size"] for run in level["runs"]] == [4, 8]

@@ -1,10 +1,12 @@
 """Which device a command runs on, alone and under torchrun."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from diffmem.__main__ import _wants_gpu
-from diffmem.environment import choose_device
+from diffmem.environment import choose_device, has_bfloat16
 from diffmem.errors import UserError
 
 
@@ -79,3 +81,18 @@ def test_a_gpu_that_is_not_there_is_refused(gpus, local):
 def test_processes_are_connected_between_gpus_unless_the_cpu_is_asked_for(gpus, words, there, gpu):
     gpus(there)
     assert _wants_gpu(words) is gpu
+
+
+CPU = Path("/proc/cpuinfo")
+
+
+@pytest.mark.skipif(not CPU.exists(), reason="only Linux lists what a processor can do")
+def test_a_processor_has_bfloat16_where_linux_lists_it():
+    assert has_bfloat16() == ("bf16" in CPU.read_text())
+
+
+@pytest.mark.parametrize(("held", "expected"), [(True, True), (False, False)])
+def test_older_versions_of_torch_are_asked_too(held, expected, monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: held)
+    assert has_bfloat16() is expected

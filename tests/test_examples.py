@@ -1,7 +1,6 @@
 """The scripts of `examples/`; `make examples` runs them all."""
 
 import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,12 +33,11 @@ def test_an_example_is_short_and_uses_the_public_names_alone(path):
     assert not {name for name in imported if name and name.startswith("diffmem")}
 
 
-def test_the_python_block_of_the_readme_is_an_example_that_runs(tmp_path):
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert block == (ROOT / "examples" / "train_and_measure.py").read_text()
+def test_an_example_runs(tmp_path):
+    program = (ROOT / "examples" / "train_and_measure.py").read_text()
     # The same in a second: what is read, trained, generated, measured and drawn, with fewer epochs and samples.
-    short = block.replace("epochs=500", "epochs=5").replace("range(200)", "range(20)")
-    assert short != block
+    short = program.replace("epochs=500", "epochs=5").replace("range(200)", "range(20)")
+    assert short != program
     done = subprocess.run(
         [sys.executable, "-c", short], cwd=tmp_path, capture_output=True, text=True, check=True
     )

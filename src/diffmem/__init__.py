@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from diffmem.api.auditing import Audit, audit
     from diffmem.api.denoisers import generate, train
     from diffmem.api.measuring import measure, measure_run
+    from diffmem.api.onset import onset
     from diffmem.api.studies import find_emm, open_emm, open_study, run_study
     from diffmem.data import ImageSet, Reading, hold_out, open_images, write_images
     from diffmem.errors import DiffmemError, UserError
@@ -30,12 +31,14 @@ if TYPE_CHECKING:
     from diffmem.optimum.optimum import Optimum
     from diffmem.runs.recipe import DataConfig, MeasureConfig, StudyRecipe
     from diffmem.sampling import SamplerConfig
+    from diffmem.studies.onset import Curve
     from diffmem.studies.search.recipe import SearchConfig
     from diffmem.training import TrainingConfig
     from diffmem.training.config import EmaConfig, EvaluationConfig
 
 _ORIGINS = {
     "Audit": "api.auditing",
+    "Curve": "studies.onset",
     "DataConfig": "runs.recipe",
     "Denoiser": "models",
     "DiffmemError": "errors",
@@ -58,6 +61,7 @@ _ORIGINS = {
     "hold_out": "data",
     "measure": "api.measuring",
     "measure_run": "api.measuring",
+    "onset": "api.onset",
     "open_emm": "api.studies",
     "open_images": "data",
     "open_model": "models",
@@ -71,6 +75,7 @@ _ORIGINS = {
 
 __all__ = [
     "Audit",
+    "Curve",
     "DataConfig",
     "Denoiser",
     "DiffmemError",
@@ -94,6 +99,7 @@ __all__ = [
     "hold_out",
     "measure",
     "measure_run",
+    "onset",
     "open_emm",
     "open_images",
     "open_model",

@@ -9,7 +9,7 @@ from diffmem.distributed import under_torchrun
 from diffmem.errors import UserError
 from diffmem.version import __version__
 
-__all__ = ["choose_device", "versions"]
+__all__ = ["choose_device", "has_bfloat16", "versions"]
 
 
 def versions(device: str) -> dict[str, str]:
@@ -59,3 +59,15 @@ def choose_device(wanted: str | None) -> str:
             " of its own; write --device cuda."
         )
     return wanted
+
+
+def has_bfloat16() -> bool:
+    """Return whether this machine's processor multiplies bfloat16 numbers itself (AVX512_BF16, AMX, ARM's BF16).
+
+    Where it does not, torch computes with float32 and rounds: slower than float32 and less exact.
+    """
+    import torch
+
+    if hasattr(torch.cpu, "get_capabilities"):
+        return any(held is True and "bf16" in name for name, held in torch.cpu.get_capabilities().items())
+    return bool(torch.cpu._is_avx512_bf16_supported())  # older versions answer only here

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from reports_study import make_result, make_run
+from reports_study import make_grid, make_grid_level, make_run
 
 from diffmem.paper.experiment import load_experiment
-from diffmem.paper.records import ClaimRecord, ExperimentResult, LevelRecord, PublishedCurve
+from diffmem.paper.records import ClaimRecord, ExperimentLevel, ExperimentResult, PublishedCurve
 from diffmem.paper.reproduce import plan
 from diffmem.studies.records import EmmRecord
 
@@ -47,8 +47,9 @@ def make_level(name, paper_name=None, *, sizes=(32, 64, 128, 256), seeds=(0,), m
     emm = emm or EmmRecord(
         status="estimated", value=0.52 * middle, low=0.47 * middle, high=0.58 * middle, bracket=(32, 64)
     )
-    study = make_result(runs=runs, emm=emm, **fields)
-    return LevelRecord(name=name, paper_name=paper_name or name, study=study)
+    return make_grid_level(
+        name, runs=runs, kind=ExperimentLevel, emm=emm, paper_name=paper_name or name, **fields
+    )
 
 
 def make_curve(level, points):
@@ -76,7 +77,8 @@ def make_experiment(name, form, levels, published, **fields):
         "notes": ["The digits of scikit-learn stand in for CIFAR-10."],
         "seconds": 5400.0,
     }
-    return ExperimentResult(name=name, form=form, levels=levels, published=published, **{**values, **fields})
+    more = {"kind": ExperimentResult, "name": name, "form": form, "published": published}
+    return make_grid(*levels, **{**values, **fields, **more})
 
 
 def by_size(**fields):

@@ -5,15 +5,8 @@ from __future__ import annotations
 import math
 
 from diffmem.memorization.rates import Rate
-from diffmem.studies.records import EmmRecord
-from diffmem.studies.search.records import (
-    CostRecord,
-    LevelRecord,
-    LogEntry,
-    PointRecord,
-    SearchResult,
-    SizeRecord,
-)
+from diffmem.runs.records import Evaluation, RunRecord
+from diffmem.studies.records import CostRecord, EmmRecord, LevelRecord, LogEntry, StudyRecord
 
 EPOCHS = 4000.0
 POINTS = (250.0, 500.0, 1000.0, 1500.0, 2000.0, 2500.0, 3000.0, 4000.0)
@@ -44,7 +37,14 @@ def make_point(epoch, size, share):
         if rate.low >= LINE or rate.high < LINE:
             break
     verdict = "at least" if rate.low >= LINE else "below" if rate.high < LINE else "undecided"
-    return PointRecord(epoch=epoch, images_seen=round(epoch * size), memorized=rate, verdict=verdict)
+    return Evaluation(
+        epoch=epoch,
+        images_seen=round(epoch * size),
+        memorized=rate,
+        mean_nearest_distance=45 - 40 * share,
+        distinct_replicated=round(size * share),
+        verdict=verdict,
+    )
 
 
 def make_training(level, size, emm, *, seed=0, epochs=EPOCHS, points=None, null=0.004, incidents=()):
@@ -74,8 +74,7 @@ def make_training(level, size, emm, *, seed=0, epochs=EPOCHS, points=None, null=
         f" at epoch {best.epoch:,.0f}"
     )
     run_id = f"{level}-{size}-{seed}"
-    return SizeRecord(
-        level=level,
+    return RunRecord(
         size=size,
         seed=seed,
         run_id=run_id,
@@ -85,10 +84,10 @@ def make_training(level, size, emm, *, seed=0, epochs=EPOCHS, points=None, null=
         epochs=epochs,
         epochs_trained=trained,
         stopped=stopped,
-        points=found,
+        evaluations=found,
+        duplicates=0,
         null=None if null is None else make_rate(null, 500),
         images_trained=round(trained * size),
-        images_sampled=sampled,
         training_seconds=trained * size / 4000,
         sampling_seconds=sampled / 20,
         incidents=list(incidents),
@@ -96,17 +95,13 @@ def make_training(level, size, emm, *, seed=0, epochs=EPOCHS, points=None, null=
 
 
 def make_cost(runs, share=0.17):
-    trained, sampled = sum(run.images_trained for run in runs), sum(run.images_sampled for run in runs)
-    units = trained + sampled * 35 / 3
-    return CostRecord(
-        images_trained=trained,
-        images_sampled=sampled,
-        units=units,
-        runs=len(runs),
-        grid_sizes=[32, 39, 48, 58, 71],
-        grid_units=units / share if units else 5e7,
-        grid_images_trained=round(0.8 * units / share),
-    )
+    cost = CostRecord.of(runs, 35 / 3)
+    grid = {
+        "grid_sizes": [32, 39, 48, 58, 71],
+        "grid_units": cost.units / share if cost.units else 5e7,
+        "grid_images_trained": round(0.8 * cost.units / share),
+    }
+    return cost.model_copy(update=grid)
 
 
 def estimated(emm, **fields):
@@ -148,6 +143,7 @@ def make_search_level(
         data="scikit-learn digits, 8x8, 1 channel",
         model="DDPM++ U-Net, 2 blocks, 32 channels, 0.4 M parameters",
         training="VP loss, Adam 1e-3, 4,000 epochs, EMA",
+        sampling="deterministic Heun sampler, 18 steps (35 evaluations per image)",
         runs=runs,
         emm=emm,
         by_seed=by_seed,
@@ -179,6 +175,7 @@ def make_search(levels=None, **fields):
     runs = [run for level in levels for run in level.runs]
     values = {
         "title": "EMM by resolution",
+        "plan": "search",
         "factor": "resolution",
         "levels": levels,
         "epsilon": 0.1,
@@ -186,17 +183,15 @@ def make_search(levels=None, **fields):
         "tolerance": 0.1,
         "confidence": 0.95,
         "samples": 10_000,
-        "sizes": (16, 5000),
+        "sizes": [16, 5000],
         "seeds": sorted({run.seed for run in runs}) or [0],
-        "sampling": "deterministic Heun sampler, 18 steps (35 evaluations per image)",
         "protocol": "pixel-l2/ratio-0.333/collapse",
         "finished": all(level.finished for level in levels),
         "log": make_log(levels),
-        "cost": make_cost(runs),
         "seconds": 7300.0,
         "versions": {"diffmem": "0.1.0", "python": "3.11.9", "torch": "2.6.0", "device": "cpu"},
     }
-    return SearchResult(**{**values, **fields})
+    return StudyRecord(**{**values, **fields})
 
 
 def numeric_search():
@@ -209,7 +204,7 @@ def numeric_search():
         make_search_level("50", 700, sizes=(256, 512), emm=EmmRecord(status="above largest")),
     ]
     return make_search(
-        levels, factor="number of random classes C", title="EMM by number of classes", sizes=(16, 512)
+        levels, factor="number of random classes C", title="EMM by number of classes", sizes=[16, 512]
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from diffmem.memorization.examples import Example
 from diffmem.memorization.rates import Rate
 from diffmem.runs.records import Evaluation, RunRecord
-from diffmem.studies.records import EmmRecord, StudyResult
+from diffmem.studies.records import CostRecord, EmmRecord, LevelRecord, StudyRecord
 
 SAMPLES = 1000
 
@@ -47,6 +47,8 @@ def make_run(size, seed=0, *, middle=90, null=0.002, epochs=4000.0, duplicates=0
         size=size,
         seed=seed,
         epochs=epochs,
+        epochs_trained=epochs,
+        images_trained=round(epochs * size),
         folder=f"runs/{size}-{seed}",
         evaluations=evaluations,
         null=None if null is None else make_rate(null, 500),
@@ -66,22 +68,45 @@ ESTIMATED = EmmRecord(
 )
 
 
-def make_result(sizes=(16, 32, 40, 48, 64, 96, 128, 256, 512), emm=ESTIMATED, runs=None, **fields):
+def make_grid_level(name="base", sizes=(16, 64), seeds=(0,), runs=None, kind=LevelRecord, **fields):
+    runs = [make_run(size, seed) for size in sizes for seed in seeds] if runs is None else runs
     values = {
-        "title": "Digits, small U-Net",
+        "name": name,
         "data": "scikit-learn digits, 8x8, 1 channel, class-balanced",
         "model": "DDPM++ U-Net, 2 blocks, 32 channels, 0.4 M parameters",
         "training": "VP loss, Adam 1e-3, 4,000 epochs, EMA",
         "sampling": "deterministic Heun sampler, 18 steps (35 evaluations per image)",
+        "runs": runs,
+        "emm": ESTIMATED,
+        "cost": CostRecord.of(runs, 35 / 3),
+    }
+    return kind(**{**values, **fields})
+
+
+def make_grid(*levels, kind=StudyRecord, **fields):
+    runs = [run for level in levels for run in level.runs]
+    values = {
+        "title": "Width",
+        "plan": "grid",
+        "factor": "channels",
+        "levels": list(levels),
+        "sizes": sorted({run.size for run in runs}) or [16, 512],
+        "seeds": sorted({run.seed for run in runs}) or [0],
+        "samples": SAMPLES,
         "protocol": "pixel-l2/ratio-0.333/collapse",
         "threshold": 1 / 3,
         "epsilon": 0.1,
-        "runs": [make_run(size) for size in sizes] if runs is None else runs,
-        "emm": emm,
         "seconds": 7300.0,
         "versions": {"diffmem": "0.1.0", "python": "3.11.9", "torch": "2.6.0", "device": "cpu"},
     }
-    return StudyResult(**{**values, **fields})
+    return kind(**{**values, **fields})
+
+
+def make_result(sizes=(16, 32, 40, 48, 64, 96, 128, 256, 512), emm=ESTIMATED, runs=None, **fields):
+    """A study without levels: the fields of its level are among those given."""
+    own = {name: fields.pop(name) for name in [*fields] if name in LevelRecord.model_fields}
+    level = make_grid_level(sizes=sizes, runs=runs, emm=emm, **own)
+    return make_grid(level, **{"title": "Digits, small U-Net", "factor": "level", **fields})
 
 
 def make_gallery(n=8, channels=1, side=8, title="16 training images, epoch 4,000"):

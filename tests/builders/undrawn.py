@@ -15,7 +15,7 @@ def _pixel():
     return stream.getvalue()
 
 
-_CONTENTS = {"png": _pixel(), "svg": "<svg/>"}
+_CONTENTS = {"png": _pixel(), "svg": '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'}
 
 
 def _save(figure, target, *, format, **how):

@@ -34,7 +34,7 @@ def test_groups_are_told_written_and_removed(call, planted, tmp_path):
         "groups 2 images in groups 4 (7.69%) to remove 2 (3.85%)",
         "2 0.00 3 digit_0003, copy of 3",
         "2 0.18 8 digit_0008, nearly 8",
-        "written: found/duplicates.json written: found/duplicates.csv written: found/duplicates.png",
+        "written: found/duplicates.json written: found/duplicates.csv written: found/duplicates.png written: found/duplicates.html",
         "clean.npy: 50 images of 1 x 8 x 8 (C x H x W), 10 classes, fingerprint",
     ):
         assert part in words

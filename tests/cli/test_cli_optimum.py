@@ -24,9 +24,9 @@ def test_curves_are_printed_drawn_and_written(call, tmp_path):
     done = call("optimum", "data.npz", "--out", "there", *WORDS)
     assert (done.code, done.err) == (0, "")
     names = sorted(path.name for path in (tmp_path / "there").iterdir())
-    assert names == ["optimum.json", "optimum.png", "optimum.svg"]
+    assert names == ["optimum.html", "optimum.json", "optimum.png", "optimum.svg"]
     assert "own weight falls through 1/2 at sigma" in done.out
-    assert done.out.endswith("there/optimum.json\nthere/optimum.png\nthere/optimum.svg\n")
+    assert done.out.endswith("there/optimum.json\nthere/optimum.html\nthere/optimum.png\nthere/optimum.svg\n")
     found = OptimumCurves.model_validate(json.loads((tmp_path / "there" / "optimum.json").read_text()))
     assert found == optimum_curves(open_images("data.npz"), queries=40, data="data.npz")
 

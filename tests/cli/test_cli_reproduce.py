@@ -41,7 +41,7 @@ def test_one_level_leaves_report_numbers_figure_and_recipe(run, tmp_path):
     assert [level["name"] for level in result["levels"]] == ["unique"]
     assert result["scale"] == "smoke"
     assert any("stand in" in note for note in result["notes"])
-    evaluation = result["levels"][0]["study"]["runs"][0]["evaluations"][0]
+    evaluation = result["levels"][0]["runs"][0]["evaluations"][0]
     assert set(evaluation["at_thresholds"]) == {"0.2", "0.25", "0.333", "0.4", "0.5"}
     page = (tmp_path / "here/report.html").read_text()
     assert "stand in" in page
@@ -50,7 +50,7 @@ def test_one_level_leaves_report_numbers_figure_and_recipe(run, tmp_path):
     assert again.code == 0
     repeated = json.loads((tmp_path / "here/result.json").read_text())
     # Nothing was trained or generated again: the times of the runs are the same too.
-    assert repeated["levels"][0]["study"]["runs"] == result["levels"][0]["study"]["runs"]
+    assert repeated["levels"][0]["runs"] == result["levels"][0]["runs"]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -78,7 +78,7 @@ def test_the_optimum_copies_always(run, tmp_path):
     called = run("reproduce", "fig1_ab", "--scale", "smoke", "--all-levels", "--workers", "1")
     assert called.code == 0, called.err
     result = json.loads((tmp_path / "reproduce/fig1_ab/result.json").read_text())
-    optimum = result["levels"][0]["study"]["runs"][0]
+    optimum = result["levels"][0]["runs"][0]
     assert result["levels"][0]["name"] == "optimum"
     assert optimum["evaluations"][0]["memorized"]["value"] == 1.0
     assert "the optimum copies always: The smoke scale shows this" in words(called)

@@ -8,6 +8,7 @@ from studies_builders import tiny_recipe
 
 from diffmem.__main__ import main
 from diffmem.runs.store.workers import reported_status
+from diffmem.runs.together import execute_together
 from diffmem.studies.folder import write_study_folder
 from diffmem.studies.study import Study
 
@@ -98,11 +99,11 @@ def test_a_grid_with_levels_has_a_store_a_status_and_a_report_for_each_level(gri
     assert len(list((store / "runs").iterdir())) == 4
     assert str(out / "report.html") in shown
     record = json.loads((out / "report.json").read_text())
-    assert {level["name"]: len(level["study"]["runs"]) for level in record["levels"]} == {"8": 2, "12": 2}
+    assert {level["name"]: len(level["runs"]) for level in record["levels"]} == {"8": 2, "12": 2}
     assert {path.name for path in out.glob("*.png")} >= {
         "emm.png",
         "rmem_vs_size.png",
-        "rmem_vs_epochs_02.png",
+        "rmem_vs_epochs.png",
     }
     for command in (("status", out), ("watch", out, "--once")):
         run("study", *command)
@@ -125,7 +126,7 @@ def test_the_status_of_a_grid_says_how_far_each_run_is(tmp_path, capsys):
     study = Study(tiny_recipe(), tmp_path)
     write_study_folder(tmp_path, study.recipe, tmp_path)
     small, large = study.runs()
-    small.execute(study.recipe.sampling, study.recipe.measure)
+    execute_together([(small, study.recipe.sampling, study.recipe.measure)])
     with reported_status(large.folder) as report:
         large.write_config()
         report(25, 100, "training")
@@ -144,8 +145,8 @@ def test_a_grid_that_its_budget_ended_has_a_report_and_says_what_it_spent_and_wa
     run("study", grid, "--out", out, "--device", "cpu", "--set", "budget.images=1")
     assert "The budget is spent" in "".join(capsys.readouterr())
     levels = json.loads((out / "report.json").read_text())["levels"]
-    assert [level["study"]["emm"]["status"] for level in levels] == ["unfinished", "unfinished"]
-    assert sum(len(level["study"]["runs"]) for level in levels) == 1
+    assert [level["emm"]["status"] for level in levels] == ["unfinished", "unfinished"]
+    assert sum(len(level["runs"]) for level in levels) == 1
     run("report", out)
     capsys.readouterr()
     monkeypatch.setattr("diffmem.api.studies.waiting_for_jobs", lambda folder: "1 job pending: Resources")

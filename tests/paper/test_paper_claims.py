@@ -1,11 +1,11 @@
 import pytest
+from reports_study import make_grid_level
 
 from diffmem.memorization.rates import Rate
 from diffmem.paper.claims import judge
 from diffmem.paper.experiment import ClaimRule
-from diffmem.paper.records import LevelRecord
+from diffmem.paper.records import ExperimentLevel
 from diffmem.runs.records import Evaluation, RunRecord
-from diffmem.studies.records import EmmRecord, StudyResult
 
 
 def run(size, seed, percents, total=1000):
@@ -20,8 +20,8 @@ def run(size, seed, percents, total=1000):
         for i, percent in enumerate(percents)
     ]
     return RunRecord(
-        run_id=f"{size}-{seed}", size=size, seed=seed, epochs=2, folder="", evaluations=evaluations, null=None,
-        duplicates=0, training_seconds=1, sampling_seconds=1,
+        run_id=f"{size}-{seed}", size=size, seed=seed, epochs=2, epochs_trained=2, folder="", evaluations=evaluations, null=None,
+        duplicates=0, images_trained=2 * size, training_seconds=1, sampling_seconds=1,
     )  # fmt: skip
 
 
@@ -31,11 +31,7 @@ def level(name, rates, total=1000):
         run(size, seed, percents if isinstance(percents, list) else [percents], total)
         for (size, seed), percents in rates.items()
     ]
-    study = StudyResult(
-        title="", data="", model="", training="", sampling="", protocol="", threshold=1 / 3, epsilon=0.1, runs=runs,
-        emm=EmmRecord(status="no runs"), seconds=0, versions={},
-    )  # fmt: skip
-    return LevelRecord(name=f"ours {name}", paper_name=name, study=study)
+    return make_grid_level(f"ours {name}", runs=runs, kind=ExperimentLevel, paper_name=name)
 
 
 BLOCKS = [(20, 0), (20, 1), (40, 0), (40, 1)]

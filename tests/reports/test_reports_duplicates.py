@@ -92,11 +92,20 @@ def test_a_set_without_labels_or_class_names_is_told_too(tmp_path):
 def test_without_groups_there_is_no_gallery_and_an_old_one_is_removed(tmp_path):
     images = image_set()
     written = write_duplicates("set.npz", images, near_duplicates(images.images), tmp_path)
-    assert [path.name for path in written] == ["duplicates.json", "duplicates.csv", "duplicates.png"]
+    assert [path.name for path in written] == [
+        "duplicates.json",
+        "duplicates.csv",
+        "duplicates.png",
+        "duplicates.html",
+    ]
     assert Image.open(tmp_path / "duplicates.png").format == "PNG"
     few = images.take([0, 1, 2], "three")
-    assert len(write_duplicates("set.npz", few, near_duplicates(few.images), tmp_path)) == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["duplicates.csv", "duplicates.json"]
+    assert len(write_duplicates("set.npz", few, near_duplicates(few.images), tmp_path)) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "duplicates.csv",
+        "duplicates.html",
+        "duplicates.json",
+    ]
 
 
 def test_a_distance_that_was_not_measured_is_null_and_a_question_mark(tmp_path):

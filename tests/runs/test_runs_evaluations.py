@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from diffmem.data import ImageSet
 from diffmem.errors import DiffmemError
 from diffmem.memorization import Neighbours, RatioRule, nearest_neighbours
 from diffmem.runs.evaluations import THRESHOLDS, EvaluationStore, FrechetRecord, rates_by_threshold, summary
@@ -37,6 +38,10 @@ def test_an_evaluation_comes_back_as_it_was_written(tmp_path):
     np.testing.assert_array_equal(found.images, images)
 
 
+def training_set(count, side):
+    return ImageSet(np.zeros((count, 1, side, side), np.uint8), None, tuple(map(str, range(count))), None, ())
+
+
 def test_labels_are_kept(tmp_path):
     images, store = stored(tmp_path)
     held = store.read(SEEN).neighbours
@@ -47,7 +52,7 @@ def test_labels_are_kept(tmp_path):
 def test_numbers_need_no_images(tmp_path):
     _, store = stored(tmp_path)
     store.images_path(SEEN).unlink()
-    found = summary(store.read(SEEN), RatioRule(0.5), 10, 16)
+    found = summary(SEEN, store.read(SEEN).neighbours, RatioRule(0.5), training_set(10, 4))
     assert found.memorized.total == 6
     assert store.is_whole(SEEN, pytest.fail)
 
@@ -147,7 +152,7 @@ def test_copies_of_one_image_count_once_in_the_coverage(tmp_path):
     distances = np.array([[0.0, 3], [1, 9], [0, 5], [4, 5]])
     indices = np.array([[7, 1], [7, 2], [3, 2], [5, 2]])
     store.write(SEEN, np.zeros((4, 1, 2, 2), np.uint8), None, Neighbours(distances, indices), 0.0)
-    found = summary(store.read(SEEN), RatioRule(), 32, 4)
+    found = summary(SEEN, store.read(SEEN).neighbours, RatioRule(), training_set(32, 2))
     assert found.memorized.count == 3
     assert found.distinct_replicated == 2
     assert found.epoch == 2

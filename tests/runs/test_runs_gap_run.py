@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from studies_builders import tiny_recipe
+from studies_builders import carried_out, result_of, tiny_recipe
 
 from diffmem.data import ImageSet, open_images
 from diffmem.errors import DiffmemError, UserError
@@ -17,7 +17,7 @@ KINDS = ["training", "heldout", "trajectory"]
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     work = Study(tiny_recipe("sizes=[8]", "training.epochs=4"), tmp_path_factory.mktemp("study"))
-    work.execute()
+    carried_out(work)
     return work
 
 
@@ -33,7 +33,7 @@ def test_a_run_of_a_study_knows_its_images_its_heldout_images_and_its_rate(study
     assert (found.images, found.conditional, found.notes) == (8, False, [])
     assert found.images_seen == snapshots_of(folder)[-1]
     assert found.epoch == found.images_seen / 8
-    stored = study.result().runs[0].last
+    stored = result_of(study).runs[0].last
     rate = found.rmem
     assert (rate.count, rate.total) == (stored.at_thresholds["0.333"].count, 8)
     assert heldout_of(open_run(folder)).fingerprint == study.heldout.fingerprint
@@ -97,7 +97,7 @@ def test_what_was_measured_is_read_and_a_damaged_file_is_made_anew(folder, tmp_p
 
 def test_the_optimum_as_a_run_has_no_gap(tmp_path):
     work = Study(tiny_recipe("sizes=[8]", "model={architecture: optimum}"), tmp_path)
-    work.execute()
+    carried_out(work)
     found = measure_gap(work.runs()[0].folder, SETTINGS)
     assert all(curve.position.value == 0 for curve in found.curves)
     assert all(point.excess.value == 0 for point in found.curve("training").points)
@@ -111,7 +111,7 @@ def test_a_conditional_run_is_compared_with_the_optimum_of_each_class(tmp_path):
         ),
         tmp_path,
     )
-    work.execute()
+    carried_out(work)
     found = measure_gap(work.runs()[0].folder, SETTINGS)
     assert found.conditional
     assert all(curve.position.value == 0 for curve in found.curves)

@@ -11,7 +11,7 @@ import studies_builders
 import torch
 from executors_work import is_running, number_in
 from parameters import few, slow
-from studies_builders import tiny_recipe
+from studies_builders import result_of, tiny_recipe
 
 from diffmem.errors import DiffmemError, UserError
 from diffmem.executors import open as pools
@@ -225,11 +225,11 @@ def test_the_gpus_that_are_named_are_used(tmp_path, device, executor, expected):
 @pytest.mark.slow
 @pytest.mark.usefixtures("stand_ins")
 def test_the_runs_of_a_grid_are_divided_among_the_gpus(tmp_path, monkeypatch):
-    monkeypatch.setattr(studies, "_WORK", "studies_builders:run_on_a_stand_in")
+    monkeypatch.setattr(studies, "WORK", "studies_builders:run_on_a_stand_in")
     told = []
     study = Study(tiny_recipe("executor=local"), tmp_path)
     execute_studies([study], tmp_path, device="cuda", warn=told.append)
-    assert [run.size for run in study.result().runs] == [4, 8]
+    assert [run.size for run in result_of(study).runs] == [4, 8]
     assert sorted(text.partition(": ")[2] for text in told) == ["on GPU-ab as cuda", "on GPU-cd as cuda"]
 
 
@@ -238,7 +238,7 @@ def test_studies_that_differ_in_their_epochs_alone_are_each_done_to_their_ends(t
     recipes = [tiny_recipe("sizes=[4]", f"training.epochs={epochs}") for epochs in (10, 20)]
     pair = [Study(recipe, tmp_path) for recipe in recipes]
     execute_studies(pair, tmp_path)
-    ends = [study.result().runs[0].evaluations[-1].epoch for study in pair]
+    ends = [result_of(study).runs[0].evaluations[-1].epoch for study in pair]
     assert ends == [10, 20]
     assert len(list((tmp_path / "runs").iterdir())) == 1
 

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 from parameters import few, these
-from studies_builders import evaluation_files, forbid, snapshots, table, tiny_recipe
+from studies_builders import carried_out, evaluation_files, forbid, result_of, snapshots, table, tiny_recipe
 
 from diffmem.data import ImageSet, open_images, write_images
-from diffmem.errors import DiffmemError, UserError
+from diffmem.errors import UserError
 from diffmem.memorization import RatioRule
 from diffmem.models.weights import read_tensors
 from diffmem.runs import run
 from diffmem.studies import emm
+from diffmem.studies.grid import grid_record
 from diffmem.studies.study import Study
 
 TWO = "executor={kind: local, processes: 2}"
@@ -30,7 +31,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(emm, "_REPLICATES", 50)
-        return folder, table(Study(tiny_recipe(), folder).execute())
+        return folder, table(carried_out(Study(tiny_recipe(), folder)))
 
 
 @pytest.fixture
@@ -40,20 +41,26 @@ def copied(finished, tmp_path):
     return shutil.copytree(folder, tmp_path / "copy"), undisturbed
 
 
+def runs_of(found):
+    """The runs of a table of one level."""
+    (level,) = found["levels"]
+    return level["runs"]
+
+
 def modification_times(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "seconds.json"}
 
 
 def again(folder, *settings):
     warnings = []
-    result = Study(tiny_recipe(*settings), folder).execute(warn=warnings.append)
+    result = carried_out(Study(tiny_recipe(*settings), folder), warn=warnings.append)
     return table(result), warnings
 
 
 def test_the_table_has_a_run_of_each_size_with_all_its_evaluations(finished):
     _, found = finished
-    assert [each["size"] for each in found["runs"]] == [4, 8]
-    for each in found["runs"]:
+    assert [each["size"] for each in runs_of(found)] == [4, 8]
+    for each in runs_of(found):
         assert [evaluation["epoch"] for evaluation in each["evaluations"]][-1] == 40
         assert len(each["evaluations"]) == 3
         assert all(evaluation["memorized"]["total"] == 8 for evaluation in each["evaluations"])
@@ -74,8 +81,8 @@ def test_another_threshold_is_answered_from_the_stored_neighbours(copied, monkey
     folder, undisturbed = copied
     forbid(monkeypatch, "training", "sampling")
     found, _ = again(folder, "measure.threshold=0.5", "measure.epsilon=0.5")
-    counts = [e["memorized"]["count"] for r in found["runs"] for e in r["evaluations"]]
-    before = [e["memorized"]["count"] for r in undisturbed["runs"] for e in r["evaluations"]]
+    counts = [e["memorized"]["count"] for r in runs_of(found) for e in r["evaluations"]]
+    before = [e["memorized"]["count"] for r in runs_of(undisturbed) for e in r["evaluations"]]
     assert all(stricter <= loose for stricter, loose in zip(counts, before, strict=True))
     assert sum(counts) < sum(before)
     assert found["epsilon"] == 0.5
@@ -88,8 +95,8 @@ def test_another_sampler_is_evaluated_without_training(copied, monkeypatch):
     found, _ = again(folder, "sampling.steps=4")
     assert len(evaluation_files(folder)) == 2 * len(files)
     assert files <= set(evaluation_files(folder))
-    assert [each["run_id"] for each in found["runs"]] == [each["run_id"] for each in undisturbed["runs"]]
-    assert found["runs"] != undisturbed["runs"]
+    assert [each["run_id"] for each in runs_of(found)] == [each["run_id"] for each in runs_of(undisturbed)]
+    assert runs_of(found) != runs_of(undisturbed)
 
 
 def test_another_number_of_samples_begins_with_the_same_images(copied, monkeypatch):
@@ -167,7 +174,7 @@ def test_a_study_that_is_stopped_and_begun_again_gives_the_undisturbed_table(tmp
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        Study(tiny_recipe(), tmp_path).execute(progress=stop_after_some)
+        carried_out(Study(tiny_recipe(), tmp_path), progress=stop_after_some)
     assert again(tmp_path) == (finished[1], [])
 
 
@@ -177,13 +184,13 @@ def test_a_parent_that_is_stopped_lets_its_workers_save(tmp_path, finished):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Study(tiny_recipe(TWO), tmp_path).execute(progress=stop)
+        carried_out(Study(tiny_recipe(TWO), tmp_path), progress=stop)
     assert again(tmp_path) == (finished[1], [])
 
 
 def test_the_progress_ends_with_all_of_the_work(tmp_path):
     told = []
-    Study(tiny_recipe(), tmp_path).execute(progress=lambda *each: told.append(each))
+    carried_out(Study(tiny_recipe(), tmp_path), progress=lambda *each: told.append(each))
     assert told[-1][0] == pytest.approx(told[-1][1])
     done = [each[0] for each in told]
     assert done == sorted(done)
@@ -267,9 +274,24 @@ def test_damaged_times_do_no_harm(copied, content):
     assert again(folder) == (undisturbed, [])
 
 
-def test_a_result_before_the_work_is_refused(tmp_path):
-    with pytest.raises(DiffmemError):
-        Study(tiny_recipe(), tmp_path).result()
+def test_a_result_before_the_work_says_that_all_is_missing(tmp_path):
+    result = result_of(Study(tiny_recipe(), tmp_path))
+    assert not result.finished
+    assert result.levels[0].emm.status == "unfinished"
+    assert result.runs == []
+    assert result.notes == ["unfinished; 2 of 2 runs are missing"]
+
+
+def test_a_run_that_is_not_finished_is_in_the_record_so_far_alone(copied):
+    folder, _ = copied
+    evaluation_files(folder)[1].unlink()
+    study = Study(tiny_recipe(), folder)
+    assert len(result_of(study).runs) == 1
+    record = grid_record(study.recipe, {"base": study}, so_far=True)
+    states = [(run.verdict, run.stopped, len(run.evaluations)) for run in record.runs]
+    assert sorted(states, key=lambda state: state[2]) == [("unfinished", "running", 2), (None, "end", 3)]
+    assert [run.epochs_trained for run in record.runs] == [40, 40]
+    assert record.levels[0].emm.status == "unfinished"
 
 
 def test_a_budget_ends_a_study_without_an_emm_and_a_larger_one_trains_only_what_is_missing(
@@ -278,15 +300,16 @@ def test_a_budget_ends_a_study_without_an_emm_and_a_larger_one_trains_only_what_
     _, undisturbed = finished
     settings, told = ["budget.images=1"], []
     study = Study(tiny_recipe(*settings), tmp_path)
-    result = study.execute(warn=told.append)
+    result = carried_out(study, warn=told.append)
     assert [run.size for run in result.runs] == [8]  # the longest first
-    assert result.emm.status == result.emm_last.status == "unfinished"
-    assert result.emm.value is None
+    (level,) = result.levels
+    assert level.emm.status == level.emm_last.status == "unfinished"
+    assert level.emm.value is None
     assert result.notes[0].startswith("unfinished: budget spent (")
     assert result.notes[0].endswith("1 of 2 runs are missing")
     assert "The budget is spent" in told[0]
     before = modification_times(tmp_path / "runs" / result.runs[0].run_id)
-    whole = Study(tiny_recipe("budget.images=1e9"), tmp_path).execute()
+    whole = carried_out(Study(tiny_recipe("budget.images=1e9"), tmp_path))
     assert table(whole) == undisturbed
     assert modification_times(tmp_path / "runs" / result.runs[0].run_id) == before
 
@@ -322,8 +345,8 @@ def test_a_conditional_study_trains_on_the_labels(tmp_path):
         "data.labels=true", "data.classes=[0, 1, 2]", "data.selection=balanced", "sizes=[3, 6]"
     )
     study = Study(recipe, tmp_path)
-    result = study.execute()
-    assert "conditional on the true labels" in result.data
+    result = carried_out(study)
+    assert "conditional on the true labels" in result.levels[0].data
     run_ = study.runs()[0]
     with np.load(evaluation_files(tmp_path)[0]) as held:
         assert held["labels"].shape == (8,)
@@ -375,7 +398,7 @@ def test_duplicates_are_counted_and_do_not_hide_that_a_model_copies(tmp_path, mo
 
     generate = run.generate_resumable
     monkeypatch.setattr(run, "generate_resumable", copies)
-    (record,) = study.execute().runs
+    (record,) = carried_out(study).runs
     assert record.duplicates == 2
     assert [evaluation.memorized.count for evaluation in record.evaluations] == [8, 8, 8]
     assert record.last.distinct_replicated == 6
@@ -390,7 +413,7 @@ def test_held_out_images_that_are_in_the_training_set_are_left_out_of_the_null_r
     study = Study(recipe, tmp_path / "study")
     training = {each.tobytes() for each in study.sets[12].images}
     fresh = sum(each.tobytes() not in training for each in study.heldout.images)
-    (record,) = study.execute().runs
+    (record,) = carried_out(study).runs
     assert 0 < fresh < 12
     assert record.null.total == fresh
 

@@ -13,6 +13,7 @@ from parameters import slow, these
 from training_builders import IMAGES, LABELS, MODEL, SHAPE, SHORT, denoiser, tensors, trainer
 
 from diffmem.distributed import World
+from diffmem.environment import has_bfloat16
 from diffmem.errors import DiffmemError, UserError
 from diffmem.training import EmaConfig, Trainer, TrainingConfig
 from diffmem.training import trainer as trainer_module
@@ -308,6 +309,13 @@ def test_an_unconditional_denoiser_learns_without_labels_and_ignores_given_ones(
     assert_same(tensors(run(without, 3)), tensors(run(given, 3)))
 
 
+def test_bfloat16_is_refused_on_a_processor_that_would_imitate_it(monkeypatch):
+    monkeypatch.setattr("diffmem.training.trainer.has_bfloat16", lambda: False)
+    with pytest.raises(UserError, match=r"training.precision = bf16.*leave it out"):
+        trainer(PLAIN, precision="bf16")
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="this processor has no arithmetic for bfloat16")
 def test_half_precision_trains_float32_weights_close_to_those_of_full_precision():
     half, full = run(trainer(PLAIN, precision="bf16"), 3), run(trainer(PLAIN), 3)
     assert half.state()["weights"].dtype == torch.float32

@@ -17,7 +17,8 @@ from diffmem.paper.reproduce import Reproduction
 from diffmem.paper.reproduce import reproduce as run_experiment
 from diffmem.progress import show_progress
 from diffmem.reports.folder import ReportPaths
-from diffmem.studies.study import Study
+from diffmem.studies.grid import GridStudy
+from diffmem.studies.report.page import examples_of
 from diffmem.text import file_name
 
 __all__ = ["reproduce", "write_results_page"]
@@ -42,20 +43,16 @@ def reproduce(
     """
     for one in planned:
         with show_progress(one.experiment.name) as progress:
-            result, studies = run_experiment(one, device=device, progress=progress, warn=warn)
+            result, study = run_experiment(one, device=device, progress=progress, warn=warn)
         if world().is_main:
-            yield result, _write(one, result, studies)
+            yield result, _write(one, result, study)
 
 
-def _write(one: Reproduction, result: ExperimentResult, studies: list[Study]) -> ReportPaths:
-    for level, study in zip(one.levels, studies, strict=True):
-        recipe = yaml.safe_dump(study.recipe.model_dump(mode="json"), sort_keys=False)
+def _write(one: Reproduction, result: ExperimentResult, study: GridStudy) -> ReportPaths:
+    for level in one.levels:
+        recipe = yaml.safe_dump(level.recipe.model_dump(mode="json"), sort_keys=False)
         write_text(one.folder / "recipes" / f"{file_name(level.paper_name)}.yaml", recipe)
-    examples = []
-    for record, study in zip(result.levels[:_MOST_GALLERIES], studies, strict=False):
-        run = max(record.study.runs, key=lambda run: run.peak.memorized.value)
-        examples.append(study.example(run.run_id).titled(f"{result.factor} {record.name}"))
-    return write_experiment(result, examples, one.folder)
+    return write_experiment(result, examples_of(study, result, warn, _MOST_GALLERIES), one.folder)
 
 
 def write_results_page(
@@ -66,7 +63,7 @@ def write_results_page(
     Raises:
         DiffmemError: A file cannot be written.
     """
-    for figure in newest.figures:
+    for figure in (path for path in newest.figures if path.name == "figure.png"):
         write_bytes(page.parent / _PICTURES / f"{results[-1].name}.png", figure.read_bytes())
     pictures = {result.name: f"{_PICTURES}/{result.name}.png" for result in results}
     command = f"diffmem reproduce --all --scale {scale} --page {page.name if page.is_absolute() else page}"

@@ -19,7 +19,7 @@ from diffmem.cli.optimum import optimum
 from diffmem.cli.quickstart import quickstart
 from diffmem.cli.reproduce import reproduce
 from diffmem.cli.runs import runs
-from diffmem.cli.search import new, status, watch
+from diffmem.cli.search import new, onset, status, watch
 from diffmem.cli.split import data_split
 from diffmem.cli.study import report, study
 from diffmem.cli.train import train
@@ -48,6 +48,7 @@ studies = App(name="study", help_format="plaintext")
 studies.default(study)
 studies.command(new)
 studies.command(status)
+studies.command(onset)
 studies.command(watch)
 studies.command(report)
 models = App(

@@ -25,6 +25,8 @@ _EXTRAS = {
     "tensorboard": ("tensorboard", "TensorBoard events of training (diffmem train --tensorboard)"),
     "diffusers": ("diffusers", "diffusers models (diffmem audit, diffmem generate)"),
     "torch-fidelity": ("fid", "Frechet distances and similarities of Inception features"),
+    "transformers": ("text", "text-to-image models (diffmem audit --model sd15/ --lora FILE)"),
+    "pyarrow": ("parquet", "training sets in Parquet, and those of Hugging Face datasets"),
     "parsl": ("cluster", "searches for EMM on a cluster"),
 }
 

@@ -36,7 +36,7 @@ def data_duplicates(
         radius: In grey levels RMS per pixel value: 1 is a difference of one grey level everywhere, which is what rounding
             makes at most; 0 finds only exact copies. Compression and small retouches need more: look at the gallery.
         split: Which split of it to read.
-        out: Folder for duplicates.json and duplicates.csv (all groups) and duplicates.png (the largest).
+        out: Folder for duplicates.json and duplicates.csv (all groups), duplicates.html and duplicates.png (the largest).
         dedup: Also write the set with the first image of each group alone: .zip, .npz or .npy.
         executor: Compare in pieces elsewhere, with the same result: local (processes of this machine), or a YAML file of the settings
             under `executor:` of a study's recipe. --out and an .npy of the images lie on a disk that all workers see.

@@ -1,10 +1,12 @@
-"""`diffmem study`: what one will take, what it does while it goes on, a recipe of a new one."""
+"""`diffmem study`: what one will take, what it does while it goes on, when its models begin to copy, a recipe of a new one."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from diffmem.console import console
 from diffmem.errors import UserError
@@ -12,12 +14,12 @@ from diffmem.progress import show_progress
 from diffmem.text import bytes_text, duration_text
 
 if TYPE_CHECKING:
-    from diffmem.api.studies import EmmSearch, GridStudy
+    from diffmem.api.studies import StudyFolder
 
-__all__ = ["new", "print_plan", "status", "watch"]
+__all__ = ["new", "onset", "print_plan", "status", "watch"]
 
 
-def print_plan(found: EmmSearch | GridStudy) -> None:
+def print_plan(found: StudyFolder) -> None:
     """Print what a study will take: runs, hours, memory, disk."""
     from rich.table import Table
 
@@ -65,9 +67,9 @@ def status(folder: Path) -> None:
     Args:
         folder: Folder of the study.
     """
-    from diffmem.api.studies import open_any
+    from diffmem.api.studies import open_study
 
-    _, tables, lines = open_any(folder).now()
+    _, tables, lines = open_study(folder).now()
     for table in tables:
         console().print(table)
     for line in lines:
@@ -88,11 +90,11 @@ def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    from diffmem.api.studies import open_any
+    from diffmem.api.studies import open_study
 
     if not every > 0:
         raise UserError(f"--every {every} must be a positive number of seconds, for example 2.")
-    found = open_any(folder)
+    found = open_study(folder)
     with Live(console=console(), auto_refresh=False) as shown:
         while True:
             finished, tables, lines = found.now()
@@ -100,6 +102,31 @@ def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
             if finished or once:
                 return
             time.sleep(every)
+
+
+def onset(
+    folder: Path,
+    *,
+    size: Annotated[list[int] | None, Parameter(negative="")] = None,
+    line: Annotated[list[float] | None, Parameter(negative="")] = None,
+) -> None:
+    """Say how long its models may be trained before they copy: when R_mem reaches 1%, 10% and 90%, against the training images.
+
+    It uses the runs that are finished; nothing is trained or generated.
+
+    Example: diffmem study onset studies/mine --size 5000
+
+    Args:
+        folder: Folder of the study.
+        size: Number of training images, trained or not, to predict; may be repeated.
+        line: Share of copies instead of 0.01, 0.1 and 0.9; may be repeated.
+    """
+    from diffmem.api.onset import onset as onset_of
+    from diffmem.studies.onset import LINES
+
+    found = onset_of(folder, line or LINES)
+    for table in [*found.tables, *(found.predictions(size) if size else [])]:
+        console().print(table)
 
 
 def new(path: Path) -> None:

@@ -11,7 +11,7 @@ from diffmem.console import console
 from diffmem.distributed import world
 
 if TYPE_CHECKING:
-    from diffmem.api.studies import EmmSearch, GridStudy
+    from diffmem.api.studies import StudyFolder
 
 __all__ = ["report", "show_report", "study", "with_workers"]
 
@@ -66,20 +66,19 @@ def with_workers(settings: list[str] | None, workers: int | None) -> list[str]:
 def report(folder: Path) -> None:
     """Draw the report of a study again, from its stored neighbours; nothing is trained or generated.
 
-    A search for EMM can be reported at any moment, also while it runs.
+    A study can be reported at any moment, also while it runs.
 
     Example: diffmem report quickstart
 
     Args:
         folder: Folder of the study.
     """
-    from diffmem.api.studies import open_emm, open_study
-    from diffmem.studies.folder import read_study
+    from diffmem.api.studies import open_study
 
-    show_report(open_emm(folder) if read_study(folder).plan == "search" else open_study(folder))
+    show_report(open_study(folder))
 
 
-def show_report(found: EmmSearch | GridStudy) -> None:
+def show_report(found: StudyFolder) -> None:
     """Write the report of a study as it is now, print its tables and where it is; under torchrun, rank 0 alone."""
     if world().is_main:
         paths = found.write_report()

@@ -14,7 +14,7 @@ import numpy as np
 
 from diffmem.memorization.rates import Rate
 from diffmem.paper.experiment import ClaimRule
-from diffmem.paper.records import ClaimRecord, LevelRecord, Verdict
+from diffmem.paper.records import ClaimRecord, ExperimentLevel, Verdict
 from diffmem.runs.records import RunRecord
 
 __all__ = ["judge"]
@@ -25,7 +25,7 @@ _Runs = Mapping[tuple[int, int], RunRecord]
 _FLOOR = 5.0  # points; closer to 0 or 100% two procedures look the same whatever they are
 
 
-def judge(rule: ClaimRule, levels: Sequence[LevelRecord]) -> ClaimRecord | None:
+def judge(rule: ClaimRule, levels: Sequence[ExperimentLevel]) -> ClaimRecord | None:
     """Return whether the levels of an experiment show a claim.
 
     Returns:
@@ -33,7 +33,7 @@ def judge(rule: ClaimRule, levels: Sequence[LevelRecord]) -> ClaimRecord | None:
         margin; for 'at_least': if the interval of the rate does), else 'cannot tell'. None if the levels, sizes or epochs that the
         claim compares were not run.
     """
-    by_name = {level.paper_name: {(run.size, run.seed): run for run in level.study.runs} for level in levels}
+    by_name = {level.paper_name: {(run.size, run.seed): run for run in level.runs} for level in levels}
     if rule.at_least is not None:
         return _at_least(rule, rule.at_least, by_name)
     names = [name for name in rule.rising or rule.same or by_name if name in by_name]

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import yaml
 
-from diffmem.distributed import world
 from diffmem.errors import UserError
 from diffmem.paper.claims import judge
 from diffmem.paper.experiment import Experiment, Scale, ScaleName, Value
-from diffmem.paper.records import ExperimentResult, LevelRecord, PublishedCurve
+from diffmem.paper.records import ExperimentLevel, ExperimentResult, PublishedCurve
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.recipe import StudyRecipe
-from diffmem.studies.folder import write_study_folder
-from diffmem.studies.study import Study, budget_of, execute_studies
+from diffmem.studies.grid import GridStudy
 
 __all__ = ["PlannedLevel", "Reproduction", "plan", "reproduce"]
 
@@ -153,45 +151,41 @@ def reproduce(
     device: str = "cpu",
     progress: Progress = NO_PROGRESS,
     warn: Callable[[str], None] = lambda text: None,
-) -> tuple[ExperimentResult, list[Study]]:
+) -> tuple[ExperimentResult, GridStudy]:
     """Do what is not done yet of an experiment and return its result.
 
     The other arguments are those of `execute_studies`.
 
     Returns:
-        The result, and the study of each level.
+        The result, and the study, which has the images.
 
     Raises:
         UserError: The data cannot be had or do not fit.
         DiffmemError: A run failed.
         KeyboardInterrupt: A stop was requested; everything is saved.
     """
-    studies = [Study(level.recipe, planned.folder, progress, store=planned.store) for level in planned.levels]
-    if world().is_main:
-        write_study_folder(planned.folder, planned.recipe.with_whole_paths(), planned.store)
-    execute_studies(studies, planned.folder, device=device, progress=progress, warn=warn)
-    experiment = planned.experiment
-    unfinished, _ = budget_of(studies, planned.folder)
-    levels = [
-        LevelRecord(name=level.name, paper_name=level.paper_name, study=study.result(device, unfinished))
-        for level, study in zip(planned.levels, studies, strict=True)
-    ]
+    study = GridStudy(planned.recipe.with_whole_paths(), planned.folder, planned.store, progress)
+    study.execute(device=device, progress=progress, warn=warn)
+    experiment, found = planned.experiment, study.result(device)
+    names = {level.name: level.paper_name for level in planned.levels}
+    levels = [ExperimentLevel(**vars(level), paper_name=names[level.name]) for level in found.levels]
+    changes = {
+        "levels": levels,
+        "notes": [*planned.notes, *found.notes],
+        "seconds": sum(run.training_seconds + run.sampling_seconds for run in found.runs),
+    }
     result = ExperimentResult(
+        **{**vars(found), **changes},
         name=experiment.name,
-        title=experiment.title,
-        factor=experiment.factor,
         scale=planned.scale_name,
         finding=experiment.finding,
         form=experiment.form,
-        levels=levels,
         published=[
             PublishedCurve(level=level, x=list(points), percent=list(points.values()))
             for level, points in experiment.published.items()
         ],
         size_ratio=planned.scale.size_ratio,
         epoch_ratio=planned.scale.epoch_ratio,
-        claims=[found for rule in experiment.claims if (found := judge(rule, levels)) is not None],
-        notes=list(planned.notes),
-        seconds=sum(run.training_seconds + run.sampling_seconds for one in levels for run in one.study.runs),
+        claims=[claim for rule in experiment.claims if (claim := judge(rule, levels)) is not None],
     )
-    return result, studies
+    return result, study

@@ -14,6 +14,7 @@ from diffmem.files import json_bytes, write_folder
 from diffmem.memorization.neighbours.groups import DuplicateGroups
 from diffmem.reports.duplicates_gallery import ShownGroup, duplicates_figure
 from diffmem.reports.html import png_bytes
+from diffmem.reports.picture_page import PicturePage
 from diffmem.text import count_text
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = [
 
 FORMAT = "diffmem duplicates 1"
 COLUMNS = ("group", "index", "name", "label", "class", "gap", "kept")
+_HEADS = ("images", "apart", "labels", "names")
 _GROUPS_SHOWN = 24
 _IMAGES_SHOWN = 5
 _ROWS_SHOWN = 10
@@ -91,7 +93,7 @@ def duplicates_record(source: str, images: ImageSet, groups: DuplicateGroups) ->
 
 
 def write_duplicates(source: str, images: ImageSet, groups: DuplicateGroups, folder: Path) -> list[Path]:
-    """Write `duplicates.json` (see `duplicates_record`), `duplicates.csv` and, if there is a group, `duplicates.png`.
+    """Write `duplicates.json` (see `duplicates_record`), `duplicates.csv`, `duplicates.html` and, if there is a group, `duplicates.png`.
 
     The CSV has a row per image in a group, in the order of the JSON: `group` (from 1 on), `index`, `name`, `label`,
     `class` (its name), `gap`, `kept` (1 for the image to keep, else 0). A file of an earlier call is replaced; without a
@@ -116,12 +118,32 @@ def write_duplicates(source: str, images: ImageSet, groups: DuplicateGroups, fol
                 (number, image["index"], image["name"], shown, name, image["gap"], int(place == 0))
             )
     contents = {"duplicates.csv": table.getvalue().encode()}
+    shown = {}
     if len(groups):
         title, shown_groups, caption = duplicates_gallery(source, images, groups)
         contents["duplicates.png"] = png_bytes(duplicates_figure(title, shown_groups, caption))
+        shown[f"{title}. {caption}"] = contents["duplicates.png"]
+    contents["duplicates.html"] = _page(source, images, groups).render(shown)
     contents["duplicates.json"] = json_bytes(record)
     *others, numbers = write_folder(folder, contents, stale=["duplicates.png"])
     return [numbers, *others]
+
+
+def _page(source: str, images: ImageSet, groups: DuplicateGroups) -> PicturePage:
+    """Return what the page says beside the gallery."""
+    inside = sum(map(len, groups.members))
+    return PicturePage(
+        "Near-duplicates",
+        f"{Path(source).name}: {count_text(len(groups), 'group', 'groups')}",
+        f"{inside:,} of {len(images):,} images ({inside / len(images):.2%}) have another within {radius_text(groups.radius)}."
+        f" With the first of each group alone, {len(images) - groups.removed:,} images are left.",
+        _HEADS,
+        _largest(images, groups, _GROUPS_SHOWN),
+        (
+            "Distances are in grey levels RMS per pixel value. Groups are chains: two images of one can be farther apart than the radius.",
+            "All groups are in duplicates.csv and duplicates.json.",
+        ),
+    )
 
 
 def duplicates_gallery(
@@ -184,19 +206,23 @@ def duplicates_tables(source: str, images: ImageSet, groups: DuplicateGroups) ->
         return [summary]
     more = "" if len(groups) <= _ROWS_SHOWN else f" ({_ROWS_SHOWN} of {len(groups):,})"
     largest = Table(title=f"Largest groups{more}", padding=(0, 2, 0, 0), **options)
-    for name, justify in (("images", "right"), ("apart", "right"), ("labels", "left"), ("names", "left")):
+    for name, justify in zip(_HEADS, ("right", "right", "left", "left"), strict=True):
         largest.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for number in groups.by_size()[:_ROWS_SHOWN]:
+    for cells in _largest(images, groups, _ROWS_SHOWN):
+        largest.add_row(*cells[:2], *map(Text, cells[2:]))
+    return [summary, largest]
+
+
+def _largest(images: ImageSet, groups: DuplicateGroups, most: int) -> list[Sequence[str]]:
+    """Return the largest groups as rows: how many images, how far apart, their labels and names."""
+    rows: list[Sequence[str]] = []
+    for number in groups.by_size()[:most]:
         members = groups.members[number].tolist()
         labels = list(dict.fromkeys(_class(images, index) for index in members))
         words = [images.names[index] for index in members[:3]]
-        largest.add_row(
-            f"{len(members):,}",
-            _apart(groups, number, short=True),
-            Text(_listed(labels, 4)),
-            Text(_listed(words, 3, len(members))),
-        )
-    return [summary, largest]
+        apart = _apart(groups, number, short=True)
+        rows.append((f"{len(members):,}", apart, _listed(labels, 4), _listed(words, 3, len(members))))
+    return rows
 
 
 def _apart(groups: DuplicateGroups, number: int, short: bool = False) -> str:

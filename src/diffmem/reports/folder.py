@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -20,7 +20,7 @@ from diffmem.reports.html import gallery_uris, png_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Picture", "ReportPaths", "gallery_pictures", "numbers_bytes", "write_drawn", "write_pages"]
+__all__ = ["Picture", "ReportPaths", "gallery_pictures", "numbers_bytes", "write_drawn"]
 
 _Result = TypeVar("_Result", bound=BaseModel)
 
@@ -31,7 +31,7 @@ class ReportPaths:
 
     Attributes:
         html: The page.
-        json: The numbers; `StudyResult.model_validate_json` reads them back.
+        json: The numbers; `StudyRecord.model_validate_json` reads them back.
         figures: The pictures, PNG.
     """
 
@@ -74,26 +74,6 @@ def gallery_pictures(examples: Sequence[Example], dpi: float = DPI) -> dict[str,
     return pictures
 
 
-def write_pages(
-    folder: Path, pictures: Mapping[str, bytes], html: str, record: str, numbers: bytes
-) -> ReportPaths:
-    """Write pictures, `report.html` and, last, a record: all of them, or none (see `write_folder`).
-
-    Args:
-        folder: Made if it is missing.
-        pictures: Name -> content.
-        html: The page.
-        record: Name of the record.
-        numbers: Its content, from `numbers_bytes`: before anything is drawn, as a NaN cannot be drawn either.
-
-    Raises:
-        DiffmemError: A file cannot be written.
-    """
-    contents = {**pictures, "report.html": html.encode(), record: numbers}
-    *drawn, page, last = write_folder(folder, contents)
-    return ReportPaths(page, last, tuple(drawn))
-
-
 def write_drawn(
     folder: Path,
     result: _Result,
@@ -101,21 +81,25 @@ def write_drawn(
     draw: Callable[[_Result], list[Picture]],
     page: Callable[[_Result, Sequence[Picture], list[tuple[str, str]]], str],
     dpi: float = DPI,
+    record: str = "report.json",
 ) -> ReportPaths:
-    """Write a result's folder: its figures and a `gallery_*.png` per example, `report.html` and, last, `report.json`.
+    """Write a result's folder: its figures and a `gallery_*.png` per example, `report.html` and, last, its record; or nothing.
 
     Args:
-        folder: Made if it is missing; files of an earlier report are replaced.
+        folder: Made if it is missing; files of an earlier report are replaced (see `write_folder`).
         draw: Returns the figures that the result can fill.
         page: Returns the page of a result, its figures and its galleries (alternative text, address).
         dpi: Of the galleries.
+        record: Name of the record.
 
     Raises:
         DiffmemError: A file cannot be written, or the result holds a number that JSON cannot (NaN, infinity).
     """
-    numbers = numbers_bytes(result)
+    numbers = numbers_bytes(result)  # before anything is drawn, as a NaN cannot be drawn either
     pictures, galleries = draw(result), gallery_pictures(examples, dpi)
     # Before the pictures are saved: drawing a figure again moves its layout by a hair, and the page must not depend on it.
     html = page(result, pictures, gallery_uris(examples, galleries.values()))
     shown = {picture.name: png_bytes(picture.figure) for picture in pictures}
-    return write_pages(folder, shown | galleries, html, "report.json", numbers)
+    contents = {**shown, **galleries, "report.html": html.encode(), record: numbers}
+    *drawn, written, last = write_folder(folder, contents)
+    return ReportPaths(written, last, tuple(drawn))

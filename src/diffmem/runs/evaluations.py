@@ -57,9 +57,16 @@ def judged(neighbours: Neighbours, rule: RatioRule) -> Rate:
     return Rate(int(rule(neighbours).sum()), len(neighbours))
 
 
-def rates_by_threshold(neighbours: Neighbours) -> dict[str, Rate]:
-    """Return the share of images that the ratio rule flags, at each of `THRESHOLDS`."""
-    return {name: judged(neighbours, RatioRule(value)) for name, value in THRESHOLDS.items()}
+def rates_by_threshold(neighbours: Neighbours, rate: Callable[[int, int], Rate] = Rate) -> dict[str, Rate]:
+    """Return the share of images that the ratio rule flags, at each of `THRESHOLDS`.
+
+    Args:
+        rate: Makes a rate of (flagged, all).
+    """
+    return {
+        name: rate(int(RatioRule(value)(neighbours).sum()), len(neighbours))
+        for name, value in THRESHOLDS.items()
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,24 +256,29 @@ class EvaluationStore:
 
 
 def summary(
-    stored: StoredEvaluation, rule: RatioRule, size: int, values: int, frechet: FrechetRecord | None = None
+    seen: int,
+    neighbours: Neighbours,
+    rule: RatioRule,
+    training_set: ImageSet,
+    rate: Callable[[int, int], Rate] = Rate,
+    frechet: FrechetRecord | None = None,
 ) -> Evaluation:
     """Return the numbers of an evaluation; thresholds are applied to the stored neighbours.
 
     Args:
+        seen: Images seen at the snapshot.
         rule: What counts as memorized.
-        size: Number of training images.
-        values: Pixel values of an image, C * H * W.
+        rate: Makes a rate of (memorized, all).
         frechet: Its Frechet distance, if one was asked for.
     """
-    flagged = rule(stored.neighbours)
+    flagged = rule(neighbours)
     return Evaluation(
-        epoch=stored.seen / size,
-        images_seen=stored.seen,
-        memorized=Rate(int(flagged.sum()), len(flagged)),
-        mean_nearest_distance=float(stored.neighbours.distances[:, 0].mean() / np.sqrt(values)),
-        distinct_replicated=len(np.unique(stored.neighbours.indices[flagged, 0])),
-        at_thresholds=rates_by_threshold(stored.neighbours),
+        epoch=seen / len(training_set),
+        images_seen=seen,
+        memorized=rate(int(flagged.sum()), len(flagged)),
+        mean_nearest_distance=float(neighbours.distances[:, 0].mean() / np.sqrt(np.prod(training_set.shape))),
+        distinct_replicated=len(np.unique(neighbours.indices[flagged, 0])),
+        at_thresholds=rates_by_threshold(neighbours, rate),
         frechet=None if frechet is None else frechet.value,
         frechet_of=None if frechet is None else frechet.features,
         frechet_note=None if frechet is None else frechet.note,

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError
 from diffmem.memorization import Neighbours, RatioRule, nearest_neighbours
-from diffmem.memorization.features import Features, features_key, open_features
+from diffmem.memorization.features import Features, features_key
 from diffmem.memorization.frechet import Moments, feature_moments
 from diffmem.models import load_denoiser
 from diffmem.models.denoiser import Denoiser
@@ -39,7 +38,8 @@ from diffmem.runs.evaluations import (
     summary,
 )
 from diffmem.runs.recipe import MeasureConfig
-from diffmem.runs.records import RunRecord
+from diffmem.runs.records import Evaluation, RunRecord
+from diffmem.runs.store.repairs import repairs
 from diffmem.runs.store.workers import reported_status
 from diffmem.runs.trained import TrainedRun
 from diffmem.sampling import SamplerConfig, discard_shards, generate, generate_resumable
@@ -75,35 +75,14 @@ class Run(TrainedRun):
 
         return world().from_main(check)
 
-    def execute(
-        self,
-        sampling: SamplerConfig,
-        measure: MeasureConfig,
-        *,
-        device: torch.device | str = "cpu",
-        progress: Progress = NO_PROGRESS,
-        warn: Callable[[str], None] = print,
-    ) -> None:
-        """Train and evaluate whatever is not done yet.
+    @contextmanager
+    def at_work(self, progress: Progress, every: float = 1.0) -> Iterator[Progress]:
+        """Hold the right to write in the folder, and yield a progress that also keeps the status there; see `locked`.
 
         Args:
-            measure: How many, and which Frechet distance is computed of them.
-            progress: Reported units of work, in images trained (generating counts by its network evaluations).
-            warn: Warned of damaged files that are made anew.
-
-        Raises:
-            DiffmemError: Training diverged, features cannot be loaded, another process works in the folder, or a file cannot be
-                written.
-            KeyboardInterrupt: A stop was requested; the state is saved.
+            every: Least number of seconds between two writes of the status.
         """
-        self.check_distinct()  # before anything is written
-        with self.at_work(progress) as report:
-            self._execute(sampling, measure, device, report, warn)
-
-    @contextmanager
-    def at_work(self, progress: Progress) -> Iterator[Progress]:
-        """Hold the right to write in the folder, and yield a progress that also keeps the status there; see `locked`."""
-        with self.locked(), reported_status(self.folder) as keep:
+        with self.locked(), reported_status(self.folder, every) as keep:
 
             def report(done: float, total: float, note: str = "") -> None:
                 keep(
@@ -112,44 +91,6 @@ class Run(TrainedRun):
                 progress(done, total, note)
 
             yield report
-
-    def _execute(
-        self,
-        sampling: SamplerConfig,
-        measure: MeasureConfig,
-        device: torch.device | str,
-        progress: Progress,
-        warn: Callable[[str], None],
-    ) -> None:
-        store, size = self.evaluation_store(sampling, measure.samples), len(self.training_set)
-        features = None  # opened before hours of training: it may be missing
-        if measure.frechet is not None:
-            features = open_features(measure.frechet, device)
-        units, each = self.total_units(sampling, measure), self.sampling_units(sampling, measure)
-        measured = {seen for seen in self.points if store.path(seen).exists()}
-
-        def report(trained: float, more: float = 0.0) -> None:
-            progress(trained + each * (len(measured) + more), units, f"epoch {trained / size:,.0f}")
-
-        def evaluate(seen: int, trained: float, denoiser: Denoiser | None = None) -> None:
-            measured.discard(seen)
-            self.evaluate(
-                seen, sampling, measure.samples, features, denoiser=denoiser, device=device,
-                progress=lambda made, total, note="": report(trained, made / total), warn=warn,
-            )  # fmt: skip
-            measured.add(seen)
-            report(trained)
-
-        if self.model.is_trained:
-            for seen, denoiser in self.training_snapshots(
-                device=device, progress=lambda done, total, note="": report(done), warn=warn
-            ):
-                evaluate(seen, seen, denoiser)
-        else:
-            self.write_config()
-        for seen in self.points:
-            evaluate(seen, self.points[-1])
-        self.measure_null(device=device, warn=warn)
 
     def evaluate(
         self,
@@ -263,15 +204,6 @@ class Run(TrainedRun):
     def _moments(self) -> dict[str, Moments]:
         return {}
 
-    def images(
-        self, sampling: SamplerConfig, samples: int, seen: int, count: int | None = None, **more: Any
-    ) -> NDArray[np.uint8]:
-        """Return the images of an evaluation, all or the first so many; see `images_of` for the rest."""
-        stored = self.evaluation_store(sampling, samples).read(seen)
-        return self.images_of(
-            stored, seen, sampling, samples if count is None else min(samples, count), **more
-        )
-
     def images_of(
         self,
         stored: StoredEvaluation,
@@ -325,47 +257,78 @@ class Run(TrainedRun):
         measure: MeasureConfig,
         root: Path,
         points: Sequence[int] | None = None,
+        *,
+        so_far: bool = False,
     ) -> RunRecord:
-        """Summarize a finished run; thresholds are applied to the stored neighbours.
+        """Summarize a run; thresholds are applied to the stored neighbours.
 
         Args:
             measure: Their number of images, the threshold, and which Frechet distance is reported.
             root: Folder that the record's path is relative to.
             points: The snapshots; all evaluation points if none.
+            so_far: The run is not finished: what is there now.
 
         Raises:
-            DiffmemError: An evaluation, its Frechet distance or the null is missing or damaged.
+            DiffmemError: An evaluation, its Frechet distance or the null is missing or damaged, and it is not said `so_far`.
         """
         chosen = self.points if points is None else points
-        return world().from_main(lambda: self._record(sampling, measure, root, chosen))
+        return world().from_main(lambda: self._record(sampling, measure, root, chosen, so_far))
 
     def _record(
-        self, sampling: SamplerConfig, measure: MeasureConfig, root: Path, points: Sequence[int]
+        self,
+        sampling: SamplerConfig,
+        measure: MeasureConfig,
+        root: Path,
+        points: Sequence[int],
+        so_far: bool = False,
     ) -> RunRecord:
-        rule, size, values = (
-            RatioRule(measure.threshold),
-            len(self.training_set),
-            int(np.prod(self.training_set.shape)),
-        )
-        store, key = self.evaluation_store(sampling, measure.samples), None
-        if measure.frechet is not None:
-            key = features_key(measure.frechet)
-        stored = [store.read(seen) for seen in points]
-        evaluations = [
-            summary(each, rule, size, values, None if key is None else store.frechet(each.seen, key))
-            for each in stored
-        ]
-        null = read_null(self._null_path)
+        missing = suppress(DiffmemError) if so_far else nullcontext()
+        store = self.evaluation_store(sampling, measure.samples)
+        key = None if measure.frechet is None else features_key(measure.frechet)
+        rule, evaluations, seconds, null = RatioRule(measure.threshold), list[Evaluation](), 0.0, None
+        for seen in points:
+            with missing:
+                stored = store.read(seen)
+                frechet = None if key is None else store.frechet(seen, key)
+                found = summary(seen, stored.neighbours, rule, self.training_set, frechet=frechet)
+                evaluations.append(found)
+                seconds += stored.seconds
+        with missing:
+            null = read_null(self._null_path)
+        record = self.summarized(rule, evaluations, null, len(self.training_set), seconds, root)
+        state = {"verdict": "unfinished", "stopped": "running"} if so_far else {}
+        return record.model_copy(update={"epochs": points[-1] / record.size, **state})
+
+    def summarized(
+        self,
+        rule: RatioRule,
+        evaluations: list[Evaluation],
+        null: Neighbours | None,
+        size: int,
+        seconds: float,
+        root: Path,
+    ) -> RunRecord:
+        """Return the record of a run with these evaluations, as one of `size` training images.
+
+        Args:
+            null: Neighbours of the held-out images; none if there are none.
+            seconds: Spent on generating.
+        """
+        snapshots = [seen for seen in self.points if snapshot_path(self.folder, seen).exists()]
+        trained = max([*snapshots, *(one.images_seen for one in evaluations)], default=0)
         return RunRecord(
             run_id=self.run_id,
             size=size,
             seed=self.seed,
-            epochs=points[-1] / size,
+            epochs=self.points[-1] / len(self.training_set),
+            epochs_trained=trained / len(self.training_set),
             folder=str(self.folder.relative_to(root)),
             evaluations=evaluations,
             null=None if null is None else judged(null, rule),
             null_at_thresholds={} if null is None else rates_by_threshold(null),
             duplicates=size - len(self.distinct),
+            images_trained=trained,
             training_seconds=self.training_seconds(),
-            sampling_seconds=sum(each.seconds for each in stored),
+            sampling_seconds=seconds,
+            incidents=repairs(self.folder),
         )

@@ -79,7 +79,10 @@ class TrainingConfig(_Config):
     p_std: float = Field(
         1.2, gt=0, description="Standard deviation of ln(sigma) in training (EDM preconditioning only)."
     )
-    precision: Literal["float32", "tf32", "bf16"] = Field("float32", description="Arithmetic of the network.")
+    precision: Literal["float32", "tf32", "bf16"] = Field(
+        "float32",
+        description="Arithmetic of the network: 'tf32' on GPUs; 'bf16' on GPUs and on processors that have it (AVX512_BF16, AMX).",
+    )
     compile: bool = Field(
         False, description="Compile the network with torch.compile (needs a C++ compiler on a CPU)."
     )

@@ -135,7 +135,7 @@ def test_a_level_that_stands_for_another_of_the_paper_is_named_so():
 def test_several_seeds_are_faint_points_and_the_line_runs_through_their_means():
     result = by_labels()
     left = panels(experiment_figure(result))[0]
-    runs = result.levels[0].study.runs
+    runs = result.levels[0].runs
     faint = curve(left, "runs of unconditional")
     assert faint.get_ydata().tolist() == [100 * run.peak.memorized.value for run in runs]
     assert faint.get_alpha() < 0.5
@@ -156,9 +156,8 @@ def test_one_seed_has_no_faint_points():
 def test_over_epochs_the_mean_of_seeds_is_drawn_where_all_were_evaluated():
     result = by_epochs(seeds=(0, 1))
     level = result.levels[1]
-    short = level.study.runs[1].model_copy(update={"evaluations": level.study.runs[1].evaluations[:-1]})
-    study = level.study.model_copy(update={"runs": [level.study.runs[0], short]})
-    levels = [result.levels[0], level.model_copy(update={"study": study})]
+    short = level.runs[1].model_copy(update={"evaluations": level.runs[1].evaluations[:-1]})
+    levels = [result.levels[0], level.model_copy(update={"runs": [level.runs[0], short]})]
     left = panels(experiment_figure(result.model_copy(update={"levels": levels})))[0]
     assert curve(left, "unique labels").get_xdata().tolist() == [125, 250, 500, 1000, 2000]
 
@@ -332,8 +331,8 @@ def test_nothing_to_draw_is_a_users_mistake():
         experiment_figure(make_experiment("empty", "size", [make_level("a", sizes=())], []))
     result = by_epochs_unknown()
     level = result.levels[0]
-    runs = [run.model_copy(update={"evaluations": run.evaluations[:1]}) for run in level.study.runs]
-    early = level.model_copy(update={"study": level.study.model_copy(update={"runs": runs})})
+    runs = [run.model_copy(update={"evaluations": run.evaluations[:1]}) for run in level.runs]
+    early = level.model_copy(update={"runs": runs})
     with pytest.raises(UserError, match="after epoch 0"):
         experiment_figure(result.model_copy(update={"levels": [early]}))
 

@@ -24,7 +24,7 @@ from diffmem.paper.report.match import (
     slots_of,
 )
 from diffmem.reports.level_axis import mask_of, numbers_of
-from diffmem.studies.report.levels import level_sizes
+from diffmem.studies.report.tables import sizes_of
 
 
 def test_unknown_points_are_absent():
@@ -68,7 +68,7 @@ def test_sizes_pair_up_and_those_of_the_paper_alone_come_last():
 
 
 def test_each_level_and_size_has_its_runs_by_seed():
-    found = [(level.name, size, [run.seed for run in runs]) for level, size, runs in level_sizes(by_labels())]
+    found = [(level.name, size, [run.seed for run in runs]) for level, size, runs in sizes_of(by_labels())]
     assert found[:2] == [("unconditional", 32, [0, 1, 2]), ("unconditional", 64, [0, 1, 2])]
     assert len(found) == 12
 

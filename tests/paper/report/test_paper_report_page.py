@@ -35,7 +35,9 @@ from diffmem.paper.report.text import (
 )
 from diffmem.reports.text import rate_text, sentence
 from diffmem.studies.records import EmmRecord
-from diffmem.studies.report.levels import levels_warnings, method_text, rates_text
+from diffmem.studies.report.method import method_text
+from diffmem.studies.report.tables import rates_text
+from diffmem.studies.report.text import warnings_of
 
 
 def terminal(result):
@@ -117,9 +119,12 @@ def test_data_that_differ_by_level_are_told_where_it_is_said_how_it_was_made():
 
 
 def test_warnings_name_the_levels_that_they_hold_for():
-    levels = [make_level("a", notes=["Both."]), make_level("b", notes=["Both.", "Only here."])]
-    result = make_experiment("x", "size", levels, [], notes=["Said above."])
-    assert levels_warnings(result) == ["Both.", "b: Only here."]
+    levels = [
+        make_level(name, emm=EmmRecord(status="no runs", notes=notes))
+        for name, notes in (("a", ["Both."]), ("b", ["Both.", "Only here."]))
+    ]
+    result = make_experiment("x", "size", levels, [], notes=["Said first."])
+    assert warnings_of(result) == ["Said first.", "Both.", "b: Only here."]
 
 
 def test_the_page_begins_with_the_scale_and_the_stand_in(page):
@@ -162,8 +167,16 @@ def test_emm_stands_once_per_level(source):
 
 
 def test_the_page_tells_how_it_was_made(page):
-    study = by_labels().levels[0].study
-    for part in (study.model, study.training, study.sampling, study.protocol, "torch 2.6.0", "less than 1/3"):
+    result = by_labels()
+    level = result.levels[0]
+    for part in (
+        level.model,
+        level.training,
+        level.sampling,
+        result.protocol,
+        "torch 2.6.0",
+        "less than 1/3",
+    ):
         assert part in page.words
 
 
@@ -178,11 +191,11 @@ def test_the_page_loads_nothing_from_elsewhere(source, page):
 
 def test_hostile_text_is_escaped():
     evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
-    levels = [make_level(evil, sizes=(64,), data=evil, model=evil, versions={evil: evil})]
+    levels = [make_level(evil, sizes=(64,), data=evil, model=evil)]
     claim = ClaimRecord(claim=evil, verdict="shown", numbers=evil)
     result = make_experiment(
         evil, "level", levels, [make_curve(evil, {64: 1.0})],
-        title=evil, factor=evil, finding=evil, notes=[evil], claims=[claim],
+        title=evil, factor=evil, finding=evil, notes=[evil], claims=[claim], versions={evil: evil},
     )  # fmt: skip
     page = Page(render_experiment(result, [make_gallery(title=evil)]))
     assert not [tag for tag, _ in page.tags if tag == "script"]
@@ -208,12 +221,13 @@ def test_the_folder_is_complete_and_its_json_reads_back(tmp_path):
     paths = write_experiment(result, [make_gallery()], tmp_path / "deep" / "folder")
     assert ExperimentResult.model_validate_json(paths.json.read_text()) == result
     assert paths.html.read_text() == render_experiment(result, [make_gallery()])
-    assert [path.name for path in paths.figures] == ["figure.png"]
+    names = [path.name for path in paths.figures]
+    assert names == ["figure.png", "gallery_16-training-images-epoch-4-000.png"]
     assert Image.open(paths.figures[0]).format == "PNG"
     assert {path.name for path in (tmp_path / "deep" / "folder").iterdir()} == {
         "report.html",
-        "figure.png",
         "result.json",
+        *names,
     }
 
 
@@ -246,8 +260,8 @@ def test_the_terminal_table_names_emm_where_there_are_several_sizes():
 def test_the_terminal_table_counts_seeds():
     assert "3 seeds each" in terminal(by_labels())
     level = make_level("a", sizes=(64,), seeds=(0, 1))
-    study = level.study.model_copy(update={"runs": [*level.study.runs, make_run(128, 0)]})
-    uneven = make_experiment("x", "size", [level.model_copy(update={"study": study})], [])
+    changed = level.model_copy(update={"runs": [*level.runs, make_run(128, 0)]})
+    uneven = make_experiment("x", "size", [changed], [])
     text = terminal(uneven)
     assert "seeds" in text.splitlines()[3]
     assert "Several seeds" in text
@@ -257,8 +271,8 @@ def test_the_terminal_table_counts_seeds():
 @pytest.mark.usefixtures("undrawn")
 def test_runs_without_held_out_images_have_no_null_rate():
     level = make_level("a", sizes=(64,))
-    study = level.study.model_copy(update={"runs": [make_run(64, null=None)]})
-    result = make_experiment("x", "size", [level.model_copy(update={"study": study})], [])
+    changed = level.model_copy(update={"runs": [make_run(64, null=None)]})
+    result = make_experiment("x", "size", [changed], [])
     assert experiment_rows(result)[0].null == "none held out"
     assert "–" in terminal(result)
     assert "null rate (held-out images)" not in render_experiment(result)
@@ -281,8 +295,8 @@ def test_the_page_shows_other_thresholds_coverage_and_distances_of_every_run():
         }
     )
     level = make_level("a")
-    study = level.study.model_copy(update={"runs": [made.model_copy(update={"evaluations": [peak]})]})
-    told = render_experiment(make_experiment("x", "size", [level.model_copy(update={"study": study})], []))
+    changed = level.model_copy(update={"runs": [made.model_copy(update={"evaluations": [peak]})]})
+    told = render_experiment(make_experiment("x", "size", [changed], []))
     for part in ("&lt; 0.2", "&lt; 0.5", "11.1%", "77.7%", f"<td>{peak.distinct_replicated:,}</td>"):
         assert part in told
     assert "Frechet distance (pixels)" in told

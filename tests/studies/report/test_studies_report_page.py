@@ -12,14 +12,14 @@ from rich.console import Console
 
 from diffmem.errors import DiffmemError
 from diffmem.reports.text import rate_text, size_text
-from diffmem.studies.records import EmmRecord, StudyResult
-from diffmem.studies.report.page import render_report, write_report
-from diffmem.studies.report.text import terminal_table
+from diffmem.studies.records import EmmRecord, StudyRecord
+from diffmem.studies.report.page import render_study, write_study
+from diffmem.studies.report.tables import study_tables
 
 
 @pytest.fixture(scope="module")
 def source():
-    return render_report(make_result(), [make_gallery(), make_gallery(3, 3, 16, "512 images")])
+    return render_study(make_result(), [make_gallery(), make_gallery(3, 3, 16, "512 images")])
 
 
 @pytest.fixture(scope="module")
@@ -56,18 +56,19 @@ def test_the_page_holds_every_size_and_every_rate(page, result):
 
 
 def test_the_page_tells_the_finding_the_protocol_and_the_versions(page, result):
-    assert "Trained on up to about 47 images (95% interval 41 to 55)" in page.words
+    assert "EMM is about 47 training images (95% interval 41 to 55)" in page.words
+    (level,) = result.levels
     for part in (
         result.title,
-        result.data,
-        result.model,
-        result.training,
-        result.sampling,
+        level.data,
+        level.model,
+        level.training,
+        level.sampling,
         result.protocol,
         "torch 2.6.0",
     ):
         assert part in page.words
-    assert "Here the crossing lies between 32 and 48 images." in page.words
+    assert "the crossing lies between 32 and 48 images." in page.words
     assert "less than 1/3 of" in page.words
     assert "out of 1,000 images per evaluation" in page.words
 
@@ -87,7 +88,7 @@ def test_hostile_text_is_escaped():
     result = make_result(
         sizes=(16,), title=evil, data=evil, model=evil, protocol=evil, notes=[evil], versions={evil: evil}
     )
-    page = Page(render_report(result, [make_gallery(title=evil)]))
+    page = Page(render_study(result, [make_gallery(title=evil)]))
     assert not [tag for tag, _ in page.tags if tag == "script"]
     assert all(attributes["src"].startswith("data:image/") for tag, attributes in page.tags if tag == "img")
     assert evil in page.words
@@ -95,29 +96,29 @@ def test_hostile_text_is_escaped():
 
 @pytest.mark.usefixtures("undrawn")
 def test_template_marks_in_a_title_are_text():
-    assert "{{ 7 * 7 }}" in Page(render_report(make_result(sizes=(16,), title="{{ 7 * 7 }}"))).words
+    assert "{{ 7 * 7 }}" in Page(render_study(make_result(sizes=(16,), title="{{ 7 * 7 }}"))).words
 
 
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("status", "words"),
-    [("above largest", "Its EMM is above 512"), ("below smallest", "Its EMM is below 16")],
+    [("above largest", "EMM is above 512"), ("below smallest", "EMM is below 16")],
 )
 def test_an_emm_outside_the_sizes_is_told_in_words(status, words):
-    page = Page(render_report(make_result(sizes=(16, 512), emm=EmmRecord(status=status))))
+    page = Page(render_study(make_result(sizes=(16, 512), emm=EmmRecord(status=status))))
     assert words in page.words
 
 
 def test_a_study_without_runs_has_a_page_without_figures():
-    page = Page(render_report(make_result(runs=[], emm=EmmRecord(status="no runs"))))
+    page = Page(render_study(make_result(runs=[], emm=EmmRecord(status="no runs"))))
     assert "No training has finished yet" in page.words
     assert not [tag for tag, _ in page.tags if tag in ("img", "table")]
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_warnings_come_before_the_numbers():
-    words = Page(render_report(make_result(runs=[make_run(16, null=None)], notes=["One seed only."]))).words
-    assert words.index("One seed only.") < words.index("Summary")
+    words = Page(render_study(make_result(runs=[make_run(16, null=None)], notes=["One seed only."]))).words
+    assert words.index("One seed only.") < words.index("Every run")
     assert "no null rate" in words
     assert "none held out" in words
 
@@ -125,32 +126,33 @@ def test_warnings_come_before_the_numbers():
 @pytest.mark.usefixtures("undrawn")
 def test_seeds_are_shown_only_where_there_are_several():
     def headings(result):
-        text = render_report(result)
-        return text[text.index("<thead>") : text.index("</thead>")]
+        text = render_study(result)
+        return text[text.index("Every run") : text.index("Every evaluation")]
 
-    assert "Seed" in headings(make_result(runs=[make_run(16, seed) for seed in (0, 1)]))
-    assert "Seed" not in headings(make_result(sizes=(16, 32)))
+    assert ">Seed<" in headings(make_result(runs=[make_run(16, seed) for seed in (0, 1)]))
+    assert ">Seed<" not in headings(make_result(sizes=(16, 32)))
 
 
 def test_the_method_of_the_interval_stands_apart_from_the_sentence():
-    assert " (clopper-pearson)." in render_report(make_result(sizes=(16, 32)))
+    assert " (clopper-pearson)." in render_study(make_result(sizes=(16, 32)))
 
 
 def test_rows_hold_the_peak_and_the_end():
     run = make_run(128, duplicates=2)
     result = make_result(runs=[run])
-    columns = terminal_table(result).columns
+    columns = study_tables(result)[0].columns
     row = [str(cell) for column in columns for cell in column.cells]
     peak, last = rate_text(run.peak.memorized), f"{100 * run.last.memorized.value:.1f}%"
     copied = f"{run.peak.distinct_replicated} of 126"
     assert row == ["128", peak, "2,000", last, "0.2%", copied, "7 min 02 s"]
-    page = render_report(result)
-    assert all(f"<td>{cell}</td>" in page for cell in (peak, "2,000", last, copied, "7 min 02 s"))
+    page = render_study(result)
+    assert all(f"<td>{cell}</td>" in page for cell in (peak, "2,000", copied, "7 min 02 s"))
+    assert f"<td>{rate_text(run.last.memorized)}</td>" in page
 
 
 def test_the_terminal_table_fits_80_columns(result):
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(terminal_table(result))
+    console.print(*study_tables(result))
     text = console.export_text()
     assert "EMM at 90%: 47 [41, 55]" in text
     assert "…" not in text
@@ -160,16 +162,16 @@ def test_the_terminal_table_fits_80_columns(result):
 
 def test_marks_in_a_title_do_not_style_the_terminal():
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(terminal_table(make_result(sizes=(16,), title="[bold]x[/bold] [/]")))
+    console.print(*study_tables(make_result(sizes=(16,), title="[bold]x[/bold] [/]")))
     assert "[bold]x[/bold] [/]" in console.export_text()
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_report_folder_is_complete_and_its_json_reads_back(result, tmp_path):
     galleries = [make_gallery(), make_gallery(title="../../16 / images"), make_gallery()]
-    paths = write_report(result, galleries, tmp_path / "report")
-    assert StudyResult.model_validate_json(paths.json.read_text()) == result
-    assert paths.html.read_text() == render_report(result, galleries)
+    paths = write_study(result, galleries, tmp_path / "report")
+    assert StudyRecord.model_validate_json(paths.json.read_text()) == result
+    assert paths.html.read_text() == render_study(result, galleries)
     names = [path.name for path in paths.figures]
     assert names[:2] == ["rmem_vs_size.png", "rmem_vs_epochs.png"]
     assert names[2] == "gallery_16-training-images-epoch-4-000.png"
@@ -180,12 +182,12 @@ def test_the_report_folder_is_complete_and_its_json_reads_back(result, tmp_path)
 
 
 def test_a_report_without_runs_writes_no_pictures(tmp_path):
-    paths = write_report(make_result(runs=[], emm=EmmRecord(status="no runs")), [], tmp_path)
+    paths = write_study(make_result(runs=[], emm=EmmRecord(status="no runs")), [], tmp_path)
     assert paths.figures == ()
     assert paths.html.exists()
 
 
 def test_a_nan_is_told_and_nothing_is_written(tmp_path):
     with pytest.raises(DiffmemError, match="NaN"):
-        write_report(make_result(seconds=float("nan")), [], tmp_path)
+        write_study(make_result(seconds=float("nan")), [], tmp_path)
     assert list(tmp_path.iterdir()) == []

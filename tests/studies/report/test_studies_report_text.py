@@ -5,7 +5,7 @@ from reports_study import ESTIMATED, make_rate, make_result, make_run
 
 from diffmem.reports.text import rate_text, size_text, threshold_text
 from diffmem.studies.records import EmmRecord
-from diffmem.studies.report.text import emm_text, headline, warnings_of
+from diffmem.studies.report.text import emm_text, lead, warnings_of
 from diffmem.text import percent
 
 
@@ -41,30 +41,30 @@ def test_emm_is_told_in_a_few_words(emm, words):
     assert emm_text(emm, [512, 16, 64]) == words
 
 
-def test_the_headline_answers_the_question():
-    words = headline(make_result())
-    assert words.startswith("Trained on up to about 47 images (95% interval 41 to 55), this model copies")
-    assert "at least 90% of its samples" in words
+def test_the_lead_answers_the_question():
+    words = lead(make_result())
+    assert words.startswith("EMM is about 47 training images (95% interval 41 to 55).")
+    assert "at least 90% of a model's samples are copies" in words
 
 
 def test_a_model_that_copies_at_every_size_is_told_in_words():
     runs = [make_run(size, middle=1e6) for size in (100, 5000)]
-    words = headline(make_result(runs=runs, emm=EmmRecord(status="above largest")))
-    assert "Even when trained on 5,000 images, the largest size tried" in words
+    words = lead(make_result(runs=runs, emm=EmmRecord(status="above largest")))
+    assert "even 5,000 training images, the most that were tried, are memorized" in words
     assert percent(runs[1].peak.memorized.value) in words
     assert "EMM is above 5,000" in words
 
 
 def test_a_model_that_copies_at_no_size_is_told_in_words():
     runs = [make_run(size, middle=5) for size in (16, 32)]
-    words = headline(make_result(runs=runs, emm=EmmRecord(status="below smallest")))
-    assert "the smallest size tried, fewer than 90%" in words
+    words = lead(make_result(runs=runs, emm=EmmRecord(status="below smallest")))
+    assert "not even 16 training images, the fewest that were tried, are memorized" in words
     assert percent(runs[0].peak.memorized.value) in words
     assert "EMM is below 16" in words
 
 
 def test_a_study_without_runs_says_that_it_says_nothing():
-    assert "No training has finished yet" in headline(make_result(runs=[], emm=EmmRecord(status="no runs")))
+    assert "No training has finished yet" in lead(make_result(runs=[], emm=EmmRecord(status="no runs")))
 
 
 def test_a_clean_study_has_no_warnings():
@@ -75,7 +75,7 @@ def test_warnings_hold_the_notes_and_what_the_null_rates_say():
     emm = ESTIMATED.model_copy(update={"notes": ["The curve is not monotone."]})
     runs = [make_run(16, null=None), make_run(32, null=0.07, duplicates=3)]
     warnings = warnings_of(make_result(runs=runs, emm=emm, emm_last=emm, notes=["One seed only."]))
-    assert warnings[:2] == ["The curve is not monotone.", "One seed only."]
+    assert warnings[:2] == ["One seed only.", "The curve is not monotone."]
     for part in (
         "1 run has no null rate",
         "7.0% of held-out images",

@@ -73,7 +73,7 @@ def test_a_training_that_memorizes_for_certain_is_stopped(finished):
     for run in stopped:
         assert run.verdict == "memorized"
         assert run.epochs_trained < run.epochs
-        assert run.points[-1].verdict == "at least"
+        assert run.evaluations[-1].verdict == "at least"
 
 
 def test_a_run_has_its_null_and_what_it_cost(finished):
@@ -84,6 +84,8 @@ def test_a_run_has_its_null_and_what_it_cost(finished):
         assert 0 < level.cost.share < 1.5
         for run in level.runs:
             assert run.null.total > 0
+            assert 0 <= run.peak.distinct_replicated <= run.size - run.duplicates == run.size
+            assert run.peak.mean_nearest_distance > 0
             assert run.images_trained == run.epochs_trained * run.size
     assert result.cost.units == pytest.approx(sum(level.cost.units for level in result.levels))
 
@@ -104,7 +106,7 @@ def test_another_threshold_is_answered_by_stored_neighbours(copied, monkeypatch)
     forbid(monkeypatch, "training", "sampling")
     strict = SearchStudy(tiny_recipe("measure.threshold=0.01", "search.start=8"), copied.folder)
     item = Item("8", 0, 8)
-    assert strict.size_record(item).points[0].memorized.count == 0
+    assert strict.size_record(item).evaluations[0].memorized.count == 0
     assert strict.size_record(item).images_sampled == copied.size_record(item).images_sampled
     assert strict.outcome(item).verdict == "not memorized"
 

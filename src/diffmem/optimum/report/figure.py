@@ -11,6 +11,7 @@ from diffmem.memorization.rates import MeanRecord
 from diffmem.reports.figures import draw_intervals, figure_svg
 from diffmem.reports.folder import numbers_bytes
 from diffmem.reports.html import png_bytes
+from diffmem.reports.picture_page import PicturePage
 from diffmem.reports.style import COLOURS, SMALL_FONT_SIZE, dress, epoch_axis, new_figure, percent_axis
 from diffmem.reports.text import rate_text, size_text
 from diffmem.text import count_text, percent
@@ -217,6 +218,11 @@ def collapse_text(collapse: Collapse) -> str:
 
 def optimum_table(result: OptimumCurves, rows: int = 20) -> Table:
     """Return the curves as a table for a terminal of 80 columns: at most `rows` noise levels, those at which something happens."""
+    return plain_table(*_cells(result, rows))
+
+
+def _cells(result: OptimumCurves, rows: int) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Return the names of the columns, and the cells of at most so many noise levels."""
     points = _shown(result.points)
     step = -(-len(points) // rows)
     names = (
@@ -228,7 +234,7 @@ def optimum_table(result: OptimumCurves, rows: int = 20) -> Table:
         "images\naveraged",
         "dim",
     )
-    cells = [
+    cells: list[Sequence[str]] = [
         (
             f"{point.sigma:.3g}",
             percent(point.own_weight.value),
@@ -240,7 +246,7 @@ def optimum_table(result: OptimumCurves, rows: int = 20) -> Table:
         )
         for point in points[::step]
     ]
-    return plain_table(names, cells)
+    return names, cells
 
 
 def plain_table(names: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> Table:
@@ -262,25 +268,48 @@ def plain_table(names: Sequence[str], rows: Sequence[Sequence[str]], left: int =
 
 
 def write_optimum(result: OptimumCurves, folder: Path) -> list[Path]:
-    """Write `optimum.json`, `optimum.png` and `optimum.svg`; see `write_figures`."""
-    return write_figures(folder, {"optimum": optimum_figure(result)}, "optimum.json", result)
+    """Write `optimum.json`, `optimum.html`, `optimum.png` and `optimum.svg`; see `write_figures`."""
+    measured, *predicted = collapse_text(result.collapse).splitlines()
+    heads, rows = _cells(result, 20)
+    page = PicturePage(
+        "The closed-form optimum of an image set",
+        f"The optimum of {count_text(result.images, 'image', 'images')}",
+        measured,
+        heads,
+        rows,
+        (
+            *predicted,
+            "The optimum denoises by averaging training images. The own weight is the share of the image that a noisy training image was"
+            " made from; once it exceeds 1/2, sampling returns this image. Images averaged: exp(entropy of the weights).",
+        ),
+    )
+    alt = "Over noise levels: the weight of the own image, how many images are averaged, and the local dimension, as in the table."
+    return write_figures(folder, {"optimum": (optimum_figure(result), alt)}, "optimum", result, page)
 
 
-def write_figures(folder: Path, figures: Mapping[str, Figure], record: str, result: BaseModel) -> list[Path]:
-    """Write figures as PNG and SVG and, last, the numbers (see `write_folder`); return their paths, that of the numbers first.
+def write_figures(
+    folder: Path, figures: Mapping[str, tuple[Figure, str]], name: str, result: BaseModel, page: PicturePage
+) -> list[Path]:
+    """Write figures as PNG and SVG, a page with them and, last, the numbers (see `write_folder`); return their paths.
 
     Args:
         folder: Made if it is missing.
-        figures: Name -> figure.
-        record: Name of the numbers.
+        figures: Name -> figure, and what it shows in words.
+        name: Of the page and the numbers, without endings.
         result: The numbers.
+        page: What stands beside the figures.
+
+    Returns:
+        The numbers, the page, and the figures.
 
     Raises:
         DiffmemError: A file cannot be written.
     """
-    contents = {}
-    for name, figure in figures.items():
-        contents[f"{name}.png"] = png_bytes(figure)
-        contents[f"{name}.svg"] = figure_svg(figure).encode()
-    *drawn, numbers = write_folder(folder, {**contents, record: numbers_bytes(result)})
-    return [numbers, *drawn]
+    numbers = numbers_bytes(result)
+    drawn, shown = {}, {}
+    for file, (figure, alt) in figures.items():
+        drawn[f"{file}.png"] = shown[alt] = png_bytes(figure)
+        drawn[f"{file}.svg"] = figure_svg(figure).encode()
+    contents = {**drawn, f"{name}.html": page.render(shown), f"{name}.json": numbers}
+    *others, html, last = write_folder(folder, contents)
+    return [last, html, *others]

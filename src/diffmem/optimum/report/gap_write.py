@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,9 @@ from diffmem.optimum.report.gap_figure import (
     scatter_figure,
     side_by_side,
 )
+from diffmem.reports.picture_page import PicturePage
 from diffmem.reports.text import rate_text, size_text
+from diffmem.text import count_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,9 +29,16 @@ if TYPE_CHECKING:
 __all__ = ["gap_notes", "gap_table", "write_gap"]
 
 
+_HEADS = ("run", "N", "epoch", "training", "held-out", "own\nsampling", "R_mem [95%]")
+
+
 def gap_table(result: GapResult) -> Table:
     """Return one row per run for a terminal of 80 columns: positions with standard errors, and R_mem."""
-    rows = []
+    return plain_table(_HEADS, _rows(result), left=1)
+
+
+def _rows(result: GapResult) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = []
     for run in result.runs:
         positions = [None if (curve := run.curve(kind)) is None else curve.position for kind in INPUT_TEXT]
         rate = "not measured" if run.rmem is None else rate_text(run.rmem)
@@ -40,9 +50,7 @@ def gap_table(result: GapResult) -> Table:
             rate,
         ]
         rows.append(cells)
-    return plain_table(
-        ("run", "N", "epoch", "training", "held-out", "own\nsampling", "R_mem [95%]"), rows, left=1
-    )
+    return rows
 
 
 def _mean(mean: MeanRecord | None) -> str:
@@ -72,16 +80,23 @@ def gap_notes(result: GapResult) -> list[str]:
 
 
 def write_gap(result: GapResult, folder: Path) -> list[Path]:
-    """Write `gap.json` and its pictures; see `write_figures`.
+    """Write `gap.json`, `gap.html` and its pictures; see `write_figures`.
 
     Pictures: `gap_side_by_side`, `gap_losses`, `gap_position`, and `gap_vs_rmem` where five runs or more have R_mem.
     """
     chosen = side_by_side(result.runs)
     figures = {
-        "gap_side_by_side": gap_figure(chosen),
-        "gap_losses": loss_figure(chosen),
-        "gap_position": position_figure(result.runs),
+        "gap_side_by_side": (
+            gap_figure(chosen),
+            "Distances of models to the optimum and to the Gaussian of their training images, over noise levels.",
+        ),
+        "gap_losses": (loss_figure(chosen), "Denoising losses over noise levels, and the least they can be."),
+        "gap_position": (position_figure(result.runs), "Positions of models over noise levels."),
     }
     if result.correlations:
-        figures["gap_vs_rmem"] = scatter_figure(result.runs, result.correlations)
-    return write_figures(folder, figures, "gap.json", result)
+        drawn = scatter_figure(result.runs, result.correlations)
+        figures["gap_vs_rmem"] = (drawn, "R_mem of each run over its position, as in the table.")
+    meaning, *notes = gap_notes(result)
+    title = f"How far {count_text(len(result.runs), 'model is', 'models are')} from the optimum"
+    page = PicturePage("The gap to the optimum", title, meaning, _HEADS, _rows(result), notes)
+    return write_figures(folder, figures, "gap", result, page)

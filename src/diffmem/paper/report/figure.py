@@ -93,9 +93,8 @@ def experiment_figure(result: ExperimentResult) -> Figure:
         dress(axes, "", Y_LABEL if axes is left else "")
         percent_axis(axes)
         axes.set_title(title, loc="left", fontsize=TITLE_FONT_SIZE, fontweight="bold", pad=20 if masks else 8)
-    for epsilon in sorted({level.study.epsilon for level in result.levels}):
-        draw_target_rate(left, epsilon)
-        draw_target_rate(right, epsilon)
+    for axes in (left, right):
+        draw_target_rate(axes, result.epsilon)
 
     _draw_ours(left, result, slots, series, panel)
     if any(one.paper for one in series):
@@ -191,7 +190,7 @@ def _draw_ours(
         empty = [
             position
             for position, slot in zip(positions, slots, strict=True)
-            if slot.level is None or not slot.level.study.runs
+            if slot.level is None or not slot.level.runs
         ]
         slot_text(axes, empty, "not run")
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-from diffmem.paper.records import ExperimentResult, LevelRecord
+from diffmem.paper.records import ExperimentLevel, ExperimentResult
 from diffmem.reports.level_axis import mask_of, numbers_of
 
 __all__ = [
@@ -36,7 +36,7 @@ class Slot:
 
     name: str
     paper_name: str
-    level: LevelRecord | None
+    level: ExperimentLevel | None
 
 
 @dataclass(frozen=True)

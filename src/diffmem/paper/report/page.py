@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from diffmem.memorization.examples import Example
 from diffmem.paper.records import ExperimentResult
@@ -15,33 +14,27 @@ from diffmem.paper.report.text import (
     paper_heading,
     verdict_text,
 )
-from diffmem.reports.folder import ReportPaths, gallery_pictures, numbers_bytes, write_pages
-from diffmem.reports.html import gallery_uris, png_bytes, render_page, svg_uri
-from diffmem.studies.report.levels_page import page_values
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from diffmem.reports.folder import Picture, ReportPaths, gallery_pictures, write_drawn
+from diffmem.reports.html import gallery_uris
+from diffmem.studies.report.page import render_page_of
 
 __all__ = ["render_experiment", "write_experiment"]
 
 
 def write_experiment(result: ExperimentResult, examples: Sequence[Example], folder: Path) -> ReportPaths:
-    """Write an experiment's folder: `report.html`, `figure.png` and `result.json`.
+    """Write an experiment's folder: `report.html`, `figure.png`, a `gallery_*.png` per example and `result.json`.
 
     The record comes last, after all else is whole (see `write_folder`). Without any evaluated run there is no figure.
 
     Args:
         result: The experiment; `ExperimentResult.model_validate_json` reads `result.json` back.
-        examples: Galleries, shown in the given order, inside the page.
+        examples: Galleries, shown in the given order.
         folder: Made if it is missing; files of an earlier report are replaced.
 
     Raises:
         DiffmemError: A file cannot be written, or the result holds a number that JSON cannot (NaN, infinity).
     """
-    numbers = numbers_bytes(result)
-    figure = experiment_figure(result) if _drawable(result) else None
-    pictures = {} if figure is None else {"figure.png": png_bytes(figure)}
-    return write_pages(folder, pictures, _page(result, examples, figure), "result.json", numbers)
+    return write_drawn(folder, result, examples, _pictures, _page, record="result.json")
 
 
 def render_experiment(result: ExperimentResult, examples: Sequence[Example] = ()) -> str:
@@ -50,7 +43,21 @@ def render_experiment(result: ExperimentResult, examples: Sequence[Example] = ()
     Args:
         result: The experiment; without runs the page says so and has no figure.
     """
-    return _page(result, examples, experiment_figure(result) if _drawable(result) else None)
+    return _page(result, _pictures(result), gallery_uris(examples, gallery_pictures(examples).values()))
+
+
+def _pictures(result: ExperimentResult) -> list[Picture]:
+    if not _drawable(result):
+        return []
+    caption = (
+        "Left: this run; bars and bands are 95% intervals, and of several seeds each run is a faint point or line, and the line runs"
+        " through their means. Right: what is known of the paper's numbers; it has one run per point and no intervals."
+    )
+    return [
+        Picture(
+            "figure.png", "This run and the paper", experiment_figure(result), figure_text(result), caption
+        )
+    ]
 
 
 def _drawable(result: ExperimentResult) -> bool:
@@ -60,15 +67,9 @@ def _drawable(result: ExperimentResult) -> bool:
     return bool(runs)
 
 
-def _page(result: ExperimentResult, examples: Sequence[Example], figure: Figure | None) -> str:
-    galleries = gallery_uris(examples, gallery_pictures(examples).values())
-    return render_page(
-        "experiment.html",
-        package=__package__,
-        lead=lead(result),
-        paper_heading=paper_heading(result),
+def _page(result: ExperimentResult, pictures: Sequence[Picture], galleries: list[tuple[str, str]]) -> str:
+    return render_page_of(
+        result, pictures, galleries, "experiment.html", __package__, kind=f"Experiment {result.name}", lead=lead(result),
+        answers=[], rows=experiment_rows(result), paper_heading=paper_heading(result),
         verdicts=[(claim, verdict_text(result, claim)) for claim in result.claims],
-        image=None if figure is None else svg_uri(figure),
-        alt="" if figure is None else figure_text(result),
-        **page_values(result, experiment_rows(result), galleries),
-    )
+    )  # fmt: skip

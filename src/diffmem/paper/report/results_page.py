@@ -16,7 +16,8 @@ from diffmem.paper.report.text import (
     verdict_text,
 )
 from diffmem.reports.text import sentence, size_text, threshold_text
-from diffmem.studies.report.levels import data_text, levels_warnings, method_text, versions_text
+from diffmem.studies.report.method import data_text, method_text, versions_text
+from diffmem.studies.report.text import NOTHING_FINISHED, warnings_of
 from diffmem.text import count_text, duration_text
 
 __all__ = ["markdown_table", "results_page"]
@@ -94,16 +95,15 @@ def _inline(text: str) -> str:
 
 
 def _opening(results: Sequence[ExperimentResult], command: str) -> str:
-    studies = [level.study for result in results for level in result.levels]
     # Experiments share runs.
     runs = list({run.run_id: run for result in results for run in result.runs}.values())
     spent = sum(run.training_seconds + run.sampling_seconds for run in runs)
     seeds = sorted({run.seed for run in runs})
     samples = sorted({one.memorized.total for run in runs for one in run.evaluations})
     scales = list(dict.fromkeys(result.scale for result in results))
-    thresholds = list(dict.fromkeys(threshold_text(study.threshold) for study in studies))
+    thresholds = list(dict.fromkeys(threshold_text(result.threshold) for result in results))
     methods = sorted({one.memorized.method for run in runs for one in run.evaluations})
-    versions = versions_text(studies)
+    versions = versions_text(results)
     paragraphs = [
         'The experiments of "On Memorization in Diffusion Models" (Gu et al., 2025), run with diffmem and compared'
         " with the paper's results.",
@@ -114,7 +114,7 @@ def _opening(results: Sequence[ExperimentResult], command: str) -> str:
         f" ({', '.join(map(str, seeds))}), took {duration_text(spent)} of training and sampling, summed over"
         " parallel processes."
         if runs
-        else "No training has finished yet.",
+        else f"{NOTHING_FINISHED}.",
         f"Versions: {_inline('; '.join(versions))}." if versions else "",
     ]
     if runs:
@@ -192,7 +192,7 @@ def _section(result: ExperimentResult, picture: str | None) -> list[str]:
         ]
         parts.append(markdown_table([*header, "R_mem end [95%]", "null rate [95%]"], cells))
     else:
-        parts.append("No training has finished yet.")
+        parts.append(f"{NOTHING_FINISHED}.")
     if several_sizes(result):
         parts.append(
             markdown_table(
@@ -201,7 +201,7 @@ def _section(result: ExperimentResult, picture: str | None) -> list[str]:
                 left=2,
             )
         )
-    notes = [*result.notes, *levels_warnings(result)]
+    notes = warnings_of(result)
     if notes:
         parts.append("Notes:")
         parts.append("\n".join(f"- {_inline(sentence(note))}" for note in notes))

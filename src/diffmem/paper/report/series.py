@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from diffmem.memorization.rates import Rate
-from diffmem.paper.records import ExperimentResult, LevelRecord
+from diffmem.paper.records import ExperimentLevel, ExperimentResult
 from diffmem.paper.report.match import (
     Slot,
     paper_gaps,
@@ -68,14 +68,14 @@ def series_of(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
         ours = [
             [(float(run.size), run.peak.memorized)]
             for level in levels
-            for run in sorted(level.study.runs, key=lambda run: (run.size, run.seed))
+            for run in sorted(level.runs, key=lambda run: (run.size, run.seed))
         ]
         paper, gaps = paper_points(result, name), paper_gaps(result, name)
         found.append(Series(_level_label(levels, name), look, ours, paper, gaps))
     return found
 
 
-def _level_label(levels: Sequence[LevelRecord], paper_name: str) -> str:
+def _level_label(levels: Sequence[ExperimentLevel], paper_name: str) -> str:
     if not levels:
         return f"{paper_name} (paper only)"
     ours = ", ".join(dict.fromkeys(level.name for level in levels))
@@ -91,7 +91,7 @@ def _by_size(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
             [(position, run.peak.memorized)]
             for position, slot in zip(left, slots, strict=True)
             if slot.level is not None
-            for run in slot.level.study.runs
+            for run in slot.level.runs
             if run.size == pair.ours
         ]
         paper = [
@@ -126,12 +126,12 @@ def _by_epoch(result: ExperimentResult, slots: Sequence[Slot]) -> list[Series]:
         levels = [slot.level for slot in slots if slot.paper_name == name and slot.level is not None]
         paper = [(x, percent) for x, percent in paper_points(result, name) if x > 0]
         gaps = paper_gaps(result, name)
-        here = sorted({run.size for level in levels for run in level.study.runs})
-        one_each = all(len({run.size for run in level.study.runs}) <= 1 for level in result.levels)
+        here = sorted({run.size for level in levels for run in level.runs})
+        one_each = all(len({run.size for run in level.runs}) <= 1 for level in result.levels)
         if not here:
             found.append(Series(_level_label([], name), by_level[index], [], paper, gaps))
         for size in here:
-            runs = [run for level in levels for run in level.study.runs if run.size == size]
+            runs = [run for level in levels for run in level.runs if run.size == size]
             label = f"N = {size_text(size)}"
             look = by_size[sizes.index(size)]
             if several_levels:
@@ -159,7 +159,7 @@ def null_points(result: ExperimentResult, slots: Sequence[Slot]) -> list[tuple[f
             (position, run.null)
             for position, slot in zip(positions, slots, strict=True)
             if slot.level is not None
-            for run in slot.level.study.runs
+            for run in slot.level.runs
             if run.null is not None
         ]
     return [

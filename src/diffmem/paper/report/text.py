@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diffmem.paper.records import ClaimRecord, ExperimentResult, LevelRecord
+from diffmem.paper.records import ClaimRecord, ExperimentLevel, ExperimentResult
 from diffmem.paper.report.match import paper_points, published_at
 from diffmem.reports.tables import text_table
 from diffmem.reports.text import sentence, size_text
-from diffmem.studies.report.levels import LevelRow, data_text, level_rows, level_sizes, level_text
-from diffmem.studies.report.text import emm_text
+from diffmem.studies.report.method import data_text
+from diffmem.studies.report.tables import SizeRow, size_rows, sizes_of
+from diffmem.studies.report.text import emm_text, level_text
 from diffmem.text import percent
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def verdict_text(result: ExperimentResult, claim: ClaimRecord) -> str:
     return f"{opening}: {numbers}" if numbers else f"{opening}."
 
 
-def paper_text(result: ExperimentResult, level: LevelRecord, size: int) -> str:
+def paper_text(result: ExperimentResult, level: ExperimentLevel, size: int) -> str:
     """Return the paper's number that stands beside one level and size, or 'unknown'.
 
     Where the paper's size is another, it is named: '92.1% at 1,000'. Where the paper draws epochs, it is the
@@ -85,7 +86,7 @@ def lead(result: ExperimentResult) -> str:
 
 
 @dataclass(frozen=True)
-class ExperimentRow(LevelRow):
+class ExperimentRow(SizeRow):
     """One level at one size, with the paper's number."""
 
     paper: str
@@ -96,7 +97,7 @@ def experiment_rows(result: ExperimentResult) -> list[ExperimentRow]:
     levels = {level_text(level.name): level for level in result.levels}
     return [
         ExperimentRow(**vars(row), paper=paper_text(result, levels[row.level], row.size))
-        for row in level_rows(result)
+        for row in size_rows(result)
     ]
 
 
@@ -106,7 +107,7 @@ def emm_rows(result: ExperimentResult) -> list[tuple[str, str, str]]:
         (
             level_text(level.name),
             level_text(level.paper_name),
-            emm_text(level.study.emm, [run.size for run in level.study.runs]),
+            emm_text(level.emm, [run.size for run in level.runs]),
         )
         for level in result.levels
     ]
@@ -114,7 +115,7 @@ def emm_rows(result: ExperimentResult) -> list[tuple[str, str, str]]:
 
 def several_sizes(result: ExperimentResult) -> bool:
     """Return whether any level was run at more than one size; at one size EMM is only above or below it."""
-    return any(len({run.size for run in level.study.runs}) > 1 for level in result.levels)
+    return any(len({run.size for run in level.runs}) > 1 for level in result.levels)
 
 
 def experiment_table(result: ExperimentResult) -> Table:
@@ -140,7 +141,7 @@ def experiment_table(result: ExperimentResult) -> Table:
     for name in ["N", *(["seeds"] if several else []), "R_mem peak [95%]", "end", "null"]:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column(paper_heading(result).replace(" (", "\n("), justify="right", no_wrap=True)
-    for row, (_, _, runs) in zip(rows, level_sizes(result), strict=True):
+    for row, (_, _, runs) in zip(rows, sizes_of(result), strict=True):
         nulls = [run.null.value for run in runs if run.null is not None]
         cells = [
             row.level if row.first else "",

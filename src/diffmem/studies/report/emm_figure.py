@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from diffmem.reports.level_axis import level_axis, numbers_of
@@ -20,13 +19,14 @@ from diffmem.reports.style import (
     round_numbers,
 )
 from diffmem.reports.text import capitalized, size_text
-from diffmem.studies.records import EmmRecord
+from diffmem.studies.records import LevelRecord, StudyRecord
+from diffmem.studies.report.text import level_emm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["EmmMark", "draw_emm_by_level"]
+__all__ = ["emm_by_level"]
 
 OURS = COLOURS["blue"]
 _PAPER_STYLE: dict[str, Any] = {
@@ -39,27 +39,11 @@ _STEPS: tuple[tuple[float, ...], ...] = (
 """Round numbers of an axis between two powers of ten, from few to many."""
 
 
-@dataclass(frozen=True)
-class EmmMark:
-    """EMM of one level.
+class _Mark(LevelRecord):
+    """A level with the sizes that were tried, or may be, and EMM in a few words."""
 
-    Attributes:
-        name: Of the level.
-        emm: What is known.
-        sizes: Those that were tried, or may be.
-        words: EMM in a few words.
-        published: The paper's value.
-        by_seed: EMM of each seed alone, where it is known.
-        finished: Whether it is final.
-    """
-
-    name: str
-    emm: EmmRecord
-    sizes: Sequence[int]
+    sizes: list[int]
     words: str
-    published: float | None = None
-    by_seed: Sequence[float] = ()
-    finished: bool = True
 
     @property
     def value(self) -> float | None:
@@ -81,41 +65,49 @@ class EmmMark:
         return self.emm.low, self.emm.high
 
     @property
+    def seeds(self) -> list[float]:
+        """EMM of each of several seeds alone, where it is known."""
+        found = [one.value for one in self.by_seed.values() if one.value]
+        return found if len(found) > 1 else []
+
+    @property
     def known(self) -> list[float]:
         """All of these numbers."""
         return [one for one in (self.value, *self.ends) if one]
 
 
-def draw_emm_by_level(
-    levels: Sequence[EmmMark], factor: str, sizes: Sequence[int], confidence: float = 0.95
-) -> Figure:
+def emm_by_level(result: StudyRecord) -> Figure:
     """Draw EMM of every level with its interval, and the paper's value beside it where it is known.
 
     Levels that are positive numbers have a logarithmic axis; others are rows, in their order. An EMM above the largest size, or
     below the smallest, is an arrow; one that is not a single number, or not known yet, is a dashed span as far as it is known,
     and is named in words. With several seeds, each seed has a faint point.
-
-    Args:
-        factor: What the levels are.
-        sizes: All that the study may train.
-        confidence: Of the intervals.
     """
+    levels = [
+        _Mark(
+            **vars(level),
+            sizes=[run.size for run in level.runs] or result.sizes,
+            words=level_emm(level, result),
+        )
+        for level in result.levels
+    ]
+    factor, sizes = result.factor, result.sizes
     numbers = numbers_of([level.name for level in levels])
     if numbers and len(numbers) > 1 and min(numbers) > 0 and len(set(numbers)) == len(numbers):
         figure = _over_numbers(levels, numbers, factor, sizes)
     else:
         figure = _rows(levels, sizes)
-    _legend(figure, levels, confidence)
+    _legend(figure, levels, result.confidence)
     return figure
 
 
-def _limits(levels: Sequence[EmmMark], sizes: Sequence[int]) -> list[float]:
+def _limits(levels: Sequence[_Mark], sizes: Sequence[int]) -> list[float]:
     """Return every number that the axis of EMM must show."""
     found = [one for level in levels for one in level.known]
     if any(level.guess and level.ends.count(None) == 1 for level in levels):
         found += map(float, sizes)  # an end that is not known yet lies anywhere in these
     found += [level.published for level in levels if level.published]
-    found += [value for level in levels for value in level.by_seed]
+    found += [value for level in levels for value in level.seeds]
     return found or [float(size) for size in sizes]
 
 
@@ -137,7 +129,7 @@ def _spot(value: float, position: float, across: bool) -> tuple[float, float]:
     return (value, position) if across else (position, value)
 
 
-def _draw_mark(axes: Axes, mark: EmmMark, position: float, across: bool) -> None:
+def _draw_mark(axes: Axes, mark: _Mark, position: float, across: bool) -> None:
     """Draw one level at `position`; EMM runs along x if `across`, else along y."""
     dashes = (0, (2, 1.5)) if mark.guess else "-"
     low, high = mark.ends
@@ -172,12 +164,11 @@ def _draw_mark(axes: Axes, mark: EmmMark, position: float, across: bool) -> None
         )  # fmt: skip
 
 
-def _draw_level(axes: Axes, level: EmmMark, position: float, across: bool) -> None:
+def _draw_level(axes: Axes, level: _Mark, position: float, across: bool) -> None:
     """Draw a level's mark, each of several seeds faintly beside it, and the paper's value."""
     _draw_mark(axes, level, position, across)
-    seeds = level.by_seed if len(level.by_seed) > 1 else ()
-    positions = [position] * len(seeds)
-    xy = (seeds, positions) if across else (positions, seeds)
+    positions = [position] * len(level.seeds)
+    xy = (level.seeds, positions) if across else (positions, level.seeds)
     axes.plot(
         *xy, color=COLOURS["blue"], marker="^" if across else "<", markersize=4.5, linestyle="", alpha=0.65,
         markeredgewidth=0, zorder=3, gid="seeds", transform=moved(axes, 0, -9) if across else moved(axes, 9),
@@ -188,7 +179,7 @@ def _draw_level(axes: Axes, level: EmmMark, position: float, across: bool) -> No
         )
 
 
-def _rows(levels: Sequence[EmmMark], sizes: Sequence[int]) -> Figure:
+def _rows(levels: Sequence[_Mark], sizes: Sequence[int]) -> Figure:
     """Draw levels as rows, the first on top, with their numbers in words at the right."""
     figure, axes = level_rows([level.name for level in levels], "EMM, training images (log scale)", 1.35)
     axes.grid(axis="x", color="#E4E4E4", linewidth=0.7)
@@ -215,7 +206,7 @@ def _rows(levels: Sequence[EmmMark], sizes: Sequence[int]) -> Figure:
 
 
 def _over_numbers(
-    levels: Sequence[EmmMark], numbers: Sequence[float], factor: str, sizes: Sequence[int]
+    levels: Sequence[_Mark], numbers: Sequence[float], factor: str, sizes: Sequence[int]
 ) -> Figure:
     """Draw EMM against levels that are positive numbers, both on logarithmic axes."""
     figure = new_figure(ROWS_WIDTH, 4.4)
@@ -239,7 +230,7 @@ def _over_numbers(
     return figure
 
 
-def _name_number(axes: Axes, level: EmmMark, number: float, *, roomy: bool) -> None:
+def _name_number(axes: Axes, level: _Mark, number: float, *, roomy: bool) -> None:
     """Write EMM beside its point where there is room, and always where no point is drawn."""
     words = level.words
     if level.value is not None:
@@ -271,7 +262,7 @@ def _name_number(axes: Axes, level: EmmMark, number: float, *, roomy: bool) -> N
         )  # fmt: skip
 
 
-def _legend(figure: Figure, levels: Sequence[EmmMark], confidence: float) -> None:
+def _legend(figure: Figure, levels: Sequence[_Mark], confidence: float) -> None:
     from matplotlib.lines import Line2D
 
     def entry(label: str, **style: Any) -> Line2D:
@@ -286,7 +277,7 @@ def _legend(figure: Figure, levels: Sequence[EmmMark], confidence: float) -> Non
             linewidth=2.4,
         )
     ]
-    if any(len(level.by_seed) > 1 for level in levels):
+    if any(level.seeds for level in levels):
         handles.append(entry("each seed alone", marker="^", markersize=5, alpha=0.65))
     if any(level.published for level in levels):
         handles.append(entry("the paper's value for the corresponding level", **_PAPER_STYLE))

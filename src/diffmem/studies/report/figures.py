@@ -1,84 +1,76 @@
-"""The two curves of a study: R_mem against the size of the training set, and against epochs."""
+"""R_mem against the size of the training set; and what a search cost, beside a fixed grid of equal precision."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from diffmem.errors import UserError
-from diffmem.reports.curves import Look, Series, draw_curves, draw_nulls, draw_points, legend_above, looks
-from diffmem.reports.figures import draw_target_rate, means, name_ends
+from diffmem.reports.curves import Series, draw_nulls, draw_points, legend_above, looks, shifted
+from diffmem.reports.figures import draw_target_rate, means
+from diffmem.reports.level_rows import level_rows, short_names
 from diffmem.reports.style import (
     COLOURS,
     FONT_SIZE,
+    SMALL_FONT_SIZE,
     dress,
-    epoch_axis,
     new_figure,
-    ordered_colours,
     percent_axis,
     size_axis,
 )
-from diffmem.reports.text import size_text
-from diffmem.runs.records import RunRecord
-from diffmem.studies.records import StudyResult
-from diffmem.studies.report.text import ascending, emm_text
+from diffmem.reports.text import large_text
+from diffmem.studies.records import CostRecord, LevelRecord, StudyRecord
+from diffmem.studies.report.text import emm_text, level_label, share_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["rmem_against_epochs", "rmem_against_size"]
+__all__ = ["cost_figure", "rmem_against_size"]
 
 
-def rmem_against_size(result: StudyResult) -> Figure:
-    """Draw R_mem against the number of training images N, a line at 1 - epsilon, and EMM.
+def rmem_against_size(result: StudyRecord) -> Figure:
+    """Draw R_mem at the peak of training against the number of training images N, a curve per level, and a line at 1 - epsilon.
 
-    Peaks carry 95% intervals; the ends of training are drawn fainter; the null rate is the same rule on
-    held-out images. Where a size was trained with several seeds, each has its point and the line runs through
-    their means.
-
-    Args:
-        result: The study, with at least one run.
+    Peaks carry 95% intervals; the null rate is the same rule on held-out images. Where a size was trained with several seeds,
+    each has its point and the line runs through their means. Of a single level the ends of training are drawn too, fainter, and
+    EMM.
 
     Raises:
-        UserError: There are no runs.
+        UserError: Nothing was measured yet.
     """
-    figure = new_figure()
+    shown = [level for level in result.levels if any(run.evaluations for run in level.runs)]
+    if not shown:
+        raise UserError(f"The study {result.title!r} has no finished runs, so there is nothing to draw.")
+    alone, runs = len(result.levels) == 1, [run for run in result.runs if run.evaluations]
+    figure = new_figure() if alone else new_figure(8.6, 4.6 + 0.2 * (len(shown) // 3))
     axes = figure.subplots()
-    runs = _runs_of(result)
     dress(axes, "Training images N (log scale)", "Samples that are copies, R_mem")
     percent_axis(axes)
     size_axis(axes, [run.size for run in runs])
-
     nulls = [(float(run.size), run.null) for run in runs if run.null is not None]
     if nulls:
         draw_nulls(axes, nulls, joined=True, label="null rate (held-out images)")
-    last = [(float(run.size), run.last.memorized) for run in runs]
-    peak = [(float(run.size), run.peak.memorized) for run in runs]
-    if any(a.value != b.value for (_, a), (_, b) in zip(peak, last, strict=True)):
-        sizes, shares = zip(*means(last), strict=True)
+    if alone and any(run.peak.memorized.value != run.last.memorized.value for run in runs):
+        sizes, shares = zip(*means([(float(run.size), run.last.memorized) for run in runs]), strict=True)
         axes.plot(
             sizes, shares, color=COLOURS["sky"], marker="o", markersize=5, markerfacecolor="white", linestyle="--",
             label="end of training",
         )  # fmt: skip
-    label = "peak over training, 95% interval"
-    draw_points(axes, Series(label, looks(1)[0], [peak]), axes.transData, joined=True)
-
+    names = short_names([level_label(level.name, result) for level in shown], 30)
+    for index, (level, name, look) in enumerate(zip(shown, names, looks(len(shown)), strict=True)):
+        points = [[(float(run.size), run.peak.memorized)] for run in level.runs if run.evaluations]
+        one = Series("peak over training, 95% interval" if alone else name, look, points)
+        draw_points(axes, one, shifted(axes, index, len(shown), 3), joined=True)
     draw_target_rate(axes, result.epsilon)
-    _draw_emm(axes, result)
+    if alone:
+        _draw_emm(axes, shown[0])
     legend_above(figure, axes)
     return figure
 
 
-def _runs_of(result: StudyResult) -> list[RunRecord]:
-    if not result.runs:
-        raise UserError(f"The study {result.title!r} has no finished runs, so there is nothing to draw.")
-    return ascending(result)
-
-
-def _draw_emm(axes: Axes, result: StudyResult) -> None:
-    emm = result.emm
+def _draw_emm(axes: Axes, level: LevelRecord) -> None:
+    emm = level.emm
     left, right = axes.get_xlim()
     across = {"below smallest": 0.0, "above largest": 1.0}.get(emm.status, 0.5)
     if emm.status == "estimated" and emm.value is not None:
@@ -95,7 +87,7 @@ def _draw_emm(axes: Axes, result: StudyResult) -> None:
         axes.axvline(emm.value, color=COLOURS["vermillion"], linewidth=1.4, zorder=2)
     side = "left" if across < 0.2 else "right" if across > 0.8 else "center"
     axes.annotate(
-        "EMM " + emm_text(emm, [run.size for run in result.runs]),
+        "EMM " + emm_text(emm, [run.size for run in level.runs]),
         (across, 1),
         xycoords="axes fraction",
         xytext=(0, 3),
@@ -109,38 +101,69 @@ def _draw_emm(axes: Axes, result: StudyResult) -> None:
     )
 
 
-def rmem_against_epochs(result: StudyResult) -> Figure:
-    """Draw R_mem over training, a curve per run with its 95% interval, named at its end.
+def cost_figure(result: StudyRecord) -> Figure:
+    """Draw the cost of every level, and of the whole search, in percent of the grid's: training and sampling apart.
 
-    An evaluation before the first epoch has no place on a logarithmic axis and is left out.
-
-    Args:
-        result: The study, with at least one run.
-
-    Raises:
-        UserError: There are no runs, or none was evaluated after training began.
+    The grid is the pale bar that ends at 100%. A level without a grid has no bar.
     """
-    runs = [run for run in _runs_of(result) if any(one.epoch > 0 for one in run.evaluations)]
-    if not runs:
-        raise UserError(
-            f"No run of the study {result.title!r} was evaluated after epoch 0; there is no curve to draw."
-        )
-    figure = new_figure(height=max(4.4, 1.4 + 0.2 * len({run.size for run in runs})))
-    axes = figure.subplots()
-    dress(axes, "Epochs (log scale)", "Samples that are copies, R_mem")
-    percent_axis(axes)
-    epoch_axis(axes, [one.epoch for run in runs for one in run.evaluations if one.epoch > 0])
-    draw_target_rate(axes, result.epsilon, inside=True)
+    from matplotlib.patches import Patch
 
-    grouped: dict[int, list[RunRecord]] = defaultdict(list)
-    for run in runs:
-        grouped[run.size].append(run)
-    ends = []
-    for (size, same), colour in zip(grouped.items(), ordered_colours(len(grouped)), strict=True):
-        seeds = f" ({len(same)} seeds)" if len(same) > 1 else ""
-        name = f"N = {size_text(size)}{seeds}"
-        curves = [[(one.epoch, one.memorized) for one in run.evaluations if one.epoch > 0] for run in same]
-        draw_curves(axes, Series(name, Look(colour, "o"), curves))
-        ends.append((name, [(curve[-1][0], 100 * curve[-1][1].value) for curve in curves], colour))
-    name_ends(axes, ends, figure.get_figheight() - 0.8)  # the x axis takes some of the height
+    rows: list[tuple[CostRecord, bool]] = [(level.cost, level.finished) for level in result.levels]
+    if len(rows) > 1:
+        rows.append((result.cost, result.finished))
+    figure, axes = level_rows(
+        [level.name for level in result.levels],
+        "Cost, percent of the grid's",
+        1.15,
+        ["all levels"] if len(rows) > 1 else [],
+    )
+    most = max([100.0, *(100 * cost.share for cost, _ in rows)])
+    axes.set_xlim(0, most * 1.005)
+    if len(rows) > 1:
+        axes.axhline(len(rows) - 1.5, color=COLOURS["grey"], linewidth=0.6)
+        axes.get_yticklabels()[-1].set_fontweight("bold")
+    for index, (cost, finished) in enumerate(rows):
+        text = "no grid to compare with"
+        if cost.grid_units:
+            scale = 100 / cost.grid_units
+            trained = scale * cost.images_trained
+            axes.barh(index, 100, height=0.62, color="#ECECEC", zorder=1, gid="grid")
+            axes.barh(index, trained, height=0.62, color=COLOURS["blue"], zorder=2, gid="training")
+            axes.barh(
+                index, scale * cost.units - trained, left=trained, height=0.62, color=COLOURS["orange"],
+                hatch="////", edgecolor="white", linewidth=0, zorder=2, gid="sampling",
+            )  # fmt: skip
+            text = (
+                f"{share_text(cost)}: {large_text(cost.units)} of {large_text(cost.grid_units)}"
+                f"{'' if finished else ', so far'}"
+            )
+        # Inside the grid's bar where the search left room there.
+        inside = cost.grid_units and cost.share < 0.62
+        axes.annotate(
+            text,
+            (100 * cost.share if inside else most, index),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=FONT_SIZE - 0.5,
+            annotation_clip=False,
+            zorder=3,
+        )
+    axes.set_xticks(range(0, int(most) + 1, 25 if most <= 150 else 50 if most <= 400 else 200))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")
+    handles = [
+        Patch(color=COLOURS["blue"], label="this search: training"),
+        Patch(
+            facecolor=COLOURS["orange"], hatch="////", edgecolor="white", linewidth=0, label="this search: sampling"
+        ),
+        Patch(color="#DCDCDC", label="a fixed grid (100%)"),
+    ]  # fmt: skip
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=3,
+        frameon=False,
+        fontsize=SMALL_FONT_SIZE,
+        handlelength=2.2,
+    )
     return figure

@@ -1,116 +1,309 @@
 """The page of a study and its folder: one self-contained HTML file with its figures, its numbers, its pictures.
 
-Galleries are of the most and the least memorized run.
+Grids, searches and experiments have one layout (`templates/study.html` of `diffmem.reports`), whose parts differ by plan.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from diffmem.memorization.examples import Example
 from diffmem.reports.folder import Picture, ReportPaths, gallery_pictures, write_drawn
-from diffmem.reports.html import gallery_uris, render_page, svg_uri
-from diffmem.reports.text import size_text, target_text, threshold_text
-from diffmem.runs.records import Evaluation, RunRecord
-from diffmem.studies.records import StudyResult
-from diffmem.studies.report.figures import rmem_against_epochs, rmem_against_size
-from diffmem.studies.report.text import ascending, emm_text, headline, warnings_of
-from diffmem.studies.study import Study
-from diffmem.text import percent
+from diffmem.reports.html import embedded_png, gallery_uris, png_bytes, render_page, svg_uri
+from diffmem.reports.text import sentence, size_text, target_text
+from diffmem.studies.records import StudyRecord
+from diffmem.studies.report.curves import curves_figure, curves_text
+from diffmem.studies.report.emm_figure import emm_by_level
+from diffmem.studies.report.figures import cost_figure, rmem_against_size
+from diffmem.studies.report.method import glossary, method_text
+from diffmem.studies.report.onset_figure import onset_by_level
+from diffmem.studies.report.onset_text import onset_of_levels
+from diffmem.studies.report.surface import surface_figure, surface_text
+from diffmem.studies.report.tables import size_rows
+from diffmem.studies.report.text import (
+    NOTHING_FINISHED,
+    cost_text,
+    emm_text,
+    lead,
+    level_answer,
+    level_emm,
+    level_label,
+    level_text,
+    runs_of,
+    share_text,
+    warnings_of,
+)
+from diffmem.studies.search.levels import Item
+from diffmem.text import duration_text
 
-__all__ = ["render_report", "write_report", "write_study"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["MOST_BYTES", "examples_of", "render_page_of", "render_study", "write_study"]
+
+MOST_BYTES = 4_800_000
+"""The page stays below 5 MB: galleries that would make it larger are left in the folder, and the page says so."""
+
+_GALLERY_DPI = 100
+_SVG_BYTES = 700_000
+_SHOWN_GALLERIES = 4
+_OPEN_ROWS = 30
+_MOST_GALLERIES = 24
 
 
-def write_report(result: StudyResult, examples: Sequence[Example], out_dir: Path) -> ReportPaths:
-    """Write a report's folder: `report.html`, `report.json` and the pictures.
+class Examples(Protocol):
+    """A study that has the images of its runs."""
 
-    The pictures are `rmem_vs_size.png`, `rmem_vs_epochs.png` and a `gallery_*.png` per example. The record `report.json` comes
-    last, after all else is whole (see `write_folder`). A figure that the study cannot fill is not written.
+    def example(self, item: Item, *, warn: Callable[[str], None]) -> Example | None:
+        """Return the first images of a training's most memorizing point with their neighbours; none before there are any."""
+        ...
+
+
+def write_study(result: StudyRecord, examples: Sequence[Example], folder: Path) -> ReportPaths:
+    """Write the folder of a study: `report.html`, `report.json` and the pictures.
+
+    The pictures are `emm.png`, `rmem_vs_size.png` and `rmem_vs_epochs.png` of a grid, `rmem_surface.png`, `learning_curves.png`
+    and `cost.png` of a search, `onset.png` of both, and a `gallery_*.png` per example. The record comes last, after all else is whole (see
+    `write_folder`). A figure that the study cannot fill yet is not written.
 
     Args:
-        result: The study; `StudyResult.model_validate_json` reads `report.json` back.
-        out_dir: The folder; made if it is missing, files of an earlier report are replaced.
+        result: The study, finished or not; `StudyRecord.model_validate_json` reads `report.json` back.
+        folder: Made if it is missing; files of an earlier report are replaced.
 
     Raises:
         DiffmemError: A file cannot be written, or the result holds a number that JSON cannot (NaN, infinity).
     """
-    return write_drawn(out_dir, result, examples, _pictures, _page)
+    return write_drawn(folder, result, examples, _pictures, _page, _GALLERY_DPI)
 
 
-def render_report(result: StudyResult, examples: Sequence[Example] = ()) -> str:
-    """Return the report of a study as one self-contained HTML page; everything that comes from the study is escaped.
+def render_study(result: StudyRecord, examples: Sequence[Example] = ()) -> str:
+    """Return the report of a study as one self-contained HTML page, below 5 MB; everything of the study is escaped.
 
     Args:
-        result: The study; without runs the page says so and has no figures.
+        result: The study; before its first evaluation the page says so and has no figures.
+        examples: Galleries, shown in the given order; if they are too many for the page, evenly chosen ones.
     """
-    galleries = gallery_uris(examples, gallery_pictures(examples).values())
+    galleries = gallery_uris(examples, gallery_pictures(examples, _GALLERY_DPI).values())
     return _page(result, _pictures(result), galleries)
 
 
-def _page(result: StudyResult, pictures: Sequence[Picture], galleries: list[tuple[str, str]]) -> str:
-    sizes = [run.size for run in result.runs]
-    return render_page(
-        "report.html",
-        package=__package__,
-        result=result,
-        headline=headline(result),
-        emm=emm_text(result.emm, sizes),
-        emm_last=None if result.emm_last is None else emm_text(result.emm_last, sizes),
-        warnings=warnings_of(result),
-        runs=ascending(result),
-        several_seeds=len(set(sizes)) < len(sizes),
-        target=target_text(result.epsilon),
-        threshold=threshold_text(result.threshold),
-        methods=sorted({one.memorized.method for run in result.runs for one in run.evaluations}),
-        samples=sorted({one.memorized.total for run in result.runs for one in run.evaluations}),
-        pictures=[(picture, svg_uri(picture.figure)) for picture in pictures],
-        galleries=galleries,
+def examples_of(
+    study: Examples, result: StudyRecord, warn: Callable[[str], None], most: int = _MOST_GALLERIES
+) -> list[Example]:
+    """Return galleries of the runs that decide: those between whose sizes EMM lies, then those of the smallest sizes.
+
+    Args:
+        study: Has the images.
+        warn: Called with what is said of images that are missing or damaged.
+        most: How many at most.
+    """
+    examples = []
+    for level in result.levels[:most]:
+        bracket, each = level.emm.bracket or (), max(1, most // len(result.levels))
+        deciding = sorted(level.runs, key=lambda run: (run.size not in bracket, run.size, run.seed))
+        for run in sorted(deciding[:each], key=lambda run: (run.size, run.seed)):
+            example = study.example(Item(level.name, run.seed, run.size), warn=warn)
+            parts = [level_label(level.name, result)] if len(result.levels) > 1 else []
+            parts += [f"seed {run.seed}"] if len(result.seeds) > 1 else []
+            if example is not None:
+                examples.append(example.titled(", ".join(parts)) if parts else example)
+    return examples
+
+
+def _pictures(result: StudyRecord) -> list[Picture]:
+    """Return the figures that the study can fill."""
+    found, search = list[Picture](), result.plan == "search"
+    measured, begun = (
+        [run for run in result.runs if run.evaluations],
+        any(run.curve for run in result.runs),
     )
 
+    def add(name: str, heading: str, draw: Callable[[StudyRecord], Figure], alt: str, caption: str) -> None:
+        found.append(Picture(name, heading, draw(result), alt, caption))
 
-def _pictures(result: StudyResult) -> list[Picture]:
-    """Return the figures that the study can fill."""
-
-    def rates(which: Callable[[RunRecord], Evaluation]) -> str:
-        found = [f"{size_text(run.size)} images {percent(which(run).memorized.value)}" for run in result.runs]
-        return "; ".join(found)
-
-    found = []
-    if result.runs:
-        found.append(
-            Picture(
-                "rmem_vs_size.png",
-                "R_mem against the number of training images",
-                rmem_against_size(result),
-                "R_mem, the share of samples that are copies, by number of training images. Peak over training:"
-                f" {rates(lambda run: run.peak)}. EMM: {emm_text(result.emm, [run.size for run in result.runs])}.",
-            )
+    if result.runs and (search or len(result.levels) > 1):
+        published = any(level.published is not None for level in result.levels)
+        answers = "; ".join(
+            f"{level_text(level.name)}: {level_emm(level, result)}"
+            + (f", the paper {size_text(level.published)}" if level.published else "")
+            for level in result.levels
         )
-    if any(one.epoch > 0 for run in result.runs for one in run.evaluations):
-        found.append(
-            Picture(
-                "rmem_vs_epochs.png",
-                "R_mem over training",
-                rmem_against_epochs(result),
-                "R_mem by epoch, one curve per training set. At the end of training:"
-                f" {rates(lambda run: run.last)}.",
-            )
+        add(
+            "emm.png",
+            "EMM of every level",
+            emm_by_level,
+            f"EMM in training images, by {result.factor}. {answers}.",
+            f"Bars and brackets are {100 * result.confidence:.4g}% intervals."
+            + (
+                " Hollow diamonds are the paper's values for the corresponding levels, at the paper's own scale."
+                if published
+                else ""
+            ),
+        )
+    if not search and measured:
+        rates = "; ".join(f"{row.level}, {row.size:,} images {row.peak}" for row in size_rows(result))
+        emm = "; ".join(level_emm(level, result) for level in result.levels)
+        add(
+            "rmem_vs_size.png",
+            "R_mem against the number of training images",
+            rmem_against_size,
+            f"R_mem, the share of samples that are copies, by number of training images. Peak over training: {rates}. EMM: {emm}.",
+            "Bars are 95% intervals; the line runs through the means of several seeds.",
+        )
+    if search and begun:
+        add(
+            "rmem_surface.png",
+            "R_mem over training-set size and epochs",
+            surface_figure,
+            surface_text(result),
+            f"A column is a training, a cell an evaluation: blue below {target_text(result.epsilon)}, orange from there on. Sizes"
+            " are in order, not to scale. The circle over a column is its verdict.",
+        )
+    if begun:
+        add(
+            "learning_curves.png" if search else "rmem_vs_epochs.png",
+            "R_mem over training",
+            curves_figure,
+            curves_text(result),
+            "The numbers at the right are training-set sizes. "
+            + (
+                "Bars are intervals that are valid at any stopping time; they are wide where few images were enough. Curves are"
+                " shifted sideways a little so that bars do not overlap."
+                if search
+                else "Bands are 95% intervals."
+            ),
+        )
+    onset = onset_of_levels(result)
+    if onset:
+        answers = " ".join(f"{name}: {answer}" if len(onset) > 1 else answer for name, answer, *_ in onset)
+        add(
+            "onset.png",
+            "When training begins to copy",
+            onset_by_level,
+            f"Images seen in training when R_mem reaches 1%, 10% and 90%, by number of training images. {answers}",
+            "Bars are 95% intervals, from the evaluations around a time and between seeds; arrows are times that are known at one side."
+            " Lines are power laws, bands their prediction intervals for one more training.",
+        )
+    if search and result.runs:
+        shares = "; ".join(f"{level_text(level.name)} {share_text(level.cost)}" for level in result.levels)
+        add(
+            "cost.png",
+            "Cost against a fixed grid",
+            cost_figure,
+            f"Cost as a fraction of the grid's: {shares}; all levels {share_text(result.cost)}.",
+            "In the cost of training on one image once (M: million, G: billion). The grid would train sizes spaced by the"
+            " tolerance over the same range to the end, and sample all images at every point.",
         )
     return found
 
 
-def write_study(study: Study, result: StudyResult) -> ReportPaths:
-    """Write the report of a study into its folder.
+def _page(result: StudyRecord, pictures: Sequence[Picture], galleries: list[tuple[str, str]]) -> str:
+    kind = "Memorization report" if result.plan == "grid" else "EMM by search"
+    return render_page_of(
+        result, pictures, galleries, kind=kind + ("" if result.finished else ", unfinished"), lead=lead(result),
+        answers=[(level_label(level.name, result), level_answer(level, result)) for level in result.levels],
+    )  # fmt: skip
+
+
+def render_page_of(
+    result: StudyRecord,
+    pictures: Sequence[Picture],
+    galleries: list[tuple[str, str]],
+    template: str = "study.html",
+    package: str = "diffmem.reports",
+    **more: Any,
+) -> str:
+    """Return the page of a study, as `study.html` lays it out or a template that extends it.
 
     Args:
-        study: Has the images.
-        result: What was found.
-
-    Raises:
-        DiffmemError: A file cannot be written.
+        galleries: (alternative text, address) of each; as many as fit on the page are shown.
+        template: Its name in the folder `templates` of `package`.
+        more: What comes with it: kind, lead, answers, and whatever the template adds.
     """
-    by_rate = sorted(result.runs, key=lambda run: run.peak.memorized.value)
-    shown = [("Most memorized", by_rate[-1]), ("Least memorized", by_rate[0])][: len(by_rate)]
-    examples = [study.example(run.run_id).titled(title) for title, run in shown]
-    return write_report(result, examples, study.folder)
+    runs = list(runs_of(result))
+    measured = [run for _, run in runs if run.evaluations]
+    several_levels, several_seeds = len(result.levels) > 1, len(result.seeds) > 1
+    words = f"EMM, training images [{100 * result.confidence:.4g}% interval]"
+    keys = [
+        (str(len(result.levels)), f"levels ({result.factor})")
+        if several_levels
+        else (level_emm(result.levels[0], result), words),
+        (str(len(runs)), "training run" if len(runs) == 1 else "training runs"),
+        (str(len(result.seeds)), "seeds" if several_seeds else "seed"),
+        (duration_text(result.seconds), "total time"),
+    ]
+    if result.cost.grid_units:
+        so_far = "" if result.finished else ", so far"
+        keys.insert(2, (share_text(result.cost), f"of a fixed grid's cost{so_far}"))
+    values: dict[str, Any] = {
+        "result": result,
+        "keys": keys,
+        "nothing": f"{NOTHING_FINISHED}, so there is nothing to draw.",
+        "warnings": warnings_of(result),
+        "levels": [
+            (
+                level,
+                level_text(level.name),
+                level_emm(level, result),
+                emm_text(level.emm_last, [run.size for run in level.runs]) if level.emm_last else "",
+                share_text(level.cost),
+            )
+            for level in result.levels
+        ],
+        "ends": any(level.emm_last for level in result.levels),
+        "cost": cost_text(result),
+        "published": any(level.published is not None for level in result.levels),
+        "long_names": any(len(level.name) > 24 for level in result.levels),
+        "pictures": [(picture, _uri(picture.figure)) for picture in pictures],
+        "rows": size_rows(result) if result.plan == "grid" and (several_levels or several_seeds) else [],
+        "onset": onset_of_levels(result),
+        "several_levels": several_levels,
+        "several_seeds": several_seeds,
+        "paper_heading": "",
+        "runs": [(level_text(level.name), run) for level, run in runs],
+        "decided": any(run.verdict for _, run in runs),
+        "incidents": any(run.incidents for _, run in runs),
+        "thresholds": list(dict.fromkeys(name for run in measured for name in run.peak.at_thresholds)),
+        "frechet": next((run.peak.frechet_of for run in measured if run.peak.frechet_of is not None), None),
+        "open_rows": _OPEN_ROWS,
+        "log": _log(result),
+        "glossary": glossary(result),
+        "method": method_text(result),
+    }  # fmt: skip
+    values |= more
+    bare = render_page(template, package=package, **values, shown=[], folded=[], left_out=0)
+    shown = _fitting(galleries, MOST_BYTES - len(bare.encode()))
+    return render_page(
+        template,
+        package=package,
+        **values,
+        shown=shown[:_SHOWN_GALLERIES],
+        folded=shown[_SHOWN_GALLERIES:],
+        left_out=len(galleries) - len(shown),
+    )
+
+
+def _uri(figure: Figure) -> str:
+    """Return a figure as an embedded picture: vectors unless they are large."""
+    vectors = svg_uri(figure)
+    return vectors if len(vectors) <= _SVG_BYTES else embedded_png(png_bytes(figure))
+
+
+def _log(result: StudyRecord) -> list[tuple[str, list[str]]]:
+    """Return the decision log by level, each in order; what belongs to no level comes first."""
+    names = [level.name for level in result.levels]
+    groups = [("The study", [entry for entry in result.log if entry.level not in names])]
+    groups += [(name, [entry for entry in result.log if entry.level == name]) for name in names]
+    return [(name, [sentence(entry.text) for entry in entries]) for name, entries in groups if entries]
+
+
+def _fitting(galleries: list[tuple[str, str]], room: int) -> list[tuple[str, str]]:
+    """Return all galleries if they fit into so many bytes of the page, else as many evenly chosen ones as do."""
+    for count in range(len(galleries), 0, -1):
+        chosen = [galleries[index * len(galleries) // count] for index in range(count)]
+        # An alternative text is escaped, and its tag needs some bytes, too.
+        if sum(len(uri) + 2 * len(alt) + 200 for alt, uri in chosen) <= room:
+            return chosen
+    return []

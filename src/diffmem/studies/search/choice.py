@@ -14,10 +14,10 @@ from typing import Literal
 import numpy as np
 from scipy.special import logit
 
+from diffmem.runs.records import Verdict
 from diffmem.studies.emm import crossing, non_increasing
 from diffmem.studies.search.confidence import anytime_interval
 from diffmem.studies.search.decisions import Counts, StoppingRule, TrainingState, projected_rate
-from diffmem.studies.search.records import Verdict
 
 __all__ = ["Outcome", "Replay", "SizeRule", "bracketed", "outcome_of", "replay"]
 

@@ -19,8 +19,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import expit, logit
 
+from diffmem.runs.records import Verdict
 from diffmem.studies.search.confidence import anytime_interval, log_evidence_above, log_evidence_below
-from diffmem.studies.search.records import Verdict
 
 __all__ = ["Counts", "FutilityRule", "StoppingRule", "TrainingState", "part_size", "projected_rate"]
 

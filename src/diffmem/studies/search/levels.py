@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from diffmem.studies.records import EmmRecord
+from diffmem.runs.records import RunRecord
+from diffmem.studies.records import EmmRecord, LogEntry
 from diffmem.studies.search.choice import Outcome, Replay, SizeRule, replay
 from diffmem.studies.search.interval import emm_of_seed, emm_of_seeds
 from diffmem.studies.search.recipe import SearchRecipe
-from diffmem.studies.search.records import LogEntry, SizeRecord
 
 __all__ = ["Item", "Search", "beside", "decision_log", "follow", "hint_order"]
 
@@ -145,13 +145,11 @@ def beside(emm: float, recipe: SearchRecipe) -> float:
     return emm / math.sqrt(recipe.size_rule(None).ratio)
 
 
-def decision_log(
-    searches: list[Search], records: Mapping[tuple[str, int, int], SizeRecord]
-) -> list[LogEntry]:
+def decision_log(searches: list[Search], records: Mapping[Item, RunRecord]) -> list[LogEntry]:
     """Return the decisions of one level's searches, in order.
 
     Args:
-        records: (level, seed, size) -> what that training did and says.
+        records: What each training did and says.
     """
     entries = []
     for search in searches:
@@ -161,7 +159,7 @@ def decision_log(
     return entries
 
 
-def _decisions(search: Search, records: Mapping[tuple[str, int, int], SizeRecord]) -> Iterator[str]:
+def _decisions(search: Search, records: Mapping[Item, RunRecord]) -> Iterator[str]:
     if search.found is None:
         yield "waits for the search that says where to begin"
         return
@@ -171,7 +169,7 @@ def _decisions(search: Search, records: Mapping[tuple[str, int, int], SizeRecord
         start = "where the recipe, a neighbouring level or the first seed says"
     yield f"begins with N = {steps[0][0]:,} ({start})"
     for (size, _), following in zip_longest(steps, steps[1:]):
-        record = records[search.level, search.seed, size]
+        record = records[Item(search.level, search.seed, size)]
         if record.verdict == "unfinished":
             yield f"N = {size:,}: not decided yet"
         elif following is not None:
@@ -182,7 +180,7 @@ def _decisions(search: Search, records: Mapping[tuple[str, int, int], SizeRecord
             yield _found_text(record)
 
 
-def _found_text(record: SizeRecord) -> str:
+def _found_text(record: RunRecord) -> str:
     early = ""
     if record.stopped == "decided" and record.epochs_trained < record.epochs:
         early = f"; stopped at {record.epochs_trained / record.epochs:.0%} of the epochs"

@@ -56,7 +56,7 @@ class SearchRecipe(StudyRecipe):
     """
 
     title: str = Field("EMM", description="Heading of the report.")
-    plan: Literal["grid", "search"] = "search"
+    plan: Literal["grid", "search"] = Field("search", description="As of a study of fixed sizes.")
     training: TrainingConfig = TrainingConfig(evaluations=EvaluationConfig(schedule="doubling"))
     sizes: tuple[int, int] = Field(description="The smallest and the largest size that may be trained.")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="Seeds; EMM is searched for with each.")

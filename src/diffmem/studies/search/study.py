@@ -16,15 +16,18 @@ from diffmem.memorization.examples import Example
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.distribution import Distribution, open_distribution
 from diffmem.runs.recipe import StudyRecipe
+from diffmem.runs.records import RunRecord
 from diffmem.studies.driver import UNFINISHED, Work, budget_state, drive, seconds_spent
 from diffmem.studies.folder import write_study_folder
+from diffmem.studies.onset import onset_of_runs
+from diffmem.studies.records import CostRecord, LevelRecord, StudyRecord
 from diffmem.studies.search.choice import Outcome
 from diffmem.studies.search.cost import GridCost, grid_of_equal_precision
 from diffmem.studies.search.levels import Item, Search, decision_log, follow, level_emm
 from diffmem.studies.search.recipe import SearchRecipe
-from diffmem.studies.search.records import CostRecord, LevelRecord, SearchResult, SizeRecord
 from diffmem.studies.search.work import SizeRun
-from diffmem.studies.study import RUNS, model_text, task_content
+from diffmem.studies.study import RUNS, model_text
+from diffmem.studies.tasks import task_content
 
 __all__ = ["SearchStudy"]
 
@@ -61,7 +64,7 @@ class SearchStudy:
         self._sets: dict[tuple[str, int], ImageSet] = {}
         self._runs: dict[Item, SizeRun] = {}
         self._outcomes: dict[Item, Outcome] = {}
-        self._records: dict[Item, SizeRecord] = {}
+        self._records: dict[Item, RunRecord] = {}
         self._works: dict[Item, Work] = {}
         self._followed: list[Search] = []
         self.most: int | None = None
@@ -165,48 +168,52 @@ class SearchStudy:
         write_study_folder(self.folder, self.recipe, self.store)
         drive(self, device=device, progress=progress, warn=warn)
 
-    def size_record(self, item: Item) -> SizeRecord:
+    def size_record(self, item: Item) -> RunRecord:
         """Return what a training did and says, finished or not; a final one is read once."""
         if item in self._records:
             return self._records[item]
-        record = self.run(item).size_record(item.level, item.size, self.store)
+        record = self.run(item).size_record(item.size, self.store)
         if item in self._outcomes:
             self._records[item] = record
         return record
 
-    def result(self, device: str = "cpu") -> SearchResult:
-        """Summarize the study as it is now, finished or not."""
+    def spent_text(self) -> str:
+        """Return what is spent of what the study may spend, in words; '' without a budget."""
+        return budget_state(self)[1]
+
+    def result(self, device: str = "cpu", *, so_far: bool = False) -> StudyRecord:
+        """Summarize the study as it is now, finished or not; without the times of `onset` if it is only to be `so_far`.
+
+        Trainings that are not finished are always included.
+        """
         recipe, searches = self.recipe, self.searches()
-        levels = [self._level_record(name, searches[name]) for name in self.levels]
-        records = {(run.level, run.seed, run.size): run for level in levels for run in level.runs}
-        log = [entry for name in self.levels for entry in decision_log(searches[name], records)]
-        first = next(iter(self.levels.values()))
+        levels = [self._level_record(name, searches[name], so_far=so_far) for name in self.levels]
+        records = {Item(level.name, run.seed, run.size): run for level in levels for run in level.runs}
         finished = all(level.finished for level in levels)
         spent, text = budget_state(self)
         notes = [] if recipe.search.futility is None else [_FUTILITY_NOTE]
-        return SearchResult(
+        return StudyRecord(
             title=recipe.title,
+            plan="search",
             factor=recipe.factor,
             levels=levels,
-            epsilon=recipe.measure.epsilon,
-            threshold=recipe.measure.threshold,
-            tolerance=recipe.search.tolerance,
-            confidence=recipe.search.confidence,
-            samples=recipe.measure.samples,
-            sizes=recipe.sizes,
+            sizes=list(recipe.sizes),
             seeds=list(recipe.seeds),
-            sampling=first.sampling.describe(),
+            samples=recipe.measure.samples,
             protocol=protocol_id(RatioRule(recipe.measure.threshold)),
+            threshold=recipe.measure.threshold,
+            epsilon=recipe.measure.epsilon,
+            confidence=recipe.search.confidence,
+            tolerance=recipe.search.tolerance,
             finished=finished,
-            log=log,
-            cost=_sum_of([level.cost for level in levels]),
+            log=[entry for group in searches.values() for entry in decision_log(group, records)],
             seconds=seconds_spent(self.folder),
             versions=versions(device),
             notes=[*notes, *([f"{UNFINISHED} ({text})"] if spent and not finished else [])],
         )
 
-    def _level_record(self, name: str, searches: list[Search]) -> LevelRecord:
-        recipe, level = self.recipe, self.levels[name]
+    def _level_record(self, name: str, searches: list[Search], *, so_far: bool) -> LevelRecord:
+        recipe, level, grid = self.recipe, self.levels[name], self.grid(name)
         items = [item for search in searches for item in search.items]
         runs = [self.size_record(item) for item in sorted(items, key=lambda item: (item.size, item.seed))]
         return LevelRecord(
@@ -216,11 +223,19 @@ class SearchStudy:
             data=self._distributions[name].describe(),
             model=self._models[name],
             training=level.training.describe(),
+            sampling=level.sampling.describe(),
             runs=runs,
             emm=level_emm(searches, recipe),
             by_seed={search.seed: search.emm for search in searches},
+            onset=None if so_far else onset_of_runs(runs, adaptive=True),
             finished=all(search.finished for search in searches),
-            cost=self._cost(name, runs),
+            cost=CostRecord.of(
+                runs,
+                level.sampling.image_cost,
+                grid_sizes=grid.sizes,
+                grid_units=grid.units,
+                grid_images_trained=grid.images_trained,
+            ),
         )
 
     @cached_property
@@ -242,20 +257,6 @@ class SearchStudy:
             recipe.measure.samples, level.sampling.evaluations, len(recipe.seeds),
         )  # fmt: skip
 
-    def _cost(self, name: str, runs: list[SizeRecord]) -> CostRecord:
-        level = self.levels[name]
-        trained, sampled = sum(run.images_trained for run in runs), sum(run.images_sampled for run in runs)
-        grid = self.grid(name)
-        return CostRecord(
-            images_trained=trained,
-            images_sampled=sampled,
-            units=trained + sampled * level.sampling.image_cost,
-            runs=len(runs),
-            grid_sizes=grid.sizes,
-            grid_units=grid.units,
-            grid_images_trained=grid.images_trained,
-        )
-
     def example(self, item: Item, count: int = 8, *, warn: Callable[[str], None] = print) -> Example | None:
         """Return the first images of a training's most memorizing point with their neighbours; none before there are any."""
         run = self.run(item)
@@ -268,15 +269,3 @@ class SearchStudy:
         images = run.images_of(part, seen, sampling, min(count, len(part.neighbours)), warn=warn)
         title = f"{item.size:,} training images, epoch {run.epochs[best]:,.0f}"
         return Example.of(title, images, part.neighbours, run.training_set.images, run.memorized)
-
-
-def _sum_of(costs: list[CostRecord]) -> CostRecord:
-    return CostRecord(
-        images_trained=sum(cost.images_trained for cost in costs),
-        images_sampled=sum(cost.images_sampled for cost in costs),
-        units=sum(cost.units for cost in costs),
-        runs=sum(cost.runs for cost in costs),
-        grid_sizes=sorted({size for cost in costs for size in cost.grid_sizes}),
-        grid_units=sum(cost.grid_units for cost in costs),
-        grid_images_trained=sum(cost.grid_images_trained for cost in costs),
-    )

@@ -11,31 +11,32 @@ behind a gap (a damaged part that was removed) is made again before it counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError
-from diffmem.memorization import RatioRule
+from diffmem.memorization import Neighbours, RatioRule
 from diffmem.memorization.rates import Rate
 from diffmem.models.denoiser import Denoiser
 from diffmem.progress import NO_PROGRESS, Progress
-from diffmem.runs.evaluations import EvaluationStore, StoredEvaluation, judged, read_null
+from diffmem.runs.evaluations import EvaluationStore, StoredEvaluation, read_null, summary
 from diffmem.runs.recipe import StudyRecipe
+from diffmem.runs.records import Evaluation, RunRecord
 from diffmem.runs.run import Run
-from diffmem.runs.store.repairs import note_repair, repairs
+from diffmem.runs.store.repairs import note_repair
 from diffmem.settings import config_hash
 from diffmem.studies.search.choice import Outcome, outcome_of
 from diffmem.studies.search.confidence import anytime_interval
 from diffmem.studies.search.decisions import Counts, StoppingRule, TrainingState
 from diffmem.studies.search.recipe import SearchRecipe
-from diffmem.studies.search.records import PointRecord, SizeRecord
-from diffmem.studies.study import opened_sets
-from diffmem.training.loop import snapshot_path
+from diffmem.studies.tasks import opened_sets
 
 __all__ = ["Parts", "SizeRun", "counts_of", "work_on_size"]
 
@@ -155,56 +156,39 @@ class SizeRun(Run):
             return None
         return outcome_of(state, self.stopping, self.epochs, counts)
 
-    def size_record(self, name: str, size: int, root: Path) -> SizeRecord:
+    def size_record(self, size: int, root: Path) -> RunRecord:
         """Summarize the training as it is now, finished or not.
 
         Args:
-            name: Of the level.
             size: The size that was asked for; the training set is larger where images are duplicated.
             root: Folder that the record's path is relative to.
         """
         stored = [self.parts.read(seen) for seen in self.points]
         counts = [counts_of(found, self.memorized) for found in stored]
-        state, points = self.stopping.state(self.epochs, counts), []
-        for seen, epoch, (hits, total), verdict in zip(
-            self.points, self.epochs, counts, self.stopping.states(counts), strict=True
-        ):
-            if total:
-                low, high = anytime_interval(hits, total, self.recipe.search.confidence)
-                rate = Rate(
-                    count=hits, total=total, value=hits / total, low=low, high=high, method="anytime-valid"
+        state, evaluations, null = self.stopping.state(self.epochs, counts), list[Evaluation](), None
+        for seen, parts, verdict in zip(self.points, stored, self.stopping.states(counts), strict=True):
+            if parts:
+                neighbours = Neighbours(
+                    np.concatenate([part.neighbours.distances for part in parts]),
+                    np.concatenate([part.neighbours.indices for part in parts]),
                 )
-                points.append(PointRecord(epoch=epoch, images_seen=seen, memorized=rate, verdict=verdict))
-        trained = max((seen for seen in self.points if snapshot_path(self.folder, seen).exists()), default=0)
-        return SizeRecord(
-            level=name,
-            size=size,
-            seed=self.seed,
-            run_id=self.run_id,
-            folder=str(self.folder.relative_to(root)),
-            verdict=state.verdict,
-            why=_why(state, points),
-            epochs=self.epochs[-1],
-            epochs_trained=trained / len(self.training_set),
-            stopped=state.stopped,
-            points=points,
-            null=self._null_record(),
-            images_trained=trained,
-            images_sampled=sum(total for _, total in counts),
-            training_seconds=self.training_seconds(),
-            sampling_seconds=sum(part.seconds for found in stored for part in found),
-            incidents=repairs(self.folder),
-        )
-
-    def _null_record(self) -> Rate | None:
-        try:
+                found = summary(seen, neighbours, self.memorized, self.training_set, self._rate)
+                evaluations.append(found.model_copy(update={"verdict": verdict}))
+        with suppress(DiffmemError):  # not measured yet, or damaged: measured when the run is next worked on
             null = read_null(self._null_path)
-        except DiffmemError:
-            return None  # not measured yet, or damaged: measured again when the run is next worked on
-        return None if null is None else judged(null, self.memorized)
+        seconds = sum(part.seconds for found in stored for part in found)
+        record = self.summarized(self.memorized, evaluations, null, size, seconds, root)
+        decision = {"verdict": state.verdict, "stopped": state.stopped, "why": _why(state, evaluations)}
+        return record.model_copy(update=decision)
+
+    def _rate(self, count: int, total: int) -> Rate:
+        """Return a rate whose interval holds however many images were sampled because of it."""
+        confidence = self.recipe.search.confidence
+        low, high = anytime_interval(count, total, confidence)
+        return Rate(count, total, confidence, "anytime-valid", value=count / total, low=low, high=high)
 
 
-def _why(state: TrainingState, points: list[PointRecord]) -> str:
+def _why(state: TrainingState, points: list[Evaluation]) -> str:
     if not points:
         return "nothing measured yet"
     decided = [point for point in points if point.verdict == "at least"]

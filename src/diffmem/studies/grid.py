@@ -1,0 +1,113 @@
+"""A grid carried out in a folder: every size and seed of every level of a factor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from diffmem.distributed import world
+from diffmem.environment import versions
+from diffmem.memorization import RatioRule, protocol_id
+from diffmem.memorization.examples import Example
+from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.runs.recipe import StudyRecipe
+from diffmem.studies.driver import seconds_spent
+from diffmem.studies.folder import write_study_folder
+from diffmem.studies.records import LevelRecord, StudyRecord
+from diffmem.studies.search.levels import Item
+from diffmem.studies.study import Study, budget_of, execute_studies
+
+__all__ = ["GridStudy", "grid_record"]
+
+
+class GridStudy:
+    """A recipe of a grid carried out in a folder; it has the methods of a `SearchStudy`.
+
+    Args:
+        folder: Where the recipe and the report lie.
+        store: Where runs and their data lie; the folder if not given. Studies may share it.
+        progress: Reports the reading of images.
+
+    Raises:
+        UserError: The data cannot be had, a size cannot be drawn, or the images do not fit a model.
+    """
+
+    def __init__(
+        self, recipe: StudyRecipe, folder: Path, store: Path | None = None, progress: Progress = NO_PROGRESS
+    ) -> None:
+        self.recipe, self.folder, self.store = recipe, folder, store or folder
+        self.studies = {
+            name: Study(
+                recipe.level(name),
+                folder,
+                progress,
+                store=self.store,
+                level=name if len(recipe.levels) > 1 else "",
+            )
+            for name in recipe.levels
+        }
+
+    def execute(
+        self,
+        *,
+        device: str = "cpu",
+        progress: Progress = NO_PROGRESS,
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Do what is not done yet, until the budget is spent; the arguments and errors are those of `execute_studies`."""
+        if world().is_main:
+            write_study_folder(self.folder, self.recipe, self.store)
+        studies = list(self.studies.values())
+        execute_studies(studies, self.folder, device=device, progress=progress, warn=warn)
+
+    def result(self, device: str = "cpu", *, so_far: bool = False) -> StudyRecord:
+        """Summarize the study as it is now, finished or not; with runs that are not finished if it is to be `so_far`."""
+        return grid_record(self.recipe, self.studies, device, so_far=so_far)
+
+    def spent_text(self) -> str:
+        """Return what is spent of what the study may spend, in words; '' without a budget."""
+        return budget_of(list(self.studies.values()), self.folder)[1]
+
+    def example(self, item: Item, *, warn: Callable[[str], None] = print) -> Example | None:
+        """Return the first images of a training's most memorizing point with their neighbours."""
+        study = self.studies[item.level]
+        runs = {(len(run.training_set), run.seed): run for run in study.runs()}
+        return study.example(runs[item.size, item.seed].run_id, warn=warn)
+
+
+def grid_record(
+    recipe: StudyRecipe, levels: Mapping[str, Study], device: str = "cpu", *, so_far: bool = False
+) -> StudyRecord:
+    """Summarize the studies of all levels of a grid, finished or not.
+
+    Args:
+        recipe: What has these levels.
+        levels: Level -> its study; all of one folder.
+        device: Where it computed.
+        so_far: Include runs that are not finished.
+    """
+    first, found = next(iter(levels.values())), list[LevelRecord]()
+    for name, study in levels.items():
+        found.append(study.level_record(name, recipe, so_far=so_far))
+    done = sum(run.verdict is None for level in found for run in level.runs)
+    wanted, notes = sum(len(study.runs()) for study in levels.values()), list[str]()
+    if done < wanted:
+        why = budget_of(list(levels.values()), first.folder)[0] or "unfinished"
+        notes = [f"{why}; {wanted - done} of {wanted} runs are missing"]
+    measure = first.recipe.measure
+    return StudyRecord(
+        title=recipe.title,
+        plan="grid",
+        factor=recipe.factor,
+        levels=found,
+        sizes=sorted(recipe.sizes),
+        seeds=list(recipe.seeds),
+        samples=measure.samples,
+        protocol=protocol_id(RatioRule(measure.threshold)),
+        threshold=measure.threshold,
+        epsilon=measure.epsilon,
+        finished=not notes,
+        seconds=seconds_spent(first.folder),
+        versions=versions(device),
+        notes=notes,
+    )

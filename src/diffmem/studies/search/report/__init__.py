@@ -1,1 +1,0 @@
-"""A search for EMM: figures, tables, the page."""
