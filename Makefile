@@ -5,9 +5,9 @@ BIN := .venv/bin
 # Python compiles what is imported; pip would compile all of it, which takes half a minute.
 PIP := $(BIN)/python -m pip install -q --no-compile -c constraints.txt
 EXAMPLES := $(wildcard examples/*.py)
-SOURCES := src tests benchmarks examples website
+SOURCES := src tests benchmarks examples scripts website
 
-.PHONY: demo test test-slow test-gpu test-slurm lint types docs browser examples check release-check bench bench-gpu schema clean
+.PHONY: demo test test-slow test-gpu test-slurm emoji lint types docs browser examples check release-check bench bench-gpu schema clean
 
 .venv/.run: pyproject.toml constraints.txt
 	$(PY) -m venv .venv
@@ -38,6 +38,12 @@ test-gpu: .venv/.dev
 test-slurm: .venv/.dev
 	$(BIN)/python -m pytest -n 0 -v -m slurm tests/slurm
 
+# Trains the text-to-image model with planted repeats anew (at most 20 minutes on two cores) and audits it; the package keeps its own.
+emoji: .venv/.dev
+	set -e; out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; trap 'exit 130' INT TERM; \
+	$(BIN)/python scripts/train_emoji.py --out "$$out"; \
+	$(BIN)/diffmem audit --self-test --text --out "$$out"
+
 lint: .venv/.dev
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
@@ -66,7 +72,7 @@ examples: .venv/.run
 check: lint types test
 
 # What is too long for every change: all examples, the slow tests (tutorials, all pages at all sizes), the site, then the wheel in an environment that holds nothing else.
-release-check: browser docs examples test-slow
+release-check: browser docs examples test-slow emoji
 	set -e; out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; trap 'exit 130' INT TERM; \
 	$(PIP) build; \
 	$(BIN)/python -m build -o "$$out/dist" > "$$out/build.log" || { cat "$$out/build.log"; exit 1; }; \
