@@ -2,19 +2,21 @@
 # make test    from a bare clone: environment, then the test suite
 PY ?= python3
 BIN := .venv/bin
+# Python compiles what is imported; pip would compile all of it, which takes half a minute.
+PIP := $(BIN)/python -m pip install -q --no-compile -c constraints.txt
 EXAMPLES := $(wildcard examples/*.py)
-SOURCES := src tests benchmarks examples website
+SOURCES := src tests benchmarks examples scripts website
 
-.PHONY: demo test test-slow test-gpu test-slurm lint types docs browser examples check release-check bench bench-gpu schema clean
+.PHONY: demo test test-slow test-gpu test-slurm emoji lint types docs browser examples check release-check bench bench-gpu schema clean
 
 .venv/.run: pyproject.toml constraints.txt
 	$(PY) -m venv .venv
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -c constraints.txt torch numpy -e .
+	$(PIP) torch numpy -e .
 	touch $@
 
 .venv/.dev: .venv/.run
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(PIP) -e '.[dev]'
 	touch $@
 
 demo: .venv/.run
@@ -35,6 +37,12 @@ test-gpu: .venv/.dev
 # On a real SLURM of one node, which is installed where it is missing (root, Debian or Ubuntu) and ended again: ten minutes.
 test-slurm: .venv/.dev
 	$(BIN)/python -m pytest -n 0 -v -m slurm tests/slurm
+
+# Trains the text-to-image model with planted repeats anew (at most 20 minutes on two cores) and audits it; the package keeps its own.
+emoji: .venv/.dev
+	set -e; out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; trap 'exit 130' INT TERM; \
+	$(BIN)/python scripts/train_emoji.py --out "$$out"; \
+	$(BIN)/diffmem audit --self-test --text --out "$$out"
 
 lint: .venv/.dev
 	$(BIN)/ruff check $(SOURCES)
@@ -64,9 +72,9 @@ examples: .venv/.run
 check: lint types test
 
 # What is too long for every change: all examples, the slow tests (tutorials, all pages at all sizes), the site, then the wheel in an environment that holds nothing else.
-release-check: browser docs examples test-slow
+release-check: browser docs examples test-slow emoji
 	set -e; out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; trap 'exit 130' INT TERM; \
-	$(BIN)/python -m pip install -q -c constraints.txt build; \
+	$(PIP) build; \
 	$(BIN)/python -m build -o "$$out/dist" > "$$out/build.log" || { cat "$$out/build.log"; exit 1; }; \
 	$(PY) -m venv "$$out/empty"; \
 	"$$out/empty/bin/python" -m pip install -q --upgrade pip; \
@@ -78,7 +86,7 @@ release-check: browser docs examples test-slow
 	empty/bin/python -I -c "import diffmem as dm; print(dm.open_images('digits').images.shape)"
 
 bench: .venv/.dev
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
+	$(PIP) -e '.[bench]'
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/network_rate.py
 	$(BIN)/python benchmarks/neighbours.py

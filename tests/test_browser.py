@@ -125,7 +125,7 @@ KINDS = {
     "optimum": optimum,
     "duplicates": duplicates,
 }
-WIDE = ("search", "unfinished search", "experiment", "audits of several models")
+WIDE = ("study", "search", "unfinished search", "experiment", "audits of several models")
 """Kinds with a table that scrolls in its own box also at a desk."""
 
 SHORT = ("study", "search", "audit", "experiment", "gap", "optimum", "duplicates")

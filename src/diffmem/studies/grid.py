@@ -37,7 +37,14 @@ class GridStudy:
     ) -> None:
         self.recipe, self.folder, self.store = recipe, folder, store or folder
         self.studies = {
-            name: Study(recipe.level(name), folder, progress, store=self.store) for name in recipe.levels
+            name: Study(
+                recipe.level(name),
+                folder,
+                progress,
+                store=self.store,
+                level=name if len(recipe.levels) > 1 else "",
+            )
+            for name in recipe.levels
         }
 
     def execute(

@@ -49,6 +49,7 @@ class Study:
     Args:
         folder: Where results lie; made if missing.
         store: Where runs and their data lie; the folder if not given. Studies may share it: runs are named by content.
+        level: What messages call the level, where there are several.
         progress: Reports the reading of images.
 
     Raises:
@@ -62,8 +63,9 @@ class Study:
         progress: Progress = NO_PROGRESS,
         *,
         store: Path | None = None,
+        level: str = "",
     ) -> None:
-        self.recipe, self.folder, self.store = recipe, folder, store or folder
+        self.recipe, self.folder, self.store, self._level = recipe, folder, store or folder, level
         self.distribution = open_distribution(recipe.data, progress)
         self.heldout = self.distribution.heldout
         self.sets = {size: self.distribution.draw(size) for size in sorted(recipe.sizes)}
@@ -87,7 +89,7 @@ class Study:
         """Return a run as something to be done."""
         recipe = self.recipe
         return Work(
-            name=f"{recipe.title}, N = {len(run.training_set):,}, seed {run.seed}",
+            name=f"{self._level and f'{self._level}, '}N = {len(run.training_set):,}, seed {run.seed}",
             run=run,
             function=WORK,
             content=lambda device: task_content(run, recipe, device),
