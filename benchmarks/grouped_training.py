@@ -2,11 +2,10 @@
 
     python benchmarks/grouped_training.py [--models quickstart cifar8] [--members 2 4 8] [--rounds 5] [--seconds 5]
 
-Baseline: one single-threaded process per core, each training one network (`Trainer`), as the local executor works. Compared with it:
-the same with memory reused between steps (as a group does), one process, K parallel processes, `TrainerGroup`s
-of K networks in one single-threaded process per core or in one process with all cores, and K networks under `torch.func.vmap`
-(`stack_module_state`, `functional_call`, gradients of each, fused Adam over one vector, without EMA) in one
-single-threaded process per core.
+Baseline: one single-threaded process per core, each training one network (`Trainer`), as the local executor works without groups.
+Compared with it: one process, K parallel processes, `TrainerGroup`s of K networks in one single-threaded process per core or in one
+process with all cores, and K networks under `torch.func.vmap` (`stack_module_state`, `functional_call`, gradients of each, fused
+Adam over one vector, without EMA) in one single-threaded process per core.
 
 Models: 'quickstart' (digits, batch 32) and 'cifar8', the CPU scale of the paper's experiments (8x8x3, batch 16). Pixels of
 'cifar8' are random, since the time does not depend on them. `--check` trains groups and separate networks side by side and
@@ -66,19 +65,13 @@ def _members(name: str, count: int):
 
 def _stepper(kind: str, name: str, members: int) -> Callable[[], int]:
     """Return a function that trains one batch of each of the members and returns the number of images."""
-    import torch
 
     from diffmem.training.grouped import TrainerGroup
 
-    if kind == "kept":
-        torch.empty(
-            30 * 2**20, dtype=torch.uint8
-        )  # as `TrainerGroup` does: the C library keeps a step's memory
     made = _members(name, members)
     images = members * made[0].config.batch_size
     advance = {
         "separate": lambda: made[0].step,
-        "kept": lambda: made[0].step,
         "grouped": lambda: TrainerGroup(made).step,
         "vmap": lambda: _vmapped(made),
     }[kind]()
@@ -217,7 +210,6 @@ def _arrangements(members: list[int]) -> dict[str, tuple[str, int, int, int]]:
     count = cores()
     made = {
         f"{count} processes": ("separate", 1, count, 1),
-        f"{count} processes that keep memory": ("kept", 1, count, 1),
         "1 process alone": ("separate", 1, 1, 1),
     }
     for k in members:

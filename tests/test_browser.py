@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
-from audit_builders import make_images, render_audit
+from audit_builders import make_audit, make_images, make_matches, render_audit
 from audit_examples import cannot_tell, copies_found, full_audit, none_found
 from browser import installed, open_browser
 from reports_experiment import by_labels, many_levels
@@ -18,6 +23,9 @@ from reports_search import make_search, unfinished_search
 from reports_study import make_gallery, make_result
 from undrawn import undrawn_figures
 
+import diffmem
+from diffmem.auditing.report.several import write_several
+from diffmem.auditing.several import folders_of, several
 from diffmem.data import ImageSet
 from diffmem.memorization.neighbours.groups import near_duplicates
 from diffmem.optimum.report.figure import write_optimum
@@ -47,6 +55,26 @@ def audit(folder, make=full_audit):
     page = folder / "audit.html"
     page.write_text(render_audit(result, make_images(result)))
     return page
+
+
+def several_models(folder):
+    audits = [make_audit(), make_audit(matches=make_matches(40))]
+    names = [Path("a-rather-long-name-of-a-checkpoint-step-000100.pt"), Path("step-200.pt")]
+    return write_several(several(folders_of(names, False), audits), folder)
+
+
+def prompts(folder):
+    digits = diffmem.open_images("digits")
+    train = replace(
+        digits.take(range(200), "train"), captions=tuple(f"digit number {at}" for at in range(200))
+    )
+    folder.mkdir()
+    listed = folder / "prompts.txt"
+    listed.write_text("".join(f"digit number {at // 2}\n" for at in range(80)))
+    samples = replace(train.take([at // 2 for at in range(80)], "samples"), captions=None)
+    heldout = digits.take(range(800, 1600), "held out")
+    diffmem.audit(train, samples=samples, heldout=heldout, prompts=listed).save(folder)
+    return folder / "audit.html"
 
 
 def experiment(folder):
@@ -89,12 +117,17 @@ KINDS = {
     "audit, copies found": lambda folder: audit(folder, copies_found),
     "audit, none found": lambda folder: audit(folder, none_found),
     "audit, cannot tell": lambda folder: audit(folder, cannot_tell),
+    "audits of several models": several_models,
+    "audit by prompts": prompts,
     "experiment": experiment,
     "experiment of many levels": long_experiment,
     "gap": gap,
     "optimum": optimum,
     "duplicates": duplicates,
 }
+WIDE = ("study", "search", "unfinished search", "experiment", "audits of several models")
+"""Kinds with a table that scrolls in its own box also at a desk."""
+
 SHORT = ("study", "search", "audit", "experiment", "gap", "optimum", "duplicates")
 
 
@@ -144,6 +177,40 @@ def test_a_page_with_its_pictures_is_readable_in_every_case(browser, page_of, ki
     shown = browser.show(page_of(kind, drawn=True).as_uri(), width, dark)
     check(shown)
     assert shown.pictures["all"] > 0
+    if width == DESK and kind not in WIDE:
+        assert shown.boxes == []
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def served(folder):
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://localhost:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [PHONE, DESK])
+@pytest.mark.parametrize(
+    "page", ["index", "results", "reference/api", "reference/commands", "reference/schemas/audit"]
+)
+def test_a_page_of_the_site_is_readable_and_asks_its_own_server_alone(browser, page, width, dark):
+    site = Path(__file__).parents[1] / "site"
+    if not (site / "index.html").is_file():
+        pytest.skip("the site is not built: make docs")
+    with served(site) as address:
+        shown = browser.show(f"{address}{page}.html", width, dark)
+        assert [asked for asked in shown.requests if not asked.startswith(address)] == []
+    assert shown.errors == []
+    assert shown.wider == 0
+    assert shown.pictures["broken"] == 0
+    assert len(shown.text) > 1000
 
 
 SPOILT = {

@@ -37,6 +37,11 @@ def commands(text):
         yield from [words[1:ended]] if words else []
 
 
+TYPED = [
+    path for path in PAGES if "\n```sh\n" in path.read_text("utf-8") and path.stem != "my-run-has-finished"
+]
+"""Pages that can be typed from top to bottom; that of other trainers has a test of its own (test_tutorials.py)."""
+
 ALL = [
     pytest.param(command, id=f"{path.relative_to(ROOT)}: {' '.join(command)[:70]}")
     for path in PAGES
@@ -84,9 +89,8 @@ def test_the_blocks_of_the_readme_run_in_their_order(tmp_path, monkeypatch, caps
     found = blocks(ROOT / "README.md")
     typed = [command for kind, text in found if kind == "sh" for command in commands(text)]
     for command in typed:
-        if (
-            command[0] == "study"
-        ):  # its plan measures how fast trainings are, ten seconds: in the slow test below
+        # The plan of a study measures how fast trainings are, which takes ten seconds: in the slow test below.
+        if command[0] == "study":
             continue
         called = call(*command)
         wanted = next((code for part, code in EXIT_CODES.items() if part in " ".join(command)), 0)
@@ -102,10 +106,10 @@ def test_the_blocks_of_the_readme_run_in_their_order(tmp_path, monkeypatch, caps
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("page", ["README.md", "docs/tutorial/README.md", "docs/tutorial/audit-a-model.md"])
+@pytest.mark.parametrize("page", TYPED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_page_can_be_typed_from_top_to_bottom(page, tmp_path):
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    for kind, text in blocks(ROOT / page):
+    for kind, text in blocks(page):
         named = re.match(r"# ([\w.]+\.py)\b", text)
         if kind == "python" and named:
             (tmp_path / named[1]).write_text(text)

@@ -31,7 +31,7 @@ NAMES = {
     "Train and generate": "train generate",
     "Measure": "measure measure_run",
     "Audit": "audit Audit",
-    "Studies": "find_emm run_study open_emm open_study",
+    "Studies": "find_emm run_study open_emm open_study onset Curve",
     "Settings": "ModelConfig TrainingConfig EmaConfig EvaluationConfig SamplerConfig MeasureConfig DataConfig StudyRecipe SearchConfig",
     "Errors": "UserError DiffmemError",
 }
@@ -75,7 +75,12 @@ RECORDS = {
         "SelfTestResult",
         "`diffmem audit --self-test`.",
     ),
-    "study": ("report.json", "studies.records", "StudyRecord", "A study: a grid of sizes, or a search for EMM."),
+    "study": (
+        "report.json",
+        "studies.records",
+        "StudyRecord",
+        "A study: a grid of sizes, or a search for EMM.",
+    ),
     "experiment": (
         "result.json",
         "paper.records",
@@ -110,6 +115,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path, text in made.items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: Files) -> str:
+    """Let links say what they lead to: in a repository a page is a file, on a site it is not."""
+    return re.sub(r"\[([\w-]+)\.md\]\(", lambda found: f"[{found[1].replace('-', ' ')}](", markdown)
 
 
 def on_post_page(output: str, page: Any, config: MkDocsConfig) -> str:
@@ -202,10 +212,9 @@ def public_names() -> str:
         PluginError: A public name is missing on the page, or is not documented.
     """
     shown = [name for names in NAMES.values() for name in names.split()]
-    if set(shown) != set(diffmem.__all__) - {"__version__"}:
-        raise PluginError(
-            f"website/pages.py has other names than diffmem.__all__: {set(shown) ^ set(diffmem.__all__)}."
-        )
+    other = set(shown) ^ (set(diffmem.__all__) - {"__version__"})
+    if other:
+        raise PluginError(f"website/pages.py and diffmem.__all__ differ in {', '.join(sorted(other))}.")
     page = (
         "# Public names\n\nEverything that `import diffmem as dm` offers, from its docstrings; [Python](python.md) has them in one table."
         " `dm.__version__` is the version.\n"

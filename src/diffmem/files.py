@@ -24,6 +24,7 @@ __all__ = [
     "json_bytes",
     "read_json",
     "read_number",
+    "rename_file",
     "sha256_file",
     "write_bytes",
     "write_folder",
@@ -171,6 +172,18 @@ def _moved_back(before: Path, record: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def rename_file(source: Path, target: Path) -> None:
+    """Rename a file that was written atomically, in place of `target`.
+
+    Raises:
+        DiffmemError: The operating system refused it.
+    """
+    try:
+        source.replace(target)
+    except OSError as error:
+        raise DiffmemError(f"Cannot write {target}: {error.strerror or error}. {_remedy(error)}") from error
 
 
 def write_bytes(target: Path, content: bytes) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
 
-__all__ = ["dealing", "dealt", "even_parts", "one_thread", "pulled"]
+__all__ = ["dealing", "dealt", "even_parts", "of_threads", "one_thread", "pulled"]
 
 FEWEST = 64  # items of a slice for which it pays to wake a thread
 
@@ -66,12 +66,17 @@ def _count() -> int:
     return _threads.get() or torch.get_num_threads()
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread() -> AbstractContextManager[None]:
     """Keep torch to one thread, for operations so small that threads would mostly wait for each other."""
+    return of_threads(1)
+
+
+@contextmanager
+def of_threads(count: int | None) -> Iterator[None]:
+    """Have torch use so many threads; none for as many as it has."""
     threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(1)
+        torch.set_num_threads(count or threads)
         yield
     finally:
         torch.set_num_threads(threads)

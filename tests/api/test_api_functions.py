@@ -150,7 +150,7 @@ def test_a_search_prints_its_table_and_goes_on_in_its_folder(tmp_path):
         "data": {"heldout": 50, "selection": "random"}, "factor": "width", "executor": {"kind": "inline"},
     }  # fmt: skip
     study = dm.find_emm("digits", (4, 8), levels={"8": {}}, out=tmp_path / "s", device="cpu", **settings)
-    assert study.emm["8"].status == "below smallest"
+    assert study.emm["8"].status == study.levels["8"].emm.status == "below smallest"
     assert "below 4" in str(study)
     assert "below 4" in study._repr_html_()
     assert (tmp_path / "s" / "report.html").is_file()
@@ -183,6 +183,7 @@ def test_a_study_on_a_grid_prints_its_table_and_is_opened_again(tmp_path):
         training=dm.TrainingConfig(epochs=1, batch_size=4), measure=dm.MeasureConfig(samples=4),
     )  # fmt: skip
     done = dm.run_study(recipe, tmp_path / "g", device="cpu", workers=1)
+    assert (done.result.plan, list(done.levels)) == ("grid", ["base"])
     assert done.write_report().html.is_file()
     assert "EMM at 90%" in str(done)
     assert dm.open_study(tmp_path / "g").result.runs == done.result.runs

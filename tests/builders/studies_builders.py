@@ -6,7 +6,9 @@ from diffmem.runs import run
 from diffmem.runs.evaluations import StoredEvaluation
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.settings import override
-from diffmem.studies.study import execute_studies, grid_record, work_on_run
+from diffmem.studies.grid import grid_record
+from diffmem.studies.study import execute_studies
+from diffmem.studies.tasks import work_on_runs
 from diffmem.training import Trainer
 
 TINY = {
@@ -31,7 +33,7 @@ TINY = {
     },
     "sampling": {"steps": 3},
     "measure": {"samples": 8, "threshold": 0.9},
-    "executor": "inline",
+    "executor": {"kind": "inline", "group": 1},
 }
 
 
@@ -88,5 +90,6 @@ def forbid(monkeypatch, *what):
 
 def run_on_a_stand_in(content, progress, warn):
     """Do a run of a study on the CPU, and say which device its worker had."""
-    warn(f"on {os.environ['CUDA_VISIBLE_DEVICES']} as {content['device']}")
-    work_on_run({**content, "device": "cpu"}, progress, warn)
+    (run,) = content["runs"]
+    warn(f"on {os.environ['CUDA_VISIBLE_DEVICES']} as {run['device']}")
+    work_on_runs({"runs": [{**run, "device": "cpu"}]}, progress, warn)

@@ -6,7 +6,7 @@ import numpy as np
 
 from diffmem.models import ModelConfig, build_denoiser
 from diffmem.models.weights import read_tensors
-from diffmem.training import EvaluationConfig, Trainer, TrainingConfig, training_snapshots
+from diffmem.training import EvaluationConfig, Trainer, Training, TrainingConfig, training_snapshots
 from diffmem.training.loop import STATE_FILE
 
 # Fourier features are random buffers, and dropout has masks of its own for each step: both must survive resuming.
@@ -53,7 +53,8 @@ def results(folder):
 
 def train(one, model, folder, tag, *, on_snapshot=lambda current: None, **more):
     """Train as far as `on_snapshot`, which is called at each evaluation point, does not return True."""
-    for seen in training_snapshots(one, model, folder, tag, **more):
-        assert seen == one.seen
+    training = Training(one, model, folder, tag, **more)
+    for reached in training_snapshots([training]):
+        assert reached is training
         if on_snapshot(one) is True:
             break

@@ -242,6 +242,8 @@ def test_canaries_are_planted_by_data_build_and_their_exposure_is_reported(call,
         (["--out", "report", "--samples", "digits", "--train", "digits", "--set", "steps=3"], "--set"),
         (["--out", "file", "--samples", "digits", "--train", "digits"], "is a file"),
         (["--self-test", "--samples", "digits"], "--self-test"),
+        (["--self-test", "--text", "--train", "digits"], "--text tests on emoji"),
+        (["--text", "--train", "digits"], "--text belongs to --self-test"),
     ],
 )
 def test_a_wrong_question_is_one_line_with_code_2_and_nothing_is_written(

@@ -8,6 +8,7 @@ from studies_builders import tiny_recipe
 
 from diffmem.__main__ import main
 from diffmem.runs.store.workers import reported_status
+from diffmem.runs.together import execute_together
 from diffmem.studies.folder import write_study_folder
 from diffmem.studies.study import Study
 
@@ -125,7 +126,7 @@ def test_the_status_of_a_grid_says_how_far_each_run_is(tmp_path, capsys):
     study = Study(tiny_recipe(), tmp_path)
     write_study_folder(tmp_path, study.recipe, tmp_path)
     small, large = study.runs()
-    small.execute(study.recipe.sampling, study.recipe.measure)
+    execute_together([(small, study.recipe.sampling, study.recipe.measure)])
     with reported_status(large.folder) as report:
         large.write_config()
         report(25, 100, "training")

@@ -13,6 +13,7 @@ from diffmem.models.config import ModelConfig
 from diffmem.models.weights import read_tensors, write_tensors
 from diffmem.runs.evaluations import stored_frechet
 from diffmem.runs.run import Run
+from diffmem.runs.together import execute_together
 from diffmem.training import TrainingConfig
 from diffmem.training.loop import snapshot_path
 from diffmem.training.schedule import evaluation_images
@@ -30,7 +31,7 @@ def a_run(store, *, size=20, heldout=30, model=RECIPE.model):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     one = a_run(tmp_path_factory.mktemp("finished"))
-    one.execute(SAMPLING, MEASURE, warn=pytest.fail)
+    execute_together([(one, SAMPLING, MEASURE)], warn=pytest.fail)
     return one
 
 
@@ -89,7 +90,7 @@ def test_stored_neighbours_are_exact_and_their_indices_are_of_the_training_set_w
     # trap: with duplicates in the training set d1 ~ d2, and copies of duplicated images are never counted
     doubled = DIGITS.take(np.repeat(np.arange(10), 2), "each image twice")
     one = Run(doubled, None, RECIPE.model, RECIPE.training, 0, tmp_path)
-    one.execute(SAMPLING, MEASURE.model_copy(update={"frechet": None}))
+    execute_together([(one, SAMPLING, MEASURE.model_copy(update={"frechet": None}))])
     for stored in one.evaluations(SAMPLING, 24):
         assert set(stored.neighbours.indices.ravel()) <= set(range(0, 20, 2))
         difference = stored.images[:, None].astype(float) - doubled.images[stored.neighbours.indices]
@@ -102,7 +103,7 @@ def test_stored_neighbours_are_exact_and_their_indices_are_of_the_training_set_w
 def test_a_training_set_of_one_image_is_refused_before_training(tmp_path):  # trap: N = 1 fails, as k is 2
     one = Run(DIGITS.take([0], "one"), None, RECIPE.model, RECIPE.training, 0, tmp_path)
     with pytest.raises(UserError, match="only 1 distinct"):
-        one.execute(SAMPLING, MEASURE)
+        execute_together([(one, SAMPLING, MEASURE)])
     assert not one.folder.exists()
 
 
@@ -130,7 +131,7 @@ def test_the_same_work_is_not_done_twice_and_leaves_every_file_alone(finished, m
         return {path: path.stat().st_mtime_ns for path in files}
 
     before = times()
-    finished.execute(SAMPLING, MEASURE, warn=pytest.fail)
+    execute_together([(finished, SAMPLING, MEASURE)], warn=pytest.fail)
     assert times() == before
 
 
@@ -138,7 +139,7 @@ def test_fewer_images_are_measured_alone(finished, monkeypatch):
     # trap: one shared folder is rewritten for each snapshot, and files of an earlier, larger call are measured too
     forbid(monkeypatch, "training")
     few = MEASURE.model_copy(update={"samples": 20})
-    finished.execute(SAMPLING, few)
+    execute_together([(finished, SAMPLING, few)])
     for stored, many in zip(
         finished.evaluations(SAMPLING, 20), finished.evaluations(SAMPLING, 24), strict=True
     ):
@@ -155,14 +156,14 @@ def test_a_damaged_file_is_reported_and_made_anew_where_it_is_needed(copied, mon
     path = store.path(seen) if which == "small" else store.images_path(seen)
     before, told = path.read_bytes(), []
     path.write_bytes(before[:-40])
-    copied.execute(SAMPLING, MEASURE, warn=told.append)
+    execute_together([(copied, SAMPLING, MEASURE)], warn=told.append)
     if which == "small":
         assert str(path) in told[0]
         assert store.read(seen).images.shape[0] == 24
     else:
         assert not told  # no number needs them
         store._frechet_path(seen).unlink()
-        copied.execute(SAMPLING, MEASURE, warn=told.append)
+        execute_together([(copied, SAMPLING, MEASURE)], warn=told.append)
         assert str(path) in told[0]
         assert path.read_bytes() == before
     assert len(told) == 1
@@ -177,7 +178,7 @@ def test_a_whole_snapshot_that_this_version_cannot_read_is_kept_and_nothing_is_t
     write_tensors(path, tensors, words)
     before = path.read_bytes()
     with pytest.raises(UserError, match="go on with the version of diffmem that wrote it") as caught:
-        copied.execute(SAMPLING, MEASURE, warn=pytest.fail)
+        execute_together([(copied, SAMPLING, MEASURE)], warn=pytest.fail)
     assert str(path) in str(caught.value)
     assert path.read_bytes() == before
 
@@ -196,7 +197,7 @@ def test_lost_images_of_a_gallery_are_generated_again_and_nothing_is_written(cop
 
 def test_a_frechet_distance_of_too_few_images_is_told_and_noted(tmp_path):
     one, told = a_run(tmp_path, size=8), []
-    one.execute(SAMPLING, MEASURE, warn=told.append)
+    execute_together([(one, SAMPLING, MEASURE)], warn=told.append)
     assert len(told) == len(one.points)
     for each in one.record(SAMPLING, MEASURE, tmp_path).evaluations:
         assert (each.frechet, each.frechet_of) == (None, "pixels")
@@ -227,7 +228,7 @@ def test_a_frechet_distance_can_be_asked_for_later(finished, monkeypatch):
 def test_features_that_cannot_be_had_are_told_before_training(tmp_path, monkeypatch):
     forbid(monkeypatch, "training")
     with pytest.raises(UserError, match="no TorchScript file"):
-        a_run(tmp_path).execute(SAMPLING, MEASURE.model_copy(update={"frechet": "missing.pt"}))
+        execute_together([(a_run(tmp_path), SAMPLING, MEASURE.model_copy(update={"frechet": "missing.pt"}))])
 
 
 def test_a_run_that_is_not_done_has_no_record(tmp_path):
@@ -241,7 +242,7 @@ def test_the_optimum_is_measured_without_training_and_copies(tmp_path, monkeypat
     forbid(monkeypatch, "training")
     one = a_run(tmp_path, model=ModelConfig(architecture="optimum"))
     sampling = SAMPLING.model_copy(update={"steps": 18})
-    one.execute(sampling, MEASURE, warn=pytest.fail)
+    execute_together([(one, sampling, MEASURE)], warn=pytest.fail)
     record = one.record(sampling, MEASURE, tmp_path)
     assert [(each.images_seen, each.memorized.value) for each in record.evaluations] == [(0, 1.0)]
     assert len(images_of(one, sampling, 0, 5)) == 5

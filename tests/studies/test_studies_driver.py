@@ -225,7 +225,7 @@ def test_the_gpus_that_are_named_are_used(tmp_path, device, executor, expected):
 @pytest.mark.slow
 @pytest.mark.usefixtures("stand_ins")
 def test_the_runs_of_a_grid_are_divided_among_the_gpus(tmp_path, monkeypatch):
-    monkeypatch.setattr(studies, "_WORK", "studies_builders:run_on_a_stand_in")
+    monkeypatch.setattr(studies, "WORK", "studies_builders:run_on_a_stand_in")
     told = []
     study = Study(tiny_recipe("executor=local"), tmp_path)
     execute_studies([study], tmp_path, device="cuda", warn=told.append)

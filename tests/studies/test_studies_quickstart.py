@@ -1,15 +1,17 @@
 import numpy as np
 import pytest
 
+from diffmem.executors.config import ExecutorConfig
+from diffmem.studies.groups import Member, planned_groups
 from diffmem.studies.quickstart import quickstart_recipe
 from diffmem.studies.study import Study
 
 
-def test_the_quickstart_has_five_sizes_from_16_to_256_and_trains_all_for_the_same_epochs():
+def test_the_quickstart_has_four_sizes_from_16_to_128_and_trains_all_for_the_same_epochs():
     recipe = quickstart_recipe()
-    assert len(recipe.sizes) == 5
+    assert len(recipe.sizes) == 4
     assert min(recipe.sizes) >= 16
-    assert max(recipe.sizes) <= 256
+    assert max(recipe.sizes) <= 128
     assert recipe.training.rounding == "exact"
     assert recipe.data.source == "digits"
 
@@ -40,3 +42,11 @@ def test_every_size_of_the_quickstart_can_be_drawn_apart_from_the_held_out_image
         assert len(images) == size
         assert not held & set(images.names)
         assert len(np.unique(images.images.reshape(size, -1), axis=0)) == size
+
+
+def test_on_two_cores_the_largest_size_has_a_process_to_itself_and_the_others_share_one(tmp_path):
+    study = Study(quickstart_recipe(), tmp_path)
+    members = [Member(run, study.work(run).units) for run in study.runs()]
+    sizes = {run.run_id: len(run.training_set) for run in study.runs()}
+    plan = planned_groups(members, ExecutorConfig(kind="local", processes=2), "cpu", tmp_path)
+    assert [[sizes[run_id] for run_id in group] for group in plan.groups] == [[128], [64, 32, 16]]

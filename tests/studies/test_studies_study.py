@@ -14,7 +14,8 @@ from diffmem.memorization import RatioRule
 from diffmem.models.weights import read_tensors
 from diffmem.runs import run
 from diffmem.studies import emm
-from diffmem.studies.study import Study, grid_record
+from diffmem.studies.grid import grid_record
+from diffmem.studies.study import Study
 
 TWO = "executor={kind: local, processes: 2}"
 

@@ -91,6 +91,23 @@ def test_members_of_several_sizes_follow_their_own_schedules(optimizer, decay):
     assert_grouped_is_separate(make)
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    these(
+        [
+            ("learning_rate", (1e-3, 4e-3, 2e-3)),
+            ("warmup", (0, 3, 8)),
+            ("order", ("cyclic", "shuffled", "cyclic")),
+            ("ema", ({"half_life": 1.0}, {"mode": "mode3"}, {"mode": "mode4", "final": 0.0})),
+        ],
+        ("learning_rate", (1e-3, 4e-3, 2e-3)),
+        ("ema", ({"half_life": 1.0}, {"mode": "mode3"}, {"mode": "mode4", "final": 0.0})),
+    ),
+)
+def test_members_may_differ_in_settings_of_their_schedules(name, values):
+    assert_grouped_is_separate(lambda number: member(number, optimizer="sgd", **{name: values[number]}))
+
+
 def test_images_with_unknown_classes_are_seen_as_alone():
     def make(number):
         one = member(number, MODEL.model_copy(update={"multipliers": (1, 1)}))
@@ -162,7 +179,7 @@ def test_half_precision_is_used_where_it_is_asked_for():
     ("others", "words"),
     [
         ([], "at least one member"),
-        ([member(0), member(1, learning_rate=0.5)], "same settings"),
+        ([member(0), member(1, weight_decay=0.5)], "but for epochs.*the same settings"),
         ([member(0), member(1, MODELS["ncsnpp"])], "same architecture"),
         ([member(0, MODELS["ddpmpp"].model_copy(update={"preconditioning": "vp"})), member(1)], "architecture"),
         ([member(0), run(member(1), 2)], "have seen 0 and 8 images"),

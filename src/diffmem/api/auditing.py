@@ -21,14 +21,16 @@ from diffmem.auditing import (
     parse_transforms,
 )
 from diffmem.auditing import audit as run_audit
+from diffmem.auditing.prompts.detectors import Detected, Scores
 from diffmem.auditing.prompts.measure import PromptAudit, PromptInputs, audit_prompts
+from diffmem.auditing.prompts.report.detectors import detectors_part
 from diffmem.auditing.prompts.report.part import prompts_part
 from diffmem.auditing.records import VerdictRecord
 from diffmem.auditing.report import audit_images, write_audit
 from diffmem.auditing.report.text import FINDING_TEXT, audit_table, count_of_total, deciding_first
 from diffmem.console import rendered
 from diffmem.data import CanarySet, ImageSet, Reading, other_readings
-from diffmem.data.prompts import PromptList, read_prompts
+from diffmem.data.prompts import PromptList, comparable, read_prompts
 from diffmem.distributed import world
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
@@ -47,10 +49,12 @@ class Audit:
     Attributes:
         found: The record, with what the pictures need.
         prompts: What was found by prompt, with what its pictures need; none without a list of prompts.
+        detected: What scores say of prompts, which decides nothing; none without a list of prompts.
     """
 
     found: Audited
     prompts: PromptAudit | None = None
+    detected: Detected | None = None
 
     @property
     def result(self) -> AuditResult:
@@ -68,6 +72,7 @@ class Audit:
             self.verdict.sentence,
             *table,
             *([] if self.prompts is None else [self.prompts.record.sentence]),
+            *([] if self.detected is None else [self.detected.record.sentence]),
             *(f"- {text}" for text in [*self.verdict.missing, *self.result.notes]),
         )
 
@@ -87,6 +92,8 @@ class Audit:
         parts = []
         if self.prompts is not None and self.found.shown is not None:
             parts.append(prompts_part(self.prompts, self.found.shown))
+        if self.detected is not None:
+            parts.append(detectors_part(self.detected))
         return write_audit(self.result, audit_images(self.found), self.found.matches, Path(out), parts)
 
 
@@ -117,7 +124,8 @@ def audit(
             further fields of `AuditRequest`. `transforms` may be written as 'flip+shift2', `features` as ['inception'], `canaries` as a
             path; `opening`, a dictionary, has further arguments of `open_model`: settings, resolution, weights, allow_pickle. `prompts`
             is a list of the prompts of the samples (a `PromptList`, or the path of a .txt, .csv or .jsonl), and `base_samples` are images
-            of the base model for the same prompts and seeds.
+            of the base model for the same prompts and seeds. Of a text-to-image model without training images, `prompts` are ranked
+            beside those of `controls`, a list likewise.
             `executor`, a YAML file or 'local', says where sampling and searches are done in pieces, with the same result; it needs
             `shards`, and a model that is named by its path. For the folder of a text-to-image model, the fields of `PromptedModel`:
             `lora`, `base`, `seeds_per_prompt`, `prompts_per_group`, `guidance`, `dtype`; samples of its base are kept in `base_shards`.
@@ -137,20 +145,25 @@ def audit(
     if text_model is not None and executor is not None:
         raise UserError("Samples of a text-to-image model are made by this process; leave the executor out.")
     prompts, base = options.pop("prompts", None), options.pop("base_samples", None)
+    controls = options.pop("controls", None)
     if text_model is not None and samples is not None:
         raise UserError("Give either samples or a model, not both: samples are generated from the model.")
     if prompts is None and base is not None:
         raise UserError(
             "Samples of a base model (--base-samples) are compared by prompt: give the list of prompts, --prompts."
         )
-    if prompts is not None and (samples is None or training is None):
+    ranks = text_model is not None and training is None
+    if controls is not None and not ranks:
         raise UserError(
-            "A list of prompts (--prompts) belongs to samples (--samples) and training images (--train)."
+            "A list of control prompts (--controls) is for a text-to-image model (--model) without training images; else captions of"
+            " held-out images (--heldout) are the control prompts, or those whose group is control."
         )
-    if isinstance(prompts, str | Path):
-        prompts = read_prompts(Path(prompts))
-    if prompts is not None and not isinstance(prompts, PromptList):
-        raise UserError(f"Prompts are a PromptList or the path of a list, not {type(prompts).__name__}.")
+    if prompts is not None and not ranks and (samples is None or training is None):
+        raise UserError(
+            "A list of prompts (--prompts) belongs to samples (--samples) and training images (--train), or, with --controls, to a"
+            " text-to-image model (--model) alone."
+        )
+    prompts, controls = _list(prompts), _list(controls)
     base = None if base is None else as_images(base, given.get("samples"))
     if isinstance(options.get("transforms"), str):
         options["transforms"] = parse_transforms(options["transforms"])
@@ -185,13 +198,17 @@ def audit(
         if text_model is not None:
             asked = settings, options.get("sampler", SamplerConfig()), options.get("canaries")
             where = device, folder, folder / "base" if base_shards is None else Path(base_shards)
-            made = made_by_prompt(text_model, read, asked, where, stages.make, say)
+            made = made_by_prompt(text_model, read, (prompts, controls), asked, where, stages.make, say)
+            if training is None:
+                ranking, detected = made.ranked(settings, device)
+                return Audit(ranking, None, detected)
             read["samples"], prompts, base = made.found.samples, made.plan.listed, made.found.base
         request = AuditRequest(
             training=read["training"], samples=read["samples"], heldout=read["heldout"], model=opened, sources=sources,
             device=device, options=settings, **options,
         )  # fmt: skip
-        inputs = None if prompts is None else _prompt_inputs(request, prompts, base)
+        scores: Scores = {} if made is None else made.found.scores
+        inputs = None if prompts is None else _prompt_inputs(request, prompts, base, scores)
         if request.training is not None and "training" in sources:
             others = _others(request.training, sources["training"], given.get("training", Reading()))
             request = replace(request, other_training=others)
@@ -199,14 +216,31 @@ def audit(
     if inputs is None:
         return Audit(found)
     done, by_prompt = audit_prompts(found, inputs)
-    return Audit(done if made is None else made.noted(done), by_prompt)
+    return Audit(done if made is None else made.noted(done), by_prompt, by_prompt.detected)
 
 
-def _prompt_inputs(request: AuditRequest, prompts: PromptList, base: ImageSet | None) -> PromptInputs:
+def _list(prompts: object) -> PromptList | None:
+    """Return a list of prompts that is given as such or by its path; none of none."""
+    if isinstance(prompts, str | Path):
+        return read_prompts(Path(prompts))
+    if prompts is not None and not isinstance(prompts, PromptList):
+        raise UserError(f"Prompts are a PromptList or the path of a list, not {type(prompts).__name__}.")
+    return prompts
+
+
+def _prompt_inputs(
+    request: AuditRequest, prompts: PromptList, base: ImageSet | None, scores: Scores
+) -> PromptInputs:
     """Return what an audit by prompt needs, checked before anything takes long."""
     held = () if request.heldout is None else request.heldout.captions or ()
-    left_out = None if request.canaries is None else request.canaries.control_captions
-    inputs = PromptInputs(prompts, [*(one for one in held if one is not None), *(left_out or ())], base)
+    canaries = request.canaries
+    left_out = None if canaries is None else canaries.control_captions
+    planted = {}
+    if canaries is not None and canaries.planted_captions is not None:
+        times = [canaries.repeats] * len(canaries) if canaries.levels is None else canaries.levels.tolist()
+        planted = dict(zip(map(comparable, canaries.planted_captions), times, strict=True))
+    control = [*(one for one in held if one is not None), *(left_out or ())]
+    inputs = PromptInputs(prompts, control, base, scores, planted)
     if request.samples is not None and request.training is not None:
         inputs.check(request.samples, request.training)
     return inputs

@@ -22,13 +22,14 @@ from diffmem.settings import validated
 from diffmem.studies.folder import read_study, store_of
 from diffmem.studies.grid import GridStudy
 from diffmem.studies.records import EmmRecord, LevelRecord, StudyRecord
+from diffmem.studies.report.growing import growing_report
 from diffmem.studies.report.page import examples_of, write_study
 from diffmem.studies.report.tables import level_table, study_tables, watch_table
 from diffmem.studies.report.text import level_emm, level_label
 from diffmem.studies.search.plan import Plan, plan_grid, plan_search
 from diffmem.studies.search.recipe import SearchRecipe
 from diffmem.studies.search.study import SearchStudy
-from diffmem.studies.study import stored_set
+from diffmem.studies.tasks import stored_set
 from diffmem.text import html_table
 
 __all__ = [
@@ -55,8 +56,14 @@ class StudyFolder:
     device: str = "cpu"
 
     def execute(self) -> None:
-        """Train and sample until every level has its answer, or the budget is spent; errors are those of `run_study`."""
-        with show_progress(self.recipe.title) as progress:
+        """Train and sample until every level has its answer, or the budget is spent; errors are those of `run_study`.
+
+        The report is written meanwhile with what is known, if this process works alone.
+        """
+        with show_progress(self.recipe.title) as shown:
+            progress = shown
+            if world().size == 1:
+                progress = growing_report(self.study, self.device, shown)
             self.study.execute(device=self.device, progress=progress, warn=warn)
         _ = (
             self.result

@@ -7,11 +7,17 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from diffmem.auditing import Audited, AuditOptions
-from diffmem.auditing.prompts.plan import PromptPlan, plan_prompts
+import numpy as np
+
+from diffmem.auditing import Audited, AuditOptions, AuditResult
+from diffmem.auditing.prompts.detectors import AskedPrompt, Detected, detectors_of
+from diffmem.auditing.prompts.plan import PromptPlan, plan_given, plan_prompts
 from diffmem.auditing.prompts.sampling import MEMBERSHIP, PromptedModel, PromptedSamples, sample_prompts
-from diffmem.auditing.records import MembershipPart
+from diffmem.auditing.records import InputRecord, MembershipPart
+from diffmem.auditing.verdict import limitations, verdict_without_training
 from diffmem.data import CanarySet, ImageSet
+from diffmem.data.prompts import PromptList
+from diffmem.environment import versions
 from diffmem.errors import UserError
 from diffmem.models.pretrained.text_folder import is_text_folder
 from diffmem.progress import Progress
@@ -82,10 +88,46 @@ class MadeByPrompt:
         }
         return Audited(result.model_copy(update=update), audited.shown)
 
+    def ranked(self, options: AuditOptions, device: str) -> tuple[Audited, Detected]:
+        """Return an audit without training images, which cannot tell, and what scores say of the prompts."""
+        samples, plan = self.found.samples, self.plan
+        reason = "Prompts are ranked by scores; a high one is no proof, and a low one clears nothing."
+        result = AuditResult(
+            title=options.title,
+            private=options.private,
+            seed=options.seed,
+            target=options.target,
+            verdict=verdict_without_training([reason]),
+            inputs=[
+                InputRecord(
+                    role="samples",
+                    source=None,
+                    read=[],
+                    steps=[],
+                    images=len(samples),
+                    shape=samples.shape,
+                    fingerprint=samples.fingerprint,
+                )
+            ],
+            model=None,
+            membership=None,
+            limitations=limitations(None, None, False),
+            versions=versions(device),
+        )
+        group = dict(zip(plan.listed.texts, plan.listed.groups, strict=True))
+        asked = [AskedPrompt(text, group[text] or "new") for text in plan.texts]
+        labels = np.array(plan.labels)
+        of_prompt = [np.flatnonzero(labels == at) for at in range(len(asked))]
+        detected = detectors_of(
+            asked, (samples.images, of_prompt), self.found.scores, {}, private=options.private
+        )
+        return self.noted(Audited(result)), detected
+
 
 def made_by_prompt(
     model: PromptedModel,
     sets: Mapping[str, ImageSet | None],
+    lists: tuple[PromptList | None, PromptList | None],
     options: tuple[AuditOptions, SamplerConfig, CanarySet | None],
     where: tuple[str, Path, Path],
     progress: Progress,
@@ -96,33 +138,43 @@ def made_by_prompt(
     Args:
         model: The model.
         sets: 'training' and 'heldout'.
+        lists: Without training images, prompts and control prompts.
         options: Of the audit, of the sampler, and canaries.
         where: See `sample_prompts`.
 
     Raises:
-        UserError: There are no training images with captions, or an option is for other models; see also `sample_prompts`.
+        UserError: There are no training images with captions and no lists, or an option is for other models; see also
+            `sample_prompts`.
     """
     settings, sampler, canaries = options
     training, heldout = sets["training"], sets["heldout"]
-    if training is None:
-        raise UserError(
-            "An audit of a text-to-image model needs the images and captions that it was trained on: --train."
-        )
     if settings.first_seed:
         raise UserError("--first-seed is not for a text-to-image model: each prompt has the seeds from 0 on.")
     if settings.num != AuditOptions.num:
         raise UserError(
             "--num is not for a text-to-image model: --prompts-per-group and --seeds-per-prompt say how many samples are made."
         )
-    held = () if heldout is None else heldout.captions or ()
-    plan = plan_prompts(
-        training,
-        [caption for caption in held if caption is not None],
-        canaries=canaries,
-        most=model.prompts_per_group,
-        per_prompt=model.seeds_per_prompt,
-        seed=settings.seed,
-    )
+    prompts, controls = lists
+    if training is not None:
+        held = () if heldout is None else heldout.captions or ()
+        plan = plan_prompts(
+            training,
+            [caption for caption in held if caption is not None],
+            canaries=canaries,
+            most=model.prompts_per_group,
+            per_prompt=model.seeds_per_prompt,
+            seed=settings.seed,
+        )
+    elif prompts is None or controls is None:
+        raise UserError(
+            "An audit of a text-to-image model needs the images and captions that it was trained on: --train. Without them, lists of"
+            " prompts and of control prompts are ranked: --prompts and --controls."
+        )
+    else:
+        plan = plan_given(prompts, controls, model.seeds_per_prompt)
     return MadeByPrompt(
-        plan, sample_prompts(model, plan, (training, canaries), sampler, settings, where, progress, report)
+        plan,
+        sample_prompts(
+            model, plan, (training, heldout, canaries), sampler, settings, where, progress, report
+        ),
     )

@@ -36,11 +36,13 @@ def audit(
     heldout: str | None = None,
     samples: str | None = None,
     prompts: Path | None = None,
+    controls: Path | None = None,
     base_samples: str | None = None,
     model: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative="")] = None,
     num: int = 10_000,
     out: Path | None = None,
     self_test: bool = False,
+    text_test: Annotated[bool, Parameter(name="--text", negative="")] = False,
     transforms: str | None = None,
     features: list[str] | None = None,
     canaries: Path | None = None,
@@ -85,7 +87,10 @@ def audit(
             inference needs them. Without, training images are held against each other.
         samples: Generated images: a folder, .zip or .npz.
         prompts: Prompts of the samples of a text-to-image model: .csv or .jsonl with file_name and prompt (also group and seed), or
-            .txt with a line for each sample. Copies are then counted by prompt, and by kind of prompt.
+            .txt with a line for each sample. Copies are then counted by prompt, and by kind of prompt. Or, with --controls, prompts to
+            ask a text-to-image model for whose training images are not at hand.
+        controls: With --prompts and --model, without --train: prompts of the same kind that were not trained on. Scores then rank the
+            prompts; the verdict is cannot tell.
         base_samples: With --prompts: images that the base model made of the same prompts and seeds, under the same file names.
         model: In place of samples: a run's folder or snapshot, or a checkpoint, pickle or folder of another trainer. Nothing in it
             is executed. A folder of Stable Diffusion 1.x, 2.x or SDXL is asked for
@@ -95,6 +100,8 @@ def audit(
         out: Folder for the report: audit.html, audit.json, matches.csv and pictures.
         self_test: Check that the audit works: mix known fractions of copies into real images (--train, or the
             bundled digits) and measure what is found.
+        text_test: With --self-test: audit a LoRA of a small text-to-image model that saw emoji 64, 16, 4 times and once, as any other is
+            audited. --out then keeps the model, the LoRAs of ten epochs, the emoji and the report.
         transforms: Also find samples that match after changes, joined by +: flip, shift1 to shiftN, brightnessN; for
             example flip+shift2.
         features: Also compare features: inception, or a TorchScript network PATH[:PREPARATION[:THRESHOLD]] with the
@@ -130,11 +137,20 @@ def audit(
                 raise UserError(
                     f"{name} cannot be combined with --self-test, which uses only the images of --train."
                 )
+        if text_test and (train is not None or transforms is not None):
+            raise UserError(
+                "--text tests on emoji that come with diffmem; leave --train and --transforms out."
+            )
         with locked_folder(out):
-            failed = _self_test("digits" if train is None else train, transforms, seed, device, out)
+            if text_test:
+                failed = _text_self_test(seed, device, out)
+            else:
+                failed = _self_test("digits" if train is None else train, transforms, seed, device, out)
         if failed:
             raise SystemExit(1)
         return
+    if text_test:
+        raise UserError("--text belongs to --self-test.")
     if out is None:
         raise UserError("Name a folder for the report with --out.")
     if (samples is None) == (model is None):
@@ -150,6 +166,7 @@ def audit(
     with locked_folder(out):
         from diffmem.api.auditing import audit as run_audit
         from diffmem.api.inputs import as_images
+        from diffmem.auditing.prompts.report.detectors import detectors_table
         from diffmem.auditing.prompts.report.part import prompts_table
         from diffmem.auditing.report.text import print_audit
         from diffmem.auditing.several import folders_of
@@ -176,7 +193,7 @@ def audit(
                 report=lambda line: print(line, file=sys.stderr), canaries=canaries, deduplicated=deduplicated, num=num,
                 sampler=load_recipe(SamplerConfig, None, set_ or []), first_seed=first_seed, transforms=transforms,
                 features=features, target=target, private=private, seed=seed, title=title, batch_size=batch_size,
-                opening=opening.details(), executor=executor, prompts=prompts, base_samples=base_samples, lora=lora,
+                opening=opening.details(), executor=executor, prompts=prompts, controls=controls, base_samples=base_samples, lora=lora,
                 base_shards=base_shards, **text.details(),
             )  # fmt: skip
             if world().is_main:
@@ -184,6 +201,9 @@ def audit(
                 print_audit(done.result)
                 if done.prompts is not None:
                     console(soft_wrap=True).print(prompts_table(done.prompts.record))
+                if done.detected is not None:
+                    print(done.detected.record.sentence)
+                    console(soft_wrap=True).print(detectors_table(done.detected.record))
                 print(f"report: {done.save(folder)}", flush=True)
             world().wait()
             discard_shards(shards)
@@ -237,6 +257,18 @@ def _compare(
         console(soft_wrap=True).print(several_table(found))
         print(f"report: {write_several(found, out)}", flush=True)
     return found.exit_code
+
+
+def _text_self_test(seed: int, device: str, out: Path | None) -> int:
+    from diffmem.api.text_selftest import text_self_test
+
+    found = text_self_test(out, seed=seed, device=device, report=lambda line: print(line, file=sys.stderr))
+    print(found.audit)
+    print(found)
+    print("passed" if found.passed else "failed")
+    if out is not None:
+        print(f"report: {out / 'audit' / 'audit.html'}")
+    return 0 if found.passed else 1
 
 
 def _self_test(source: str, transforms: str | None, seed: int, device: str, out: Path | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from diffmem.data.formats.listing import csv_rows, json_rows, open_text
 from diffmem.data.formats.sidecars import decoded
 from diffmem.errors import UserError
 
-__all__ = ["PROMPT_KEYS", "Group", "PromptList", "comparable", "read_prompts"]
+__all__ = ["PROMPT_KEYS", "Group", "PromptList", "comparable", "prompt_hash", "read_prompts"]
 
 Group = Literal["train", "trigger", "new", "empty", "control"]
 """What a prompt is: a caption of the training set, the trigger word alone, anything else, nothing, or one that was not trained on."""
@@ -55,6 +56,11 @@ class PromptList:
 def comparable(text: str) -> str:
     """Return a text in small letters with single spaces: what two prompts that count as one have in common."""
     return " ".join(text.split()).casefold()
+
+
+def prompt_hash(text: str) -> str:
+    """Return the name of a prompt in private reports: BLAKE2b (128 bits) of what it has in common with those that count as one with it."""
+    return hashlib.blake2b(comparable(text).encode(), digest_size=16).hexdigest()
 
 
 @in_one_line()

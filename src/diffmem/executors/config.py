@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -23,6 +23,7 @@ _PRESETS = (*_BATCH, "kubernetes")
 _BELONGS: dict[str, tuple[str, ...]] = {
     "processes": ("local",),
     "gpus": ("local",),
+    "group": ("inline", "local"),
     "path": ("parsl",),
     "runs_per_gpu": ("local", *_PRESETS),
     "partition": _BATCH,
@@ -78,6 +79,11 @@ class ExecutorConfig(BaseModel):
         1,
         ge=1,
         description="Processes of each task (torchrun), each with a GPU of its own if there are GPUs.",
+    )
+    group: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(
+        "auto",
+        description="inline, local: trainings of a grid that a process does together, as one network with as many groups; 1 for none."
+        " If not given, up to 8 small networks on a CPU, as many as leave no core idle.",
     )
     path: str | None = Field(
         None, description="parsl: a Python file that defines `config`, a parsl.config.Config."
@@ -163,6 +169,10 @@ class ExecutorConfig(BaseModel):
         if self.processes_per_run > 1 and self.runs_per_gpu > 1:
             raise ValueError(
                 f"a run with {self.processes_per_run} processes has as many GPUs to itself; runs_per_gpu must be 1"
+            )
+        if self.processes_per_run > 1 and self.group not in ("auto", 1):
+            raise ValueError(
+                f"a run with {self.processes_per_run} processes is trained by itself; leave group out or set processes_per_run: 1"
             )
         for name, what in (("gpus_per_node", "GPUs"), ("cores_per_node", "cores")):
             has = getattr(self, name)

@@ -150,6 +150,8 @@ def load_denoiser(
             check_numbers(tensors)
             denoiser = build_denoiser(config, shape, labels)
         denoiser.load_state_dict(tensors)
+    # As in training (see `FlatParameters`): another order is another computation, with other rounding.
+    denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return denoiser.eval().requires_grad_(False).to(device), config, texts
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError
 from diffmem.memorization import Neighbours, RatioRule, nearest_neighbours
-from diffmem.memorization.features import Features, features_key, open_features
+from diffmem.memorization.features import Features, features_key
 from diffmem.memorization.frechet import Moments, feature_moments
 from diffmem.models import load_denoiser
 from diffmem.models.denoiser import Denoiser
@@ -75,35 +75,14 @@ class Run(TrainedRun):
 
         return world().from_main(check)
 
-    def execute(
-        self,
-        sampling: SamplerConfig,
-        measure: MeasureConfig,
-        *,
-        device: torch.device | str = "cpu",
-        progress: Progress = NO_PROGRESS,
-        warn: Callable[[str], None] = print,
-    ) -> None:
-        """Train and evaluate whatever is not done yet.
+    @contextmanager
+    def at_work(self, progress: Progress, every: float = 1.0) -> Iterator[Progress]:
+        """Hold the right to write in the folder, and yield a progress that also keeps the status there; see `locked`.
 
         Args:
-            measure: How many, and which Frechet distance is computed of them.
-            progress: Reported units of work, in images trained (generating counts by its network evaluations).
-            warn: Warned of damaged files that are made anew.
-
-        Raises:
-            DiffmemError: Training diverged, features cannot be loaded, another process works in the folder, or a file cannot be
-                written.
-            KeyboardInterrupt: A stop was requested; the state is saved.
+            every: Least number of seconds between two writes of the status.
         """
-        self.check_distinct()  # before anything is written
-        with self.at_work(progress) as report:
-            self._execute(sampling, measure, device, report, warn)
-
-    @contextmanager
-    def at_work(self, progress: Progress) -> Iterator[Progress]:
-        """Hold the right to write in the folder, and yield a progress that also keeps the status there; see `locked`."""
-        with self.locked(), reported_status(self.folder) as keep:
+        with self.locked(), reported_status(self.folder, every) as keep:
 
             def report(done: float, total: float, note: str = "") -> None:
                 keep(
@@ -112,44 +91,6 @@ class Run(TrainedRun):
                 progress(done, total, note)
 
             yield report
-
-    def _execute(
-        self,
-        sampling: SamplerConfig,
-        measure: MeasureConfig,
-        device: torch.device | str,
-        progress: Progress,
-        warn: Callable[[str], None],
-    ) -> None:
-        store, size = self.evaluation_store(sampling, measure.samples), len(self.training_set)
-        features = None  # opened before hours of training: it may be missing
-        if measure.frechet is not None:
-            features = open_features(measure.frechet, device)
-        units, each = self.total_units(sampling, measure), self.sampling_units(sampling, measure)
-        measured = {seen for seen in self.points if store.path(seen).exists()}
-
-        def report(trained: float, more: float = 0.0) -> None:
-            progress(trained + each * (len(measured) + more), units, f"epoch {trained / size:,.0f}")
-
-        def evaluate(seen: int, trained: float, denoiser: Denoiser | None = None) -> None:
-            measured.discard(seen)
-            self.evaluate(
-                seen, sampling, measure.samples, features, denoiser=denoiser, device=device,
-                progress=lambda made, total, note="": report(trained, made / total), warn=warn,
-            )  # fmt: skip
-            measured.add(seen)
-            report(trained)
-
-        if self.model.is_trained:
-            for seen, denoiser in self.training_snapshots(
-                device=device, progress=lambda done, total, note="": report(done), warn=warn
-            ):
-                evaluate(seen, seen, denoiser)
-        else:
-            self.write_config()
-        for seen in self.points:
-            evaluate(seen, self.points[-1])
-        self.measure_null(device=device, warn=warn)
 
     def evaluate(
         self,

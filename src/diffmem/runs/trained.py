@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,11 +28,11 @@ from diffmem.optimum.optimum import Optimum
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.run_folder import CONFIG_FILE, RunFolder
 from diffmem.settings import config_hash
-from diffmem.training import Trainer, TrainingConfig, training_snapshots
+from diffmem.training import Trainer, Training, TrainingConfig, training_snapshots
 from diffmem.training.loop import snapshot_path
 from diffmem.training.schedule import evaluation_images
 
-__all__ = ["TrainedRun"]
+__all__ = ["TrainedRun", "snapshots_together"]
 
 _FORMAT = 2  # part of every run's hash: raised when the same configuration comes to mean another computation
 _SECONDS_TO_WAIT = 30.0
@@ -152,6 +152,13 @@ class TrainedRun:
             DiffmemError: Training diverged or a file cannot be written.
             KeyboardInterrupt: A stop was requested; the state is saved.
         """
+        for _, seen, denoiser in snapshots_together([self], [progress], device=device, warn=warn):
+            yield seen, denoiser
+
+    def prepared(
+        self, device: torch.device | str, progress: Progress, warn: Callable[[str], None]
+    ) -> Training | None:
+        """Return the training, whose folder then says what it is; none if all snapshots are there."""
         self.check_distinct()
 
         def all_whole() -> bool:
@@ -159,20 +166,12 @@ class TrainedRun:
             return all(whole)  # only now: all are checked, as damaged ones are removed
 
         if world().from_main(all_whole):
-            return
+            return None
         self.write_config()
         images = self.training_set
         denoiser = build_denoiser(self.model, images.shape, images.num_classes, self.seed)
         trainer = Trainer(denoiser, images.images, images.labels, self.training, self.seed, device)
-        start = time.monotonic() - self.training_seconds()
-        for seen in training_snapshots(
-            trainer, self.model, self.folder, self.run_id, warn=warn, progress=progress
-        ):
-            now = time.monotonic()
-            if world().is_main:
-                write_json(self._time_path, {"training_seconds": now - start})
-            yield seen, trainer.ema
-            start += time.monotonic() - now  # spent elsewhere
+        return Training(trainer, self.model, self.folder, self.run_id, progress, warn)
 
     def denoiser(self, seen: int, device: torch.device | str = "cpu") -> Denoiser:
         """Return the model after so many images; under torchrun the first process reads it for all.
@@ -185,8 +184,13 @@ class TrainedRun:
         return world().from_main(lambda: load_denoiser(snapshot_path(self.folder, seen))[0]).to(device)
 
     def training_seconds(self) -> float:
-        """Time spent on training so far."""
+        """Time spent on training so far; of a time in which several were trained together, an equal share."""
         return read_number(self._time_path, "training_seconds")
+
+    def write_training_seconds(self, seconds: float) -> None:
+        """Keep the time spent on training so far."""
+        if world().is_main:
+            write_json(self._time_path, {"training_seconds": seconds})
 
     def check_distinct(self) -> None:
         """Refuse a training set in which no image has two neighbours.
@@ -220,3 +224,43 @@ class TrainedRun:
             )
         path.unlink(missing_ok=True)
         return False
+
+
+_Run = TypeVar("_Run", bound=TrainedRun)
+
+
+def snapshots_together(
+    runs: Sequence[_Run],
+    progress: Sequence[Progress],
+    *,
+    device: torch.device | str = "cpu",
+    warn: Callable[[str], None] = print,
+) -> Iterator[tuple[_Run, int, Denoiser]]:
+    """Train several runs as a group; yield run, images seen and averaged denoiser at the evaluation points of each.
+
+    Runs of which all snapshots are there are left out. See `training_snapshots` of a run, and of `diffmem.training`.
+
+    Args:
+        progress: For each run, reported the images that it has seen.
+
+    Raises:
+        UserError: The runs cannot be trained as a group.
+        DiffmemError: Training diverged or a file cannot be written.
+        KeyboardInterrupt: A stop was requested; the states are saved.
+    """
+    trainings: dict[Training, _Run] = {}
+    for run, report in zip(runs, progress, strict=True):
+        training = run.prepared(device, report, warn)
+        if training is not None:
+            trainings[training] = run
+    seconds = {training: run.training_seconds() for training, run in trainings.items()}
+    begun = time.monotonic()
+    for training in training_snapshots(list(trainings)):
+        run, trainer = trainings[training], training.trainer
+        elapsed = time.monotonic() - begun
+        seconds = {one: before + elapsed / len(seconds) for one, before in seconds.items()}
+        run.write_training_seconds(seconds[training])
+        if trainer.seen == trainer.total:
+            del seconds[training]
+        yield run, trainer.seen, trainer.ema
+        begun = time.monotonic()  # what was spent elsewhere does not count

@@ -50,6 +50,8 @@ class Work:
         content: Returns what that function is given for a device, as JSON; writes the images that it needs into the store.
         is_done: Whether it has left all that the plan needs.
         units: Expected cost, in images trained.
+        group: Trainings of one group are given to a worker together, those that are waited for at that time and that nobody
+            else works on; their function is then given {'runs': the contents}. None for a training by itself.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Work:
     content: Callable[[str], dict[str, Any]]
     is_done: Callable[[], bool]
     units: float = 1.0
+    group: int | None = None
 
 
 class Reached:
@@ -86,6 +89,35 @@ class Reached:
         parts = [f"{self._done:,.0f} of {self._total:,.0f} images, {self.per_second:,.0f} a second"]
         parts += [] if left is None else [f"{duration_text(left)} left"]
         return ", ".join([*parts, *filter(None, [self._text])])
+
+
+@dataclass(eq=False)
+class _Task:
+    """Trainings that were given to a worker together.
+
+    Attributes:
+        works: The trainings.
+        reached: How far they are; none before the first report.
+    """
+
+    works: list[Work]
+    reached: Reached | None = None
+
+    @property
+    def key(self) -> str:
+        """The run of the first."""
+        return self.works[0].run.run_id
+
+    @property
+    def name(self) -> str:
+        """The name of the first, and how many others there are."""
+        others = len(self.works) - 1
+        return self.works[0].name + (f" and {count_text(others, 'other')}" if others else "")
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of the runs."""
+        return [work.run.folder for work in self.works]
 
 
 class Plan(Protocol):
@@ -196,10 +228,9 @@ class _Driver:
         self._plan, self._index, self._progress, self._warn = plan, index, progress, warn
         # A worker sees its own GPUs alone.
         self._device = device if plan.executor.kind == "inline" else device.partition(":")[0]
-        self._active: dict[str, Work] = {}  # by run
-        self._reached: dict[Work, Reached] = {}
+        self._active: dict[str, _Task] = {}
         self._losses: dict[str, tuple[int, object]] = {}  # how often in a row it was lost, how far it was
-        self._newest: Work | None = None
+        self._newest: _Task | None = None
         self._waits, self._elsewhere, self._told = "", 0, False
         self._beaten = time.monotonic()
         self.note_time = timed(plan.folder)
@@ -209,7 +240,7 @@ class _Driver:
         waiting, stale, checked = list[Work](), True, 0.0
         while True:
             if stale or time.monotonic() - checked > _SECONDS_BETWEEN_CHECKS:
-                waiting = self._plan.waiting(self._active.values())
+                waiting = self._plan.waiting([work for task in self._active.values() for work in task.works])
                 stale, checked = False, time.monotonic()
             self._report()
             ended = not waiting or self.may_not_begin()
@@ -229,21 +260,37 @@ class _Driver:
     def _fill(self, pool: Pool, waiting: list[Work]) -> None:
         """Submit what is waited for, as far as there is room and nobody else works on it."""
         self._elsewhere = 0
-        for work in waiting:
+        busy = {work.run.run_id for task in self._active.values() for work in task.works}
+        tried = set[Work]()
+        for first in waiting:
             if len(self._active) >= pool.slots:
                 return
-            run_id = work.run.run_id
-            if run_id in self._active:
-                continue
-            if not self._index.claim(run_id, str(self._plan.folder)):
-                self._elsewhere += 1
-                continue
-            if work.is_done():  # another study ended it between our check and our claim
-                self._index.release(run_id)
-                continue
-            content, processes = work.content(self._device), self._plan.executor.processes_per_run
-            pool.submit(Task(run_id, work.function, content, processes))
-            self._active[run_id] = work
+            together = [first]
+            if first.group is not None:
+                together = [work for work in waiting if work.group == first.group]
+            works = []
+            for work in together:
+                run_id = work.run.run_id
+                if work in tried or run_id in busy:
+                    continue
+                tried.add(work)
+                if not self._index.claim(run_id, str(self._plan.folder)):
+                    self._elsewhere += 1
+                elif work.is_done():  # another study ended it between our check and our claim
+                    self._index.release(run_id)
+                else:
+                    works.append(work)
+                    busy.add(run_id)
+            if works:
+                task = _Task(works)
+                self._active[task.key] = task
+                pool.submit(self._described(task))
+
+    def _described(self, task: _Task) -> Task:
+        first, processes = task.works[0], self._plan.executor.processes_per_run
+        contents = [work.content(self._device) for work in task.works]
+        content = contents[0] if first.group is None else {"runs": contents}
+        return Task(task.key, first.function, content, processes)
 
     def may_not_begin(self) -> bool:
         """Return whether the budget is spent, and say so when it is first seen."""
@@ -257,56 +304,59 @@ class _Driver:
         return spent
 
     def _shares(self) -> dict[Work, float]:
-        return {work: reached.share for work, reached in self._reached.items()}
+        at_work = [(task, task.reached) for task in self._active.values() if task.reached is not None]
+        return {work: reached.share for task, reached in at_work for work in task.works}
 
     def on_event(self, event: Event) -> None:
         """Take note of what became of a training."""
-        work = self._active.get(event.key)
-        if work is None:
+        task = self._active.get(event.key)
+        if task is None:
             return
         if event.kind == "progress":
-            self._reached.setdefault(work, Reached()).take(event.done, event.total, event.text)
-            self._newest = work
+            task.reached = task.reached or Reached()
+            task.reached.take(event.done, event.total, event.text)
+            self._newest = task
             self._beat()
             self._report()
         elif event.kind == "warning":
-            self._warn(f"{work.name}: {event.text}")
+            self._warn(f"{task.name}: {event.text}")
         elif event.kind == "failed" and not isinstance(event.error, BusyFolderError):
             if isinstance(event.error, BugError):
                 print(event.error.trace, file=sys.stderr)
             raise event.error or DiffmemError(event.text)
         else:
             del self._active[event.key]
-            self._reached.pop(work, None)
             if event.kind == "failed":  # what a killed driver left still saves: tried again when it has ended
-                self._warn(f"{work.name}: {event.text}")
+                self._warn(f"{task.name}: {event.text}")
             if event.kind == "finished":
                 self._losses.pop(event.key, None)
-                self._finished(work)
+                self._finished(task)
             elif event.kind == "lost":
-                self._lost(work, event)
-            self._index.release(event.key)
+                self._lost(task, event)
+            for work in task.works:
+                self._index.release(work.run.run_id)
 
-    def _finished(self, work: Work) -> None:
-        if not work.is_done():
-            raise DiffmemError(
-                f"The training {work.name} ended, but its results are not in {work.run.folder}: do the workers write to"
-                " another disk than this one?"
-            )
-        with suppress(UserError):
-            self._index.note(read_entry(work.run.folder))
+    def _finished(self, task: _Task) -> None:
+        for work in task.works:
+            if not work.is_done():
+                raise DiffmemError(
+                    f"The training {work.name} ended, but its results are not in {work.run.folder}: do the workers write to"
+                    " another disk than this one?"
+                )
+            with suppress(UserError):
+                self._index.note(read_entry(work.run.folder))
 
-    def _lost(self, work: Work, event: Event) -> None:
+    def _lost(self, task: _Task, event: Event) -> None:
         count, before = self._losses.get(event.key, (0, None))
-        reached = _how_far(work.run.folder)
+        reached = [_how_far(folder) for folder in task.folders]
         count = count + 1 if reached == before else 1
         self._losses[event.key] = (count, reached)
         if count >= _MOST_LOSSES:
             raise DiffmemError(
-                f"The worker of the training {work.name} died {count} times without coming further: {event.text} Finished"
+                f"The worker of the training {task.name} died {count} times without coming further: {event.text} Finished"
                 " work is kept: the same command resumes from there."
             )
-        self._warn(f"{work.name}: {event.text} The training resumes from its last saved state.")
+        self._warn(f"{task.name}: {event.text} The training resumes from its last saved state.")
 
     def _beat(self) -> None:
         if time.monotonic() - self._beaten > _SECONDS_BETWEEN_BEATS:
@@ -322,12 +372,15 @@ class _Driver:
 
     def _note(self) -> Iterator[str]:
         """Yield in words how many trainings are at work, how far the one is that reported last, and what others wait for."""
-        starting = len(self._active) - len(self._reached)
-        if len(self._reached) > 1:
-            rate = sum(reached.per_second for reached in self._reached.values())
-            yield f"{len(self._reached)} trainings at work, {rate:,.0f} images a second"
-        if self._newest in self._reached:
-            yield f"{self._newest.name}: {self._reached[self._newest]}"
+        at_work = [(task, task.reached) for task in self._active.values() if task.reached is not None]
+        starting = sum(len(task.works) for task in self._active.values() if task.reached is None)
+        if len(at_work) > 1:
+            rate = sum(reached.per_second for _, reached in at_work)
+            count = sum(len(task.works) for task, _ in at_work)
+            yield f"{count} trainings at work, {rate:,.0f} images a second"
+        for task, reached in at_work:
+            if task is self._newest:
+                yield f"{task.name}: {reached}"
         if self._waits or starting:
             yield self._waits or f"{count_text(starting, 'training')} not begun yet"
         if self._elsewhere and not self._active:

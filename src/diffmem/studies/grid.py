@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from diffmem.distributed import world
+from diffmem.environment import versions
+from diffmem.memorization import RatioRule, protocol_id
 from diffmem.memorization.examples import Example
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.recipe import StudyRecipe
+from diffmem.studies.driver import seconds_spent
 from diffmem.studies.folder import write_study_folder
-from diffmem.studies.records import StudyRecord
+from diffmem.studies.records import LevelRecord, StudyRecord
 from diffmem.studies.search.levels import Item
-from diffmem.studies.study import Study, budget_of, execute_studies, grid_record
+from diffmem.studies.study import Study, budget_of, execute_studies
 
-__all__ = ["GridStudy"]
+__all__ = ["GridStudy", "grid_record"]
 
 
 class GridStudy:
@@ -34,7 +37,14 @@ class GridStudy:
     ) -> None:
         self.recipe, self.folder, self.store = recipe, folder, store or folder
         self.studies = {
-            name: Study(recipe.level(name), folder, progress, store=self.store) for name in recipe.levels
+            name: Study(
+                recipe.level(name),
+                folder,
+                progress,
+                store=self.store,
+                level=name if len(recipe.levels) > 1 else "",
+            )
+            for name in recipe.levels
         }
 
     def execute(
@@ -63,3 +73,41 @@ class GridStudy:
         study = self.studies[item.level]
         runs = {(len(run.training_set), run.seed): run for run in study.runs()}
         return study.example(runs[item.size, item.seed].run_id, warn=warn)
+
+
+def grid_record(
+    recipe: StudyRecipe, levels: Mapping[str, Study], device: str = "cpu", *, so_far: bool = False
+) -> StudyRecord:
+    """Summarize the studies of all levels of a grid, finished or not.
+
+    Args:
+        recipe: What has these levels.
+        levels: Level -> its study; all of one folder.
+        device: Where it computed.
+        so_far: Include runs that are not finished.
+    """
+    first, found = next(iter(levels.values())), list[LevelRecord]()
+    for name, study in levels.items():
+        found.append(study.level_record(name, recipe, so_far=so_far))
+    done = sum(run.verdict is None for level in found for run in level.runs)
+    wanted, notes = sum(len(study.runs()) for study in levels.values()), list[str]()
+    if done < wanted:
+        why = budget_of(list(levels.values()), first.folder)[0] or "unfinished"
+        notes = [f"{why}; {wanted - done} of {wanted} runs are missing"]
+    measure = first.recipe.measure
+    return StudyRecord(
+        title=recipe.title,
+        plan="grid",
+        factor=recipe.factor,
+        levels=found,
+        sizes=sorted(recipe.sizes),
+        seeds=list(recipe.seeds),
+        samples=measure.samples,
+        protocol=protocol_id(RatioRule(measure.threshold)),
+        threshold=measure.threshold,
+        epsilon=measure.epsilon,
+        finished=not notes,
+        seconds=seconds_spent(first.folder),
+        versions=versions(device),
+        notes=notes,
+    )

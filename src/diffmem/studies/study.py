@@ -4,89 +4,43 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from diffmem.data import ImageSet, duplicate_groups, open_images, write_images
+from diffmem.data import ImageSet, duplicate_groups
 from diffmem.distributed import world
-from diffmem.environment import versions
-from diffmem.errors import UserError
-from diffmem.memorization import RatioRule, protocol_id
+from diffmem.errors import DiffmemError, UserError
+from diffmem.memorization import RatioRule
 from diffmem.memorization.examples import Example
 from diffmem.memorization.rates import Rate
 from diffmem.models import ModelConfig, build_denoiser, count_parameters
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.distribution import open_distribution
-from diffmem.runs.recipe import StudyRecipe, TrainRecipe
+from diffmem.runs.evaluations import StoredEvaluation
+from diffmem.runs.recipe import StudyRecipe
 from diffmem.runs.records import RunRecord
 from diffmem.runs.run import Run
-from diffmem.studies.driver import UNFINISHED, Reached, Work, budget_state, drive, seconds_spent, timed
+from diffmem.runs.together import execute_together
+from diffmem.studies.driver import UNFINISHED, Reached, Work, budget_state, drive, timed
 from diffmem.studies.emm import estimate_emm
 from diffmem.studies.emm import so_far as so_far_emm
+from diffmem.studies.groups import Member, planned_groups
 from diffmem.studies.onset import onset_of_runs
-from diffmem.studies.records import CostRecord, EmmRecord, LevelRecord, StudyRecord
+from diffmem.studies.records import CostRecord, EmmRecord, LevelRecord
+from diffmem.studies.tasks import WORK, task_content
 
 __all__ = [
     "RUNS",
     "Study",
     "budget_of",
     "execute_studies",
-    "grid_record",
     "model_text",
-    "opened_sets",
-    "stored_set",
-    "task_content",
-    "work_on_run",
 ]
 
-RUNS, _DATA = "runs", "data"
-_WORK = "diffmem.studies.study:work_on_run"
-
-
-def work_on_run(content: dict[str, Any], progress: Progress, warn: Callable[[str], None]) -> None:
-    """Do the run that `content` describes, as far as it is not done: what a worker process calls, with paths and settings alone.
-
-    Args:
-        content: recipe (a `StudyRecipe` as JSON), training_set and heldout (paths; heldout may be none), seed, store, device.
-        progress: Reports units of work, in images trained.
-        warn: Gets a message for each damaged file that is made anew.
-
-    Raises:
-        DiffmemError: Training diverged, another process works in this folder, or a file cannot be written.
-        KeyboardInterrupt: A stop was requested; the state is saved.
-    """
-    recipe = StudyRecipe.model_validate(content["recipe"])
-    run = Run(**opened_sets(content), model=recipe.model, training=recipe.training)
-    run.execute(recipe.sampling, recipe.measure, device=content["device"], progress=progress, warn=warn)
-
-
-def opened_sets(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the content of a task, made by `task_content`, says of its run: its images, seed and store."""
-    return {
-        "training_set": open_images(Path(content["training_set"])),
-        "heldout": None if content["heldout"] is None else open_images(Path(content["heldout"])),
-        "seed": int(content["seed"]),
-        "store": Path(content["store"]),
-    }
-
-
-def task_content(run: Run, recipe: TrainRecipe, device: str) -> dict[str, Any]:
-    """Return what a worker process needs to do a run, as JSON; the images that it needs are written to the store.
-
-    Args:
-        recipe: Whose settings it is given, without the executor.
-    """
-    store, heldout = run.store.parent, run.heldout
-    return {
-        "recipe": recipe.model_dump(mode="json", exclude={"executor", "budget"}),
-        "training_set": str(stored_set(store, run.training_set, "train").resolve()),
-        "heldout": None if heldout is None else str(stored_set(store, heldout, "heldout").resolve()),
-        "seed": run.seed,
-        "store": str(run.store.resolve()),
-        "device": device,
-    }
+RUNS = "runs"
 
 
 class Study:
@@ -95,6 +49,7 @@ class Study:
     Args:
         folder: Where results lie; made if missing.
         store: Where runs and their data lie; the folder if not given. Studies may share it: runs are named by content.
+        level: What messages call the level, where there are several.
         progress: Reports the reading of images.
 
     Raises:
@@ -108,8 +63,9 @@ class Study:
         progress: Progress = NO_PROGRESS,
         *,
         store: Path | None = None,
+        level: str = "",
     ) -> None:
-        self.recipe, self.folder, self.store = recipe, folder, store or folder
+        self.recipe, self.folder, self.store, self._level = recipe, folder, store or folder, level
         self.distribution = open_distribution(recipe.data, progress)
         self.heldout = self.distribution.heldout
         self.sets = {size: self.distribution.draw(size) for size in sorted(recipe.sizes)}
@@ -133,9 +89,9 @@ class Study:
         """Return a run as something to be done."""
         recipe = self.recipe
         return Work(
-            name=f"{recipe.title}, N = {len(run.training_set):,}, seed {run.seed}",
+            name=f"{self._level and f'{self._level}, '}N = {len(run.training_set):,}, seed {run.seed}",
             run=run,
-            function=_WORK,
+            function=WORK,
             content=lambda device: task_content(run, recipe, device),
             is_done=lambda: run.is_finished(recipe.sampling, recipe.measure),
             units=run.total_units(recipe.sampling, recipe.measure),
@@ -184,55 +140,23 @@ class Study:
             cost=CostRecord.of(runs, recipe.sampling.image_cost),
         )
 
-    def example(self, run_id: str, count: int = 8, *, warn: Callable[[str], None] = print) -> Example:
-        """Return the first `count` seeds at the peak of this run, with their neighbours."""
+    def example(self, run_id: str, count: int = 8, *, warn: Callable[[str], None] = print) -> Example | None:
+        """Return the first `count` seeds at the peak of this run, with their neighbours; none before there is an evaluation."""
         run = next(run for run in self.runs() if run.run_id == run_id)
         sampling, measure = self.recipe.sampling, self.recipe.measure
         rule = RatioRule(measure.threshold)
-        best = max(run.evaluations(sampling, measure.samples), key=lambda each: rule(each.neighbours).mean())
+        store, stored = run.evaluation_store(sampling, measure.samples), list[StoredEvaluation]()
+        for seen in run.points:
+            with suppress(DiffmemError):  # not there yet
+                stored.append(store.read(seen))
+        if not stored:
+            return None
+        best = max(stored, key=lambda each: rule(each.neighbours).mean())
         size = len(run.training_set)
         epoch = f", epoch {best.seen / size:,.0f}" if run.model.is_trained else ""
         images = run.images_of(best, best.seen, sampling, min(measure.samples, count), warn=warn)
         title = f"{size:,} training images{epoch}"
         return Example.of(title, images, best.neighbours, run.training_set.images, rule)
-
-
-def grid_record(
-    recipe: StudyRecipe, levels: Mapping[str, Study], device: str = "cpu", *, so_far: bool = False
-) -> StudyRecord:
-    """Summarize the studies of all levels of a grid, finished or not.
-
-    Args:
-        recipe: What has these levels.
-        levels: Level -> its study; all of one folder.
-        device: Where it computed.
-        so_far: Include runs that are not finished.
-    """
-    first, found = next(iter(levels.values())), list[LevelRecord]()
-    for name, study in levels.items():
-        found.append(study.level_record(name, recipe, so_far=so_far))
-    done = sum(run.verdict is None for level in found for run in level.runs)
-    wanted, notes = sum(len(study.runs()) for study in levels.values()), list[str]()
-    if done < wanted:
-        why = budget_of(list(levels.values()), first.folder)[0] or "unfinished"
-        notes = [f"{why}; {wanted - done} of {wanted} runs are missing"]
-    measure = first.recipe.measure
-    return StudyRecord(
-        title=recipe.title,
-        plan="grid",
-        factor=recipe.factor,
-        levels=found,
-        sizes=sorted(recipe.sizes),
-        seeds=list(recipe.seeds),
-        samples=measure.samples,
-        protocol=protocol_id(RatioRule(measure.threshold)),
-        threshold=measure.threshold,
-        epsilon=measure.epsilon,
-        finished=not notes,
-        seconds=seconds_spent(first.folder),
-        versions=versions(device),
-        notes=notes,
-    )
 
 
 def budget_of(studies: Sequence[Study], folder: Path) -> tuple[str, str]:
@@ -254,26 +178,6 @@ def model_text(model: ModelConfig, images: ImageSet) -> str:
     if model.is_trained:
         parameters = count_parameters(build_denoiser(model, images.shape, images.num_classes))
     return f"{model.describe()}; {parameters:,} parameters"
-
-
-def stored_set(store: Path, images: ImageSet, kind: str) -> Path:
-    """Write a set once, named by its content, so that workers and later readers have the very images; return where it lies.
-
-    Args:
-        kind: 'train' or 'heldout', the beginning of its name.
-
-    Raises:
-        DiffmemError: The file cannot be written.
-    """
-    path = store / _DATA / f"{kind}-{images.fingerprint[:16]}.npz"
-    if path.exists():
-        try:
-            if open_images(path).fingerprint == images.fingerprint:
-                return path
-        except UserError:
-            pass  # damaged: written again below
-    write_images(images, path)
-    return path
 
 
 class _Grid:
@@ -299,6 +203,33 @@ class _Grid:
         self.most: int | None = len(self.waiting(()))
         self._units = sum(work.units for work in self._left)
         self._before = every - self._units
+
+    def group(self, device: str) -> None:
+        """Plan which runs are trained together, or go on as planned; see `planned_groups`."""
+        firsts: dict[str, Work] = {}
+        for work in sorted(self._recipes, key=lambda work: -work.units):
+            firsts.setdefault(work.run.run_id, work)
+        members = [Member(work.run, work.units) for work in firsts.values()]
+        plan = planned_groups(members, self.executor, device, self.folder)
+        places = {
+            run_id: (number, place)
+            for number, ids in enumerate(plan.groups)
+            for place, run_id in enumerate(ids)
+        }
+
+        def placed(index: int, work: Work) -> tuple[int, int]:
+            """Return the group of a training and its place there; of a second length of a run, a group of its own."""
+            run_id = work.run.run_id
+            return places[run_id] if work is firsts[run_id] else (len(plan.groups) + index, 0)
+
+        def grouped(work: Work, group: int) -> Work:
+            return replace(
+                work, group=group, content=lambda name: {**work.content(name), "threads": plan.threads}
+            )
+
+        order = sorted((placed(index, work), index, work) for index, work in enumerate(self._left))
+        self._left = [grouped(work, group) for (group, _), _, work in order]
+        self.most = len({work.group for work in self._left})
 
     def waiting(self, busy: Collection[Work]) -> list[Work]:
         self._left = [work for work in self._left if work in busy or not work.is_done()]
@@ -328,7 +259,8 @@ class _Grid:
                 progress(*self.done({work: at.share}), f"{work.name}: {at}")
 
             try:
-                work.run.execute(recipe.sampling, recipe.measure, device=device, progress=tell, warn=warn)
+                job = (work.run, recipe.sampling, recipe.measure)
+                execute_together([job], device=device, progress=tell, warn=warn)
             finally:
                 if world().is_main:
                     note_time()
@@ -361,6 +293,7 @@ def execute_studies(
     """
     grid = _Grid(studies, folder)
     if world().size == 1:
+        grid.group(device)
         drive(grid, device=device, progress=progress, warn=warn)
         return
     grid.execute_together(device, progress, warn)

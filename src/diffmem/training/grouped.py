@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,15 +24,25 @@ from diffmem.models.networks.families import DhariwalUNet, SongUNet
 from diffmem.models.networks.layers import Conv, FourierEmbedding, GroupNorm, Linear
 from diffmem.models.networks.unet import UNet, UNetBlock
 from diffmem.models.preconditioning import Preconditioned
+from diffmem.training.config import TrainingConfig
 from diffmem.training.flat import FlatParameters
 from diffmem.training.randomness import stream_seed
 from diffmem.training.schedule import ema_beta, learning_rate
 from diffmem.training.trainer import Trainer, arithmetic, load_optimizer, make_optimizer, optimizer_state
 
-__all__ = ["TrainerGroup"]
+__all__ = ["OWN_SETTINGS", "TrainerGroup", "common_settings"]
 
 # Shapes of the grouped network, of K members: activations (B, K C, H, W) with channels innermost, those of a member side by
 # side; embeddings (B K, E), the members of an image side by side; parameters those of the members one after the other.
+
+
+OWN_SETTINGS = ("epochs", "learning_rate", "warmup", "ema", "order", "rounding", "evaluations")
+"""Settings of training in which the members of a group may differ: all that say where a member is in its own schedule."""
+
+
+def common_settings(config: TrainingConfig) -> dict[str, Any]:
+    """Return the settings of training that the members of a group share."""
+    return config.model_dump(mode="json", exclude=set(OWN_SETTINGS))
 
 
 class _Grouped(nn.Module):
@@ -176,9 +187,10 @@ def _check(members: Sequence[Trainer]) -> None:
             f"A {type(first.denoiser.model).__name__} cannot be trained in a group; train it by itself."
         )
     for member in members[1:]:
-        if member.config != first.config or member.device != first.device:
+        if common_settings(member.config) != common_settings(first.config) or member.device != first.device:
             raise UserError(
-                "The trainings of a group need the same settings and device; only sets and seeds may differ."
+                f"The trainings of a group need the same device and, but for {', '.join(OWN_SETTINGS)}, the same settings;"
+                " sets and seeds may differ."
             )
         if _architecture(member.denoiser) != _architecture(first.denoiser):
             raise UserError(
@@ -199,11 +211,12 @@ def _architecture(denoiser: Preconditioned) -> tuple[object, ...]:
 class TrainerGroup:
     """Trainings that are stepped together: the weights are those of separate trainings, up to the rounding of float32.
 
-    The members may differ in images, their number, labels, seeds and starting weights. The group works on copies: a member
-    takes over what it has become at `settle`, for a snapshot or to go on alone.
+    The members may differ in images, their number, labels, seeds, starting weights and the settings `OWN_SETTINGS`. A step is
+    counted in each of them, with its loss; but the group works on copies: a member takes over the weights, averages and
+    optimizer's state that it has come to at `settle`, for a snapshot or to go on alone.
 
     Args:
-        members: Trainings of one architecture, with equal settings, on one device, that have seen equally many images.
+        members: Trainings of one architecture, with `common_settings`, on one device, that have seen equally many images.
 
     Attributes:
         members: The trainings.
@@ -216,9 +229,9 @@ class TrainerGroup:
 
     def __init__(self, members: Sequence[Trainer]) -> None:
         _check(members)
-        _keep_freed_memory()
         first = members[0]
-        self.members, self.config, self.device = tuple(members), first.config, first.device
+        self.members, self.device = tuple(members), first.device
+        self._config = first.config  # of which only what is common is used
         self.total = min(member.total for member in members)
         self._network = _group([member.denoiser for member in members]).train()
         self._flat = FlatParameters(self._network)
@@ -226,14 +239,12 @@ class TrainerGroup:
         states = [member.state() for member in members]
         self.seen = first.seen
         self._load(states)
-        self._losses = torch.zeros(len(members), dtype=torch.float64, device=self.device)  # since `settle`
-        self._loss_steps = 0
         self._spread_values: tuple[float, ...] = ()
         self._spread_weights = torch.zeros(0)
 
     def _load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
         self._ema = self._join([state["ema"] for state in states])
-        self._optimizer = make_optimizer(self.config, self._flat.vector)
+        self._optimizer = make_optimizer(self._config, self._flat.vector)
         joined = {}
         for key, value in states[0].items():
             if key.startswith("optimizer."):
@@ -275,7 +286,7 @@ class TrainerGroup:
 
     def step(self) -> None:
         """Let every member see one batch."""
-        config, seen = self.config, self.seen
+        config, seen = self._config, self.seen
         draws = [member.draw(seen) for member in self.members]
         images, uniform, normal, noise = (
             torch.stack(parts, dim=1) for parts in zip(*(draw[:4] for draw in draws), strict=True)
@@ -299,8 +310,8 @@ class TrainerGroup:
             losses = weighted.sum(0) / config.batch_size
             losses.sum().backward()
         self._update()
-        self._losses += losses.detach()
-        self._loss_steps += 1
+        for member, loss in zip(self.members, losses.detach(), strict=True):
+            member.count(loss)
         self.seen = seen + config.batch_size
 
     def _set_masks(self, seen: int) -> None:
@@ -309,15 +320,15 @@ class TrainerGroup:
         keys = []
         for member in self.members:
             seed = stream_seed(member.seed, "dropout", seen)
-            set_masks(self._dropouts, seed, 0, self.config.batch_size, self.device)
+            set_masks(self._dropouts, seed, 0, self._config.batch_size, self.device)
             keys.append([layer.keys for layer in self._dropouts if layer.keys is not None])
         for layer, of_members in zip(self._dropouts, zip(*keys, strict=True), strict=True):
             layer.keys = torch.stack(of_members, dim=1).flatten()
 
     def _update(self) -> None:
         """Move weights and averages; members of different sizes are at different positions of their schedules."""
-        vector, sizes = self._flat.vector.detach(), [member.size for member in self.members]
-        rates = [learning_rate(self.config, size, self.seen) for size in sizes]
+        vector = self._flat.vector.detach()
+        rates = [learning_rate(member.config, member.size, self.seen) for member in self.members]
         for group in self._optimizer.param_groups:
             group["lr"] = max(rates)
         if min(rates) == max(rates):
@@ -327,31 +338,21 @@ class TrainerGroup:
             before = vector.clone()
             self._optimizer.step()
             vector.copy_(torch.lerp(before, vector, self._spread([rate / max(rates) for rate in rates])))
-        shares = [1 - ema_beta(self.config, size, self.seen) for size in sizes]
+        shares = [1 - ema_beta(member.config, member.size, self.seen) for member in self.members]
         if min(shares) == max(shares):
             self._ema.lerp_(vector, shares[0])
         else:
             self._ema.lerp_(vector, self._spread(shares))
 
     def settle(self) -> None:
-        """Give the members their weights, averages, optimizer states and losses, and their position in the data."""
+        """Give the members their weights, averages and optimizer states."""
         vectors = {"weights": self._flat.vector.detach(), "ema": self._ema}
         others: dict[str, Tensor] = {}
         for key, value in optimizer_state(self._optimizer, self._flat.vector).items():
             whole = value.shape == self._flat.vector.shape
             (vectors if whole else others)[key] = value
         split = {key: self._split(vector) for key, vector in vectors.items()}
-        for k, (member, loss) in enumerate(zip(self.members, self._losses.tolist(), strict=True)):
-            before = member.state()
-            state = before | {key: parts[k] for key, parts in split.items()}
+        for k, member in enumerate(self.members):
+            state = member.state() | {key: parts[k] for key, parts in split.items()}
             state |= {key: value.clone() for key, value in others.items()}  # the optimizers count in place
-            state["seen"] = torch.tensor(self.seen)
-            state["loss"] = before["loss"] + torch.tensor([loss, self._loss_steps], dtype=torch.float64)
             member.load_state(state)
-        self._losses.zero_()
-        self._loss_steps = 0
-
-
-def _keep_freed_memory() -> None:
-    """Make Linux's C library keep a step's memory for the next: it keeps twice the largest block of up to 32 MB ever freed."""
-    torch.empty(30 * 2**20, dtype=torch.uint8)

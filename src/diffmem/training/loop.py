@@ -1,4 +1,4 @@
-"""The training loop of one run's folder: steps, metrics, snapshots, a state to resume from.
+"""The training loop of a run's folder, or of several: steps, metrics, snapshots, a state to resume from.
 
 A folder holds, as far as training has come:
 
@@ -6,15 +6,17 @@ A folder holds, as far as training has come:
 - `snapshots/<images seen>.safetensors`: the averaged denoiser at each evaluation point;
 - `training-state.safetensors`: the newest state, replaced as training goes on.
 
-Processes that run together train one run. The first of them reads and writes the folder, which the others need not see.
+Runs that are trained together each leave these files. Processes that run together train one run; the first of them reads and
+writes the folder, which the others need not see.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +24,19 @@ from torch import Tensor
 
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
-from diffmem.files import write_text
+from diffmem.files import rename_file, write_text
 from diffmem.interrupt import Agreement, StopRequest
 from diffmem.models.config import ModelConfig
 from diffmem.models.weights import read_tensors, save_denoiser, write_tensors
 from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.training.grouped import TrainerGroup
 from diffmem.training.schedule import evaluation_images, learning_rate
 from diffmem.training.trainer import Trainer
 
 __all__ = [
     "METRICS_FILE",
     "STATE_FILE",
+    "Training",
     "read_metrics",
     "require_tensorboard",
     "snapshot_path",
@@ -42,6 +46,7 @@ __all__ = [
 ]
 
 STATE_FILE = "training-state.safetensors"
+_NEXT_STATE_FILE = "training-state-next.safetensors"
 METRICS_FILE = "metrics.jsonl"
 _LOGGED_POINTS = 100
 _SECONDS_BETWEEN_STATES = 60.0
@@ -69,115 +74,193 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _read_state(
-    folder: Path, tag: str, points: list[int], warn: Callable[[str], None]
-) -> dict[str, Tensor] | None:
-    """Return the state to go on from; none if training starts anew."""
-    path = folder / STATE_FILE
-    if not path.exists():
-        return None
-    try:
-        state, words = read_tensors(path)
-    except DiffmemError as error:
-        warn(f"{error} Training starts again.")
-        return None
-    if words.get("run") != tag:
-        warn(f"{path} belongs to another run; it was not used. Training starts again.")
-        return None
-    seen = int(state.get("seen", 0))
-    if any(point < seen and not snapshot_path(folder, point).exists() for point in points):
-        return None  # a snapshot was lost or removed as damaged, and from this state on it would never be made again
-    return state
+@dataclass(eq=False)
+class Training:
+    """One training, and the folder that it leaves its files in.
 
-
-def training_snapshots(
-    trainer: Trainer,
-    model: ModelConfig,
-    folder: Path,
-    tag: str,
-    *,
-    progress: Progress = NO_PROGRESS,
-    warn: Callable[[str], None] = print,
-) -> Iterator[int]:
-    """Train to the end, or from where an earlier call was stopped, and yield at each evaluation point the images seen.
-
-    By then the snapshot is written, and the trainer holds it. Who leaves the loop ends the training there; a later call goes on
-    from this point. What is done with a snapshot must be repeatable, since a run that is killed meanwhile yields it again, and
-    a stop takes effect in it at once. At any other time the state is saved on a stop, so that the weights are, bit for bit on
-    a CPU, those of an undisturbed run.
-
-    Processes that run together call it together, and leave it together. A stop that one of them is asked for reaches all after
-    the same step, within about half a second or a step, whichever is longer. Training may go on with another number of
-    processes.
-
-    Args:
+    Attributes:
         trainer: A new trainer.
         model: The configuration its denoiser was built from, kept in each snapshot.
         folder: The run's folder; that of the first process is used.
         tag: Identity of the run; a state with another tag is not used.
         progress: Reports the images seen, of all images.
         warn: Warned of a damaged state that is not used.
+    """
+
+    trainer: Trainer
+    model: ModelConfig
+    folder: Path
+    tag: str
+    progress: Progress = NO_PROGRESS
+    warn: Callable[[str], None] = print
+
+    def __post_init__(self) -> None:
+        trainer = self.trainer
+        self.points = frozenset(evaluation_images(trainer.config, trainer.size))
+        self._stride = max(trainer.config.batch_size, trainer.total // _LOGGED_POINTS)
+        self._metrics: list[dict[str, Any]] = []
+        self._told = 0.0
+
+    def read_state(self, name: str = STATE_FILE) -> dict[str, Tensor] | None:
+        """Return the state in a file, from which training can go on; none if there is no such state."""
+        path = self.folder / name
+        if not path.exists():
+            return None
+        try:
+            state, words = read_tensors(path)
+        except DiffmemError as error:
+            self.warn(f"{error} Training starts again.")
+            return None
+        if words.get("run") != self.tag:
+            self.warn(f"{path} belongs to another run; it was not used. Training starts again.")
+            return None
+        seen = int(state.get("seen", 0))
+        if any(point < seen and not snapshot_path(self.folder, point).exists() for point in self.points):
+            return None  # a snapshot was lost or removed as damaged, and from this state on it would never be made again
+        return state
+
+    def begin(self, state: dict[str, Tensor] | None) -> None:
+        """Go on from a state, or begin anew without one."""
+        if state is not None:
+            self.trainer.load_state(state)
+        if world().is_main:
+            held = read_metrics(self.folder)
+            self._metrics = [one for one in held if one["images_seen"] <= self.trainer.seen]
+            (self.folder / _NEXT_STATE_FILE).unlink(missing_ok=True)
+        self._told = time.monotonic()
+
+    def write_state(self, name: str = STATE_FILE) -> None:
+        """Write the metrics so far, and the state."""
+        state = self.trainer.state()
+        if world().is_main:
+            metrics = "".join(json.dumps(one) + "\n" for one in self._metrics)
+            write_text(self.folder / METRICS_FILE, metrics)
+            write_tensors(self.folder / name, state, {"run": self.tag})
+
+    def write_snapshot(self) -> None:
+        """Write the averaged denoiser."""
+        trainer = self.trainer
+        trainer.check_average()
+        trainer.check_agreement()
+        if world().is_main:
+            epoch = repr(trainer.seen / trainer.size)
+            words = {"images_seen": str(trainer.seen), "epoch": epoch, "run": self.tag}
+            save_denoiser(trainer.ema, self.model, snapshot_path(self.folder, trainer.seen), words)
+
+    def note_step(self) -> None:
+        """Log and report the step that was done, where that is due."""
+        trainer, now = self.trainer, time.monotonic()
+        seen = trainer.seen
+        before = seen - trainer.config.batch_size
+        logged = seen in self.points or seen // self._stride > before // self._stride
+        if logged:
+            self._metrics.append(
+                {
+                    "images_seen": seen,
+                    "epoch": seen / trainer.size,
+                    "loss": trainer.take_loss(),
+                    "learning_rate": learning_rate(trainer.config, trainer.size, before),
+                }
+            )
+        if logged or now - self._told > _SECONDS_BETWEEN_REPORTS:
+            self.progress(seen, trainer.total)
+            self._told = now
+
+
+def training_snapshots(trainings: Sequence[Training]) -> Iterator[Training]:
+    """Train to the end, or from where an earlier call was stopped, and yield each training at its evaluation points.
+
+    By then the snapshot is written, and the trainer holds it. Who leaves the loop ends the trainings there; a later call goes on
+    from this point. What is done with a snapshot must be repeatable, since a run that is killed meanwhile yields it again, and
+    a stop takes effect in it at once. At any other time the states are saved on a stop, so that the weights are, bit for bit on
+    a CPU, those of an undisturbed run.
+
+    Several trainings are stepped together (see `TrainerGroup`), each to its own end. Their states are those of one place, however
+    the process ended; where others went on with some of them meanwhile, those that are at one place go on together, one such
+    group after the other.
+
+    Processes that run together call it together, with one training, and leave it together. A stop that one of them is asked for
+    reaches all after the same step, within about half a second or a step, whichever is longer. Training may go on with another
+    number of processes.
 
     Raises:
-        DiffmemError: The loss or a weight became NaN or infinite, a file cannot be written, another process ended, or the
+        UserError: The trainings do not fit together.
+        DiffmemError: A loss or a weight became NaN or infinite, a file cannot be written, another process ended, or the
             processes hold different weights.
-        KeyboardInterrupt: A stop was requested; the state is saved.
+        KeyboardInterrupt: A stop was requested; the states are saved.
     """
-    config, size, here = trainer.config, trainer.size, world()
-    points = evaluation_images(config, size)
-    state = here.from_main(lambda: _read_state(folder, tag, points, warn))
-    if state is not None:
-        trainer.load_state(state)
-        del state  # as large as the trainer
-    metrics = (
-        [one for one in read_metrics(folder) if one["images_seen"] <= trainer.seen] if here.is_main else []
-    )
-    stride = max(config.batch_size, trainer.total // _LOGGED_POINTS)
+    for together in _begun(trainings):
+        yield from _trained(together)
 
-    def save() -> None:
-        state = trainer.state()
-        if here.is_main:
-            write_text(folder / METRICS_FILE, "".join(json.dumps(one) + "\n" for one in metrics))
-            write_tensors(folder / STATE_FILE, state, {"run": tag})
 
-    saved = told = time.monotonic()
+def _begun(trainings: Sequence[Training]) -> list[list[Training]]:
+    """Give each training its state, and return those together that are at one place."""
+    places: dict[int, list[Training]] = {}
+    for one, state in zip(trainings, world().from_main(lambda: _states(trainings)), strict=True):
+        one.begin(state)
+        places.setdefault(one.trainer.seen, []).append(one)
+    return [together for _, together in sorted(places.items())]
+
+
+def _states(trainings: Sequence[Training]) -> list[dict[str, Tensor] | None]:
+    """Return the state that each training goes on from: where several were saved together, states of one place."""
+    found = [one.read_state() for one in trainings]
+    places = {int(state["seen"]) for state in found if state is not None}
+    for index, one in enumerate(trainings):
+        # The next states are renamed when all are written: one that is renamed says that all others count.
+        later, held = one.read_state(_NEXT_STATE_FILE), found[index]
+        if later is not None and int(later["seen"]) in places:
+            found[index] = later if held is None or held["seen"] < later["seen"] else held
+    return found
+
+
+def _save(trainings: Sequence[Training]) -> None:
+    """Save the states of trainings that are at one place, all or none."""
+    if len(trainings) == 1:
+        trainings[0].write_state()
+        return
+    for one in trainings:
+        one.write_state(_NEXT_STATE_FILE)
+    for one in trainings:
+        rename_file(one.folder / _NEXT_STATE_FILE, one.folder / STATE_FILE)
+
+
+def _trained(trainings: Sequence[Training]) -> Iterator[Training]:
+    """Step trainings that are at one place."""
+    here, left, group = world(), list(trainings), None
+    saved = time.monotonic()
     with StopRequest() as stop:
         agreement = Agreement(stop)
         while True:
             # The process may have died between saving the state and the end of what is done with a snapshot.
-            if trainer.seen in points:
-                trainer.check_average()
-                trainer.check_agreement()
-                if here.is_main:
-                    words = {"images_seen": str(trainer.seen), "epoch": repr(trainer.seen / size), "run": tag}
-                    save_denoiser(trainer.ema, model, snapshot_path(folder, trainer.seen), words)
-                save()
+            due = [one for one in left if one.trainer.seen in one.points]
+            if due:
+                if group is not None:
+                    group.settle()
+                for one in due:
+                    one.write_snapshot()
+                _save(left)
                 stop.honour_together()
-                with stop.at_once():
-                    yield trainer.seen
+                for one in due:
+                    with stop.at_once():
+                        yield one
                 saved = time.monotonic()
-            if trainer.seen >= trainer.total:
+            going = [one for one in left if one.trainer.seen < one.trainer.total]
+            if not going:
                 break
-            before = trainer.seen
-            trainer.step()
-            seen = trainer.seen
-            if seen in points or seen // stride > before // stride:
-                metrics.append(
-                    {
-                        "images_seen": seen,
-                        "epoch": seen / size,
-                        "loss": trainer.take_loss(),
-                        "learning_rate": learning_rate(config, size, before),
-                    }
-                )
-                progress(seen, trainer.total)
-                told = time.monotonic()
-            elif time.monotonic() - told > _SECONDS_BETWEEN_REPORTS:
-                progress(seen, trainer.total)
-                told = time.monotonic()
+            if len(going) == 1:
+                group = None
+            elif group is None or going != left:
+                group = TrainerGroup([one.trainer for one in going])
+            left = going
+            (left[0].trainer if group is None else group).step()
+            for one in left:
+                one.note_step()
             stopping, saving = agreement.reach(time.monotonic() - saved > _SECONDS_BETWEEN_STATES)
-            if (stopping or saving) and seen not in points:
-                save()
+            if (stopping or saving) and not any(one.trainer.seen in one.points for one in left):
+                if group is not None:
+                    group.settle()
+                _save(left)
                 saved = time.monotonic()
                 if stopping:
                     here.wait()  # nobody ends while the first still writes: a launcher would end it too

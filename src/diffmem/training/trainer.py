@@ -168,6 +168,7 @@ class Trainer:
                 f" {config.batch_size}, or set a larger training.batch_size."
             )
         self._part = slice(rank * config.batch_size // ranks, (rank + 1) * config.batch_size // ranks)
+        _keep_freed_memory()
         self.config, self.seed, self.size, self.device = config, seed, len(images), torch.device(device)
         self.total = total_images(config, self.size)
         self.denoiser = denoiser.to(self.device).train()
@@ -220,9 +221,13 @@ class Trainer:
             group["lr"] = learning_rate(config, self.size, seen)
         self._optimizer.step()
         self._ema_vector.lerp_(self.layout.vector.detach(), 1 - ema_beta(config, self.size, seen))
+        self.count(loss)
+
+    def count(self, loss: Tensor) -> None:
+        """Count a step and its loss: one of `step`, or one that was done elsewhere (see `TrainerGroup`)."""
         self._loss_sum += loss
         self._loss_steps += 1
-        self.seen = seen + config.batch_size
+        self.seen += self.config.batch_size
 
     def _gradient(self, draw: Draw, count: int) -> Tensor:
         """Compute the gradient of the first images' share of the loss, and return that share."""
@@ -336,6 +341,11 @@ class Trainer:
         self.seen = int(state["seen"])
         self._loss_sum.copy_(state["loss"][0] if self._world.is_main else torch.zeros(()))
         self._loss_steps = int(state["loss"][1])
+
+
+def _keep_freed_memory() -> None:
+    """Make Linux's C library keep a step's memory for the next: it keeps twice the largest block of up to 32 MB ever freed."""
+    torch.empty(30 * 2**20, dtype=torch.uint8)
 
 
 def denoising_loss(

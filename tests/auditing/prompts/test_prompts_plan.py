@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from diffmem.auditing.prompts.plan import noise_seed, plan_prompts
+from diffmem.auditing.prompts.plan import noise_seed, plan_given, plan_prompts
 from diffmem.data import CanarySet, ImageSet
+from diffmem.data.prompts import PromptList
 from diffmem.errors import UserError
 
 CAPTIONS = tuple(f"sks dog {number}" for number in range(12))
@@ -86,3 +87,19 @@ def test_images_whose_captions_are_asked_for_have_their_prompts_number_as_class(
 def test_what_cannot_be_asked_is_refused(captions, options, message):
     with pytest.raises(UserError, match=message):
         plan(captions, **options)
+
+
+def listed(*texts):
+    return PromptList(tuple(texts), *((None,) * len(texts),) * 3)
+
+
+def test_given_lists_are_asked_for_once_each_with_the_noise_of_their_prompts():
+    made = plan_given(listed("a cat", "", "A  CAT"), listed("a dog", "a dog"), 2)
+    assert made.texts == ("a cat", "", "a dog")
+    assert made.listed.groups[::2] == ("new", "empty", "control")
+    assert noise(made)["a cat", 1] == noise_seed("a cat", 1)
+
+
+def test_a_prompt_in_both_lists_is_refused():
+    with pytest.raises(UserError, match="among the prompts and among the controls"):
+        plan_given(listed("a cat"), listed("A cat"), 1)

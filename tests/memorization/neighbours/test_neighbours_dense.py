@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parameters import these
 
 from diffmem import integers
 from diffmem.integers import IntegerProducts, integer_products
@@ -273,8 +274,9 @@ def digest_with(isa: str) -> str:
     return done.stdout
 
 
-def test_every_set_of_instructions_gives_the_same_neighbours_to_the_last_bit():
-    assert len({digest_with(isa) for isa in ("AVX2", "AVX2_VNNI", "AVX512_CORE_VNNI", "DEFAULT")}) == 1
+@pytest.mark.parametrize("isa", these(("AVX2", "AVX2_VNNI", "AVX512_CORE_VNNI"), "AVX2"))
+def test_every_set_of_instructions_gives_the_same_neighbours_to_the_last_bit(isa):
+    assert digest_with(isa) == digest_with("DEFAULT")
 
 
 def test_the_public_search_of_bytes_is_that_of_floats_bit_for_bit():

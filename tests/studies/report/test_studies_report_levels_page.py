@@ -6,9 +6,11 @@ import re
 
 import pytest
 from page_parser import Page
+from reports_drawn import boxes_of, overlaps
 from reports_study import make_grid, make_grid_level, make_run
 
 from diffmem.studies.records import EmmRecord, StudyRecord
+from diffmem.studies.report.curves import curves_figure
 from diffmem.studies.report.emm_figure import emm_by_level
 from diffmem.studies.report.figures import rmem_against_size
 from diffmem.studies.report.page import render_study, write_study
@@ -22,6 +24,24 @@ def make_level(name, emm=ESTIMATED, **fields):
 
 def lines(figure):
     return {line.get_label(): line for line in figure.axes[0].lines}
+
+
+@pytest.mark.parametrize("draw", [emm_by_level, rmem_against_size, curves_figure])
+def test_no_two_texts_lie_on_each_other(draw):
+    levels = [make_level(name, sizes=(16, 32, 64, 128, 256), seeds=(0, 1)) for name in ("8", "16", "32")]
+    figure = draw(make_grid(*levels))
+    figure.canvas.draw()
+    assert overlaps(boxes_of(figure)) == []
+
+
+def test_over_epochs_every_level_has_its_panel_and_every_size_its_mean_of_seeds():
+    level = make_level("8", seeds=(0, 1))
+    figure = curves_figure(make_grid(level, make_level("16", sizes=(16,))))
+    assert [axes._left_title.get_text() for axes in figure.axes] == ["channels = 8", "channels = 16"]
+    line = next(line for line in figure.axes[0].lines if line.get_label() == "64")
+    ends = [100 * run.last.memorized.value for run in level.runs if run.size == 64]
+    assert line.get_ydata()[-1] == pytest.approx(sum(ends) / 2)
+    assert line.get_xdata()[0] == 125  # not the evaluation before training
 
 
 def test_every_level_has_a_curve_of_its_own_colour_named_in_the_legend():

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import numpy as np
@@ -15,6 +14,7 @@ from diffmem.auditing.audit import Audited
 from diffmem.auditing.compare import Comparison, copies_found
 from diffmem.auditing.detector import occurrences
 from diffmem.auditing.matches import matches_of
+from diffmem.auditing.prompts.detectors import AskedPrompt, Detected, Scores, detectors_of
 from diffmem.auditing.prompts.follows import follows_prompts
 from diffmem.auditing.prompts.groups import Prompted, prompted
 from diffmem.auditing.prompts.records import (
@@ -33,7 +33,7 @@ from diffmem.auditing.request import AuditOptions
 from diffmem.auditing.significance import upper_bound
 from diffmem.auditing.spaces import align
 from diffmem.data import ImageSet, duplicate_groups
-from diffmem.data.prompts import Group, PromptList, comparable
+from diffmem.data.prompts import Group, PromptList, comparable, prompt_hash
 from diffmem.errors import UserError
 from diffmem.memorization.plausibility.repeats import constant_images
 from diffmem.memorization.rates import Rate
@@ -56,11 +56,15 @@ class PromptInputs:
         prompts: The list.
         control: Captions of images that were not trained on: of held-out images, and of control canaries.
         base: Samples of the base model, made of the same prompts and seeds, in the same order as the samples; none without.
+        scores: Of the prompts, by detectors that need a network.
+        planted: Captions of planted canaries, as `comparable` writes them, with how often an epoch holds each.
     """
 
     prompts: PromptList
     control: Collection[str] = ()
     base: ImageSet | None = None
+    scores: Scores = field(default_factory=dict)
+    planted: Mapping[str, int] = field(default_factory=dict)
 
     def check(self, samples: ImageSet, training: ImageSet) -> None:
         """Refuse, before an audit, what does not fit its samples.
@@ -96,6 +100,7 @@ class PromptAudit:
         prompts: Every prompt, the largest share of copies first.
         of_prompt: Indices of the samples of each of these, int64 (n,).
         copied: The training image that each sample copies, int64 (Q,); -1 for none.
+        detected: What scores without training images say of the prompts.
         base: Samples of the base model as they were compared; none without.
         base_copied: As `copied`, of these.
     """
@@ -104,6 +109,7 @@ class PromptAudit:
     prompts: list[PromptRecord]
     of_prompt: list[NDArray[np.int64]]
     copied: NDArray[np.int64]
+    detected: Detected
     base: ImageSet | None = None
     base_copied: NDArray[np.int64] | None = None
 
@@ -183,7 +189,19 @@ def audit_prompts(audited: Audited, inputs: PromptInputs) -> tuple[Audited, Prom
         worst=prompts[:_WORST],
     )
     return replace(audited, result=result.model_copy(update={"verdict": verdict})), PromptAudit(
-        record, prompts, of_prompt, copied, base, base_copied
+        record,
+        prompts,
+        of_prompt,
+        copied,
+        detectors_of(
+            [AskedPrompt(*one) for one in zip(given.texts, given.groups, repeats, strict=True)],
+            (shown.samples.images, by_prompt),
+            inputs.scores,
+            inputs.planted,
+            private=options.private,
+        ),
+        base,
+        base_copied,
     )
 
 
@@ -251,7 +269,7 @@ def _prompt(
     copies = samples[copied[samples] >= 0].tolist()
     return PromptRecord(
         prompt=None if private else text,
-        prompt_hash=hashlib.blake2b(comparable(text).encode(), digest_size=16).hexdigest(),
+        prompt_hash=prompt_hash(text),
         group=given.groups[at],
         repeats=repeats[at],
         samples=int(counts.judged[at]),

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from diffmem.auditing.prompts.groups import trigger_words
 from diffmem.data import CanarySet, ImageSet
+from diffmem.data.conversions import name_text
 from diffmem.data.prompts import Group, PromptList, comparable
 from diffmem.errors import UserError
 
-__all__ = ["PromptPlan", "noise_seed", "plan_prompts"]
+__all__ = ["PromptPlan", "noise_seed", "plan_given", "plan_prompts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +112,40 @@ def plan_prompts(
         f" that were not trained on{_how(count, trained, others, seed)}, {'the trigger words alone, ' if 'trigger' in count else ''}and the"
         f" empty prompt; {per_prompt} seed(s) each."
     ]
+    return _planned(asked, per_prompt, tuple(notes))
+
+
+def plan_given(prompts: PromptList, controls: PromptList, per_prompt: int) -> PromptPlan:
+    """Choose all of two lists: prompts, those without a group 'new', and control prompts.
+
+    Prompts that differ in case and spaces alone are one; the empty prompt is asked for as it is.
+
+    Args:
+        prompts: The prompts.
+        controls: Those that they are held against; groups of this list do not count.
+        per_prompt: Seeds of each prompt: 0, 1, ...
+
+    Raises:
+        UserError: A prompt is in both lists, or the number is below 1.
+    """
+    if per_prompt < 1:
+        raise UserError(f"The number of seeds for a prompt must be at least 1, not {per_prompt}.")
+    asked: dict[str, tuple[Group, str]] = {}
+    for text, group in zip(prompts.texts, prompts.groups, strict=True):
+        asked.setdefault(comparable(text), (group or ("new" if text else "empty"), text))
+    both = next((text for text in controls.texts if comparable(text) in asked), None)
+    if both is not None:
+        raise UserError(
+            f"{name_text(both)} is among the prompts and among the controls; take it out of one list."
+        )
+    count = len(asked)
+    for text in controls.texts:
+        asked.setdefault(comparable(text), ("control", text))
+    note = f"Prompts: {count:,} given, {len(asked) - count:,} control prompts; {per_prompt} seed(s) each."
+    return _planned(list(asked.values()), per_prompt, (note,))
+
+
+def _planned(asked: Sequence[tuple[Group, str]], per_prompt: int, notes: tuple[str, ...]) -> PromptPlan:
     samples = [(at, number) for at in range(len(asked)) for number in range(per_prompt)]
     texts = [asked[at][1] for at, _ in samples]
     return PromptPlan(
@@ -123,7 +158,7 @@ def plan_prompts(
         ),
         tuple(at for at, _ in samples),
         tuple(noise_seed(asked[at][1], number) for at, number in samples),
-        tuple(notes),
+        notes,
     )
 
 

@@ -12,7 +12,9 @@ import torch
 
 from diffmem.attacks.exposure import ExposureRecord, exposure_of_model
 from diffmem.auditing.model import check_reading, model_record
+from diffmem.auditing.prompts.detectors import Scores
 from diffmem.auditing.prompts.plan import PromptPlan
+from diffmem.auditing.prompts.probing import Probing
 from diffmem.auditing.records import ModelRecord
 from diffmem.auditing.request import AuditOptions
 from diffmem.auditing.time_estimate import estimate_sampling
@@ -88,6 +90,7 @@ class PromptedSamples:
         model: The record of the model.
         exposure: Of canaries with captions, by the losses of the model.
         notes: On the base model, and on prompts that were cut.
+        scores: Of the prompts, by the detectors that need a network.
     """
 
     samples: ImageSet
@@ -95,6 +98,7 @@ class PromptedSamples:
     model: ModelRecord
     exposure: tuple[ExposureRecord, ...]
     notes: tuple[str, ...]
+    scores: Scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +140,7 @@ class _Work:
 def sample_prompts(
     model: PromptedModel,
     plan: PromptPlan,
-    known: tuple[ImageSet, CanarySet | None],
+    known: tuple[ImageSet | None, ImageSet | None, CanarySet | None],
     config: SamplerConfig,
     options: AuditOptions,
     where: tuple[str, Path, Path],
@@ -148,7 +152,7 @@ def sample_prompts(
     An interrupted call goes on where it stopped.
 
     Args:
-        known: The training images, with captions, on which the reading of the model is checked; and canaries.
+        known: The training images, with captions, on which the reading of the model is checked; held-out images; and canaries.
         where: The device, and the folders that keep the samples of the model and of its base.
         report: Called with the model, and with what it will take, before samples are made.
 
@@ -156,12 +160,14 @@ def sample_prompts(
         UserError: A model cannot be read or was read wrongly, the base is of another kind or the same, or values are not finite; or
             canaries have another size than the model's images.
     """
-    training, canaries = known
+    training, heldout, canaries = known
     device, shards, base_shards = where
     model.check()
     others = model.base_path
-    part = 0.0 if others is None else 0.5
-    stages = Stages(progress, check=0.03, canaries=0.02, own=0.95 - part, base=part)
+    part = 0.0 if others is None else 0.4
+    stages = Stages(
+        progress, check=0.03, canaries=0.02, own=0.8 - part, base=part, probe=0.1, probe_base=0.05
+    )
     open_it = partial(open_text_model, prompts=plan.texts, size=model.size, device=device, dtype=model.dtype)
     if model.base is not None:  # what does not open is said before hours of work
         open_text_model(model.base, ("",), size=model.size, device="cpu", dtype=model.dtype)
@@ -173,16 +179,21 @@ def sample_prompts(
             f"The canaries have shape {canaries.shape} and the model makes {shape} (C, H, W): plant them at its size, or give --resolution."
         )
     work = _Work(plan, config, options, model.guidance)
-    report(_cost_text(opened, work, 1 if others is None else 2))
-    check = check_reading(opened.denoiser, plan.captioned(training), options, stages.check)
-    if check.problem is not None:
-        raise UserError(check.problem)
+    pairs = tuple(one for one in (training, heldout) if one is not None and one.captions is not None)
+    probing = Probing(plan, pairs, options.seed, others is not None)
+    report(_cost_text(opened, work, probing))
+    check = None
+    if training is not None:
+        check = check_reading(opened.denoiser, plan.captioned(training), options, stages.check)
+        if check.problem is not None:
+            raise UserError(check.problem)
     exposure = []
     if canaries is not None and canaries.planted_captions is not None:
         exposure.append(
             exposure_of_model(opened.denoiser, plan.labelled(canaries), options.seed, stages.canaries)
         )
     samples = work.images(opened, shards, stages.own)
+    probing.of_model(opened.denoiser, samples, stages.probe)
     record = model_record(opened.denoiser, str(model.path), config, options, check).model_copy(
         update={"seeds": (0, model.seeds_per_prompt - 1), "sampling": work.sampling}
     )
@@ -193,7 +204,7 @@ def sample_prompts(
             " ends were not read."
         )
     if others is None:
-        return PromptedSamples(samples, None, record, tuple(exposure), tuple(notes))
+        return PromptedSamples(samples, None, record, tuple(exposure), tuple(notes), probing.scores)
     kind, digest = _kind(opened), origin_of(opened.denoiser).digest
     del opened
     _free()
@@ -209,9 +220,10 @@ def sample_prompts(
         f"The base model{named} was asked the same with the same noise; SHA-256 of what it is {origin_of(base.denoiser).digest}."
     )
     made = work.images(base, base_shards, stages.base)
+    probing.of_base(base.denoiser, stages.probe_base)
     del base
     _free()
-    return PromptedSamples(samples, made, record, tuple(exposure), tuple(notes))
+    return PromptedSamples(samples, made, record, tuple(exposure), tuple(notes), probing.scores)
 
 
 def _guided(model: LatentDenoiser, scale: float) -> LatentDenoiser:
@@ -229,19 +241,22 @@ def _kind(model: TextModel) -> tuple[object, ...]:
     )
 
 
-def _cost_text(opened: TextModel, work: _Work, models: int) -> str:
-    """Say what the samples take: evaluations of the network, time, and memory of the weights."""
-    guided = _guided(opened.denoiser, work.guidance)
+def _cost_text(opened: TextModel, work: _Work, probing: Probing) -> str:
+    """Say what the samples and the detectors take: evaluations of the network, time, and memory of the weights."""
+    guided, models = _guided(opened.denoiser, work.guidance), 2 if probing.based else 1
     samples, each = len(work.plan.labels), work.config.evaluations * (1 if work.guidance == 1 else 2)
 
     def seconds(count: int) -> float:
         return estimate_sampling(guided, work.config, samples, count)
 
+    sampled, probed = models * samples * each, sum(probing.evaluations)
     took = models * within_memory(seconds, min(samples, work.options.batch_size), "batch_size")
+    took *= 1 + probed / sampled
     return (
         f"samples: {len(work.plan.texts):,} prompts, {samples:,} images"
-        f"{', and as many of the base model' if models == 2 else ''}; {models * samples * each:,} evaluations of the network, about"
-        f" {duration_text(took)}; weights on {guided.device} take {opened.weight_bytes / 2**30:.2f} GiB, one model at a time"
+        f"{', and as many of the base model' if models == 2 else ''}; {sampled:,} evaluations of the network and {probed:,}"
+        f" for detectors, about {duration_text(took)}; weights on {guided.device} take"
+        f" {opened.weight_bytes / 2**30:.2f} GiB, one model at a time"
     )
 
 

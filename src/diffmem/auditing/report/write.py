@@ -41,7 +41,7 @@ PICTURES = (
 """Every picture that the folder can hold."""
 
 
-PARTS = ("prompts.json", "prompts.csv")
+PARTS = ("prompts.json", "prompts.csv", "detectors.json", "detectors.csv")
 """Every file of a further part of the page that the folder can hold."""
 
 
@@ -74,7 +74,11 @@ def write_audit(
         "audit.json": numbers,
     }
     # Temporary files of an audit that was killed while it wrote can hold what is private now.
-    left = [path.name for name in ("audit", "matches", "prompts") for path in folder.glob(f".{name}*.tmp*")]
+    left = [
+        path.name
+        for name in ("audit", "matches", "prompts", "detectors")
+        for path in folder.glob(f".{name}*.tmp*")
+    ]
     return write_folder(folder, contents, [*PICTURES, *PARTS, *left])[0]
 
 

@@ -10,7 +10,7 @@ from diffmem.errors import UserError
 from diffmem.reports.level_rows import short_names
 from diffmem.reports.style import FONT_SIZE, SMALL_FONT_SIZE, new_figure
 from diffmem.studies.records import LevelRecord, StudyRecord
-from diffmem.studies.report.text import level_emm, level_label
+from diffmem.studies.report.text import level_emm, level_label, level_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,6 +48,8 @@ def level_panels(
     width = WIDTH if columns > 1 else 7.4
     letters = int((width / columns - 1.0) / 0.088)
     names = ["" if level.name == "base" else level_label(level.name, result) for level in levels]
+    if max(map(len, names)) > letters:  # the factor is left out, as a second line would lie on EMM
+        names = [level_text(level.name) for level in levels]
     titles = short_names(names, letters)
     heights = [one + 0.75 + pad / 72 for one in heights]
     figure = new_figure(width, sum(heights) + 0.5)

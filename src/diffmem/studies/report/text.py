@@ -111,7 +111,7 @@ def level_answer(level: LevelRecord, result: StudyRecord) -> str:
 
     def highest(size: int) -> str:
         rates = [run.peak.memorized.value for run in level.runs if run.size == size and run.evaluations]
-        return f", R_mem is {percent(max(rates))} there" if rates else ""
+        return f" (R_mem is {percent(max(rates))})" if rates else ""
 
     answers = {
         "estimated": f"EMM is about {size_text(emm.value or 0)} training images{interval}.",

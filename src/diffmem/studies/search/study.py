@@ -26,7 +26,8 @@ from diffmem.studies.search.cost import GridCost, grid_of_equal_precision
 from diffmem.studies.search.levels import Item, Search, decision_log, follow, level_emm
 from diffmem.studies.search.recipe import SearchRecipe
 from diffmem.studies.search.work import SizeRun
-from diffmem.studies.study import RUNS, model_text, task_content
+from diffmem.studies.study import RUNS, model_text
+from diffmem.studies.tasks import task_content
 
 __all__ = ["SearchStudy"]
 

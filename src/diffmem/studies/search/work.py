@@ -36,7 +36,7 @@ from diffmem.studies.search.choice import Outcome, outcome_of
 from diffmem.studies.search.confidence import anytime_interval
 from diffmem.studies.search.decisions import Counts, StoppingRule, TrainingState
 from diffmem.studies.search.recipe import SearchRecipe
-from diffmem.studies.study import opened_sets
+from diffmem.studies.tasks import opened_sets
 
 __all__ = ["Parts", "SizeRun", "counts_of", "work_on_size"]
 
