@@ -6,8 +6,8 @@ must reject "that or more", each at the whole allowed error: the one point that 
 
 Images are sampled in growing parts. While training goes on, each point gets few, enough to see certain memorization and to
 stop training there. At its end the point with the highest rate gets more, part by part, until all is decided, the cap of
-images at a point is reached, or sampling has cost its share of the training. The cap is higher there than during training: images that decide a size cost
-little beside the two further trainings, one on each side, of a size that is left undecided.
+images at a point is reached, or sampling has cost its share of the training. The cap is higher there than during training:
+images cost little beside the two further trainings, one on each side, of a size that is left undecided.
 """
 
 from __future__ import annotations
