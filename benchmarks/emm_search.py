@@ -35,9 +35,11 @@ from diffmem.studies.search.choice import SizeRule
 from diffmem.studies.search.cost import grid_of_equal_precision, grid_sizes
 from diffmem.studies.search.decisions import FutilityRule, StoppingRule
 from diffmem.studies.search.interval import emm_of_seed
+from diffmem.studies.search.recipe import SearchConfig
 from diffmem.studies.search.simulation import search_level
 
 EPSILON, TOLERANCE, CAP, EVALUATIONS, ALPHA = 0.1, 0.1, 10_000, 35, 0.05 / 12
+DECISIVE = SearchConfig().decisive
 
 
 def half_width(low, high):
@@ -122,7 +124,7 @@ def searches(name, simulations, futility=None):
 
     def stopping(size):
         affordable = 0.5 * EPOCHS[-1] * size / image_cost(EVALUATIONS)
-        return StoppingRule.of(1 - EPSILON, ALPHA, len(EPOCHS), CAP, affordable, futility)
+        return StoppingRule.of(1 - EPSILON, ALPHA, len(EPOCHS), CAP, affordable, futility, DECISIVE)
 
     for number in range(simulations):
         rng = np.random.default_rng(number)

@@ -20,14 +20,14 @@ def regression(x, y):
 @pytest.fixture
 def exact():
     rng = np.random.default_rng(0)
-    return 5 + SIZES + 0.1 * rng.standard_normal(len(SIZES))
+    return 5 + SIZES + 0.5 * rng.standard_normal(len(SIZES))
 
 
 def test_known_times_give_the_intervals_of_student(exact):
     law = power_law(SIZES, exact - 1e-4, exact + 1e-4)
     fit, scatter, t = regression(SIZES, exact)
     assert law.exponents(SHARES) == pytest.approx(
-        [fit.slope - t * fit.stderr, fit.slope, fit.slope + t * fit.stderr], abs=3e-3
+        [fit.slope - t * fit.stderr, fit.slope, fit.slope + t * fit.stderr], abs=8e-3
     )
     new = math.log(2000)
     leverage = 1 / len(SIZES) + (new - SIZES.mean()) ** 2 / ((SIZES - SIZES.mean()) ** 2).sum()
@@ -36,7 +36,7 @@ def test_known_times_give_the_intervals_of_student(exact):
         (law.predictions(new, SHARES), t * scatter * math.sqrt(1 + leverage)),
         (law.medians(new, SHARES), t * scatter * math.sqrt(leverage)),
     ):
-        assert quantiles == pytest.approx([middle - width, middle, middle + width], abs=6e-3)
+        assert quantiles == pytest.approx([middle - width, middle, middle + width], abs=3e-2)
 
 
 def test_known_times_give_the_interval_of_the_scatter_by_chi_squared(exact):

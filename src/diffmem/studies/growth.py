@@ -2,7 +2,7 @@
 
 ln t = a + b ln N + sigma e with e standard normal, for every run. Of a run only low < t <= high is known (high infinite where the
 time was not reached), so its likelihood is the probability of that interval. The posterior for priors that are flat in a, b and
-ln sigma, with sigma between 0.01 and 3, is integrated on a grid. For times that are known exactly its intervals are those of
+ln sigma, with sigma between 0.1 and 20, is integrated on a grid. For times that are known exactly its intervals are those of
 Student's t (Box and Tiao 1973, section 2.7), which cover as often as they say however few the runs are.
 """
 
@@ -19,7 +19,7 @@ __all__ = ["Posterior", "power_law"]
 
 Array = NDArray[np.float64]
 
-_SCATTERS = np.geomspace(0.01, 3.0, 36)
+_SCATTERS = np.geomspace(0.1, 20.0, 32)
 _NEGLIGIBLE = 1e-7  # share of the posterior that a point of the grid must hold to count
 
 

@@ -47,7 +47,7 @@ _FEWEST_RUNS = 3
 _BAND = 13
 _METHOD = (
     "interval-censored regression of ln t on ln N with a normal scatter of runs; flat priors in the exponent, the scale and ln"
-    " scatter (0.01 to 3)"
+    " scatter (0.1 to 20)"
 )
 
 
@@ -285,7 +285,10 @@ def _why_unknown(runs: Sequence[RunTime]) -> str:
     if not runs:
         return "cannot tell: no run has been evaluated"
     if all(run.low is None for run in runs):
-        return "cannot tell: every run may be there before its first evaluation; evaluate earlier, or train on more images"
+        return (
+            "cannot tell: every run may be there before its first evaluation; evaluate earlier, sample more images at each evaluation,"
+            " or train on more images"
+        )
     if all(run.high is None for run in runs):
         return "cannot tell: no run is certainly there; train longer or on fewer images"
     return (

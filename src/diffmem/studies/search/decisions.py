@@ -6,7 +6,8 @@ must reject "that or more", each at the whole allowed error: the one point that 
 
 Images are sampled in growing parts. While training goes on, each point gets few, enough to see certain memorization and to
 stop training there. At its end the point with the highest rate gets more, part by part, until all is decided, the cap of
-images at a point is reached, or sampling has cost its share of the training.
+images at a point is reached, or sampling has cost its share of the training. The cap is higher there than during training:
+images cost little beside the two further trainings, one on each side, of a size that is left undecided.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ class StoppingRule:
         target_rate: 1 - epsilon, in (0, 1).
         alpha: Allowed error of this training's verdict.
         points: Evaluation points of a whole training.
-        cap: Most images at one point.
+        cap: Most images at one point when training has ended.
         early: Most images at one point while training goes on; at least the first part.
         budget: Most images of the whole training beyond its first parts.
         futility: When the training is given up; none for never.
@@ -143,6 +144,7 @@ class StoppingRule:
         cap: int,
         affordable: float,
         futility: FutilityRule | None = None,
+        decisive: float = 1.0,
     ) -> StoppingRule:
         """Return the rule of one training.
 
@@ -153,10 +155,11 @@ class StoppingRule:
             cap: Most images at one point.
             affordable: How many images may be generated for what sampling may cost.
             futility: When the training is given up; none for never.
+            decisive: How many times as many images a point may get when training has ended; at least 1.
         """
         budget = max(int(affordable), 8 * _FIRST_PART)
         early = min(cap, max(2 * _FIRST_PART, min(cap // 10, budget // (2 * points))))
-        return cls(target_rate, alpha, points, cap, early, budget, futility)
+        return cls(target_rate, alpha, points, round(decisive * cap), early, budget, futility)
 
     def point(self, counts: Counts, last: bool) -> Literal["at least", "below", "undecided"]:
         """Return what the counts of one point say.

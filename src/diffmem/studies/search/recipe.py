@@ -38,6 +38,11 @@ class SearchConfig(BaseModel):
     sampling_share: float = Field(
         0.5, gt=0, description="Largest cost of sampling, as a fraction of the cost of training."
     )
+    decisive: float = Field(
+        4.0,
+        ge=1,
+        description="How many times measure.samples a point may get when training has ended, within sampling_share.",
+    )
     futility: FutilityRule | None = Field(
         None,
         description="Stop trainings that are unlikely to memorize; off by default, as its error is not in the interval.",
@@ -126,6 +131,7 @@ class SearchRecipe(StudyRecipe):
             self.measure.samples,
             affordable,
             self.search.futility,
+            self.search.decisive,
         )
 
 
