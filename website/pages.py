@@ -69,6 +69,12 @@ RECORDS = {
         "PromptsRecord",
         "Copies by prompt, beside an audit with `--prompts`.",
     ),
+    "detectors": (
+        "detectors.json",
+        "auditing.prompts.detector_records",
+        "DetectorsRecord",
+        "Scores of prompts and their power, beside an audit by prompt.",
+    ),
     "selftest": (
         "selftest.json",
         "auditing.selftest.records",
