@@ -11,7 +11,13 @@ import pytest
 
 PAGE = (Path(__file__).parents[1] / "docs/tutorial/does-my-lora-copy.md").read_text("utf-8")
 BLOCKS = dict(re.findall(r"```sh ([\w-]+)\n(.*?)```", PAGE, re.DOTALL))
-CODES = {"files": 0, "info": 0, "audit": 3, "epochs": 3, "ranks": 4}
+CODES = {
+    "files": [0],
+    "info": [0],
+    "audit": [3],
+    "epochs": [3, 4],
+    "ranks": [4],
+}  # few prompts an epoch may not suffice
 
 
 def test_the_tutorial_has_these_parts():
@@ -32,7 +38,7 @@ def test_the_tutorial_leads_from_a_folder_to_a_verdict_an_epoch_and_a_rank(tmp_p
             text=True,
             timeout=3000,
         )
-        assert done.returncode == CODES[name], f"{command}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode in CODES[name], f"{command}\n{done.stdout}\n{done.stderr}"
     prompts = json.loads((tmp_path / "audit" / "prompts.json").read_text())
     shares = {
         level["repeats"]: level["copied"]["count"] / level["copied"]["total"] for level in prompts["levels"]
