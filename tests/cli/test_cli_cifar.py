@@ -42,7 +42,7 @@ def test_a_study_of_the_archive_holds_out_its_test_images(call, tmp_path, cifar_
     labels = ["--set", f"data.labels={str(conditional).lower()}"]
     done = call("study", "recipe.yaml", "--out", "st", "--workers", 1, *labels)
     assert done.code == 0
-    found = json.loads((tmp_path / "st" / "report.json").read_text())
+    (found,) = json.loads((tmp_path / "st" / "report.json").read_text())["levels"]
     assert ("conditional on the true labels" in found["data"]) == conditional
     assert "8x8x3" in found["data"]
     assert [record["size"] for record in found["runs"]] == [10, 20]

@@ -80,8 +80,8 @@ def onset_headline(record: OnsetRecord) -> str:
         return "When training begins to copy cannot be told: there are no evaluations."
     size = known[0].sizes[-1]
     return (
-        f"A training on {count_text(size.size, 'image')} reaches {line_text(known[0].line)} copies {_when(size)}; how"
-        " that time grows with the number of images cannot be told."
+        f"A training on {count_text(size.size, 'image')} {_reached(size, line_text(known[0].line))}; how that time grows with the"
+        " number of images cannot be told."
     )
 
 
@@ -90,9 +90,12 @@ def _best_first(record: OnsetRecord) -> list[LineTimes]:
     return sorted(record.lines, key=lambda line: line.near_chance)
 
 
-def _when(size: SizeTime) -> str:
-    text = time_text(size)
-    return text + " epochs" if text.startswith(("after", "before")) else f"after {text} epochs"
+def _reached(size: SizeTime, rate: str) -> str:
+    if size.low is None and size.high is not None:
+        return f"had reached {rate} copies before epoch {size_text(size.high / size.per_epoch)}, the first that tells"
+    if size.high is None and size.low is not None:
+        return f"had not reached {rate} copies by epoch {size_text(size.low / size.per_epoch)}, the last that tells"
+    return f"reaches {rate} copies after {time_text(size)} epochs"
 
 
 def _percent(record: OnsetRecord) -> str:
