@@ -86,7 +86,7 @@ def write_drawn(
     """Write a result's folder: its figures and a `gallery_*.png` per example, `report.html` and, last, its record; or nothing.
 
     Args:
-        folder: Made if it is missing; files of an earlier report are replaced (see `write_folder`).
+        folder: Made if it is missing; files of an earlier report are replaced (see `write_folder`), its other galleries removed.
         draw: Returns the figures that the result can fill.
         page: Returns the page of a result, its figures and its galleries (alternative text, address).
         dpi: Of the galleries.
@@ -102,4 +102,7 @@ def write_drawn(
     shown = {picture.name: png_bytes(picture.figure) for picture in pictures}
     contents = {**shown, **galleries, "report.html": html.encode(), record: numbers}
     *drawn, written, last = write_folder(folder, contents)
+    for other in folder.glob("gallery_*.png"):  # a page that grows shows other runs each time
+        if other.name not in galleries:
+            other.unlink(missing_ok=True)
     return ReportPaths(written, last, tuple(drawn))
