@@ -35,11 +35,10 @@ from diffmem.studies.search.choice import SizeRule
 from diffmem.studies.search.cost import grid_of_equal_precision, grid_sizes
 from diffmem.studies.search.decisions import FutilityRule, StoppingRule
 from diffmem.studies.search.interval import emm_of_seed
-from diffmem.studies.search.recipe import SearchConfig
 from diffmem.studies.search.simulation import search_level
 
 EPSILON, TOLERANCE, CAP, EVALUATIONS, ALPHA = 0.1, 0.1, 10_000, 35, 0.05 / 12
-DECISIVE = SearchConfig().decisive
+DECISIVE = 4.0  # search.decisive
 
 
 def half_width(low, high):

@@ -29,7 +29,7 @@ TINY = {
     "sampling": {"steps": 3},
     # With a threshold near 1 the rate falls with N already after a short training.
     "measure": {"samples": 100, "threshold": 0.97, "epsilon": 0.65},
-    "search": {"tolerance": 0.4, "sampling_share": 20, "start": 8, "most_sizes": 4, "decisive": 1},
+    "search": {"tolerance": 0.4, "sampling_share": 20, "start": 8, "most_sizes": 4},
     "executor": "inline",
 }
 

@@ -24,6 +24,7 @@ def test_a_saved_denoiser_computes_the_same_after_loading(architecture, tmp_path
     config = ModelConfig(architecture=architecture, preconditioning="edm", skip_mask=mask, **FIELDS)
     save_denoiser(denoiser, config, tmp_path / "net.safetensors", {"images_seen": "1000"})
     loaded, found, words = load_denoiser(tmp_path / "net.safetensors")
+    denoiser.to(memory_format=torch.channels_last)  # as in training
     x, labels = images(2), torch.tensor([0, 2])
     assert torch.equal(loaded(x, 0.5, labels), denoiser(x, 0.5, labels))
     assert found == config

@@ -39,7 +39,7 @@ class SearchConfig(BaseModel):
         0.5, gt=0, description="Largest cost of sampling, as a fraction of the cost of training."
     )
     decisive: float = Field(
-        4.0,
+        1.0,
         ge=1,
         description="How many times measure.samples a point may get when training has ended, within sampling_share.",
     )
