@@ -157,6 +157,7 @@ def test_a_search_prints_its_table_and_goes_on_in_its_folder(tmp_path):
     assert dm.open_emm(tmp_path / "s").emm == study.emm
 
 
+@pytest.mark.slow
 def test_a_script_that_guards_nothing_searches_in_processes(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
