@@ -1,17 +1,25 @@
 import pytest
+from scipy.stats import binomtest
 
-from diffmem.auditing.prompts.records import FollowsRecord, GroupRecord, ShareRecord
+from diffmem.auditing.prompts.records import FollowsRecord, GroupRecord, PairedRecord, ShareRecord
 from diffmem.auditing.prompts.verdict import prompts_needed, verdict_by_prompt
 from diffmem.auditing.records import EXIT_CODES, VerdictRecord
 from diffmem.auditing.significance import upper_bound
 from diffmem.memorization.rates import Rate
 
 
-def group(name, prompts, copied=0, samples=4):
+def beside(copied, prompts, more, fewer):
+    """The base model's answers to the same prompts."""
+    share = ShareRecord(value=copied / prompts, low=0, high=1, prompts=prompts)
+    p_value = float(binomtest(more, more + fewer, alternative="greater").pvalue) if more + fewer else 1.0
+    return PairedRecord(copied=Rate(copied, prompts), share=share, more=more, fewer=fewer, p_value=p_value)
+
+
+def group(name, prompts, copied=0, samples=4, base=None):
     share = ShareRecord(value=copied / prompts, low=0, high=1, prompts=prompts)
     return GroupRecord(
         group=name, prompts=prompts, samples=samples * prompts, copied=Rate(copied, prompts), own=None, share=share,
-        bound=upper_bound(copied, prompts),
+        base=base, bound=upper_bound(copied, prompts),
     )  # fmt: skip
 
 
@@ -65,3 +73,32 @@ def test_samples_that_do_not_depend_on_their_prompts_clear_nothing():
     follows = FollowsRecord(nearer=40, farther=0, p_value=1e-12, follows=True)
     assert verdict_by_prompt(verdict(), groups, 0.01, follows).verdict == "none found"
     assert verdict_by_prompt(verdict("copies found"), groups, 0.01, coin).verdict == "copies found"
+
+
+def test_what_the_base_model_shows_as_often_is_no_finding():
+    train = group("train", 100, 30, base=beside(28, 100, 6, 4))
+    control = group("control", 100, 15, base=beside(15, 100, 2, 2))
+    found = verdict_by_prompt(verdict("copies found"), [train, control], 0.01)
+    assert (found.verdict, found.exit_code) == ("cannot tell", 4)
+    assert "30 of 100 prompts copy, with the base model 28 (p = 0.38)" in found.sentence
+    assert found.reasons[0] == "As by samples."
+    assert (
+        verdict_by_prompt(verdict("copies found"), [train, control], 0.01, exact=True).verdict
+        == "copies found"
+    )
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        pytest.param(beside(6, 100, 17, 0), id="more than the base model"),
+        pytest.param(beside(0, 100, 4, 0), id="a base model that copies nothing"),
+        pytest.param(None, id="no base model"),
+    ],
+)
+def test_copies_that_the_base_model_does_not_explain_stay_found(base):
+    groups = [
+        group("train", 100, 23, base=base),
+        group("control", 100, 2, base=base and beside(2, 100, 1, 1)),
+    ]
+    assert verdict_by_prompt(verdict("copies found"), groups, 0.01).verdict == "copies found"

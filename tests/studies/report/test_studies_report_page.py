@@ -197,4 +197,7 @@ def test_a_nan_is_told_and_nothing_is_written(tmp_path):
 def test_a_report_that_is_written_again_leaves_no_galleries_of_the_one_before(tmp_path):
     write_study(make_result(), [make_gallery(title="before"), make_gallery(title="both")], tmp_path)
     write_study(make_result(), [make_gallery(title="both"), make_gallery(title="after")], tmp_path)
-    assert sorted(path.name for path in tmp_path.glob("gallery_*")) == ["gallery_after.png", "gallery_both.png"]
+    assert sorted(path.name for path in tmp_path.glob("gallery_*")) == [
+        "gallery_after.png",
+        "gallery_both.png",
+    ]

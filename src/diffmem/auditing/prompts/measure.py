@@ -171,7 +171,8 @@ def audit_prompts(audited: Audited, inputs: PromptInputs) -> tuple[Audited, Prom
     ]
     groups = _groups(given, counts)
     follows = follows_prompts(shown.samples.images, by_prompt)
-    verdict = verdict_by_prompt(audited.result.verdict, groups, audited.result.target, follows)
+    exact = any(one.exact_only and one.finding == "copies" for one in audited.result.criteria)
+    verdict = verdict_by_prompt(audited.result.verdict, groups, audited.result.target, follows, exact=exact)
     record = PromptsRecord(
         private=options.private,
         sentence=_sentence(groups),

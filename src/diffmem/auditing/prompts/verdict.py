@@ -14,6 +14,10 @@ _RISK = 0.05
 _MORE = (
     "More prompts decide it; more samples of the same prompts do not, since they are no independent trials."
 )
+_UNLIKE_THE_BASE = (
+    "More prompts, or training images that are less like each other; if the base model may have seen these images, audit it by"
+    " itself."
+)
 
 
 def prompts_needed(target: float) -> int:
@@ -22,20 +26,38 @@ def prompts_needed(target: float) -> int:
 
 
 def verdict_by_prompt(
-    verdict: VerdictRecord, groups: Sequence[GroupRecord], target: float, follows: FollowsRecord | None = None
+    verdict: VerdictRecord,
+    groups: Sequence[GroupRecord],
+    target: float,
+    follows: FollowsRecord | None = None,
+    *,
+    exact: bool = False,
 ) -> VerdictRecord:
     """Return the verdict of the samples, with the bound over prompts.
 
     The samples of one prompt are no independent trials. So what clears a model is the number of prompts: of training captions where there
-    are any, which are likeliest to bring their images back, else of all but control prompts. Copies that are found stay found.
+    are any, which are likeliest to bring their images back, else of all but control prompts. Copies that are found stay found, unless a
+    base model was asked the same and copies in no group of prompts less often: then either the base model knows these images, too, or
+    they are like what it draws anyway, and this comparison cannot tell which.
 
     Args:
         verdict: Over the samples.
         groups: What was found by prompt.
         target: The share of prompts that copy that is to be excluded.
         follows: Whether samples depend on their prompts; none where that is not known.
+        exact: Whether some copies are identical to a training image, which no likeness explains.
     """
     reasons = [*verdict.reasons, *_base_reasons(groups)]
+    beside = [one for one in groups if one.base is not None]
+    if verdict.verdict == "copies found" and not exact and _as_often(beside):
+        first = next((one for one in beside if one.group == "train"), beside[0])
+        assert first.base is not None
+        sentence = (
+            f"Cannot tell: samples come near to training images, but so do those of the base model with the same prompts and noise: of"
+            f" {GROUP_TEXT[first.group].lower()}, {first.copied.count:,} of {first.prompts:,} prompts copy, with the base model"
+            f" {first.base.copied.count:,} (p = {first.base.p_value:.2g})."
+        )
+        return _cannot_tell(sentence, [verdict.sentence, *reasons], [_UNLIKE_THE_BASE, *verdict.missing])
     if verdict.verdict != "none found":
         return verdict.model_copy(update={"reasons": reasons})
     deciding = [one for one in groups if one.group == "train"] or [
@@ -86,6 +108,16 @@ def _cannot_tell(sentence: str, reasons: list[str], missing: list[str]) -> Verdi
         reasons=reasons,
         missing=missing,
     )
+
+
+def _as_often(beside: Sequence[GroupRecord]) -> bool:
+    """Whether the base model copies wherever the model does, in no group less often by a sign test over prompts (Bonferroni)."""
+    pairs = [(one, one.base) for one in beside if one.base is not None]
+    more = [
+        pair.p_value * len(pairs) <= _RISK or (one.copied.count > 0 and not pair.copied.count)
+        for one, pair in pairs
+    ]
+    return bool(pairs) and not any(more)
 
 
 def _base_reasons(groups: Sequence[GroupRecord]) -> list[str]:
