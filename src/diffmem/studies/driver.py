@@ -303,9 +303,12 @@ class _Driver:
         self._told = self._told or spent
         return spent
 
+    def _at_work(self) -> list[tuple[_Task, Reached]]:
+        """Return the tasks that have reported, and how far they are."""
+        return [(task, task.reached) for task in self._active.values() if task.reached is not None]
+
     def _shares(self) -> dict[Work, float]:
-        at_work = [(task, task.reached) for task in self._active.values() if task.reached is not None]
-        return {work: reached.share for task, reached in at_work for work in task.works}
+        return {work: reached.share for task, reached in self._at_work() for work in task.works}
 
     def on_event(self, event: Event) -> None:
         """Take note of what became of a training."""
@@ -372,7 +375,7 @@ class _Driver:
 
     def _note(self) -> Iterator[str]:
         """Yield in words how many trainings are at work, how far the one is that reported last, and what others wait for."""
-        at_work = [(task, task.reached) for task in self._active.values() if task.reached is not None]
+        at_work = self._at_work()
         starting = sum(len(task.works) for task in self._active.values() if task.reached is None)
         if len(at_work) > 1:
             rate = sum(reached.per_second for _, reached in at_work)
