@@ -41,7 +41,7 @@ from diffmem.text import duration_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["MOST_BYTES", "examples_of", "render_page_of", "render_study", "write_study"]
+__all__ = ["MOST_BYTES", "examples_of", "onset_pictures", "render_page_of", "render_study", "write_study"]
 
 MOST_BYTES = 4_800_000
 """The page stays below 5 MB: galleries that would make it larger are left in the folder, and the page says so."""
@@ -112,6 +112,24 @@ def examples_of(
     return examples
 
 
+def onset_pictures(result: StudyRecord) -> list[Picture]:
+    """Return the figure of when training begins to copy, `onset.png`; none before there are evaluations."""
+    onset = onset_of_levels(result)
+    if not onset:
+        return []
+    answers = " ".join(f"{name}: {answer}" if len(onset) > 1 else answer for name, answer, *_ in onset)
+    return [
+        Picture(
+            "onset.png",
+            "When training begins to copy",
+            onset_by_level(result),
+            f"Images seen in training when R_mem reaches 1%, 10% and 90%, by number of training images. {answers}",
+            "Bars are 95% intervals, from the evaluations around a time and between seeds; arrows are times that are known at one side."
+            " Lines are power laws, bands their prediction intervals for one more training.",
+        )
+    ]
+
+
 def _pictures(result: StudyRecord) -> list[Picture]:
     """Return the figures that the study can fill."""
     found, search = list[Picture](), result.plan == "search"
@@ -175,17 +193,7 @@ def _pictures(result: StudyRecord) -> list[Picture]:
                 else "Bands are 95% intervals."
             ),
         )
-    onset = onset_of_levels(result)
-    if onset:
-        answers = " ".join(f"{name}: {answer}" if len(onset) > 1 else answer for name, answer, *_ in onset)
-        add(
-            "onset.png",
-            "When training begins to copy",
-            onset_by_level,
-            f"Images seen in training when R_mem reaches 1%, 10% and 90%, by number of training images. {answers}",
-            "Bars are 95% intervals, from the evaluations around a time and between seeds; arrows are times that are known at one side."
-            " Lines are power laws, bands their prediction intervals for one more training.",
-        )
+    found += onset_pictures(result)
     if search and result.runs:
         shares = "; ".join(f"{level_text(level.name)} {share_text(level.cost)}" for level in result.levels)
         add(
