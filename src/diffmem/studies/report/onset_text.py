@@ -85,10 +85,10 @@ def onset_headline(record: OnsetRecord) -> str:
         )
         return f"When training begins to copy: {why}."
     size = known[0].sizes[-1]
-    return (
-        f"A training on {count_text(size.size, 'image')} {_reached(size, line_text(known[0].line))}; how that time grows with the"
-        " number of images cannot be told."
-    )
+    answer = f"A training on {count_text(size.size, 'image')} {_reached(size, line_text(known[0].line))}"
+    if len(known[0].sizes) == 1:  # nobody asks for a law of one size
+        return f"{answer}."
+    return f"{answer}; how that time grows with the number of images cannot be told."
 
 
 def onset_answer(level: LevelRecord) -> str:
