@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from audit_builders import copies_of, make_criterion, make_images, make_match, render_audit
+from audit_builders import copies_of, make_criterion, make_match
 from audit_examples import AUDITS, cannot_tell, copies_found, full_audit, none_found, private_found
+from audit_pages import make_images, render_audit
 from page_parser import Page, check_loads_nothing
 
 from diffmem.auditing.report.text import fine_percent, fine_rate

@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 
 import pytest
-from audit_builders import make_images, make_match, make_matches
+from audit_builders import make_match, make_matches
 from audit_examples import copies_found, none_found, private_found
+from audit_pages import make_images
 
 from diffmem.auditing.records import AuditResult
 from diffmem.auditing.report.write import COLUMNS, matches_csv, write_audit
