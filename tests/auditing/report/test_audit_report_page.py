@@ -149,6 +149,7 @@ def test_text_without_matches_says_that_none_is_flagged():
     assert "No sample is flagged by a deciding criterion." in Page(render_audit(none_found())).words
 
 
+@pytest.mark.usefixtures("undrawn")  # the bytes of the pictures are compared where the folder is written
 def test_the_same_audit_gives_the_same_page():
     result = copies_found(5)
     assert render_audit(result, make_images(result)) == render_audit(result, make_images(result))

@@ -21,6 +21,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_folder_holds_page_record_matches_and_pictures(tmp_path):
     result = copies_found()
     page = write_audit(result, make_images(result), make_matches(60), tmp_path / "new")
