@@ -39,6 +39,10 @@ print(products.bits, products.native)
 
 @functools.cache
 def product_of(isa):
+    if isa == "DEFAULT":  # what the processor can: no process of its own is needed
+        told = []
+        exec(EXTREMES, {"print": lambda *words: told.extend(map(str, words))})
+        return told
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", EXTREMES], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
