@@ -20,12 +20,12 @@ TINY = {
         "preconditioning": "edm",
     },
     "training": {
-        "epochs": 40,
+        "epochs": 24,
         "batch_size": 8,
         "learning_rate": 2e-2,
         "warmup": 1,
         "ema": {"half_life": 1, "mode": "mode1"},
-        "evaluations": {"schedule": "doubling", "start": 20, "per_doubling": 1},
+        "evaluations": {"schedule": "doubling", "start": 12, "per_doubling": 1},
     },
     "sampling": {"steps": 3},
     # With a threshold near 1 the rate falls with N already after a short training.
