@@ -242,7 +242,7 @@ def _compare(
     from diffmem.auditing.several import several
     from diffmem.console import console
 
-    audits, rates = [], []
+    audits, rates, captions = [], [], []
     for number, ((path, lora), folder) in enumerate(zip(models, folders, strict=True), 1):
         if world().is_main:
             named = "" if private else f": {path if lora is None else lora}"
@@ -250,8 +250,9 @@ def _compare(
         done = audited(path, lora, out / folder)
         audits.append(done.result)
         rates.append({} if done.prompts is None else rates_of(done.prompts.record))
+        captions.append(None if done.prompts is None else done.prompts.record.captions)
         del done  # its images
-    found = several(folders, audits, rates)
+    found = several(folders, audits, rates, captions)
     if world().is_main:
         print(found.sentence)
         console(soft_wrap=True).print(several_table(found))

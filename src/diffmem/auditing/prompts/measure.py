@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from diffmem.auditing.audit import Audited
 from diffmem.auditing.compare import Comparison, copies_found
-from diffmem.auditing.detector import occurrences
+from diffmem.auditing.detector import Detections, occurrences
 from diffmem.auditing.matches import matches_of
+from diffmem.auditing.prompts.captions import caption_images, caption_ratios, captions_record
 from diffmem.auditing.prompts.detectors import AskedPrompt, Detected, Scores, detectors_of
 from diffmem.auditing.prompts.follows import follows_prompts
 from diffmem.auditing.prompts.groups import Prompted, prompted
@@ -55,6 +56,7 @@ class PromptInputs:
     Attributes:
         prompts: The list.
         control: Captions of images that were not trained on: of held-out images, and of control canaries.
+        unseen: Images with captions that were not trained on, the held-out ones first; none without.
         base: Samples of the base model, made of the same prompts and seeds, in the same order as the samples; none without.
         scores: Of the prompts, by detectors that need a network.
         planted: Captions of planted canaries, as `comparable` writes them, with how often an epoch holds each.
@@ -62,6 +64,7 @@ class PromptInputs:
 
     prompts: PromptList
     control: Collection[str] = ()
+    unseen: ImageSet | None = None
     base: ImageSet | None = None
     scores: Scores = field(default_factory=dict)
     planted: Mapping[str, int] = field(default_factory=dict)
@@ -144,20 +147,27 @@ def audit_prompts(audited: Audited, inputs: PromptInputs) -> tuple[Audited, Prom
     count = len(given.texts)
     options = AuditOptions(private=audited.result.private)
     copied, usable = _copied(shown.samples.images, shown.matches, shown.found.times)
-    base, base_copied, of_base = None, None, None
+    base, base_copied, of_base, captions = None, None, None, None
+    repeats = _repeats(given, shown.training)
     result = audited.result
     elsewhere = not copies_found(result.criteria) and any(one.copies for one in result.readings)
     if inputs.base is not None and not elsewhere:
-        base, found, times = _of_base(shown, inputs.base, options)
-        base_copied, usable_base = _copied(base.images, found, times)
+        base, found = _of_base(shown, inputs.base)
+        matches = matches_of(shown.detector, shown.training, base, found, shown.used, options)
+        base_copied, usable_base = _copied(base.images, matches, found.times)
         of_base = _per_prompt(given, usable_base, count), _per_prompt(given, base_copied >= 0, count)
+        own = caption_images(given, shown, inputs.unseen)
+        mine, theirs = (
+            np.where(can, caption_ratios(shown.detector, one, given.of_sample, own), np.nan)
+            for one, can in ((shown.found, usable), (found, usable_base))
+        )
+        captions = captions_record((mine, theirs), given.of_sample, given.groups, repeats)
     counts = _Counts(
         _per_prompt(given, usable, count),
         _per_prompt(given, copied >= 0, count),
         _per_prompt(given, _is_own(given, copied, shown), count),
         of_base,
     )
-    repeats = _repeats(given, shown.training)
     share = counts.copies / np.maximum(1, counts.judged)
     order = np.lexsort((np.arange(count), -counts.own, -share)).tolist()
     seeds = np.zeros(len(copied)) if given.seeds is None else np.array(given.seeds, np.float64)
@@ -171,13 +181,14 @@ def audit_prompts(audited: Audited, inputs: PromptInputs) -> tuple[Audited, Prom
     ]
     groups = _groups(given, counts)
     follows = follows_prompts(shown.samples.images, by_prompt)
-    exact = any(one.exact_only and one.finding == "copies" for one in audited.result.criteria)
-    verdict = verdict_by_prompt(audited.result.verdict, groups, audited.result.target, follows, exact=exact)
+    exact = any(one.exact_only and one.finding == "copies" for one in result.criteria)
+    verdict = verdict_by_prompt(result.verdict, groups, result.target, follows, captions, exact=exact)
     record = PromptsRecord(
         private=options.private,
         sentence=_sentence(groups),
         groups=groups,
         levels=_levels(given, counts, repeats),
+        captions=captions,
         follows=follows,
         prompts=count,
         samples=len(copied),
@@ -217,15 +228,12 @@ def _copied(
     return copied[first], (times > 0)[first]
 
 
-def _of_base(
-    shown: Comparison, base: ImageSet, options: AuditOptions
-) -> tuple[ImageSet, list[MatchRecord], NDArray[np.int64]]:
-    """Compare samples of the base model by the same criteria, as strict as for the samples."""
+def _of_base(shown: Comparison, base: ImageSet) -> tuple[ImageSet, Detections]:
+    """Compare samples of the base model by the same criteria."""
     aligned = align({"training": shown.training, "samples": base}).sets
     base = aligned["samples"]
     times = np.where(constant_images(base.images), 0, occurrences(base.images))
-    found = shown.detector.detect(base.images, times=times)
-    return base, matches_of(shown.detector, shown.training, base, found, shown.used, options), times
+    return base, shown.detector.detect(base.images, times=times)
 
 
 def _per_prompt(given: Prompted, flags: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
