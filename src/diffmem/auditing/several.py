@@ -86,7 +86,7 @@ def _by_captions(models: Sequence[ModelAudit], copying: int) -> str:
     if last is not None:
         text += f": {last.sentence}"
         if last.strongest.detectable is not None:
-            text += f"; they are found in 4 of 5 audits once {last.strongest.detectable:.1%} of these samples copy"
+            text += f"; they are found in 4 of 5 audits once {last.strongest.detectable:.1%} of these samples copy, all captions alike"
     others = [one.name for one in before if one.verdict.verdict == "copies found"]
     if others:
         text += f". By themselves, copies are found in {', '.join(others)}, too"

@@ -168,6 +168,7 @@ def audit(
         from diffmem.api.inputs import as_images
         from diffmem.auditing.prompts.report.detectors import detectors_table
         from diffmem.auditing.prompts.report.part import prompts_table
+        from diffmem.auditing.prompts.verdict import captions_text
         from diffmem.auditing.report.text import print_audit
         from diffmem.auditing.several import folders_of
         from diffmem.console import console
@@ -201,6 +202,8 @@ def audit(
                 print_audit(done.result)
                 if done.prompts is not None:
                     console(soft_wrap=True).print(prompts_table(done.prompts.record))
+                    if done.prompts.record.captions is not None:
+                        print(captions_text(done.prompts.record.captions))
                 if done.detected is not None:
                     print(done.detected.record.sentence)
                     console(soft_wrap=True).print(detectors_table(done.detected.record))

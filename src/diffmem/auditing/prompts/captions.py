@@ -20,6 +20,7 @@ from diffmem.auditing.detector import CopyDetector, Detections
 from diffmem.auditing.prompts.groups import Prompted
 from diffmem.auditing.prompts.records import CaptionsRecord, CaptionTest
 from diffmem.auditing.prompts.shares import fisher_p_value, sign_p_value
+from diffmem.auditing.significance import format_p
 from diffmem.auditing.spaces import align
 from diffmem.data import ImageSet
 from diffmem.data.prompts import Group, comparable
@@ -258,6 +259,7 @@ def _test(sides: _Sides, chosen: NDArray[np.bool_], times: int | None, level: fl
     )
 
 
+@cache  # all models of a curve ask the same
 def detectable(prompts: int, seeds: float, control: tuple[int, int], level: float) -> float | None:
     """Return the share of samples from which on copies are found with a probability of 80%, if all captions copy alike.
 
@@ -322,6 +324,6 @@ def _sentence(record: CaptionsRecord) -> str:
     if record.control is not None:
         facts.append(f"{record.control.count:,} of {record.control.total:,} captions of held-out images do")
     corrected = f", corrected for {len(record.tests)} tests" if len(record.tests) > 1 else ""
-    facts.append(f"p = {record.p_value:.2g}{corrected}")
+    facts.append(f"{format_p(record.p_value)}{corrected}")
     verb = "brings its image back" if one.copied.count == 1 else "bring their images back"
     return f"of {one.prompts:,} {one.text}, {one.copied.count:,} {verb} ({'; '.join(facts)})"

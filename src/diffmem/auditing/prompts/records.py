@@ -126,9 +126,9 @@ class CaptionTest(Record):
     @property
     def text(self) -> str:
         """What was tested."""
-        return (
-            "all training captions" if self.repeats is None else f"captions seen {self.repeats:,} x an epoch"
-        )
+        if self.repeats is None:
+            return "training captions"
+        return f"captions seen {self.repeats:,} time{'' if self.repeats == 1 else 's'} an epoch"
 
 
 class CaptionsRecord(Record):

@@ -120,9 +120,7 @@ def captions_text(captions: CaptionsRecord) -> str:
     )
     one = captions.strongest
     if not captions.found and one.detectable is not None:
-        text += (
-            f" It finds copies in 4 of 5 audits where {one.detectable:.1%} of the samples of {one.text} copy."
-        )
+        text += f" It finds copies in 4 of 5 audits where {one.detectable:.1%} of the samples of {one.text} copy, all alike."
     return text
 
 

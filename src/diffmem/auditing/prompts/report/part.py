@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from diffmem.auditing.compare import Comparison
 from diffmem.auditing.prompts.measure import PromptAudit
-from diffmem.auditing.prompts.records import GROUP_TEXT, GroupRecord, PromptRecord, PromptsRecord, ShareRecord
+from diffmem.auditing.prompts.records import (
+    GROUP_TEXT,
+    CaptionsRecord,
+    GroupRecord,
+    PromptRecord,
+    PromptsRecord,
+    ShareRecord,
+)
+from diffmem.auditing.prompts.verdict import captions_text
 from diffmem.auditing.report.gallery import display_size, for_display
 from diffmem.auditing.report.page import ReportPart
 from diffmem.auditing.report.text import count_of_total, fine_percent, fine_rate
@@ -25,7 +33,7 @@ from diffmem.reports.html import embedded_png, render_page
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["group_rows", "prompts_csv", "prompts_part", "prompts_table"]
+__all__ = ["caption_rows", "group_rows", "prompts_csv", "prompts_part", "prompts_table"]
 
 _SHOWN = 4
 _GAP, _FRAME = 6, 3
@@ -55,6 +63,9 @@ def prompts_part(found: PromptAudit, shown: Comparison) -> ReportPart:
             for at, prompt in enumerate(found.prompts[: len(record.worst)])
             if prompt.copies
         ],
+        captions=None
+        if record.captions is None
+        else (captions_text(record.captions), *caption_rows(record.captions)),
         copying=sum(prompt.copies > 0 for prompt in found.prompts),
         with_base=found.base is not None,
     )
@@ -91,6 +102,27 @@ def group_rows(record: PromptsRecord) -> tuple[list[str], list[list[str]]]:
         if controlled:
             row.append("–" if one.control_p_value is None else format_p(one.control_p_value))
         rows.append(row)
+    return heads, rows
+
+
+def caption_rows(record: CaptionsRecord) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Return the heads, and the rows with their names, of the table of the criterion of captions."""
+    heads = ["Number", "Bring their image back", "Samples that copy", "Base model", "Only here / only base"]
+    controlled = record.control is not None
+    heads += [*(["Against held-out captions"] if controlled else []), "Copies", "80% power from"]
+    rows = []
+    for one in record.tests:
+        row = [
+            f"{one.prompts:,}",
+            _rate(one.copied),
+            _rate(one.share),
+            _rate(one.base),
+            f"{one.more:,} / {one.fewer:,}\n{format_p(one.base_p_value)}",
+        ]
+        row += ["–" if one.control_p_value is None else format_p(one.control_p_value)] if controlled else []
+        row.append(f"{'found' if one.p_value <= one.level else 'not found'}\nat {one.level:.2g}")
+        row.append("–" if one.detectable is None else fine_percent(one.detectable))
+        rows.append((one.text.capitalize(), row))
     return heads, rows
 
 
