@@ -22,6 +22,7 @@ __all__ = [
     "PromptsRecord",
     "ShareRecord",
     "rates_of",
+    "rates_of_captions",
 ]
 
 GROUP_TEXT: dict[Group, str] = {
@@ -227,7 +228,7 @@ def rates_of(record: PromptsRecord) -> dict[str, Rate]:
     Beside a base model they are those of the one criterion of captions, which is the same for all epochs.
     """
     if record.captions is not None:
-        return _rates_of_captions(record.captions)
+        return rates_of_captions(record.captions)
     found = {}
     for one in record.groups:
         if one.prompts == 1:
@@ -239,7 +240,8 @@ def rates_of(record: PromptsRecord) -> dict[str, Rate]:
     return found
 
 
-def _rates_of_captions(captions: CaptionsRecord) -> dict[str, Rate]:
+def rates_of_captions(captions: CaptionsRecord) -> dict[str, Rate]:
+    """Return the rates of `rates_of` of the criterion of captions."""
     found = {one.text.capitalize(): one.copied for one in captions.tests}
     found["Training captions, base model"] = captions.tests[0].base
     if captions.control is not None:
