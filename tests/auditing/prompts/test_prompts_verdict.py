@@ -122,7 +122,8 @@ def test_copies_by_the_criterion_of_captions_are_found_whatever_the_usual_ones_s
         "Copies found: of 100 training captions, 6 bring their images back (24 of 400 samples; with the base model 0; 0 of 100 captions of"
         " held-out images do; p = "
     )
-    assert ("As by samples." in found.reasons) == (word == "copies found")
+    assert ("By the usual criteria: As by samples." in found.reasons) == (word == "copies found")
+    assert "24 samples copy here alone and 0 with the base model alone (p = 6e-08)" in " ".join(found.reasons)
 
 
 def test_where_captions_bring_nothing_back_the_reasons_say_what_would_have_been_found():

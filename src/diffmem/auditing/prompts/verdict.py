@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from diffmem.auditing.prompts.records import GROUP_TEXT, CaptionsRecord, FollowsRecord, GroupRecord
 from diffmem.auditing.records import EXIT_CODES, VerdictRecord
+from diffmem.auditing.significance import format_p
 
 __all__ = ["captions_text", "follows_text", "prompts_needed", "verdict_by_prompt"]
 
@@ -60,7 +61,7 @@ def verdict_by_prompt(
         *_base_reasons(groups),
     ]
     if captions is not None and captions.found:
-        usual = [verdict.sentence] if found else []
+        usual = [f"By the usual criteria: {verdict.sentence}"] if found else []
         return VerdictRecord(
             verdict="copies found",
             exit_code=EXIT_CODES["copies found"],
@@ -119,6 +120,10 @@ def captions_text(captions: CaptionsRecord) -> str:
         f" its distance to any other picture): {captions.sentence}."
     )
     one = captions.strongest
+    if one.more + one.fewer:
+        text += f" {one.more:,} samples copy here alone and {one.fewer:,} with the base model alone ({format_p(one.base_p_value)})"
+        beside = one.control_p_value
+        text += "." if beside is None else f"; beside captions of held-out images {format_p(beside)}."
     if not captions.found and one.detectable is not None:
         text += f" It finds copies in 4 of 5 audits where {one.detectable:.1%} of the samples of {one.text} copy, all alike."
     return text

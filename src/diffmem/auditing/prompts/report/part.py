@@ -107,20 +107,19 @@ def group_rows(record: PromptsRecord) -> tuple[list[str], list[list[str]]]:
 
 def caption_rows(record: CaptionsRecord) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Return the heads, and the rows with their names, of the table of the criterion of captions."""
-    heads = ["Number", "Bring their image back", "Samples that copy", "Base model", "Only here / only base"]
+    heads = ["Bring their image back", "Samples that copy", "Base model", "Only here / only base"]
     controlled = record.control is not None
     heads += [*(["Against held-out captions"] if controlled else []), "Copies", "80% power from"]
     rows = []
     for one in record.tests:
         row = [
-            f"{one.prompts:,}",
             _rate(one.copied),
             _rate(one.share),
-            _rate(one.base),
+            count_of_total(one.base),
             f"{one.more:,} / {one.fewer:,}\n{format_p(one.base_p_value)}",
         ]
         row += ["–" if one.control_p_value is None else format_p(one.control_p_value)] if controlled else []
-        row.append(f"{'found' if one.p_value <= one.level else 'not found'}\nat {one.level:.2g}")
+        row.append(f"{'found' if one.p_value <= one.level else 'no'}\nat {one.level:.2g}")
         row.append("–" if one.detectable is None else fine_percent(one.detectable))
         rows.append((one.text.capitalize(), row))
     return heads, rows
