@@ -140,7 +140,7 @@ def _captions_figure(result: SeveralResult) -> Figure:
     levels = [one.text.capitalize() for one in records[0].tests[1:]]
     titles = [title for title in result.models[0].rates if title not in levels]
     count = 2 if levels else 1
-    figure = new_figure(max(6.5, 2.0 + 0.75 * len(records)), 1.0 + 2.9 * count)
+    figure = new_figure(max(6.5, 4.5 + 0.6 * len(records)), 1.0 + 2.6 * count)
     panels = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
     if levels:
         _draw_captions(panels[0], result, levels, _LINES)
@@ -168,7 +168,7 @@ def _draw_captions(axes: Axes, result: SeveralResult, titles: Sequence[str], col
     top = 100 * max(one.rates[title].high for one in result.models for title in titles)
     axes.set_ylim(-0.02 * top, 1.05 * top)
     axes.set_xlim(-0.5, count - 0.5)
-    axes.legend(fontsize=SMALL_FONT_SIZE, frameon=False, loc="upper left")
+    axes.legend(fontsize=SMALL_FONT_SIZE, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _draw(
