@@ -184,6 +184,11 @@ class PromptRecord(Record):
     samples: int = Field(description="That can be judged.")
     copies: int = Field(description="Of them, those that copy a training image.")
     own: int = Field(description="Of them, those that copy an image of this caption.")
+    near: int | None = Field(
+        default=None,
+        description="Of them, those that copy the image of the caption, of control prompts the held-out one, by the criterion of captions;"
+        " none where it was not applied.",
+    )
     base: int | None = Field(
         description="Samples of the base model that copy a training image; none without."
     )
