@@ -252,3 +252,11 @@ def test_the_same_search_from_python_goes_on_in_its_folder(finished, monkeypatch
     assert table(found.result) == table(finished.result())
     assert (finished.folder / "report.html").is_file()
     assert "20% copies" in str(found)
+
+
+def test_its_folder_is_asked_for_other_lines_with_tests_that_hold_although_samples_followed_from_what_was_seen(
+    finished,
+):
+    asked = dm.onset(finished.folder, lines=[0.2, 0.05]).record
+    assert asked.lines[0].sizes == finished.result().levels[0].onset.lines[0].sizes
+    assert [run.high for run in asked.lines[1].runs] <= [run.high for run in asked.lines[0].runs]
