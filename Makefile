@@ -2,7 +2,9 @@
 # make test    from a bare clone: environment, then the test suite
 PY ?= python3
 BIN := .venv/bin
-# Python compiles what is imported; pip would compile all of it, which takes half a minute.
+# Python compiles what is imported, and keeps it; pip would compile all of it, which takes half a minute.
+# Where Python is told to keep nothing, every process would compile anew: torch alone takes three seconds.
+export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python -m pip install -q --no-compile -c constraints.txt
 EXAMPLES := $(wildcard examples/*.py)
 SOURCES := src tests benchmarks examples scripts website

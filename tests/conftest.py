@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from undrawn import undrawn_figures
 
 CIFAR_TOOL = Path(__file__).resolve().parents[2] / "shared" / "tools" / "make_cifar10_archive.py"
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: a search for garbage, which takes half a second with it, passes it over."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +48,11 @@ def undrawn():
     """Figures are made, but files of one pixel are written in their place: for tests of what stands beside the pictures."""
     with undrawn_figures():
         yield
+
+
+@pytest.fixture
+def few_controls(monkeypatch):
+    """Audits plant copies of 30 training images where 200 are usual: for tests of what they do not decide."""
+    from diffmem.auditing import compare
+
+    monkeypatch.setattr(compare, "measure_power", partial(compare.measure_power, count=30))

@@ -14,8 +14,9 @@ from threading import Thread
 
 import numpy as np
 import pytest
-from audit_builders import make_audit, make_images, make_matches, render_audit
+from audit_builders import make_audit, make_matches
 from audit_examples import cannot_tell, copies_found, full_audit, none_found
+from audit_pages import make_images, render_audit
 from browser import installed, open_browser
 from reports_experiment import by_labels, many_levels
 from reports_gap import make_curves, make_gap

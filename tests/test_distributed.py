@@ -18,6 +18,8 @@ from studies_builders import TINY
 
 import diffmem
 from diffmem.distributed import World, joined, under_torchrun, world
+from diffmem.threads import one_thread
+from distributed_program import everything
 
 TESTS = Path(__file__).parent
 PROGRAM = TESTS / "distributed_program.py"
@@ -57,10 +59,9 @@ def found(folder, rank):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), str(folder), "everything"], env=ENVIRONMENT, capture_output=True
-    )
-    assert done.returncode == 0, done.stderr
+    (folder / "rank0").mkdir()
+    with one_thread():
+        everything(folder / "rank0")  # in this process, which torchrun did not start
     return folder
 
 

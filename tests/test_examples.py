@@ -33,6 +33,7 @@ def test_an_example_is_short_and_uses_the_public_names_alone(path):
     assert not {name for name in imported if name and name.startswith("diffmem")}
 
 
+@pytest.mark.slow  # `.ci/run` runs it whole
 def test_an_example_runs(tmp_path):
     program = (ROOT / "examples" / "train_and_measure.py").read_text()
     # The same in a second: what is read, trained, generated, measured and drawn, with fewer epochs and samples.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from parameters import these
 
 from diffmem.integers import PIECE, digits_of, emulated, integer_products, largest_whole
 
@@ -35,14 +37,19 @@ print(products.bits, products.native)
 """
 
 
+@functools.cache
 def product_of(isa):
+    if isa == "DEFAULT":  # what the processor can: no process of its own is needed
+        told = []
+        exec(EXTREMES, {"print": lambda *words: told.extend(map(str, words))})
+        return told
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", EXTREMES], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", these(ISAS, "SSE41", "AVX2", "AVX512_CORE", "DEFAULT"))
 def test_extremes_are_multiplied_exactly_with_every_set_of_instructions(isa):
     bits, native = product_of(isa)
     assert (bits, native) in {("8", "True"), ("7", "True"), ("8", "False")}

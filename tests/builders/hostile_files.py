@@ -239,3 +239,15 @@ def nested_zip(path):
     for _ in range(2):
         content = write_zip(path, {"inner.zip": content}).read_bytes()
     return path
+
+
+def idx_header(*shape):
+    """The first bytes of an IDX file of this shape."""
+    return bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
+
+
+def one_line(told, path):
+    """A message is one line of bounded length that names its file."""
+    assert told.isprintable()
+    assert len(told) < 2000
+    assert path.name[:20] in told

@@ -20,6 +20,8 @@ from diffmem.auditing import AuditResult
 from diffmem.auditing.selftest import run as selftest
 from diffmem.data import ImageSet, open_images, write_images
 
+pytestmark = pytest.mark.usefixtures("few_controls")
+
 PAGE, NUMBERS, MATCHES = "audit.html", "audit.json", "matches.csv"
 
 
@@ -75,6 +77,7 @@ def test_a_reader_that_stops_after_the_first_line_gets_the_exit_code_all_the_sam
     assert child.wait(120) == 3
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_copies_end_with_code_3_and_every_match_stands_in_the_table(call, sets, tmp_path):
     told = audit(call, sets, "leaky", tmp_path / "out")
     assert told.code == 3, told.err
@@ -261,8 +264,8 @@ def test_a_wrong_question_is_one_line_with_code_2_and_nothing_is_written(
 @pytest.mark.parametrize("size", ["small", slow("as released")])
 def test_the_self_test_passes_and_says_what_it_proved(call, tmp_path, monkeypatch, size):
     if size == "small":
-        monkeypatch.setattr(selftest, "_DRAWS", 60)
-        monkeypatch.setattr(selftest, "POSITIVE_CONTROLS", selftest.POSITIVE_CONTROLS[:3])
+        monkeypatch.setattr(selftest, "_DRAWS", 20)
+        monkeypatch.setattr(selftest, "POSITIVE_CONTROLS", selftest.POSITIVE_CONTROLS[:2])
         small = partial(auditing.self_test, samples=299, shares=(0, 0.1, 1), duplicated=("none",))
         monkeypatch.setattr(auditing, "self_test", small)
     told = call("audit", "--self-test", "--out", tmp_path / "self")

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from diffmem.data import ImageSet, open_images, write_images
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "few_controls")
 
 FOUND, NONE, OPEN, WRONG = 3, 0, 4, 2
 

@@ -13,6 +13,8 @@ from diffmem.auditing.records import AuditResult
 from diffmem.auditing.several import SeveralResult
 from diffmem.data import ImageSet, write_images
 
+pytestmark = pytest.mark.usefixtures("few_controls")
+
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 3, 16, 16), dtype=np.uint8)
 
 

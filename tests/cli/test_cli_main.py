@@ -335,7 +335,7 @@ def test_python_m_diffmem_tells_a_mistake_without_a_traceback(tmp_path):
 
 def test_ctrl_c_ends_with_code_130_and_the_same_command_goes_on(call, tmp_path, monkeypatch):
     call("data", "build", "digits", "d.npz", "--size", 20)
-    arguments = ["train", "d.npz", "--epochs", 200, "--batch-size", 8, *TINY_MODEL]
+    arguments = ["train", "d.npz", "--epochs", 120, "--batch-size", 8, *TINY_MODEL]
     process = subprocess.Popen(
         command(*arguments),
         cwd=tmp_path,
@@ -358,7 +358,7 @@ def test_ctrl_c_ends_with_code_130_and_the_same_command_goes_on(call, tmp_path, 
     steps, step = [], Trainer.step
     monkeypatch.setattr(Trainer, "step", lambda trainer: (steps.append(1), step(trainer)))
     assert call(*arguments).code == 0
-    assert seen + 8 * len(steps) == 200 * 20  # training went on and did not begin again
+    assert seen + 8 * len(steps) == 120 * 20  # training went on and did not begin again
     assert len(list((run / "snapshots").iterdir())) == 2
 
 

@@ -17,7 +17,7 @@ from diffmem.data import open_images
 from diffmem.folder_lock import locked_folder
 from diffmem.studies import emm
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "few_controls")
 
 NAMES = ["[bold]a.png", "[].png", ":smile:.png", "é.png", "日本.png", "b.png", "c.png", "d.png"]
 
@@ -195,7 +195,7 @@ def test_the_program_itself_ends_without_a_traceback(tmp_path, unbuffered):
     values = {**environment(), "PYTHONUNBUFFERED": unbuffered, "PYTHONIOENCODING": "ascii"}
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            command("doctor"), env=values, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            command("--help"), env=values, stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert done.returncode == 1
     assert done.stderr.startswith("error: Cannot write to standard output")
@@ -203,7 +203,7 @@ def test_the_program_itself_ends_without_a_traceback(tmp_path, unbuffered):
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        command("doctor"), env=values, stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+        command("--help"), env=values, stdout=writer, stderr=subprocess.PIPE, text=True, check=False
     )
     with suppress(OSError):
         os.close(writer)

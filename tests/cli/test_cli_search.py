@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import pytest
 import yaml
@@ -9,8 +10,18 @@ from studies_builders import tiny_recipe
 from diffmem.__main__ import main
 from diffmem.runs.store.workers import reported_status
 from diffmem.runs.together import execute_together
+from diffmem.studies import emm
 from diffmem.studies.folder import write_study_folder
+from diffmem.studies.search import plan
 from diffmem.studies.study import Study
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    """Fewer draws of intervals, fewer simulated searches, and a moment to measure speed in."""
+    monkeypatch.setattr(emm, "_REPLICATES", 50)
+    monkeypatch.setattr(plan, "_SIMULATIONS", 5)
+    monkeypatch.setattr(plan, "measure_speed", partial(plan.measure_speed, seconds=0.1))
 
 
 def run(*words):
@@ -58,10 +69,7 @@ def test_a_recipe_is_carried_out_and_reported(recipe, tmp_path, capsys):
     assert str(TINY["sizes"][0]) in capsys.readouterr().out
 
 
-def test_a_plan_names_runs_hours_memory_and_disk_and_writes_nothing(recipe, tmp_path, capsys, monkeypatch):
-    from diffmem.studies.search import plan
-
-    monkeypatch.setattr(plan, "_SIMULATIONS", 5)
+def test_a_plan_names_runs_hours_memory_and_disk_and_writes_nothing(recipe, tmp_path, capsys):
     run("study", recipe, "--out", tmp_path / "study", "--plan", "--device", "cpu")
     shown = " ".join(capsys.readouterr().out.split())
     for word in ("runs", "trainings", "Memory", "disk", "a fixed grid"):

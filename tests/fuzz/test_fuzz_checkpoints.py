@@ -14,7 +14,7 @@ from fuzz_run import fuzz
 
 from diffmem.errors import UserError
 
-COUNT = 40
+COUNT = 20
 
 
 def found(kind, count, seed, folder, monkeypatch):

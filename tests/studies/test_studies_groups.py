@@ -228,10 +228,10 @@ def test_a_member_that_is_finished_elsewhere_is_no_member(undisturbed, tmp_path,
     carried_out(Study(recipe, tmp_path / "second", store=tmp_path), warn=pytest.fail)
 
 
-def test_worker_processes_train_in_groups_and_tell_how_far_all_are(tmp_path, undisturbed, monkeypatch):
+def test_a_worker_process_trains_in_groups_and_tells_how_far_all_are(tmp_path, undisturbed, monkeypatch):
     monkeypatch.setattr(processes, "_SECONDS_BETWEEN_PROGRESS", 0.0)
     told = []
-    executor = "executor={kind: local, processes: 2, group: 2}"
+    executor = "executor={kind: local, processes: 1, group: 2}"
     study = Study(tiny_recipe("seeds=[0, 1]", executor), tmp_path)
     carried_out(study, progress=lambda done, total, note="": told.append((done, total, note)))
     assert left(tmp_path).keys() == undisturbed.keys()

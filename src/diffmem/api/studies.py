@@ -26,8 +26,9 @@ from diffmem.studies.report.growing import growing_report
 from diffmem.studies.report.page import examples_of, write_study
 from diffmem.studies.report.tables import level_table, study_tables, watch_table
 from diffmem.studies.report.text import level_emm, level_label
-from diffmem.studies.search.plan import Plan, plan_grid, plan_search
-from diffmem.studies.search.recipe import SearchRecipe
+from diffmem.studies.search.onset_study import OnsetStudy
+from diffmem.studies.search.plan import Plan, plan_grid, plan_onset, plan_search
+from diffmem.studies.search.recipe import OnsetRecipe, SearchRecipe
 from diffmem.studies.search.study import SearchStudy
 from diffmem.studies.tasks import stored_set
 from diffmem.text import html_table
@@ -45,14 +46,14 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class StudyFolder:
-    """A study in its folder, a grid or a search, finished or not.
+    """A study in its folder, a grid or a search of either kind, finished or not.
 
     Attributes:
         study: The recipe in its folder.
         device: Where it computes.
     """
 
-    study: GridStudy | SearchStudy
+    study: GridStudy | SearchStudy | OnsetStudy
     device: str = "cpu"
 
     def execute(self) -> None:
@@ -105,9 +106,11 @@ class StudyFolder:
         return result.finished, [level_table(result), watch_table(result, live)], lines
 
     def plan(self, slots: int, threads: int, progress: Progress = NO_PROGRESS) -> Plan:
-        """Project what the rest takes; see `plan_search` and `plan_grid`."""
+        """Project what the rest takes; see `plan_search`, `plan_onset` and `plan_grid`."""
         if isinstance(self.study, GridStudy):
             return plan_grid(self.study.studies, self.device, slots, threads, progress)
+        if isinstance(self.study, OnsetStudy):
+            return plan_onset(self.study, self.device, slots, threads, progress)
         return plan_search(self.study, self.device, slots, threads, progress)
 
     @property
@@ -238,7 +241,7 @@ def run_study(
 def prepared(
     recipe: StudyRecipe, out: Path, *, store: Path | None = None, device: str | None = None
 ) -> StudyFolder:
-    """Return a study before it begins: a search or a grid, as its recipe says.
+    """Return a study before it begins: a grid or a search of either kind, as its recipe says.
 
     Args:
         recipe: What to do.
@@ -257,4 +260,6 @@ def prepared(
     with show_progress("Reading images") as progress:
         if isinstance(whole, SearchRecipe):
             return StudyFolder(SearchStudy(whole, out, runs, progress), device)
+        if isinstance(whole, OnsetRecipe):
+            return StudyFolder(OnsetStudy(whole, out, runs, progress), device)
         return StudyFolder(GridStudy(whole, out, runs, progress), device)

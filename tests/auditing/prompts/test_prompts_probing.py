@@ -11,6 +11,8 @@ from diffmem.errors import UserError
 
 __all__ = ["opened"]
 
+pytestmark = pytest.mark.usefixtures("few_controls")
+
 
 def prompt_list(texts):
     nothing = (None,) * len(texts)

@@ -8,6 +8,8 @@ from diffmem.errors import UserError
 
 __all__ = ["opened"]
 
+pytestmark = pytest.mark.usefixtures("few_controls")
+
 
 def groups_of(found):
     return {one.group: one for one in found.prompts.record.groups}

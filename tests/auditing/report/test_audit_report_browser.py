@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from audit_builders import render_audit
 from audit_examples import copies_found, none_found
+from audit_pages import render_audit
 from browser import installed, open_browser
 
 CELL = "0.03% [0.01, 0.09], 12 of 10,000"

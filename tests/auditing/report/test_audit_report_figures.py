@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 
 import pytest
-from audit_builders import blobs, make_images
 from audit_examples import AUDITS, copies_found, none_found, three_found
+from audit_pages import blobs, make_images
 
 from diffmem.auditing.report.figures import (
     FALSE_ALARMS,

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from audit_builders import blobs, make_audit, make_match, make_model
+from audit_builders import make_audit, make_match, make_model
 from audit_examples import private_found, without_training
+from audit_pages import blobs
 from audit_tools import image_set
 
 from diffmem.auditing.audit import Audited

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from audit_builders import copies_of, make_criterion, make_images, make_match, render_audit
+from audit_builders import copies_of, make_criterion, make_match
 from audit_examples import AUDITS, cannot_tell, copies_found, full_audit, none_found, private_found
+from audit_pages import make_images, render_audit
 from page_parser import Page, check_loads_nothing
 
 from diffmem.auditing.report.text import fine_percent, fine_rate
@@ -148,6 +149,7 @@ def test_text_without_matches_says_that_none_is_flagged():
     assert "No sample is flagged by a deciding criterion." in Page(render_audit(none_found())).words
 
 
+@pytest.mark.usefixtures("undrawn")  # the bytes of the pictures are compared where the folder is written
 def test_the_same_audit_gives_the_same_page():
     result = copies_found(5)
     assert render_audit(result, make_images(result)) == render_audit(result, make_images(result))

@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 
 import pytest
-from audit_builders import make_images, make_match, make_matches
+from audit_builders import make_match, make_matches
 from audit_examples import copies_found, none_found, private_found
+from audit_pages import make_images
 
 from diffmem.auditing.records import AuditResult
 from diffmem.auditing.report.write import COLUMNS, matches_csv, write_audit
@@ -20,6 +21,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_folder_holds_page_record_matches_and_pictures(tmp_path):
     result = copies_found()
     page = write_audit(result, make_images(result), make_matches(60), tmp_path / "new")

@@ -255,7 +255,7 @@ def test_floats_are_left_to_the_search_with_bounds():
 SEARCH = """
 import hashlib
 import numpy as np
-from diffmem.memorization import nearest_neighbours
+from diffmem.memorization.neighbours.neighbours import nearest_neighbours
 rng = np.random.default_rng(0)
 images = rng.choice(np.array([0, 1, 127, 128, 254, 255], np.uint8), (700, 3, 8, 8))
 images[100:200], images[300:303], images[400:403] = images[:100] ^ 1, 0, 255
@@ -276,7 +276,9 @@ def digest_with(isa: str) -> str:
 
 @pytest.mark.parametrize("isa", these(("AVX2", "AVX2_VNNI", "AVX512_CORE_VNNI"), "AVX2"))
 def test_every_set_of_instructions_gives_the_same_neighbours_to_the_last_bit(isa):
-    assert digest_with(isa) == digest_with("DEFAULT")
+    told = []
+    exec(SEARCH, {"print": told.append})  # here, with what the processor can
+    assert digest_with(isa).split() == told
 
 
 def test_the_public_search_of_bytes_is_that_of_floats_bit_for_bit():

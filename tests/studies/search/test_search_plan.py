@@ -20,7 +20,7 @@ def test_hours_follow_from_images_and_speed(measured, tmp_path):
         assert level.hours == pytest.approx((level.images_trained / 1000 + level.images_sampled / 100) / 3600)
         assert 2 <= level.runs <= level.runs_high <= 12
         assert level.hours <= level.hours_high
-        assert level.images_trained <= 12 * 40 * 512
+        assert level.images_trained <= 12 * 24 * 512
     assert plan.hours == pytest.approx(sum(level.hours for level in plan.levels) / 2)
     assert plan.memory == 2 * 10**9
     assert plan.hours < plan.grid_hours
