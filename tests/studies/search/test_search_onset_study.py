@@ -9,6 +9,7 @@ from reports_study import make_run
 from scipy.special import expit, logit
 from search_builders import ONSET, onset_recipe, table, until_copied
 
+import diffmem as dm
 from diffmem.console import rendered
 from diffmem.errors import UserError
 from diffmem.memorization.rates import Rate
@@ -22,6 +23,7 @@ from diffmem.studies.search.decisions import CrossingRule
 from diffmem.studies.search.onset_study import OnsetStudy
 from diffmem.studies.search.plan import plan_onset
 from diffmem.studies.search.recipe import OnsetRecipe, load_study
+from diffmem.training import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -238,3 +240,15 @@ def test_evaluations_lie_close_together_unless_the_recipe_says_otherwise():
     plain = validated(OnsetRecipe, {**ONSET, "training": {"epochs": 100}}, "recipe")
     assert plain.training.evaluations.per_doubling == 4
     assert onset_recipe().training.evaluations.per_doubling == 1
+
+
+def test_the_same_search_from_python_goes_on_in_its_folder(finished, monkeypatch):
+    settings = {key: value for key, value in ONSET.items() if key not in ("data", "sizes", "onset")}
+    monkeypatch.setattr(Trainer, "step", None)  # nothing is trained again
+    found = dm.find_onset(
+        "digits", [4], 0.2, out=finished.folder, data={"selection": "random", "heldout": 20},
+        onset={"tolerance": 0.1, "most_seeds": 3}, **settings,
+    )  # fmt: skip
+    assert table(found.result) == table(finished.result())
+    assert (finished.folder / "report.html").is_file()
+    assert "20% copies" in str(found)
