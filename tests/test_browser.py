@@ -67,14 +67,17 @@ def several_models(folder):
 def prompts(folder):
     digits = diffmem.open_images("digits")
     train = replace(
-        digits.take(range(200), "train"), captions=tuple(f"digit number {at}" for at in range(200))
+        digits.take(range(200), "train"),
+        captions=tuple(f"digit number {at}" for at in range(200)),
+        repeats=np.repeat([16, 1], [20, 180]),
     )
     folder.mkdir()
     listed = folder / "prompts.txt"
     listed.write_text("".join(f"digit number {at // 2}\n" for at in range(80)))
     samples = replace(train.take([at // 2 for at in range(80)], "samples"), captions=None)
+    base = replace(digits.take(range(300, 380), "base"), names=samples.names)
     heldout = digits.take(range(800, 1600), "held out")
-    diffmem.audit(train, samples=samples, heldout=heldout, prompts=listed).save(folder)
+    diffmem.audit(train, samples=samples, heldout=heldout, prompts=listed, base_samples=base).save(folder)
     return folder / "audit.html"
 
 

@@ -83,7 +83,8 @@ def curve(copying):
 @pytest.mark.parametrize(
     ("copying", "first", "last_without", "start"),
     [
-        ([0, 1, 8, 20], "epoch-3", "epoch-2", "In the order given, copies are found first in epoch-3 and in all 1 after it. The last"),
+        ([0, 1, 8, 20], "epoch-3", "epoch-2", "In the order given, copies are found first in epoch-3 and in the one after it. The last"),
+        ([0, 9, 9, 9], "epoch-2", "epoch-1", "In the order given, copies are found first in epoch-2 and in all 2 after it. The last"),
         ([0, 0, 9], "epoch-3", "epoch-2", "In the order given, copies are found first in epoch-3. The last without is epoch-2: of 100"),
         ([9, 9], "epoch-1", None, "In the order given, copies are found in epoch-1, the first, and in all after it."),
         ([0, 9, 0], None, None, "Copies are not found in epoch-3, the last in the order given"),

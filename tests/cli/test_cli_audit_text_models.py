@@ -85,11 +85,12 @@ def test_several_loras_are_compared_on_one_page(call, place, tmp_path):
     found = SeveralResult.model_validate_json((tmp_path / "out" / "audit.json").read_text())
     assert [one.folder for one in found.models] == ["1-epoch1.safetensors", "2-epoch2.safetensors"]
     assert len({one.text for one in found.models}) == 2
-    assert "In none of 2 models copies are found; of 2 of them it cannot be told." in told.out
+    assert "Copies are not found in epoch2.safetensors, the last in the order given" in told.out
     assert list(found.models[1].rates) == [
-        "Training captions", "Training captions, the image of the caption", "Training captions, base model",
-        "Control prompts", "Control prompts, base model",
+        "Training captions", "Training captions, base model", "Captions of held-out images",
     ]  # fmt: skip
+    first, second = (one.captions for one in found.models)
+    assert (first.threshold, first.tests[0].prompts, first.control.total) == (second.threshold, 6, 4)
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -42,11 +42,23 @@ def test_a_fresh_image_between_two_near_copies_of_nothing_is_not_flagged():
     assert not RepeatAwareRule(training)(nearest_neighbours(fresh, training, 50)).any()
 
 
+def test_beside_a_given_picture_its_near_copies_are_passed_over_whether_or_not_it_is_in_the_set():
+    training = np.concatenate([noisy(TRAINING[:1], 3), TRAINING[1:]])
+    sample = noisy(TRAINING[:1], 5)
+    found = nearest_neighbours(sample, training, 50)
+    gaps = np.sort(np.sqrt(((training.astype(float) - sample) ** 2).sum((1, 2, 3))))
+    rule = RepeatAwareRule(training)
+    for pictures in (TRAINING[:1], training[:1]):
+        assert rule.beyond(found, pictures, np.array([0]))[0] == pytest.approx(gaps[1])
+    assert rule.beyond(found, TRAINING[1:2], np.array([0]))[0] == pytest.approx(gaps[0])
+
+
 def test_distances_do_not_overflow_where_black_meets_white():
     training = np.stack([np.full((3, 64, 64), value, np.uint8) for value in (0, 255, 128)])
     found = nearest_neighbours(training[:1], training, 3)
     rule = RepeatAwareRule(training, count=3)
-    assert rule._apart(np.array([0]), np.array([1]))[0] == pytest.approx(255 * np.sqrt(3 * 64 * 64))
+    apart = rule._apart(training, np.array([0]), np.array([1]))
+    assert apart[0] == pytest.approx(255 * np.sqrt(3 * 64 * 64))
     assert rule.ratio(found)[0] == 0
 
 

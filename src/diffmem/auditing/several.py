@@ -80,7 +80,7 @@ def _by_captions(models: Sequence[ModelAudit], copying: int) -> str:
     elif not before:
         return f"In the order given, copies are found in {models[0].name}, the first, and in all after it."
     else:
-        after = "" if copying == 1 else f" and in all {copying - 1:,} after it"
+        after = ("", " and in the one after it", f" and in all {copying - 1:,} after it")[min(copying, 3) - 1]
         text = f"In the order given, copies are found first in {models[-copying].name}{after}. The last without is {before[-1].name}"
     last = before[-1].captions
     if last is not None:

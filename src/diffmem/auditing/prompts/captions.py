@@ -24,7 +24,7 @@ from diffmem.auditing.significance import format_p
 from diffmem.auditing.spaces import align
 from diffmem.data import ImageSet
 from diffmem.data.prompts import Group, comparable
-from diffmem.memorization import RepeatAwareRule
+from diffmem.memorization import RepeatAwareRule, nearest_neighbours
 from diffmem.memorization.criteria import ratio_of
 from diffmem.memorization.neighbours.contents import taken
 from diffmem.memorization.rates import Rate
@@ -116,14 +116,15 @@ def caption_ratios(
     for prompt, rows in enumerate(own.rows):
         if not len(rows):
             continue
-        pictures = own.pictures[rows].reshape(len(rows), -1).astype(np.float64)
-        for sample in np.flatnonzero(of_sample == prompt).tolist():
-            gaps = np.linalg.norm(pictures - found.batch.images[sample].reshape(-1), axis=1)
-            which[sample], nearest[sample] = rows[gaps.argmin()], gaps.min()
+        samples = np.flatnonzero(of_sample == prompt)
+        beside = nearest_neighbours(
+            found.batch.images[samples], own.pictures[rows], 1, device=detector.device
+        )
+        which[samples], nearest[samples] = rows[beside.indices[:, 0]], beside.distances[:, 0]
     asked = np.flatnonzero(which >= 0)
     rule = RepeatAwareRule(detector.references, detector.threshold, known.k)
-    beside = found.batch.take(asked).neighbours[PIXELS]
-    ratios[asked] = ratio_of(nearest[asked], rule.beyond(beside, own.pictures, which[asked]), np.inf)
+    others = found.batch.take(asked).neighbours[PIXELS]
+    ratios[asked] = ratio_of(nearest[asked], rule.beyond(others, own.pictures, which[asked]), np.inf)
     return ratios
 
 
