@@ -31,7 +31,7 @@ NAMES = {
     "Train and generate": "train generate",
     "Measure": "measure measure_run",
     "Audit": "audit Audit",
-    "Studies": "find_emm run_study open_emm open_study onset Curve",
+    "Studies": "find_emm find_onset run_study open_emm open_study onset Curve",
     "Settings": "ModelConfig TrainingConfig EmaConfig EvaluationConfig SamplerConfig MeasureConfig DataConfig StudyRecipe SearchConfig",
     "Errors": "UserError DiffmemError",
 }
@@ -52,6 +52,11 @@ SETTINGS = {
         "studies.search.recipe",
         "SearchRecipe",
         "A recipe with `plan: search` has all keys above, and these.",
+    ),
+    "A search for the time until training copies": (
+        "studies.search.recipe",
+        "OnsetRecipe",
+        "A recipe with `plan: onset` has all keys of a study of fixed sizes, and these.",
     ),
     "Where tasks run": (
         "executors.config",
@@ -85,7 +90,7 @@ RECORDS = {
         "report.json",
         "studies.records",
         "StudyRecord",
-        "A study: a grid of sizes, or a search for EMM.",
+        "A study: a grid of sizes, a search for EMM, or one for the time until training copies.",
     ),
     "experiment": (
         "result.json",

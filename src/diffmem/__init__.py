@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from diffmem.api.denoisers import generate, train
     from diffmem.api.measuring import measure, measure_run
     from diffmem.api.onset import onset
-    from diffmem.api.studies import find_emm, open_emm, open_study, run_study
+    from diffmem.api.studies import find_emm, find_onset, open_emm, open_study, run_study
     from diffmem.data import ImageSet, Reading, hold_out, open_images, write_images
     from diffmem.errors import DiffmemError, UserError
     from diffmem.models import Denoiser, ModelConfig, function_denoiser, open_model, open_text_model
@@ -56,6 +56,7 @@ _ORIGINS = {
     "UserError": "errors",
     "audit": "api.auditing",
     "find_emm": "api.studies",
+    "find_onset": "api.studies",
     "function_denoiser": "models",
     "generate": "api.denoisers",
     "hold_out": "data",
@@ -94,6 +95,7 @@ __all__ = [
     "__version__",
     "audit",
     "find_emm",
+    "find_onset",
     "function_denoiser",
     "generate",
     "hold_out",

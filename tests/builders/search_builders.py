@@ -1,7 +1,8 @@
 """A search of a few seconds, and what its result says apart from times."""
 
 from diffmem.settings import override
-from diffmem.studies.search.recipe import SearchRecipe
+from diffmem.studies.search.onset_study import OnsetStudy
+from diffmem.studies.search.recipe import OnsetRecipe, SearchRecipe
 from diffmem.studies.search.study import SearchStudy
 
 TINY = {
@@ -43,6 +44,32 @@ def carried_out(folder, *settings, store=None, warn=None):
     study = SearchStudy(tiny_recipe(*settings), folder, store)
     study.execute(warn=warn or (lambda text: None))
     return SearchStudy(tiny_recipe(*settings), folder, store)
+
+
+ONSET = {
+    **{key: value for key, value in TINY.items() if key not in ("title", "factor", "levels", "search")},
+    "title": "Tiny onset",
+    "sizes": [4],
+    "seeds": [0, 1, 2],
+    "training": {
+        **TINY["training"],
+        "epochs": 320,
+        "evaluations": {"schedule": "doubling", "start": 20, "per_doubling": 1},
+    },
+    "measure": {"samples": 200, "threshold": 0.85},
+    "sampling": {"steps": 6},
+    "onset": {"line": 0.2, "tolerance": 0.1, "most_seeds": 3},
+}
+
+
+def onset_recipe(*settings):
+    return OnsetRecipe.model_validate(override(ONSET, settings))
+
+
+def until_copied(folder, *settings):
+    """Carry out the tiny search for a time in a folder; return the study."""
+    OnsetStudy(onset_recipe(*settings), folder).execute()
+    return OnsetStudy(onset_recipe(*settings), folder)
 
 
 def table(result):

@@ -109,7 +109,10 @@ def test_the_mixture_takes_dogs_of_an_imagenet_folder(run, tmp_path):
 
 
 def test_the_page_of_all_experiments_has_each_with_its_figure(run, tmp_path, monkeypatch):
-    names = ["fig5_unique", "fig1_ab"]
+    names = ["fig5_unique", "fig1_ab", "fig1_c"]
+    stale = tmp_path / "docs/results/fig1_ab_onset.png"  # of an earlier page
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"")
     monkeypatch.setattr(experiment, "experiment_names", lambda: names)
     called = run("reproduce", "--all", "--scale", "smoke", "--workers", "1", "--page", "docs/results.md")
     assert called.code == 0, called.err
@@ -119,7 +122,10 @@ def test_the_page_of_all_experiments_has_each_with_its_figure(run, tmp_path, mon
         assert f"](results/{name}.png)" in page
         drawn = (tmp_path / f"docs/results/{name}.png").read_bytes()
         assert drawn == (tmp_path / f"reproduce/{name}/figure.png").read_bytes()
-    assert len(list((tmp_path / "reproduce/runs").iterdir())) == 4  # in one store
+    assert "](results/fig1_c_onset.png)" in page
+    assert (tmp_path / "docs/results/fig1_c_onset.png").is_file()
+    assert not stale.exists()
+    assert len(list((tmp_path / "reproduce/runs").iterdir())) == 5  # in one store: two experiments share one
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -1,4 +1,9 @@
+import re
+
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from reports_study import make_grid_level
 
 from diffmem.memorization.rates import Rate
@@ -77,12 +82,42 @@ def test_runs_are_paired_by_size_and_seed_and_others_do_not_count():
     assert "+40.5 points" in found.numbers
 
 
-def test_one_pair_is_judged_by_sampling_error_and_says_so():
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_fewer_than_three_pairs_have_no_interval_and_show_nothing(seeds):
     rule = ClaimRule(text="t", rising=("a", "b"))
-    far = judge(rule, [level("a", {(20, 0): 10}), level("b", {(20, 0): 50})])
-    near = judge(rule, [level("a", {(20, 0): 50}, 20), level("b", {(20, 0): 55}, 20)])
-    assert (far.verdict, near.verdict) == ("shown", "cannot tell")
-    assert "sampling error only" in far.numbers
+    low, high = [0, 1], [90, 20]  # of two pairs the t interval would read [-389, +498]
+    a, b = (
+        level(name, {(20, seed): rates[seed] for seed in range(seeds)})
+        for name, rates in (("a", low), ("b", high))
+    )
+    found = judge(rule, [a, b])
+    assert found.verdict == "cannot tell"
+    assert "not enough to tell" in found.numbers
+    assert "[" not in found.numbers
+
+
+@given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100)), min_size=3, max_size=5))
+def test_an_interval_stays_within_what_a_difference_of_rates_can_be(pairs):
+    a, b = (
+        level(name, {(20, seed): pair[at] for seed, pair in enumerate(pairs)}) for at, name in enumerate("ab")
+    )
+    low, high = map(
+        float,
+        re.findall(
+            r"\[([-+.\d]+), ([-+.\d]+)\]", judge(ClaimRule(text="t", rising=("a", "b")), [a, b]).numbers
+        )[0],
+    )
+    mean = np.mean([high - low for low, high in pairs])
+    assert -100 <= low <= round(mean, 1) <= high <= 100
+
+
+def test_the_interval_of_three_pairs_is_that_of_student():
+    # Differences 10, 20, 30: mean 20, standard error 10 / sqrt(3), t(0.975; 2) = 4.3027.
+    a, b = (
+        level("a", {(20, 0): 10, (20, 1): 10, (20, 2): 10}),
+        level("b", {(20, 0): 20, (20, 1): 30, (20, 2): 40}),
+    )
+    assert "+20.0 points [-4.8, +44.8]" in judge(ClaimRule(text="t", rising=("a", "b")), [a, b]).numbers
 
 
 def test_a_chain_is_judged_by_its_trend():
@@ -100,10 +135,19 @@ def test_same_needs_the_whole_interval_within_the_margin():
 
 
 def test_memorization_falls_with_the_size_and_rises_with_the_epochs():
-    one = [level("a", {(20, 0): [10, 80], (20, 1): [12, 82], (40, 0): [4, 40], (40, 1): [5, 44]})]
+    one = [
+        level(
+            "a",
+            {
+                (size, seed): [12 - size / 5 + seed, 100 - size + seed]
+                for size in (20, 40)
+                for seed in range(3)
+            },
+        )
+    ]
     assert judge(ClaimRule(text="t", along="sizes"), one).verdict == "shown"
     assert judge(ClaimRule(text="t", along="epochs"), one).verdict == "shown"
-    single = [level("a", {(20, 0): [80, 10]})]
+    single = [level("a", {(20, seed): [80, 10 + seed] for seed in range(3)})]
     assert judge(ClaimRule(text="t", along="epochs"), single).verdict == "opposite"
 
 

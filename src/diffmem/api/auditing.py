@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from diffmem.api.inputs import Images, Model, as_images, as_model
 from diffmem.api.spreading import model_by_path, read_executor, spread_over
 from diffmem.api.text_models import made_by_prompt, text_model_of
@@ -240,10 +242,26 @@ def _prompt_inputs(
         times = [canaries.repeats] * len(canaries) if canaries.levels is None else canaries.levels.tolist()
         planted = dict(zip(map(comparable, canaries.planted_captions), times, strict=True))
     control = [*(one for one in held if one is not None), *(left_out or ())]
-    inputs = PromptInputs(prompts, control, base, scores, planted)
+    inputs = PromptInputs(prompts, control, _unseen(request), base, scores, planted)
     if request.samples is not None and request.training is not None:
         inputs.check(request.samples, request.training)
     return inputs
+
+
+def _unseen(request: AuditRequest) -> ImageSet | None:
+    """Return the images with captions that were not trained on: held-out ones, then control canaries of their size."""
+    heldout, canaries = request.heldout, request.canaries
+    if heldout is None or heldout.captions is None:
+        return None
+    if canaries is None or canaries.control_captions is None or canaries.control.shape[1:] != heldout.shape:
+        return heldout
+    names = tuple(f"control canary {number}" for number in range(len(canaries)))
+    return ImageSet(
+        np.concatenate([heldout.images, canaries.control]),
+        None,
+        (*heldout.names, *names),
+        captions=(*heldout.captions, *canaries.control_captions),
+    )
 
 
 def _others(images: ImageSet, source: str, reading: Reading) -> list[OtherTraining]:

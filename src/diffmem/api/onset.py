@@ -107,7 +107,7 @@ def onset(source: str | Path | StudyFolder | Sequence[Curve], lines: Sequence[fl
     result = found.result
     return Onset(
         {
-            level.name: onset_of_runs(level.runs, lines, adaptive=result.plan == "search")
+            level.name: onset_of_runs(level.runs, lines, adaptive=result.plan != "grid")
             for level in result.levels
         }
     )

@@ -24,6 +24,7 @@ from diffmem.text import file_name
 __all__ = ["reproduce", "write_results_page"]
 
 _PICTURES = "results"
+_FIGURES = {"figure.png": "", "onset.png": "_onset"}  # of an experiment -> what its name on the page ends in
 _MOST_GALLERIES = 4
 
 
@@ -63,8 +64,20 @@ def write_results_page(
     Raises:
         DiffmemError: A file cannot be written.
     """
-    for figure in (path for path in newest.figures if path.name == "figure.png"):
-        write_bytes(page.parent / _PICTURES / f"{results[-1].name}.png", figure.read_bytes())
-    pictures = {result.name: f"{_PICTURES}/{result.name}.png" for result in results}
+    folder, name = page.parent / _PICTURES, results[-1].name
+    drawn = {figure.name: figure for figure in newest.figures}
+    for figure, end in _FIGURES.items():
+        if figure in drawn:
+            write_bytes(folder / f"{name}{end}.png", drawn[figure].read_bytes())
+        else:  # of an earlier page
+            (folder / f"{name}{end}.png").unlink(missing_ok=True)
+    pictures, onsets = (
+        {
+            one.name: f"{_PICTURES}/{one.name}{end}.png"
+            for one in results
+            if (folder / f"{one.name}{end}.png").is_file()
+        }
+        for end in _FIGURES.values()
+    )
     command = f"diffmem reproduce --all --scale {scale} --page {page.name if page.is_absolute() else page}"
-    write_text(page, results_page(results, pictures, command))
+    write_text(page, results_page(results, pictures, command, onsets))

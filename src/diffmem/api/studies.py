@@ -1,4 +1,4 @@
-"""Studies: `find_emm` for every level of a factor, `run_study` on a grid of training-set sizes."""
+"""Studies: `find_emm` and `find_onset` for every level of a factor, `run_study` on a grid of training-set sizes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from diffmem.studies.report.growing import growing_report
 from diffmem.studies.report.page import examples_of, write_study
 from diffmem.studies.report.tables import level_table, study_tables, watch_table
 from diffmem.studies.report.text import level_emm, level_label
-from diffmem.studies.search.plan import Plan, plan_grid, plan_search
-from diffmem.studies.search.recipe import SearchRecipe
+from diffmem.studies.search.onset_study import OnsetStudy
+from diffmem.studies.search.plan import Plan, plan_grid, plan_onset, plan_search
+from diffmem.studies.search.recipe import AdaptiveRecipe, OnsetRecipe, SearchRecipe
 from diffmem.studies.search.study import SearchStudy
 from diffmem.studies.tasks import stored_set
 from diffmem.text import html_table
@@ -36,6 +37,7 @@ __all__ = [
     "StudyFolder",
     "device_of",
     "find_emm",
+    "find_onset",
     "open_emm",
     "open_study",
     "prepared",
@@ -45,14 +47,14 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class StudyFolder:
-    """A study in its folder, a grid or a search, finished or not.
+    """A study in its folder, a grid or a search of either kind, finished or not.
 
     Attributes:
         study: The recipe in its folder.
         device: Where it computes.
     """
 
-    study: GridStudy | SearchStudy
+    study: GridStudy | SearchStudy | OnsetStudy
     device: str = "cpu"
 
     def execute(self) -> None:
@@ -105,9 +107,11 @@ class StudyFolder:
         return result.finished, [level_table(result), watch_table(result, live)], lines
 
     def plan(self, slots: int, threads: int, progress: Progress = NO_PROGRESS) -> Plan:
-        """Project what the rest takes; see `plan_search` and `plan_grid`."""
+        """Project what the rest takes; see `plan_search`, `plan_onset` and `plan_grid`."""
         if isinstance(self.study, GridStudy):
             return plan_grid(self.study.studies, self.device, slots, threads, progress)
+        if isinstance(self.study, OnsetStudy):
+            return plan_onset(self.study, self.device, slots, threads, progress)
         return plan_search(self.study, self.device, slots, threads, progress)
 
     @property
@@ -162,17 +166,65 @@ def find_emm(
         DiffmemError: A training failed.
         KeyboardInterrupt: A stop was requested; everything is saved.
     """
+    return _searched(SearchRecipe, "find_emm", source, sizes, levels, out, device, settings)
+
+
+def find_onset(
+    source: str | Path | ImageSet,
+    sizes: Sequence[int],
+    line: float = 0.1,
+    *,
+    levels: Mapping[str, Mapping[str, Any]] | None = None,
+    out: str | Path,
+    device: str | None = None,
+    **settings: Any,
+) -> StudyFolder:
+    """Find how long may be trained on so many images until a share of the samples are copies, and write the report.
+
+    Each training ends where the line is certainly reached, and seeds are added until the mean time of a size is known well enough. What is
+    finished is never done again: after an interruption, the same call goes on. `onset` asks the same of a study that is there.
+
+    Args:
+        source: Where training sets are drawn from: anything that `open_images` reads, or a set.
+        sizes: Numbers of training images.
+        line: The share of copies, in (0, 1).
+        levels: Level -> the settings that it changes, dotted key: value.
+        out: Folder of the study: its runs, data and report.
+        device: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
+        settings: Further parts of the recipe, as of `find_emm`, with `onset` (tolerance, confidence, most_seeds) in place of `search`; see
+            `OnsetRecipe`.
+
+    Raises:
+        UserError: A setting is wrong, or the data do not fit.
+        DiffmemError: A training failed.
+        KeyboardInterrupt: A stop was requested; everything is saved.
+    """
+    settings = {**settings, "onset": {**settings.get("onset", {}), "line": line}}
+    return _searched(OnsetRecipe, "find_onset", source, sizes, levels, out, device, settings)
+
+
+def _searched(
+    kind: type[AdaptiveRecipe],
+    name: str,
+    source: str | Path | ImageSet,
+    sizes: Sequence[int],
+    levels: Mapping[str, Mapping[str, Any]] | None,
+    out: str | Path,
+    device: str | None,
+    settings: Mapping[str, Any],
+) -> StudyFolder:
+    """Carry out a search that `find_emm` or `find_onset` was asked for."""
     folder = Path(out)
     path = stored_set(folder, source, "source") if isinstance(source, ImageSet) else source
     values = {
-        name: value.model_dump(mode="json", exclude_unset=True) if hasattr(value, "model_dump") else value
-        for name, value in settings.items()
+        key: value.model_dump(mode="json", exclude_unset=True) if hasattr(value, "model_dump") else value
+        for key, value in settings.items()
     }
     values["data"] = {**values.get("data", {}), "source": str(path)}
     values["sizes"] = tuple(sizes)
     if levels is not None:
-        values["levels"] = {str(name): dict(changes) for name, changes in levels.items()}
-    found = prepared(validated(SearchRecipe, values, "find_emm"), folder, device=device)
+        values["levels"] = {str(level): dict(changes) for level, changes in levels.items()}
+    found = prepared(validated(kind, values, name), folder, device=device)
     found.execute()
     if world().is_main:
         found.write_report()
@@ -238,7 +290,7 @@ def run_study(
 def prepared(
     recipe: StudyRecipe, out: Path, *, store: Path | None = None, device: str | None = None
 ) -> StudyFolder:
-    """Return a study before it begins: a search or a grid, as its recipe says.
+    """Return a study before it begins: a grid or a search of either kind, as its recipe says.
 
     Args:
         recipe: What to do.
@@ -257,4 +309,6 @@ def prepared(
     with show_progress("Reading images") as progress:
         if isinstance(whole, SearchRecipe):
             return StudyFolder(SearchStudy(whole, out, runs, progress), device)
+        if isinstance(whole, OnsetRecipe):
+            return StudyFolder(OnsetStudy(whole, out, runs, progress), device)
         return StudyFolder(GridStudy(whole, out, runs, progress), device)

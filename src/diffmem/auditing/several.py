@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from diffmem.auditing.prompts.records import CaptionsRecord
 from diffmem.auditing.records import AuditResult, CriterionRecord, MembershipPart, VerdictRecord
 from diffmem.memorization.rates import Rate
 from diffmem.memorization.records import Record
@@ -31,6 +33,10 @@ class ModelAudit(Record):
         default_factory=dict,
         description="Further rates of copies, by what they are of; the same for all models.",
     )
+    captions: CaptionsRecord | None = Field(
+        default=None,
+        description="Of a text-to-image model beside its base: the criterion that is the same for all models.",
+    )
 
 
 class SeveralResult(Record):
@@ -41,12 +47,50 @@ class SeveralResult(Record):
     private: bool = Field(description="Whether images and names were kept out of the report.")
     models: list[ModelAudit] = Field(description="In the order given.")
     sentence: str = Field(default="", description="Which copies first, in the order given.")
+    first_copying: str | None = Field(
+        default=None,
+        description="Name of the first model that copies, by the criterion of captions, tested from the last backwards up to the first that"
+        " is not found to; none where the last is not, or without that criterion.",
+    )
+    last_without: str | None = Field(
+        default=None, description="Name of the model before it, of which copies are not found; none without."
+    )
 
     @property
     def exit_code(self) -> int:
         """That of the worst verdict: copies found, else cannot tell, else none found."""
         worst = max(self.models, key=lambda one: _BY_GRAVITY.index(one.verdict.verdict))
         return worst.verdict.exit_code
+
+
+def _backwards(models: Sequence[ModelAudit]) -> int:
+    """Return how many models, from the last backwards, are found to copy by the criterion of captions.
+
+    Each is tested only if all after it were found to: the error of all tests together is then that of one, whatever the models are
+    (tests in a fixed order).
+    """
+    return len(list(takewhile(lambda one: one.captions is not None and one.captions.found, reversed(models))))
+
+
+def _by_captions(models: Sequence[ModelAudit], copying: int) -> str:
+    """Return which of the models copies first, and what is known of the one before it."""
+    before = models[: len(models) - copying]
+    if not copying:
+        text = f"Copies are not found in {models[-1].name}, the last in the order given, by the criterion that is the same for all"
+    elif not before:
+        return f"In the order given, copies are found in {models[0].name}, the first, and in all after it."
+    else:
+        after = "" if copying == 1 else f" and in all {copying - 1:,} after it"
+        text = f"In the order given, copies are found first in {models[-copying].name}{after}. The last without is {before[-1].name}"
+    last = before[-1].captions
+    if last is not None:
+        text += f": {last.sentence}"
+        if last.strongest.detectable is not None:
+            text += f"; they are found in 4 of 5 audits once {last.strongest.detectable:.1%} of these samples copy, all captions alike"
+    others = [one.name for one in before if one.verdict.verdict == "copies found"]
+    if others:
+        text += f". By themselves, copies are found in {', '.join(others)}, too"
+    return f"{text}."
 
 
 def _in_order(models: Sequence[ModelAudit]) -> str:
@@ -75,7 +119,10 @@ def folders_of(models: Sequence[Path], private: bool) -> list[str]:
 
 
 def several(
-    folders: Sequence[str], audits: Sequence[AuditResult], rates: Sequence[Mapping[str, Rate]] = ()
+    folders: Sequence[str],
+    audits: Sequence[AuditResult],
+    rates: Sequence[Mapping[str, Rate]] = (),
+    captions: Sequence[CaptionsRecord | None] = (),
 ) -> SeveralResult:
     """Return audits of several models in one record.
 
@@ -83,6 +130,7 @@ def several(
         folders: As of `folders_of`.
         audits: One for each.
         rates: Likewise, further rates of copies; none without any.
+        captions: Likewise, what the criterion of captions found; none without any.
     """
     rows = [
         ModelAudit(
@@ -93,9 +141,19 @@ def several(
             criteria=[one for one in audit.criteria if one.role == "deciding"],
             membership=audit.membership,
             rates=dict(more),
+            captions=one,
         )
-        for folder, audit, more in zip(folders, audits, rates or [{}] * len(audits), strict=True)
+        for folder, audit, more, one in zip(
+            folders, audits, rates or [{}] * len(audits), captions or [None] * len(audits), strict=True
+        )
     ]
+    known = all(one.captions is not None for one in rows)
+    copying = _backwards(rows) if known else 0
     return SeveralResult(
-        title=audits[0].title, private=audits[0].private, models=rows, sentence=_in_order(rows)
+        title=audits[0].title,
+        private=audits[0].private,
+        models=rows,
+        sentence=_by_captions(rows, copying) if known else _in_order(rows),
+        first_copying=rows[-copying].name if copying else None,
+        last_without=rows[-copying - 1].name if 0 < copying < len(rows) else None,
     )

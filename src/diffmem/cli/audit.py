@@ -168,6 +168,7 @@ def audit(
         from diffmem.api.inputs import as_images
         from diffmem.auditing.prompts.report.detectors import detectors_table
         from diffmem.auditing.prompts.report.part import prompts_table
+        from diffmem.auditing.prompts.verdict import captions_text
         from diffmem.auditing.report.text import print_audit
         from diffmem.auditing.several import folders_of
         from diffmem.console import console
@@ -201,6 +202,8 @@ def audit(
                 print_audit(done.result)
                 if done.prompts is not None:
                     console(soft_wrap=True).print(prompts_table(done.prompts.record))
+                    if done.prompts.record.captions is not None:
+                        print(captions_text(done.prompts.record.captions))
                 if done.detected is not None:
                     print(done.detected.record.sentence)
                     console(soft_wrap=True).print(detectors_table(done.detected.record))
@@ -242,7 +245,7 @@ def _compare(
     from diffmem.auditing.several import several
     from diffmem.console import console
 
-    audits, rates = [], []
+    audits, rates, captions = [], [], []
     for number, ((path, lora), folder) in enumerate(zip(models, folders, strict=True), 1):
         if world().is_main:
             named = "" if private else f": {path if lora is None else lora}"
@@ -250,8 +253,9 @@ def _compare(
         done = audited(path, lora, out / folder)
         audits.append(done.result)
         rates.append({} if done.prompts is None else rates_of(done.prompts.record))
+        captions.append(None if done.prompts is None else done.prompts.record.captions)
         del done  # its images
-    found = several(folders, audits, rates)
+    found = several(folders, audits, rates, captions)
     if world().is_main:
         print(found.sentence)
         console(soft_wrap=True).print(several_table(found))

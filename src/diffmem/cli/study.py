@@ -26,7 +26,7 @@ def study(
     store: Path | None = None,
     plan: bool = False,
 ) -> None:
-    """Find EMM: for every level of a factor, or on a fixed list of training-set sizes; write the report.
+    """Find EMM, for every level of a factor or on a fixed list of training-set sizes, or when training copies; write the report.
 
     A recipe with `levels` or `search` (`diffmem study new` writes one) chooses by itself which sizes are trained, how long, and
     how many images are sampled. A recipe with a list of sizes trains them all to the end; with `plan: grid`, for every level.

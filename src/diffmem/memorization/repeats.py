@@ -68,26 +68,47 @@ class RepeatAwareRule:
         nearest, other = neighbours.distances[:, 0], self._others(neighbours)
         return ratio_of(nearest, other, 1.0)
 
+    def beyond(
+        self, neighbours: Neighbours, pictures: NDArray[np.uint8], which: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Return the distance to the nearest training image that is neither a given picture nor a near-copy of it, float64 (Q,).
+
+        Args:
+            pictures: Images of the shape of the training images, which need not be among them, uint8 (M, C, H, W).
+            which: The picture that each image is held against, int64 (Q,).
+
+        Raises:
+            UserError: Fewer than `count` neighbours of each image are known.
+        """
+        return self._beyond(neighbours, pictures, which, 0)
+
     def _others(self, neighbours: Neighbours) -> NDArray[np.float64]:
         """Return the distance to the nearest training image that is no near-copy of the first, float64 (Q,)."""
+        return self._beyond(neighbours, self.references, neighbours.indices[:, 0], 1)
+
+    def _beyond(
+        self, neighbours: Neighbours, pictures: NDArray[np.uint8], which: NDArray[np.int64], first: int
+    ) -> NDArray[np.float64]:
         distances, indices = neighbours.nearest(self.count), neighbours.indices[:, : self.count]
         reach = self.threshold * np.median(distances, axis=1)
         found = distances[:, -1].copy()
         active = np.arange(len(distances))
-        for number in range(1, self.count - 1):
+        for number in range(first, self.count - 1):
             if not len(active):
                 break
-            apart = self._apart(indices[active, 0], indices[active, number])
+            apart = self._apart(pictures, which[active], indices[active, number])
             is_other = apart >= reach[active]
             found[active[is_other]] = distances[active[is_other], number]
             active = active[~is_other]
         return found
 
-    def _apart(self, ones: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the distances of pairs of references."""
+    def _apart(
+        self, pictures: NDArray[np.uint8], ones: NDArray[np.int64], others: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Return the distances of pairs of a picture and a reference."""
         result = np.empty(len(ones))
         for part in parts(len(ones), 4 * math.prod(self.references.shape[1:]), _BLOCK_BYTES):
-            gap = self.references[ones[part]].astype(np.int32) - self.references[others[part]]
+            gap = pictures[ones[part]].astype(np.int32) - self.references[others[part]]
             rows = gap.reshape(len(gap), -1)
             result[part] = np.sqrt(np.einsum("qd,qd->q", rows, rows, dtype=np.float64))
         return result

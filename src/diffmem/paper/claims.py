@@ -2,7 +2,8 @@
 
 R_mem is the peak over a run's evaluation points, in percentage points. A claim compares runs that differ in one thing alone:
 pairs (or chains) with the same training-set size and seed are blocks, and the mean difference over blocks has a t interval of
-95%. With one block only, the interval is that of two binomial counts (Newcombe's), which leaves the variation between runs out.
+95%, cut at what a difference of rates can be. Fewer than three blocks show nothing: how far two trainings differ by their seeds alone
+is then unknown, or known from one difference.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffmem.memorization.rates import Rate
 from diffmem.paper.experiment import ClaimRule
 from diffmem.paper.records import ClaimRecord, ExperimentLevel, Verdict
 from diffmem.runs.records import RunRecord
+from diffmem.text import count_text
 
 __all__ = ["judge"]
 
 _Runs = Mapping[tuple[int, int], RunRecord]
 """The runs of a level by their block: size and seed."""
 
+_FEWEST = 3  # blocks: of two the t interval is 6 times as wide as of three
 _FLOOR = 5.0  # points; closer to 0 or 100% two procedures look the same whatever they are
 
 
@@ -30,8 +34,8 @@ def judge(rule: ClaimRule, levels: Sequence[ExperimentLevel]) -> ClaimRecord | N
 
     Returns:
         'shown' or 'opposite' if the interval of the difference excludes zero (for 'same': if it lies within or beyond the
-        margin; for 'at_least': if the interval of the rate does), else 'cannot tell'. None if the levels, sizes or epochs that the
-        claim compares were not run.
+        margin; for 'at_least': if the interval of the rate does), else 'cannot tell', as always for fewer than three pairs. None if the
+        levels, sizes or epochs that the claim compares were not run.
     """
     by_name = {level.paper_name: {(run.size, run.seed): run for run in level.runs} for level in levels}
     if rule.at_least is not None:
@@ -40,7 +44,7 @@ def judge(rule: ClaimRule, levels: Sequence[ExperimentLevel]) -> ClaimRecord | N
     rows = _rows(rule, [by_name[name] for name in names])
     if not rows:
         return None
-    mean, low, high, basis = _interval(rows, "run" if rule.along == "epochs" else "pair")
+    changes = np.array([_trend(row) for row in rows])
     verdict: Verdict = "cannot tell"
     if rule.same is not None:
         peaks = [100 * rate.value for row in rows for rate in row]
@@ -49,19 +53,26 @@ def judge(rule: ClaimRule, levels: Sequence[ExperimentLevel]) -> ClaimRecord | N
             numbers = f"all rates lie within {_FLOOR:g} points of {end}%: no room to differ"
             return ClaimRecord(claim=rule.text, verdict=verdict, numbers=numbers)
         where = f"from {names[0]} to {names[1]}; 'same' means within {rule.margin:g} points"
-        if -rule.margin < low and high < rule.margin:
-            verdict = "shown"
-        elif low > rule.margin or high < -rule.margin:
-            verdict = "opposite"
     else:
         where = {
             None: f"from {names[0]} to {names[-1]}",
             "sizes": "from the smallest to the largest size",
             "epochs": "from the first to the last evaluation point",
         }[rule.along]
-        if low > 0 or high < 0:
-            verdict = "shown" if rule.either_way or (mean < 0) == (rule.along == "sizes") else "opposite"
-    numbers = f"{mean:+.1f} points [{low:+.1f}, {high:+.1f}] {where} ({basis})"
+    mean = float(changes.mean())
+    if len(rows) < _FEWEST:
+        pairs = count_text(len(rows), "pair", "pairs")
+        numbers = f"{mean:+.1f} points {where}: {pairs} of size and seed {'is' if len(rows) == 1 else 'are'} not enough to tell"
+        return ClaimRecord(claim=rule.text, verdict=verdict, numbers=numbers)
+    low, high = _interval(changes)
+    if rule.same is not None:
+        if -rule.margin < low and high < rule.margin:
+            verdict = "shown"
+        elif low > rule.margin or high < -rule.margin:
+            verdict = "opposite"
+    elif low > 0 or high < 0:
+        verdict = "shown" if rule.either_way or (mean < 0) == (rule.along == "sizes") else "opposite"
+    numbers = f"{mean:+.1f} points [{low:+.1f}, {high:+.1f}] {where} (t interval over {len(rows)} pairs of size and seed)"
     return ClaimRecord(claim=rule.text, verdict=verdict, numbers=numbers)
 
 
@@ -85,29 +96,17 @@ def _rows(rule: ClaimRule, levels: Sequence[_Runs]) -> list[list[Rate]]:
 def _trend(rates: Sequence[Rate]) -> float:
     """Return the change along a chain in points, by its least-squares line: for two rates their difference."""
     centred = np.arange(len(rates)) - (len(rates) - 1) / 2
-    return float(centred @ [100 * rate.value for rate in rates] / (centred @ centred) * (len(rates) - 1))
+    slope = float(centred @ [100 * rate.value for rate in rates] / (centred @ centred))
+    return min(100.0, max(-100.0, slope * (len(rates) - 1)))
 
 
-def _interval(rows: Sequence[Sequence[Rate]], alone: str) -> tuple[float, float, float, str]:
-    """Return mean, low, high, and in words what the interval is made of; `alone`: what a single change is one of."""
-    values = np.array([_trend(row) for row in rows])
-    mean = float(values.mean())
-    if len(values) > 1:
-        from scipy.stats import t
+def _interval(changes: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the t interval of the mean of three changes or more, in points, of which none exceeds 100."""
+    from scipy.stats import t
 
-        half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-        return mean, mean - half, mean + half, f"t interval over {len(values)} pairs of size and seed"
-    low, high = _newcombe(rows[0][0], rows[0][-1])
-    return mean, low, high, f"one {alone}: sampling error only"
-
-
-def _newcombe(first: Rate, last: Rate) -> tuple[float, float]:
-    """Return the interval of last - first in points, from Wilson's intervals of both (Newcombe 1998, method 10)."""
-    first, last = (Rate(one.count, one.total, method="wilson") for one in (first, last))
-    difference = last.value - first.value
-    low = difference - math.hypot(last.value - last.low, first.high - first.value)
-    high = difference + math.hypot(last.high - last.value, first.value - first.low)
-    return 100 * low, 100 * high
+    half = float(t.ppf(0.975, len(changes) - 1) * changes.std(ddof=1) / math.sqrt(len(changes)))
+    mean = float(changes.mean())
+    return max(-100.0, mean - half), min(100.0, mean + half)
 
 
 def _at_least(

@@ -143,10 +143,10 @@ class StudyRecipe(TrainRecipe):
     """A study: a base configuration, the levels of a factor that change it, sizes, seeds; everything but where it is stored."""
 
     title: str = Field("Study", description="Heading of the report.")
-    plan: Literal["grid", "search"] = Field(
+    plan: Literal["grid", "search", "onset"] = Field(
         "grid",
-        description="'grid' trains every size to the end, 'search' chooses sizes until EMM is known; if it is not given, a recipe"
-        " with search or levels is a search.",
+        description="'grid' trains every size to the end, 'search' chooses sizes until EMM is known, 'onset' trains until it is known when"
+        " each size begins to copy; if it is not given, a recipe with onset is that, and one with search or levels a search.",
     )
     data: DataConfig
     factor: str = Field("level", description="What the levels are, for example 'resolution'.")

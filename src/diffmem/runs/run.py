@@ -66,14 +66,19 @@ class Run(TrainedRun):
 
     def is_finished(self, sampling: SamplerConfig, measure: MeasureConfig) -> bool:
         """Whether everything that `record` needs is there and whole; images are not read."""
+        return self.finished_record(sampling, measure, self.folder) is not None
 
-        def check() -> bool:
+    def finished_record(
+        self, sampling: SamplerConfig, measure: MeasureConfig, root: Path
+    ) -> RunRecord | None:
+        """Return the record of a finished run, or none while something is missing or damaged; the arguments are those of `record`."""
+
+        def found() -> RunRecord | None:
             with suppress(DiffmemError):
-                self._record(sampling, measure, self.folder, self.points)
-                return True
-            return False
+                return self._record(sampling, measure, root, self.points)
+            return None
 
-        return world().from_main(check)
+        return world().from_main(found)
 
     @contextmanager
     def at_work(self, progress: Progress, every: float = 1.0) -> Iterator[Progress]:

@@ -374,13 +374,20 @@ def curve_of(run: RunRecord) -> Curve:
 
 
 def onset_of_runs(
-    runs: Sequence[RunRecord], lines: Sequence[float] = LINES, *, adaptive: bool = False
+    runs: Sequence[RunRecord],
+    lines: Sequence[float] = LINES,
+    *,
+    adaptive: bool = False,
+    confidence: float = 0.95,
 ) -> OnsetRecord:
     """Return when the runs of a study reach each line; arguments and errors are those of `onset`.
 
     Args:
         adaptive: Whether they are those of a search.
+        confidence: Of the intervals.
     """
     found = [one.frechet_of for run in runs for one in run.evaluations if one.frechet_of is not None]
     curves = [curve_of(run) for run in runs]
-    return onset(curves, lines, adaptive=adaptive, frechet_of=found[0] if found else None)
+    return onset(
+        curves, lines, adaptive=adaptive, frechet_of=found[0] if found else None, confidence=confidence
+    )

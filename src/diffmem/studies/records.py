@@ -24,10 +24,19 @@ class EmmRecord(Record):
 
     status: 'estimated' (value, low and high are set), 'above largest' (even the largest size memorizes),
     'below smallest' (even the smallest does not), 'not monotone' (a larger size certainly memorizes and a smaller one
-    certainly does not: the bracket spans both, there is no single crossing), 'unfinished' (a search still goes on), 'no runs'.
+    certainly does not: the bracket spans both, there is no single crossing), 'unfinished' (a search still goes on), 'no runs', 'not asked
+    for' (the study is of another question: its trainings end before they could tell).
     """
 
-    status: Literal["estimated", "above largest", "below smallest", "not monotone", "unfinished", "no runs"]
+    status: Literal[
+        "estimated",
+        "above largest",
+        "below smallest",
+        "not monotone",
+        "unfinished",
+        "no runs",
+        "not asked for",
+    ]
     value: float | None = None
     low: float | None = None
     high: float | None = None
@@ -127,8 +136,9 @@ class StudyRecord(Record):
     """What a study found for every level of its factor; a study without levels has one, 'base'."""
 
     title: str
-    plan: Literal["grid", "search"] = Field(
-        description="'grid' trained every size to the end, 'search' chose sizes until EMM was known."
+    plan: Literal["grid", "search", "onset"] = Field(
+        description="'grid' trained every size to the end, 'search' chose sizes until EMM was known, 'onset' trained until it was known"
+        " when each size reaches a share of copies, which is 1 - `epsilon`."
     )
     factor: str = Field(description="What the levels are, for example 'resolution'.")
     levels: Sequence[LevelRecord]

@@ -107,10 +107,11 @@ class Study:
         """
         recipe, runs, missing = self.recipe, list[RunRecord](), 0
         for run in self.runs():
-            finished = run.is_finished(recipe.sampling, recipe.measure)
-            missing += not finished
-            if finished or so_far:
-                record = run.record(recipe.sampling, recipe.measure, self.store, so_far=not finished)
+            record = run.finished_record(recipe.sampling, recipe.measure, self.store)
+            missing += record is None
+            if record is None and so_far:
+                record = run.record(recipe.sampling, recipe.measure, self.store, so_far=True)
+            if record is not None:
                 runs.append(record)
 
         def emm(rate: Callable[[RunRecord], Rate]) -> EmmRecord:

@@ -188,7 +188,8 @@ def test_a_private_report_holds_no_image_caption_or_file_name_also_of_an_earlier
 
 def test_the_part_of_the_page_shows_training_image_samples_and_base_samples_of_each_worst_prompt(audit):
     html = prompts_part(audit.prompts, audit.found.shown).html
-    assert html.count("<img") == 6
+    brought, html = html.split("by the usual criteria")
+    assert (brought.count("<img"), html.count("<img")) == (4, 6)
     content = base64.b64decode(re.search(r"data:image/png;base64,([^\"]+)", html).group(1))
     strip = np.asarray(Image.open(io.BytesIO(content)))
     size = 96 + 2 * 3
@@ -196,6 +197,20 @@ def test_the_part_of_the_page_shows_training_image_samples_and_base_samples_of_e
     first, second = strip[3:-3, 3 : size - 3], strip[3:-3, size + 15 : 2 * size + 9]
     np.testing.assert_array_equal(first[::12, ::12].transpose(2, 0, 1), training().images[30])
     np.testing.assert_array_equal(second, first)
+
+
+def test_captions_that_bring_their_image_back_by_the_one_criterion_are_shown_with_it(audit):
+    """Also where the usual criteria flag nothing: captions 0 to 3, each once."""
+    bare = replace(audit.prompts, copied=np.full(60, -1), base_copied=np.full(60, -1))
+    html = prompts_part(bare, audit.found.shown).html.split("by the usual criteria")[0]
+    near = {one.prompt: one.near for one in audit.prompts.prompts}
+    assert [near[text] for text in (*training().captions[:5], "new 0")] == [1, 1, 1, 1, 0, None]
+    assert html.count("1 of 3 samples; seen 5 times an epoch.") == 4
+    content = base64.b64decode(re.search(r"data:image/png;base64,([^\"]+)", html).group(1))
+    strip = np.asarray(Image.open(io.BytesIO(content)))
+    size = 96 + 2 * 3
+    np.testing.assert_array_equal(strip[3:-3:12, 3 : size - 3 : 12].transpose(2, 0, 1), training().images[0])
+    assert strip[0, size + 12].tolist() == [154, 51, 0]  # the copy stands first, framed
 
 
 def test_a_caption_that_looks_like_markup_is_text():

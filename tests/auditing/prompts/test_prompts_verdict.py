@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from diffmem.auditing.prompts.captions import captions_record
 from diffmem.auditing.prompts.records import FollowsRecord, GroupRecord, PairedRecord, ShareRecord
 from diffmem.auditing.prompts.verdict import prompts_needed, verdict_by_prompt
 from diffmem.auditing.records import EXIT_CODES, VerdictRecord
@@ -102,3 +104,38 @@ def test_copies_that_the_base_model_does_not_explain_stay_found(base):
         group("control", 100, 2, base=base and beside(2, 100, 1, 1)),
     ]
     assert verdict_by_prompt(verdict("copies found"), groups, 0.01).verdict == "copies found"
+
+
+def by_captions(copying):
+    """100 training and 100 held-out captions of four seeds; of the former so many copy always, with the base model none does."""
+    model = np.full((200, 4), 2.0)
+    model[:copying] = 0.1
+    groups, repeats = ["train"] * 100 + ["control"] * 100, [1] * 100 + [None] * 100
+    return captions_record((model.ravel(), np.full(800, 2.0)), np.repeat(np.arange(200), 4), groups, repeats)
+
+
+@pytest.mark.parametrize("word", EXIT_CODES)
+def test_copies_by_the_criterion_of_captions_are_found_whatever_the_usual_ones_say(word):
+    found = verdict_by_prompt(verdict(word), [group("train", 100)], 0.01, None, by_captions(6))
+    assert (found.verdict, found.exit_code) == ("copies found", 3)
+    assert found.sentence.startswith(
+        "Copies found: of 100 training captions, 6 bring their images back (24 of 400 samples; with the base model 0; 0 of 100 captions of"
+        " held-out images do; p = "
+    )
+    assert ("By the usual criteria: As by samples." in found.reasons) == (word == "copies found")
+    assert "24 samples copy here alone and 0 with the base model alone (p = 6e-08)" in " ".join(found.reasons)
+
+
+def test_where_captions_bring_nothing_back_the_reasons_say_what_would_have_been_found():
+    found = verdict_by_prompt(verdict(), [group("train", 300)], 0.01, None, by_captions(0))
+    assert found.verdict == "none found"
+    assert "It finds copies in 4 of 5 audits where 1.7% of the samples" in found.reasons[0]
+
+
+def test_the_usual_criteria_beside_the_base_model_have_one_percent_of_the_risk():
+    base = beside(20, 100, 12, 4)
+    assert 0.01 < base.p_value < 0.05
+    train = group("train", 100, 28, base=base)
+    assert verdict_by_prompt(verdict("copies found"), [train], 0.01).verdict == "cannot tell"
+    train = group("train", 100, 32, base=beside(20, 100, 14, 2))
+    assert verdict_by_prompt(verdict("copies found"), [train], 0.01).verdict == "copies found"

@@ -6,12 +6,14 @@ import re
 
 import pytest
 from reports_experiment import EXPERIMENTS, by_labels, by_size, make_experiment, make_level
+from reports_study import make_run
 
 from diffmem.errors import UserError
 from diffmem.paper.records import ClaimRecord
 from diffmem.paper.report.results_page import markdown_table, results_page
 from diffmem.paper.report.text import SCALE_WORDS, emm_rows, experiment_rows, several_sizes, verdict_text
 from diffmem.reports.text import sentence
+from diffmem.studies.onset import onset_of_runs
 from diffmem.studies.records import EmmRecord
 from diffmem.text import duration_text
 
@@ -154,6 +156,21 @@ def test_nothing_to_show_and_names_given_twice_are_users_mistakes():
         results_page([], {}, COMMAND)
     with pytest.raises(UserError, match="'fig2_dim' is given twice"):
         results_page([by_size(), by_size()], {}, COMMAND)
+
+
+def test_an_experiment_over_epochs_tells_when_training_begins_to_copy_beside_what_others_found():
+    runs = [make_run(size, seed) for size in (16, 32, 64) for seed in (0, 1)]
+    level = make_level("a", sizes=(64,)).model_copy(update={"onset": onset_of_runs(runs)})
+    over_epochs = make_experiment("fig1_d", "epochs", [level], [], factor="training-set size")
+    text = section(results_page([over_epochs], {}, COMMAND, {"fig1_d": "p/fig1_d_onset.png"}), over_epochs)
+    assert "](p/fig1_d_onset.png)" in text
+    head, *rows = next(table for table in tables(text) if "10% copies" in table[0])
+    assert (head[0], rows[-1][0]) == ("N", "exponent")
+    ten = level.onset.lines[1].growth.exponent
+    assert rows[-1][2] == f"{ten.value:.2f} [{ten.low:.2f}, {ten.high:.2f}]"
+    assert "The paper gives no exponent. Others find" in text
+    by_level = over_epochs.model_copy(update={"form": "level"})
+    assert "exponent" not in section(results_page([by_level], {}, COMMAND), by_level)
 
 
 def test_an_experiment_without_runs_says_so():

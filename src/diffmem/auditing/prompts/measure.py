@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from diffmem.auditing.audit import Audited
 from diffmem.auditing.compare import Comparison, copies_found
-from diffmem.auditing.detector import occurrences
+from diffmem.auditing.detector import Detections, occurrences
 from diffmem.auditing.matches import matches_of
+from diffmem.auditing.prompts.captions import caption_images, caption_ratios, captions_record
 from diffmem.auditing.prompts.detectors import AskedPrompt, Detected, Scores, detectors_of
 from diffmem.auditing.prompts.follows import follows_prompts
 from diffmem.auditing.prompts.groups import Prompted, prompted
+from diffmem.auditing.prompts.notes import ELSEWHERE, groups_sentence, prompt_notes
 from diffmem.auditing.prompts.records import (
-    GROUP_TEXT,
-    FollowsRecord,
     GroupRecord,
     LevelRecord,
     PairedRecord,
@@ -27,7 +27,7 @@ from diffmem.auditing.prompts.records import (
     PromptsRecord,
 )
 from diffmem.auditing.prompts.shares import fisher_p_value, mean_share, sign_p_value
-from diffmem.auditing.prompts.verdict import follows_text, verdict_by_prompt
+from diffmem.auditing.prompts.verdict import verdict_by_prompt
 from diffmem.auditing.records import MatchRecord
 from diffmem.auditing.request import AuditOptions
 from diffmem.auditing.significance import upper_bound
@@ -37,15 +37,10 @@ from diffmem.data.prompts import Group, PromptList, comparable, prompt_hash
 from diffmem.errors import UserError
 from diffmem.memorization.plausibility.repeats import constant_images
 from diffmem.memorization.rates import Rate
-from diffmem.text import count_text
 
 __all__ = ["PromptAudit", "PromptInputs", "audit_prompts"]
 
 _WORST = 50
-_ELSEWHERE = (
-    "Samples of the base model were not compared: copies are found under another reading of the images alone. Choose that reading, and"
-    " audit again."
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +50,7 @@ class PromptInputs:
     Attributes:
         prompts: The list.
         control: Captions of images that were not trained on: of held-out images, and of control canaries.
+        unseen: Images with captions that were not trained on, the held-out ones first; none without.
         base: Samples of the base model, made of the same prompts and seeds, in the same order as the samples; none without.
         scores: Of the prompts, by detectors that need a network.
         planted: Captions of planted canaries, as `comparable` writes them, with how often an epoch holds each.
@@ -62,6 +58,7 @@ class PromptInputs:
 
     prompts: PromptList
     control: Collection[str] = ()
+    unseen: ImageSet | None = None
     base: ImageSet | None = None
     scores: Scores = field(default_factory=dict)
     planted: Mapping[str, int] = field(default_factory=dict)
@@ -103,6 +100,8 @@ class PromptAudit:
         detected: What scores without training images say of the prompts.
         base: Samples of the base model as they were compared; none without.
         base_copied: As `copied`, of these.
+        near: Which samples copy the image of their caption by the criterion of captions, and which of the base model, bool (Q,); none where
+            it was not applied.
     """
 
     record: PromptsRecord
@@ -112,6 +111,7 @@ class PromptAudit:
     detected: Detected
     base: ImageSet | None = None
     base_copied: NDArray[np.int64] | None = None
+    near: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,20 +144,29 @@ def audit_prompts(audited: Audited, inputs: PromptInputs) -> tuple[Audited, Prom
     count = len(given.texts)
     options = AuditOptions(private=audited.result.private)
     copied, usable = _copied(shown.samples.images, shown.matches, shown.found.times)
-    base, base_copied, of_base = None, None, None
+    base, base_copied, of_base, captions, near = None, None, None, None, None
+    repeats = _repeats(given, shown.training)
     result = audited.result
     elsewhere = not copies_found(result.criteria) and any(one.copies for one in result.readings)
     if inputs.base is not None and not elsewhere:
-        base, found, times = _of_base(shown, inputs.base, options)
-        base_copied, usable_base = _copied(base.images, found, times)
+        base, found = _of_base(shown, inputs.base)
+        matches = matches_of(shown.detector, shown.training, base, found, shown.used, options)
+        base_copied, usable_base = _copied(base.images, matches, found.times)
         of_base = _per_prompt(given, usable_base, count), _per_prompt(given, base_copied >= 0, count)
+        own = caption_images(given, shown, inputs.unseen)
+        mine, theirs = (
+            np.where(can, caption_ratios(shown.detector, one, given.of_sample, own), np.nan)
+            for one, can in ((shown.found, usable), (found, usable_base))
+        )
+        captions = captions_record((mine, theirs), given.of_sample, given.groups, repeats)
+        if captions is not None:
+            near = mine < captions.threshold, theirs < captions.threshold
     counts = _Counts(
         _per_prompt(given, usable, count),
         _per_prompt(given, copied >= 0, count),
         _per_prompt(given, _is_own(given, copied, shown), count),
         of_base,
     )
-    repeats = _repeats(given, shown.training)
     share = counts.copies / np.maximum(1, counts.judged)
     order = np.lexsort((np.arange(count), -counts.own, -share)).tolist()
     seeds = np.zeros(len(copied)) if given.seeds is None else np.array(given.seeds, np.float64)
@@ -167,25 +176,28 @@ def audit_prompts(audited: Audited, inputs: PromptInputs) -> tuple[Audited, Prom
     )
     of_prompt = [by_prompt[at] for at in order]
     prompts = [
-        _prompt(given, at, counts, repeats, copied, by_prompt[at], private=options.private) for at in order
+        _prompt(given, at, counts, repeats, (copied, near), by_prompt[at], private=options.private)
+        for at in order
     ]
     groups = _groups(given, counts)
     follows = follows_prompts(shown.samples.images, by_prompt)
-    exact = any(one.exact_only and one.finding == "copies" for one in audited.result.criteria)
-    verdict = verdict_by_prompt(audited.result.verdict, groups, audited.result.target, follows, exact=exact)
+    exact = any(one.exact_only and one.finding == "copies" for one in result.criteria)
+    verdict = verdict_by_prompt(result.verdict, groups, result.target, follows, captions, exact=exact)
+    listed = 0 if any(inputs.prompts.files) else len(inputs.prompts)
     record = PromptsRecord(
         private=options.private,
-        sentence=_sentence(groups),
+        sentence=groups_sentence(groups),
         groups=groups,
         levels=_levels(given, counts, repeats),
+        captions=captions,
         follows=follows,
         prompts=count,
         samples=len(copied),
         unjudged=int((~usable).sum()),
         trigger=None if options.private else list(given.trigger),
         notes=[
-            *([_ELSEWHERE] if inputs.base is not None and elsewhere else []),
-            *_notes(given, shown, inputs, follows),
+            *([ELSEWHERE] if inputs.base is not None and elsewhere else []),
+            *prompt_notes(given, shown, follows, listed=listed, based=inputs.base is not None),
         ],
         worst=prompts[:_WORST],
     )
@@ -203,6 +215,7 @@ def audit_prompts(audited: Audited, inputs: PromptInputs) -> tuple[Audited, Prom
         ),
         base,
         base_copied,
+        near,
     )
 
 
@@ -217,15 +230,12 @@ def _copied(
     return copied[first], (times > 0)[first]
 
 
-def _of_base(
-    shown: Comparison, base: ImageSet, options: AuditOptions
-) -> tuple[ImageSet, list[MatchRecord], NDArray[np.int64]]:
-    """Compare samples of the base model by the same criteria, as strict as for the samples."""
+def _of_base(shown: Comparison, base: ImageSet) -> tuple[ImageSet, Detections]:
+    """Compare samples of the base model by the same criteria."""
     aligned = align({"training": shown.training, "samples": base}).sets
     base = aligned["samples"]
     times = np.where(constant_images(base.images), 0, occurrences(base.images))
-    found = shown.detector.detect(base.images, times=times)
-    return base, matches_of(shown.detector, shown.training, base, found, shown.used, options), times
+    return base, shown.detector.detect(base.images, times=times)
 
 
 def _per_prompt(given: Prompted, flags: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
@@ -261,12 +271,12 @@ def _prompt(
     at: int,
     counts: _Counts,
     repeats: Sequence[int | None],
-    copied: NDArray[np.int64],
+    flagged: tuple[NDArray[np.int64], tuple[NDArray[np.bool_], NDArray[np.bool_]] | None],
     samples: NDArray[np.int64],
     *,
     private: bool,
 ) -> PromptRecord:
-    text = given.texts[at]
+    text, (copied, near) = given.texts[at], flagged
     copies = samples[copied[samples] >= 0].tolist()
     return PromptRecord(
         prompt=None if private else text,
@@ -276,6 +286,9 @@ def _prompt(
         samples=int(counts.judged[at]),
         copies=int(counts.copies[at]),
         own=int(counts.own[at]),
+        near=None
+        if near is None or given.groups[at] not in ("train", "control")
+        else int(near[0][samples].sum()),
         base=None if counts.base is None else int(counts.base[1][at]),
         training=[image for image, _ in Counter(copied[copies].tolist()).most_common()],
         seeds=copies if given.seeds is None else [given.seeds[one] for one in copies],
@@ -343,49 +356,3 @@ def _levels(given: Prompted, counts: _Counts, repeats: Sequence[int | None]) -> 
         )
         for times, those in sorted(of_level.items())
     ]
-
-
-def _sentence(groups: Sequence[GroupRecord]) -> str:
-    parts = []
-    for one in groups:
-        text = f"{GROUP_TEXT[one.group].lower()} {one.copied.count:,} of {one.prompts:,}"
-        text += (
-            f" ({one.own.count:,} the image of the caption)"
-            if one.own is not None and one.copied.count
-            else ""
-        )
-        text += f", base model {one.base.copied.count:,}" if one.base is not None else ""
-        parts.append(text)
-    return f"Prompts that bring back a training image: {'; '.join(parts)}."
-
-
-def _notes(
-    given: Prompted, shown: Comparison, inputs: PromptInputs, follows: FollowsRecord | None
-) -> list[str]:
-    found = []
-    if follows is not None and not follows.follows:
-        found.append(f"It is not shown that {follows_text(follows)}")
-    if shown.training.captions is None:
-        found.append(
-            "The training set has no captions: no prompt is known to be one of them, and no copy is known to be the image of its prompt."
-        )
-    if "control" not in given.groups:
-        found.append(
-            "There are no control prompts (captions of held-out images, or the group control): nothing shows how often prompts whose images"
-            " were not trained on bring back training images."
-        )
-    if inputs.base is None:
-        found.append(
-            "There are no samples of the base model (--base-samples; of a model, --base): what it copies by itself is not known."
-        )
-    sizes = np.bincount(given.of_sample)
-    if sizes.max() > sizes.min():
-        found.append(
-            f"The prompts have {sizes.min():,} to {sizes.max():,} samples; each prompt counts as one trial."
-        )
-    same = len(inputs.prompts) - len(given.texts) if not any(inputs.prompts.files) else 0
-    if same:
-        found.append(
-            f"{count_text(same, 'prompt')} occurred before, but for case and spaces: they are samples of one prompt."
-        )
-    return found

@@ -12,6 +12,8 @@ from diffmem.memorization.records import Record
 
 __all__ = [
     "GROUP_TEXT",
+    "CaptionTest",
+    "CaptionsRecord",
     "FollowsRecord",
     "GroupRecord",
     "LevelRecord",
@@ -20,6 +22,7 @@ __all__ = [
     "PromptsRecord",
     "ShareRecord",
     "rates_of",
+    "rates_of_captions",
 ]
 
 GROUP_TEXT: dict[Group, str] = {
@@ -90,6 +93,72 @@ class LevelRecord(Record):
     )
 
 
+class CaptionTest(Record):
+    """Training captions, all or those of one number of repeats: do they bring back their images?"""
+
+    repeats: int | None = Field(
+        description="How often an epoch holds their images; none of all training captions."
+    )
+    prompts: int
+    samples: int = Field(description="Pairs of a sample and one of the base model.")
+    copied: Rate = Field(
+        description="Captions of which at least one sample copies an image of the caption by this criterion."
+    )
+    base: Rate = Field(description="The same with the base model.")
+    share: Rate = Field(
+        description="Samples that copy. Its interval is about these captions and further noise."
+    )
+    more: int = Field(description="Pairs of which the audited model's sample alone copies.")
+    fewer: int = Field(description="Pairs of which the base model's sample alone copies.")
+    base_p_value: float = Field(
+        description="Probability of so many of the former among both, if either were as likely (one-sided sign test)."
+    )
+    control_p_value: float | None = Field(
+        description="Probability of so many copying captions here rather than among captions of held-out images, if either were as likely"
+        " (Fisher's exact test, one-sided); none without any."
+    )
+    p_value: float = Field(description="The larger of both.")
+    level: float = Field(description="Copies are found up to this p-value.")
+    detectable: float | None = Field(
+        description="Share of samples from which on this test finds copies with a probability of 80%, if all captions copy alike and the"
+        " base model never does; none where it cannot."
+    )
+
+    @property
+    def text(self) -> str:
+        """What was tested."""
+        if self.repeats is None:
+            return "training captions"
+        return f"captions seen {self.repeats:,} time{'' if self.repeats == 1 else 's'} an epoch"
+
+
+class CaptionsRecord(Record):
+    """Copies of the image of the caption by one criterion, which the base model's samples alone have settled."""
+
+    threshold: float = Field(
+        description="A sample is a copy if it is nearer to the image of its caption than this part of its distance to the nearest training"
+        " image that shows another picture."
+    )
+    calibrated: Rate | None = Field(
+        description="Control prompts whose base samples pass it, beside their held-out images; none where fewer than 20 have one: the"
+        " threshold is then 1/3."
+    )
+    control: Rate | None = Field(
+        description="Control prompts of which at least one sample of the audited model passes it, beside their held-out images; none"
+        " without any."
+    )
+    tests: list[CaptionTest] = Field(description="All training captions first, then the most repeats.")
+    risk: float = Field(description="Probability of finding copies where there are none, at most.")
+    p_value: float = Field(description="The smallest of the tests, corrected for their number.")
+    found: bool = Field(description="Whether it is at most the risk.")
+    sentence: str = Field(description="What the strongest test found.")
+
+    @property
+    def strongest(self) -> CaptionTest:
+        """The test that shows copies most clearly, or comes nearest to it."""
+        return min(self.tests, key=lambda one: (one.p_value / one.level, one.repeats is not None))
+
+
 class FollowsRecord(Record):
     """Whether samples depend on their prompts: the second sample of each beside the first, and beside the first of another prompt."""
 
@@ -115,6 +184,11 @@ class PromptRecord(Record):
     samples: int = Field(description="That can be judged.")
     copies: int = Field(description="Of them, those that copy a training image.")
     own: int = Field(description="Of them, those that copy an image of this caption.")
+    near: int | None = Field(
+        default=None,
+        description="Of them, those that copy the image of the caption, of control prompts the held-out one, by the criterion of captions;"
+        " none where it was not applied.",
+    )
     base: int | None = Field(
         description="Samples of the base model that copy a training image; none without."
     )
@@ -136,6 +210,10 @@ class PromptsRecord(Record):
     levels: list[LevelRecord] = Field(
         description="Empty where the training set tells no repeats, or all are alike."
     )
+    captions: CaptionsRecord | None = Field(
+        default=None,
+        description="None without samples of a base model, without captions of training images, or with a single picture to train on.",
+    )
     follows: FollowsRecord | None = Field(description="None where fewer than 20 prompts have two samples.")
     prompts: int = Field(description="Different prompts; those that differ in case and spaces alone are one.")
     samples: int
@@ -150,7 +228,12 @@ class PromptsRecord(Record):
 
 
 def rates_of(record: PromptsRecord) -> dict[str, Rate]:
-    """Return the rates over prompts that change from one epoch of a training to the next, by what they are of."""
+    """Return the rates over prompts that change from one epoch of a training to the next, by what they are of.
+
+    Beside a base model they are those of the one criterion of captions, which is the same for all epochs.
+    """
+    if record.captions is not None:
+        return rates_of_captions(record.captions)
     found = {}
     for one in record.groups:
         if one.prompts == 1:
@@ -159,6 +242,13 @@ def rates_of(record: PromptsRecord) -> dict[str, Rate]:
         found[title] = one.copied
         if one.own is not None:
             found[f"{title}, the image of the caption"] = one.own
-        if one.base is not None:
-            found[f"{title}, base model"] = one.base.copied
+    return found
+
+
+def rates_of_captions(captions: CaptionsRecord) -> dict[str, Rate]:
+    """Return the rates of `rates_of` of the criterion of captions."""
+    found = {one.text.capitalize(): one.copied for one in captions.tests}
+    found["Training captions, base model"] = captions.tests[0].base
+    if captions.control is not None:
+        found["Captions of held-out images"] = captions.control
     return found

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from diffmem.auditing.prompts.records import GROUP_TEXT, FollowsRecord, GroupRecord
+from diffmem.auditing.prompts.records import GROUP_TEXT, CaptionsRecord, FollowsRecord, GroupRecord
 from diffmem.auditing.records import EXIT_CODES, VerdictRecord
+from diffmem.auditing.significance import format_p
 
-__all__ = ["follows_text", "prompts_needed", "verdict_by_prompt"]
+__all__ = ["captions_text", "follows_text", "prompts_needed", "verdict_by_prompt"]
 
 _RISK = 0.05
+_USUAL_RISK = (
+    0.01  # of the usual criteria beside the base model; the rest is that of the criterion of captions
+)
 _MORE = (
     "More prompts decide it; more samples of the same prompts do not, since they are no independent trials."
 )
@@ -30,6 +34,7 @@ def verdict_by_prompt(
     groups: Sequence[GroupRecord],
     target: float,
     follows: FollowsRecord | None = None,
+    captions: CaptionsRecord | None = None,
     *,
     exact: bool = False,
 ) -> VerdictRecord:
@@ -37,25 +42,41 @@ def verdict_by_prompt(
 
     The samples of one prompt are no independent trials. So what clears a model is the number of prompts: of training captions where there
     are any, which are likeliest to bring their images back, else of all but control prompts. Copies that are found stay found, unless a
-    base model was asked the same and copies in no group of prompts less often: then either the base model knows these images, too, or
-    they are like what it draws anyway, and this comparison cannot tell which.
+    base model was asked the same and copies in no group of prompts less often (at 1%): then either the base model knows these images,
+    too, or they are like what it draws anyway, and this comparison cannot tell which. Beside a base model, copies are also found by the
+    one criterion of captions (at 4%), whatever the usual ones say.
 
     Args:
         verdict: Over the samples.
         groups: What was found by prompt.
         target: The share of prompts that copy that is to be excluded.
         follows: Whether samples depend on their prompts; none where that is not known.
+        captions: What the criterion of captions found; none where it could not be applied.
         exact: Whether some copies are identical to a training image, which no likeness explains.
     """
-    reasons = [*verdict.reasons, *_base_reasons(groups)]
+    found = verdict.verdict == "copies found"
+    reasons = [
+        *verdict.reasons,
+        *([] if captions is None else [captions_text(captions)]),
+        *_base_reasons(groups),
+    ]
+    if captions is not None and captions.found:
+        usual = [f"By the usual criteria: {verdict.sentence}"] if found else []
+        return VerdictRecord(
+            verdict="copies found",
+            exit_code=EXIT_CODES["copies found"],
+            sentence=f"Copies found: {captions.sentence}.",
+            reasons=[*usual, *reasons],
+            missing=[],
+        )
     beside = [one for one in groups if one.base is not None]
-    if verdict.verdict == "copies found" and not exact and _as_often(beside):
+    if found and not exact and _as_often(beside):
         first = next((one for one in beside if one.group == "train"), beside[0])
         assert first.base is not None
         sentence = (
             f"Cannot tell: samples come near to training images, but so do those of the base model with the same prompts and noise: of"
             f" {GROUP_TEXT[first.group].lower()}, {first.copied.count:,} of {first.prompts:,} prompts copy, with the base model"
-            f" {first.base.copied.count:,} (p = {first.base.p_value:.2g})."
+            f" {first.base.copied.count:,} (p = {first.base.p_value:.2g}){'' if captions is None else f'; {captions.sentence}'}."
         )
         return _cannot_tell(sentence, [verdict.sentence, *reasons], [_UNLIKE_THE_BASE, *verdict.missing])
     if verdict.verdict != "none found":
@@ -92,6 +113,22 @@ def verdict_by_prompt(
     return verdict.model_copy(update={"sentence": sentence, "reasons": reasons})
 
 
+def captions_text(captions: CaptionsRecord) -> str:
+    """Return what the criterion of captions is, and what it found, in a sentence or two."""
+    text = (
+        f"By one criterion for every model of these images (a copy is nearer to the image of its caption than {captions.threshold:.3g} of"
+        f" its distance to any other picture): {captions.sentence}."
+    )
+    one = captions.strongest
+    if one.more + one.fewer:
+        text += f" {one.more:,} samples copy here alone and {one.fewer:,} with the base model alone ({format_p(one.base_p_value)})"
+        beside = one.control_p_value
+        text += "." if beside is None else f"; beside captions of held-out images {format_p(beside)}."
+    if not captions.found and one.detectable is not None:
+        text += f" It finds copies in 4 of 5 audits where {one.detectable:.1%} of the samples of {one.text} copy, all alike."
+    return text
+
+
 def follows_text(follows: FollowsRecord) -> str:
     """Return what was compared, after 'it is not shown that'."""
     return (
@@ -114,7 +151,7 @@ def _as_often(beside: Sequence[GroupRecord]) -> bool:
     """Whether the base model copies wherever the model does, in no group less often by a sign test over prompts (Bonferroni)."""
     pairs = [(one, one.base) for one in beside if one.base is not None]
     more = [
-        pair.p_value * len(pairs) <= _RISK or (one.copied.count > 0 and not pair.copied.count)
+        pair.p_value * len(pairs) <= _USUAL_RISK or (one.copied.count > 0 and not pair.copied.count)
         for one, pair in pairs
     ]
     return bool(pairs) and not any(more)

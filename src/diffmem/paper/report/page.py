@@ -16,13 +16,14 @@ from diffmem.paper.report.text import (
 )
 from diffmem.reports.folder import Picture, ReportPaths, gallery_pictures, write_drawn
 from diffmem.reports.html import gallery_uris
-from diffmem.studies.report.page import render_page_of
+from diffmem.studies.report.page import onset_pictures, render_page_of
 
 __all__ = ["render_experiment", "write_experiment"]
 
 
 def write_experiment(result: ExperimentResult, examples: Sequence[Example], folder: Path) -> ReportPaths:
-    """Write an experiment's folder: `report.html`, `figure.png`, a `gallery_*.png` per example and `result.json`.
+    """Write an experiment's folder: `report.html`, `figure.png`, `onset.png` where it is about epochs, a `gallery_*.png` per
+    example and `result.json`.
 
     The record comes last, after all else is whole (see `write_folder`). Without any evaluated run there is no figure.
 
@@ -53,11 +54,10 @@ def _pictures(result: ExperimentResult) -> list[Picture]:
         "Left: this run; bars and bands are 95% intervals, and of several seeds each run is a faint point or line, and the line runs"
         " through their means. Right: what is known of the paper's numbers; it has one run per point and no intervals."
     )
-    return [
-        Picture(
-            "figure.png", "This run and the paper", experiment_figure(result), figure_text(result), caption
-        )
-    ]
+    beside = Picture(
+        "figure.png", "This run and the paper", experiment_figure(result), figure_text(result), caption
+    )
+    return [beside, *(onset_pictures(result) if result.form == "epochs" else [])]
 
 
 def _drawable(result: ExperimentResult) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from diffmem.errors import UserError
 from diffmem.paper.records import ExperimentResult
@@ -17,6 +18,7 @@ from diffmem.paper.report.text import (
 )
 from diffmem.reports.text import sentence, size_text, threshold_text
 from diffmem.studies.report.method import data_text, method_text, versions_text
+from diffmem.studies.report.onset_text import onset_of_levels
 from diffmem.studies.report.text import NOTHING_FINISHED, warnings_of
 from diffmem.text import count_text, duration_text
 
@@ -29,7 +31,18 @@ WIDE = 36
 """Columns wider than this are not padded: their rows wrap in a terminal anyway."""
 
 
-def results_page(results: Sequence[ExperimentResult], pictures: Mapping[str, str], command: str) -> str:
+_PROPORTIONAL = (
+    "The paper gives no exponent. Others find a time that is proportional to N, an exponent of 1 (Bonnaire et al. 2025, arXiv 2505.17638;"
+    " Favero et al. 2025, arXiv 2505.16959)."
+)
+
+
+def results_page(
+    results: Sequence[ExperimentResult],
+    pictures: Mapping[str, str],
+    command: str,
+    onsets: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Return a Markdown page of experiments: a summary, then each with its figure, numbers, verdicts and notes.
 
     It holds no HTML, so that it can be read in a terminal, and no path of the machine it was made on.
@@ -38,6 +51,7 @@ def results_page(results: Sequence[ExperimentResult], pictures: Mapping[str, str
         results: The experiments, in the order of the page.
         pictures: Name of an experiment -> path of its figure, relative to the page. An experiment without one
             has no figure.
+        onsets: The same of the figures of when training begins to copy.
 
     Raises:
         UserError: There are no results, two have the same name, or a picture's path is absolute.
@@ -48,12 +62,12 @@ def results_page(results: Sequence[ExperimentResult], pictures: Mapping[str, str
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"The experiment {twice[0]!r} is given twice; give each experiment once.")
-    for picture in pictures.values():
+    for picture in (*pictures.values(), *onsets.values()):
         if re.match(r"[/\\~]|[A-Za-z]:|\w+://", picture):
             raise UserError(f"The picture {picture!r} is not relative to the page; give a relative path.")
     parts = ["# Results", _opening(results, command), "## Summary", _summary(results)]
     for result in results:
-        parts += _section(result, pictures.get(result.name))
+        parts += _section(result, pictures.get(result.name), onsets.get(result.name))
     return "\n\n".join(parts) + "\n"
 
 
@@ -154,13 +168,13 @@ def _anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-def _section(result: ExperimentResult, picture: str | None) -> list[str]:
+def _section(result: ExperimentResult, picture: str | None, onset: str | None) -> list[str]:
     parts = [f"## {_heading(result)}", f"The paper: {_inline(sentence(result.finding))}"]
     parts.append(
         f"{SCALE_WORDS[result.scale].split(':')[0]}. Data: {_inline(sentence(data_text(result), capital=False))}"
     )
     if picture is not None:
-        parts.append(f"![{_inline(result.title)}: this run beside the paper]({picture.replace(' ', '%20')})")
+        parts.append(_image(f"{result.title}: this run beside the paper", picture))
     if result.claims:
         parts.append(
             "\n".join(
@@ -201,6 +215,8 @@ def _section(result: ExperimentResult, picture: str | None) -> list[str]:
                 left=2,
             )
         )
+    if result.form == "epochs":
+        parts += _onset(result, onset)
     notes = warnings_of(result)
     if notes:
         parts.append("Notes:")
@@ -213,3 +229,27 @@ def _section(result: ExperimentResult, picture: str | None) -> list[str]:
     parts.append("Method:")
     parts.append("\n".join([*made, f"- Time: {duration_text(result.seconds)}"]))
     return parts
+
+
+def _image(alt: str, path: str) -> str:
+    return f"![{_inline(alt)}]({path.replace(' ', '%20')})"
+
+
+def _onset(result: ExperimentResult, picture: str | None) -> list[str]:
+    """Return when training begins to copy, beside what others found of how that grows with N."""
+    found = onset_of_levels(result)
+    if not found:
+        return []
+    parts = [] if picture is None else [_image(f"{result.title}: when training begins to copy", picture)]
+    for name, answer, head, rows, _ in found:
+        parts.append(f"{name}: {answer}" if len(found) > 1 else answer)
+        parts.append(
+            f"Epochs until a share of copies, and the exponent of N in images seen:\n\n{markdown_table(head, rows)}"
+        )
+    grown = any(
+        line.growth is not None
+        for level in result.levels
+        if level.onset is not None
+        for line in level.onset.lines
+    )
+    return [*parts, _PROPORTIONAL] if grown else parts

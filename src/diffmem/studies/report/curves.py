@@ -41,8 +41,8 @@ _STYLES: dict[str | None, tuple[str, str, Literal["-", "--", ":"]]] = {
 def curves_figure(result: StudyRecord) -> Figure:
     """Draw R_mem over training with its intervals, a panel per level, a curve per training, named by its size at its end.
 
-    In a search colour, marker and line show the verdict, and a curve that ends before the last epoch was stopped, or goes on. In
-    a grid each size has its colour, and of several seeds the thick line is the mean. Points at epoch 0 have no place on a
+    In a search for EMM colour, marker and line show the verdict, and a curve that ends before the last epoch was stopped, or goes on.
+    Else each size has its colour, and of several seeds the thick line is the mean. Points at epoch 0 have no place on a
     logarithmic axis and are left out.
 
     Raises:
@@ -65,7 +65,7 @@ def curves_figure(result: StudyRecord) -> Figure:
         ends = []
         for same, colour in zip(sizes, colours, strict=True):
             name, last = size_text(same[0].size), [run.curve[-1] for run in same]
-            if result.plan == "grid":
+            if result.plan != "search":
                 curves = [[(one.epoch, one.memorized) for one in run.curve] for run in same]
                 draw_curves(axes, Series(name, Look(colour, "o"), curves))
             ends.append((name, [(one.epoch, 100 * one.memorized.value) for one in last], colour))

@@ -27,7 +27,7 @@ def glossary(result: StudyRecord) -> Words:
         ),
         (
             "R_mem",
-            f"The fraction of generated images that are copies, out of {'at most ' if result.plan == 'search' else ''}"
+            f"The fraction of generated images that are copies, out of {'' if result.plan == 'grid' else 'at most '}"
             f"{result.samples:,} images per evaluation. A model is evaluated several times during training; the peak is the highest"
             " of these, the end is the last. The peak, a maximum of noisy numbers, is biased slightly upwards.",
         ),
@@ -42,11 +42,7 @@ def glossary(result: StudyRecord) -> Words:
             "The rate of the same rule on real images that were not in the training set. They cannot be copies, so this is its"
             " false-positive rate; an R_mem near the null rate is no evidence of copying.",
         ),
-        (
-            "EMM",
-            "Effective model memorization: the largest number of training images at which R_mem is still at least"
-            f" {target} (Gu et al., 2025).",
-        ),
+        _asked(result, target),
         ("Training images copied", "How many different training images are copied at the peak."),
         (
             "Distance to the nearest",
@@ -57,9 +53,36 @@ def glossary(result: StudyRecord) -> Words:
     return [(heading, [text]) for heading, text in [*found, *(_search_words(result, target))]]
 
 
+def _asked(result: StudyRecord, target: str) -> tuple[str, str]:
+    if result.plan == "onset":
+        return (
+            "Epochs until copies",
+            f"When R_mem first reaches {target} in training: between the last evaluation that is certainly below and the first"
+            " that is certainly there; of several seeds the mean of the logarithm.",
+        )
+    return (
+        "EMM",
+        "Effective model memorization: the largest number of training images at which R_mem is still at least"
+        f" {target} (Gu et al., 2025).",
+    )
+
+
 def _search_words(result: StudyRecord, target: str) -> list[tuple[str, str]]:
     if result.tolerance is None:
         return []
+    if result.plan == "onset":
+        return [
+            (
+                "When training and sampling stop",
+                f"A training ends once R_mem is certainly at least {target}. The evaluations before it then get more images,"
+                " backwards, until one is certainly below. Tests are those of confidence sequences, valid at any stopping time.",
+            ),
+            (
+                "How many seeds",
+                f"Seeds are added until the interval of a size's time lies within {100 * result.tolerance:.3g}% above and below it, or one"
+                " of them does not get there.",
+            ),
+        ]
     return [
         (
             "When sampling stops",

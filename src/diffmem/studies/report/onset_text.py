@@ -18,7 +18,7 @@ from diffmem.studies.onset_records import (
     TimeAt,
     Times,
 )
-from diffmem.studies.records import StudyRecord
+from diffmem.studies.records import LevelRecord, StudyRecord
 from diffmem.studies.report.text import level_label
 from diffmem.text import count_text
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "exponent_text",
     "line_text",
+    "onset_answer",
     "onset_headline",
     "onset_notes",
     "onset_of_levels",
@@ -35,6 +36,7 @@ __all__ = [
     "onset_table",
     "predictions_table",
     "time_text",
+    "times_text",
 ]
 
 
@@ -77,12 +79,33 @@ def onset_headline(record: OnsetRecord) -> str:
         )
     known = [line for line in _best_first(record) if any(size.low or size.high for size in line.sizes)]
     if not known:
-        return "When training begins to copy cannot be told: there are no evaluations."
+        why = next(
+            (line.unknown for line in _best_first(record) if line.runs),
+            "cannot tell: there are no evaluations",
+        )
+        return f"When training begins to copy: {why}."
     size = known[0].sizes[-1]
-    return (
-        f"A training on {count_text(size.size, 'image')} {_reached(size, line_text(known[0].line))}; how that time grows with the"
-        " number of images cannot be told."
-    )
+    answer = f"A training on {count_text(size.size, 'image')} {_reached(size, line_text(known[0].line))}"
+    if len(known[0].sizes) == 1:  # nobody asks for a law of one size
+        return f"{answer}."
+    return f"{answer}; how that time grows with the number of images cannot be told."
+
+
+def onset_answer(level: LevelRecord) -> str:
+    """Return what is known of a level of a study that asks when training copies, in a sentence."""
+    if level.onset is None or not level.onset.lines[0].runs:
+        return "When training begins to copy is not known yet."
+    return onset_headline(level.onset)
+
+
+def times_text(level: LevelRecord) -> str:
+    """Return the epochs of each size until the first line, '40: 410 [360, 480]; 80: after 1,000'; a dash where nothing is known."""
+    if level.onset is None:
+        return "–"
+    sizes = level.onset.lines[0].sizes
+    if len(sizes) == 1:
+        return time_text(sizes[0])
+    return "; ".join(f"{size_text(size.size)}: {time_text(size)}" for size in sizes) or "–"
 
 
 def _best_first(record: OnsetRecord) -> list[LineTimes]:

@@ -19,9 +19,9 @@ from diffmem.studies.report.emm_figure import emm_by_level
 from diffmem.studies.report.figures import cost_figure, rmem_against_size
 from diffmem.studies.report.method import glossary, method_text
 from diffmem.studies.report.onset_figure import onset_by_level
-from diffmem.studies.report.onset_text import onset_of_levels
+from diffmem.studies.report.onset_text import onset_answer, onset_of_levels
 from diffmem.studies.report.surface import surface_figure, surface_text
-from diffmem.studies.report.tables import size_rows
+from diffmem.studies.report.tables import answers_of, size_rows
 from diffmem.studies.report.text import (
     NOTHING_FINISHED,
     cost_text,
@@ -33,6 +33,7 @@ from diffmem.studies.report.text import (
     level_text,
     runs_of,
     share_text,
+    verdict_text,
     warnings_of,
 )
 from diffmem.studies.search.levels import Item
@@ -41,7 +42,7 @@ from diffmem.text import duration_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["MOST_BYTES", "examples_of", "render_page_of", "render_study", "write_study"]
+__all__ = ["MOST_BYTES", "examples_of", "onset_pictures", "render_page_of", "render_study", "write_study"]
 
 MOST_BYTES = 4_800_000
 """The page stays below 5 MB: galleries that would make it larger are left in the folder, and the page says so."""
@@ -112,9 +113,27 @@ def examples_of(
     return examples
 
 
+def onset_pictures(result: StudyRecord) -> list[Picture]:
+    """Return the figure of when training begins to copy, `onset.png`; none before there are evaluations."""
+    onset = onset_of_levels(result)
+    if not onset:
+        return []
+    answers = " ".join(f"{name}: {answer}" if len(onset) > 1 else answer for name, answer, *_ in onset)
+    return [
+        Picture(
+            "onset.png",
+            "When training begins to copy",
+            onset_by_level(result),
+            f"Images seen in training when R_mem reaches 1%, 10% and 90%, by number of training images. {answers}",
+            "Bars are 95% intervals, from the evaluations around a time and between seeds; arrows are times that are known at one side."
+            " Lines are power laws, bands their prediction intervals for one more training.",
+        )
+    ]
+
+
 def _pictures(result: StudyRecord) -> list[Picture]:
     """Return the figures that the study can fill."""
-    found, search = list[Picture](), result.plan == "search"
+    found, search, grid = list[Picture](), result.plan == "search", result.plan == "grid"
     measured, begun = (
         [run for run in result.runs if run.evaluations],
         any(run.curve for run in result.runs),
@@ -123,7 +142,7 @@ def _pictures(result: StudyRecord) -> list[Picture]:
     def add(name: str, heading: str, draw: Callable[[StudyRecord], Figure], alt: str, caption: str) -> None:
         found.append(Picture(name, heading, draw(result), alt, caption))
 
-    if result.runs and (search or len(result.levels) > 1):
+    if result.runs and (search or (grid and len(result.levels) > 1)):
         published = any(level.published is not None for level in result.levels)
         answers = "; ".join(
             f"{level_text(level.name)}: {level_emm(level, result)}"
@@ -142,7 +161,7 @@ def _pictures(result: StudyRecord) -> list[Picture]:
                 else ""
             ),
         )
-    if not search and measured:
+    if grid and measured:
         rates = "; ".join(f"{row.level}, {row.size:,} images {row.peak}" for row in size_rows(result))
         emm = "; ".join(level_emm(level, result) for level in result.levels)
         add(
@@ -175,17 +194,7 @@ def _pictures(result: StudyRecord) -> list[Picture]:
                 else "Bands are 95% intervals."
             ),
         )
-    onset = onset_of_levels(result)
-    if onset:
-        answers = " ".join(f"{name}: {answer}" if len(onset) > 1 else answer for name, answer, *_ in onset)
-        add(
-            "onset.png",
-            "When training begins to copy",
-            onset_by_level,
-            f"Images seen in training when R_mem reaches 1%, 10% and 90%, by number of training images. {answers}",
-            "Bars are 95% intervals, from the evaluations around a time and between seeds; arrows are times that are known at one side."
-            " Lines are power laws, bands their prediction intervals for one more training.",
-        )
+    found += onset_pictures(result)
     if search and result.runs:
         shares = "; ".join(f"{level_text(level.name)} {share_text(level.cost)}" for level in result.levels)
         add(
@@ -200,10 +209,19 @@ def _pictures(result: StudyRecord) -> list[Picture]:
 
 
 def _page(result: StudyRecord, pictures: Sequence[Picture], galleries: list[tuple[str, str]]) -> str:
-    kind = "Memorization report" if result.plan == "grid" else "EMM by search"
+    kind = {"grid": "Memorization report", "search": "EMM by search", "onset": "Time until training copies"}[
+        result.plan
+    ]
+    asked = result.plan == "onset"
+    answers = [
+        (level_label(level.name, result), onset_answer(level) if asked else level_answer(level, result))
+        for level in result.levels
+    ]
+    first = lead(result)
+    if asked:
+        first = answers[0][1] if len(answers) == 1 else f"When training copies, by {result.factor}."
     return render_page_of(
-        result, pictures, galleries, kind=kind + ("" if result.finished else ", unfinished"), lead=lead(result),
-        answers=[(level_label(level.name, result), level_answer(level, result)) for level in result.levels],
+        result, pictures, galleries, kind=kind + ("" if result.finished else ", unfinished"), lead=first, answers=answers,
     )  # fmt: skip
 
 
@@ -225,11 +243,14 @@ def render_page_of(
     runs = list(runs_of(result))
     measured = [run for _, run in runs if run.evaluations]
     several_levels, several_seeds = len(result.levels) > 1, len(result.seeds) > 1
-    words = f"EMM, training images [{100 * result.confidence:.4g}% interval]"
+    heading, of_level = answers_of(result)
+    words = (
+        f"{'EMM, training images' if heading == 'EMM' else heading} [{100 * result.confidence:.4g}% interval]"
+    )
     keys = [
         (str(len(result.levels)), f"levels ({result.factor})")
         if several_levels
-        else (level_emm(result.levels[0], result), words),
+        else (of_level(result.levels[0]), words),
         (str(len(runs)), "training run" if len(runs) == 1 else "training runs"),
         (str(len(result.seeds)), "seeds" if several_seeds else "seed"),
         (duration_text(result.seconds), "total time"),
@@ -246,12 +267,14 @@ def render_page_of(
             (
                 level,
                 level_text(level.name),
-                level_emm(level, result),
+                of_level(level),
                 emm_text(level.emm_last, [run.size for run in level.runs]) if level.emm_last else "",
                 share_text(level.cost),
             )
             for level in result.levels
         ],
+        "asked": heading,
+        "verdict": lambda run: verdict_text(run, result),
         "ends": any(level.emm_last for level in result.levels),
         "cost": cost_text(result),
         "published": any(level.published is not None for level in result.levels),

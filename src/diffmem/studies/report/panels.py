@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from diffmem.errors import UserError
 from diffmem.reports.level_rows import short_names
 from diffmem.reports.style import FONT_SIZE, SMALL_FONT_SIZE, new_figure
+from diffmem.reports.text import capitalized
 from diffmem.studies.records import LevelRecord, StudyRecord
-from diffmem.studies.report.text import level_emm, level_label, level_text
+from diffmem.studies.report.tables import answers_of
+from diffmem.studies.report.text import level_label, level_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +26,7 @@ WIDTH = 10.0
 def level_panels(
     result: StudyRecord, height: Callable[[LevelRecord], float], most: int, *, pad: float = 4
 ) -> tuple[Figure, list[tuple[Axes, LevelRecord]], float]:
-    """Return a figure with an empty panel for each measured level, named with its EMM above it.
+    """Return a figure with an empty panel for each measured level, named with its answer above it.
 
     Args:
         height: Level -> height of its panel in inches; a row is as high as its highest panel.
@@ -58,10 +60,11 @@ def level_panels(
     for axes in flat[len(levels) :]:
         axes.set_axis_off()
     panels = list(zip(flat, levels, strict=False))
+    heading, answer = answers_of(result)
     for (axes, level), title in zip(panels, titles, strict=True):
         axes.set_title(title, loc="left", fontsize=FONT_SIZE, fontweight="bold", pad=13 + pad)
         axes.annotate(
-            f"EMM {level_emm(level, result)}",
+            capitalized(f"{heading} {answer(level)}"),
             (0, 1),
             xycoords="axes fraction",
             xytext=(0, pad),

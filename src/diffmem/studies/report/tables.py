@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,16 @@ from diffmem.reports.tables import text_table
 from diffmem.reports.text import rate_text, size_text, target_text
 from diffmem.runs.records import RunRecord
 from diffmem.studies.records import LevelRecord, StudyRecord
-from diffmem.studies.report.onset_text import onset_of_levels
-from diffmem.studies.report.text import cost_text, emm_text, level_emm, level_text, runs_of, share_text
+from diffmem.studies.report.onset_text import onset_of_levels, onset_table, times_text
+from diffmem.studies.report.text import (
+    cost_text,
+    emm_text,
+    level_emm,
+    level_text,
+    runs_of,
+    share_text,
+    verdict_text,
+)
 from diffmem.text import duration_text, percent
 
 if TYPE_CHECKING:
@@ -21,7 +29,16 @@ if TYPE_CHECKING:
 
     from diffmem.runs.store.workers import Status
 
-__all__ = ["SizeRow", "level_table", "rates_text", "size_rows", "sizes_of", "study_tables", "watch_table"]
+__all__ = [
+    "SizeRow",
+    "answers_of",
+    "level_table",
+    "rates_text",
+    "size_rows",
+    "sizes_of",
+    "study_tables",
+    "watch_table",
+]
 
 
 def rates_text(rates: Sequence[Rate]) -> str:
@@ -81,6 +98,13 @@ def study_tables(result: StudyRecord) -> list[Table | Text]:
     """Return a study for a terminal of 80 columns: its levels; of a grid, the runs of each level; when its models begin to copy."""
     from rich.text import Text
 
+    if result.plan == "onset":
+        several = len(result.levels) > 1
+        return [
+            onset_table(level.onset, level_text(level.name) if several else "")
+            for level in result.levels
+            if level.onset is not None and level.onset.lines[0].runs
+        ] or [level_table(result)]
     levels = [] if result.plan == "grid" and len(result.levels) == 1 else [level_table(result)]
     return [
         *levels,
@@ -92,22 +116,31 @@ def study_tables(result: StudyRecord) -> list[Table | Text]:
     ]
 
 
+def answers_of(result: StudyRecord) -> tuple[str, Callable[[LevelRecord], str]]:
+    """Return what a study asks of its levels, in a few words, and a function that says what was found for one."""
+    if result.plan == "onset":
+        return f"epochs until {target_text(result.epsilon)} copies", times_text
+    return "EMM", lambda level: level_emm(level, result)
+
+
 def level_table(result: StudyRecord) -> Table:
-    """Return EMM of every level with its interval, the paper's value, the runs and, of a search, the cost."""
+    """Return the answer of every level with its interval, the paper's value, the runs and, of a search for EMM, the cost."""
     from rich.text import Text
 
     so_far = (
-        "" if result.finished else f" The {'search' if result.plan == 'search' else 'study'} is not finished."
+        "" if result.finished else f" The {'study' if result.plan == 'grid' else 'search'} is not finished."
     )
-    caption = f"EMM at {target_text(result.epsilon)}; {cost_text(result)}{so_far}"
+    heading, of_level = answers_of(result)
+    asked = f"EMM at {target_text(result.epsilon)}; " if result.plan != "onset" else ""
+    caption = f"{asked}{cost_text(result)}{so_far}"
     table = text_table(result.title, caption, narrow=True)
     table.add_column(Text(result.factor), max_width=28, overflow="fold")
-    columns = ["EMM [95%]" if result.confidence == 0.95 else "EMM", "paper", "runs"]
+    columns = [f"{heading} [95%]" if result.confidence == 0.95 else heading, "paper", "runs"]
     for name in [*columns, *(["of the grid's\ncost"] if result.cost.grid_units else [])]:
-        table.add_column(name, justify="right", no_wrap=name != "EMM", vertical="top")
+        table.add_column(name, justify="right", no_wrap=name not in (heading, columns[0]), vertical="top")
     for level in result.levels:
         published = "–" if level.published is None else size_text(level.published)
-        cells = [level_text(level.name), level_emm(level, result), published, str(len(level.runs))]
+        cells = [level_text(level.name), of_level(level), published, str(len(level.runs))]
         cells += [share_text(level.cost)] if result.cost.grid_units else []
         table.add_row(*map(Text, cells))
     return table
@@ -173,7 +206,7 @@ def watch_table(result: StudyRecord, live: Mapping[str, Status]) -> Table:
         rate = rate_text(run.peak.memorized) if run.evaluations else "–"
         cells = [level_text(level.name), size_text(run.size), str(run.seed), _epochs(run, status), rate]
         if status is None:
-            decision = "waiting" if run.verdict == "unfinished" else run.verdict or "finished"
+            decision = "waiting" if run.verdict == "unfinished" else verdict_text(run, result) or "finished"
             others.append([*cells, decision, ""])
         else:
             working.append([*cells, *_live_cells(status)])

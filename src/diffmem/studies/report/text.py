@@ -25,6 +25,7 @@ __all__ = [
     "points_text",
     "runs_of",
     "share_text",
+    "verdict_text",
     "warnings_of",
 ]
 
@@ -36,6 +37,7 @@ _OTHERWISE = {
     "not monotone": "not monotone",
     "unfinished": "unfinished",
     "no runs": "not started",
+    "not asked for": "not asked for",
 }
 
 
@@ -133,6 +135,7 @@ def level_answer(level: LevelRecord, result: StudyRecord) -> str:
             f" {f'so far it is {ends} training images' if ends else 'no size is decided so far'}."
         ),
         "no runs": "EMM is not known yet: no training has started.",
+        "not asked for": "EMM was not asked for.",
     }
     paper = "" if level.published is None else f" The paper: {size_text(level.published)}."
     return answers[_status(level)] + paper
@@ -182,6 +185,15 @@ def lead(result: StudyRecord) -> str:
     if not result.finished:
         found.append("The study is not finished.")
     return " ".join([*found, what])
+
+
+def verdict_text(run: RunRecord, result: StudyRecord) -> str:
+    """Return the verdict of a run in words; '' where it has none."""
+    if result.plan != "onset":
+        return run.verdict or ""
+    line = target_text(result.epsilon)
+    words = {"memorized": f"reached {line}", "not memorized": f"stays below {line}"}
+    return words.get(run.verdict or "", run.verdict or "")
 
 
 def share_text(cost: CostRecord) -> str:

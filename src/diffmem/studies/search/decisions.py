@@ -23,7 +23,15 @@ from scipy.special import expit, logit
 from diffmem.runs.records import Verdict
 from diffmem.studies.search.confidence import anytime_interval, log_evidence_above, log_evidence_below
 
-__all__ = ["Counts", "FutilityRule", "StoppingRule", "TrainingState", "part_size", "projected_rate"]
+__all__ = [
+    "Counts",
+    "CrossingRule",
+    "FutilityRule",
+    "StoppingRule",
+    "TrainingState",
+    "part_size",
+    "projected_rate",
+]
 
 _FIRST_PART = 32
 
@@ -232,3 +240,24 @@ class StoppingRule:
         return TrainingState(
             "not memorized" if all(state == "below" for state in states) else "undecided", "end"
         )
+
+
+class CrossingRule(StoppingRule):
+    """When sampling and training may stop that are to tell between which points R_mem first reaches the target rate.
+
+    Training ends at the point that certainly reaches it. The points before it then get more images, backwards, until one is
+    certainly below: the time lies between the two. In a training that does not reach it all is as in `StoppingRule`.
+    """
+
+    def state(self, epochs: Sequence[float], counts: Sequence[Counts]) -> TrainingState:
+        """Return how far a training is, from its counts alone; see `StoppingRule.state`."""
+        found = super().state(epochs, counts)
+        if found.verdict == "memorized":
+            states = self.states(counts)
+            for index in reversed(range(states.index("at least"))):
+                more = 0 if states[index] == "below" else part_size(counts[index][1], self.cap)
+                if more:
+                    return TrainingState("unfinished", "running", index, more)
+                if states[index] == "below":
+                    break
+        return found

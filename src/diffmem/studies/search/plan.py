@@ -25,12 +25,13 @@ from diffmem.runs.run import Run
 from diffmem.sampling import SamplerConfig, generate
 from diffmem.studies.search.interval import emm_of_seed
 from diffmem.studies.search.levels import beside, hint_order
+from diffmem.studies.search.onset_study import OnsetStudy
 from diffmem.studies.search.simulation import search_level
 from diffmem.studies.search.study import SearchStudy
 from diffmem.studies.study import Study
 from diffmem.training import Trainer
 
-__all__ = ["LevelPlan", "Plan", "Speed", "measure_speed", "plan_grid", "plan_search"]
+__all__ = ["LevelPlan", "Plan", "Speed", "measure_speed", "plan_grid", "plan_onset", "plan_search"]
 
 _SIMULATIONS = 60
 _SLOPE = 2.0  # logits of R_mem for a doubling of N, as in the published curves
@@ -188,6 +189,42 @@ def plan_search(
     levels = [_level_plan(study, name, speeds[name], simulated[name]) for name in names]
     searches = [search for group in study.searches().values() for search in group]
     return _plan(levels, slots, sum(len(search.found.outcomes) for search in searches if search.found))
+
+
+def plan_onset(
+    study: OnsetStudy, device: str, slots: int, threads: int, progress: Progress = NO_PROGRESS
+) -> Plan:
+    """Project the most that a search for a time takes: of the first seeds, and of all that are allowed, trained to the end.
+
+    The arguments are those of `plan_search`.
+    """
+    recipe, levels = study.recipe, list[LevelPlan]()
+    found = study.sizes()
+    for number, (name, level) in enumerate(study.levels.items(), 1):
+        run = study.smallest_run(name)
+        speed = measure_speed(run, level.sampling, device, threads)
+        trained = sum(recipe.training.epochs * size for size in recipe.sizes)
+        sampled = len(recipe.sizes) * len(run.points) * recipe.measure.samples
+        hours = (trained / speed.trained + sampled / speed.sampled) / 3600  # of one seed
+        first, most = len(recipe.seeds), recipe.onset.most_seeds
+        many, values = first * len(recipe.sizes), int(np.prod(run.training_set.shape))
+        disk = _disk(speed, many * len(run.points), many, first * sampled, values)
+        levels.append(
+            LevelPlan(
+                name,
+                many,
+                most * len(recipe.sizes),
+                first * trained,
+                first * sampled,
+                first * hours,
+                most * hours,
+                disk=disk,
+                grid_hours=most * hours,
+                speed=speed,
+            )
+        )
+        progress(number, len(study.levels), name)
+    return _plan(levels, slots, sum(len(size.seeds) - len(size.waiting) for size in found))
 
 
 def plan_grid(

@@ -35,7 +35,7 @@ from diffmem.settings import config_hash
 from diffmem.studies.search.choice import Outcome, outcome_of
 from diffmem.studies.search.confidence import anytime_interval
 from diffmem.studies.search.decisions import Counts, StoppingRule, TrainingState
-from diffmem.studies.search.recipe import SearchRecipe
+from diffmem.studies.search.recipe import AdaptiveRecipe, recipe_of
 from diffmem.studies.tasks import opened_sets
 
 __all__ = ["Parts", "SizeRun", "counts_of", "work_on_size"]
@@ -50,7 +50,7 @@ class SizeRun(Run):
         level: Its level: says how images are generated, and which of them are memorized.
     """
 
-    recipe: SearchRecipe
+    recipe: AdaptiveRecipe
     level: StudyRecipe
 
     @cached_property
@@ -137,8 +137,8 @@ class SizeRun(Run):
             for seen, denoiser in self.training_snapshots(
                 device=device, progress=lambda done, total, note="": report(done), warn=warn
             ):
-                sample(self.points.index(seen), denoiser)
-                if not state().more:
+                sample(index := self.points.index(seen), denoiser)
+                if not (next_ := state()).more or next_.point <= index:
                     break
             if state().more and not has_snapshot(reach):
                 raise DiffmemError(f"{self.folder}: the snapshot after {reach} images was not made.")
@@ -183,7 +183,7 @@ class SizeRun(Run):
 
     def _rate(self, count: int, total: int) -> Rate:
         """Return a rate whose interval holds however many images were sampled because of it."""
-        confidence = self.recipe.search.confidence
+        confidence = self.recipe.confidence
         low, high = anytime_interval(count, total, confidence)
         return Rate(count, total, confidence, "anytime-valid", value=count / total, low=low, high=high)
 
@@ -206,7 +206,7 @@ def work_on_size(content: dict[str, Any], progress: Progress, warn: Callable[[st
     """Do the training that `content` describes, as far as it is not done.
 
     Args:
-        content: recipe (a `SearchRecipe` as JSON, without executor), level (its name), and the rest of `task_content`.
+        content: recipe (an `AdaptiveRecipe` as JSON, without executor), level (its name), and the rest of `task_content`.
         progress: Reports images trained.
         warn: Gets a message for each damaged file that is made anew; it is noted beside the run too.
 
@@ -214,7 +214,7 @@ def work_on_size(content: dict[str, Any], progress: Progress, warn: Callable[[st
         DiffmemError: Training diverged, another process works in this folder, or a file cannot be written.
         KeyboardInterrupt: A stop was requested; the state is saved.
     """
-    recipe = SearchRecipe.model_validate(content["recipe"])
+    recipe = recipe_of(content["recipe"])
     level = recipe.level(content["level"])
     run = SizeRun(
         **opened_sets(content), model=level.model, training=level.training, recipe=recipe, level=level

@@ -12,12 +12,21 @@ from numpy.typing import NDArray
 
 from diffmem.auditing.compare import Comparison
 from diffmem.auditing.prompts.measure import PromptAudit
-from diffmem.auditing.prompts.records import GROUP_TEXT, GroupRecord, PromptRecord, PromptsRecord, ShareRecord
+from diffmem.auditing.prompts.records import (
+    GROUP_TEXT,
+    CaptionsRecord,
+    GroupRecord,
+    PromptRecord,
+    PromptsRecord,
+    ShareRecord,
+)
+from diffmem.auditing.prompts.verdict import captions_text
 from diffmem.auditing.report.gallery import display_size, for_display
 from diffmem.auditing.report.page import ReportPart
 from diffmem.auditing.report.text import count_of_total, fine_percent, fine_rate
 from diffmem.auditing.report.write import csv_cell
 from diffmem.auditing.significance import format_p
+from diffmem.data.prompts import comparable
 from diffmem.memorization.rates import Rate
 from diffmem.reports.folder import numbers_bytes
 from diffmem.reports.html import embedded_png, render_page
@@ -25,9 +34,10 @@ from diffmem.reports.html import embedded_png, render_page
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["group_rows", "prompts_csv", "prompts_part", "prompts_table"]
+__all__ = ["caption_rows", "group_rows", "prompts_csv", "prompts_part", "prompts_table"]
 
 _SHOWN = 4
+_BROUGHT = 24
 _GAP, _FRAME = 6, 3
 _COPY, _OTHER = (154, 51, 0), (221, 221, 221)
 _LONGEST = 200
@@ -51,10 +61,14 @@ def prompts_part(found: PromptAudit, shown: Comparison) -> ReportPart:
             for one in record.levels
         ],
         worst=[
-            (_text(prompt), _facts(prompt), None if record.private else _strip(found, shown, at))
+            (_text(prompt), _facts(prompt), None if record.private else _worst(found, shown, at))
             for at, prompt in enumerate(found.prompts[: len(record.worst)])
             if prompt.copies
         ],
+        captions=None
+        if record.captions is None
+        else (captions_text(record.captions), *caption_rows(record.captions)),
+        brought=_brought(found, shown),
         copying=sum(prompt.copies > 0 for prompt in found.prompts),
         with_base=found.base is not None,
     )
@@ -91,6 +105,26 @@ def group_rows(record: PromptsRecord) -> tuple[list[str], list[list[str]]]:
         if controlled:
             row.append("–" if one.control_p_value is None else format_p(one.control_p_value))
         rows.append(row)
+    return heads, rows
+
+
+def caption_rows(record: CaptionsRecord) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Return the heads, and the rows with their names, of the table of the criterion of captions."""
+    heads = ["Bring their image back", "Samples that copy", "Base model", "Only here / only base"]
+    controlled = record.control is not None
+    heads += [*(["Against held-out captions"] if controlled else []), "Copies", "80% power from"]
+    rows = []
+    for one in record.tests:
+        row = [
+            _rate(one.copied),
+            _rate(one.share),
+            count_of_total(one.base),
+            f"{one.more:,} / {one.fewer:,}\n{format_p(one.base_p_value)}",
+        ]
+        row += ["–" if one.control_p_value is None else format_p(one.control_p_value)] if controlled else []
+        row.append(f"{'found' if one.p_value <= one.level else 'no'}\nat {one.level:.2g}")
+        row.append("–" if one.detectable is None else fine_percent(one.detectable))
+        rows.append((one.text.capitalize(), row))
     return heads, rows
 
 
@@ -175,18 +209,52 @@ def _facts(prompt: PromptRecord) -> str:
     return f"{words}; training image {', '.join(map(str, prompt.training[:3]))}{', …' if len(prompt.training) > 3 else ''}."
 
 
-def _strip(found: PromptAudit, shown: Comparison, at: int) -> str:
-    """Return a row of pictures as the address of a PNG: the training image that is copied most, then samples, then the base model's at
-    the same places; copies are framed."""
-    prompt, samples = found.prompts[at], found.of_prompt[at]
+def _brought(found: PromptAudit, shown: Comparison) -> list[tuple[str, str, str | None]]:
+    """Return the captions that bring their image back by the criterion of captions, those of most samples first: text, facts, pictures."""
+    if found.near is None:
+        return []
+    chosen = [at for at, one in enumerate(found.prompts) if one.group == "train" and one.near]
+    chosen.sort(key=lambda at: -(found.prompts[at].near or 0))
+    parts = []
+    for at in chosen[:_BROUGHT]:
+        prompt = found.prompts[at]
+        facts = f"{prompt.near:,} of {prompt.samples:,} samples"
+        if prompt.repeats is not None:
+            facts += f"; seen {prompt.repeats:,} {'time' if prompt.repeats == 1 else 'times'} an epoch"
+        strip = None
+        if prompt.prompt is not None:
+            key = comparable(prompt.prompt)
+            captions = enumerate(shown.training.captions or ())
+            image = next(
+                one for one, caption in captions if caption is not None and comparable(caption) == key
+            )
+            strip = _strip(found, shown, at, image, found.near)
+        parts.append((_text(prompt), f"{facts}.", strip))
+    return parts
+
+
+def _worst(found: PromptAudit, shown: Comparison, at: int) -> str:
+    """Return the row of pictures of a prompt that copies, with the training image that it copies most."""
+    base = found.copied[:0] if found.base_copied is None else found.base_copied
+    return _strip(found, shown, at, found.prompts[at].training[0], (found.copied >= 0, base >= 0))
+
+
+def _strip(
+    found: PromptAudit,
+    shown: Comparison,
+    at: int,
+    image: int,
+    flags: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+) -> str:
+    """Return a row of pictures as the address of a PNG: a training image, then samples of a prompt, then the base model's at the same
+    places; those with flags are framed."""
+    samples = found.of_prompt[at]
     # The first copies stand first, so that a prompt of many seeds shows them.
-    samples = samples[np.argsort(found.copied[samples] < 0, kind="stable")][:_SHOWN]
-    images = [(shown.training.images[prompt.training[0]], _OTHER)]
-    images += [(shown.samples.images[one], _COPY if found.copied[one] >= 0 else _OTHER) for one in samples]
-    if found.base is not None and found.base_copied is not None:
-        images += [
-            (found.base.images[one], _COPY if found.base_copied[one] >= 0 else _OTHER) for one in samples
-        ]
+    samples = samples[np.argsort(~flags[0][samples], kind="stable")][:_SHOWN]
+    images = [(shown.training.images[image], _OTHER)]
+    images += [(shown.samples.images[one], _COPY if flags[0][one] else _OTHER) for one in samples]
+    if found.base is not None and len(flags[1]):
+        images += [(found.base.images[one], _COPY if flags[1][one] else _OTHER) for one in samples]
     size = display_size(*shown.training.shape[1:])
     cells = [_framed(for_display(image, size), colour) for image, colour in images]
     gaps = [2 * _GAP if number in (0, len(samples)) else _GAP for number in range(len(cells) - 1)]
