@@ -34,7 +34,7 @@ class Harness(NamedTuple):
     seeds: tuple[bytes, ...]
     place: Callable[[bytes, Path], Path]
     open: Callable[[Path], object]
-    examples: int = 30
+    examples: int = 20
 
     def check(self, content: bytes, folder: Path) -> bool:
         """Open a content; return whether it was accepted, or raise if the outcome is a finding."""

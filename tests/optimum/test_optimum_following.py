@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optimum_tools import DATA, SHAPE, formula, image_set, noisy, random_pixels, smooth_pixels
+from parameters import few
 
 from diffmem.errors import UserError
 from diffmem.models import Denoiser
@@ -59,7 +60,7 @@ def fresh_noise(seed=7):
 
 
 @pytest.mark.parametrize("config", SAMPLERS.values(), ids=SAMPLERS.keys())
-@pytest.mark.parametrize("pixels", FOLLOWED.values(), ids=FOLLOWED.keys())
+@pytest.mark.parametrize("pixels", few(FOLLOWED.values(), 4), ids=FOLLOWED.keys())
 def test_every_answer_along_a_trajectory_is_that_of_the_optimum(pixels, config):
     compared = Compared(Optimum(image_set(pixels)))
     sample_latents(compared, latents(9), None, config, fresh_noise())

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from optimum_tools import DATA, SHAPE, formula, halfway, image_set, noisy, random_pixels
+from parameters import these
 
 from diffmem.data.formats.cifar10 import CIFAR10, read_cifar
 from diffmem.errors import UserError
@@ -97,7 +98,7 @@ def test_the_batch_changes_only_the_rounding(sigma):
         torch.testing.assert_close(parts, whole, atol=5e-7, rtol=0)
 
 
-@pytest.mark.parametrize("sigma", [0.002, 1.0, 5.0, 80.0])
+@pytest.mark.parametrize("sigma", these([0.002, 1.0, 5.0, 80.0], 0.002, 5.0))
 @pytest.mark.parametrize("workspace", [1, 100_000, 2**20])
 def test_blocks_do_not_change_the_result(sigma, workspace):
     pixels = random_pixels(700 if workspace > 1 else 30)
@@ -109,7 +110,7 @@ def test_blocks_do_not_change_the_result(sigma, workspace):
     torch.testing.assert_close(optimum.posterior(x, sigma).entropy, entropy, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("sigma", [0.002, 80.0])
+@pytest.mark.parametrize("sigma", these([0.002, 80.0], 80.0))
 def test_memory_stays_below_the_workspace_whatever_the_number_of_images(sigma):
     pixels = random_pixels(4000, (3, 16, 16))
     workspace = 2 * 2**20

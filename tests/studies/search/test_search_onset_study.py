@@ -57,7 +57,7 @@ def test_a_search_that_was_cut_off_ends_with_the_same_numbers(finished, tmp_path
 
     def cut(*given, **named):
         calls.append(given)
-        if len(calls) % 3 == 0:
+        if len(calls) % 7 == 0:
             raise KeyboardInterrupt
         return sample(*given, **named)
 
@@ -68,7 +68,7 @@ def test_a_search_that_was_cut_off_ends_with_the_same_numbers(finished, tmp_path
             break
         except KeyboardInterrupt:
             continue
-    assert len(calls) > 6
+    assert len(calls) > 7  # it was cut off at least once
     assert table(study.result()) == table(finished.result())
 
 
