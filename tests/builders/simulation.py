@@ -117,7 +117,8 @@ class _TableRule(RepeatAwareRule):
     universe: Universe | None = None
     order: Ints | None = None
 
-    def _apart(self, ones: Ints, others: Ints) -> Floats:
+    def _apart(self, pictures: NDArray[np.uint8], ones: Ints, others: Ints) -> Floats:
+        assert pictures is self.references  # of which the table has the distances
         assert self.universe is not None
         assert self.order is not None
         table, first, second = self.universe.table, self.order[ones], self.order[others]

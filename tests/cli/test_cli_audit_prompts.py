@@ -56,7 +56,9 @@ def audit(call, folders, out, *more):
 def test_copies_by_prompt_beside_the_base_model_are_printed_and_written(call, folders, tmp_path):
     told = audit(call, folders, tmp_path / "out", "--base-samples", folders / "base")
     assert told.code == 3, told.err
-    assert told.out.startswith("Copies found: 10 of 160 samples")
+    assert told.out.startswith(
+        "Copies found: of 30 captions seen 5 times an epoch, 10 bring their images back"
+    )
     assert "By prompt" in told.out
     record = PromptsRecord.model_validate_json((tmp_path / "out" / "prompts.json").read_text())
     found = {one.group: one for one in record.groups}
