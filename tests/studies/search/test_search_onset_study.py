@@ -49,7 +49,7 @@ def test_the_log_says_what_is_known_and_why_no_seeds_follow(finished):
     assert result.seeds == [0, 1, 2]
     (entry,) = result.log
     assert entry.text.startswith("N = 4: 3 trainings, 20% between epochs ")
-    assert entry.text.endswith("; no more are allowed.")
+    assert entry.text.endswith("would help, more trainings would not.")  # evaluations lie a factor of 2 apart
 
 
 def test_a_search_that_was_cut_off_ends_with_the_same_numbers(finished, tmp_path, monkeypatch):
@@ -136,6 +136,13 @@ def test_trainings_that_differ_ask_for_half_as_many_seeds_again_and_stop_at_the_
     assert "no more are allowed" in rounds[-1].decisions[-1]
 
 
+def test_no_seeds_are_spent_where_the_evaluations_of_each_training_leave_more_open_than_the_tolerance():
+    size = searched({0: 1000, 1: 1010, 2: 990}, "onset.tolerance=0.04")  # a time is known within 5%
+    assert (size.seeds, size.waiting) == ((0, 1, 2), ())
+    assert "known within 5% only" in size.decisions[-1]
+    assert "measure.samples" in size.decisions[-1]
+
+
 @pytest.mark.parametrize("scatter", [0.1, 0.3, 0.5])
 def test_the_interval_of_a_size_covers_its_time_although_it_says_when_seeds_end(scatter):
     rng, covered = np.random.default_rng(1), 0
@@ -143,7 +150,7 @@ def test_the_interval_of_a_size_covers_its_time_although_it_says_when_seeds_end(
         times = dict(enumerate(np.exp(math.log(1000) + scatter * rng.standard_normal(9))))
         study = Told(times, "seeds=[0,1,2]", "onset.most_seeds=9", "onset.tolerance=0.5")
         (size,) = study.sizes()
-        found = study.time([study.size_record(item) for item in size.items])
+        (found,) = study.line_times([study.size_record(item) for item in size.items]).sizes
         covered += found.low <= 4 * 1000 <= found.high
     assert covered >= 0.93 * 200  # 95.6% and more in 4,000; 0.93 is 1.6 standard errors lower
 

@@ -13,7 +13,7 @@ from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.records import RunRecord
 from diffmem.studies.driver import UNFINISHED, Work, budget_state, seconds_spent
 from diffmem.studies.onset import onset_of_runs
-from diffmem.studies.onset_records import SizeTime
+from diffmem.studies.onset_records import LineTimes
 from diffmem.studies.records import CostRecord, EmmRecord, LevelRecord, LogEntry, StudyRecord
 from diffmem.studies.search.adaptive import AdaptiveStudy
 from diffmem.studies.search.levels import Item
@@ -50,7 +50,7 @@ class OnsetStudy(AdaptiveStudy):
 
     Each training ends when R_mem is certainly at the line. The time of a size is the mean over its seeds (of the logarithm), and seeds
     are added until the interval of that mean is as narrow as the tolerance asks for, one of them has not reached the line at the end of
-    its training, or there are as many as allowed.
+    its training, their own times are known too badly for more of them to help, or there are as many as allowed.
     """
 
     recipe: OnsetRecipe
@@ -90,7 +90,8 @@ class OnsetStudy(AdaptiveStudy):
     def _more(self, size: int, seeds: list[int], runs: list[RunRecord]) -> tuple[list[int], str]:
         """Return the seeds that follow, and what is known and done, in words."""
         rule, percent = self.recipe.onset, f"{100 * self.recipe.onset.line:.4g}%"
-        time = self.time(runs)
+        times = self.line_times(runs)
+        (time,) = times.sizes
         many = f"{count_text(len(runs), 'training')}, "
         if time.low is None:
             return [], f"{many}R_mem may reach {percent} before the first evaluation; no more follow"
@@ -100,15 +101,22 @@ class OnsetStudy(AdaptiveStudy):
         known = f"{many}{percent} between epochs {low:,.4g} and {high:,.4g}"
         if math.sqrt(high / low) - 1 <= rule.tolerance:
             return [], f"{known}, which is narrow enough"
+        gaps = [math.log(run.high / run.low) for run in times.runs if run.low and run.high]
+        within = math.exp(sum(gaps) / len(gaps) / 2) - 1
+        if within > rule.tolerance:
+            return [], (
+                f"{known}; no more follow, as one training's own time is known within {within:.0%} only: evaluations nearer together"
+                " (training.evaluations.per_doubling) or with more images (measure.samples) would help, more trainings would not"
+            )
         more = self.recipe.seeds_after(seeds)
         return more, f"{known}; {f'{len(more)} more' if more else 'no more are allowed'}"
 
-    def time(self, runs: list[RunRecord]) -> SizeTime:
-        """Return when trainings on one size reach the line."""
+    def line_times(self, runs: list[RunRecord]) -> LineTimes:
+        """Return when trainings on one size reach the line, and their mean."""
         record = onset_of_runs(
             runs, [self.recipe.onset.line], adaptive=True, confidence=self.recipe.confidence
         )
-        return record.lines[0].sizes[0]
+        return record.lines[0]
 
     def items(self) -> list[Item]:
         """Return every training that was chosen so far."""
