@@ -139,7 +139,7 @@ def test_trainings_that_differ_ask_for_half_as_many_seeds_again_and_stop_at_the_
 def test_no_seeds_are_spent_where_the_evaluations_of_each_training_leave_more_open_than_the_tolerance():
     size = searched({0: 1000, 1: 1010, 2: 990}, "onset.tolerance=0.04")  # a time is known within 5%
     assert (size.seeds, size.waiting) == ((0, 1, 2), ())
-    assert "known within 5% only" in size.decisions[-1]
+    assert "known better than within 5%" in size.decisions[-1]
     assert "measure.samples" in size.decisions[-1]
 
 

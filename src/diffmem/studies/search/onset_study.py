@@ -101,11 +101,11 @@ class OnsetStudy(AdaptiveStudy):
         known = f"{many}{percent} between epochs {low:,.4g} and {high:,.4g}"
         if math.sqrt(high / low) - 1 <= rule.tolerance:
             return [], f"{known}, which is narrow enough"
-        gaps = [math.log(run.high / run.low) for run in times.runs if run.low and run.high]
-        within = math.exp(sum(gaps) / len(gaps) / 2) - 1
+        best = min(run.high / run.low for run in times.runs if run.low and run.high)
+        within = math.sqrt(best) - 1
         if within > rule.tolerance:
             return [], (
-                f"{known}; no more follow, as one training's own time is known within {within:.0%} only: evaluations nearer together"
+                f"{known}; no more follow, as no training's own time is known better than within {within:.0%}: evaluations nearer together"
                 " (training.evaluations.per_doubling) or with more images (measure.samples) would help, more trainings would not"
             )
         more = self.recipe.seeds_after(seeds)
