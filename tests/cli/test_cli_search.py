@@ -99,6 +99,7 @@ def grid(tmp_path):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_a_grid_with_levels_has_a_store_a_status_and_a_report_for_each_level(grid, tmp_path, capsys):
     out, store = tmp_path / "grid", tmp_path / "store"

@@ -228,6 +228,7 @@ def test_a_member_that_is_finished_elsewhere_is_no_member(undisturbed, tmp_path,
     carried_out(Study(recipe, tmp_path / "second", store=tmp_path), warn=pytest.fail)
 
 
+@pytest.mark.slow
 def test_a_worker_process_trains_in_groups_and_tells_how_far_all_are(tmp_path, undisturbed, monkeypatch):
     monkeypatch.setattr(processes, "_SECONDS_BETWEEN_PROGRESS", 0.0)
     told = []

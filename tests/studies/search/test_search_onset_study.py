@@ -1,6 +1,7 @@
 """The search for the time until training copies."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -53,6 +54,9 @@ def test_the_log_says_what_is_known_and_why_no_seeds_follow(finished):
 
 
 def test_a_search_that_was_cut_off_ends_with_the_same_numbers(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished.folder, tmp_path / "cut")
+    for found in (tmp_path / "cut/runs").glob("*/evaluations"):
+        shutil.rmtree(found)  # what was trained is there
     calls, sample = [], work.SizeRun._evaluate_seeds
 
     def cut(*given, **named):
