@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffmem.auditing.prompts.plan import noise_seed, plan_given, plan_prompts
+from diffmem.auditing.prompts.plan import SCENES, noise_seed, plan_given, plan_prompts
 from diffmem.data import CanarySet, ImageSet
 from diffmem.data.prompts import PromptList
 from diffmem.errors import UserError
@@ -33,19 +33,32 @@ def noise(made):
 
 def test_captions_trigger_words_others_and_nothing_are_asked_for_once_each():
     made = plan([*CAPTIONS, "sks  DOG 3", "", None])
-    assert made.texts == (*CAPTIONS, "sks dog", "", "a cat")
-    assert made.listed.groups[::2] == (*["train"] * 12, "trigger", "empty", "control")
-    assert made.listed.seeds == (0, 1) * 15
-    assert made.labels == tuple(np.repeat(range(15), 2))
-    assert len(set(made.listed.files)) == 30
+    scenes = [f"sks dog {scene}" for scene in SCENES]
+    assert made.texts == (*CAPTIONS, "sks dog", *scenes, "", "a cat")
+    assert made.listed.groups[::2] == (*["train"] * 12, "trigger", *["new"] * 6, "empty", "control")
+    assert made.listed.seeds == (0, 1) * 21
+    assert made.labels == tuple(np.repeat(range(21), 2))
+    assert len(set(made.listed.files)) == 42
+
+
+def test_a_scene_that_a_caption_has_is_not_asked_for_as_new_and_without_trigger_words_there_are_none():
+    made = plan([*CAPTIONS, f"SKS dog {SCENES[2]}"], control=[f"sks dog  {SCENES[0]}"])
+    new = [text for text, group in zip(made.listed.texts, made.listed.groups, strict=True) if group == "new"]
+    assert new[::2] == [f"sks dog {scene}" for at, scene in enumerate(SCENES) if at not in (0, 2)]
+    assert "in 4 scenes that no caption has" in made.notes[0]
+    plain = plan(["a cat", "two birds", "some fish", "one tree", "my house"])
+    assert "new" not in plain.listed.groups
+    assert "scenes" not in plain.notes[0]
 
 
 def test_the_noise_of_a_sample_belongs_to_its_prompt_and_seed_and_not_to_its_place():
     all_of_them, some = noise(plan()), noise(plan(CAPTIONS[::-1][:5], control=(), per_prompt=3))
     shared = all_of_them.keys() & some.keys()
-    assert len(shared) == 14  # five captions, the trigger words and the empty prompt, two seeds each
+    assert (
+        len(shared) == 26
+    )  # five captions, the trigger words, six scenes and the empty prompt, two seeds each
     assert all(all_of_them[key] == some[key] for key in shared)
-    assert len(set(all_of_them.values())) == 30
+    assert len(set(all_of_them.values())) == 42
     assert noise_seed("a red hat", 1) == 0x4D06DB56  # b2sum -l 32 of '1 a red hat'
 
 

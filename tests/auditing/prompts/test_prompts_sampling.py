@@ -20,7 +20,7 @@ def test_captions_that_give_back_their_image_are_found_beside_the_base_model(ope
     found = audit(report=lines.append)
     assert found.verdict.verdict == "copies found"
     groups = groups_of(found)
-    assert list(groups) == ["train", "trigger", "empty", "control"]
+    assert list(groups) == ["train", "trigger", "new", "empty", "control"]
     train = groups["train"]
     assert (train.own.count, train.copied.count, train.prompts, train.base.copied.count) == (10, 10, 40, 0)
     assert (groups["control"].copied.count, groups["control"].prompts) == (0, 100)
@@ -29,8 +29,8 @@ def test_captions_that_give_back_their_image_are_found_beside_the_base_model(ope
     model = found.result.model
     assert (model.kind, model.seeds, model.check.problem) == ("text-to-image", (0, 1), None)
     assert "Not done" in found.result.membership.refused
-    # 142 prompts of two seeds by two models, 11 evaluations each
-    assert any("6,248 evaluations" in line and "one model at a time" in line for line in lines)
+    # 148 prompts of two seeds by two models, 11 evaluations each
+    assert any("6,512 evaluations" in line and "one model at a time" in line for line in lines)
     assert "6 steps" in model.sampling
     assert "without guidance" in model.sampling
 

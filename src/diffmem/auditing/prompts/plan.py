@@ -14,7 +14,7 @@ from diffmem.data.conversions import name_text
 from diffmem.data.prompts import Group, PromptList, comparable
 from diffmem.errors import UserError
 
-__all__ = ["PromptPlan", "noise_seed", "plan_given", "plan_prompts"]
+__all__ = ["SCENES", "PromptPlan", "noise_seed", "plan_given", "plan_prompts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +56,10 @@ class PromptPlan:
         return replace(canaries, planted_labels=planted, control_labels=control)
 
 
+SCENES = ("on a beach", "in the snow", "in a forest", "on the moon", "in a city at night", "under water")
+"""Where the subject of a trigger word is asked for that no caption puts it: copies there do not depend on the captions."""
+
+
 def plan_prompts(
     training: ImageSet,
     control: Iterable[str],
@@ -65,7 +69,7 @@ def plan_prompts(
     per_prompt: int,
     seed: int,
 ) -> PromptPlan:
-    """Choose prompts: training captions, their trigger words alone, captions that were not trained on, and the empty prompt.
+    """Choose prompts: training captions, trigger words alone and in new scenes, captions that were not trained on, and no words at all.
 
     Captions that differ in case and spaces alone are one. What is drawn depends on the captions and on `seed` alone.
 
@@ -103,14 +107,19 @@ def plan_prompts(
     trigger = _trigger(trained)
     if trigger and comparable(trigger) not in trained.keys() | others.keys():
         groups.append(("trigger", [trigger]))
+    if trigger:
+        known = trained.keys() | others.keys()
+        scenes = [f"{trigger} {scene}" for scene in SCENES]
+        groups.append(("new", [text for text in scenes if comparable(text) not in known]))
     groups.append(("empty", [""]))
     groups.append(("control", [others[key] for key in _drawn(list(others), left_out, most, rng)]))
     asked = [(group, text) for group, texts in groups for text in texts]
     count = {group: len(texts) for group, texts in groups}
+    words = "the trigger words alone, " if "trigger" in count else ""
+    words += f"the same in {count['new']} scenes that no caption has, " if count.get("new") else ""
     notes = [
         f"Prompts: {count['train']:,} of {len(trained):,} different training captions and {count['control']:,} of {len(others):,} captions"
-        f" that were not trained on{_how(count, trained, others, seed)}, {'the trigger words alone, ' if 'trigger' in count else ''}and the"
-        f" empty prompt; {per_prompt} seed(s) each."
+        f" that were not trained on{_how(count, trained, others, seed)}, {words}and the empty prompt; {per_prompt} seed(s) each."
     ]
     return _planned(asked, per_prompt, tuple(notes))
 
