@@ -24,8 +24,8 @@ from diffmem.studies.grid import GridStudy
 from diffmem.studies.records import EmmRecord, LevelRecord, StudyRecord
 from diffmem.studies.report.growing import growing_report
 from diffmem.studies.report.page import examples_of, write_study
-from diffmem.studies.report.tables import level_table, study_tables, watch_table
-from diffmem.studies.report.text import level_emm, level_label
+from diffmem.studies.report.tables import answers_of, level_table, study_tables, watch_table
+from diffmem.studies.report.text import level_label
 from diffmem.studies.search.onset_study import OnsetStudy
 from diffmem.studies.search.plan import Plan, plan_grid, plan_onset, plan_search
 from diffmem.studies.search.recipe import AdaptiveRecipe, OnsetRecipe, SearchRecipe
@@ -123,10 +123,8 @@ class StudyFolder:
         return rendered(*self.tables)
 
     def _repr_html_(self) -> str:
-        rows = [
-            (level_label(level.name, self.result), level_emm(level, self.result))
-            for level in self.result.levels
-        ]
+        _, of_level = answers_of(self.result)
+        rows = [(level_label(level.name, self.result), of_level(level)) for level in self.result.levels]
         return html_table(self.result.title, rows)
 
     def write_report(self) -> ReportPaths:

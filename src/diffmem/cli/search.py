@@ -46,22 +46,19 @@ def print_plan(found: StudyFolder) -> None:
             bytes_text(level.disk),
         )  # fmt: skip
     console().print(table)
+    resources = f"Memory {bytes_text(plan.memory)}, disk {bytes_text(plan.disk)}. Trainings already in the store: {plan.finished}."
     if recipe.plan == "onset":
         print(
             f"At most {plan.runs:.0f} trainings of the first seeds, {plan.slots} at a time: {duration_text(3600 * plan.hours)};"
             f" with all seeds that are allowed {duration_text(3600 * plan.hours_high)}. Most end much earlier, where the line is reached."
         )
-        print(
-            f"Memory {bytes_text(plan.memory)}, disk {bytes_text(plan.disk)}. Trainings already in the store: {plan.finished}."
-        )
+        print(resources)
         return
     print(
         f"{plan.runs:.0f} trainings, {plan.slots} at a time: {duration_text(3600 * plan.hours)} on average, below"
         f" {duration_text(3600 * plan.hours_high)} in nine of ten cases; a fixed grid {duration_text(3600 * plan.grid_hours)}."
     )
-    print(
-        f"Memory {bytes_text(plan.memory)}, disk {bytes_text(plan.disk)}. Trainings already in the store: {plan.finished}."
-    )
+    print(resources)
     print(
         "Hours of one process unless stated otherwise, from a short measurement on this machine and simulated searches with EMM"
         " anywhere between the sizes."

@@ -80,6 +80,7 @@ def test_the_page_and_the_tables_answer_when_and_do_not_speak_of_emm(finished):
     result = finished.result()
     page = render_study(result)
     answer = Page(page).words
+    assert "when R_mem reaches 20%, by number of training images" in page
     assert "A training on 4 images reaches 20% copies after " in answer
     assert "EMM" not in answer
     assert "reached 20%" in answer
@@ -263,6 +264,8 @@ def test_the_same_search_from_python_goes_on_in_its_folder(finished, monkeypatch
     assert table(found.result) == table(finished.result())
     assert (finished.folder / "report.html").is_file()
     assert "20% copies" in str(found)
+    assert "epochs until" not in found._repr_html_()
+    assert "unknown" not in found._repr_html_()
 
 
 def test_its_folder_is_asked_for_other_lines_with_tests_that_hold_although_samples_followed_from_what_was_seen(

@@ -75,8 +75,8 @@ def caption_images(given: Prompted, shown: Comparison, unseen: ImageSet | None) 
     number = {comparable(text): at for at, text in enumerate(given.texts)}
     rows: list[list[int]] = [[] for _ in given.texts]
     pictures: list[NDArray[np.uint8]] = []
-    known = np.flatnonzero(shown.null.overlap).tolist()  # held-out images that are training images
-    sets: list[tuple[Group, ImageSet, list[int]]] = [("train", shown.training, [])]
+    known = set(np.flatnonzero(shown.null.overlap).tolist())  # held-out images that are training images
+    sets: list[tuple[Group, ImageSet, set[int]]] = [("train", shown.training, set())]
     if unseen is not None:
         sets.append(
             ("control", align({"training": shown.training, "heldout": unseen}).sets["heldout"], known)

@@ -90,7 +90,7 @@ def several_table(result: SeveralResult) -> Table:
         found = ["–", "–", "–"] if most is None else [*_rates(one, most.key), most.title]
         if one.captions is not None:
             test = one.captions.strongest
-            counts = [f"{count_of_total(rate)}" for rate in (test.copied, test.base)]
+            counts = [count_of_total(rate) for rate in (test.copied, test.base)]
             found = [f"{counts[0]} {test.text}", counts[1], _by_captions(one)]
         table.add_row(*map(Text, [one.name, VERDICT_TEXT[one.verdict.verdict], *found]))
     return table

@@ -19,7 +19,7 @@ from diffmem.studies.report.emm_figure import emm_by_level
 from diffmem.studies.report.figures import cost_figure, rmem_against_size
 from diffmem.studies.report.method import glossary, method_text
 from diffmem.studies.report.onset_figure import onset_by_level
-from diffmem.studies.report.onset_text import onset_answer, onset_of_levels
+from diffmem.studies.report.onset_text import line_text, onset_answer, onset_of_levels
 from diffmem.studies.report.surface import surface_figure, surface_text
 from diffmem.studies.report.tables import answers_of, size_rows
 from diffmem.studies.report.text import (
@@ -119,12 +119,15 @@ def onset_pictures(result: StudyRecord) -> list[Picture]:
     if not onset:
         return []
     answers = " ".join(f"{name}: {answer}" if len(onset) > 1 else answer for name, answer, *_ in onset)
+    record = next(level.onset for level in result.levels if level.onset is not None)
+    *others, last = (line_text(line.line) for line in record.lines)
+    shares = f"{', '.join(others)} and {last}" if others else last
     return [
         Picture(
             "onset.png",
             "When training begins to copy",
             onset_by_level(result),
-            f"Images seen in training when R_mem reaches 1%, 10% and 90%, by number of training images. {answers}",
+            f"Images seen in training when R_mem reaches {shares}, by number of training images. {answers}",
             "Bars are 95% intervals, from the evaluations around a time and between seeds; arrows are times that are known at one side."
             " Lines are power laws, bands their prediction intervals for one more training.",
         )
@@ -217,8 +220,9 @@ def _page(result: StudyRecord, pictures: Sequence[Picture], galleries: list[tupl
         (level_label(level.name, result), onset_answer(level) if asked else level_answer(level, result))
         for level in result.levels
     ]
-    first = lead(result)
-    if asked:
+    if not asked:
+        first = lead(result)
+    else:
         first = answers[0][1] if len(answers) == 1 else f"When training copies, by {result.factor}."
     return render_page_of(
         result, pictures, galleries, kind=kind + ("" if result.finished else ", unfinished"), lead=first, answers=answers,

@@ -13,7 +13,7 @@ from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.records import RunRecord
 from diffmem.studies.driver import UNFINISHED, Work, budget_state, seconds_spent
 from diffmem.studies.onset import onset_of_runs
-from diffmem.studies.onset_records import LineTimes
+from diffmem.studies.onset_records import LineTimes, OnsetRecord
 from diffmem.studies.records import CostRecord, EmmRecord, LevelRecord, LogEntry, StudyRecord
 from diffmem.studies.search.adaptive import AdaptiveStudy
 from diffmem.studies.search.levels import Item
@@ -113,10 +113,10 @@ class OnsetStudy(AdaptiveStudy):
 
     def line_times(self, runs: list[RunRecord]) -> LineTimes:
         """Return when trainings on one size reach the line, and their mean."""
-        record = onset_of_runs(
-            runs, [self.recipe.onset.line], adaptive=True, confidence=self.recipe.confidence
-        )
-        return record.lines[0]
+        return self._onset(runs).lines[0]
+
+    def _onset(self, runs: list[RunRecord]) -> OnsetRecord:
+        return onset_of_runs(runs, [self.recipe.onset.line], adaptive=True, confidence=self.recipe.confidence)
 
     def items(self) -> list[Item]:
         """Return every training that was chosen so far."""
@@ -174,11 +174,6 @@ class OnsetStudy(AdaptiveStudy):
         recipe, level = self.recipe, self.levels[name]
         items = [item for size in sizes for item in size.items]
         runs = [self.size_record(item) for item in sorted(items, key=lambda item: (item.size, item.seed))]
-        onset = None
-        if not so_far:
-            onset = onset_of_runs(
-                runs, [recipe.onset.line], adaptive=True, confidence=recipe.onset.confidence
-            )
         return LevelRecord(
             name=name,
             settings=dict(recipe.levels[name]),
@@ -188,7 +183,7 @@ class OnsetStudy(AdaptiveStudy):
             sampling=level.sampling.describe(),
             runs=runs,
             emm=EmmRecord(status="not asked for", epsilon=1 - recipe.onset.line),
-            onset=onset,
+            onset=None if so_far else self._onset(runs),
             finished=not any(size.waiting for size in sizes),
             cost=CostRecord.of(runs, level.sampling.image_cost),
         )

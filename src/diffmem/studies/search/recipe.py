@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -90,14 +90,15 @@ class AdaptiveRecipe(StudyRecipe):
     Each level is the base configuration (`data`, `model`, `training`, `sampling`) with its settings.
     """
 
-    training: TrainingConfig = TrainingConfig(evaluations=EvaluationConfig(schedule="doubling"))
+    # Points that do not move with the epochs, so that a longer study goes on from a shorter one.
+    evaluations: ClassVar[EvaluationConfig] = EvaluationConfig(schedule="doubling")
+    training: TrainingConfig = TrainingConfig(evaluations=evaluations)
 
     @field_validator("training", mode="before")
     @classmethod
     def _extendable(cls, value: Any) -> Any:
-        # Points that do not move with the epochs, so that a longer study goes on from a shorter one.
         if isinstance(value, Mapping) and "evaluations" not in value:
-            return {**value, "evaluations": {"schedule": "doubling"}}
+            return {**value, "evaluations": cls.evaluations}
         return value
 
     @model_validator(mode="after")
@@ -196,18 +197,10 @@ class OnsetRecipe(AdaptiveRecipe):
     seeds: tuple[int, ...] = Field(
         (0, 1, 2), min_length=3, description="The first seeds; as many more follow as the tolerance asks for."
     )
-    training: TrainingConfig = TrainingConfig(
-        evaluations=EvaluationConfig(schedule="doubling", per_doubling=4)
-    )
+    # A time is known no better than the points lie apart: a factor of 1.19.
+    evaluations: ClassVar[EvaluationConfig] = EvaluationConfig(schedule="doubling", per_doubling=4)
+    training: TrainingConfig = TrainingConfig(evaluations=evaluations)
     onset: OnsetConfig = OnsetConfig()
-
-    @field_validator("training", mode="before")
-    @classmethod
-    def _extendable(cls, value: Any) -> Any:
-        # A time is known no better than the points lie apart: a factor of 1.19.
-        if isinstance(value, Mapping) and "evaluations" not in value:
-            return {**value, "evaluations": {"schedule": "doubling", "per_doubling": 4}}
-        return value
 
     @model_validator(mode="after")
     def _check_onset(self) -> Self:

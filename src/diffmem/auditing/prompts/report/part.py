@@ -215,6 +215,10 @@ def _brought(found: PromptAudit, shown: Comparison) -> list[tuple[str, str, str 
         return []
     chosen = [at for at, one in enumerate(found.prompts) if one.group == "train" and one.near]
     chosen.sort(key=lambda at: -(found.prompts[at].near or 0))
+    first: dict[str, int] = {}  # caption -> the first image that has it
+    for image, caption in enumerate(shown.training.captions or ()):
+        if caption is not None:
+            first.setdefault(comparable(caption), image)
     parts = []
     for at in chosen[:_BROUGHT]:
         prompt = found.prompts[at]
@@ -223,12 +227,7 @@ def _brought(found: PromptAudit, shown: Comparison) -> list[tuple[str, str, str 
             facts += f"; seen {prompt.repeats:,} {'time' if prompt.repeats == 1 else 'times'} an epoch"
         strip = None
         if prompt.prompt is not None:
-            key = comparable(prompt.prompt)
-            captions = enumerate(shown.training.captions or ())
-            image = next(
-                one for one, caption in captions if caption is not None and comparable(caption) == key
-            )
-            strip = _strip(found, shown, at, image, found.near)
+            strip = _strip(found, shown, at, first[comparable(prompt.prompt)], found.near)
         parts.append((_text(prompt), f"{facts}.", strip))
     return parts
 
