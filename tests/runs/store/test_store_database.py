@@ -1,5 +1,7 @@
+import os
 import random
 import sqlite3
+import time
 
 import pytest
 from store_builders import Told, child, wait_for_ever
@@ -217,7 +219,14 @@ def test_a_database_of_another_program_is_set_aside_and_kept(path, told):
     assert path.with_name("index.sqlite.damaged").read_bytes() == content
 
 
-def test_all_who_find_it_damaged_end_with_one_database(path, told):
+@pytest.mark.parametrize("pause", [0, 0.05], ids=["at once", "each after another pause"])
+def test_all_who_find_it_damaged_end_with_one_database(path, told, monkeypatch, pause):
+    def identity(path, at_once=database._identity):
+        found = at_once(path)
+        time.sleep(pause * (os.getpid() % 3))
+        return found
+
+    monkeypatch.setattr(database, "_identity", identity)
     path.parent.mkdir()
     path.write_bytes(b"x" * 5000)
     with child(open_and_say, path) as a, child(open_and_say, path) as b, child(open_and_say, path) as c:

@@ -97,8 +97,10 @@ class Database:
 
     def _connect(self) -> None:
         with _as_text(self.path), ExitStack() as failure:
+            # Known before it is opened: another process may set a damaged one aside and make a new one at any time.
+            known = _identity(self.path)
             connection = failure.enter_context(closing(_connected(self.path, "rwc")))
-            self._file = _identity(self.path)
+            self._file = known or _identity(self.path)
             # A power cut may damage it, and then it is made anew.
             connection.execute("PRAGMA synchronous=OFF")
             connection.execute("PRAGMA journal_mode=DELETE")  # earlier versions had a write-ahead log
@@ -113,14 +115,23 @@ class Database:
         self._connection = connection
 
     def _rename(self, damage: DamagedDatabaseError) -> None:
-        if _identity(self.path) != self._file:  # another process has done it
-            return
+        from filelock import FileLock, Timeout
+
         aside = self.path.with_name(f"{self.path.name}.damaged")
         try:
-            self.path.replace(aside)
+            with FileLock(f"{aside}.lock", timeout=_SECONDS_TO_WAIT, fallback_to_soft=False) as lock:
+                damaged = _identity(self.path) == self._file  # or another process has made a new one
+                if damaged:
+                    self.path.replace(aside)
+                # Who waits for it then locks a file without a name, and finds that there is nothing left to do.
+                with suppress(OSError):
+                    Path(lock.lock_file).unlink()
+        except Timeout as error:
+            raise DiffmemError(_kept_by_others(self.path)) from error
         except OSError as error:
             raise DiffmemError(f"Cannot rename {self.path}: {error.strerror or error}.") from error
-        self._warn(f"{damage} It was set aside as {aside.name} and is rebuilt from the folders.")
+        if damaged:
+            self._warn(f"{damage} It was set aside as {aside.name} and is rebuilt from the folders.")
 
 
 def read_database(path: Path, version: int, run: Callable[[sqlite3.Connection], _T]) -> _T:
@@ -184,12 +195,14 @@ def _as_text(path: Path) -> Iterator[None]:
         ):
             raise DamagedDatabaseError(f"{path} is damaged ({error}).") from error
         if code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise DiffmemError(
-                f"{path} has been kept by other processes for more than {_SECONDS_TO_WAIT:g} s; end the one that hangs."
-            ) from error
+            raise DiffmemError(_kept_by_others(path)) from error
         if code & 0xFF in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISUSE):
             raise
         raise DiffmemError(f"Cannot use {path}: {error}. Mend that and try again.") from error
+
+
+def _kept_by_others(path: Path) -> str:
+    return f"{path} has been kept by other processes for more than {_SECONDS_TO_WAIT:g} s; end the one that hangs."
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
