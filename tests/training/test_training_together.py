@@ -86,8 +86,8 @@ class PowerCutError(BaseException):
     """Unlike an error or a stop, it gives nobody a chance to save."""
 
 
-@pytest.mark.parametrize("cut", these(range(2, 62, 3), 5, 23, 47))
-def test_a_process_that_ends_in_any_write_goes_on_to_the_same_end(tmp_path, undisturbed, monkeypatch, cut):
+def cut_off(folder, monkeypatch, cut):
+    """Train until a write, which is not done."""
     replace, calls = Path.replace, []
 
     def count(self, target):
@@ -96,11 +96,23 @@ def test_a_process_that_ends_in_any_write_goes_on_to_the_same_end(tmp_path, undi
             raise PowerCutError
         return replace(self, target)
 
-    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_STATES", 0.0)  # states after each step
     with monkeypatch.context() as patch:
+        patch.setattr(loop, "_SECONDS_BETWEEN_STATES", 0.0)  # states after each step
         patch.setattr(Path, "replace", count)
         with pytest.raises(PowerCutError):
-            finish(tmp_path)
+            finish(folder)
+
+
+@pytest.mark.parametrize("cut", these(range(2, 62, 3), 5, 23, 47))
+def test_a_process_that_ends_in_any_write_goes_on_to_the_same_end(tmp_path, undisturbed, monkeypatch, cut):
+    cut_off(tmp_path, monkeypatch, cut)
+    assert finish(tmp_path, warn=pytest.fail) == undisturbed[1]
+
+
+@pytest.mark.parametrize("cut", these(range(20, 30), 24))
+def test_a_second_end_before_anything_more_is_saved_changes_nothing(tmp_path, undisturbed, monkeypatch, cut):
+    cut_off(tmp_path, monkeypatch, cut)
+    cut_off(tmp_path, monkeypatch, 3)
     assert finish(tmp_path, warn=pytest.fail) == undisturbed[1]
 
 
