@@ -88,6 +88,21 @@ def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
     assert modes[0] == modes[1]
 
 
+def test_a_file_that_another_thread_makes_meanwhile_has_its_usual_permissions(tmp_path, monkeypatch):
+    umask, usual = os.umask, tmp_path / "usual"
+
+    def paused(mask):
+        before = umask(mask)
+        (tmp_path / f"theirs-{mask}").touch()  # as if by another thread, which may be at work between any two calls
+        return before
+
+    usual.touch()
+    monkeypatch.setattr(os, "umask", paused)
+    write_text(tmp_path / "ours", "text")
+    write_folder(tmp_path, {"record.json": b"{}"})
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {usual.stat().st_mode & 0o777}
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),

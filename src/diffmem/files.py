@@ -10,11 +10,11 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from diffmem.errors import DiffmemError
 
@@ -63,18 +63,15 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 def _new_file(target: Path) -> Path:
     """Make an empty file beside `target`, to be renamed to it."""
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    os.close(handle)
-    return Path(name)
+    temporary = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
+    temporary.touch(exist_ok=False)
+    return temporary
 
 
 def _settle(temporary: Path) -> None:
-    """Bring a file that was written to the disk, and give it the rights of a result."""
+    """Bring a file that was written to the disk."""
     with temporary.open("rb") as written:
         os.fsync(written.fileno())
-    mask = os.umask(0)
-    os.umask(mask)
-    temporary.chmod(0o666 & ~mask)  # mkstemp makes private files; results are for sharing
 
 
 def _remedy(error: OSError) -> str:

@@ -1,4 +1,6 @@
 import json
+import re
+import threading
 import time
 
 import pytest
@@ -77,6 +79,22 @@ def test_what_waits_is_told_with_its_reasons_and_how_long_the_first_has_waited(t
     assert book.waiting == ""
     book.remove(["4711"])
     assert not list(folder.iterdir())
+
+
+def test_what_waits_is_told_while_another_thread_submits(tmp_path):
+    book = JobBook(tmp_path, "slurm", "width")
+    book.add("1")
+
+    class Submitting(jobs._Job):
+        def __getattribute__(self, name):
+            if name == "state" and "2" not in book.ids:
+                other = threading.Thread(target=book.add, args=("2",))
+                other.start()
+                other.join()
+            return super().__getattribute__(name)
+
+    book._jobs["1"] = Submitting("1", "pending", time.time())
+    assert re.fullmatch(r"[12] jobs? pending; job 1, 0 s", book.waiting)
 
 
 def test_what_a_study_that_is_gone_waited_for_is_not_told(tmp_path, monkeypatch):

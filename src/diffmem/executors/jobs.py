@@ -184,8 +184,9 @@ class JobBook:
     @property
     def waiting(self) -> str:
         """Return what is waited for and why: '2 jobs pending: Resources; job 4711, 3 min 05 s'; '' if nothing."""
-        pending = [job for job in self._jobs.values() if job.state == "pending"]
-        silent = [job for job in self._jobs.values() if job.state == "running" and not job.reached]
+        jobs = list(self._jobs.values())  # at once: a thread of Parsl adds and removes them
+        pending = [job for job in jobs if job.state == "pending"]
+        silent = [job for job in jobs if job.state == "running" and not job.reached]
         parts = [self.trouble] if self.trouble else []
         if pending:
             reasons = sorted({job.reason for job in pending} - {"", "None"})

@@ -1,5 +1,7 @@
 import json
 import os
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from store_builders import MODEL, TRAINING, a_run
@@ -70,6 +72,23 @@ def test_links_are_not_followed_when_sizes_are_added_up(tmp_path):
     (tmp_path / "large").write_bytes(bytes(10**6))
     (run.folder / "link").symlink_to(tmp_path)
     assert read_entry(run.folder).bytes - before < 1000
+
+
+def test_a_file_that_is_replaced_meanwhile_hides_no_other_file(tmp_path, monkeypatch):
+    run = a_run(tmp_path, points=3)
+    before, scandir = read_entry(run.folder), os.scandir
+
+    @contextmanager
+    def with_one_that_goes(folder):
+        passing = Path(folder) / ".status.json.tmp"
+        passing.touch()
+        with scandir(folder) as found:
+            listed = sorted(found, key=lambda each: each.name)
+        passing.unlink()
+        yield listed
+
+    monkeypatch.setattr(folders.os, "scandir", with_one_that_goes)
+    assert read_entry(run.folder) == before
 
 
 @pytest.mark.parametrize("text", ["", "[", "seed: 1", "a\0b", "size: many", "size: .inf", "size: 0"])

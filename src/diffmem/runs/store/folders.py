@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -130,16 +131,14 @@ def _measured(folder: Path) -> tuple[int, float]:
     """Return the bytes of all files below a folder, and when the newest that is the run's own was changed."""
     total, newest, left = 0, 0.0, [folder]
     while left:
-        try:
-            with os.scandir(left.pop()) as found:
-                for each in found:
-                    if each.is_dir(follow_symlinks=False):
-                        left.append(Path(each.path))
-                        continue
+        with suppress(OSError), os.scandir(left.pop()) as found:
+            for each in found:
+                if each.is_dir(follow_symlinks=False):
+                    left.append(Path(each.path))
+                    continue
+                with suppress(OSError):  # a process that works in it removed it just now
                     about = each.stat(follow_symlinks=False)
                     total += about.st_size
                     if not each.name.startswith(".") and each.name not in _BOOKKEEPING:
                         newest = max(newest, about.st_mtime)
-        except OSError:
-            continue  # a process that works in it removed something just now
     return total, newest
