@@ -2,11 +2,13 @@ import errno
 import hashlib
 import os
 import stat
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from store_builders import child
 
 from diffmem.errors import DiffmemError
 from diffmem.files import (
@@ -261,6 +263,32 @@ def test_files_of_a_folder_have_the_rights_of_other_files(report, tmp_path):
         assert stat.S_IMODE((report / name).stat().st_mode) == stat.S_IMODE(
             (tmp_path / "plain").stat().st_mode
         )
+
+
+def write_and_say(connection, folder, contents):
+    connection.send("begins")
+    write_folder(folder, contents)
+    connection.send("written")
+
+
+@pytest.mark.parametrize("slow", list(NEW))
+def test_of_two_reports_that_are_written_at_once_the_later_is_there_whole(report, monkeypatch, slow):
+    other = {name: b"of another process" for name in ("page.html", "new.png", "more.png", "record.json")}
+    replace, others = Path.replace, ExitStack()
+
+    def paused(path, target):
+        if Path(target).name == slow and path.suffix == ".tmp":
+            monkeypatch.undo()
+            writer = others.enter_context(child(write_and_say, report, other))
+            others.callback(lambda: writer.told())
+            assert writer.told() == "begins"
+            writer.connection.poll(0.3)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", paused)
+    with others:
+        write_folder(report, NEW, ["old.png"])
+    assert held(report) == {**other, "mine.txt": b"mine"}
 
 
 @pytest.mark.parametrize(

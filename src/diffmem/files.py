@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -31,6 +31,8 @@ __all__ = [
     "write_json",
     "write_text",
 ]
+
+_SECONDS_TO_WAIT = 60.0
 
 
 @contextmanager
@@ -84,7 +86,8 @@ def write_folder(folder: Path, contents: Mapping[str, bytes], stale: Iterable[st
 
     All are written under temporary names first: until then the folder is as it was, and a disk that fills up leaves it so. Then
     the last of them, the record, is taken away, the others are renamed, the stale ones removed, and the new record put there. So
-    a folder with a record is whole, also if the process is killed; other files are left alone.
+    a folder with a record is whole, also if the process is killed; other files are left alone. Of processes that do so at once,
+    as a study that grows its page and who asks for it meanwhile, each waits for the other's renames.
 
     Args:
         folder: Made if it is missing.
@@ -98,26 +101,32 @@ def write_folder(folder: Path, contents: Mapping[str, bytes], stale: Iterable[st
         DiffmemError: A file cannot be written, renamed or removed. The message says whether the folder is as it was, and
             otherwise what is missing in it.
     """
+    from filelock import FileLock
+
     targets = {folder / name: content for name, content in contents.items()}
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     waiting: dict[Path, Path] = {}
+    lock = folder / ".writing.lock"
     try:
         target = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for target, content in targets.items():
-                if target.is_dir():
-                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-                waiting[target] = _new_file(target)
-                waiting[target].write_bytes(content)
-                _settle(waiting[target])
-        except OSError as error:
-            left = "Nothing was written" if made else "The folder is as it was"
-            raise DiffmemError(
-                f"Cannot write {target}: {error.strerror or error}. {left}. {_remedy(error)}"
-            ) from error
-        old = [folder / name for name in stale if name not in contents]
-        _put_in_place(waiting, [path for path in old if os.path.lexists(path)])
+        with ExitStack() as stack:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                for target, content in targets.items():
+                    if target.is_dir():
+                        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+                    waiting[target] = _new_file(target)
+                    waiting[target].write_bytes(content)
+                    _settle(waiting[target])
+                stack.enter_context(FileLock(lock, timeout=_SECONDS_TO_WAIT))
+                stack.callback(lock.unlink, missing_ok=True)
+            except OSError as error:
+                left = "Nothing was written" if made else "The folder is as it was"
+                raise DiffmemError(
+                    f"Cannot write {target}: {error.strerror or error}. {left}. {_remedy(error)}"
+                ) from error
+            old = [folder / name for name in stale if name not in contents]
+            _put_in_place(waiting, [path for path in old if os.path.lexists(path)])
     finally:
         for temporary in waiting.values():
             with suppress(OSError):

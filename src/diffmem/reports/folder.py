@@ -101,8 +101,7 @@ def write_drawn(
     html = page(result, pictures, gallery_uris(examples, galleries.values()))
     shown = {picture.name: png_bytes(picture.figure) for picture in pictures}
     contents = {**shown, **galleries, "report.html": html.encode(), record: numbers}
-    *drawn, written, last = write_folder(folder, contents)
-    for other in folder.glob("gallery_*.png"):  # a page that grows shows other runs each time
-        if other.name not in galleries:
-            other.unlink(missing_ok=True)
+    # A page that grows shows other runs each time.
+    before = [path.name for path in folder.glob("gallery_*.png")]
+    *drawn, written, last = write_folder(folder, contents, before)
     return ReportPaths(written, last, tuple(drawn))
