@@ -35,7 +35,7 @@ def locked_folder(
     Args:
         folder: The folder to write, made if it is missing; none locks nothing.
         instead: What a second job can do other than wait.
-        seconds: How long to wait for a job that may be just ending.
+        seconds: How long to wait for a job that may be just ending; for ever, if negative.
 
     Raises:
         BusyFolderError: Another process holds the lock.

@@ -1,16 +1,20 @@
 import shutil
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 from frechet_tools import frechet_of_images
+from store_builders import child
 from studies_builders import forbid, tiny_recipe
 
 from diffmem.data import ImageSet, open_images
 from diffmem.errors import DiffmemError, UserError
+from diffmem.folder_lock import BusyFolderError
 from diffmem.memorization import RatioRule, nearest_neighbours
 from diffmem.memorization.features import open_features
 from diffmem.models.config import ModelConfig
 from diffmem.models.weights import read_tensors, write_tensors
+from diffmem.runs import trained
 from diffmem.runs.evaluations import stored_frechet
 from diffmem.runs.run import Run
 from diffmem.runs.together import execute_together
@@ -272,3 +276,50 @@ def test_training_sets_that_differ_only_in_labels_are_different_runs(tmp_path):
     labelled = ImageSet(plain.images, np.arange(20) % 2, plain.names)
     runs = [Run(each, None, RECIPE.model, RECIPE.training, 0, tmp_path) for each in (plain, labelled)]
     assert runs[0].run_id != runs[1].run_id
+
+
+def evaluate_and_say(connection, run, seen):
+    connection.send("begins")
+    Run.generate = lambda *arguments, **more: connection.send("generates")
+    run.evaluate(seen, SAMPLING, 24)
+    connection.send("done")
+
+
+def test_who_evaluates_a_snapshot_that_another_process_evaluates_waits_and_uses_its_images(copied):
+    seen = copied.points[-1]
+    copied.evaluation_store(SAMPLING, 24).path(seen).unlink()
+    with ExitStack() as others:
+
+        def meanwhile(done, total, note=""):
+            if not hasattr(meanwhile, "other"):
+                meanwhile.other = others.enter_context(child(evaluate_and_say, a_run(copied.store), seen))
+                assert meanwhile.other.told() == "begins"
+                assert not meanwhile.other.connection.poll(0.3)
+
+        copied.evaluate(seen, SAMPLING, 24, progress=meanwhile)
+        assert meanwhile.other.told() == "done"
+
+
+def train_and_say(connection, run):
+    connection.send("begins")
+    Run.prepared = lambda *arguments: connection.send("trains")
+    with pytest.raises(BusyFolderError):
+        run.fit()
+    connection.send("refused")
+
+
+def test_a_training_that_another_process_is_at_is_refused_and_one_that_is_done_is_opened(
+    finished, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(trained, "_SECONDS_TO_WAIT", 0.1)
+    one = a_run(tmp_path, model=finished.model)
+    with ExitStack() as others:
+
+        def meanwhile(done, total, note=""):
+            if not hasattr(meanwhile, "other"):
+                meanwhile.other = others.enter_context(child(train_and_say, a_run(tmp_path)))
+                assert [meanwhile.other.told(), meanwhile.other.told()] == ["begins", "refused"]
+
+        one.fit(progress=meanwhile)
+    with finished.locked():
+        finished.fit()

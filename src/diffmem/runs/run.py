@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError
+from diffmem.folder_lock import locked_folder
 from diffmem.memorization import Neighbours, RatioRule, nearest_neighbours
 from diffmem.memorization.features import Features, features_key
 from diffmem.memorization.frechet import Moments, feature_moments
@@ -123,16 +124,24 @@ class Run(TrainedRun):
             DiffmemError: The snapshot is missing or damaged, or a file cannot be written.
         """
         store = self.evaluation_store(sampling, samples)
-        if not world().from_main(lambda: store.is_whole(seen, warn)):
-            self.generate(seen, sampling, samples, denoiser=denoiser, device=device, progress=progress)
-        if features is None or stored_frechet(store, seen, features) is not None:
+
+        def lacks_nothing() -> bool:
+            return features is None or stored_frechet(store, seen, features) is not None
+
+        if world().from_main(lambda: store.is_whole(seen, lambda text: None)) and lacks_nothing():
             return
-        # All numbers of an evaluation are of the same images: where these are gone, it is made anew.
-        if not world().from_main(lambda: store.is_whole(seen, warn, images=True)):
-            self.generate(seen, sampling, samples, device=device)
-        store_frechet(
-            store, seen, features, self.training_set.images, partial(self.training_moments, features), warn
-        )
+        # A study and who measures one of its runs may want the same images, whose shards lie in one folder: the second waits.
+        with locked_folder(store.folder, "end it", -1):
+            if not world().from_main(lambda: store.is_whole(seen, warn)):
+                self.generate(seen, sampling, samples, denoiser=denoiser, device=device, progress=progress)
+            if lacks_nothing():
+                return
+            # All numbers of an evaluation are of the same images: where these are gone, it is made anew.
+            if not world().from_main(lambda: store.is_whole(seen, warn, images=True)):
+                self.generate(seen, sampling, samples, device=device)
+            assert features is not None
+            moments = partial(self.training_moments, features)
+            store_frechet(store, seen, features, self.training_set.images, moments, warn)
 
     def generate(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -128,9 +128,11 @@ class TrainedRun:
         progress: Progress = NO_PROGRESS,
         warn: Callable[[str], None] = print,
     ) -> Path:
-        """Train, unless all snapshots are there, and return the last snapshot; see `training_snapshots`."""
-        for _ in self.training_snapshots(device=device, progress=progress, warn=warn):
-            pass
+        """Train, unless all snapshots are there, and return the last snapshot; see `training_snapshots`, and `locked`."""
+        there = world().from_main(lambda: all(snapshot_path(self.folder, seen).exists() for seen in self.points))
+        with nullcontext() if there else self.locked():
+            for _ in self.training_snapshots(device=device, progress=progress, warn=warn):
+                pass
         return snapshot_path(self.folder, self.points[-1])
 
     def training_snapshots(
