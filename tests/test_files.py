@@ -95,14 +95,18 @@ def test_a_file_that_another_thread_makes_meanwhile_has_its_usual_permissions(tm
 
     def paused(mask):
         before = umask(mask)
-        (tmp_path / f"theirs-{mask}").touch()  # as if by another thread, which may be at work between any two calls
+        (
+            tmp_path / f"theirs-{mask}"
+        ).touch()  # as if by another thread, which may be at work between any two calls
         return before
 
     usual.touch()
     monkeypatch.setattr(os, "umask", paused)
     write_text(tmp_path / "ours", "text")
     write_folder(tmp_path, {"record.json": b"{}"})
-    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {usual.stat().st_mode & 0o777}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {
+        usual.stat().st_mode & 0o777
+    }
 
 
 json_values = st.recursive(
@@ -273,7 +277,7 @@ def write_and_say(connection, folder, contents):
 
 @pytest.mark.parametrize("slow", list(NEW))
 def test_of_two_reports_that_are_written_at_once_the_later_is_there_whole(report, monkeypatch, slow):
-    other = {name: b"of another process" for name in ("page.html", "new.png", "more.png", "record.json")}
+    other = dict.fromkeys(("page.html", "new.png", "more.png", "record.json"), b"of another process")
     replace, others = Path.replace, ExitStack()
 
     def paused(path, target):

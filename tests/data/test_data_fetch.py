@@ -178,6 +178,21 @@ def test_kept_bytes_beyond_the_file_are_dropped(server, tmp_path):
     assert (tmp_path / "data.tar.gz").read_bytes() == CONTENT
 
 
+def test_a_second_download_of_a_file_at_the_same_time_is_refused_and_the_first_is_whole(server, tmp_path):
+    out, refused = tmp_path / "data.tar.gz", []
+    (tmp_path / "data.tar.gz.part").write_bytes(CONTENT[:1000])
+
+    def meanwhile(done, total, note=""):
+        if not refused:
+            refused.append(True)
+            with pytest.raises(UserError, match="in use by process"):
+                fetch(download(server), out)
+
+    assert fetch(download(server), out, meanwhile) is True
+    assert out.read_bytes() == CONTENT
+    assert list(tmp_path.iterdir()) == [out]
+
+
 def test_an_answer_that_is_an_error_is_told(server, tmp_path):
     server.status = 403
     with pytest.raises(DiffmemError, match=r"the server answers 403 Forbidden\. Or download it by hand"):
@@ -209,5 +224,5 @@ def test_without_a_network_one_line_says_what_to_do(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_told(server, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(DiffmemError, match="Cannot write"):
+    with pytest.raises(UserError, match=r"file/\S+ is no folder"):
         fetch(download(server), tmp_path / "file" / "data.tar.gz")

@@ -108,7 +108,8 @@ def test_work_that_was_interrupted_is_gone_on_with_and_said(tmp_path, folder):
 
 
 @pytest.mark.usefixtures("often")
-def test_pages_are_gone_on_with(tmp_path):
+@pytest.mark.parametrize("more", [b"", bytes(80)], ids=["noted", "and a later note was cut off"])
+def test_pages_are_gone_on_with(tmp_path, more):
     folder = tmp_path / "stacks"
     folder.mkdir()
     for index in range(400):
@@ -116,6 +117,11 @@ def test_pages_are_gone_on_with(tmp_path):
         (folder / f"{index:03d}.tif").write_bytes(_tiff(pages))
     reading = Reading(pages="all")
     interrupted(folder, tmp_path / "one.npy", 200, reading)
+    with (partial_folder(tmp_path / "one.npy") / "1.pages").open("ab") as pages:
+        pages.write(more)
+    (
+        partial_folder(tmp_path / "one.npy") / ".1.json.0123abcd.tmp"
+    ).touch()  # of a write in which it was killed
     images, said, _ = gone_on(folder, tmp_path / "one.npy", reading)
     assert "files are decoded already" in said
     expected = open_images(folder, reading=reading)

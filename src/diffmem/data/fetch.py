@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffmem.errors import DiffmemError, UserError
+from diffmem.folder_lock import locked_folder
 from diffmem.progress import NO_PROGRESS, Progress
 
 __all__ = ["DOWNLOADS", "Download", "fetch"]
@@ -72,7 +73,7 @@ def fetch(
         True if the file was downloaded, False if it was there and whole.
 
     Raises:
-        UserError: Another file has the name `out`.
+        UserError: Another file has the name `out`, or another process downloads it.
         DiffmemError: The network or the disk failed, or what came has a wrong checksum. It says how to get the file
             by hand.
     """
@@ -84,23 +85,27 @@ def fetch(
             "choose another place."
         )
     part = out.with_name(f"{out.name}.part")
-    try:
-        if part.exists() and part.stat().st_size > download.size:
-            part.unlink()
-        failure = _fill(download, part, progress, attempts, timeout)
-        if failure is not None:
-            kept = part.stat().st_size if part.exists() else 0
-            again = f" {kept:,} bytes are kept: run it again to go on from there." if kept else ""
-            raise DiffmemError(f"Cannot download {download.url}: {failure}.{again} {_by_hand(download, out)}")
-        if not _is_whole(part, download):
-            part.unlink()
-            raise DiffmemError(
-                f"What came from {download.url} is damaged: its checksum is wrong. It was removed; run it again. "
-                f"{_by_hand(download, out)}"
-            )
-        part.replace(out)
-    except OSError as error:
-        raise DiffmemError(f"Cannot write {out}: {error.strerror or error}.") from error
+    # Two would append to one file, also after the other has checked and renamed it.
+    with locked_folder(out.with_name(f".{out.name}.download"), "name another file"):
+        try:
+            if part.exists() and part.stat().st_size > download.size:
+                part.unlink()
+            failure = _fill(download, part, progress, attempts, timeout)
+            if failure is not None:
+                kept = part.stat().st_size if part.exists() else 0
+                again = f" {kept:,} bytes are kept: run it again to go on from there." if kept else ""
+                raise DiffmemError(
+                    f"Cannot download {download.url}: {failure}.{again} {_by_hand(download, out)}"
+                )
+            if not _is_whole(part, download):
+                part.unlink()
+                raise DiffmemError(
+                    f"What came from {download.url} is damaged: its checksum is wrong. It was removed; run it again. "
+                    f"{_by_hand(download, out)}"
+                )
+            part.replace(out)
+        except OSError as error:
+            raise DiffmemError(f"Cannot write {out}: {error.strerror or error}.") from error
     return True
 
 

@@ -26,7 +26,7 @@ from diffmem.data.conversions import Tally
 from diffmem.data.formats.decoding import Decoder, Files
 from diffmem.data.storage import parts, reserve
 from diffmem.errors import DiffmemError
-from diffmem.files import write_json
+from diffmem.files import write_bytes, write_json
 from diffmem.version import __version__
 
 __all__ = ["Kept", "kept_work", "partial_folder", "resumable"]
@@ -77,9 +77,10 @@ def resumable(out: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _empty(folder: Path) -> None:
-    for file in folder.glob("[!.]*"):
+    for file in folder.iterdir():
         with suppress(OSError):
-            file.unlink()
+            if file.name != ".lock":
+                file.unlink()
 
 
 def kept_work(files: Files, decoder: Decoder) -> Kept | None:
@@ -163,7 +164,9 @@ class Kept:
         with pixels.open("r+b") as stream:
             array = np.asarray(np.memmap(stream, np.uint8, "r+", shape=shape))
         digest = _hash_on(hashlib.sha256(), array, 0, count)
-        pages = np.fromfile(self._pages, np.int64) if said["several"] else None
+        pages = (
+            np.fromfile(self._pages, np.int64, done) if said["several"] else None
+        )  # it may be of a later note
         digest_of_pages = "" if pages is None else hashlib.sha256(pages.tobytes()).hexdigest()
         if digest.hexdigest() != said["sha256"] or digest_of_pages != said["sha256_pages"]:
             raise ValueError("other pixels")
@@ -214,12 +217,7 @@ class Kept:
         _hash_on(self._hash, array, self._hashed, images)
         self._hashed = images
         content = b"" if pages is None else pages.tobytes()
-        try:
-            self._pages.write_bytes(content)
-        except OSError as error:
-            raise DiffmemError(
-                f"Cannot write {self._pages}: {error.strerror or error}. Free some space."
-            ) from error
+        write_bytes(self._pages, content)
         write_json(
             self._note,
             {

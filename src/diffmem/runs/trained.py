@@ -129,7 +129,9 @@ class TrainedRun:
         warn: Callable[[str], None] = print,
     ) -> Path:
         """Train, unless all snapshots are there, and return the last snapshot; see `training_snapshots`, and `locked`."""
-        there = world().from_main(lambda: all(snapshot_path(self.folder, seen).exists() for seen in self.points))
+        there = world().from_main(
+            lambda: all(snapshot_path(self.folder, seen).exists() for seen in self.points)
+        )
         with nullcontext() if there else self.locked():
             for _ in self.training_snapshots(device=device, progress=progress, warn=warn):
                 pass
