@@ -7,6 +7,7 @@ from pathlib import Path
 
 from diffmem.distributed import world
 from diffmem.environment import versions
+from diffmem.folder_lock import locked_folder
 from diffmem.memorization import RatioRule, protocol_id
 from diffmem.memorization.examples import Example
 from diffmem.progress import NO_PROGRESS, Progress
@@ -54,11 +55,16 @@ class GridStudy:
         progress: Progress = NO_PROGRESS,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Do what is not done yet, until the budget is spent; the arguments and errors are those of `execute_studies`."""
-        if world().is_main:
-            write_study_folder(self.folder, self.recipe, self.store)
-        studies = list(self.studies.values())
-        execute_studies(studies, self.folder, device=device, progress=progress, warn=warn)
+        """Do what is not done yet, until the budget is spent; the arguments and errors are those of `execute_studies`.
+
+        Raises:
+            BusyFolderError: Another process is at it.
+        """
+        with locked_folder(self.folder):
+            if world().is_main:
+                write_study_folder(self.folder, self.recipe, self.store)
+            studies = list(self.studies.values())
+            execute_studies(studies, self.folder, device=device, progress=progress, warn=warn)
 
     def result(self, device: str = "cpu", *, so_far: bool = False) -> StudyRecord:
         """Summarize the study as it is now, finished or not; with runs that are not finished if it is to be `so_far`."""

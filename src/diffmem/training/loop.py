@@ -209,15 +209,12 @@ def _states(trainings: Sequence[Training]) -> list[dict[str, Tensor] | None]:
     for index, one in enumerate(trainings):
         # The next states are renamed when all are written: one that is renamed says that all others count.
         later, held = one.read_state(_NEXT_STATE_FILE), found[index]
-        if (
-            later is not None
-            and int(later["seen"]) in places
-            and (held is None or held["seen"] < later["seen"])
-        ):
+        if later is None or int(later["seen"]) not in places:
+            continue
+        if held is None or held["seen"] < later["seen"]:
             found[index] = later
-            rename_file(
-                one.folder / _NEXT_STATE_FILE, one.folder / STATE_FILE
-            )  # it counts, also for the next process
+            # It counts for the next process, too.
+            rename_file(one.folder / _NEXT_STATE_FILE, one.folder / STATE_FILE)
     return found
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from diffmem.data import ImageSet
 from diffmem.distributed import world
 from diffmem.errors import UserError
+from diffmem.folder_lock import locked_folder
 from diffmem.memorization.examples import Example
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.distribution import Distribution, open_distribution
@@ -149,14 +150,16 @@ class AdaptiveStudy(ABC):
 
         Raises:
             UserError: It was started under torchrun.
+            BusyFolderError: Another process is at it.
         """
         if world().size > 1:
             raise UserError(
                 "Such a study starts its processes itself; start it without torchrun, and set executor.processes_per_run for"
                 " several GPUs a training."
             )
-        write_study_folder(self.folder, self.recipe, self.store)
-        drive(self, device=device, progress=progress, warn=warn)
+        with locked_folder(self.folder):
+            write_study_folder(self.folder, self.recipe, self.store)
+            drive(self, device=device, progress=progress, warn=warn)
 
     def size_record(self, item: Item) -> RunRecord:
         """Return what a training did and says, finished or not; a final one is read once."""
