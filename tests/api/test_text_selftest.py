@@ -1,10 +1,12 @@
 """The self-test of audits of text-to-image models, and the fine-tune that it leaves."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 import diffmem
-from diffmem.api.text_selftest import text_self_test, write_emoji
+from diffmem.api.text_selftest import HOME, text_self_test, write_emoji
 from diffmem.auditing.prompts.planted import emoji_sets
 
 
@@ -19,6 +21,28 @@ def test_the_fine_tune_is_written_as_its_owner_has_it(tmp_path):
     assert held.captions == emoji_sets().heldout.captions
     assert np.array_equal(held.images, emoji_sets().heldout.images)
     write_emoji(tmp_path)  # what is there stays
+
+
+def test_a_copy_in_which_it_was_ended_is_not_taken_for_the_fine_tune(tmp_path, monkeypatch):
+    copies, copy = [], shutil.copy2
+
+    def ended(source, target, **more):
+        copies.append(target)
+        if len(copies) == 3:
+            raise KeyboardInterrupt
+        return copy(source, target, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil.copytree, "__defaults__", (False, None, ended, False, False))
+        with pytest.raises(KeyboardInterrupt):
+            write_emoji(tmp_path)
+    write_emoji(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "heldout", "loras", "model"]
+    for name in ("model", "loras"):
+        held, wanted = (
+            {path.relative_to(home / name) for path in (home / name).rglob("*")} for home in (tmp_path, HOME)
+        )
+        assert held == wanted
 
 
 @pytest.mark.slow

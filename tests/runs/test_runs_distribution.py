@@ -33,6 +33,16 @@ def test_a_changed_file_is_read_again(tmp_path):
     assert len(open_distribution(config(source=str(path))).pool) == 60
 
 
+def test_a_folder_with_another_image_in_one_of_its_folders_is_read_again(tmp_path):
+    digits, path = open_images("digits").take(np.arange(3), "three"), tmp_path / "set"
+    write_images(digits, path, form="imagefolder")
+    (path / "metadata.jsonl").unlink()
+    assert len(open_distribution(config(source=str(path))).pool) == 3
+    image = next(path.rglob("*.png"))
+    image.with_name("one-more.png").write_bytes(image.read_bytes())
+    assert len(open_distribution(config(source=str(path))).pool) == 4
+
+
 def test_a_number_of_classes_keeps_the_first_so_many():
     found = open_distribution(config(classes=3, selection="balanced"))
     assert found.draw(9).labels is None

@@ -26,7 +26,9 @@ def test_trainings_are_called_by_their_level_where_there_are_several(levels, nam
 
 
 @pytest.mark.parametrize("kind", ["grid", "search"])
-def test_a_second_start_in_the_folder_of_a_study_that_is_at_work_is_refused_and_changes_nothing(tmp_path, kind):
+def test_a_second_start_in_the_folder_of_a_study_that_is_at_work_is_refused_and_changes_nothing(
+    tmp_path, kind
+):
     first, second, refused = GridStudy(tiny_recipe("sizes=[4]"), tmp_path), GridStudy, []
     other = tiny_recipe("sizes=[4, 8]", "budget.images=0.001")
     if kind == "search":

@@ -64,7 +64,9 @@ def write_emoji(out: Path) -> None:
     sets = emoji_sets()
     for name in ("model", "loras"):
         if not (out / name).exists():
-            shutil.copytree(HOME / name, out / name)
+            # Renamed once it is whole: what is there is taken as it is.
+            shutil.copytree(HOME / name, out / f".{name}.copied", dirs_exist_ok=True)
+            (out / f".{name}.copied").rename(out / name)
     for name, images in (("dataset", sets.training), ("heldout", sets.heldout)):
         if not (out / name).exists():
             write_images(images, out / name)

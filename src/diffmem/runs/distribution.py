@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -159,7 +160,12 @@ class _File:
     @classmethod
     def at(cls, source: str, split: Split, progress: Progress) -> _File:
         path = Path(source).expanduser()
-        return cls(source, path.stat().st_mtime_ns if path.exists() else 0, split, progress)
+        places = [Path(folder) for folder, _, _ in os.walk(path)] or [
+            path
+        ]  # a folder changes with what is directly in it
+        return cls(
+            source, max(each.stat().st_mtime_ns if each.exists() else 0 for each in places), split, progress
+        )
 
 
 @dataclass(frozen=True)
