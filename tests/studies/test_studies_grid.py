@@ -37,7 +37,7 @@ def test_a_second_start_in_the_folder_of_a_study_that_is_at_work_is_refused_and_
     def meanwhile(done, total, note=""):
         if not refused:
             refused.append(True)
-            with pytest.raises(BusyFolderError, match="in use by process .* --out"):
+            with pytest.raises(BusyFolderError, match=r"in use by process .* --out"):
                 second(other, tmp_path).execute()
             assert read_study(tmp_path) == first.recipe
 
