@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from uuid import uuid4
 from diffmem.errors import DiffmemError
 
 __all__ = [
+    "appears",
     "atomic_path",
     "is_whole",
     "json_bytes",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 _SECONDS_TO_WAIT = 60.0
+_SECONDS_TO_APPEAR = 70.0
 
 
 @contextmanager
@@ -246,6 +249,24 @@ def is_whole(path: Path, read: Callable[[], object], warn: Callable[[str], None]
     except DiffmemError as error:
         warn(f"{error} It is regenerated.")
         return False
+    return True
+
+
+def appears(is_there: Callable[[], bool], meanwhile: Callable[[], object] = lambda: None) -> bool:
+    """Whether what another machine has written is there, or comes within a minute.
+
+    A network file system does not see for so long that a file is there which it has looked for before (nfs(5), acdirmax).
+
+    Args:
+        is_there: Looks for it.
+        meanwhile: Called after each look in vain.
+    """
+    deadline = time.monotonic() + _SECONDS_TO_APPEAR
+    while not is_there():
+        if time.monotonic() >= deadline:
+            return False
+        meanwhile()
+        time.sleep(0.5)
     return True
 
 

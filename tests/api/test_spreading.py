@@ -1,5 +1,8 @@
 """The heavy parts of commands in pieces: the same results, however many work on them and whichever die."""
 
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import pytest
 from cli_builders import caller
@@ -156,3 +159,17 @@ def test_duplicates_in_pieces_are_written_as_by_one_process(tmp_path, small, cap
     assert one.keys() == other.keys()
     assert one["duplicates.csv"] == other["duplicates.csv"]
     assert one["duplicates.json"] == other["duplicates.json"]
+
+
+def test_images_that_a_network_file_system_shows_late_are_waited_for(tmp_path, model, expected, monkeypatch):
+    """A file that was looked for is said not to be there for a while, though a worker has written it."""
+    exists, looks = Path.exists, Counter()
+
+    def shown_late(path):
+        looks[path] += path.name.startswith("shard-")
+        return exists(path) and looks[path] not in (2, 3)
+
+    monkeypatch.setattr(Path, "exists", shown_late)
+    made = sampled(InlinePool(), tmp_path / "work", model)
+    np.testing.assert_array_equal(made, expected)
+    assert max(looks.values()) > 3

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -164,6 +165,21 @@ def test_how_far_a_training_is_is_told_in_images_with_the_pace_and_the_time_left
     now[0] = 10
     reached.take(10_000, 20_000, "epoch 20")
     assert str(reached) == "10,000 of 20,000 images, 500 a second, 20 s left, epoch 20"
+
+
+def test_results_that_a_network_file_system_shows_late_are_waited_for(tmp_path):
+    """A file that was looked for is said not to be there for a while, though a worker has written it."""
+    plan, looks = Tasks(tmp_path, "inline", a=("write", 1.0, {})), []
+    (work,) = plan.works
+
+    def shown_late():
+        looks.append(work.is_done())
+        return looks.count(True) > 1
+
+    plan.works = [replace(work, is_done=shown_late)]
+    drive(plan)
+    assert looks.count(False) == looks.index(True)
+    assert looks.count(True) > 1
 
 
 def test_the_progress_says_how_far_the_trainings_are_and_where_work_waits(tmp_path):

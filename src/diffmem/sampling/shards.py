@@ -20,7 +20,7 @@ import numpy as np
 
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
-from diffmem.files import atomic_path
+from diffmem.files import appears, atomic_path
 from diffmem.models.denoiser import Denoiser, pixel_shape_of
 from diffmem.models.pretrained.opening import open_model, origin_of
 from diffmem.progress import NO_PROGRESS, Progress
@@ -134,7 +134,7 @@ def generate_resumable(
         missing = [batch for batch in batches if batch.read(folder, tag, shape) is None]
         _made_elsewhere(place, missing, {"sampler": config.model_dump(mode="json"), "folder": str(folder.resolve()), "tag": tag,
                                          "digest": origin_of(denoiser).digest}, progress)  # fmt: skip
-        if any(batch.read(folder, tag, shape) is None for batch in missing):
+        if not appears(lambda: all(batch.read(folder, tag, shape) is not None for batch in missing)):
             raise DiffmemError(
                 f"Workers have generated images, but they are not in {folder}: do the workers write to another disk than this one?"
             )

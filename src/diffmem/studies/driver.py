@@ -17,7 +17,7 @@ from diffmem.errors import DiffmemError, UserError
 from diffmem.executors.config import ExecutorConfig
 from diffmem.executors.open import open_pool
 from diffmem.executors.pool import BugError, Event, Pool, Task
-from diffmem.files import read_number, write_json
+from diffmem.files import appears, read_number, write_json
 from diffmem.folder_lock import BusyFolderError
 from diffmem.interrupt import StopRequest
 from diffmem.progress import NO_PROGRESS, Pace, Progress
@@ -341,7 +341,7 @@ class _Driver:
 
     def _finished(self, task: _Task) -> None:
         for work in task.works:
-            if not work.is_done():
+            if not appears(work.is_done, self._beat):
                 raise DiffmemError(
                     f"The training {work.name} ended, but its results are not in {work.run.folder}: do the workers write to"
                     " another disk than this one?"

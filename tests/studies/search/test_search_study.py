@@ -264,9 +264,11 @@ def test_the_number_of_processes_does_not_change_the_result(finished, tmp_path):
 
 
 def test_a_worker_whose_result_is_not_here_is_told(tmp_path, monkeypatch):
+    from diffmem import files
     from diffmem.studies.search import adaptive
 
     monkeypatch.setattr(adaptive, "_WORK", "search_builders:nothing")
+    monkeypatch.setattr(files, "_SECONDS_TO_APPEAR", 0.0)
     with pytest.raises(DiffmemError, match="another disk"):
         carried_out(tmp_path)
 
