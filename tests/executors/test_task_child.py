@@ -10,7 +10,7 @@ from executors_work import OddError, ends, files, is_running, number_in, task, w
 
 from diffmem.errors import DiffmemError, UserError
 from diffmem.executors import child as child_module
-from diffmem.executors.child import run_child
+from diffmem.executors.child import EventFile, run_child
 from diffmem.executors.open import InlinePool
 from diffmem.executors.pool import BugError, Event, LostTaskError, event_from_json, event_to_json
 from diffmem.executors.processes import LocalPool
@@ -25,6 +25,17 @@ def run(each, **more):
 def when(condition):
     """Ask to stop once a condition holds."""
     return {"asked": lambda: bool(condition())}
+
+
+def test_a_line_that_a_full_disk_cut_short_costs_its_own_event_alone(tmp_path):
+    file = EventFile(tmp_path / "events-0.jsonl")
+    lines = [
+        json.dumps(event_to_json(Event("a", "progress", text, 1, 2))).encode() for text in ("1", "2", "3")
+    ]
+    (tmp_path / "events-0.jsonl").write_bytes(
+        lines[0] + b"\n" + lines[1][:20] + lines[1] + b"\n" + lines[2] + b"\n"
+    )
+    assert [event.text for event in file.new()] == ["1", "3"]
 
 
 def test_a_process_of_its_own_tells_progress_warnings_and_its_end(tmp_path):

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -76,7 +77,11 @@ class EventFile:
             return []
         whole = gained[: gained.rfind(b"\n") + 1]
         self._read += len(whole)
-        return [event_from_json(json.loads(line)) for line in whole.splitlines()]
+        events = []
+        for line in whole.splitlines():
+            with suppress(ValueError):  # a full disk cut it short
+                events.append(event_from_json(json.loads(line)))
+        return events
 
 
 class _Reader:

@@ -126,7 +126,9 @@ class Training:
         if world().is_main:
             held = read_metrics(self.folder)
             self._metrics = [one for one in held if one["images_seen"] <= self.trainer.seen]
-            (self.folder / _NEXT_STATE_FILE).unlink(missing_ok=True)
+            left = [*self.folder.glob(".training-state*.tmp"), *self.folder.glob("snapshots/.*.tmp")]
+            for path in (self.folder / _NEXT_STATE_FILE, *left):  # of a process that was killed
+                path.unlink(missing_ok=True)
         self._told = time.monotonic()
 
     def write_state(self, name: str = STATE_FILE) -> None:
