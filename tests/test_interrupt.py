@@ -63,6 +63,23 @@ def test_inside_a_safe_block_a_signal_takes_effect_at_once(kind):
 
 
 @BOTH
+def test_what_is_saved_after_a_stop_inside_a_safe_block_is_not_disturbed_by_a_sigterm_that_follows(kind):
+    saved = []
+
+    def work(stop):
+        with stop.at_once():
+            try:
+                send(kind)
+            finally:
+                send(signal.SIGTERM)
+                saved.append(True)
+
+    with StopRequest() as stop, pytest.raises(KeyboardInterrupt):
+        work(stop)
+    assert saved == [True]
+
+
+@BOTH
 def test_after_a_safe_block_signals_wait_again(kind):
     with StopRequest() as stop:
         with stop.at_once():

@@ -40,11 +40,9 @@ class StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        repeated = (
-            self.requested and number == signal.SIGINT
-        )  # a parent may pass on the Ctrl-C that the terminal sent us too
-        self.requested = True
-        if self._immediate or repeated:
+        first, self.requested = not self.requested, True
+        # A parent may pass on the Ctrl-C that the terminal sent us too, and who ends a job may ask twice: that disturbs no saving.
+        if (first and self._immediate) or (not first and number == signal.SIGINT):
             raise KeyboardInterrupt
 
     def honour(self) -> None:
