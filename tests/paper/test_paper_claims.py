@@ -120,6 +120,17 @@ def test_the_interval_of_three_pairs_is_that_of_student():
     assert "+20.0 points [-4.8, +44.8]" in judge(ClaimRule(text="t", rising=("a", "b")), [a, b]).numbers
 
 
+def test_pairs_that_agree_entirely_are_as_uncertain_as_their_samples():
+    rule = ClaimRule(text="t", rising=("a", "b"))
+    found = judge(rule, levels(("a", [0] * 4), ("b", [100] * 4)))
+    # Each rate is 0 or 1,000 of 1,000: a variance of p (1 - p) / 1,000 with p = 1 / 1,002; t of 3 degrees of freedom is 3.182.
+    half = 3.182 * 100 * np.sqrt(2 * (1 / 1002) * (1001 / 1002) / 1000) / np.sqrt(4)
+    assert f"[{100 - half:+.1f}, +100.0]" in found.numbers
+    assert 100 - half < 99.8
+    alike = judge(rule, levels(("a", [50] * 4), ("b", [52] * 4)))
+    assert alike.verdict == "cannot tell"  # 500 and 520 of 1,000, four times: the pairs agree by chance
+
+
 def test_a_chain_is_judged_by_its_trend():
     chain = levels(
         ("a", [10, 11, 12, 13]), ("b", [40, 42, 41, 43]), ("c", [30, 31, 33, 32]), ("d", [60, 63, 61, 62])

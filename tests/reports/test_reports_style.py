@@ -49,6 +49,7 @@ def test_sizes_are_plain_numbers_at_the_ticks():
         ([1, 40000], ["1", "10", "100", "1,000", "10,000"]),
         ([0.5, 4], ["0.5", "1", "2"]),
         ([300], ["200", "500"]),
+        ([250.0, 353.6, 500.0], ["250", "354", "500"]),  # of round numbers, only 500 is among them
     ],
 )
 def test_epochs_have_round_numbers(epochs, labels):

@@ -2,7 +2,8 @@
 
 R_mem is the peak over a run's evaluation points, in percentage points. A claim compares runs that differ in one thing alone:
 pairs (or chains) with the same training-set size and seed are blocks, and the mean difference over blocks has a t interval of
-95%, cut at what a difference of rates can be. Fewer than three blocks show nothing: how far two trainings differ by their seeds alone
+95%, cut at what a difference of rates can be; changes that agree better than their samples allow do so by chance, and count as spread as
+those allow. Fewer than three blocks show nothing: how far two trainings differ by their seeds alone
 is then unknown, or known from one difference.
 """
 
@@ -64,7 +65,7 @@ def judge(rule: ClaimRule, levels: Sequence[ExperimentLevel]) -> ClaimRecord | N
         pairs = count_text(len(rows), "pair", "pairs")
         numbers = f"{mean:+.1f} points {where}: {pairs} of size and seed {'is' if len(rows) == 1 else 'are'} not enough to tell"
         return ClaimRecord(claim=rule.text, verdict=verdict, numbers=numbers)
-    low, high = _interval(changes)
+    low, high = _interval(changes, math.sqrt(np.mean([_variance(row) for row in rows])))
     if rule.same is not None:
         if -rule.margin < low and high < rule.margin:
             verdict = "shown"
@@ -93,18 +94,35 @@ def _rows(rule: ClaimRule, levels: Sequence[_Runs]) -> list[list[Rate]]:
     return [row for row in rows if len(row) > 1]
 
 
+def _weights(count: int) -> NDArray[np.float64]:
+    """Return what each of so many rates counts in the change along their chain, by its least-squares line, in points."""
+    centred = np.arange(count) - (count - 1) / 2
+    return np.asarray(100 * (count - 1) * centred / (centred @ centred))
+
+
 def _trend(rates: Sequence[Rate]) -> float:
-    """Return the change along a chain in points, by its least-squares line: for two rates their difference."""
-    centred = np.arange(len(rates)) - (len(rates) - 1) / 2
-    slope = float(centred @ [100 * rate.value for rate in rates] / (centred @ centred))
-    return min(100.0, max(-100.0, slope * (len(rates) - 1)))
+    """Return the change along a chain in points: for two rates their difference."""
+    change = float(_weights(len(rates)) @ [rate.value for rate in rates])
+    return min(100.0, max(-100.0, change))
 
 
-def _interval(changes: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the t interval of the mean of three changes or more, in points, of which none exceeds 100."""
+def _variance(rates: Sequence[Rate]) -> float:
+    """Return the variance of the change that sampling alone makes, in points squared, with rates of (count + 1) / (total + 2)."""
+    shares = np.array([(rate.count + 1) / (rate.total + 2) for rate in rates])
+    totals = np.array([rate.total for rate in rates])
+    return float(_weights(len(rates)) ** 2 @ (shares * (1 - shares) / totals))
+
+
+def _interval(changes: NDArray[np.float64], least: float) -> tuple[float, float]:
+    """Return the t interval of the mean of three changes or more, in points, of which none exceeds 100.
+
+    Args:
+        least: Their standard deviation, where they agree better than that.
+    """
     from scipy.stats import t
 
-    half = float(t.ppf(0.975, len(changes) - 1) * changes.std(ddof=1) / math.sqrt(len(changes)))
+    spread = max(float(changes.std(ddof=1)), least)
+    half = float(t.ppf(0.975, len(changes) - 1)) * spread / math.sqrt(len(changes))
     mean = float(changes.mean())
     return max(-100.0, mean - half), min(100.0, mean + half)
 

@@ -191,7 +191,7 @@ def size_axis(axes: Axes, sizes: Sequence[float], room: float = 0.075) -> None:
 
 
 def epoch_axis(axes: Axes, epochs: Sequence[float], dense: float = 3e3) -> None:
-    """Make the x axis a log10 axis with plain numbers at 1, 2 and 5 times the powers of ten.
+    """Make the x axis a log10 axis with plain numbers at 1, 2 and 5 times the powers of ten, or at the epochs where those are too few.
 
     Args:
         epochs: Positive numbers.
@@ -202,7 +202,9 @@ def epoch_axis(axes: Axes, epochs: Sequence[float], dense: float = 3e3) -> None:
     left, right = low / margin, high * margin
     axes.set_xscale("log", base=10)
     axes.set_xlim(left, right)
-    inside = round_numbers(left, right, (1,) if right / left > dense else (1, 2, 5)) or [low, high]
+    inside = round_numbers(left, right, (1,) if right / left > dense else (1, 2, 5))
+    if len(inside) < 2:
+        inside = readable_ticks(list(epochs), left, right)
     axes.set_xticks(inside, [size_text(number) for number in inside])
     axes.set_xticks([], minor=True)
 
