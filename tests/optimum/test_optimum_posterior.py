@@ -141,7 +141,7 @@ class Threads:
 
     def __init__(self, size):
         self.size, self.own, self.told = size, threading.local(), [None] * size
-        self.barrier = threading.Barrier(size, timeout=20)
+        self.barrier = threading.Barrier(size, timeout=200)
 
     def gather(self, value):
         self.told[self.own.rank] = value

@@ -116,12 +116,10 @@ def test_work_that_fails_ends_the_study_with_its_error_and_the_others_are_stoppe
         sleeper=("save_when_stopped", 2.0, begun),
         bad=(function, 1.0, {"value": 7, "after": begun["begun"]}),
     )
-    begin = time.monotonic()
     with pytest.raises(kind, match=words):
         drive(plan)
-    assert time.monotonic() - begin < 40  # the sleeper was not waited for
     assert not is_running(number_in(begun["begun"]))
-    assert (tmp_path / "files" / "sleeper").exists()
+    assert (tmp_path / "files" / "sleeper").exists()  # which it writes when it is cut off alone
     assert capfd.readouterr().err.count("in stumble") == (function == "stumble")
 
 
@@ -245,11 +243,12 @@ def test_studies_that_differ_in_their_epochs_alone_are_each_done_to_their_ends(t
 
 def test_the_time_of_a_study_is_the_sum_of_its_sessions(tmp_path):
     assert seconds_spent(tmp_path) == 0
+    begin = time.monotonic()
     for _ in range(2):
         note = timed(tmp_path)
         time.sleep(0.05)
         note()
-    assert 0.1 <= seconds_spent(tmp_path) < 5
+    assert 0.1 <= seconds_spent(tmp_path) <= time.monotonic() - begin
 
 
 def test_when_the_budget_is_spent_no_work_begins_and_a_larger_one_goes_on(tmp_path):
