@@ -371,5 +371,5 @@ class LeasesOfThree(RuleBasedStateMachine):
             assert {run: (lease.study, lease.alive) for run, lease in index.holders().items()} == expected
 
 
-LeasesOfThree.TestCase.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
+LeasesOfThree.TestCase.settings = settings(max_examples=15, stateful_step_count=25)
 TestLeasesOfThree = LeasesOfThree.TestCase
