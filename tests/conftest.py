@@ -9,7 +9,19 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+from parameters import ALL
 from undrawn import undrawn_figures
+
+# Whether a test passes does not depend on how busy the machine is, nor on luck: `make test-slow` draws new examples each time.
+settings.register_profile(
+    "steady",
+    deadline=None,
+    derandomize=not ALL,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("steady")
 
 CIFAR_TOOL = Path(__file__).resolve().parents[2] / "shared" / "tools" / "make_cifar10_archive.py"
 
@@ -17,6 +29,14 @@ CIFAR_TOOL = Path(__file__).resolve().parents[2] / "shared" / "tools" / "make_ci
 def pytest_collection_finish() -> None:
     """What was imported stays: a search for garbage, which takes half a second with it, passes it over."""
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What torch draws without a generator does not depend on which tests ran before, in this process or another."""
+    import torch  # not for the process that only hands out the tests
+
+    torch.manual_seed(4321)
 
 
 @pytest.fixture(scope="session")

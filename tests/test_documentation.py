@@ -82,6 +82,7 @@ def test_every_picture_is_shown_somewhere():
     assert {path.name for path in (ROOT / "docs/pictures").glob("*.png")} == shown
 
 
+@pytest.mark.usefixtures("undrawn", "few_controls")  # the slow test below has all of both
 def test_the_blocks_of_the_readme_run_in_their_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")

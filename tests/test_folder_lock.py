@@ -38,11 +38,10 @@ def hold(connection, folder):
 
 def hold_with_a_child(connection, folder):
     with locked_folder(folder):
-        number = os.fork()
-        if not number:
+        if not os.fork():
+            connection.send(os.getpid())  # what a fork does to locks is done
             time.sleep(60)
             os._exit(0)
-        connection.send(number)
         wait_for_ever(connection)
 
 

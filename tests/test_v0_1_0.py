@@ -20,6 +20,9 @@ from diffmem.paper.records import ExperimentResult
 from diffmem.studies.records import StudyRecord
 from diffmem.training import Trainer, TrainingConfig
 
+# Nothing here depends on pictures, nor on how many copies an audit plants.
+pytestmark = pytest.mark.usefixtures("undrawn", "few_controls")
+
 STORES = Path(__file__).parent / "fixtures" / "v0_1_0"
 FINISHED, STOPPED = "runs/89e0a5bf51831314", "runs/b4aabf8e8e3cfdbe"
 # As make.sh in the same folder.

@@ -95,9 +95,9 @@ def save_when_stopped(content, progress, warn):
     begun, saved = Path(content["begun"]), Path(content["saved"])
     if saved.exists():
         return
-    begun.write_text(str(os.getpid()))
     try:
-        for _ in range(1200):
+        begun.write_text(str(os.getpid()))  # from here on it may be stopped
+        for _ in range(6000):
             progress(1, 2)
             time.sleep(0.05)
     except KeyboardInterrupt:
@@ -109,8 +109,8 @@ def save_when_stopped(content, progress, warn):
 def talk(content, progress, warn):
     """Say more than a pipe holds; when stopped, save what was said."""
     said = 0
-    Path(content["begun"]).write_text(str(os.getpid()))
     try:
+        Path(content["begun"]).write_text(str(os.getpid()))
         while True:
             warn("x" * 10_000)
             said += 1

@@ -53,7 +53,7 @@ class Child:
         self.process.start()
         theirs.close()
 
-    def told(self, seconds=30):
+    def told(self, seconds=60):
         assert self.connection.poll(seconds), "the process tells nothing"
         return self.connection.recv()
 
@@ -83,7 +83,7 @@ def wait_for_ever(connection):
         os._exit(0)
 
 
-def until(condition, seconds=10):
+def until(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

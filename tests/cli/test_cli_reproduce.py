@@ -29,6 +29,7 @@ def test_the_list_shows_every_experiment_with_factor_and_finding(run):
     assert load_experiment("fig2_dim").factor in called.out
 
 
+@pytest.mark.usefixtures("undrawn")  # drawn for the page of all
 def test_one_level_leaves_report_numbers_figure_and_recipe(run, tmp_path):
     arguments = ["fig5_unique", "--scale", "smoke", "--set", "size=1000", "--out", "here", "--workers", "1"]
     called = run("reproduce", *arguments)

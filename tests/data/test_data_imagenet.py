@@ -57,7 +57,7 @@ def test_images_are_spread_evenly_and_the_first_synsets_take_the_remainder(image
     assert images.class_names == ("tabby cat", "n00000002", "red wolf")
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(a=st.integers(1, 23), b=st.integers(1, 23), seed=st.integers(0, 99))
 def test_a_smaller_set_is_the_beginning_of_a_larger_one(imagenet, a, b, seed):
     small, large = (read(imagenet, size=size, seed=seed) for size in sorted((a, b)))

@@ -69,7 +69,7 @@ HEADS = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(HEADS, st.binary(max_size=300))
 def test_noise_is_explained_and_never_crashes(tmp_path_factory, head, noise):
     path = tmp_path_factory.getbasetemp() / "noise"

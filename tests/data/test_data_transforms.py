@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from data_builders import image_set, image_sets
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -23,7 +23,6 @@ def test_resizing_is_pillows_lanczos(resolution):
 @given(
     st.integers(0, 255), st.integers(1, 12), st.integers(1, 12), st.integers(1, 12), st.sampled_from([1, 3])
 )
-@settings(deadline=None)
 def test_a_flat_image_stays_flat_at_any_resolution(value, height, width, resolution, channels):
     flat = ImageSet(np.full((1, channels, height, width), value, np.uint8), None, ("flat",))
     resized = resize(flat, resolution)

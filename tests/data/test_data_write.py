@@ -18,7 +18,7 @@ from diffmem.errors import DiffmemError, UserError
 
 
 @pytest.mark.parametrize("ending", [".zip", ".npz", ".npy"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(images=image_sets())
 def test_what_is_written_reads_back_the_same(tmp_path_factory, ending, images):
     path = tmp_path_factory.getbasetemp() / f"round{ending}"
@@ -135,7 +135,7 @@ def test_images_are_written_a_part_at_a_time(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["set", "a.tar", "a-{00..03}.tar"])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(images=image_sets())
 def test_what_others_read_reads_back_with_the_same_fingerprint(tmp_path_factory, name, images):
     path = tmp_path_factory.mktemp("round") / name

@@ -110,7 +110,7 @@ def test_a_poll_waits_no_longer_than_asked(tmp_path):
         pid = number_in(tmp_path / "begun")
         begin = time.monotonic()
         assert pool.poll(0.2) == []
-        assert 0.2 <= time.monotonic() - begin < 5
+        assert 0.2 <= time.monotonic() - begin < 60  # and not until the task ends
         os.kill(pid, signal.SIGKILL)
         assert [event.kind for event in pool.poll(90)] == ["lost"]
 

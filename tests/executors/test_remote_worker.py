@@ -91,23 +91,20 @@ def test_work_saves_when_the_study_stops_or_is_gone(shared, tmp_path, how):
 
 
 def test_work_saves_when_the_study_touches_its_file_no_more(shared, tmp_path, monkeypatch):
-    monkeypatch.setattr(remote, "_SECONDS_OF_SILENCE", 1.5)
-    content = files(tmp_path)
-    touched = []
+    content, now, touched = files(tmp_path), [0.0], []
 
-    def study():
-        number_in(content["begun"])
-        for _ in range(3):
-            os.utime(shared / CONTROL)
-            touched.append(time.monotonic())
-            time.sleep(1)
+    def clock():
+        """The time of a check, two seconds after the last: until the work has gone on for half a minute, the study touches its file."""
+        now[0] += 2.0
+        if len(touched) < 15:
+            os.utime(shared / CONTROL, (now[0], now[0]))
+            touched.extend([now[0]] if Path(content["begun"]).exists() else [])
+        return now[0]
 
-    thread = threading.Thread(target=study)
-    thread.start()
+    monkeypatch.setattr(remote, "time", SimpleNamespace(time=time.time, monotonic=clock))
     end, _ = work(shared, task("one", "save_when_stopped", content))
-    assert time.monotonic() - touched[-1] > 1.5
-    assert len(touched) == 3
-    thread.join()
+    assert len(touched) == 15  # it was not stopped while it heard of the study
+    assert now[0] == touched[-1] + 12.0  # but by the first check more than ten seconds later
     assert end.kind == "stopped"
     assert Path(content["saved"]).exists()
 

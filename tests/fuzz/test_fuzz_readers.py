@@ -54,7 +54,7 @@ def fuzz(kind, folder, examples):
     harness = HARNESSES[kind]
 
     @settings(
-        max_examples=examples, deadline=None, derandomize=examples < 1000, database=None,
+        max_examples=examples, derandomize=examples < 1000, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(damaged(harness.seeds))

@@ -29,7 +29,7 @@ def noise(seed, count, shape=(1, 2, 2)):
 
 
 @given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_equal_gaussians_have_distance_zero_also_where_they_are_singular(seed, size, rank):
     cov, mean = covariance(seed, size, rank), np.random.default_rng(seed).normal(size=size)
     assert frechet_distance(mean, cov, mean, cov) == pytest.approx(0, abs=1e-10 * max(1, np.trace(cov)))
@@ -47,7 +47,7 @@ def test_diagonal_covariances_compare_by_standard_deviations():
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_commuting_covariances_compare_by_standard_deviations_in_their_common_axes(seed):
     rng = np.random.default_rng(seed)
     axes = np.linalg.qr(rng.normal(size=(5, 5)))[0]
@@ -66,7 +66,7 @@ def test_two_by_two_covariances_agree_with_the_closed_form_of_the_trace():
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_distance_is_symmetric_and_its_root_obeys_the_triangle_inequality(seed):
     gaussians = [
         (np.random.default_rng(seed + i).normal(size=4), covariance(seed + i, 4, 1 + i)) for i in range(3)

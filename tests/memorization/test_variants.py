@@ -50,7 +50,7 @@ def brute(samples: np.ndarray, training: np.ndarray, transforms: Transforms) -> 
     return best
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_distances_are_the_smallest_over_all_variants(data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))

@@ -38,7 +38,7 @@ def certified(pixels, reference):
     st.floats(0, 60),
     st.floats(0, 1e5),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_a_certificate_that_holds_is_true(name, seed, kappa, noise, needed):
     pixels = SETS[name]
     rng = np.random.default_rng(seed)

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffmem.errors import UserError
@@ -15,7 +15,6 @@ from diffmem.optimum.collapse import (
 )
 
 
-@settings(deadline=None)  # the first call loads scipy
 @given(st.integers(2, 10**7), st.integers(1, 300), st.floats(0.01, 10))
 def test_equal_variances_give_the_formula_of_one_dimension(count, dimension, scale):
     spectrum = np.full(dimension, scale**2)
@@ -25,7 +24,6 @@ def test_equal_variances_give_the_formula_of_one_dimension(count, dimension, sca
     assert isotropic_moments(spectrum) == pytest.approx((dimension, scale))
 
 
-@settings(deadline=None)  # the first call loads scipy
 @given(st.integers(2, 10**6), st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=40))
 def test_the_information_left_at_the_collapse_is_that_of_the_points(count, variances):
     spectrum = np.array(variances)
@@ -38,7 +36,6 @@ def test_the_formula_in_numbers():
     assert isotropic_moments(np.array([2.0, 2.0, 1.0])) == pytest.approx((25 / 9, math.sqrt(9 / 5)))
 
 
-@settings(deadline=None)  # the first call loads scipy
 @given(st.integers(2, 10**6), st.lists(st.floats(1e-3, 10), min_size=1, max_size=10), st.floats(0.1, 10))
 def test_the_collapse_scales_with_the_data(count, variances, factor):
     spectrum = np.array(variances)

@@ -71,7 +71,7 @@ def test_every_answer_along_a_trajectory_is_that_of_the_optimum(pixels, config):
 @given(
     st.lists(st.tuples(st.floats(0.002, 80), st.integers(0, 3)), min_size=1, max_size=8), st.integers(0, 1000)
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_unrelated_points_are_answered_rightly_too(points, seed):
     pixels = smooth_pixels(400)
     optimum = Optimum(image_set(pixels))

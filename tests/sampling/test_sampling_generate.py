@@ -31,7 +31,7 @@ FAST = SamplerConfig(steps=4)
 STOCHASTIC = SamplerConfig(steps=4, S_churn=2)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.lists(st.integers(0, 10**6), min_size=1, max_size=9, unique=True),
     st.integers(1, 9),
@@ -247,7 +247,6 @@ def test_nonsense_seeds_are_users_mistakes(text):
         parse_seeds(text)
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="0123456789,- ", max_size=7))
 def test_seeds_are_read_or_refused_but_never_crash(text):
     try:

@@ -54,7 +54,7 @@ def test_vp_betas_of_the_standard_range_are_19_9_and_0_1():
     assert vp_betas(low, high) == pytest.approx((19.9, 0.1))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.floats(1e-3, 0.5), st.floats(1, 500))
 def test_vp_betas_meet_both_ends(low, high):
     beta_d, beta_min = vp_betas(low, high)
@@ -112,7 +112,7 @@ def test_an_empty_range_is_a_users_mistake():
 
 
 @pytest.mark.parametrize("name", ["linear", "ve", "vp"])
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.floats(0.003, 79))
 def test_inverse_and_derivative_belong_to_the_schedule(name, level):
     schedule = schedule_of(name, 0.002, 80)

@@ -18,7 +18,7 @@ def draws(seeds):
     return latents, labels, noise(latents), noise(latents)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=6, unique=True), st.randoms())
 def test_a_seed_gives_the_same_numbers_in_every_batch_and_order(seeds, random):
     shuffled = list(seeds)

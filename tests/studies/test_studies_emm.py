@@ -113,7 +113,7 @@ def test_the_method_names_the_confidence_of_the_interval(fewer_replicates):
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 50), min_size=2, max_size=6))
 def test_the_interval_contains_the_estimate_and_stays_within_the_sizes(counts):
     with pytest.MonkeyPatch.context() as patch:

@@ -175,13 +175,21 @@ def test_an_error_in_a_measurement_loses_no_training(tmp_path, undisturbed):
 
 
 CHILD = """
-import sys
+import sys, time
 from pathlib import Path
 from training_builders import MODEL, train, trainer
 from diffmem.training import loop
 loop._SECONDS_BETWEEN_STATES = 0.0  # a state after each step, so that the end may fall into the writing of one
-told = lambda current: print("measured", current.seen, flush=True)
-train(trainer(), MODEL, Path(sys.argv[1]), "tag", on_snapshot=told, progress=lambda *_: __import__("time").sleep(0.02))
+measured = []
+
+def told(current):
+    measured.append(current.seen)
+    print("measured", current.seen, flush=True)
+
+def slowly(*_):  # with time enough to be killed before the end, however late the other process wakes up
+    time.sleep(0.5 * bool(measured))
+
+train(trainer(), MODEL, Path(sys.argv[1]), "tag", on_snapshot=told, progress=slowly)
 """
 
 

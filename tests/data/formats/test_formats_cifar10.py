@@ -149,7 +149,7 @@ def test_damage_gives_a_user_error_or_a_valid_set(tmp_path_factory, mode):
     path = tmp_path_factory.mktemp("damaged") / "c.tar.gz"
     content = write_cifar(path, cifar_parts(per_batch=1), mode).read_bytes()
 
-    @settings(max_examples=amount(20, 60), deadline=None, database=None)
+    @settings(max_examples=amount(20, 60), database=None)
     @given(damaged(content) | st.binary(max_size=80).map(lambda noise: content[:270] + noise))
     def check(bad):
         path.write_bytes(bad)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from data_builders import damaged, encoded
 from encoded_images import decode_image
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from parameters import examples
 from PIL import Image
@@ -96,7 +96,6 @@ def test_a_flipped_bit_in_a_png_is_found_by_its_crc():
         decode_image(bytes(content), "i")
 
 
-@settings(deadline=None)
 @given(st.sampled_from([1, 3]), st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_the_own_png_writer_is_read_by_pillow_without_loss(channels, height, width, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (channels, height, width), dtype=np.uint8)
@@ -118,7 +117,7 @@ ANY = {kind: encoded(RGB, kind) for kind in ["PNG", "JPEG", "GIF", "WEBP", "TIFF
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@examples(60, 300, deadline=None)
+@examples(60, 300)
 @given(st.one_of(*map(damaged, ANY.values()), st.binary(max_size=40)))
 def test_damage_gives_a_user_error_or_pixels(content):
     told = None

@@ -186,7 +186,7 @@ def test_damage_gives_a_user_error_or_a_valid_set(tmp_path_factory):
     labels = [[name, 1] for name in NAMES[:2]]
     content = write_zip(path, dict(list(FILES.items())[:2]), labels, zipfile.ZIP_DEFLATED).read_bytes()
 
-    @settings(max_examples=amount(40, 200), deadline=None, database=None)
+    @settings(max_examples=amount(40, 200), database=None)
     @given(damaged(content))
     def check(bad):
         path.write_bytes(bad)

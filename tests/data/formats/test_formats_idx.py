@@ -118,7 +118,7 @@ def test_a_packed_file_that_unpacks_to_far_too_much_is_refused(tmp_path):
 def test_damage_gives_a_user_error_or_a_valid_set(tmp_path_factory, pack):
     path = tmp_path_factory.mktemp("damaged") / "train-images-idx3-ubyte"
 
-    @settings(max_examples=amount(30, 150), deadline=None, database=None)
+    @settings(max_examples=amount(30, 150), database=None)
     @given(damaged(pack(GOOD)))
     def check(bad):
         path.write_bytes(bad)

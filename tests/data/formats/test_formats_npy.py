@@ -162,7 +162,7 @@ def test_damage_gives_a_user_error_or_a_valid_set(tmp_path_factory):
     path = tmp_path_factory.mktemp("damaged") / "a.npy"
     content = saved(path, GREY[:2]).read_bytes()
 
-    @settings(max_examples=amount(30, 150), deadline=None, database=None)
+    @settings(max_examples=amount(30, 150), database=None)
     @given(damaged(content))
     def check(bad):
         path.write_bytes(bad)
@@ -177,7 +177,7 @@ def test_damage_beside_gives_a_user_error_or_a_valid_set(tmp_path_factory):
     write_images(image_set(3, (1, 2, 2)), path)
     content = meta_path(path).read_bytes()
 
-    @settings(max_examples=amount(20, 100), deadline=None, database=None)
+    @settings(max_examples=amount(20, 100), database=None)
     @given(damaged(content))
     def check(bad):
         meta_path(path).write_bytes(bad)

@@ -107,7 +107,7 @@ def test_damage_gives_a_user_error_or_a_valid_set(tmp_path_factory, compress):
     names = np.array(["a", "b"])
     content = saved(path, compress, images=GREY[:2], labels=np.array([0, 1]), names=names).read_bytes()
 
-    @settings(max_examples=amount(30, 150), deadline=None, database=None)
+    @settings(max_examples=amount(30, 150), database=None)
     @given(damaged(content))
     def check(bad):
         path.write_bytes(bad)
@@ -116,7 +116,7 @@ def test_damage_gives_a_user_error_or_a_valid_set(tmp_path_factory, compress):
     check()
 
 
-@examples(20, 100, deadline=None)
+@examples(20, 100)
 @given(damaged(header((2, 4, 4)) + bytes(32)))
 def test_damage_inside_of_an_array_gives_a_user_error_or_a_valid_set(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "inside.npz"

@@ -37,7 +37,7 @@ def test_text_keys_are_as_good_as_byte_keys():
     check(load_dictionary(pickle.dumps({key.decode(): value for key, value in PART.items()}, 2), "p"))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.dictionaries(
         st.text(max_size=5),
@@ -138,7 +138,7 @@ def test_a_pickle_that_is_too_large_is_refused():
         load_dictionary(bytes(MAX_PICKLE_BYTES + 1), "p")
 
 
-@examples(30, 150, deadline=None)
+@examples(30, 150)
 @given(
     damaged(pickle.dumps(PART, 2))
     | damaged(b"\x80\x02" + python2_pickle(PART) + b".")

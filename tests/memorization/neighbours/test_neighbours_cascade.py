@@ -124,7 +124,7 @@ def test_a_far_row_does_not_keep_the_others_from_being_settled(small):
     assert share_left(small) < 0.1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_few_grey_levels_with_many_ties_equal_brute_force(data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
@@ -136,7 +136,7 @@ def test_few_grey_levels_with_many_ties_equal_brute_force(data):
     check(queries.astype(dtype), references.astype(dtype), data.draw(st.integers(1, min(10, count))))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_correlated_features_of_any_spectrum_equal_brute_force(data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))

@@ -56,7 +56,7 @@ def noise(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_neighbours_equal_brute_force_for_all_sizes_of_blocks_and_numbers_of_threads(data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))

@@ -70,7 +70,7 @@ def test_the_distances_of_a_group_are_those_of_the_formula():
     assert (found.nearest[chain], found.widest[chain]) == (1, 2)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.permutations(range(60)))
 def test_groups_do_not_depend_on_the_order_of_the_images(order):
     images, expected = planted()
@@ -81,7 +81,7 @@ def test_groups_do_not_depend_on_the_order_of_the_images(order):
     assert firsts == sorted(firsts)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.lists(st.integers(0, 4), min_size=4, max_size=4), min_size=1, max_size=12),
     st.floats(0, 4),

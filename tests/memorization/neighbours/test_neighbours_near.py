@@ -55,7 +55,7 @@ def test_pairs_equal_brute_force_with_and_without_an_index(kind, radius):
     np.testing.assert_array_equal(one.distances, other.distances)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_few_grey_levels_equal_brute_force(data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))

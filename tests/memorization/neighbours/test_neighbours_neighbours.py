@@ -39,7 +39,7 @@ def test_uint8_neighbours_equal_brute_force(k):
     check(images(0, 40, 3, 8, 8), images(1, 500, 3, 8, 8), k)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_few_grey_levels_with_many_ties_equal_brute_force(data):
     dim = data.draw(st.integers(1, 6))

@@ -123,7 +123,7 @@ def test_only_resampling_layers_store_a_filter():
     assert list(Conv(3, 3, 0, INIT, resample="up").state_dict()) == ["resample_filter"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from([4, 8, 20, 128, 256]), st.integers(0, 100))
 def test_normalised_groups_have_mean_zero_and_variance_one(channels, seed):
     x = 5 * images(2, 4, seed=seed, channels=channels) + 3

@@ -44,7 +44,7 @@ def some_settings(draw):
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(some_settings())
 def test_the_tensors_of_a_network_tell_its_settings_and_it_keeps_the_shape_of_images(wanted):
     state = tensors_of(wanted)

@@ -157,7 +157,7 @@ def test_the_output_of_an_image_does_not_depend_on_its_batch(architecture):
     assert not torch.allclose(batch[1], disturbed[1])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.permutations(range(4)))
 def test_a_permuted_batch_gives_permuted_outputs(order):
     denoiser = tiny()

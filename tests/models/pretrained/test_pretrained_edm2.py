@@ -314,7 +314,7 @@ def test_the_trainers_own_sampler_ends_at_the_images_of_the_optimum():
 
 
 FUZZ = settings(
-    deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    deadline=60_000, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 SMALLEST = {**ARGUMENTS, "channel_mult": [1], "img_resolution": 4, "label_dim": 2, "attn_resolutions": []}
 SMALL = snapshot2(state_of(SMALLEST), SMALLEST)

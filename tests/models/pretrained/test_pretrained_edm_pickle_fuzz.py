@@ -23,7 +23,7 @@ SMALL = snapshot({"model.map.weight": torch.ones(1, 2), "model.enc.a.bias": torc
 SMALL["augment_pipe"] = None
 SEEDS = [pickled(SMALL, protocol) for protocol in (0, 2, 4, 5)] + [saved(SMALL, False), saved(SMALL, True)]
 FUZZ = settings(
-    deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    deadline=60_000, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 

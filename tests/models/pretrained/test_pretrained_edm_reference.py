@@ -274,7 +274,7 @@ def configurations(draw):
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(configurations())
 def test_any_configuration_agrees_in_float64(config):
     compare_in_float64(config)

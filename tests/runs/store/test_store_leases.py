@@ -118,6 +118,7 @@ def kill_at_random(store, kills):
             workers[place].kill()
             told += pending(workers[place])
             workers[place] = stack.enter_context(child(work_and_watch, store, 3 + number))
+        told += [worker.told() for worker in workers]
         time.sleep(0.2)
         assert all(worker.process.is_alive() for worker in workers)
         told += [text for worker in workers for text in pending(worker)]
@@ -177,7 +178,7 @@ def test_another_process_is_another_owner(tmp_path, index):
 
 
 def race(store, names):
-    """Let three processes claim the same runs, in three orders, and return all that they got."""
+    """Let three processes claim the same runs, in three orders, and return what each of them got."""
     third = len(names) // 3
     orders = [names, names[::-1], names[third:] + names[:third]]
     with ExitStack() as stack:
@@ -186,22 +187,26 @@ def race(store, names):
             assert racer.told() == "ready"
         for racer in racers:
             racer.connection.send("go")
-        got = [racer.told() for racer in racers]
-    assert sum(len(won) > 0 for won in got) >= 2, "there was no race"
-    return [name for won in got for name in won]
+        return [racer.told() for racer in racers]
 
 
-def test_of_processes_that_race_for_leases_one_gets_each(tmp_path):
-    names = [f"r{n}" for n in range(150)]
-    assert sorted(race(tmp_path, names)) == sorted(names)
-
-
-def test_of_processes_that_race_for_a_dead_owners_leases_one_gets_each(tmp_path):
-    names = [f"r{n}" for n in range(150)]
-    with child(claim_and_wait, tmp_path, names) as dead:
+def leave_behind(store, names):
+    with child(claim_and_wait, store, names) as dead:
         assert dead.told() == names
         dead.kill()
-    assert sorted(race(tmp_path, names)) == sorted(names)
+
+
+@pytest.mark.parametrize("prepare", [None, leave_behind], ids=["of nobody", "of a dead owner"])
+def test_of_processes_that_race_for_leases_one_gets_each(tmp_path, prepare):
+    for number in range(20):
+        names = [f"{number}-{n}" for n in range(150)]
+        if prepare is not None:
+            prepare(tmp_path, names)
+        got = race(tmp_path, names)
+        assert sorted(name for won in got for name in won) == sorted(names)
+        if sum(len(won) > 0 for won in got) >= 2:
+            return
+    pytest.fail("there was no race: each time one was done before the others began")
 
 
 @pytest.mark.parametrize("kills", [8, pytest.param(80, marks=pytest.mark.slow)])
@@ -366,5 +371,5 @@ class LeasesOfThree(RuleBasedStateMachine):
             assert {run: (lease.study, lease.alive) for run, lease in index.holders().items()} == expected
 
 
-LeasesOfThree.TestCase.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
+LeasesOfThree.TestCase.settings = settings(max_examples=15, stateful_step_count=25)
 TestLeasesOfThree = LeasesOfThree.TestCase

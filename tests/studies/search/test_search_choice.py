@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from diffmem.studies.search.choice import Outcome, SizeRule, bracketed, replay
@@ -29,7 +29,6 @@ emms = st.floats(16.5, 15_900)
 
 
 @given(emms, st.floats(0.8, 4), st.one_of(st.none(), st.floats(16, 16_000)))
-@settings(deadline=None)
 def test_a_search_ends_with_a_bracket_of_the_crossing_that_is_narrow_enough(emm, slope, start):
     rule = SizeRule(16, 16_000, start=start)
     found = replay(rule, oracle(emm, slope))
@@ -43,7 +42,6 @@ def test_a_search_ends_with_a_bracket_of_the_crossing_that_is_narrow_enough(emm,
 
 @given(emms, st.floats(0.01, 0.3), st.floats(0.8, 4))
 @example(60.0, 0.296875, 3.375)  # once ended at 40 to 88, wider than it need be
-@settings(deadline=None)
 def test_where_sizes_near_the_crossing_cannot_be_decided_the_bracket_still_holds_it(emm, unsure, slope):
     rule = SizeRule(16, 16_000)
     found = replay(rule, oracle(emm, slope, unsure))
@@ -57,7 +55,6 @@ def test_where_sizes_near_the_crossing_cannot_be_decided_the_bracket_still_holds
 
 
 @given(emms, st.integers(1, 6))
-@settings(deadline=None)
 def test_a_search_that_is_interrupted_chooses_the_same_sizes(emm, known):
     whole = replay(SizeRule(16, 16_000), oracle(emm))
     first = list(whole.outcomes)[:known]
