@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,8 @@ def test_a_folder_with_another_image_in_one_of_its_folders_is_read_again(tmp_pat
     assert len(open_distribution(config(source=str(path))).pool) == 3
     image = next(path.rglob("*.png"))
     image.with_name("one-more.png").write_bytes(image.read_bytes())
+    # A second later: file systems note changes within some milliseconds as made at once.
+    os.utime(image.parent, ns=(0, image.parent.stat().st_mtime_ns + 10**9))
     assert len(open_distribution(config(source=str(path))).pool) == 4
 
 
