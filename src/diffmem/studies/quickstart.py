@@ -13,7 +13,7 @@ def quickstart_recipe(fast: bool = False) -> StudyRecipe:
     """Return the quickstart's recipe.
 
     Unconditional DDPM++ networks of 0.10 M parameters with EDM preconditioning, trained for the same number
-    of epochs on 16 to 128 of the 1,797 digits that scikit-learn ships: the largest takes as long by itself as the
+    of epochs on 16 to 112 of the 1,797 digits that scikit-learn ships: the largest takes as long by itself as the
     three others as a group, so that two cores end at the same time. Noise levels in training are
     concentrated where 8x8 digits become distinct, and the average of the weights spans 50 epochs, since a run
     here has only some thousand steps.
@@ -24,7 +24,7 @@ def quickstart_recipe(fast: bool = False) -> StudyRecipe:
     return StudyRecipe(
         title="Quickstart: memorization of handwritten digits" + (" (one-minute setting)" if fast else ""),
         data=DataConfig(source="digits", selection="random", seed=0, heldout=500),
-        sizes=(16, 48) if fast else (16, 32, 64, 128),
+        sizes=(16, 48) if fast else (16, 32, 64, 112),
         model=ModelConfig(
             architecture="ddpmpp",
             preconditioning="edm",
