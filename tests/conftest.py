@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, settings
 from parameters import ALL
 from undrawn import undrawn_figures
 
-# Whether a test passes does not depend on how busy the machine is, nor on luck: `make test-slow` draws new examples each time.
+# Whether a test passes does not depend on how busy the machine is, nor on luck; DIFFMEM_TESTS=all draws new examples each time, of which
+# `make test-slow` takes the tests marked slow or thorough.
 settings.register_profile(
     "steady",
     deadline=None,
