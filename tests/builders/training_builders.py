@@ -8,6 +8,7 @@ from diffmem.models import ModelConfig, build_denoiser
 from diffmem.models.weights import read_tensors
 from diffmem.training import EvaluationConfig, Trainer, Training, TrainingConfig, training_snapshots
 from diffmem.training.loop import STATE_FILE
+from diffmem.training.schedule import evaluation_images
 
 # Fourier features are random buffers, and dropout has masks of its own for each step: both must survive resuming.
 MODEL = ModelConfig(
@@ -19,6 +20,7 @@ LABELS = np.array([0, 1, 2, 0, 1, 2])
 SHORT = TrainingConfig(
     epochs=20, batch_size=4, learning_rate=1e-3, warmup=2, evaluations=EvaluationConfig(count=4, first=0.2)
 )
+POINTS = evaluation_images(SHORT, len(IMAGES))
 
 
 def denoiser(model=MODEL, labels=3, seed=1):
@@ -58,3 +60,12 @@ def train(one, model, folder, tag, *, on_snapshot=lambda current: None, **more):
         assert reached is training
         if on_snapshot(one) is True:
             break
+
+
+def finish(folder, **more):
+    train(trainer(), MODEL, folder, "tag", **more)
+    return results(folder)
+
+
+def files(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
