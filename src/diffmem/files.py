@@ -24,10 +24,12 @@ __all__ = [
     "atomic_path",
     "is_whole",
     "json_bytes",
+    "locked_file",
     "read_json",
     "read_number",
     "rename_file",
     "sha256_file",
+    "unfinished",
     "write_bytes",
     "write_folder",
     "write_json",
@@ -73,6 +75,34 @@ def _new_file(target: Path) -> Path:
     return temporary
 
 
+def unfinished(folder: Path, name: str = "") -> list[Path]:
+    """Return what killed processes left in a folder of writing files whose names begin so; nobody may be writing there now."""
+    return list(folder.glob(f".{name}*.tmp*"))
+
+
+@contextmanager
+def locked_file(lock: Path, seconds: float = _SECONDS_TO_WAIT) -> Iterator[None]:
+    """Keep other processes that lock the same file out while the block runs, which takes moments; the file is removed then.
+
+    Who has waited then locks a file without a name: for three at once it keeps out too few, unless they look what is left to do.
+
+    Args:
+        seconds: How long to wait for it.
+
+    Raises:
+        TimeoutError: Another process has kept it for longer.
+        OSError: It cannot be made or locked.
+    """
+    from filelock import FileLock
+
+    with FileLock(lock, timeout=seconds):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                lock.unlink()
+
+
 def _settle(temporary: Path) -> None:
     """Bring a file that was written to the disk."""
     with temporary.open("rb") as written:
@@ -104,12 +134,9 @@ def write_folder(folder: Path, contents: Mapping[str, bytes], stale: Iterable[st
         DiffmemError: A file cannot be written, renamed or removed. The message says whether the folder is as it was, and
             otherwise what is missing in it.
     """
-    from filelock import FileLock
-
     targets = {folder / name: content for name, content in contents.items()}
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     waiting: dict[Path, Path] = {}
-    lock = folder / ".writing.lock"
     try:
         target = folder
         with ExitStack() as stack:
@@ -121,8 +148,7 @@ def write_folder(folder: Path, contents: Mapping[str, bytes], stale: Iterable[st
                     waiting[target] = _new_file(target)
                     waiting[target].write_bytes(content)
                     _settle(waiting[target])
-                stack.enter_context(FileLock(lock, timeout=_SECONDS_TO_WAIT))
-                stack.callback(lock.unlink, missing_ok=True)
+                stack.enter_context(locked_file(folder / ".writing.lock"))
             except OSError as error:
                 left = "Nothing was written" if made else "The folder is as it was"
                 raise DiffmemError(

@@ -164,9 +164,8 @@ class Kept:
         with pixels.open("r+b") as stream:
             array = np.asarray(np.memmap(stream, np.uint8, "r+", shape=shape))
         digest = _hash_on(hashlib.sha256(), array, 0, count)
-        pages = (
-            np.fromfile(self._pages, np.int64, done) if said["several"] else None
-        )  # it may be of a later note
+        # The file may be of a later note, and longer.
+        pages = np.fromfile(self._pages, np.int64, done) if said["several"] else None
         digest_of_pages = "" if pages is None else hashlib.sha256(pages.tobytes()).hexdigest()
         if digest.hexdigest() != said["sha256"] or digest_of_pages != said["sha256_pages"]:
             raise ValueError("other pixels")

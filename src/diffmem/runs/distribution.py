@@ -160,12 +160,10 @@ class _File:
     @classmethod
     def at(cls, source: str, split: Split, progress: Progress) -> _File:
         path = Path(source).expanduser()
-        places = [Path(folder) for folder, _, _ in os.walk(path)] or [
-            path
-        ]  # a folder changes with what is directly in it
-        return cls(
-            source, max(each.stat().st_mtime_ns if each.exists() else 0 for each in places), split, progress
-        )
+        # A folder changes with what is directly in it.
+        places = [path, *(Path(folder) for folder, _, _ in os.walk(path))]
+        changed = max(place.stat().st_mtime_ns if place.exists() else 0 for place in places)
+        return cls(source, changed, split, progress)
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 
+from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
 from diffmem.files import read_json, write_json, write_text
+from diffmem.folder_lock import locked_folder
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.studies.search.recipe import load_study
 
-__all__ = ["read_study", "store_of", "write_study_folder"]
+__all__ = ["read_study", "store_of", "study_at_work", "write_study_folder"]
 
 _RECIPE, _STORE = "recipe.yaml", "place.json"
 
@@ -25,6 +29,20 @@ def write_study_folder(folder: Path, recipe: StudyRecipe, store: Path) -> None:
     write_text(folder / _RECIPE, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
     own = store.resolve() == folder.resolve()  # then the folder can be moved
     write_json(folder / _STORE, {"store": "." if own else str(store.resolve())})
+
+
+@contextmanager
+def study_at_work(folder: Path, recipe: StudyRecipe, store: Path) -> Iterator[None]:
+    """Keep other processes out of the folder of a study while the block carries it out, and write there what it is; see `locked_folder`.
+
+    Raises:
+        BusyFolderError: Another process is at it.
+        DiffmemError: A file cannot be written.
+    """
+    with locked_folder(folder):
+        if world().is_main:
+            write_study_folder(folder, recipe, store)
+        yield
 
 
 def read_study(folder: Path) -> StudyRecipe:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from diffmem.distributed import world
 from diffmem.environment import versions
-from diffmem.folder_lock import locked_folder
 from diffmem.memorization import RatioRule, protocol_id
 from diffmem.memorization.examples import Example
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.studies.driver import seconds_spent
-from diffmem.studies.folder import write_study_folder
+from diffmem.studies.folder import study_at_work
 from diffmem.studies.records import LevelRecord, StudyRecord
 from diffmem.studies.search.levels import Item
 from diffmem.studies.study import Study, budget_of, execute_studies
@@ -60,9 +58,7 @@ class GridStudy:
         Raises:
             BusyFolderError: Another process is at it.
         """
-        with locked_folder(self.folder):
-            if world().is_main:
-                write_study_folder(self.folder, self.recipe, self.store)
+        with study_at_work(self.folder, self.recipe, self.store):
             studies = list(self.studies.values())
             execute_studies(studies, self.folder, device=device, progress=progress, warn=warn)
 

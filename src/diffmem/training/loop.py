@@ -24,7 +24,7 @@ from torch import Tensor
 
 from diffmem.distributed import world
 from diffmem.errors import DiffmemError, UserError
-from diffmem.files import rename_file, write_text
+from diffmem.files import rename_file, unfinished, write_text
 from diffmem.interrupt import Agreement, StopRequest
 from diffmem.models.config import ModelConfig
 from diffmem.models.weights import read_tensors, save_denoiser, write_tensors
@@ -126,8 +126,8 @@ class Training:
         if world().is_main:
             held = read_metrics(self.folder)
             self._metrics = [one for one in held if one["images_seen"] <= self.trainer.seen]
-            left = [*self.folder.glob(".training-state*.tmp"), *self.folder.glob("snapshots/.*.tmp")]
-            for path in (self.folder / _NEXT_STATE_FILE, *left):  # of a process that was killed
+            states = [self.folder / _NEXT_STATE_FILE, *unfinished(self.folder, "training-state")]
+            for path in (*states, *unfinished(self.folder / "snapshots")):  # of a process that was killed
                 path.unlink(missing_ok=True)
         self._told = time.monotonic()
 

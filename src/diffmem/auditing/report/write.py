@@ -11,7 +11,7 @@ from diffmem.auditing.records import AuditResult, MatchRecord
 from diffmem.auditing.report.gallery import AuditGallery
 from diffmem.auditing.report.page import ReportPart, audit_pictures, page_of
 from diffmem.errors import DiffmemError
-from diffmem.files import write_folder
+from diffmem.files import unfinished, write_folder
 from diffmem.reports.folder import numbers_bytes
 
 __all__ = ["COLUMNS", "PARTS", "PICTURES", "csv_cell", "matches_csv", "write_audit"]
@@ -77,7 +77,7 @@ def write_audit(
     left = [
         path.name
         for name in ("audit", "matches", "prompts", "detectors")
-        for path in folder.glob(f".{name}*.tmp*")
+        for path in unfinished(folder, name)
     ]
     return write_folder(folder, contents, [*PICTURES, *PARTS, *left])[0]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from diffmem.errors import DiffmemError, UserError
+from diffmem.files import locked_file
 
 __all__ = ["DamagedDatabaseError", "Database", "read_database"]
 
@@ -115,18 +116,13 @@ class Database:
         self._connection = connection
 
     def _rename(self, damage: DamagedDatabaseError) -> None:
-        from filelock import FileLock, Timeout
-
         aside = self.path.with_name(f"{self.path.name}.damaged")
         try:
-            with FileLock(f"{aside}.lock", timeout=_SECONDS_TO_WAIT, fallback_to_soft=False) as lock:
+            with locked_file(aside.with_name(f"{aside.name}.lock"), _SECONDS_TO_WAIT):
                 damaged = _identity(self.path) == self._file  # or another process has made a new one
                 if damaged:
                     self.path.replace(aside)
-                # Who waits for it then locks a file without a name, and finds that there is nothing left to do.
-                with suppress(OSError):
-                    Path(lock.lock_file).unlink()
-        except Timeout as error:
+        except TimeoutError as error:
             raise DiffmemError(_kept_by_others(self.path)) from error
         except OSError as error:
             raise DiffmemError(f"Cannot rename {self.path}: {error.strerror or error}.") from error

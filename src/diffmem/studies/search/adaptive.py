@@ -11,14 +11,13 @@ from typing import Any
 from diffmem.data import ImageSet
 from diffmem.distributed import world
 from diffmem.errors import UserError
-from diffmem.folder_lock import locked_folder
 from diffmem.memorization.examples import Example
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.distribution import Distribution, open_distribution
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.runs.records import RunRecord
 from diffmem.studies.driver import Work, budget_state, drive
-from diffmem.studies.folder import write_study_folder
+from diffmem.studies.folder import study_at_work
 from diffmem.studies.records import StudyRecord
 from diffmem.studies.search.choice import Outcome
 from diffmem.studies.search.levels import Item
@@ -157,8 +156,7 @@ class AdaptiveStudy(ABC):
                 "Such a study starts its processes itself; start it without torchrun, and set executor.processes_per_run for"
                 " several GPUs a training."
             )
-        with locked_folder(self.folder):
-            write_study_folder(self.folder, self.recipe, self.store)
+        with study_at_work(self.folder, self.recipe, self.store):
             drive(self, device=device, progress=progress, warn=warn)
 
     def size_record(self, item: Item) -> RunRecord:
