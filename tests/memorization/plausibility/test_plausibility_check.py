@@ -10,7 +10,7 @@ from diffmem.errors import UserError
 from diffmem.memorization.plausibility import check_samples
 
 TRAINING, HELDOUT, FRESH = tools.digits()
-SCENES, MORE_SCENES = tools.scenes(600, 0), tools.scenes(500, 1)
+SCENES, MORE_SCENES = tools.scenes(250, 0), tools.scenes(200, 1)
 
 HONEST = {
     "as they are": lambda images: images,

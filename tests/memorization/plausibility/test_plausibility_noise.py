@@ -10,7 +10,7 @@ from diffmem.memorization.plausibility import check_samples
 from diffmem.memorization.plausibility.noise import NoiseGauges
 
 TRAINING, HELDOUT, FRESH = tools.digits()
-SCENES, MORE_SCENES = tools.scenes(600, 0), tools.scenes(300, 1)
+SCENES, MORE_SCENES = tools.scenes(250, 0), tools.scenes(200, 1)
 
 
 def chequered(images: np.ndarray) -> np.ndarray:

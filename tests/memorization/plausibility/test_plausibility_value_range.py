@@ -10,7 +10,7 @@ from diffmem.memorization.plausibility import check_samples
 from diffmem.memorization.plausibility.value_range import readings
 
 TRAINING, HELDOUT, FRESH = tools.digits()
-SCENES, MORE_SCENES = tools.scenes(600, 0), tools.scenes(500, 1)
+SCENES, MORE_SCENES = tools.scenes(250, 0), tools.scenes(200, 1)
 
 GREY = list(readings(1))
 COLOUR = list(readings(3))
