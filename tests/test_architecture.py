@@ -44,13 +44,19 @@ MOST_OF_THE_CODE = 0.15
 MOST_PARAMETERS = 8
 
 
+@functools.cache
+def tree_of(path):
+    """The syntax of a file."""
+    return ast.parse(path.read_text())
+
+
 def name_of(path):
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
-def imports_of(source, package, *, named=True):
-    """Every module of diffmem that the source names in an import, wherever that stands; `package` resolves relative ones."""
-    for node in ast.walk(ast.parse(source)):
+def imports_of(tree, package, *, named=True):
+    """Every module of diffmem that a source names in an import, wherever that stands; `package` resolves relative ones."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -72,9 +78,8 @@ def imports_of(source, package, *, named=True):
 def modules_used(path, *, named=True):
     """The modules of diffmem that a module imports, without the package's name."""
     package = ".".join(("diffmem", *path.relative_to(PACKAGE).parent.parts))
-    known = {module_of(other) for other in MODULES}
-    found = {module.removeprefix("diffmem.") for module in imports_of(path.read_text(), package, named=named)}
-    found &= known
+    found = {module.removeprefix("diffmem.") for module in imports_of(tree_of(path), package, named=named)}
+    found &= KNOWN
     # `from package import module` uses the module, not the package's front door.
     return {one for one in found if not any(other.startswith(f"{one}.") for other in found)} - {
         module_of(path)
@@ -85,12 +90,15 @@ def module_of(path):
     return name_of(path).removesuffix(".__init__")
 
 
+KNOWN = {module_of(path) for path in MODULES}
+
+
 def packages_used(path):
     return {module.partition(".")[0] for module in modules_used(path)}
 
 
 def libraries_used(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -105,7 +113,7 @@ def is_for_reading(module):
 
 def test_relative_imports_and_imports_in_functions_are_seen():
     source = "def f():\n    from ..data import images\n    from . import b\n    import diffmem.cli.study\n"
-    found = set(imports_of(source, "diffmem.models"))
+    found = set(imports_of(ast.parse(source), "diffmem.models"))
     assert {"diffmem.data.images", "diffmem.models.b", "diffmem.cli.study"} <= found
 
 
@@ -127,7 +135,7 @@ def test_a_package_imports_only_from_those_before_it_and_the_base_layer():
 def test_every_package_has_a_place_in_the_order_and_says_what_it_is():
     assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(ORDER)
     for package in PACKAGE.rglob("__init__.py"):
-        assert ast.get_docstring(ast.parse(package.read_text())), package
+        assert ast.get_docstring(tree_of(package)), package
 
 
 def circles(edges):
@@ -192,7 +200,7 @@ def test_no_function_but_a_command_has_many_parameters():
     many = {
         f"{module_of(path)}.{node.name}"
         for path in MODULES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and parameters(node) > MOST_PARAMETERS
     }
     assert {name for name in many if not name.startswith("cli.")} == set()
