@@ -72,9 +72,9 @@ def test_white_noise_is_told_from_few_training_images(size):
 
 @pytest.mark.cifar
 @pytest.mark.parametrize("change", few(NOISE.values(), 2), ids=NOISE)
-def test_noise_in_the_place_of_photographs_is_named(change, cifar_archive_of_1000):
-    training = open_images(cifar_archive_of_1000).images
-    fresh = open_images(cifar_archive_of_1000, "test").images
+def test_noise_in_the_place_of_photographs_is_named(change, cifar_archive):
+    training = open_images(cifar_archive).images
+    fresh = open_images(cifar_archive, "test").images
     assert check_samples(change(fresh), training).record.kind == "noise"
 
 
