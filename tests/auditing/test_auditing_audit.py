@@ -14,6 +14,8 @@ from diffmem.models import FunctionDenoiser, LatentDenoiser
 from diffmem.optimum.gaussian import GaussianDenoiser
 from diffmem.optimum.optimum import Optimum
 
+pytestmark = pytest.mark.usefixtures("few_controls")
+
 TRAINING, HELDOUT, FRESH = digits(500, 600, 600)
 FEW = image_set(TRAINING[:24])
 
@@ -61,7 +63,6 @@ def test_r_mem_and_its_null_are_those_of_measure(tmp_path):
     assert found.protocol == known.protocol
 
 
-@pytest.mark.usefixtures("few_controls")
 def test_the_same_request_gives_the_same_bytes(tmp_path):
     settings = {
         "samples": None,
