@@ -44,13 +44,26 @@ MOST_OF_THE_CODE = 0.15
 MOST_PARAMETERS = 8
 
 
+@functools.cache
+def tree_of(path):
+    """The syntax of a file."""
+    return ast.parse(path.read_text())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten():
+    """The syntax of all files is a million objects: tests of other files do without."""
+    yield
+    tree_of.cache_clear()
+
+
 def name_of(path):
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
-def imports_of(source, package, *, named=True):
-    """Every module of diffmem that the source names in an import, wherever that stands; `package` resolves relative ones."""
-    for node in ast.walk(ast.parse(source)):
+def imports_of(tree, package, *, named=True):
+    """Every module of diffmem that a source names in an import, wherever that stands; `package` resolves relative ones."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -72,9 +85,8 @@ def imports_of(source, package, *, named=True):
 def modules_used(path, *, named=True):
     """The modules of diffmem that a module imports, without the package's name."""
     package = ".".join(("diffmem", *path.relative_to(PACKAGE).parent.parts))
-    known = {module_of(other) for other in MODULES}
-    found = {module.removeprefix("diffmem.") for module in imports_of(path.read_text(), package, named=named)}
-    found &= known
+    found = {module.removeprefix("diffmem.") for module in imports_of(tree_of(path), package, named=named)}
+    found &= KNOWN
     # `from package import module` uses the module, not the package's front door.
     return {one for one in found if not any(other.startswith(f"{one}.") for other in found)} - {
         module_of(path)
@@ -85,12 +97,15 @@ def module_of(path):
     return name_of(path).removesuffix(".__init__")
 
 
+KNOWN = {module_of(path) for path in MODULES}
+
+
 def packages_used(path):
     return {module.partition(".")[0] for module in modules_used(path)}
 
 
 def libraries_used(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -105,7 +120,7 @@ def is_for_reading(module):
 
 def test_relative_imports_and_imports_in_functions_are_seen():
     source = "def f():\n    from ..data import images\n    from . import b\n    import diffmem.cli.study\n"
-    found = set(imports_of(source, "diffmem.models"))
+    found = set(imports_of(ast.parse(source), "diffmem.models"))
     assert {"diffmem.data.images", "diffmem.models.b", "diffmem.cli.study"} <= found
 
 
@@ -127,7 +142,7 @@ def test_a_package_imports_only_from_those_before_it_and_the_base_layer():
 def test_every_package_has_a_place_in_the_order_and_says_what_it_is():
     assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(ORDER)
     for package in PACKAGE.rglob("__init__.py"):
-        assert ast.get_docstring(ast.parse(package.read_text())), package
+        assert ast.get_docstring(tree_of(package)), package
 
 
 def circles(edges):
@@ -192,7 +207,7 @@ def test_no_function_but_a_command_has_many_parameters():
     many = {
         f"{module_of(path)}.{node.name}"
         for path in MODULES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and parameters(node) > MOST_PARAMETERS
     }
     assert {name for name in many if not name.startswith("cli.")} == set()
@@ -210,9 +225,8 @@ def test_no_folder_holds_too_much_of_the_code():
 
 def test_a_module_has_one_idea_says_it_and_lists_its_public_names():
     for path in MODULES:
-        source = path.read_text()
-        assert len(source.splitlines()) <= 400, path
-        tree = ast.parse(source)
+        assert len(path.read_text().splitlines()) <= 400, path
+        tree = tree_of(path)
         assert ast.get_docstring(tree), path
         names = [
             node for node in tree.body if isinstance(node, ast.Assign) and "__all__ =" in ast.unparse(node)
@@ -229,9 +243,9 @@ def test_importing_the_command_line_is_light(module):
     assert not loaded & {"torch", "numpy", "scipy", "matplotlib", "sklearn", "PIL", "pydantic"}
 
 
-def builds_a_console(source):
+def builds_a_console(tree):
     """Whether a module makes a console of rich's, or prints with rich, past the one place that does."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("Console", "from_markup"):
             return True
         if isinstance(node, ast.ImportFrom) and node.module == "rich":
@@ -242,12 +256,12 @@ def builds_a_console(source):
 
 
 def test_a_module_that_builds_a_console_would_be_noticed():
-    assert builds_a_console("from rich.console import Console\nConsole().print('x')")
-    assert builds_a_console("import rich.console as c\nc.Console()")
-    assert builds_a_console("from rich import print")
-    assert not builds_a_console("from rich.table import Table\nTable()")
+    assert builds_a_console(ast.parse("from rich.console import Console\nConsole().print('x')"))
+    assert builds_a_console(ast.parse("import rich.console as c\nc.Console()"))
+    assert builds_a_console(ast.parse("from rich import print"))
+    assert not builds_a_console(ast.parse("from rich.table import Table\nTable()"))
 
 
 def test_only_one_module_builds_consoles_so_that_text_is_never_markup():
-    builders = {name_of(path) for path in MODULES if builds_a_console(path.read_text())}
+    builders = {name_of(path) for path in MODULES if builds_a_console(tree_of(path))}
     assert builders <= {"console"}

@@ -110,6 +110,7 @@ def test_every_snapshot_of_a_run_is_measured(run, digits, tmp_path):
     assert json.loads(found.save(tmp_path / "r.json").read_text())["run_id"] == run.run.run_id
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_audit_of_copies_finds_them_prints_its_verdict_and_is_saved(train, heldout, tmp_path):
     audit = dm.audit(train, samples=train, heldout=heldout, device="cpu", title="Mine")
     assert audit.verdict.verdict == "copies found"
@@ -144,6 +145,7 @@ def test_a_model_on_disk_is_opened_as_a_denoiser(run):
     torch.testing.assert_close(opened(x, 1.0), run.model(x, 1.0))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_search_prints_its_table_and_goes_on_in_its_folder(tmp_path):
     settings = {
         "model": SMALL, "training": {"epochs": 1, "batch_size": 8}, "measure": {"samples": 20},

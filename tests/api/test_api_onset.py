@@ -61,6 +61,7 @@ def test_a_study_with_levels_is_asked_by_level(found):
     assert "Epochs of a until" in str(two)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_study_and_its_folder_give_what_its_runs_say(grid):
     wanted = onset_of_runs(grid.result.runs)
     assert grid.result.levels[0].onset == wanted

@@ -14,6 +14,8 @@ from diffmem.models import FunctionDenoiser, LatentDenoiser
 from diffmem.optimum.gaussian import GaussianDenoiser
 from diffmem.optimum.optimum import Optimum
 
+pytestmark = pytest.mark.usefixtures("few_controls")
+
 TRAINING, HELDOUT, FRESH = digits(500, 600, 600)
 FEW = image_set(TRAINING[:24])
 
@@ -26,7 +28,9 @@ def ask(tmp_path, **settings):
 def gaussian(images):
     """The best denoiser that knows the mean and covariance of images and no image."""
     y = torch.from_numpy(images).double() / 127.5 - 1
-    return GaussianDenoiser(y.mean(0), torch.cov(y.flatten(1).T) + 1e-4 * torch.eye(64, dtype=torch.float64))
+    return GaussianDenoiser(
+        y.mean(0), torch.cov(y.flatten(1).T) + 1e-4 * torch.eye(y[0].numel(), dtype=torch.float64)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -202,16 +206,18 @@ def test_what_asks_for_independent_noise_is_left_out_where_training_paired_noise
 
 
 def test_a_latent_model_is_compared_in_pixels_and_attacked_in_latents(tmp_path):
-    def large(z):
-        return z.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    def in_latents(denoiser):
+        return LatentDenoiser(
+            denoiser,
+            lambda z: z.repeat_interleave(2, 2).repeat_interleave(2, 3),
+            lambda x: torch.nn.functional.avg_pool2d(x, 2),
+            (1, 8, 8),
+        )
 
     small = TRAINING.reshape(500, 1, 4, 2, 4, 2).mean((3, 5)).astype(np.uint8)
     shrunk, also_shrunk = (
         np.repeat(np.repeat(images.reshape(-1, 1, 4, 2, 4, 2).mean((3, 5)).astype(np.uint8), 2, 2), 2, 3)
         for images in digits(800, 800)
-    )
-    model = LatentDenoiser(
-        Optimum(image_set(small[:24])), large, lambda x: torch.nn.functional.avg_pool2d(x, 2), (1, 8, 8)
     )
     pixels = np.repeat(np.repeat(small[:24], 2, 2), 2, 3)
     leaky = ask(
@@ -219,7 +225,7 @@ def test_a_latent_model_is_compared_in_pixels_and_attacked_in_latents(tmp_path):
         training=image_set(pixels),
         heldout=image_set(also_shrunk),
         samples=None,
-        model=model,
+        model=in_latents(Optimum(image_set(small[:24]))),
         num=200,
     ).result
     assert leaky.verdict.verdict == "copies found"
@@ -229,7 +235,7 @@ def test_a_latent_model_is_compared_in_pixels_and_attacked_in_latents(tmp_path):
         training=image_set(shrunk),
         heldout=image_set(also_shrunk),
         samples=None,
-        model=model,
+        model=in_latents(gaussian(small)),
         num=20,
     ).result.membership
     assert all("latents" in one.protocol for one in found.attacks)

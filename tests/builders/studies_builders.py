@@ -24,7 +24,7 @@ TINY = {
         "preconditioning": "edm",
     },
     "training": {
-        "epochs": 40,
+        "epochs": 20,
         "batch_size": 8,
         "learning_rate": 2e-2,
         "warmup": 1,

@@ -25,7 +25,7 @@ def call(capsys, tmp_path, monkeypatch):
     return caller(capsys)
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("undrawn", "few_controls")
 def test_several_models_are_audited_each_and_compared_on_one_page(call, tmp_path):
     models = ["step-100.safetensors", "step-200.safetensors"]
     done = call("audit", "--train", "train.npz", "--model", *models, "--out", "out", *FEW)
@@ -43,7 +43,7 @@ def test_several_models_are_audited_each_and_compared_on_one_page(call, tmp_path
         assert one.text.split(" parameters")[0] in (tmp_path / "out" / one.folder / "audit.html").read_text()
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("undrawn", "few_controls")
 def test_a_private_comparison_names_no_file(call, tmp_path):
     models = ["step-100.safetensors", "step-200.safetensors"]
     done = call("audit", "--train", "train.npz", "--model", *models, "--out", "out", "--private", *FEW)

@@ -52,7 +52,7 @@ def audit(call, folders, out, *more):
     )  # fmt: skip
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("undrawn", "few_controls")
 def test_copies_by_prompt_beside_the_base_model_are_printed_and_written(call, folders, tmp_path):
     told = audit(call, folders, tmp_path / "out", "--base-samples", folders / "base")
     assert told.code == 3, told.err
@@ -74,7 +74,7 @@ def test_copies_by_prompt_beside_the_base_model_are_printed_and_written(call, fo
     assert "<h2>By prompt</h2>" in (tmp_path / "out" / "audit.html").read_text()
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("undrawn", "few_controls")
 def test_canaries_with_captions_are_planted_in_a_trainers_folder_and_found_by_level(call, folders, tmp_path):
     built = call(
         "data", "build", folders / "kohya", tmp_path / "set", "--captions", "--form", "kohya", "--canaries", 12, "--repeats", "1+5+25"

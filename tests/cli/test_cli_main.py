@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from cli_builders import TINY_MODEL, TINY_RECIPE, caller, command, environment, in_subprocess
+from cli_builders import TINY_MODEL, TINY_RECIPE, caller, environment, in_subprocess
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -327,17 +327,33 @@ def test_a_training_that_diverges_ends_with_code_1_and_the_remedy(call, tmp_path
     assert "try a lower training.learning_rate" in told.err
 
 
+@pytest.mark.slow  # as the mistakes above in this process, and the interrupt below in one of its own
 def test_python_m_diffmem_tells_a_mistake_without_a_traceback(tmp_path):
     done = in_subprocess("study", "missing.yaml", "--out", "st", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: Cannot read missing.yaml: No such file or directory.\n"
 
 
+SLOWLY = """
+import runpy, sys, time
+from diffmem.training import Trainer
+
+def slowly(trainer, step=Trainer.step):
+    time.sleep(0.1)
+    return step(trainer)
+
+Trainer.step = slowly
+sys.argv[0] = "diffmem"
+runpy.run_module("diffmem", run_name="__main__", alter_sys=True)
+"""
+"""`python -m diffmem`, whose trainings take seconds, so that one is still at work when it is interrupted."""
+
+
 def test_ctrl_c_ends_with_code_130_and_the_same_command_goes_on(call, tmp_path, monkeypatch):
     call("data", "build", "digits", "d.npz", "--size", 20)
-    arguments = ["train", "d.npz", "--epochs", 120, "--batch-size", 8, *TINY_MODEL]
+    arguments = ["train", "d.npz", "--epochs", 40, "--batch-size", 8, *TINY_MODEL]
     process = subprocess.Popen(
-        command(*arguments),
+        [sys.executable, "-c", SLOWLY, *map(str, arguments)],
         cwd=tmp_path,
         env=environment(),
         stderr=subprocess.PIPE,
@@ -358,7 +374,7 @@ def test_ctrl_c_ends_with_code_130_and_the_same_command_goes_on(call, tmp_path, 
     steps, step = [], Trainer.step
     monkeypatch.setattr(Trainer, "step", lambda trainer: (steps.append(1), step(trainer)))
     assert call(*arguments).code == 0
-    assert seen + 8 * len(steps) == 120 * 20  # training went on and did not begin again
+    assert seen + 8 * len(steps) == 40 * 20  # training went on and did not begin again
     assert len(list((run / "snapshots").iterdir())) == 2
 
 

@@ -31,6 +31,7 @@ def test_curves_are_printed_drawn_and_written(call, tmp_path):
     assert found == optimum_curves(open_images("data.npz"), queries=40, data="data.npz")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_same_command_writes_the_same_numbers(call, tmp_path):
     written = []
     for _ in range(2):
@@ -42,6 +43,7 @@ def test_the_same_command_writes_the_same_numbers(call, tmp_path):
     assert (tmp_path / "optimum" / "optimum.json").read_text() != written[0]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_conditional_optimum_averages_its_class(call, tmp_path):
     assert call("optimum", "data.npz", "--conditional", "--sigmas", "80", *WORDS).code == 0
     found = json.loads((tmp_path / "optimum" / "optimum.json").read_text())

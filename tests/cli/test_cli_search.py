@@ -142,7 +142,7 @@ def test_the_status_of_a_grid_says_how_far_each_run_is(tmp_path, capsys):
         run("study", "status", tmp_path)
     shown = " ".join(capsys.readouterr().out.split())
     assert "1 of 2 runs are finished" in shown
-    assert "10/40" in shown
+    assert "5/20" in shown
     assert shown.count("training") == 1
 
 

@@ -113,9 +113,9 @@ def test_unique_labels_are_the_positions():
 def test_fifty_thousand_unique_labels_are_quick_and_small():  # trap: one-hot vectors, 10 GB at 50,000
     images = ImageSet(np.zeros((50_000, 1, 1, 1), np.uint8), None, ("x",) * 50_000)
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     labelled = unique_labels(images)
-    took = time.perf_counter() - start
+    took = time.process_time() - start
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert labelled.num_classes == 50_000

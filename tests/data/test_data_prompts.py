@@ -1,8 +1,8 @@
 import csv
 import json
-import time
 
 import pytest
+from data_builders import process_seconds
 
 from diffmem.data.prompts import comparable, read_prompts
 from diffmem.errors import UserError
@@ -94,10 +94,11 @@ def test_a_damaged_file_is_refused(tmp_path, name, content, text):
         read_prompts(tmp_path / "none.txt")
 
 
-def test_a_hundred_thousand_prompts_take_less_than_a_second(tmp_path):
+def test_a_hundred_thousand_prompts_take_little_longer_than_their_json(tmp_path):
     path = jsonl(
         tmp_path / "p.jsonl", [{"file_name": f"{n}.png", "prompt": f"a photo of {n}"} for n in range(100_000)]
     )
-    before = time.process_time()
-    assert len(read_prompts(path)) == 100_000
-    assert time.process_time() - before < 1
+    seconds, found = process_seconds(lambda: read_prompts(path))
+    plain, _ = process_seconds(lambda: [json.loads(line) for line in path.read_text().splitlines()])
+    assert len(found) == 100_000
+    assert seconds < 8 * plain  # it is 2; 0.3 s

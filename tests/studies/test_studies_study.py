@@ -58,7 +58,7 @@ def test_the_table_has_a_run_of_each_size_with_all_its_evaluations(finished):
     _, found = finished
     assert [each["size"] for each in runs_of(found)] == [4, 8]
     for each in runs_of(found):
-        assert [evaluation["epoch"] for evaluation in each["evaluations"]][-1] == 40
+        assert [evaluation["epoch"] for evaluation in each["evaluations"]][-1] == 20
         assert len(each["evaluations"]) == 3
         assert all(evaluation["memorized"]["total"] == 8 for evaluation in each["evaluations"])
         assert each["null"]["total"] == 20
@@ -128,9 +128,9 @@ def test_a_longer_training_or_other_evaluation_points_are_the_same_run(tmp_path)
 def test_a_run_that_was_trained_for_longer_keeps_its_configuration(tmp_path):
     (run, _) = Study(tiny_recipe(), tmp_path).runs()
     run.write_config()
-    (shorter, _) = Study(tiny_recipe("training.epochs=20"), tmp_path).runs()
+    (shorter, _) = Study(tiny_recipe("training.epochs=10"), tmp_path).runs()
     shorter.write_config()
-    assert "epochs: 40" in (run.folder / "config.yaml").read_text()
+    assert "epochs: 20" in (run.folder / "config.yaml").read_text()
     (longer, _) = Study(tiny_recipe("training.epochs=80"), tmp_path).runs()
     longer.write_config()
     assert "epochs: 80" in (run.folder / "config.yaml").read_text()
@@ -287,7 +287,7 @@ def test_a_run_that_is_not_finished_is_in_the_record_so_far_alone(copied):
     record = grid_record(study.recipe, {"base": study}, so_far=True)
     states = [(run.verdict, run.stopped, len(run.evaluations)) for run in record.runs]
     assert sorted(states, key=lambda state: state[2]) == [("unfinished", "running", 2), (None, "end", 3)]
-    assert [run.epochs_trained for run in record.runs] == [40, 40]
+    assert [run.epochs_trained for run in record.runs] == [20, 20]
     assert record.levels[0].emm.status == "unfinished"
 
 

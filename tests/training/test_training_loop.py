@@ -160,15 +160,9 @@ from pathlib import Path
 from training_builders import MODEL, train, trainer
 from diffmem.training import loop
 loop._SECONDS_BETWEEN_STATES = 0.0  # a state after each step, so that the end may fall into the writing of one
-measured = []
-
-def told(current):
-    measured.append(current.seen)
-    print("measured", current.seen, flush=True)
-
-def slowly(*_):  # with time enough to be killed before the end, however late the other process wakes up
-    time.sleep(0.5 * bool(measured))
-
+measured = []  # from then on it takes seconds: it is killed before the end, however late the other process wakes up
+told = lambda current: (measured.append(current), print("measured", current.seen, flush=True))
+slowly = lambda *_: time.sleep(0.5 * bool(measured))
 train(trainer(), MODEL, Path(sys.argv[1]), "tag", on_snapshot=told, progress=slowly)
 """
 

@@ -9,6 +9,7 @@ from audit_builders import copies_of, make_criterion, make_match
 from audit_examples import AUDITS, cannot_tell, copies_found, full_audit, none_found, private_found
 from audit_pages import make_images, render_audit
 from page_parser import Page, check_loads_nothing
+from undrawn import undrawn_figures
 
 from diffmem.auditing.report.text import fine_percent, fine_rate
 
@@ -18,7 +19,8 @@ SKIPPED = {"distances", "edges", "shape", "private", "confidence", "images"}
 @pytest.fixture(scope="module")
 def full():
     result = full_audit()
-    source = render_audit(result, make_images(result))
+    with undrawn_figures():
+        source = render_audit(result, make_images(result))
     return result, source, Page(source)
 
 
@@ -122,6 +124,7 @@ def test_a_private_page_has_no_name_and_no_gallery():
     assert result.copies.worst[0].training_hash in page.words
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_hostile_text_is_escaped():
     evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}$x$"
     match = make_match(0, sample_name=evil, training_name=evil, variant=evil, criteria=[evil])

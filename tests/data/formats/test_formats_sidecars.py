@@ -1,9 +1,8 @@
 import json
-import time
 
 import numpy as np
 import pytest
-from data_builders import encoded, image_set
+from data_builders import encoded, image_set, process_seconds
 
 from diffmem.data import open_images, write_images
 from diffmem.data.formats.listing import read_listing
@@ -165,21 +164,23 @@ def test_kohyas_folders_need_a_caption_for_each_image_and_a_folder(tmp_path):
         write_images(captioned(), tmp_path / "a.zip", form="kohya")
 
 
-def test_a_hundred_thousand_captions_of_a_list_take_less_than_a_second(tmp_path):
+def test_a_hundred_thousand_captions_of_a_list_take_little_longer_than_their_json(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text(
         "".join(f'{{"file_name": "{n}.png", "text": "a photo of {n}"}}\n' for n in range(100_000))
     )
-    before = time.process_time()
-    assert len(read_listing(path).captions) == 100_000
-    assert time.process_time() - before < 1
+    seconds, found = process_seconds(lambda: read_listing(path))
+    plain, _ = process_seconds(lambda: [json.loads(line) for line in path.read_text().splitlines()])
+    assert len(found.captions) == 100_000
+    assert seconds < 8 * plain  # it is 2.4; 0.4 s
 
 
-def test_ten_thousand_texts_take_less_than_a_second(tmp_path):
+def test_ten_thousand_texts_take_little_longer_than_their_files(tmp_path):
     names = [f"{n}.png" for n in range(10_000)]
     for name in names:
         (tmp_path / f"{name[:-4]}.txt").write_text(f"a photo of {name}")
-    before = time.process_time()
-    found = read_sidecars(tmp_path, names, names, [f"{name[:-4]}.txt" for name in names], [])
+    texts = [f"{name[:-4]}.txt" for name in names]
+    seconds, found = process_seconds(lambda: read_sidecars(tmp_path, names, names, texts, []))
+    plain, _ = process_seconds(lambda: [(tmp_path / text).read_text() for text in texts])
     assert found.captions[7] == "a photo of 7.png"
-    assert time.process_time() - before < 1
+    assert seconds < 8 * plain  # it is 1; 0.14 s

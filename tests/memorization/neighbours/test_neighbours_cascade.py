@@ -47,12 +47,12 @@ def brute(queries: np.ndarray, references: np.ndarray, k: int) -> tuple[np.ndarr
     return np.sqrt(np.take_along_axis(squares, order, 1)), order
 
 
-def check(queries: np.ndarray, references: np.ndarray, k: int, **options) -> None:
+def check(queries: np.ndarray, references: np.ndarray, k: int, known=None, **options) -> None:
     made = NeighbourIndex.build(references)
     found = nearest_neighbours(queries, references, k, index=made, **options)
-    distances, indices = brute(queries, references, k)
-    np.testing.assert_array_equal(found.indices, indices)
-    np.testing.assert_allclose(found.distances, distances, rtol=1e-12)
+    distances, indices = known or brute(queries, references, k)
+    np.testing.assert_array_equal(found.indices, indices[:, :k])
+    np.testing.assert_allclose(found.distances, distances[:, :k], rtol=1e-12)
 
 
 def share_left(blocks: list[tuple[int, int]]) -> float:
@@ -60,12 +60,19 @@ def share_left(blocks: list[tuple[int, int]]) -> float:
     return sum(left for left, _ in blocks) / sum(count for _, count in blocks)
 
 
-@pytest.mark.parametrize("kind", ["uint8", "float32", "float64"])
-@pytest.mark.parametrize("k", [1, 2, 5, 10])
-def test_indexed_searches_equal_brute_force_and_settle_all_queries(small, kind, k):
+@pytest.fixture(scope="module")
+def searched():
+    """Queries and references, and the distances and indices of the ten nearest."""
     references = smooth(0, 2000)
     queries = np.concatenate([smooth(1, 40), references[:20], references[30:50] ^ 1])
-    check(queries.astype(kind), references.astype(kind), k)
+    return queries, references, brute(queries, references, 10)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float32", "float64"])
+@pytest.mark.parametrize("k", [1, 2, 5, 10])
+def test_indexed_searches_equal_brute_force_and_settle_all_queries(small, searched, kind, k):
+    queries, references, known = searched
+    check(queries.astype(kind), references.astype(kind), k, known)
     assert share_left(small) == 0
 
 

@@ -24,9 +24,11 @@ def brute(references: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray
     return np.stack([first, second], 1), distances[first, second]
 
 
-def check(references: np.ndarray, radius: float, index: NeighbourIndex | None = None) -> NearPairs:
+def check(
+    references: np.ndarray, radius: float, index: NeighbourIndex | None = None, known=None
+) -> NearPairs:
     found = pairs_within(references, radius, index=index)
-    pairs, distances = brute(references, radius)
+    pairs, distances = known or brute(references, radius)
     np.testing.assert_array_equal(found.pairs, pairs)
     np.testing.assert_allclose(found.distances, distances, rtol=1e-13)
     return found
@@ -46,12 +48,19 @@ def test_planted_near_duplicates_are_all_found():
     assert (found.distances == 0).sum() == 10
 
 
+@pytest.fixture(scope="module", params=[0, 120.0, 400.0, 1e5])
+def paired(request):
+    """Images, a radius, and the pairs within it."""
+    references = np.concatenate([images(2, 300), images(2, 20) ^ 1, images(2, 15)])
+    return references, request.param, brute(references, request.param)
+
+
 @pytest.mark.parametrize("kind", ["uint8", "float32", "float64"])
-@pytest.mark.parametrize("radius", [0, 120.0, 400.0, 1e5])
-def test_pairs_equal_brute_force_with_and_without_an_index(kind, radius):
-    references = np.concatenate([images(2, 300), images(2, 20) ^ 1, images(2, 15)]).astype(kind)
-    one = check(references, radius)
-    other = check(references, radius, NeighbourIndex.build(references))
+def test_pairs_equal_brute_force_with_and_without_an_index(kind, paired):
+    references, radius, known = paired
+    references = references.astype(kind)
+    one = check(references, radius, known=known)
+    other = check(references, radius, NeighbourIndex.build(references), known)
     np.testing.assert_array_equal(one.distances, other.distances)
 
 

@@ -10,7 +10,7 @@ from diffmem.memorization.plausibility import check_samples
 from diffmem.memorization.plausibility.noise import NoiseGauges
 
 TRAINING, HELDOUT, FRESH = tools.digits()
-SCENES, MORE_SCENES = tools.scenes(600, 0), tools.scenes(300, 1)
+SCENES, MORE_SCENES = tools.scenes(250, 0), tools.scenes(200, 1)
 
 
 def chequered(images: np.ndarray) -> np.ndarray:
@@ -72,9 +72,9 @@ def test_white_noise_is_told_from_few_training_images(size):
 
 @pytest.mark.cifar
 @pytest.mark.parametrize("change", few(NOISE.values(), 2), ids=NOISE)
-def test_noise_in_the_place_of_photographs_is_named(change, cifar_archive_of_1000):
-    training = open_images(cifar_archive_of_1000).images
-    fresh = open_images(cifar_archive_of_1000, "test").images
+def test_noise_in_the_place_of_photographs_is_named(change, cifar_archive):
+    training = open_images(cifar_archive).images
+    fresh = open_images(cifar_archive, "test").images
     assert check_samples(change(fresh), training).record.kind == "noise"
 
 

@@ -13,7 +13,7 @@ from diffmem.memorization.plausibility import check_samples
 from diffmem.memorization.plausibility.tiles import Lattice, find_lattice, find_sheet
 
 TRAINING, HELDOUT, FRESH = tools.digits()
-SCENES, MORE_SCENES = tools.scenes(400, 0), tools.scenes(1200, 1)
+SCENES, MORE_SCENES = tools.scenes(200, 0), tools.scenes(640, 1)
 
 
 def resized(images: np.ndarray, side: int) -> np.ndarray:

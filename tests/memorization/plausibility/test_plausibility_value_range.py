@@ -10,7 +10,7 @@ from diffmem.memorization.plausibility import check_samples
 from diffmem.memorization.plausibility.value_range import readings
 
 TRAINING, HELDOUT, FRESH = tools.digits()
-SCENES, MORE_SCENES = tools.scenes(600, 0), tools.scenes(500, 1)
+SCENES, MORE_SCENES = tools.scenes(250, 0), tools.scenes(200, 1)
 
 GREY = list(readings(1))
 COLOUR = list(readings(3))
@@ -43,9 +43,9 @@ def test_a_wrong_value_range_of_colour_images_is_named(reading):
 
 @pytest.mark.cifar
 @pytest.mark.parametrize("reading", few(COLOUR, 4), ids=lambda reading: reading.title)
-def test_a_wrong_value_range_of_photographs_is_named(reading, cifar_archive_of_1000):
-    training = open_images(cifar_archive_of_1000).images
-    fresh = open_images(cifar_archive_of_1000, "test").images
+def test_a_wrong_value_range_of_photographs_is_named(reading, cifar_archive):
+    training = open_images(cifar_archive).images
+    fresh = open_images(cifar_archive, "test").images
     if reading.title in ("red and blue exchanged", "values inverted"):
         pytest.skip("100 photographs are too few to tell")
     assert check_samples(reading.spoil(fresh), training).record.kind == "value range"

@@ -96,6 +96,7 @@ def studied(*names):
     return make_grid(*(make_grid_level(name, runs=runs, onset=onset_of_runs(runs)) for name in names))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_page_has_the_figure_the_answer_and_the_table():
     page = render_study(studied("base"))
     assert "When training begins to copy" in page
@@ -103,6 +104,7 @@ def test_a_page_has_the_figure_the_answer_and_the_table():
     assert "Epochs until training copies" in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_every_level_has_a_panel_an_answer_and_a_line_in_the_terminal():
     result = studied("16", "32")
     assert [axes.get_title(loc="left") for axes in onset_by_level(result).axes] == [
@@ -115,6 +117,7 @@ def test_every_level_has_a_panel_an_answer_and_a_line_in_the_terminal():
     assert "channels = 32: A training on 64 images reaches" in " ".join(shown.split())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_study_that_goes_on_has_no_such_section():
     page = render_study(make_result())
     assert "begins to copy" not in page

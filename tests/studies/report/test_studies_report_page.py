@@ -83,6 +83,7 @@ def test_ids_are_unique(page):
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_hostile_text_is_escaped():
     evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
     result = make_result(

@@ -140,6 +140,7 @@ def test_ids_are_unique_and_the_page_says_its_language(page):
     assert any(attributes.get("name") == "viewport" for tag, attributes in page.tags if tag == "meta")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_hostile_text_is_escaped():
     evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}$x$"
     run = make_training(evil, 64, 96, incidents=[evil]).model_copy(
