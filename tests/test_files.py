@@ -2,6 +2,8 @@ import errno
 import hashlib
 import os
 import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from diffmem.errors import DiffmemError
 from diffmem.files import (
     atomic_path,
     is_whole,
+    locked_file,
     read_json,
     sha256_file,
     write_bytes,
@@ -259,6 +262,23 @@ def test_a_folder_in_place_of_a_file_is_noticed_before_anything_is_changed(repor
         write_folder(report, NEW)
     assert {path.name for path in report.iterdir()} == before
     assert (report / "record.json").read_bytes() == b"old record"
+
+
+def test_of_four_that_wait_for_one_lock_one_is_in_it_at_a_time_although_the_file_is_removed(tmp_path):
+    counter = tmp_path / "count"
+    counter.write_text("0")
+
+    def count(times):
+        for _ in range(times):
+            with locked_file(tmp_path / "count.lock"):
+                seen = int(counter.read_text())
+                time.sleep(0.0005)
+                counter.write_text(str(seen + 1))
+
+    with ThreadPoolExecutor(4) as workers:
+        list(workers.map(count, [10] * 4))
+    assert counter.read_text() == "40"
+    assert [path.name for path in tmp_path.iterdir()] == ["count"]
 
 
 def test_files_of_a_folder_have_the_rights_of_other_files(report, tmp_path):

@@ -82,9 +82,9 @@ def unfinished(folder: Path, name: str = "") -> list[Path]:
 
 @contextmanager
 def locked_file(lock: Path, seconds: float = _SECONDS_TO_WAIT) -> Iterator[None]:
-    """Keep other processes that lock the same file out while the block runs, which takes moments; the file is removed then.
+    """Keep all others that lock the same file out while the block runs, which takes moments; the file is removed then.
 
-    Who has waited then locks a file without a name: for three at once it keeps out too few, unless they look what is left to do.
+    Who waited and locks the removed file notices that it has no name (filelock does), and waits for the new one.
 
     Args:
         seconds: How long to wait for it.
