@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -242,7 +244,10 @@ def test_a_lora_without_effect_is_refused(made, tmp_path):
     assert str(len(load_file(file)) // 2) in text
     assert "changes nothing" in refused(lambda: open_(folder, f"{file}:1e-30"))
     assert "weight 0" in refused(lambda: open_(folder, f"{file}:0"))
-    assert "weight nan" in refused(lambda: open_(folder, f"{file}:nan"))
+    assert "at weight 1e-30" in refused(lambda: open_(folder, f"{file}:1e-30"))
+    for weight in ("nan", "-inf", "", "0,8", "strong"):
+        text = refused(lambda weight=weight: open_(folder, f"{file}:{weight}"))
+        assert f"the weight {weight!r} is no number" in text
 
 
 def test_a_lora_with_some_changes_of_0_is_merged_and_they_are_counted(made, tmp_path):
@@ -311,6 +316,9 @@ def test_files_that_hold_no_lora_are_refused(made, tmp_path):
     assert "safetensors" in refused(lambda: open_(folder, tmp_path / "a.bin"))
     (tmp_path / "b.safetensors").write_bytes(file.read_bytes()[:1000])
     assert "b.safetensors" in refused(lambda: open_(folder, tmp_path / "b.safetensors"))
+    assert "is a folder" in refused(lambda: open_(folder, tmp_path))
+    shutil.copy(file, tmp_path / "UPPER.SAFETENSORS")
+    assert open_(folder, tmp_path / "UPPER.SAFETENSORS").lora.weight == 1
     save_file({}, tmp_path / "c.safetensors")
     assert "no tensors" in refused(lambda: open_(folder, tmp_path / "c.safetensors"))
     bad = changed(file, tmp_path / "d.safetensors", lambda name, tensor: tensor / 0)

@@ -148,10 +148,12 @@ def test_the_command_merges_a_lora_and_refuses_what_is_none(folders, call, tmp_p
     save_file(ones, tmp_path / "my.safetensors")
     done = call("model", "info", folders["epsilon"], "--lora", "my.safetensors:0.5")
     assert done.code == 0
-    assert (
-        "LoRA my.safetensors of rank 4 merged at weight 0.5: all 2 tensors used, layers changed: unet 1."
-        in done.out
-    )
+    assert "epsilon + my.safetensors." in done.out
+    assert "A LoRA of rank 4, merged at weight 0.5: all 2 tensors used, layers changed: unet 1." in done.out
+    origin = open_text_model(folders["epsilon"], [""], lora=tmp_path / "my.safetensors").denoiser.origin
+    for text in (*origin.notes, *(reading.remedy for reading in origin.readings)):  # as in private reports
+        assert "my.safetensors" not in text
+        assert folders["epsilon"].as_posix() not in text
     save_file(ones | {"x.lora_down.weight": torch.ones(4, 4)}, tmp_path / "my.safetensors")
     done = call("model", "info", folders["epsilon"], "--lora", "my.safetensors")
     assert (done.code, "1 of its 3 tensors fit no layer" in done.err.replace("\n", " ")) == (2, True)

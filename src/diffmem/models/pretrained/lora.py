@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from diffmem.data.formats.guards import is_plain_file, reading
+from diffmem.data.formats.guards import is_folder, is_plain_file, reading
 from diffmem.errors import UserError
 from diffmem.models.pretrained.diffusers_files import read_settings
 from diffmem.models.pretrained.lora_names import Layer, Role, layer_names, other_kind, split_name
@@ -39,18 +39,24 @@ def parse_lora(text: str | Path) -> LoraChoice:
     """Return what FILE or FILE:WEIGHT says; the weight is 1 where there is none.
 
     Raises:
-        UserError: The weight is 0 or not finite.
+        UserError: The weight is 0, not finite, or no number.
     """
     name, colon, number = str(text).rpartition(":")
-    try:
-        weight = float(number) if colon and not Path(text).is_file() else None
-    except ValueError:
-        weight = None
-    if weight is None:
+    if not colon or is_plain_file(Path(text)):
         return LoraChoice(Path(text), 1.0)
-    if not math.isfinite(weight) or weight == 0:
+    try:
+        weight = float(number)
+    except ValueError:
+        if not is_plain_file(Path(name)):  # the colon is of the name
+            return LoraChoice(Path(text), 1.0)
+        weight = math.nan
+    if not math.isfinite(weight):
         raise UserError(
-            f"{text}: the weight {number} is refused; with 0, the model is its base. Give another, or leave the LoRA out."
+            f"{text}: the weight {number!r} is no number. Give one behind the colon, as {Path(name).name}:0.8."
+        )
+    if weight == 0:
+        raise UserError(
+            f"{text}: the weight 0 is refused; with it, the model is its base. Give another, or leave the LoRA out."
         )
     return LoraChoice(Path(name), weight)
 
@@ -110,18 +116,18 @@ class Lora:
         """
         if not self.changed.total():
             raise UserError(
-                f"{self.path} changes nothing: the products of all its {len(self.pairs)} pairs are 0, or too small for any weight to"
-                " change. The model would be its base. It was saved before its training began, or its training failed."
+                f"{self.path} changes nothing at weight {self.weight:g}: the products of all its {len(self.pairs)} pairs are 0, or too"
+                " small for any weight to change. The model would be its base. Was it saved before its training began, or did that fail?"
             )
 
     def text(self) -> str:
-        """Return what was merged, in a sentence."""
+        """Return what was merged, in a sentence that does not name the file: it stands in private reports."""
         parts = ", ".join(f"{part} {count}" for part, count in sorted(self.changed.items()))
         still = len(self.pairs) - self.changed.total()
         rank = str(self.ranks[0]) if len(self.ranks) == 1 else f"{self.ranks[0]} to {self.ranks[-1]}"
         noted = ", ".join(f"{name} {number:,}" for name, number in self.training.items())
         return (
-            f"LoRA {self.path.name} of rank {rank} merged at weight {self.weight:g}: all {self.tensors} tensors used, layers changed:"
+            f"A LoRA of rank {rank}, merged at weight {self.weight:g}: all {self.tensors} tensors used, layers changed:"
             f" {parts}{f'; {still} layer(s) with a change of 0' if still else ''}{f' (its trainer notes {noted})' if noted else ''}."
         )
 
@@ -140,10 +146,9 @@ def read_lora(choice: LoraChoice, parts: Mapping[str, nn.Module]) -> Lora:
     """
     path = choice.path
     if not is_plain_file(path):
-        raise UserError(
-            f"There is no file {path}. Give the LoRA as FILE.safetensors or FILE.safetensors:WEIGHT."
-        )
-    if path.suffix != ".safetensors":
+        what = f"{path} is a folder" if is_folder(path) else f"There is no file {path}"
+        raise UserError(f"{what}. Give the LoRA as FILE.safetensors or FILE.safetensors:WEIGHT.")
+    if path.suffix.lower() != ".safetensors":
         raise UserError(
             f"{path} is refused: LoRA are read from .safetensors files only. Save it as such where it was made."
         )
@@ -206,7 +211,8 @@ def _pair(path: Path, layer: Layer, roles: Mapping[Role, Tensor], beside: _Adapt
     down, up = roles["down"], roles["up"]
     if down.ndim < 2 or up.ndim < 2 or not down.shape[0] or up.shape[1] != down.shape[0]:
         raise UserError(
-            f"{path}: {layer.part}.{layer.name} has matrices of {tuple(up.shape)} and {tuple(down.shape)}, whose ranks differ."
+            f"{path}: {layer.part}.{layer.name} has matrices of {tuple(up.shape)} and {tuple(down.shape)}, whose ranks differ;"
+            " copy the file again."
         )
     rank = down.shape[0]
     if "alpha" not in roles:

@@ -161,7 +161,11 @@ def open_text_model(
     )
     pixels = (autoencoder.out_channels, height * autoencoder.factor, width * autoencoder.factor)
     latent = LatentDenoiser(inner, codec.decode, codec.encode, pixels)
-    remedy = f"Write it as prediction_type into {parts.scheduler}, if the model was trained so; a fine-tune's training settings say it"
+    # The folder's own name is none of it: it stands in private reports.
+    remedy = (
+        f"Write it as prediction_type into {parts.scheduler.relative_to(home)} of the model's folder, if the model was trained so; a"
+        " fine-tune's training settings say it"
+    )
     latent.origin = Origin(
         _FORMAT,
         f"{parts.pipeline} {home.resolve().name}" + (f" + {merged.path.name}" if merged is not None else ""),
