@@ -78,7 +78,7 @@ def opened(monkeypatch):
         model.origin = Origin("text-to-image", Path(path).name, digest)
         made.append(weakref.ref(inner))
         states = torch.zeros(len(prompts) + 1, 2, 5 if path == Path("other") else 2)
-        return TextModel(model, PromptTable(tuple(prompts), states, None, (), 14), None, 4 * 2**20)
+        return TextModel(model, PromptTable(tuple(prompts), states, None, (), 14), None, 4 * 2**20, digest)
 
     open_.changes = {}
     monkeypatch.setattr(sampling, "open_text_model", open_)

@@ -102,3 +102,8 @@ def test_a_hundred_thousand_prompts_take_little_longer_than_their_json(tmp_path)
     plain, _ = process_seconds(lambda: [json.loads(line) for line in path.read_text().splitlines()])
     assert len(found) == 100_000
     assert seconds < 8 * plain  # it is 2; 0.3 s
+
+
+def test_a_line_of_a_text_ends_where_other_programs_end_it(tmp_path):
+    (tmp_path / "a.txt").write_bytes("a\u2028hat\r\nb\x0bc\rd\n".encode())
+    assert read_prompts(tmp_path / "a.txt").texts == ("a\u2028hat", "b\x0bc", "d")

@@ -53,7 +53,8 @@ def text_model_of(model: object, options: dict[str, Any], details: Mapping[str, 
         (name for name, value in details.items() if name != "resolution" and value not in _USUAL), None
     )
     if other is not None:
-        raise UserError(f"{other} is not for a text-to-image model, whose folder tells all; leave it out.")
+        option = "model-set" if other == "settings" else other.replace("_", "-")
+        raise UserError(f"--{option} is not for a text-to-image model, whose folder tells all; leave it out.")
     size = details.get("resolution")
     lora, base = given.pop("lora", None), given.pop("base", None)
     return PromptedModel(
@@ -171,6 +172,11 @@ def made_by_prompt(
             " prompts and of control prompts are ranked: --prompts and --controls."
         )
     else:
+        other = "--heldout" if heldout is not None else "--canaries" if canaries is not None else None
+        if other is not None:
+            raise UserError(
+                f"{other} is for an audit with the training images (--train); without them, the control prompts are those of --controls."
+            )
         plan = plan_given(prompts, controls, model.seeds_per_prompt)
     return MadeByPrompt(
         plan,

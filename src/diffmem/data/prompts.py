@@ -13,7 +13,7 @@ from diffmem.data.conversions import name_text
 from diffmem.data.formats.guards import MAX_FILE_BYTES, MAX_IMAGES, in_one_line, is_plain_file, read_plain
 from diffmem.data.formats.guards import reading as as_text
 from diffmem.data.formats.listing import csv_rows, json_rows, open_text
-from diffmem.data.formats.sidecars import decoded
+from diffmem.data.formats.sidecars import decoded, lines_of
 from diffmem.errors import UserError
 
 __all__ = ["PROMPT_KEYS", "Group", "PromptList", "comparable", "prompt_hash", "read_prompts"]
@@ -78,7 +78,7 @@ def read_prompts(path: Path) -> PromptList:
         raise UserError(f"There is no file {path}; prompts are a .txt with one a line, a .csv or a .jsonl.")
     kind = path.suffix.lower()
     if kind == ".txt":
-        lines = decoded(read_plain(path, MAX_FILE_BYTES, str(path)), str(path)).splitlines()
+        lines = lines_of(decoded(read_plain(path, MAX_FILE_BYTES, str(path)), str(path)))
         texts = tuple(line.strip() for line in lines if line.strip())
         nothing = (None,) * len(texts)
         found = PromptList(texts, nothing, nothing, nothing)

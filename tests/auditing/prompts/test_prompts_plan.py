@@ -1,5 +1,7 @@
 """Which prompts a model is asked for, and which noise each sample starts from."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -100,6 +102,14 @@ def test_images_whose_captions_are_asked_for_have_their_prompts_number_as_class(
 def test_what_cannot_be_asked_is_refused(captions, options, message):
     with pytest.raises(UserError, match=message):
         plan(captions, **options)
+
+
+@pytest.mark.parametrize(("names", "told"), [(("10_sks dog", "2_dog"), True), (("10_sks dog", "dog"), False)])
+def test_without_captions_folders_that_may_be_kohyas_are_told_what_they_lack(names, told):
+    bare = replace(images((None, None)), captions=None, labels=np.arange(2), class_names=names)
+    with pytest.raises(UserError) as error:
+        plan_prompts(bare, (), most=10, per_prompt=2, seed=0)
+    assert ("one .txt beside an image is enough" in str(error.value)) is told
 
 
 def listed(*texts):

@@ -81,6 +81,8 @@ def test_lists_of_prompts_that_do_not_fit_an_audit_are_refused():
         ({"controls": None}, "--prompts and --controls"),
         ({"controls": prompt_list(["sks dog 3"])}, "take it out of one list"),
         ({"canaries": None, "num": 5}, "--num is not for"),
+        ({"heldout": HELDOUT}, "--heldout is for an audit with the training images"),
+        ({"canaries": canaries(PIXELS)}, "--canaries is for an audit with the training images"),
     ):
         with pytest.raises(UserError, match=message):
             ranked(**options)

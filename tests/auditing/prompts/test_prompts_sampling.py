@@ -108,10 +108,27 @@ def test_a_private_report_names_no_file_and_no_caption(opened, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
+    [({"lora": None, "base": "copy"}, "the same weights"), ({"base": "other"}, "other sizes")],
+)
+def test_a_base_that_is_none_is_refused_before_any_sample_is_made(opened, tmp_path, options, message):
+    opened.changes = {"digest": "equal"}
+    with pytest.raises(UserError, match=message):
+        audit(shards=tmp_path / "samples", base_shards=tmp_path / "base", **options)
+    assert not (tmp_path / "samples").exists()
+
+
+def test_heldout_images_whose_captions_are_no_prompts_have_no_losses(opened):
+    planted = canaries(PIXELS)  # their five control captions are all control prompts that there may be
+    found = audit(canaries=planted, prompts_per_group=5)
+    assert groups_of(found)["control"].prompts == 5
+    trained = {one.text for one in found.detected.prompts if one.group == "train"}
+    assert set(found.detected.scores["membership"]) == {text.casefold() for text in trained}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
     [
         ({"lora": None, "base": "sd"}, "the audited model itself"),
-        ({"lora": None, "base": "copy"}, "the same weights"),
-        ({"base": "other"}, "other sizes"),
         ({"samples": TRAINING}, "not both"),
         ({"first_seed": 3}, "--first-seed is not for"),
         ({"num": 50}, "--num is not for"),

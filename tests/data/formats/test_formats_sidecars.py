@@ -39,6 +39,19 @@ def test_kohyas_folders_give_captions_and_repeats_and_no_classes(tmp_path):
     )
 
 
+def test_a_folder_above_kohyas_folders_changes_nothing_and_folders_beside_them_are_told(tmp_path):
+    put(tmp_path / "a", ["img/5_cat/a.png", "img/2_dog/b.png"], {"img/5_cat/a.txt": "cat"})
+    (tmp_path / "a" / "log").mkdir()
+    images = open_images(tmp_path / "a")
+    assert (images.labels, images.captions) == (None, ("dog", "cat"))
+    assert images.repeats.tolist() == [2, 5]
+    for name, folders in {"b": ("5_cat", "dog"), "c": ("img/5_cat", "reg/1_cat")}.items():
+        folder = put(tmp_path / name, [f"{one}/a.png" for one in folders], {f"{folders[0]}/a.txt": "cat"})
+        mixed = open_images(folder)
+        assert (mixed.repeats, mixed.class_names) == (None, tuple(one.partition("/")[0] for one in folders))
+        assert any("not all folders are N_name" in line for line in mixed.history)
+
+
 def test_texts_beside_images_are_captions_in_any_folder(tmp_path):
     images = open_images(
         put(tmp_path / "set", ["a.png", "b.png"], {"a.txt": "one\ntwo", "readme.txt": "of all"})
@@ -63,6 +76,11 @@ def test_folders_with_a_number_stay_classes_without_texts_and_with_a_zero(tmp_pa
 def test_a_caption_is_utf8_or_utf16_with_its_mark(tmp_path, encoding):
     folder = put(tmp_path / "set", ["a.png"], {"a.txt": "café, 犬".encode(encoding)})
     assert open_images(folder).captions == ("café, 犬",)
+
+
+def test_only_the_ends_that_other_programs_know_end_a_line(tmp_path):
+    folder = put(tmp_path / "set", ["a.png", "b.png"], {"a.txt": "a\u2028hat\x0c!\u0085", "b.txt": "b\rc"})
+    assert open_images(folder).captions == ("a\u2028hat\x0c!", "b")
 
 
 def test_an_empty_caption_is_counted_and_kept(tmp_path):

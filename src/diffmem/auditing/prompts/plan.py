@@ -11,6 +11,7 @@ import numpy as np
 from diffmem.auditing.prompts.groups import trigger_words
 from diffmem.data import CanarySet, ImageSet
 from diffmem.data.conversions import name_text
+from diffmem.data.formats.sidecars import repeats_in
 from diffmem.data.prompts import Group, PromptList, comparable
 from diffmem.errors import UserError
 
@@ -35,13 +36,15 @@ class PromptPlan:
     seeds: tuple[int, ...]
     notes: tuple[str, ...]
 
-    def captioned(self, images: ImageSet) -> ImageSet:
-        """Return the images whose captions are among the prompts, with the number of theirs as their class."""
+    def captioned(self, images: ImageSet) -> ImageSet | None:
+        """Return the images whose captions are among the prompts, with the number of theirs as their class; none without any."""
         number = {comparable(text): at for at, text in enumerate(self.texts)}
         of_image = [
             None if caption is None else number.get(comparable(caption)) for caption in images.captions or ()
         ]
         chosen = [at for at, label in enumerate(of_image) if label is not None]
+        if not chosen:
+            return None
         taken = images.take(chosen, "those whose captions are prompts")
         labels = np.array([of_image[at] for at in chosen], dtype=np.int64)
         return ImageSet(taken.images, labels, taken.names, None, taken.history)
@@ -89,9 +92,16 @@ def plan_prompts(
             raise UserError(f"The number of {name} must be at least 1, not {value}.")
     trained = _different(caption for caption in training.captions or () if caption is not None)
     if not trained:
+        kohya = all(repeats_in(name) is not None for name in training.class_names or ("",))
+        beside = (
+            " In folders N_name one .txt beside an image is enough: the others have the rest of the folder's name as their caption."
+            if kohya
+            else ""
+        )
         raise UserError(
             "The training images have no captions, and a text-to-image model is asked for what it was trained on: give the folder with"
-            " captions (metadata.jsonl, or .txt beside the images); or images made elsewhere, with --samples and --prompts."
+            " captions (metadata.jsonl with a column text, or .txt beside the images); or images made elsewhere, with --samples and"
+            f" --prompts.{beside}"
         )
     planted = _different(() if canaries is None else canaries.planted_captions or ())
     left_out = _different(() if canaries is None else canaries.control_captions or ())
@@ -145,7 +155,7 @@ def plan_given(prompts: PromptList, controls: PromptList, per_prompt: int) -> Pr
     both = next((text for text in controls.texts if comparable(text) in asked), None)
     if both is not None:
         raise UserError(
-            f"{name_text(both)} is among the prompts and among the controls; take it out of one list."
+            f"The prompt {name_text(both)!r} is among the prompts and among the controls; take it out of one list."
         )
     count = len(asked)
     for text in controls.texts:

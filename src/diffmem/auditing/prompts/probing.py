@@ -57,7 +57,9 @@ class Probing:
         found: dict[int, list[tuple[ImageSet, int]]] = defaultdict(list)
         for images in self.pairs if self.based else ():
             captioned = self.plan.captioned(images)
-            for at, label in enumerate([] if captioned.labels is None else captioned.labels.tolist()):
+            if captioned is None or captioned.labels is None:
+                continue
+            for at, label in enumerate(captioned.labels.tolist()):
                 if len(found[label]) < _IMAGES:
                     found[label].append((captioned, at))
         self._pairs = [(label, *pair) for label, those in sorted(found.items()) for pair in those]

@@ -169,9 +169,15 @@ def sample_prompts(
         progress, check=0.03, canaries=0.02, own=0.8 - part, base=part, probe=0.1, probe_base=0.05
     )
     open_it = partial(open_text_model, prompts=plan.texts, size=model.size, device=device, dtype=model.dtype)
-    if model.base is not None:  # what does not open is said before hours of work
-        open_text_model(model.base, ("",), size=model.size, device="cpu", dtype=model.dtype)
+    started = None
+    if model.base is not None:
+        base = open_text_model(model.base, ("",), size=model.size, device="cpu", dtype=model.dtype)
+        started = _kind(base), base.files
+        del base
+        _free()
     opened = open_it(model.path, lora=model.lora)
+    if started is not None:  # what does not fit is said before hours of work
+        _check_base(model, started, (_kind(opened), opened.files))
     report(f"model: {model_text(opened.denoiser, options.private)}")
     shape = opened.denoiser.pixel_shape
     if canaries is not None and canaries.shape != shape:  # else it is said after hours of work
@@ -183,8 +189,9 @@ def sample_prompts(
     probing = Probing(plan, pairs, options.seed, others is not None)
     report(_cost_text(opened, work, probing))
     check = None
-    if training is not None:
-        check = check_reading(opened.denoiser, plan.captioned(training), options, stages.check)
+    shown = None if training is None else plan.captioned(training)
+    if shown is not None:
+        check = check_reading(opened.denoiser, shown, options, stages.check)
         if check.problem is not None:
             raise UserError(check.problem)
     exposure = []
@@ -205,16 +212,9 @@ def sample_prompts(
         )
     if others is None:
         return PromptedSamples(samples, None, record, tuple(exposure), tuple(notes), probing.scores)
-    kind, digest = _kind(opened), origin_of(opened.denoiser).digest
     del opened
     _free()
     base = open_it(others)
-    if _kind(base) != kind:
-        raise UserError(
-            f"{others} is not what {model.path} was trained from: its images, latents or text encoders have other sizes. Name its base."
-        )
-    if origin_of(base.denoiser).digest == digest:
-        raise UserError(f"{others} and {model.path} hold the same weights: there is nothing to compare.")
     named = "" if options.private else f", {others},"
     notes.append(
         f"The base model{named} was asked the same with the same noise; SHA-256 of what it is {origin_of(base.denoiser).digest}."
@@ -230,14 +230,31 @@ def _guided(model: LatentDenoiser, scale: float) -> LatentDenoiser:
     return LatentDenoiser(GuidedDenoiser(model.inner, scale), model.decode, model.encode, model.pixel_shape)
 
 
-def _kind(model: TextModel) -> tuple[object, ...]:
+def _check_base(model: PromptedModel, base: tuple[_Kind, str], own: tuple[_Kind, str]) -> None:
+    """Refuse a base that the model was not trained from, or that is the model, by the kinds and the files of both.
+
+    Raises:
+        UserError: See above.
+    """
+    if base[0] != own[0]:
+        raise UserError(
+            f"{model.base} is not what {model.path} was trained from: its images, latents or text encoders have other sizes. Name its base."
+        )
+    if base[1] == own[1]:
+        raise UserError(f"{model.base} and {model.path} hold the same weights: there is nothing to compare.")
+
+
+_Kind = tuple[object, ...]
+
+
+def _kind(model: TextModel) -> _Kind:
     """Return what a model and its base have in common."""
     table = model.prompts
     return (
         model.denoiser.pixel_shape,
         model.denoiser.image_shape,
-        table.states.shape,
-        None if table.pooled is None else table.pooled.shape,
+        table.states.shape[1:],
+        None if table.pooled is None else table.pooled.shape[1:],
     )
 
 

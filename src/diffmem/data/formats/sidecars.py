@@ -18,7 +18,16 @@ from diffmem.data.formats.guards import read_plain
 from diffmem.errors import UserError
 from diffmem.text import count_text
 
-__all__ = ["SIDECAR_ENDINGS", "Sidecars", "decoded", "encoding_of", "read_sidecars", "stem_of"]
+__all__ = [
+    "SIDECAR_ENDINGS",
+    "Sidecars",
+    "decoded",
+    "encoding_of",
+    "lines_of",
+    "read_sidecars",
+    "repeats_in",
+    "stem_of",
+]
 
 SIDECAR_ENDINGS = (".txt", ".caption")
 
@@ -62,6 +71,17 @@ def decoded(content: bytes, what: str) -> str:
     return text
 
 
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text as other programs see them: other letters that Unicode lets end a line, as U+2028, are of a caption."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def repeats_in(folder: str) -> int | None:
+    """Return the N of a folder's name `N_name`; none of another name, and of an N of 0."""
+    found = _REPEATED.fullmatch(folder)
+    return None if found is None else int(found.group(1))
+
+
 def stem_of(name: str) -> str:
     """Return the path of a file without its ending: 'a/b' of 'a/b.png'."""
     folder, slash, file = name.rpartition("/")
@@ -73,8 +93,8 @@ def read_sidecars(
 ) -> Sidecars | None:
     """Read the captions beside images; none where no text belongs to an image.
 
-    Where all images lie in folders `N_name` with N of 1 or more, the folders are repeats and no classes, and an image without a text has
-    the caption `name`, as kohya's trainers have it. Elsewhere it has none.
+    Where all images lie in folders `N_name` with N of 1 or more, which may have one folder above them (`img`), these are repeats and no
+    classes, and an image without a text has the caption `name`, as kohya's trainers have it. Elsewhere it has none.
 
     Args:
         path: The folder.
@@ -94,14 +114,15 @@ def read_sidecars(
     if not found:
         return None
     captions = [None if stem not in found else found[stem][0] for stem in stems]
-    tokens = [_REPEATED.fullmatch(below.partition("/")[0]) if "/" in below else None for below in classes]
+    folders = [below.split("/")[:-1] for below in _below(classes)]
+    tokens = [_REPEATED.fullmatch(levels[0]) if levels else None for levels in folders]
     repeated = [token for token in tokens if token is not None]
     kohya = len(repeated) == len(names)
     lacking = sum(caption is None for caption in captions)
     notes = []
     if kohya:
-        folders = {name.rpartition("/")[0] for name in names}
-        beside = [text for text in others if text.rpartition("/")[0] in folders]
+        places = {name.rpartition("/")[0] for name in names}
+        beside = [text for text in others if text.rpartition("/")[0] in places]
         if beside:
             raise UserError(
                 f"{path}: {count_text(len(beside), 'caption')} of no image ({named(beside)}). Put the images back, or take the texts out."
@@ -126,8 +147,20 @@ def read_sidecars(
     text = "captions of the texts beside the images"
     if kohya:
         text += "; folders N_name are repeats, not classes"
+    elif any(repeats_in(level) for levels in folders for level in levels):
+        apart = {levels[0] for levels in folders if levels and not repeats_in(levels[0])}
+        text += f"; not all folders are N_name ({named(list(apart))}), so that they are classes, and repeats are not known"
     conversions = (_note(text, len(names), len(names)), *notes)
     return Sidecars(captions, [int(token.group(1)) for token in repeated] if kohya else None, conversions)
+
+
+def _below(paths: Sequence[str]) -> Sequence[str]:
+    """Return the paths of images without the folders that hold all of them, down to one `N_name`."""
+    first = {path.partition("/")[0] if "/" in path else "" for path in paths}
+    while len(first) == 1 and (one := first.pop()) and not repeats_in(one):
+        paths = [path.partition("/")[2] for path in paths]
+        first = {path.partition("/")[0] if "/" in path else "" for path in paths}
+    return paths
 
 
 def _caption(path: Path, texts: list[str]) -> tuple[str, bool]:
@@ -135,8 +168,8 @@ def _caption(path: Path, texts: list[str]) -> tuple[str, bool]:
     contents = []
     for text in texts:
         what = f"{path}: {name_text(text)}"
-        lines = decoded(read_plain(f"{path}/{text}", _MAX_BYTES, what), what).strip().splitlines()
-        contents.append((lines[0].strip() if lines else "", len(lines) > 1))
+        lines = lines_of(decoded(read_plain(f"{path}/{text}", _MAX_BYTES, what), what).strip())
+        contents.append((lines[0].strip(), len(lines) > 1))
     if any(one[0] != contents[0][0] for one in contents):
         raise UserError(f"{path}: an image has two captions ({named(texts)}); keep one of the texts.")
     return contents[0]

@@ -61,12 +61,14 @@ class TextModel:
         prompts: The prompts, encoded.
         lora: What was merged into it; none for the model of the folder alone.
         weight_bytes: Memory that the weights of its network and its autoencoder take.
+        files: SHA-256 of the files that it was read from, a LoRA with its weight among them.
     """
 
     denoiser: LatentDenoiser
     prompts: PromptTable
     lora: Lora | None
     weight_bytes: int = 0
+    files: str = ""
 
 
 @in_one_line()
@@ -166,16 +168,17 @@ def open_text_model(
         f"Write it as prediction_type into {parts.scheduler.relative_to(home)} of the model's folder, if the model was trained so; a"
         " fine-tune's training settings say it"
     )
+    files = _files_digest(parts, merged)
     latent.origin = Origin(
         _FORMAT,
         f"{parts.pipeline} {home.resolve().name}" + (f" + {merged.path.name}" if merged is not None else ""),
-        _digest(parts, merged, (table, sides, dtype)),
+        hashlib.sha256(repr((table.prompts, sides, dtype, parts.zero_null, files)).encode()).hexdigest(),
         _notes(parts, table, merged, dtype),
         home,
         tuple(replace(reading, remedy=remedy) for reading in generic_readings(latent)),
     )
     size_of = sum(one.nbytes for part in (raw, codec.network) for one in part.parameters())
-    return TextModel(latent, table, merged, size_of)
+    return TextModel(latent, table, merged, size_of, files)
 
 
 def prompts_of(images: ImageSet) -> tuple[ImageSet, tuple[str, ...]]:
@@ -277,10 +280,9 @@ def _notes(parts: TextParts, table: PromptTable, lora: Lora | None, dtype: str) 
     )
 
 
-def _digest(parts: TextParts, lora: Lora | None, asked: tuple[PromptTable, tuple[int, int], str]) -> str:
-    """Return a hash of what decides an answer: the files of the parts that are used, the LoRA, and what the caller chose."""
-    table, sides, dtype = asked
-    digest = hashlib.sha256(repr((table.prompts, sides, dtype, parts.zero_null)).encode())
+def _files_digest(parts: TextParts, lora: Lora | None) -> str:
+    """Return a hash of the files of the parts that are used, and of the LoRA with its weight."""
+    digest = hashlib.sha256()
     folders = (
         [parts.network.parent, parts.scheduler.parent, parts.autoencoder.parent] if parts.autoencoder else []
     )
