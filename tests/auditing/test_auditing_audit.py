@@ -167,7 +167,15 @@ def test_canaries_that_samples_reproduce_are_exposed(tmp_path):
 def test_canaries_of_another_set_are_told(tmp_path):
     _, canaries = planted()
     found = ask(tmp_path, samples=image_set(FRESH), canaries=canaries).result
-    assert any("another set" in note for note in found.notes)
+    assert any("another set" in note and "hold 0 of 10 unchanged" in note for note in found.notes)
+
+
+def test_canaries_of_the_same_set_in_another_order_are_not_told(tmp_path):
+    training, canaries = planted()
+    turned = training.take(np.arange(len(training))[::-1], "turned round, as kohya's folders order them")
+    assert turned.fingerprint != canaries.fingerprint
+    found = ask(tmp_path, training=turned, samples=image_set(FRESH), canaries=canaries).result
+    assert not any("another set" in note for note in found.notes)
 
 
 def test_a_model_with_canaries_is_asked_for_its_loss_and_its_dimensions(tmp_path):

@@ -107,3 +107,10 @@ def test_a_hundred_thousand_prompts_take_little_longer_than_their_json(tmp_path)
 def test_a_line_of_a_text_ends_where_other_programs_end_it(tmp_path):
     (tmp_path / "a.txt").write_bytes("a\u2028hat\r\nb\x0bc\rd\n".encode())
     assert read_prompts(tmp_path / "a.txt").texts == ("a\u2028hat", "b\x0bc", "d")
+
+
+def test_a_prompt_that_cannot_be_written_is_refused(tmp_path):
+    for prompt in (r"a \ud83d", r"a \u0000 b"):
+        (tmp_path / "a_b.jsonl").write_text(f'{{"prompt": "{prompt}"}}\n')
+        with pytest.raises(UserError, match=r"a_b.jsonl must be plain Unicode text"):
+            read_prompts(tmp_path / "a_b.jsonl")

@@ -11,6 +11,7 @@ from diffmem.auditing.records import ReadingRecord, Role
 from diffmem.auditing.request import AuditRequest
 from diffmem.auditing.spaces import Aligned
 from diffmem.data import ImageSet
+from diffmem.memorization.neighbours.contents import content_keys, present
 from diffmem.memorization.plausibility import SampleCheckRecord
 
 __all__ = ["notes_of", "reading_lines", "reading_problems"]
@@ -74,16 +75,21 @@ def reading_problems(readings: Sequence[ReadingRecord]) -> tuple[list[str], list
 
 
 def _canary_notes(request: AuditRequest) -> list[str]:
-    """Return a warning where the canaries were planted in another set."""
-    if (
-        request.canaries is None
-        or request.training is None
-        or request.canaries.fingerprint == request.training.fingerprint
-    ):
+    """Return a warning where the canaries were planted in another set, or in one whose images were changed since.
+
+    The fingerprint is that of the images in one order, and kohya's folders have their own; so the canaries are looked for.
+    """
+    canaries, training = request.canaries, request.training
+    if canaries is None or training is None or canaries.fingerprint == training.fingerprint:
+        return []
+    lacking = len(canaries)
+    if canaries.planted.shape[1:] == training.shape:
+        lacking -= int(present(content_keys(canaries.planted), content_keys(training.images)).sum())
+    if not lacking:
         return []
     return [
-        "The canaries were planted in another set than the given training images (their fingerprints differ): their exposure is"
-        " about that set."
+        f"The canaries were planted in another set than the given training images, which hold {len(canaries) - lacking:,} of"
+        f" {len(canaries):,} unchanged: their exposure is about that set."
     ]
 
 

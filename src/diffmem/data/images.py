@@ -17,7 +17,7 @@ from diffmem.data.names import LazyNames
 from diffmem.data.storage import contiguous, gather, parts
 from diffmem.errors import UserError
 
-__all__ = ["ImageSet", "checked_images", "checked_labels", "frozen"]
+__all__ = ["ImageSet", "checked_images", "checked_labels", "checked_text", "frozen"]
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -65,12 +65,12 @@ class ImageSet:
         for field in ("names", "class_names", "history"):
             value = getattr(self, field)
             if value is not None and not isinstance(value, LazyNames):
-                object.__setattr__(self, field, _checked_text(value, field))
+                object.__setattr__(self, field, checked_text(value, field.replace("_", " ")))
         if len(self.names) != count:
             raise UserError(f"There are {count} images but {len(self.names)} names; give one name per image.")
         if self.captions is not None:
             object.__setattr__(self, "captions", tuple(self.captions))
-            _checked_text([caption for caption in self.captions if caption is not None], "captions")
+            checked_text([caption for caption in self.captions if caption is not None], "captions")
             if len(self.captions) != count:
                 raise UserError(
                     f"There are {count} images but {len(self.captions)} captions; give one per image, or None."
@@ -249,12 +249,21 @@ def _checked_repeats(repeats: object, count: int) -> NDArray[np.int64]:
     return frozen(array.astype(np.int64, order="C", copy=True))
 
 
-def _checked_text(words: object, field: str) -> tuple[str, ...]:
+def checked_text(words: object, field: str) -> tuple[str, ...]:
+    """Return words as a tuple.
+
+    Args:
+        words: Some.
+        field: What they are, for errors.
+
+    Raises:
+        UserError: One is no text, or one that cannot be written and read.
+    """
     texts = tuple(words) if isinstance(words, Sequence) and not isinstance(words, str) else (words,)
     for word in texts:
         # A NUL at the end is lost in NumPy's text, a lone surrogate cannot be written at all.
         if not isinstance(word, str) or "\0" in word or _has_surrogate(word):
-            raise UserError(f"The {field.replace('_', ' ')} must be plain Unicode text; found {word!r:.60}.")
+            raise UserError(f"The {field} must be plain Unicode text; found {word!r:.60}.")
     return texts
 
 

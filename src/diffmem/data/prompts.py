@@ -14,6 +14,7 @@ from diffmem.data.formats.guards import MAX_FILE_BYTES, MAX_IMAGES, in_one_line,
 from diffmem.data.formats.guards import reading as as_text
 from diffmem.data.formats.listing import csv_rows, json_rows, open_text
 from diffmem.data.formats.sidecars import decoded, lines_of
+from diffmem.data.images import checked_text
 from diffmem.errors import UserError
 
 __all__ = ["PROMPT_KEYS", "Group", "PromptList", "comparable", "prompt_hash", "read_prompts"]
@@ -91,6 +92,7 @@ def read_prompts(path: Path) -> PromptList:
         raise UserError(f"{path} is no list of prompts: give a .txt with one a line, a .csv or a .jsonl.")
     if not found.texts:
         raise UserError(f"{path} holds no prompts.")
+    checked_text(found.texts, f"prompts of {path}")
     return found
 
 
