@@ -35,6 +35,10 @@ def test_the_record_holds_what_decides_and_reads_back():
     assert SeveralResult.model_validate_json(found.model_dump_json()) == found
 
 
+def test_models_of_one_name_are_told_apart_by_their_numbers():
+    assert [one.name for one in several(["1-a", "2-a"], [CLEAN, COPIES]).models] == ["1-a", "2-a"]
+
+
 def test_an_audit_of_one_model_does_not_pass_for_this_record():
     with pytest.raises((UserError, ValueError)):
         SeveralResult.model_validate(CLEAN.model_dump())

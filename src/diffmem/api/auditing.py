@@ -176,6 +176,12 @@ def audit(
         for one in options.get("features") or []
     ]
     read = {role: None if one is None else as_images(one, given.get(role)) for role, one in sets.items()}
+    given_samples = read["samples"]
+    if base is not None and given_samples is not None and np.array_equal(base.images, given_samples.images):
+        raise UserError(
+            "Samples (--samples) and those of the base model (--base-samples) are the same images: there is nothing to compare. Name the"
+            " folder of what the base model made."
+        )
     sides = None if read["training"] is None else read["training"].shape[1:]
     opened = None
     if model is not None and text_model is None:

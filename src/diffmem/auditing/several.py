@@ -23,7 +23,9 @@ _LONGEST = 60
 class ModelAudit(Record):
     """What the audit of one of the models found; its own folder holds the rest."""
 
-    name: str = Field(description="Of the model's file; its number in a private report.")
+    name: str = Field(
+        description="Of the model's file, behind its number where two have one name; its number in a private report."
+    )
     folder: str = Field(description="Its own report, within that of all.")
     text: str = Field(description="What was read of the model.")
     verdict: VerdictRecord
@@ -132,9 +134,12 @@ def several(
         rates: Likewise, further rates of copies; none without any.
         captions: Likewise, what the criterion of captions found; none without any.
     """
+    names = [folder.partition("-")[2] for folder in folders]
+    if len(set(names)) < len(names):  # as of last.safetensors of two runs
+        names = list(folders)
     rows = [
         ModelAudit(
-            name=folder.partition("-")[0] if audit.private else folder.partition("-")[2],
+            name=folder.partition("-")[0] if audit.private else name,
             folder=folder,
             text="" if audit.model is None else audit.model.text,
             verdict=audit.verdict,
@@ -143,8 +148,13 @@ def several(
             rates=dict(more),
             captions=one,
         )
-        for folder, audit, more, one in zip(
-            folders, audits, rates or [{}] * len(audits), captions or [None] * len(audits), strict=True
+        for folder, name, audit, more, one in zip(
+            folders,
+            names,
+            audits,
+            rates or [{}] * len(audits),
+            captions or [None] * len(audits),
+            strict=True,
         )
     ]
     known = all(one.captions is not None for one in rows)

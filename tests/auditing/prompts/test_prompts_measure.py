@@ -166,6 +166,12 @@ def test_an_image_that_the_set_holds_twice_belongs_to_both_captions():
     assert found["train"].own.count == 4
 
 
+def test_the_samples_themselves_are_no_base_samples():
+    samples, _, prompts = made()
+    with pytest.raises(UserError, match="are the same images: there is nothing to compare"):
+        diffmem.audit(training(), samples=samples, prompts=prompts, base_samples=samples)
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_a_private_report_holds_no_image_caption_or_file_name_also_of_an_earlier_one(tmp_path):
     samples, base, prompts = made()

@@ -63,7 +63,19 @@ def test_training_captions_are_not_diluted_by_other_prompts():
 @pytest.mark.parametrize("word", ["copies found", "cannot tell"])
 def test_what_the_samples_show_stands(word):
     found = verdict_by_prompt(verdict(word), [group("train", 1000)], 0.01)
-    assert (found.verdict, found.sentence) == (word, "As by samples.")
+    assert (found.verdict, found.sentence, found.missing) == (word, "As by samples.", ["m"])
+    few = verdict_by_prompt(verdict(word), [group("train", 20, samples=1000)], 0.01)
+    assert any("None of 299 copying exclude 1.00%" in text for text in few.missing) is (word == "cannot tell")
+
+
+def test_samples_of_which_it_cannot_be_asked_whether_they_depend_on_their_prompts_clear_nothing():
+    one_seed = [group("train", 1000, samples=1)]
+    found = verdict_by_prompt(verdict(), one_seed, 0.01, untested=True)
+    assert (found.verdict, found.missing[0]) == (
+        "cannot tell",
+        "Give two seeds or more to at least 20 prompts.",
+    )
+    assert verdict_by_prompt(verdict("copies found"), one_seed, 0.01, untested=True).verdict == "copies found"
 
 
 def test_samples_that_do_not_depend_on_their_prompts_clear_nothing():

@@ -150,8 +150,8 @@ def _entries(prompts: PromptList, names: Sequence[str]) -> list[int]:
     lacking = [name for name in wanted if name not in of_file]
     if lacking:
         raise UserError(
-            f"{count_text(len(lacking), 'sample')} of {len(names):,} not in the list of prompts, first {name_text(lacking[0])}. List all"
-            " samples, or take the others out."
+            f"{count_text(len(lacking), 'sample')} of {len(names):,} not in the list of prompts, first {name_text(lacking[0])}; the list"
+            f" begins with {name_text(files[0])}. List all samples by their names, or take the others out."
         )
     if len(of_file) > len(wanted):
         first = next(file for file in of_file if file not in set(wanted))

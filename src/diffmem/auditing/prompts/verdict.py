@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from diffmem.auditing.prompts.follows import LEAST_PROMPTS
 from diffmem.auditing.prompts.records import GROUP_TEXT, CaptionsRecord, FollowsRecord, GroupRecord
 from diffmem.auditing.records import EXIT_CODES, VerdictRecord
 from diffmem.auditing.significance import format_p
@@ -37,6 +38,7 @@ def verdict_by_prompt(
     captions: CaptionsRecord | None = None,
     *,
     exact: bool = False,
+    untested: bool = False,
 ) -> VerdictRecord:
     """Return the verdict of the samples, with the bound over prompts.
 
@@ -53,6 +55,7 @@ def verdict_by_prompt(
         follows: Whether samples depend on their prompts; none where that is not known.
         captions: What the criterion of captions found; none where it could not be applied.
         exact: Whether some copies are identical to a training image, which no likeness explains.
+        untested: Whether it could not be asked if samples depend on their prompts, since too few prompts have two: nothing is cleared then.
     """
     found = verdict.verdict == "copies found"
     reasons = [
@@ -79,14 +82,23 @@ def verdict_by_prompt(
             f" {first.base.copied.count:,} (p = {first.base.p_value:.2g}){'' if captions is None else f'; {captions.sentence}'}."
         )
         return _cannot_tell(sentence, [verdict.sentence, *reasons], [_UNLIKE_THE_BASE, *verdict.missing])
-    if verdict.verdict != "none found":
-        return verdict.model_copy(update={"reasons": reasons})
     deciding = [one for one in groups if one.group == "train"] or [
         one for one in groups if one.group != "control"
     ]
+    needed = prompts_needed(target)
+    if verdict.verdict != "none found":
+        few = verdict.verdict == "cannot tell" and sum(one.prompts for one in deciding) < needed
+        missing = [f"{_MORE} None of {needed:,} copying exclude {target:.2%}."] if few else []
+        return verdict.model_copy(update={"reasons": reasons, "missing": [*verdict.missing, *missing]})
     if follows is not None and not follows.follows:
         sentence = f"Cannot tell: it is not shown that {follows_text(follows)}"
         return _cannot_tell(sentence, reasons, verdict.missing)
+    if untested:
+        return _cannot_tell(
+            f"Cannot tell: nothing shows that the samples depend on the prompts, which takes two samples each of {LEAST_PROMPTS} prompts.",
+            reasons,
+            [f"Give two seeds or more to at least {LEAST_PROMPTS} prompts.", *verdict.missing],
+        )
     if not deciding:
         return _cannot_tell(
             "Cannot tell: no prompt but control prompts has samples that can be judged.",
@@ -103,7 +115,7 @@ def verdict_by_prompt(
     if worst.bound > target:
         sentence = (
             f"Cannot tell: of {name}, {copied} copies, which excludes a share of {worst.bound:.2%} only; to exclude {target:.2%} takes"
-            f" {prompts_needed(target):,} prompts without copies."
+            f" {needed:,} prompts without copies."
         )
         return _cannot_tell(sentence, reasons, [_MORE, *verdict.missing])
     sentence = (
