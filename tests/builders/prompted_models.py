@@ -78,9 +78,11 @@ def opened(monkeypatch):
         model.origin = Origin("text-to-image", Path(path).name, digest)
         made.append(weakref.ref(inner))
         states = torch.zeros(len(prompts) + 1, 2, 5 if path == Path("other") else 2)
-        return TextModel(model, PromptTable(tuple(prompts), states, None, (), 14), None, 4 * 2**20, digest)
+        return TextModel(
+            model, PromptTable(tuple(prompts), states, None, open_.cut, 14), None, 4 * 2**20, digest
+        )
 
-    open_.changes = {}
+    open_.changes, open_.cut = {}, ()
     monkeypatch.setattr(sampling, "open_text_model", open_)
     monkeypatch.setattr(text_models, "is_text_folder", lambda folder: True)
     open_.calls = calls

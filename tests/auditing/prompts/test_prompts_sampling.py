@@ -97,6 +97,13 @@ def test_canaries_are_asked_for_by_their_captions_and_exposed_by_the_losses_of_t
         audit(canaries=canaries(PIXELS[:, :, :4, :4]))
 
 
+def test_prompts_that_are_too_long_are_listed_and_not_in_private_reports(opened):
+    opened.cut = (0, 5)
+    wanted = "2 prompts longer than the 14 pieces that the model reads, so that the end was not read"
+    assert f"{wanted} (sks dog 0, sks dog 5)." in audit(lora=None).result.notes
+    assert f"{wanted}." in audit(lora=None, private=True).result.notes
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_a_private_report_names_no_file_and_no_caption(opened, tmp_path):
     found = audit(private=True, base="secret-base")

@@ -19,6 +19,7 @@ from diffmem.auditing.records import ModelRecord
 from diffmem.auditing.request import AuditOptions
 from diffmem.auditing.time_estimate import estimate_sampling
 from diffmem.data import CanarySet, ImageSet
+from diffmem.data.formats.files import named
 from diffmem.errors import UserError
 from diffmem.memory import within_memory
 from diffmem.models import origin_of
@@ -28,7 +29,7 @@ from diffmem.models.latent import LatentDenoiser
 from diffmem.models.pretrained.text_model import TextModel, open_text_model
 from diffmem.progress import NO_PROGRESS, Progress, Stages
 from diffmem.sampling import BrokenModelError, SamplerConfig, generate_resumable
-from diffmem.text import duration_text
+from diffmem.text import count_text, duration_text
 
 __all__ = ["MEMBERSHIP", "PromptedModel", "PromptedSamples", "sample_prompts"]
 
@@ -206,18 +207,19 @@ def sample_prompts(
     )
     notes = list(plan.notes)
     if opened.prompts.truncated:
+        cut = [opened.prompts.prompts[at] for at in opened.prompts.truncated]
         notes.append(
-            f"{len(opened.prompts.truncated):,} prompts are longer than the {opened.prompts.longest} pieces that the model reads; their"
-            " ends were not read."
+            f"{count_text(len(cut), 'prompt')} longer than the {opened.prompts.longest} pieces that the model reads, so that the end was"
+            f" not read{'' if options.private else f' ({named(cut)})'}."
         )
     if others is None:
         return PromptedSamples(samples, None, record, tuple(exposure), tuple(notes), probing.scores)
     del opened
     _free()
     base = open_it(others)
-    named = "" if options.private else f", {others},"
+    which = "" if options.private else f", {others},"
     notes.append(
-        f"The base model{named} was asked the same with the same noise; SHA-256 of what it is {origin_of(base.denoiser).digest}."
+        f"The base model{which} was asked the same with the same noise; SHA-256 of what it is {origin_of(base.denoiser).digest}."
     )
     made = work.images(base, base_shards, stages.base)
     probing.of_base(base.denoiser, stages.probe_base)
