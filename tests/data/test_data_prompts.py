@@ -114,3 +114,9 @@ def test_a_prompt_that_cannot_be_written_is_refused(tmp_path):
         (tmp_path / "a_b.jsonl").write_text(f'{{"prompt": "{prompt}"}}\n')
         with pytest.raises(UserError, match=r"a_b.jsonl must be plain Unicode text"):
             read_prompts(tmp_path / "a_b.jsonl")
+
+
+def test_a_prompt_with_commas_and_without_quotes_is_told(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt\na cat, red\n")
+    with pytest.raises(UserError, match="a text with commas must stand in quotes"):
+        read_prompts(tmp_path / "a.csv")

@@ -65,7 +65,9 @@ def test_what_the_samples_show_stands(word):
     found = verdict_by_prompt(verdict(word), [group("train", 1000)], 0.01)
     assert (found.verdict, found.sentence, found.missing) == (word, "As by samples.", ["m"])
     few = verdict_by_prompt(verdict(word), [group("train", 20, samples=1000)], 0.01)
-    assert any("None of 299 copying exclude 1.00%" in text for text in few.missing) is (word == "cannot tell")
+    assert any("299 prompts without copies exclude 1.00%" in text for text in few.missing) is (
+        word == "cannot tell"
+    )
 
 
 def test_samples_of_which_it_cannot_be_asked_whether_they_depend_on_their_prompts_clear_nothing():

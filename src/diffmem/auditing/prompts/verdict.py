@@ -88,7 +88,7 @@ def verdict_by_prompt(
     needed = prompts_needed(target)
     if verdict.verdict != "none found":
         few = verdict.verdict == "cannot tell" and sum(one.prompts for one in deciding) < needed
-        missing = [f"{_MORE} None of {needed:,} copying exclude {target:.2%}."] if few else []
+        missing = [f"{_MORE} {needed:,} prompts without copies exclude {target:.2%}."] if few else []
         return verdict.model_copy(update={"reasons": reasons, "missing": [*verdict.missing, *missing]})
     if follows is not None and not follows.follows:
         sentence = f"Cannot tell: it is not shown that {follows_text(follows)}"

@@ -185,7 +185,10 @@ def _cells(rows: Any, header: list[str]) -> Iterator[dict[str, Any]]:
         if not row:
             continue
         if len(row) != len(header):
-            raise ValueError(f"line {rows.line_num:,} has {len(row)} cells but the first has {len(header)}")
+            quoted = "; a text with commas must stand in quotes" if len(row) > len(header) else ""
+            raise ValueError(
+                f"line {rows.line_num:,} has {len(row)} cells but the first has {len(header)}{quoted}"
+            )
         yield dict(zip(header, row, strict=True))
 
 
