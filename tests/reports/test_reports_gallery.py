@@ -50,6 +50,13 @@ def test_the_reader_is_told_that_nothing_was_selected(gallery):
     assert "below 1/3 is a copy" in caption
 
 
+def test_samples_that_were_selected_are_not_said_to_be_the_first(gallery):
+    caption = gallery_figure(
+        replace(gallery, selection="The 8 of 200 samples whose ratio is smallest")
+    ).get_supxlabel()
+    assert caption.startswith("The 8 of 200 samples whose ratio is smallest. Below each")
+
+
 @pytest.mark.parametrize(("channels", "side", "n"), [(1, 8, 8), (3, 32, 8), (3, 16, 1), (1, 28, 16)])
 def test_grey_and_colour_images_of_any_size_are_drawn(channels, side, n):
     gallery = make_gallery(n, channels, side)

@@ -87,7 +87,7 @@ def gallery_figure(example: Example) -> Figure:
     axes.set_ylim(bottom, -0.05)
     axes.set_aspect("equal")
     caption = (
-        f"First {n} seeds, not selected. Below each: distance to the nearest over distance to the second nearest"
+        f"{example.selection or f'First {n} seeds, not selected'}. Below each: distance to the nearest over distance to the second nearest"
         f" training image; below {threshold_text(example.threshold)} is a copy."
     )
     caption_figure(figure, example.title, caption)
