@@ -81,7 +81,13 @@ def test_a_hostile_title_is_drawn_as_it_is():
 
 @pytest.mark.parametrize("n", [1, 3, 8, 16])
 def test_the_title_and_the_caption_stay_inside_the_picture(n):
-    figure = gallery_figure(make_gallery(n, title="A long title " * 12))
+    gallery = make_gallery(n, title="A long title " * 12)
+    selected = replace(gallery, selection=f"The {n} of 1,000,000 samples whose ratio is smallest")
+    for figure in map(gallery_figure, (gallery, selected)):
+        check_texts_inside(figure)
+
+
+def check_texts_inside(figure):
     figure.canvas.draw()
     for text in figure.texts:
         box = text.get_window_extent()

@@ -128,7 +128,7 @@ class Measured:
             self.training.images[pairs[:, 1]],
             self.numbers.ratio[worst],
             self.threshold,
-            selection=f"The {len(worst)} of {len(self.samples)} samples whose ratio is smallest",
+            selection=f"The {len(worst)} of {len(self.samples):,} samples whose ratio is smallest",
         )
         write_bytes(path, png_bytes(gallery_figure(shown)))
         return path
