@@ -288,6 +288,9 @@ def test_a_run_that_is_not_finished_is_in_the_record_so_far_alone(copied):
     assert sorted(states, key=lambda state: state[2]) == [("unfinished", "running", 2), (None, "end", 3)]
     assert [run.epochs_trained for run in record.runs] == [20, 20]
     assert record.levels[0].emm.status == "unfinished"
+    for path in folder.glob("runs/*/null-*.json"):
+        path.unlink()
+    assert result_of(study).runs == []  # without the null no run is finished
 
 
 def test_a_budget_ends_a_study_without_an_emm_and_a_larger_one_trains_only_what_is_missing(

@@ -106,11 +106,9 @@ class Study:
         """
         recipe, runs, missing = self.recipe, list[RunRecord](), 0
         for run in self.runs():
-            record = run.finished_record(recipe.sampling, recipe.measure, self.store)
-            missing += record is None
-            if record is None and so_far:
-                record = run.record(recipe.sampling, recipe.measure, self.store, so_far=True)
-            if record is not None:
+            record = run.record(recipe.sampling, recipe.measure, self.store, so_far=True)
+            missing += record.verdict is not None
+            if so_far or record.verdict is None:
                 runs.append(record)
 
         def emm(rate: Callable[[RunRecord], Rate]) -> EmmRecord:
