@@ -154,7 +154,7 @@ def reproduce(
 ) -> tuple[ExperimentResult, GridStudy]:
     """Do what is not done yet of an experiment and return its result.
 
-    The other arguments are those of `execute_studies`.
+    The other arguments are those of `GridStudy.execute`.
 
     Returns:
         The result, and the study, which has the images.
