@@ -66,7 +66,7 @@ def calls(data: str | None, size: int, queries: int, out: Path) -> None:
         axes, "noise level sigma (sampling goes from right to left)", f"seconds of a call, {queries} queries"
     )
     axes.set_title(f"18 Heun steps from the optimum of {size:,} images")
-    axes.legend(loc="lower right")
+    axes.legend(loc="center left")
     write_bytes(out / "optimum_calls.png", png_bytes(drawn))
 
 

@@ -8,10 +8,12 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from cli_builders import caller
+from cyclopts import MissingArgumentError
 
 from diffmem.cli import app
 
@@ -30,8 +32,9 @@ def blocks(path):
 
 
 def commands(text):
-    """Each command of a block without its comment; a line that ends with a backslash goes on."""
+    """Each command of a block without its comment and prompt; a line that ends with a backslash goes on."""
     for line in text.replace("\\\n", " ").splitlines():
+        line = line.removeprefix("$ ")
         words = shlex.split(line, comments=True) if line.startswith("diffmem ") else []
         ended = next((at for at, word in enumerate(words) if word in ("|", "||", "&&", ";")), len(words))
         yield from [words[1:ended]] if words else []
@@ -50,13 +53,38 @@ ALL = [
 ]
 
 
+MENTIONED = [
+    pytest.param(words, id=f"{path.relative_to(ROOT)}: {' '.join(words)[:70]}")
+    for path in [
+        *PAGES,
+        *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
+        *sorted((ROOT / ".github").rglob("*.yml")),
+        *sorted((ROOT / "recipes").rglob("*.yaml")),
+    ]
+    for found in re.findall(r"`(diffmem [^`]+)`", path.read_text("utf-8"))
+    if "VERB" not in (words := [word for word in shlex.split(found)[1:] if word != "..."])
+]
+"""Commands within sentences; some are named without all that they need."""
+
+
 def test_there_are_commands_on_many_pages():
     assert len(ALL) > 60
+    assert len(MENTIONED) > 60
 
 
 @pytest.mark.parametrize("command", ALL)
 def test_the_parser_takes_a_command_of_the_documentation(command):
     app.parse_args(command, exit_on_error=False, print_error=False)
+
+
+@pytest.mark.parametrize("words", MENTIONED)
+def test_a_command_within_a_sentence_has_names_and_options_that_exist(words):
+    with suppress(MissingArgumentError):
+        app.parse_args(
+            ["9" if word == "N" else word for word in words],
+            exit_on_error=False,
+            print_error=False,
+        )
 
 
 def test_a_command_with_an_option_that_is_gone_would_be_noticed():
@@ -73,6 +101,15 @@ def test_the_pictures_of_a_page_are_there_and_have_texts(path):
     for alternative, target in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", path.read_text("utf-8")):
         assert (path.parent / target).is_file(), target
         assert len(alternative) > 10
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_command_that_makes_a_picture_stands_in_its_section(path):
+    for section in re.split(r"^#+ .*$", path.read_text("utf-8"), flags=re.MULTILINE):
+        if "pictures/" in section:
+            assert re.search(r"(?:^|`)(?:diffmem|make|python benchmarks/\S+) \S", section, re.MULTILINE), (
+                section
+            )
 
 
 def test_every_picture_is_shown_somewhere():

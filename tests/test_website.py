@@ -47,6 +47,13 @@ def test_every_public_name_is_on_its_page_once():
     assert sorted(asked) == sorted({*diffmem.__all__} - {"__version__"})
 
 
+def test_what_functions_take_and_return_is_on_the_page_of_public_names():
+    text = pages.public_names()
+    for name in " ".join(pages.BEHIND.values()).split():
+        assert f"::: diffmem.{name}\n" in text
+    assert set(pages.BEHIND) <= set(pages.NAMES)
+
+
 def test_a_page_that_asks_another_server_is_refused():
     page = SimpleNamespace(file=SimpleNamespace(src_uri="page.md"))
     with pytest.raises(PluginError, match="fonts"):

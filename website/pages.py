@@ -37,6 +37,15 @@ NAMES = {
 }
 """Heading of the page of public names -> the names below it, in order."""
 
+BEHIND = {
+    "Models": "models.pretrained.text_model.TextModel",
+    "Train and generate": "api.denoisers.Trained",
+    "Measure": "api.measuring.Measured api.measuring.MeasuredRun",
+    "Audit": "auditing.request.AuditOptions auditing.request.AuditRequest",
+    "Studies": "api.studies.StudyFolder api.onset.Onset",
+}
+"""Heading of the page of public names -> what the functions there take or return, by module and name, and `diffmem` does not export."""
+
 SETTINGS = {
     "One training": (
         "runs.recipe",
@@ -227,13 +236,15 @@ def public_names() -> str:
     if other:
         raise PluginError(f"website/pages.py and diffmem.__all__ differ in {', '.join(sorted(other))}.")
     page = (
-        "# Public names\n\nEverything that `import diffmem as dm` offers, from its docstrings; [Python](python.md) has them in one table."
-        " `dm.__version__` is the version.\n"
+        "# Public names\n\nEverything that `import diffmem as dm` offers, from its docstrings, and what its functions take and return;"
+        " [Python](python.md) has them in one table. `dm.__version__` is the version.\n"
     )
     for heading, names in NAMES.items():
         page += f"\n## {heading}\n\n"
         for name in names.split():
             check_documented(name)
+            page += f"::: diffmem.{name}\n\n"
+        for name in BEHIND.get(heading, "").split():
             page += f"::: diffmem.{name}\n\n"
     return page
 

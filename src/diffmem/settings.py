@@ -8,10 +8,11 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from diffmem.errors import UserError, nearest
 
@@ -188,7 +189,7 @@ def read_recipe(path: Path, visited: frozenset[Path] = frozenset()) -> dict[str,
 
 
 def settings_table(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
-    """Return (key, default, meaning) of every setting of a model, in order."""
+    """Return (key, default, meaning) of every setting of a model, in order; the meaning ends with the values of a choice."""
     rows: list[tuple[str, str, str]] = []
     for name, field in model.model_fields.items():
         inner = _group(field.annotation)
@@ -196,8 +197,16 @@ def settings_table(model: type[BaseModel], prefix: str = "") -> list[tuple[str, 
             rows += settings_table(inner, f"{prefix}{name}.")
         else:
             default = "required" if field.is_required() else json.dumps(field.default)
-            rows.append((prefix + name, default, field.description or ""))
+            rows.append((prefix + name, default, (field.description or "") + _choices(field)))
     return rows
+
+
+def _choices(field: FieldInfo) -> str:
+    """Return the values of a choice as a sentence; empty if the description has them all, or other values are possible."""
+    values = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    if all(repr(value) in (field.description or "") for value in values):
+        return ""
+    return f" One of {', '.join(map(str, values))}."
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

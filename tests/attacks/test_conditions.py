@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffmem.attacks.conditions import LEVELS, first_step, magnitudes, null_magnitudes, renoised
+from diffmem.attacks.conditions import LEVELS, first_step, null_magnitudes, renoised
 from diffmem.errors import UserError
 from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, betas_of, levels_of
 from diffmem.sampling import latents_for_seeds
@@ -80,9 +80,9 @@ def test_sharpness_is_zero_where_a_condition_changes_nothing():
 def test_magnitude_of_captions_of_several_images_is_that_of_their_mean(images_of_a_caption):
     several = Captioned([at // images_of_a_caption for at in range(6)])
     x = start([0], [7], 2.0)
-    label = torch.tensor([0])
-    wanted = (several(x, 2.0, label) - several(x, 2.0)).flatten().norm() / 2
-    assert float(magnitudes(several, x, 2.0, label)[0]) == pytest.approx(float(wanted), rel=1e-12)
+    wanted = (several(x, 2.0, torch.tensor([0])) - several(x, 2.0)).flatten().norm() / 2
+    found, _ = first_step(several, [0], [7], sigma=2.0)
+    assert found == pytest.approx([float(wanted)], rel=1e-12)
 
 
 def test_own_magnitude_falls_with_repeats_for_the_optimum_and_that_of_the_base_null_does_not():

@@ -51,10 +51,10 @@ def record(samples, null, target=0.01, judged=None):
     return found
 
 
-def test_the_samples_that_exclude_a_share_are_about_three_over_it():
-    assert samples_needed(0.01) == 299
-    assert upper_bound(0, 299) <= 0.01 < upper_bound(0, 298)
-    assert upper_bound(0, samples_needed(0.001)) <= 0.001 < upper_bound(0, samples_needed(0.001) - 1)
+@pytest.mark.parametrize(("target", "needed"), [(0.05, 59), (0.01, 299), (0.005, 598), (0.001, 2995)])
+def test_the_samples_that_exclude_a_share_are_about_three_over_it(target, needed):
+    assert samples_needed(target) == needed
+    assert upper_bound(0, needed) <= target < upper_bound(0, needed - 1)
 
 
 def test_no_flagged_sample_is_none_with_a_bound():

@@ -6,8 +6,8 @@ from diffmem.runs import run
 from diffmem.runs.evaluations import StoredEvaluation
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.settings import override
-from diffmem.studies.grid import grid_record
-from diffmem.studies.study import execute_studies
+from diffmem.studies.grid import GridStudy
+from diffmem.studies.study import Grid
 from diffmem.studies.tasks import work_on_runs
 from diffmem.training import Trainer
 
@@ -41,14 +41,14 @@ def tiny_recipe(*settings):
     return StudyRecipe.model_validate(override(TINY, settings))
 
 
-def result_of(study):
+def result_of(study, **how):
     """The record of a study of one level, as it is now."""
-    return grid_record(study.recipe, {"base": study})
+    return GridStudy(study.recipe, study.folder, study.store).result(**how)
 
 
 def carried_out(study, **how):
     """Do what is not done yet of a study of one level; return its record."""
-    execute_studies([study], study.folder, **how)
+    Grid([study], study.folder).execute(**how)
     return result_of(study)
 
 

@@ -1,4 +1,4 @@
-"""What is fuzzed of pipelines that text directs: settings and tokenizers in JSON, and a LoRA; only where transformers is installed."""
+"""What is fuzzed of text-to-image pipelines: settings and tokenizers in JSON, and a LoRA; only where transformers is installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pipelines that text directs with damaged settings, tokenizers and LoRA: each is opened, or refused in one line."""
+"""Text-to-image pipelines with damaged settings, tokenizers and LoRA: each is opened, or refused in one line."""
 
 from __future__ import annotations
 

@@ -55,6 +55,14 @@ def test_a_difference_in_every_pair_is_shown():
     assert "4 pairs" in found.numbers
 
 
+def test_numbers_name_the_levels_as_they_were_run_and_the_seed_of_a_rate():
+    pair = levels(("a", [10, 20, 30, 40]), ("b", [30, 41, 49, 60]))
+    for rule in (ClaimRule(text="t", rising=("a", "b")), ClaimRule(text="t", same=("a", "b"))):
+        assert "from ours a to ours b" in judge(rule, pair).numbers
+    least = judge(ClaimRule(text="t", at_least={"a": 99.9}), [level("a", {(20, 3): 100})])
+    assert least.numbers.startswith("ours a, 20 images, seed 3: 100.0% [")
+
+
 def test_the_same_difference_the_other_way_is_opposite():
     found = judge(
         ClaimRule(text="t", rising=("b", "a")), levels(("a", [10, 20, 30, 40]), ("b", [30, 41, 49, 60]))

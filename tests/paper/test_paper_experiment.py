@@ -166,6 +166,11 @@ def test_the_cpu_scale_translates_sizes_and_networks(full):
     assert (recipe.model.channels, recipe.model.blocks) == (32, 2)
 
 
+def test_a_duration_of_the_papers_scripts_is_named_in_epochs_here_and_there(full):
+    (level,) = planned("fig1_c", "cpu", full).levels
+    assert (level.name, level.paper_name) == ("500 epochs", "4000 epochs")
+
+
 def test_sizes_at_the_cpu_scale_can_be_balanced_over_ten_classes(full):
     for size in (1000, 1234, 2000, 3333, 50_000, 1):
         assert only(planned("fig5_labels", "cpu", full, settings=[f"size={size}"])).sizes[0] % 10 == 0

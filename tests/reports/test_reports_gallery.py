@@ -50,6 +50,13 @@ def test_the_reader_is_told_that_nothing_was_selected(gallery):
     assert "below 1/3 is a copy" in caption
 
 
+def test_samples_that_were_selected_are_not_said_to_be_the_first(gallery):
+    caption = gallery_figure(
+        replace(gallery, selection="The 8 of 200 samples whose ratio is smallest")
+    ).get_supxlabel()
+    assert caption.startswith("The 8 of 200 samples whose ratio is smallest. Below each")
+
+
 @pytest.mark.parametrize(("channels", "side", "n"), [(1, 8, 8), (3, 32, 8), (3, 16, 1), (1, 28, 16)])
 def test_grey_and_colour_images_of_any_size_are_drawn(channels, side, n):
     gallery = make_gallery(n, channels, side)
@@ -74,7 +81,13 @@ def test_a_hostile_title_is_drawn_as_it_is():
 
 @pytest.mark.parametrize("n", [1, 3, 8, 16])
 def test_the_title_and_the_caption_stay_inside_the_picture(n):
-    figure = gallery_figure(make_gallery(n, title="A long title " * 12))
+    gallery = make_gallery(n, title="A long title " * 12)
+    selected = replace(gallery, selection=f"The {n} of 1,000,000 samples whose ratio is smallest")
+    for figure in map(gallery_figure, (gallery, selected)):
+        check_texts_inside(figure)
+
+
+def check_texts_inside(figure):
     figure.canvas.draw()
     for text in figure.texts:
         box = text.get_window_extent()

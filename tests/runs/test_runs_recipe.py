@@ -294,6 +294,13 @@ def test_the_table_lists_every_setting_with_its_default_and_meaning(kind):
     assert defaults.get("model.channels", "128") == "128"
 
 
+def test_the_table_has_the_values_of_a_choice_once():
+    meanings = {key: meaning for key, _, meaning in settings_table(StudyRecipe)}
+    assert meanings["model.preconditioning"] == "Preconditioning and training noise. One of vp, ve, edm."
+    assert "One of" not in meanings["training.order"]
+    assert "One of" not in meanings["executor.group"]
+
+
 @pytest.mark.parametrize("key", ["training.epochs", "model.channels", "model.dropout", "training.ema.mode"])
 def test_every_listed_default_is_a_valid_setting(key):
     defaults = {key: default for key, default, _ in settings_table(TrainRecipe)}

@@ -22,7 +22,7 @@ from diffmem.runs.recipe import BudgetConfig
 from diffmem.runs.store.index import RunIndex
 from diffmem.studies import study as studies
 from diffmem.studies.driver import Reached, Work, drive, seconds_spent, timed
-from diffmem.studies.study import Study, execute_studies
+from diffmem.studies.study import Grid, Study
 
 
 class Tasks:
@@ -266,7 +266,7 @@ def test_the_runs_of_a_grid_are_divided_among_the_gpus(tmp_path, monkeypatch):
     monkeypatch.setattr(studies, "WORK", "studies_builders:run_on_a_stand_in")
     told = []
     study = Study(tiny_recipe("executor=local"), tmp_path)
-    execute_studies([study], tmp_path, device="cuda", warn=told.append)
+    Grid([study], tmp_path).execute(device="cuda", warn=told.append)
     assert [run.size for run in result_of(study).runs] == [4, 8]
     assert sorted(text.partition(": ")[2] for text in told) == ["on GPU-ab as cuda", "on GPU-cd as cuda"]
 
@@ -275,7 +275,7 @@ def test_studies_that_differ_in_their_epochs_alone_are_each_done_to_their_ends(t
     """Their runs are the same, with other evaluation points."""
     recipes = [tiny_recipe("sizes=[4]", f"training.epochs={epochs}") for epochs in (10, 20)]
     pair = [Study(recipe, tmp_path) for recipe in recipes]
-    execute_studies(pair, tmp_path)
+    Grid(pair, tmp_path).execute()
     ends = [result_of(study).runs[0].evaluations[-1].epoch for study in pair]
     assert ends == [10, 20]
     assert len(list((tmp_path / "runs").iterdir())) == 1

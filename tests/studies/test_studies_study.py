@@ -11,7 +11,6 @@ from studies_builders import carried_out, evaluation_files, forbid, result_of, s
 from diffmem.memorization import RatioRule
 from diffmem.models.weights import read_tensors
 from diffmem.studies import emm
-from diffmem.studies.grid import grid_record
 from diffmem.studies.study import Study
 
 TWO = "executor={kind: local, processes: 2}"
@@ -284,11 +283,14 @@ def test_a_run_that_is_not_finished_is_in_the_record_so_far_alone(copied):
     evaluation_files(folder)[1].unlink()
     study = Study(tiny_recipe(), folder)
     assert len(result_of(study).runs) == 1
-    record = grid_record(study.recipe, {"base": study}, so_far=True)
+    record = result_of(study, so_far=True)
     states = [(run.verdict, run.stopped, len(run.evaluations)) for run in record.runs]
     assert sorted(states, key=lambda state: state[2]) == [("unfinished", "running", 2), (None, "end", 3)]
     assert [run.epochs_trained for run in record.runs] == [20, 20]
     assert record.levels[0].emm.status == "unfinished"
+    for path in folder.glob("runs/*/null-*.json"):
+        path.unlink()
+    assert result_of(study).runs == []  # without the null no run is finished
 
 
 def test_a_budget_ends_a_study_without_an_emm_and_a_larger_one_trains_only_what_is_missing(

@@ -118,19 +118,22 @@ def audit(
         samples: Generated images.
         model: In place of samples: a denoiser, or anything that `open_model` reads.
         heldout: Images of the same source that were not trained on.
-        readings: How the files of 'training', 'heldout' and 'samples' become pixels.
-        shards: Folder that keeps generated samples, so that a call that was interrupted goes on; the caller removes it.
+        readings: How files become pixels: 'training', 'heldout' or 'samples' -> its `Reading`.
+        shards: Folder that keeps generated samples, so that a call that was interrupted resumes; the caller removes it.
         report: Called with lines that say how long the work will take, where that is long.
         device: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
-        options: Fields of `AuditOptions`, for example num, target, private, deduplicated, seed, or these as one object, `options`;
+        options: Fields of `AuditOptions`, for example num, target, private, deduplicated, seed, or `options`, an `AuditOptions`;
             further fields of `AuditRequest`. `transforms` may be written as 'flip+shift2', `features` as ['inception'], `canaries` as a
             path; `opening`, a dictionary, has further arguments of `open_model`: settings, resolution, weights, allow_pickle. `prompts`
             is a list of the prompts of the samples (a `PromptList`, or the path of a .txt, .csv or .jsonl), and `base_samples` are images
-            of the base model for the same prompts and seeds. Of a text-to-image model without training images, `prompts` are ranked
-            beside those of `controls`, a list likewise.
+            of the base model for the same prompts and seeds. For a text-to-image model without training images, `prompts` are ranked
+            beside those of `controls`, also a list.
             `executor`, a YAML file or 'local', says where sampling and searches are done in pieces, with the same result; it needs
             `shards`, and a model that is named by its path. For the folder of a text-to-image model, the fields of `PromptedModel`:
             `lora`, `base`, `seeds_per_prompt`, `prompts_per_group`, `guidance`, `dtype`; samples of its base are kept in `base_shards`.
+
+    Returns:
+        The audit: `verdict`, `result` (all that was found) and `save(folder)`.
 
     Raises:
         UserError: Images or the model cannot be read, or do not go together.

@@ -128,6 +128,7 @@ class Measured:
             self.training.images[pairs[:, 1]],
             self.numbers.ratio[worst],
             self.threshold,
+            selection=f"The {len(worst)} of {len(self.samples):,} samples whose ratio is smallest",
         )
         write_bytes(path, png_bytes(gallery_figure(shown)))
         return path
@@ -157,6 +158,9 @@ def measure(
         threshold: A sample is memorized if its nearest training image is closer than this times the second nearest.
         index: File that keeps the index of the training images for the next measurement; made if it is not there.
         device: Where distances are computed: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
+
+    Returns:
+        What was measured: `rate`, `null`, `warnings`, `neighbours`.
 
     Raises:
         UserError: Images cannot be read, differ in shape, or are too few.
@@ -217,11 +221,11 @@ def measure_run(
     """Generate from every snapshot of a run and measure, unless it is done already; all is kept in the run's folder.
 
     Args:
-        folder: Of the run, made by `train` or a study, finished or not.
-        training: Its training images; may be left out where they were named before, or a study keeps them.
+        folder: Folder of the run, made by `train` or a study, finished or not.
+        training: Its training images; may be left out if they were named before, or a study keeps them.
         heldout: Images that were not trained on, for the null rate.
         sampler: How images are generated.
-        config: How many, the threshold, and which Frechet distance is computed.
+        config: How many images are generated, the threshold, and which Frechet distance is computed.
         device: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
 
     Raises:

@@ -24,7 +24,7 @@ from diffmem.models import Denoiser
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.sampling import SeededNoise, latents_for_seeds
 
-__all__ = ["LEVELS", "States", "first_step", "magnitudes", "null_magnitudes", "renoised"]
+__all__ = ["LEVELS", "States", "first_step", "null_magnitudes", "renoised"]
 
 LEVELS = (0.5, 1.0, 2.0, 4.0)
 """Noise levels of `renoised`, in units of what the model denoises, where neither the image nor the noise is alone; those that it has."""
@@ -166,18 +166,6 @@ def null_magnitudes(base: Denoiser, states: States, progress: Progress = NO_PROG
         check_finite(found[part], part.start)
         progress(part.stop, len(found))
     return found
-
-
-def magnitudes(denoiser: Denoiser, x: Tensor, sigma: float, labels: Tensor) -> Tensor:
-    """Return |e_c - e_0| at given states, float64 (B,).
-
-    Args:
-        denoiser: Takes labels, and no label (-1).
-        x: (B, *image_shape).
-        sigma: Noise level.
-        labels: int64 (B,).
-    """
-    return _norm(_conditional(denoiser, x, sigma, labels)) / sigma
 
 
 def _conditional(denoiser: Denoiser, x: Tensor, sigma: float, labels: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ _MOST_SAMPLES = 100_000_000
 
 
 def samples_needed(target: float) -> int:
-    """Return the number of samples of which none is flagged that excludes a share of copies at 95%: 299 for 1%."""
+    """Return the number of samples, or prompts, of which none is flagged that excludes a share of copies at 95%: 299 for 1%."""
     return math.ceil(math.log(_RISK) / math.log1p(-target))
 
 

@@ -82,26 +82,26 @@ def audit(
     Example: diffmem audit --self-test
 
     Args:
-        train: The whole training set: anything that `diffmem data build` reads. Left out, the model alone is examined.
+        train: The whole training set: anything that `diffmem data build` reads. Without it, the model alone is examined.
         heldout: Images of the same source that were not trained on: for the null rate, and membership
-            inference needs them. Without, training images are held against each other.
+            inference needs them. Without them, training images are compared with each other.
         samples: Generated images: a folder, .zip or .npz.
         prompts: Prompts of the samples of a text-to-image model: .csv or .jsonl with file_name and prompt (also group and seed), or
-            .txt with a line for each sample. Copies are then counted by prompt, and by kind of prompt. Or, with --controls, prompts to
-            ask a text-to-image model for whose training images are not at hand.
+            .txt with a line for each sample. Copies are then counted by prompt, and by kind of prompt. Or, with --controls, the
+            prompts for a text-to-image model whose training images are not at hand.
         controls: With --prompts and --model, without --train: prompts of the same kind that were not trained on. Scores then rank the
             prompts; the verdict is cannot tell.
         base_samples: With --prompts: images that the base model made of the same prompts and seeds, under the same file names.
         model: In place of samples: a run's folder or snapshot, or a checkpoint, pickle or folder of another trainer. Nothing in it
-            is executed. A folder of Stable Diffusion 1.x, 2.x or SDXL is asked for
+            is executed. A folder of Stable Diffusion 1.x, 2.x or SDXL is sampled with
             the captions of --train and --heldout. Of several, each is audited in a folder of its own, and one page compares
-            them; the worst verdict is the exit code. A command that goes on audits those again that were finished.
+            them; the worst verdict is the exit code. When it is resumed, finished ones are audited again.
         num: Samples to generate from the model.
         out: Folder for the report: audit.html, audit.json, matches.csv and pictures.
         self_test: Check that the audit works: mix known fractions of copies into real images (--train, or the
             bundled digits) and measure what is found.
-        text_test: With --self-test: audit a LoRA of a small text-to-image model that saw emoji 64, 16, 4 times and once, as any other is
-            audited. --out then keeps the model, the LoRAs of ten epochs, the emoji and the report.
+        text_test: With --self-test: audit a LoRA of a small text-to-image model that saw emoji 64, 16 and 4 times and once, like any
+            other. --out then keeps the model, the LoRAs of ten epochs, the emoji and the report.
         transforms: Also find samples that match after changes, joined by +: flip, shift1 to shiftN, brightnessN; for
             example flip+shift2.
         features: Also compare features: inception, or a TorchScript network PATH[:PREPARATION[:THRESHOLD]] with the

@@ -72,7 +72,7 @@ def data_build(
         selection: How images are chosen: balanced (the first of each class), first, or random. If left out:
             balanced where there are labels, else first.
         seed: Seed of random selections, random labels, duplicates, and the choice of ImageNet's images.
-        synsets: Classes of ImageNet to read: dogs (the 123 of the study), or a text file of WordNet ids.
+        synsets: Classes of ImageNet to read: dogs (the 123 of the paper), or a text file of WordNet ids.
         mix: A second source, to be mixed in; needs --size and --share.
         share: Share of the images that come from the second source, from 0 to 1.
         mix_classes: Classes to keep of the second source.

@@ -36,7 +36,7 @@ def gap(
     images has learned no image. At each noise level the last snapshot of each run
     is compared with both, on noisy training images, on noisy held-out images and
     on the states of its own sampling, and its loss with the least that is possible.
-    Writes gap.json and figures, side by side for several runs.
+    Writes gap.json, gap.html and figures, side by side for several runs.
     Interrupt with Ctrl-C: the same command resumes.
 
     Example: diffmem gap runs/0123456789abcdef --heldout cifar10-test.zip

@@ -37,9 +37,9 @@ def model_info(
         path: A run's folder (its last snapshot), a snapshot (.safetensors), an EDM network pickle or run folder, or a diffusers folder;
             or a checkpoint of another trainer; see docs/how-to/open-a-model.md.
         check: Training images, anything that `diffmem data build` reads: how well does the model denoise them, as it was read, and would
-            another reading be better? Exit code 2 if so. A checkpoint that does not tell the size of its images gets theirs. A model that
-            text directs is given their captions.
-        lora: FILE.safetensors or FILE.safetensors:WEIGHT, merged into a model that text directs; refused if any tensor fits nothing.
+            another reading be better? Exit code 2 if so. A checkpoint that does not tell the size of its images gets theirs. A
+            text-to-image model is given their captions.
+        lora: FILE.safetensors or FILE.safetensors:WEIGHT, merged into a text-to-image model; refused if any tensor fits nothing.
     """
     from diffmem.api.inputs import as_images
     from diffmem.models import open_model
@@ -58,7 +58,7 @@ def model_info(
 
 
 def _text_model_info(path: Path, opening: ModelOptions, images: ImageSet | None, lora: str | None) -> None:
-    """Say what was read from a model that text directs; with images, by their captions."""
+    """Say what was read from a text-to-image model; with images, by their captions."""
     import numpy as np
 
     from diffmem.models import open_text_model
@@ -66,7 +66,7 @@ def _text_model_info(path: Path, opening: ModelOptions, images: ImageSet | None,
     from diffmem.models.pretrained.text_model import prompts_of
     from diffmem.optimum.denoising_error import IMAGES
 
-    replace(opening, resolution=None).refuse("one that text directs has none of these")
+    replace(opening, resolution=None).refuse("a text-to-image model has none of these")
     shown: ImageSet | None = None
     prompts: tuple[str, ...] = ("",)
     if images is not None:  # as many as are checked, so that no other caption is encoded

@@ -30,7 +30,7 @@ def optimum(
     For noisy training images: how many images the optimal denoiser averages, the
     weight of the own image, and the noise level at which it falls through 1/2,
     beside two predictions from the covariance alone.
-    Writes optimum.json, optimum.png and optimum.svg.
+    Writes optimum.json, optimum.html, optimum.png and optimum.svg.
 
     Example: diffmem optimum cifar10-1k.zip --out optimum/cifar1k
 

@@ -140,19 +140,19 @@ AS_USUAL = ReadingOptions()
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ModelOptions:
-    """What a model that is opened does not tell, and which of its weights are taken."""
+    """What the file of a model does not record, and which of its weights are taken."""
 
     model_set: Annotated[
         list[str] | None,
         Parameter(
             negative="",
-            help="What a checkpoint of another trainer does not tell, key=value; a message asks for it. May be repeated.",
+            help="What a checkpoint of another trainer does not record, key=value; a message asks for it. May be repeated.",
         ),
     ] = None
     resolution: Annotated[
         str | None,
         Parameter(
-            help="The images of a checkpoint that does not tell their size: SIDE or HxW in pixels, for example 64."
+            help="Size of the images, where the checkpoint does not record it: SIDE or HxW in pixels, for example 64."
         ),
     ] = None
     weights: Annotated[
@@ -216,15 +216,15 @@ class TextModelOptions:
     base: Annotated[
         Path | None,
         Parameter(
-            help="Folder of the model that a fine-tune was trained from: asked the same, with the same noise."
+            help="Folder of the model that a fine-tune was trained from: sampled with the same prompts and noise."
         ),
     ] = None
     seeds_per_prompt: Annotated[int, Parameter(help="Images of each prompt of a text-to-image model.")] = 4
     prompts_per_group: Annotated[
         int,
         Parameter(
-            help="Most training captions, and most held-out captions, that a text-to-image model is asked for; drawn by --seed where there"
-            " are more. 299 without copies exclude 1% at 95% confidence."
+            help="Most training captions, and most held-out captions, that a text-to-image model is sampled with; drawn by --seed where"
+            " there are more. 299 without copies exclude 1% at 95% confidence."
         ),
     ] = 300
     guidance: Annotated[
@@ -232,7 +232,7 @@ class TextModelOptions:
     ] = 7.5
     dtype: Annotated[
         Literal["float32", "bfloat16"],
-        Parameter(help="In which the network of a text-to-image model computes."),
+        Parameter(help="Precision of the network of a text-to-image model."),
     ] = "float32"
 
     def details(self) -> dict[str, Any]:

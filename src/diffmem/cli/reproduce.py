@@ -134,7 +134,7 @@ def _print_experiments() -> None:
     )
     for name in experiment_names():
         one = load_experiment(name)
-        labels = [one.label_of(level) for level in one.levels]
-        shown = ", ".join(labels[:9]) + (f", ... ({len(labels)})" if len(labels) > 9 else "")
+        labels = [one.paper_label(level) for level in one.levels]
+        shown = "; ".join(labels[:9]) + (f"; ... ({len(labels)})" if len(labels) > 9 else "")
         table.add_row(name, one.factor, shown, ", ".join(("size", *one.parameters)), one.finding)
     console().print(table)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -47,11 +46,6 @@ class PromptList:
 
     def __len__(self) -> int:
         return len(self.texts)
-
-    @cached_property
-    def different(self) -> int:
-        """Number of different prompts; those that differ in case and spaces alone are one."""
-        return len({comparable(text) for text in self.texts})
 
 
 def comparable(text: str) -> str:

@@ -111,8 +111,10 @@ def open_images(
 
     Args:
         source: The word 'digits' (the scans that come with scikit-learn), or a path. What is at the path is
-            told by its content: the archive or folder of CIFAR-10, CIFAR-100 or STL-10, SVHN's .mat files, a folder of images,
-            a zip of images (EDM's layout), an .npz or .npy file, or IDX files (MNIST's format).
+            recognized by its content: a folder of images (also with metadata.jsonl, captions, or kohya's folders), a .csv or .jsonl
+            list of paths, a .zip (EDM's layout), a .tar or WebDataset shards ('train-{000..012}.tar'), Parquet with images, what
+            Hugging Face `datasets` saved or cached, an .npz or .npy file, IDX files (MNIST's format), SVHN's .mat files, or the
+            archive or folder of CIFAR-10, CIFAR-100 or STL-10.
         split: Which split: 'train' or 'test' of CIFAR and IDX, also 'extra' of SVHN, 'unlabeled' of STL-10, and 'val' of
             MedMNIST, where none means 'train'; a folder's name where a folder or zip holds splits, which are not read
             together. 'train' of one set that has no splits is that set. The same as `reading.split`.
@@ -125,8 +127,8 @@ def open_images(
         images, and what was skipped, is in its `history` and, for programs, in its `conversions`.
 
     Raises:
-        UserError: Nothing is there, it is not understood, it is damaged, a split has to be chosen, or it holds pixels of
-            which `reading` cannot choose anything.
+        UserError: Nothing is there, it is not understood, it is damaged, a split has to be chosen, or `reading` sets something
+            that can have no effect on what is there.
     """
     if split is not None and reading.split is not None and split != reading.split:
         raise UserError(f"Two splits are asked for: {split} and {reading.split}. Name one.")

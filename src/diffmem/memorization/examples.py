@@ -17,7 +17,7 @@ Images = NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """Generated images beside their nearest training images, in the order of their seeds and not selected.
+    """Generated images beside their nearest training images.
 
     Attributes:
         title: What made the images, for example '64 training images, epoch 5,000'.
@@ -26,6 +26,7 @@ class Example:
         second: The second nearest distinct one, same shape.
         ratios: (n,) distance to the nearest over distance to the second nearest; NaN where there is none.
         threshold: A ratio below it is a copy.
+        selection: How they were chosen, for example 'Those of smallest ratio'; empty for the first seeds, not selected.
 
     Raises:
         UserError: The shapes, types or counts do not fit.
@@ -37,6 +38,7 @@ class Example:
     second: Images
     ratios: NDArray[np.float64]
     threshold: float
+    selection: str = ""
 
     def __post_init__(self) -> None:
         shape = self.generated.shape

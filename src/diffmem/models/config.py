@@ -46,7 +46,7 @@ _PRECONDITIONING: dict[str, type[VP] | type[VE] | type[EDM]] = {"vp": VP, "ve": 
 class ModelConfig(BaseModel):
     """The network and its preconditioning. What is not given takes the default of the architecture.
 
-    The defaults are the study's basic setup: DDPM++ with VP preconditioning, 2 blocks, 128 channels
+    The defaults are the paper's basic setup (Gu et al. 2025): DDPM++ with VP preconditioning, 2 blocks, 128 channels
     (35,125,251 parameters at 32x32x3).
     """
 

@@ -39,8 +39,12 @@ def judge(rule: ClaimRule, levels: Sequence[ExperimentLevel]) -> ClaimRecord | N
         levels, sizes or epochs that the claim compares were not run.
     """
     by_name = {level.paper_name: {(run.size, run.seed): run for run in level.runs} for level in levels}
+    here = {level.paper_name: level.name for level in levels}
     if rule.at_least is not None:
-        return _at_least(rule, rule.at_least, by_name)
+        return _at_least(
+            rule,
+            {here[name]: (by_name[name], percent) for name, percent in rule.at_least.items() if name in here},
+        )
     names = [name for name in rule.rising or rule.same or by_name if name in by_name]
     rows = _rows(rule, [by_name[name] for name in names])
     if not rows:
@@ -53,10 +57,10 @@ def judge(rule: ClaimRule, levels: Sequence[ExperimentLevel]) -> ClaimRecord | N
             end = "0" if max(peaks) < 50 else "100"
             numbers = f"all rates lie within {_FLOOR:g} points of {end}%: no room to differ"
             return ClaimRecord(claim=rule.text, verdict=verdict, numbers=numbers)
-        where = f"from {names[0]} to {names[1]}; 'same' means within {rule.margin:g} points"
+        where = f"from {here[names[0]]} to {here[names[1]]}; 'same' means within {rule.margin:g} points"
     else:
         where = {
-            None: f"from {names[0]} to {names[-1]}",
+            None: f"from {here[names[0]]} to {here[names[-1]]}",
             "sizes": "from the smallest to the largest size",
             "epochs": "from the first to the last evaluation point",
         }[rule.along]
@@ -127,17 +131,17 @@ def _interval(changes: NDArray[np.float64], least: float) -> tuple[float, float]
     return max(-100.0, mean - half), min(100.0, mean + half)
 
 
-def _at_least(
-    rule: ClaimRule, levels: Mapping[str, float], by_name: Mapping[str, _Runs]
-) -> ClaimRecord | None:
+def _at_least(rule: ClaimRule, levels: Mapping[str, tuple[_Runs, float]]) -> ClaimRecord | None:
     verdicts: list[Verdict] = []
     numbers = []
-    for name, percent in levels.items():
-        for run in by_name.get(name, {}).values():
+    for name, (runs, percent) in levels.items():
+        for run in runs.values():
             rate = run.peak.memorized
             value, low, high = 100 * rate.value, 100 * rate.low, 100 * rate.high
             verdicts.append("shown" if value >= percent else "opposite" if high < percent else "cannot tell")
-            numbers.append(f"{name}, {run.size} images: {value:.1f}% [{low:.1f}, {high:.1f}] of {rate.total}")
+            numbers.append(
+                f"{name}, {run.size} images, seed {run.seed}: {value:.1f}% [{low:.1f}, {high:.1f}] of {rate.total}"
+            )
     if not verdicts:
         return None
     worst = min(verdicts, key=("opposite", "cannot tell", "shown").index)

@@ -180,6 +180,15 @@ class Experiment(_Config):
         ]
         return ", ".join([self.label.format(**level).replace(" (C = null)", ""), *hidden])
 
+    def paper_label(self, level: Mapping[str, Value], changed: Collection[str] = ()) -> str:
+        """Return the name of a level at the paper's scale; a duration, say, is in the scripts' own unit until it is translated.
+
+        Args:
+            level: All parameters, in the paper's numbers.
+            changed: Parameters that somebody set.
+        """
+        return self.label_of(self.translated(level, self.scale("paper")), changed)
+
     def translated(
         self, level: Mapping[str, Value], scale: Scale, stand_ins: Sequence[StandIn] = ()
     ) -> dict[str, Value]:

@@ -140,7 +140,7 @@ def plan(
         recipe = experiment.recipe(level, sizes or scale.sizes or experiment.sizes, scale, stand_ins, rest)
         name = experiment.label_of(experiment.translated(level, scale, stand_ins), parameters)
         # Two levels of the paper can fall on one here, as depths do when they are halved.
-        levels.setdefault(name, PlannedLevel(name, experiment.label_of(level, parameters), recipe))
+        levels.setdefault(name, PlannedLevel(name, experiment.paper_label(level, parameters), recipe))
     notes = (*(one.note for one in stand_ins), *scale.notes)
     return Reproduction(experiment, scale_name, scale, tuple(levels.values()), notes, folder, store or folder)
 
@@ -154,7 +154,7 @@ def reproduce(
 ) -> tuple[ExperimentResult, GridStudy]:
     """Do what is not done yet of an experiment and return its result.
 
-    The other arguments are those of `execute_studies`.
+    The other arguments are those of `GridStudy.execute`.
 
     Returns:
         The result, and the study, which has the images.

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["gallery_figure", "gallery_text"]
 
-LEAST_WIDTH = 8.6  # inches, what the caption needs
+LEAST_WIDTH = 8.6  # inches, what a line of the caption needs
+LETTERS = 142
 ROWS = ("generated", "nearest\ntraining image", "second nearest")
 
 
@@ -87,8 +88,8 @@ def gallery_figure(example: Example) -> Figure:
     axes.set_ylim(bottom, -0.05)
     axes.set_aspect("equal")
     caption = (
-        f"First {n} seeds, not selected. Below each: distance to the nearest over distance to the second nearest"
+        f"{example.selection or f'First {n} seeds, not selected'}. Below each: distance to the nearest over distance to the second nearest"
         f" training image; below {threshold_text(example.threshold)} is a copy."
     )
-    caption_figure(figure, example.title, caption)
+    caption_figure(figure, example.title, caption, letters=LETTERS)
     return figure

@@ -48,7 +48,7 @@ class DuplicationConfig(_Config):
 class DataConfig(_Config):
     """The data distribution P: where images come from, how training and held-out sets are drawn."""
 
-    source: str = Field(description="'digits', or the path of an archive, folder, zip, npz or IDX file.")
+    source: str = Field(description="'digits', or the path of anything that `diffmem data build` reads.")
     resolution: int | None = Field(
         None, ge=1, description="Side of the images in pixels; as they are if not given."
     )

@@ -67,17 +67,12 @@ class Run(TrainedRun):
 
     def is_finished(self, sampling: SamplerConfig, measure: MeasureConfig) -> bool:
         """Whether everything that `record` needs is there and whole; images are not read."""
-        return self.finished_record(sampling, measure, self.folder) is not None
 
-    def finished_record(
-        self, sampling: SamplerConfig, measure: MeasureConfig, root: Path
-    ) -> RunRecord | None:
-        """Return the record of a finished run, or none while something is missing or damaged; the arguments are those of `record`."""
-
-        def found() -> RunRecord | None:
+        def found() -> bool:
             with suppress(DiffmemError):
-                return self._record(sampling, measure, root, self.points)
-            return None
+                self._record(sampling, measure, self.folder, self.points)
+                return True
+            return False
 
         return world().from_main(found)
 
@@ -280,7 +275,7 @@ class Run(TrainedRun):
             measure: Their number of images, the threshold, and which Frechet distance is reported.
             root: Folder that the record's path is relative to.
             points: The snapshots; all evaluation points if none.
-            so_far: The run is not finished: what is there now.
+            so_far: What is there now; where something is missing or damaged, the verdict is 'unfinished'.
 
         Raises:
             DiffmemError: An evaluation, its Frechet distance or the null is missing or damaged, and it is not said `so_far`.
@@ -299,7 +294,8 @@ class Run(TrainedRun):
         missing = suppress(DiffmemError) if so_far else nullcontext()
         store = self.evaluation_store(sampling, measure.samples)
         key = None if measure.frechet is None else features_key(measure.frechet)
-        rule, evaluations, seconds, null = RatioRule(measure.threshold), list[Evaluation](), 0.0, None
+        rule, evaluations, seconds = RatioRule(measure.threshold), list[Evaluation](), 0.0
+        null, whole = None, False
         for seen in points:
             with missing:
                 stored = store.read(seen)
@@ -309,8 +305,9 @@ class Run(TrainedRun):
                 seconds += stored.seconds
         with missing:
             null = read_null(self._null_path)
+            whole = len(evaluations) == len(points)
         record = self.summarized(rule, evaluations, null, len(self.training_set), seconds, root)
-        state = {"verdict": "unfinished", "stopped": "running"} if so_far else {}
+        state = {} if whole else {"verdict": "unfinished", "stopped": "running"}
         return record.model_copy(update={"epochs": points[-1] / record.size, **state})
 
     def summarized(

@@ -24,7 +24,7 @@ from diffmem.runs.recipe import StudyRecipe
 from diffmem.runs.records import RunRecord
 from diffmem.runs.run import Run
 from diffmem.runs.together import execute_together
-from diffmem.studies.driver import UNFINISHED, Reached, Work, budget_state, drive, timed
+from diffmem.studies.driver import Reached, Work, budget_state, drive, timed
 from diffmem.studies.emm import estimate_emm
 from diffmem.studies.emm import so_far as so_far_emm
 from diffmem.studies.groups import Member, planned_groups
@@ -34,9 +34,8 @@ from diffmem.studies.tasks import WORK, task_content
 
 __all__ = [
     "RUNS",
+    "Grid",
     "Study",
-    "budget_of",
-    "execute_studies",
     "model_text",
 ]
 
@@ -107,11 +106,9 @@ class Study:
         """
         recipe, runs, missing = self.recipe, list[RunRecord](), 0
         for run in self.runs():
-            record = run.finished_record(recipe.sampling, recipe.measure, self.store)
-            missing += record is None
-            if record is None and so_far:
-                record = run.record(recipe.sampling, recipe.measure, self.store, so_far=True)
-            if record is not None:
+            record = run.record(recipe.sampling, recipe.measure, self.store, so_far=True)
+            missing += record.verdict is not None
+            if so_far or record.verdict is None:
                 runs.append(record)
 
         def emm(rate: Callable[[RunRecord], Rate]) -> EmmRecord:
@@ -160,15 +157,6 @@ class Study:
         return Example.of(title, images, best.neighbours, run.training_set.images, rule)
 
 
-def budget_of(studies: Sequence[Study], folder: Path) -> tuple[str, str]:
-    """Return why the studies of a grid are unfinished, 'unfinished: budget spent (...)' or '', and what is spent of what."""
-    if studies[0].recipe.budget is None:
-        return "", ""
-    grid = _Grid(studies, folder)
-    spent, text = world().from_main(lambda: budget_state(grid))
-    return (f"{UNFINISHED} ({text})" if spent and grid.most else ""), text
-
-
 def model_text(model: ModelConfig, images: ImageSet) -> str:
     """Return a model in words, with its number of parameters where it is trained on such images.
 
@@ -181,8 +169,12 @@ def model_text(model: ModelConfig, images: ImageSet) -> str:
     return f"{model.describe()}; {parameters:,} parameters"
 
 
-class _Grid:
-    """All runs of several studies that are not finished, longest first; those that they share are done once; see `Plan`."""
+class Grid:
+    """All runs of several studies on one store that are not finished, longest first; those that they share are done once; see `Plan`.
+
+    Args:
+        folder: Where the time spent is noted.
+    """
 
     def __init__(self, studies: Sequence[Study], folder: Path) -> None:
         first = studies[0].recipe
@@ -205,7 +197,35 @@ class _Grid:
         self._units = sum(work.units for work in self._left)
         self._before = every - self._units
 
-    def group(self, device: str) -> None:
+    def execute(
+        self,
+        *,
+        device: str = "cpu",
+        progress: Progress = NO_PROGRESS,
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Do what is not done yet, as one pool of work, until the budget is spent.
+
+        Trainings run where the executor of the first study's recipe says. Under torchrun all processes work on each run together,
+        one run after the other.
+
+        Args:
+            device: 'cpu', 'cuda' or 'cuda:N'.
+            progress: Reports the work done, in images trained.
+            warn: Gets a message for each damaged file that is made anew, worker that died, lease taken over.
+
+        Raises:
+            UserError: The executor does not fit this machine.
+            DiffmemError: A run failed.
+            KeyboardInterrupt: A stop was requested; everything is saved.
+        """
+        if world().size > 1:
+            self._execute_together(device, progress, warn)
+        else:
+            self._group(device)
+            drive(self, device=device, progress=progress, warn=warn)
+
+    def _group(self, device: str) -> None:
         """Plan which runs are trained together, or go on as planned; see `planned_groups`."""
         firsts: dict[str, Work] = {}
         for work in sorted(self._recipes, key=lambda work: -work.units):
@@ -233,17 +253,20 @@ class _Grid:
         self.most = len({work.group for work in self._left})
 
     def waiting(self, busy: Collection[Work]) -> list[Work]:
+        """Return the runs that are not finished; see `Plan`."""
         self._left = [work for work in self._left if work in busy or not work.is_done()]
         return [work for work in self._left if work not in busy]
 
     def done(self, shares: Mapping[Work, float]) -> tuple[float, float]:
+        """Return how much was done since the grid was planned, and of how much, in images trained; see `Plan`."""
         left = sum(work.units * (1 - shares.get(work, 0.0)) for work in self._left)
         return self._units - left, self._units
 
     def spent(self, shares: Mapping[Work, float]) -> float:
+        """Return what was trained and sampled, in images trained; see `Plan`."""
         return self._before + self.done(shares)[0]
 
-    def execute_together(self, device: str, progress: Progress, warn: Callable[[str], None]) -> None:
+    def _execute_together(self, device: str, progress: Progress, warn: Callable[[str], None]) -> None:
         """Do one run after the other, all processes of torchrun each, until the budget is spent."""
         note_time = timed(self.folder)
         for work in list(self._left):
@@ -265,36 +288,4 @@ class _Grid:
             finally:
                 if world().is_main:
                     note_time()
-            self._left.remove(work)
-
-
-def execute_studies(
-    studies: Sequence[Study],
-    folder: Path,
-    *,
-    device: str = "cpu",
-    progress: Progress = NO_PROGRESS,
-    warn: Callable[[str], None] = lambda text: None,
-) -> None:
-    """Do what is not done yet of several studies on one store, as one pool of work; runs that they share are done once.
-
-    Trainings run where the executor of the first one's recipe says. Under torchrun all processes work on each run together,
-    one run after the other.
-
-    Args:
-        folder: Where the time spent is noted.
-        device: 'cpu', 'cuda' or 'cuda:N'.
-        progress: Reports the work done, in images trained.
-        warn: Gets a message for each damaged file that is made anew, worker that died, lease taken over.
-
-    Raises:
-        UserError: The executor does not fit this machine.
-        DiffmemError: A run failed.
-        KeyboardInterrupt: A stop was requested; everything is saved.
-    """
-    grid = _Grid(studies, folder)
-    if world().size == 1:
-        grid.group(device)
-        drive(grid, device=device, progress=progress, warn=warn)
-        return
-    grid.execute_together(device, progress, warn)
+            self._left = [other for other in self._left if other is not work]

@@ -16,13 +16,14 @@ class _Config(BaseModel):
 class EmaConfig(_Config):
     """The exponential moving average of the weights, with which images are generated.
 
-    The four modes are the study's (its training code; `schedule.ema_beta` has the formulas). With a half-life of 10 epochs:
-    mode1 shrinks the decay with the data set; mode2, the study's default, ends at 0.99929 a step for every size and batch;
+    The four modes are those of the paper's training code (Gu et al. 2025; `schedule.ema_beta` has the formulas). With a half-life of 10
+    epochs: mode1 shrinks the decay with the data set; mode2, the paper's default, ends at 0.99929 a step for every size and batch;
     mode3 is 0.99929 for batches of 512 from the start; mode4 ends at `final` exactly, 0 turning the average off.
     """
 
     mode: Literal["mode1", "mode2", "mode3", "mode4"] = Field(
-        "mode2", description="How the decay depends on size and batch."
+        "mode2",
+        description="How the decay depends on the sizes of set and batch, as in the paper's code (see EmaConfig).",
     )
     half_life: float = Field(
         10.0, ge=0, description="Half-life of the average, in epochs (modes 1, 2 and 4)."
@@ -37,12 +38,16 @@ class EvaluationConfig(_Config):
     """When snapshots are taken, to be measured.
 
     'log': `count` points spaced evenly in the logarithm of the epochs, the last one at the end, the same for every size, so
-    that maxima over snapshots compare. 'study': every 2,508.8 thousand images at batch 512, as the study's code did. 'doubling':
+    that maxima over snapshots compare. 'study': every 2,508.8 thousand images at batch 512, as the paper's code did. 'doubling':
     from `start` epochs on `per_doubling` points each time that the epochs double, and one at the end; more epochs add points
     and move none, so that a training can be extended.
     """
 
-    schedule: Literal["log", "study", "doubling"] = Field("log", description="Where the points lie.")
+    schedule: Literal["log", "study", "doubling"] = Field(
+        "log",
+        description="When R_mem is measured: 'log', evenly in log epochs; 'study', as the paper's code did; 'doubling', per_doubling"
+        " times each time that the epochs double.",
+    )
     count: int = Field(8, ge=1, le=1000, description="Number of points ('log' only).")
     first: float = Field(0.02, gt=0, le=1, description="First point as a share of all epochs ('log' only).")
     start: float = Field(50.0, gt=0, description="First point in epochs ('doubling' only).")
@@ -52,14 +57,14 @@ class EvaluationConfig(_Config):
 
 
 class TrainingConfig(_Config):
-    """The training procedure T. The defaults are the study's basic setup (Gu et al.; 40,000 epochs at batch 512)."""
+    """The training procedure T. The defaults are the paper's basic setup (Gu et al. 2025; 40,000 epochs at batch 512)."""
 
     epochs: float = Field(40_000, gt=0, description="Passes over the training set.")
     batch_size: int = Field(
         512, ge=1, description="Images per step; images repeat within a batch larger than the set."
     )
     optimizer: Literal["adam", "adamw", "sgd"] = Field(
-        "adam", description="'adam' couples the weight decay (L2), 'adamw' does not."
+        "adam", description="'adam' couples the weight decay (L2), 'adamw' does not; or 'sgd'."
     )
     learning_rate: float = Field(2e-4, gt=0, description="Learning rate after the warm-up.")
     warmup: float = Field(200.0, ge=0, description="Epochs in which the learning rate rises linearly from 0.")
@@ -69,11 +74,11 @@ class TrainingConfig(_Config):
     ema: EmaConfig = EmaConfig()
     order: Literal["cyclic", "shuffled"] = Field(
         "cyclic",
-        description="'cyclic': one shuffle, repeated for ever, as the study; 'shuffled': a new order each epoch.",
+        description="'cyclic': one shuffle, repeated for ever, as in the paper's code; 'shuffled': a new order each epoch.",
     )
     rounding: Literal["exact", "kimg"] = Field(
         "exact",
-        description="'kimg' truncates durations to thousands of images, as the study's code did.",
+        description="'kimg' truncates durations to thousands of images, as the paper's code did.",
     )
     p_mean: float = Field(-1.2, description="Mean of ln(sigma) in training (EDM preconditioning only).")
     p_std: float = Field(

@@ -4,7 +4,7 @@ from scipy.stats import binomtest
 
 from diffmem.auditing.prompts.captions import captions_record
 from diffmem.auditing.prompts.records import FollowsRecord, GroupRecord, PairedRecord, ShareRecord
-from diffmem.auditing.prompts.verdict import prompts_needed, verdict_by_prompt
+from diffmem.auditing.prompts.verdict import verdict_by_prompt
 from diffmem.auditing.records import EXIT_CODES, VerdictRecord
 from diffmem.auditing.significance import upper_bound
 from diffmem.memorization.rates import Rate
@@ -29,12 +29,6 @@ def verdict(word="none found"):
     return VerdictRecord(
         verdict=word, exit_code=EXIT_CODES[word], sentence="As by samples.", reasons=[], missing=["m"]
     )
-
-
-@pytest.mark.parametrize(("target", "needed"), [(0.05, 59), (0.01, 299), (0.005, 598)])
-def test_so_many_prompts_without_copies_exclude_a_share(target, needed):
-    assert prompts_needed(target) == needed
-    assert upper_bound(0, needed) <= target < upper_bound(0, needed - 1)
 
 
 def test_samples_of_few_prompts_clear_nothing_however_many_they_are():

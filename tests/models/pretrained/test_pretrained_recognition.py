@@ -277,7 +277,7 @@ def test_an_embedding_of_classes_that_is_not_read_is_refused_with_both_ways_on(f
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"_class_name": "UNet2DConditionModel"}, "is directed by text or other embeddings"),
+        ({"_class_name": "UNet2DConditionModel"}, "is conditioned on text or other embeddings"),
         (
             {"architectures": ["CLIPTextModel"], "model_type": "clip"},
             "the network ['CLIPTextModel'] is not supported",

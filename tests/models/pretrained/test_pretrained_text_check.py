@@ -1,4 +1,4 @@
-"""What a network that text directs predicts is checked against captioned images by the existing check of readings, and twins are equal."""
+"""What a text-to-image network predicts is checked against captioned images by the existing check of readings, and twins are equal."""
 
 import json
 

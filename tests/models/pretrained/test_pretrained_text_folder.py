@@ -1,4 +1,4 @@
-"""Hostile and unsuitable folders of pipelines that text directs: each is refused in words, and nothing in it is run."""
+"""Hostile and unsuitable folders of text-to-image pipelines: each is refused in words, and nothing in it is run."""
 
 import json
 import shutil
@@ -43,13 +43,13 @@ def open_(folder, prompts=PROMPTS):
     ("file", "changes", "told"),
     [
         ("model_index.json", {"_class_name": "StableDiffusionInpaintPipeline"}, "inpainting"),
-        ("model_index.json", {"_class_name": "StableDiffusionControlNetPipeline"}, "directed by images"),
+        ("model_index.json", {"_class_name": "StableDiffusionControlNetPipeline"}, "conditioned on images"),
         ("model_index.json", {"_class_name": "LatentConsistencyModelPipeline"}, "distilled"),
         ("model_index.json", {"_class_name": "StableDiffusion3Pipeline"}, "velocity of a flow"),
         ("model_index.json", {"_class_name": "FluxPipeline"}, "velocity of a flow"),
         ("model_index.json", {"_class_name": ["pipeline", "MyPipeline"]}, "must be StableDiffusionPipeline"),
         ("model_index.json", {"_class_name": ...}, "must be StableDiffusionPipeline"),
-        ("model_index.json", {"controlnet": ["diffusers", "ControlNetModel"]}, "directed by images"),
+        ("model_index.json", {"controlnet": ["diffusers", "ControlNetModel"]}, "conditioned on images"),
         ("model_index.json", {"image_encoder": ["transformers", "CLIPVisionModel"]}, "'image_encoder'"),
         ("model_index.json", {"unet": ["my_code", "UNet2DConditionModel"]}, "of 'my_code'"),
         ("model_index.json", {"unet": ["diffusers", "os.system"]}, "'os.system'"),

@@ -59,7 +59,7 @@ def test_the_opening_tells_scale_hardware_time_seeds_and_intervals(results, page
     assert "3 different seeds (0, 1, 2)" in opening
     spent = sum(run.training_seconds + run.sampling_seconds for run in runs.values())
     assert f"took {duration_text(spent)} of training and sampling" in opening
-    assert "95% intervals (clopper-pearson; 1,000 images per evaluation)" in opening
+    assert "95% intervals (Clopper-Pearson; 1,000 images per evaluation)" in opening
     assert "1/3 of the distance" in opening
     assert f"```console\n{COMMAND}\n```" in opening
 

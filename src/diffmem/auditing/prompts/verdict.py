@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
+from diffmem.auditing.findings import samples_needed
 from diffmem.auditing.prompts.follows import LEAST_PROMPTS
 from diffmem.auditing.prompts.records import GROUP_TEXT, CaptionsRecord, FollowsRecord, GroupRecord
 from diffmem.auditing.records import EXIT_CODES, VerdictRecord
 from diffmem.auditing.significance import format_p
 
-__all__ = ["captions_text", "follows_text", "prompts_needed", "verdict_by_prompt"]
+__all__ = ["captions_text", "follows_text", "verdict_by_prompt"]
 
-_RISK = 0.05
 _USUAL_RISK = (
     0.01  # of the usual criteria beside the base model; the rest is that of the criterion of captions
 )
@@ -23,11 +22,6 @@ _UNLIKE_THE_BASE = (
     "More prompts, or training images that are less like each other; if the base model may have seen these images, audit it by"
     " itself."
 )
-
-
-def prompts_needed(target: float) -> int:
-    """Return how many prompts, none of which copies, exclude a share of `target` at 95% confidence: 59 for 5%, 299 for 1%."""
-    return math.ceil(math.log(_RISK) / math.log1p(-target))
 
 
 def verdict_by_prompt(
@@ -85,7 +79,7 @@ def verdict_by_prompt(
     deciding = [one for one in groups if one.group == "train"] or [
         one for one in groups if one.group != "control"
     ]
-    needed = prompts_needed(target)
+    needed = samples_needed(target)
     if verdict.verdict != "none found":
         few = verdict.verdict == "cannot tell" and sum(one.prompts for one in deciding) < needed
         missing = [f"{_MORE} {needed:,} prompts without copies exclude {target:.2%}."] if few else []

@@ -180,12 +180,12 @@ def page_of(result: AuditResult, pictures: Sequence[AuditPicture], parts: Sequen
         copied=[] if copies is None else copies.most_copied,
         bins=_bins(result),
         power=_power(result),
-        power_columns=[one for one in result.criteria if one.power],
+        power_heads=["Positive control", *(one.title for one in result.criteria if one.power)],
         attacks=[] if result.membership is None else result.membership.attacks,
         quantiles=[] if result.flipd is None else _quantiles(result.flipd),
         check=check,
         errors=[] if check is None else denoising_rows(check),
-        error_columns=COLUMNS,
+        error_heads=["Noise level", *COLUMNS],
         other_models=[] if check is None else reading_rows(check),
         inputs=[(_ROLES[one.role], input_text(one)) for one in result.inputs],
         asked=f"The audit was to exclude a rate of copies of {fine_percent(result.target)}; seed {result.seed}.",
@@ -200,41 +200,35 @@ def page_of(result: AuditResult, pictures: Sequence[AuditPicture], parts: Sequen
     )
 
 
-def _tests(result: AuditResult) -> list[tuple[str, list[str]]]:
+def _tests(result: AuditResult) -> list[list[str]]:
     """Return every test as a row."""
     return [
-        (
-            f"{one.key}, {test.test}",
-            [
-                f"{test.strictness:.3g}", f"{test.flagged:,}", f"{test.events:,}", f"{test.others:,}", f"{test.share:.3f}",
-                f"{test.p_value:.2g}", f"{test.level:.2g}",
-            ],
-        )
+        [
+            f"{one.key}, {test.test}", f"{test.strictness:.3g}", f"{test.flagged:,}", f"{test.events:,}", f"{test.others:,}",
+            f"{test.share:.3f}", f"{test.p_value:.2g}", f"{test.level:.2g}",
+        ]
         for one in result.criteria
         for test in one.tests
     ]  # fmt: skip
 
 
-def _readings(result: AuditResult) -> list[tuple[str, list[str]]]:
+def _readings(result: AuditResult) -> list[list[str]]:
     """Return every other reading as a row."""
     return [
-        (
-            one.text,
-            [
-                f"{one.copies:,} of {one.samples:,}", f"{one.same_pictures:,}", f"{one.median_distance:.2f}",
-                f"{one.usual_distance:.2f}", one.remedy,
-            ],
-        )
+        [
+            one.text, f"{one.copies:,} of {one.samples:,}", f"{one.same_pictures:,}", f"{one.median_distance:.2f}",
+            f"{one.usual_distance:.2f}", one.remedy,
+        ]
         for one in result.readings
     ]  # fmt: skip
 
 
-def _statistics(result: AuditResult) -> list[tuple[str, list[str]]]:
+def _statistics(result: AuditResult) -> list[list[str]]:
     """Return plain statistics, each as a row of a value for each set."""
     if result.sample_check is None:
         return []
     columns = [list(record_rows(one)) for one in result.sample_check.statistics.values()]
-    return [(cells[0][0], [text for _, _, text in cells]) for cells in zip(*columns, strict=True)]
+    return [[cells[0][0], *(text for _, _, text in cells)] for cells in zip(*columns, strict=True)]
 
 
 def _bins(result: AuditResult) -> list[tuple[str, list[tuple[str, str, str]]]]:
@@ -254,15 +248,15 @@ def _bins(result: AuditResult) -> list[tuple[str, list[tuple[str, str, str]]]]:
     return found
 
 
-def _power(result: AuditResult) -> list[tuple[str, list[str]]]:
-    """Return rows of (kind, cells): what each criterion finds with intervals, and the false alarms last."""
+def _power(result: AuditResult) -> list[list[str]]:
+    """Return rows of a kind and what each criterion finds with intervals, and the false alarms last."""
     columns = [one for one in result.criteria if one.power]
     if not columns:
         return []
     found = [{power.key: _power_cell(power) for power in one.power} for one in columns]
     kinds = kinds_of_power([one.power for one in columns])
-    rows = [(text, [one.get(key, "–") for one in found]) for key, text in kinds.items()]
-    return [*rows, (FALSE_ALARMS, ["–" if one.null is None else fine_rate(one.null) for one in columns])]
+    rows = [[text, *(one.get(key, "–") for one in found)] for key, text in kinds.items()]
+    return [*rows, [FALSE_ALARMS, *("–" if one.null is None else fine_rate(one.null) for one in columns)]]
 
 
 def _power_cell(power: PowerRecord) -> str:
@@ -272,15 +266,15 @@ def _power_cell(power: PowerRecord) -> str:
     return cell
 
 
-def _quantiles(record: FlipdRecord) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Return the shares of the quantiles of FLIPD, and a row of values for each group of images."""
+def _quantiles(record: FlipdRecord) -> tuple[list[str], list[list[str]]]:
+    """Return the heads, with the shares of the quantiles of FLIPD, and a row of values for each group of images."""
     groups = {
         "samples": record.samples, "planted": record.planted, "control": record.control, "unmarked": record.unmarked,
     }  # fmt: skip
     shares = list(record.samples)
     rows = [
-        (name, [f"{values[share]:.4g}" for share in shares])
+        [name, *(f"{values[share]:.4g}" for share in shares)]
         for name, values in groups.items()
         if values is not None
     ]
-    return [f"{100 * float(share):g}%" for share in shares], rows
+    return ["Images", *(f"{100 * float(share):g}%" for share in shares)], rows

@@ -212,8 +212,8 @@ def write_several(result: SeveralResult, folder: Path) -> Path:
         "several.html",
         package=__package__,
         result=result,
-        heads=heads[1:],
-        rows=[(one, row[1:]) for one, row in zip(result.models, rows, strict=True)],
+        heads=heads,
+        rows=[(one, *row[1:]) for one, row in zip(result.models, rows, strict=True)],
         uri=embedded_png(picture),
         captions=result.models[0].captions,
     )

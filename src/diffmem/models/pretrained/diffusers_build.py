@@ -149,7 +149,7 @@ def library_class(package: str, name: str, extra: str) -> Any:
         UserError: The package is not installed or does not load.
     """
     if importlib.util.find_spec(package) is None:
-        needed = "that package" if package == "diffusers" else f"{package}, if text directs them"
+        needed = "that package" if package == "diffusers" else f"{package}, for text-to-image models"
         raise UserError(f"Folders of diffusers need {needed}: pip install 'diffmem[{extra}]'.")
     try:
         return getattr(importlib.import_module(package), name)

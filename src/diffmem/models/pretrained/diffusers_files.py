@@ -170,7 +170,7 @@ def _missing(folder: Path, allow_pickle: bool, encoder: bool) -> str:
     if not allow_pickle and pickles:
         return (
             f"{folder} holds its weights as a pickle only ({pickles[0]}). Save them as safetensors (save_pretrained of diffusers does), or"
-            " allow the pickle (the option --allow-pickle, the argument allow_pickle; not of a model that text directs)."
+            " allow the pickle (the option --allow-pickle, the argument allow_pickle; not for text-to-image models)."
         )
     others = sorted(path.name for path in folder.glob(f"{safe.split('.')[0]}*"))
     if others:
@@ -383,7 +383,7 @@ def _checked_pipeline(index: Path) -> tuple[str, dict[str, str]]:
 def _refuse(index: Path, name: object, parts: Mapping[str, Any]) -> NoReturn:
     if any(key.startswith(_TEXT) and any(value) for key, value in parts.items()):
         raise UserError(
-            f"{index.parent} is a pipeline of diffusers that text directs ({name!r:.80}): D depends on the text. Open it with prompts"
+            f"{index.parent} is a text-to-image pipeline of diffusers ({name!r:.80}): D depends on the prompt. Open it with prompts"
             f" (diffmem.open_text_model, diffmem model info). Or: {SAMPLES_ONLY}"
         )
     raise UserError(

@@ -273,8 +273,8 @@ def open_diffusers(
         transformer of `DiTPipeline` takes the label -1 for none. Guidance is not applied: D is that of the class alone.
 
     Raises:
-        UserError: diffusers is not installed, or the folder is damaged, incomplete, or of a kind that is not supported, such as one that
-            text directs; the message names the first offender.
+        UserError: diffusers is not installed, or the folder is damaged, incomplete, or of a kind that is not supported, such as a
+            text-to-image model; the message names the first offender.
     """
     home = Path(folder)
     if not is_folder(home):

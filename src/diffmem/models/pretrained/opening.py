@@ -66,17 +66,19 @@ def open_model(
     """Open a trained model; nothing in it is executed.
 
     Args:
-        path: See `MODELS_UNDERSTOOD`. Of a run's folder, the last snapshot is taken.
+        path: A run's folder (its last snapshot is taken) or a snapshot of diffmem (.safetensors); a network pickle of NVIDIA's EDM or EDM2;
+            a folder that `save_pretrained` of diffusers wrote; or a checkpoint of denoising-diffusion-pytorch, pytorch-ddpm,
+            improved-diffusion, guided-diffusion, torchcfm, flow_matching or score_sde_pytorch.
         image_shape: (C, H, W) of the images that it must make; none for any.
-        settings: What a checkpoint does not tell, by name; a message asks for it. For a safetensors file that holds the tensors of a
-            network of EDM alone, its constructor arguments, see `from_edm_state_dict`.
+        settings: What a checkpoint does not record, by name; a message asks for it. For a safetensors file that holds only the tensors of
+            a network of EDM, the arguments of its constructor, see `from_edm_state_dict`.
         weights: Which network of an EDM pickle, that of the averaged weights ('ema') by default, or which weights of a checkpoint, 'ema' or
             'raw'; also of a folder `checkpoint-N` of diffusers. Other files hold one network.
         device: Where it computes: 'cpu', 'cuda' or 'cuda:N'; by default a GPU where there is one.
         allow_pickle: Whether the weights of a diffusers folder may be read from a pickle where there are no safetensors.
-        resolution: The side of the images, or (height, width), of a checkpoint that tells their channels and not their size.
-        suggested: (height, width) that such a checkpoint gets if nothing else is said, for example that of its training images; models
-            of another size keep theirs.
+        resolution: The side of the images, or (height, width), of a checkpoint that records their channels but not their size.
+        suggested: (height, width) for such a checkpoint if `resolution` is not given, for example that of its training images; models
+            that record another size keep it.
 
     Returns:
         The model; its `origin` says what was read, and what a reader of its results must know.

@@ -38,7 +38,7 @@ _UNLIKE = {
     "TCDScheduler": _NO_DENOISER,
     "FlowMatchEulerDiscreteScheduler": _FLOW,
     "FlowMatchHeunDiscreteScheduler": _FLOW,
-    "UNet2DConditionModel": "what it denoises is directed by text or other embeddings",
+    "UNet2DConditionModel": "what it denoises is conditioned on text or other embeddings",
 }
 
 
@@ -128,7 +128,7 @@ _KINDS = (
     _Kind(
         "a checkpoint of latent diffusion (CompVis), such as Stable Diffusion",
         _has(tensors=("model.diffusion_model.",)),
-        "whose network denoises latents, mostly as text directs",
+        "whose network denoises latents, mostly conditioned on text",
         f"{TO_CONVERT} Or: {SAMPLES_ONLY}",
     ),
     _Kind(
@@ -136,7 +136,7 @@ _KINDS = (
         lambda keys, names: (
             _has(tensors=("conv_in.", "down_blocks."))(keys, names) and _holds(".attn2.")(keys, names)
         ),
-        "whose network is directed by text or other embeddings",
+        "whose network is conditioned on text or other embeddings",
         SAMPLES_ONLY,
     ),
     _Kind(

@@ -1,4 +1,4 @@
-"""Folders of diffusers whose networks text directs: where the parts of Stable Diffusion 1.x, 2.x and SDXL are, and their settings, as data.
+"""Text-to-image folders of diffusers: where the parts of Stable Diffusion 1.x, 2.x and SDXL are, and their settings, as data.
 
 Names of classes are compared with a table and never imported from the folder. What changes a prediction and is not known here is refused by
 name: networks that an image directs, too (inpainting, ControlNet), and those that are distilled for a few steps and are no denoisers.
@@ -60,7 +60,7 @@ _CLASSES = {
 }
 _OF_XL = ("text_encoder_2", "tokenizer_2")
 _AFTERWARDS = ("safety_checker", "feature_extractor")  # they look at finished images
-_BY_IMAGES = "it is directed by images besides text"
+_BY_IMAGES = "it is conditioned on images besides text"
 _DISTILLED = "it is distilled for a few steps (LCM, Turbo, Lightning), and is no denoiser at the noise levels between them"
 _REASONS = {
     "Inpaint": "an inpainting model completes a given image, of which training captions say nothing",
@@ -109,7 +109,7 @@ class EncoderPart:
 
 @dataclass(frozen=True)
 class TextParts(Parts):
-    """Where the parts of a pipeline that text directs are; see `Parts`.
+    """Where the parts of a text-to-image pipeline are; see `Parts`.
 
     Attributes:
         encoders: Its text encoders, in the order in which their states are joined.

@@ -1,4 +1,4 @@
-"""Models that text directs as denoisers whose labels are prompts: Stable Diffusion 1.x, 2.x and SDXL from folders of diffusers, with LoRA.
+"""Text-to-image models as denoisers whose labels are prompts: Stable Diffusion 1.x, 2.x and SDXL from folders of diffusers, with LoRA.
 
 Prompts are encoded once, and the encoders are dropped before the network is loaded; then a network with a table of encoded prompts is one
 of classes, label i being prompt i and "no label" the null prompt. Whatever samples, scores or checks denoisers works with it as it is.
@@ -53,7 +53,7 @@ _ONE_FILE = (".safetensors", ".ckpt", ".pt", ".bin")
 
 @dataclass(frozen=True, eq=False)
 class TextModel:
-    """A model that text directs, with a list of prompts.
+    """A text-to-image model with a list of prompts.
 
     Attributes:
         denoiser: Its labels are the numbers of the prompts, and "no label" (-1, or no labels) is the null prompt; its `origin` says what

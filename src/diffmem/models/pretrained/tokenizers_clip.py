@@ -141,7 +141,7 @@ def _library() -> Any:
         return importlib.import_module("tokenizers")
     except ImportError as error:
         raise UserError(
-            "Pipelines that text directs need tokenizers and transformers: pip install 'diffmem[text]'."
+            "Text-to-image pipelines need tokenizers and transformers: pip install 'diffmem[text]'."
         ) from error
 
 

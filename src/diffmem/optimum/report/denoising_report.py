@@ -113,26 +113,24 @@ def denoising_alt(check: DenoisingCheck) -> str:
     return f"Mean squared denoising error over noise levels. {'; '.join(parts)}."
 
 
-def denoising_rows(check: DenoisingCheck) -> list[tuple[str, list[str]]]:
+def denoising_rows(check: DenoisingCheck) -> list[list[str]]:
     """Return each level as a row: its name, and a value for each of `COLUMNS`, with 95% intervals."""
     return [
-        (f"{point.sigma:.4g}", [_text(_mean(point, field)) for field in _FIELDS]) for point in check.points
+        [f"{point.sigma:.4g}", *(_text(_mean(point, field)) for field in _FIELDS)] for point in check.points
     ]
 
 
-def reading_rows(check: DenoisingCheck) -> list[tuple[str, list[str]]]:
+def reading_rows(check: DenoisingCheck) -> list[list[str]]:
     """Return each other reading as a row: two ratios of errors, the number of its sound levels, images, and how to choose it."""
     return [
-        (
+        [
             one.text,
-            [
-                f"{one.ratio:.3g}",
-                f"{one.overall:.3g}",
-                f"{len(one.sound)} of {len(check.points)}",
-                f"{one.images:,}",
-                one.remedy,
-            ],
-        )
+            f"{one.ratio:.3g}",
+            f"{one.overall:.3g}",
+            f"{len(one.sound)} of {len(check.points)}",
+            f"{one.images:,}",
+            one.remedy,
+        ]
         for one in check.readings
     ]
 

@@ -116,7 +116,7 @@ def _opening(results: Sequence[ExperimentResult], command: str) -> str:
     samples = sorted({one.memorized.total for run in runs for one in run.evaluations})
     scales = list(dict.fromkeys(result.scale for result in results))
     thresholds = list(dict.fromkeys(threshold_text(result.threshold) for result in results))
-    methods = sorted({one.memorized.method for run in runs for one in run.evaluations})
+    methods = sorted({one.memorized.method.title() for run in runs for one in run.evaluations})
     versions = versions_text(results)
     paragraphs = [
         'The experiments of "On Memorization in Diffusion Models" (Gu et al., 2025), run with diffmem and compared'
@@ -141,6 +141,10 @@ def _opening(results: Sequence[ExperimentResult], command: str) -> str:
             " seeds, the mean is given, and the union of their intervals. They do not cover the"
             " variation between trainings. The paper's numbers are read off its plots and have no"
             " intervals; 'unknown' means that no public source has them."
+        )
+    if any(result.form == "masks" for result in results):
+        paragraphs.append(
+            "A mask has a 1 for each skip connection that is kept, those of the highest resolution first."
         )
     code = f"```console\n{command}\n```"
     return "\n\n".join([*filter(None, paragraphs), f"To reproduce:\n\n{code}"])

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from diffmem.data import ImageSet
 from diffmem.distributed import world
@@ -28,10 +28,11 @@ from diffmem.studies.tasks import task_content
 
 __all__ = ["AdaptiveStudy"]
 
+_Recipe = TypeVar("_Recipe", bound=AdaptiveRecipe)
 _WORK = "diffmem.studies.search.work:work_on_size"
 
 
-class AdaptiveStudy(ABC):
+class AdaptiveStudy(ABC, Generic[_Recipe]):
     """A recipe carried out in a folder, whose trainings are sampled until they are decided, and say which are next.
 
     Args:
@@ -45,7 +46,7 @@ class AdaptiveStudy(ABC):
 
     def __init__(
         self,
-        recipe: AdaptiveRecipe,
+        recipe: _Recipe,
         folder: Path,
         store: Path | None = None,
         progress: Progress = NO_PROGRESS,

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from diffmem.environment import versions
 from diffmem.memorization import RatioRule, protocol_id
-from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.records import RunRecord
 from diffmem.studies.driver import UNFINISHED, Work, budget_state, seconds_spent
 from diffmem.studies.onset import onset_of_runs
@@ -45,7 +43,7 @@ class SizeSearch:
         return [Item(self.level, seed, self.size) for seed in self.seeds]
 
 
-class OnsetStudy(AdaptiveStudy):
+class OnsetStudy(AdaptiveStudy[OnsetRecipe]):
     """A recipe of `plan: onset` carried out in a folder; arguments and errors are those of `AdaptiveStudy`.
 
     Each training ends when R_mem is certainly at the line. The time of a size is the mean over its seeds (of the logarithm), and seeds
@@ -53,13 +51,7 @@ class OnsetStudy(AdaptiveStudy):
     its training, their own times are known too badly for more of them to help, or there are as many as allowed.
     """
 
-    recipe: OnsetRecipe
-
-    def __init__(
-        self, recipe: OnsetRecipe, folder: Path, store: Path | None = None, progress: Progress = NO_PROGRESS
-    ) -> None:
-        super().__init__(recipe, folder, store, progress)
-        self._found: list[SizeSearch] = []
+    _found: Sequence[SizeSearch] = ()
 
     def sizes(self, busy: Collection[Work] = ()) -> list[SizeSearch]:
         """Return the trainings of every level and size as far as they are chosen, a function of what those that are done say.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
 
 from diffmem.environment import versions
 from diffmem.memorization import RatioRule, protocol_id
-from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.studies.driver import UNFINISHED, Work, budget_state, seconds_spent
 from diffmem.studies.onset import onset_of_runs
 from diffmem.studies.records import CostRecord, LevelRecord, StudyRecord
@@ -24,16 +22,10 @@ _FUTILITY_NOTE = (
 )
 
 
-class SearchStudy(AdaptiveStudy):
+class SearchStudy(AdaptiveStudy[SearchRecipe]):
     """A recipe of a search carried out in a folder; arguments and errors are those of `AdaptiveStudy`."""
 
-    recipe: SearchRecipe
-
-    def __init__(
-        self, recipe: SearchRecipe, folder: Path, store: Path | None = None, progress: Progress = NO_PROGRESS
-    ) -> None:
-        super().__init__(recipe, folder, store, progress)
-        self._followed: list[Search] = []
+    _followed: Sequence[Search] = ()
 
     def searches(self) -> dict[str, list[Search]]:
         """Return all searches as far as they have come."""

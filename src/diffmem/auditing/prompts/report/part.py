@@ -51,15 +51,9 @@ def prompts_part(found: PromptAudit, shown: Comparison) -> ReportPart:
         "prompts.html",
         package=__package__,
         record=record,
-        heads=heads[1:],
-        rows=[(row[0], row[1:]) for row in rows],
-        levels=[
-            (
-                f"{one.repeats:,}",
-                [f"{one.prompts:,}", _rate(one.copied)],
-            )
-            for one in record.levels
-        ],
+        heads=heads,
+        rows=rows,
+        levels=[[f"{one.repeats:,}", f"{one.prompts:,}", _rate(one.copied)] for one in record.levels],
         worst=[
             (_text(prompt), _facts(prompt), None if record.private else _worst(found, shown, at))
             for at, prompt in enumerate(found.prompts[: len(record.worst)])
@@ -108,14 +102,15 @@ def group_rows(record: PromptsRecord) -> tuple[list[str], list[list[str]]]:
     return heads, rows
 
 
-def caption_rows(record: CaptionsRecord) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Return the heads, and the rows with their names, of the table of the criterion of captions."""
-    heads = ["Bring their image back", "Samples that copy", "Base model", "Only here / only base"]
+def caption_rows(record: CaptionsRecord) -> tuple[list[str], list[list[str]]]:
+    """Return the heads and the rows of the table of the criterion of captions."""
+    heads = ["Captions", "Bring their image back", "Samples that copy", "Base model", "Only here / only base"]
     controlled = record.control is not None
     heads += [*(["Against held-out captions"] if controlled else []), "Copies", "80% power from"]
     rows = []
     for one in record.tests:
         row = [
+            one.text.capitalize(),
             _rate(one.copied),
             _rate(one.share),
             count_of_total(one.base),
@@ -124,7 +119,7 @@ def caption_rows(record: CaptionsRecord) -> tuple[list[str], list[tuple[str, lis
         row += ["–" if one.control_p_value is None else format_p(one.control_p_value)] if controlled else []
         row.append(f"{'found' if one.p_value <= one.level else 'no'}\nat {one.level:.2g}")
         row.append("–" if one.detectable is None else fine_percent(one.detectable))
-        rows.append((one.text.capitalize(), row))
+        rows.append(row)
     return heads, rows
 
 
