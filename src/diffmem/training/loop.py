@@ -139,11 +139,18 @@ class Training:
             write_text(self.folder / METRICS_FILE, metrics)
             write_tensors(self.folder / name, state, {"run": self.tag})
 
+    def check(self) -> None:
+        """Refuse weights that are no numbers, or of which the processes hold different ones.
+
+        Raises:
+            DiffmemError: See above.
+        """
+        self.trainer.check_average()
+        self.trainer.check_agreement()
+
     def write_snapshot(self) -> None:
-        """Write the averaged denoiser."""
+        """Write the averaged denoiser, which was checked."""
         trainer = self.trainer
-        trainer.check_average()
-        trainer.check_agreement()
         if world().is_main:
             epoch = repr(trainer.seen / trainer.size)
             words = {"images_seen": str(trainer.seen), "epoch": epoch, "run": self.tag}
@@ -244,8 +251,12 @@ def _trained(trainings: Sequence[Training]) -> Iterator[Training]:
                 if group is not None:
                     group.settle()
                 for one in due:
-                    one.write_snapshot()
+                    one.check()
+                # The states first: who is killed between the snapshots of two that end here has the other's, too, and no step is
+                # done alone that was done together.
                 _save(left)
+                for one in due:
+                    one.write_snapshot()
                 stop.honour_together()
                 for one in due:
                     with stop.at_once():
