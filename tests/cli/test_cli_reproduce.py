@@ -115,10 +115,21 @@ def test_the_page_of_all_experiments_has_each_with_its_figure(run, tmp_path, mon
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"")
     monkeypatch.setattr(experiment, "experiment_names", lambda: names)
-    called = run("reproduce", "--all", "--scale", "smoke", "--workers", "1", "--page", "docs/results.md")
+    called = run(
+        "reproduce",
+        "--all",
+        "--scale",
+        "smoke",
+        "--workers",
+        "1",
+        "--page",
+        "docs/results.md",
+        "--note",
+        "Mine.",
+    )
     assert called.code == 0, called.err
     page = (tmp_path / "docs/results.md").read_text()
-    assert "diffmem reproduce --all --scale smoke --page docs/results.md" in page
+    assert "diffmem reproduce --all --scale smoke --page docs/results.md --note Mine." in page
     for name in names:
         assert f"](results/{name}.png)" in page
         drawn = (tmp_path / f"docs/results/{name}.png").read_bytes()

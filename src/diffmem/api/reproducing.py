@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -57,9 +58,16 @@ def _write(one: Reproduction, result: ExperimentResult, study: GridStudy) -> Rep
 
 
 def write_results_page(
-    page: Path, results: Sequence[ExperimentResult], newest: ReportPaths, scale: str
+    page: Path, results: Sequence[ExperimentResult], newest: ReportPaths, scale: str, note: str | None = None
 ) -> None:
     """Write the page of all results so far; the newest one's figure is put beside those of the others.
+
+    Args:
+        page: The page.
+        results: All so far.
+        newest: The report of the last of them.
+        scale: Theirs, for the command that makes the page again.
+        note: The sentence that they were given, for that command.
 
     Raises:
         DiffmemError: A file cannot be written.
@@ -80,4 +88,5 @@ def write_results_page(
         for end in _FIGURES.values()
     )
     command = f"diffmem reproduce --all --scale {scale} --page {page.name if page.is_absolute() else page}"
+    command += "" if note is None else f" --note {shlex.quote(note)}"
     write_text(page, results_page(results, pictures, command, onsets))

@@ -95,7 +95,7 @@ def reproduce(
         ]
     if note is not None:
         planned = [replace(one, notes=(note, *one.notes)) for one in planned]
-    _run(planned, device_of(planned[0].levels[0].recipe.executor, device), page)
+    _run(planned, device_of(planned[0].levels[0].recipe.executor, device), page, note)
 
 
 def _scale(wanted: str | None, device: str) -> Literal["paper", "cpu", "smoke"]:
@@ -108,7 +108,7 @@ def _scale(wanted: str | None, device: str) -> Literal["paper", "cpu", "smoke"]:
     raise UserError(f"DIFFMEM_SCALE={name!r} is no scale; choose one of {', '.join(SCALES)}.")
 
 
-def _run(planned: list[Reproduction], device: str, page: Path | None) -> None:
+def _run(planned: list[Reproduction], device: str, page: Path | None, note: str | None) -> None:
     from diffmem.api.reproducing import reproduce, write_results_page
     from diffmem.paper.report.text import experiment_table
 
@@ -120,7 +120,7 @@ def _run(planned: list[Reproduction], device: str, page: Path | None) -> None:
             print(f"{paths.html}\n{paths.json}")
             results.append(result)
             if page is not None:  # after each, so that hours of work can be read as they come
-                write_results_page(page, results, paths, one.scale_name)
+                write_results_page(page, results, paths, one.scale_name, note)
                 print(page)
 
 
