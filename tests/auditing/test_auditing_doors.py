@@ -134,6 +134,7 @@ def test_jpeg_samples_of_the_memorizing_model_are_still_found(made, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("kind", "steps"), [("memorizing", 3000), ("generalizing", 600)])
 def test_a_folder_of_diffusers_that_was_trained_as_its_tutorial_does(kind, steps, tmp_path):
     torch = pytest.importorskip("torch")

@@ -299,6 +299,8 @@ def test_dora_and_damaged_settings_in_the_file_are_refused(made, tmp_path):
     _, folder, file = made
     for texts, wanted in {
         '{"unet.use_dora": true}': "DoRA",
+        '{"unet.init_lora_weights": "pissa_niter_4"}': "other weights of the model itself",
+        '{"init_lora_weights": "olora"}': "other weights of the model itself",
         '{"unet.lora_alpha": "6"}': "must be a number",
         '{"unet.lora_alpha": 6, "unet.alpha_pattern": {"(a+)+$": 1}}': "alpha_pattern",
         '{"unet.lora_alpha": 6, "unet.alpha_pattern": [1]}': "alpha_pattern",

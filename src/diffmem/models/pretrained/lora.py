@@ -231,6 +231,10 @@ def _fits(pair: _Pair, shape: torch.Size) -> bool:
     return square and plain and up[0] == shape[0] and tuple(down[1:]) == inner
 
 
+_CHANGE_THE_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
+"""Beginnings of `init_lora_weights` in the settings of peft that take something from the weights of the model."""
+
+
 class _Adapter(NamedTuple):
     """What the settings of an adapter say of its strengths; `alpha` none for that of r."""
 
@@ -274,6 +278,13 @@ def _adapter(path: Path, texts: Mapping[str, str], is_peft: bool) -> _Adapter:
     bad = [name for name, value in settings.items() if name.endswith("use_dora") and value]
     if bad:
         raise UserError(f"{path} is DoRA by its settings, and only LoRA is merged here. {_MERGE}")
+    for name, value in settings.items():
+        if name.endswith("init_lora_weights") and str(value).startswith(_CHANGE_THE_BASE):
+            raise UserError(
+                f"{path}: {name} is {value!r:.40}, by which training began with other weights of the model itself; merged into the model of"
+                " the folder, the LoRA would be another model. Save it with path_initial_model_for_weight_conversion of peft, or merge it"
+                " where it was trained."
+            )
     return _Adapter(path, settings)
 
 
