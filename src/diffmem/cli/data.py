@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Group, Parameter
 
 from diffmem.cli.options import AS_USUAL, ReadingOptions
 from diffmem.console import console, warn
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["check_target", "data_build", "data_fetch", "data_info", "set_text"]
 
+_SOURCES = Parameter(group=Group("Mixtures of two sources, ImageNet", sort_key=1))
+_TEXTS = Parameter(group=Group("Labels and captions", sort_key=2))
+_PLANTED = Parameter(group=Group("Planted duplicates and canaries", sort_key=3))
+"""Headings of the help, before that of `READING`."""
+
 _MOST_CLASSES_SHOWN = 20
 _ENOUGH_CANARIES = 5
 
@@ -30,23 +37,23 @@ def data_build(
     size: int | None = None,
     resolution: int | None = None,
     gray: bool = False,
-    classes: list[str] | None = None,
+    classes: Annotated[list[str] | None, Parameter(negative="")] = None,
     selection: Literal["balanced", "first", "random"] | None = None,
     seed: int = 0,
     reading: ReadingOptions = AS_USUAL,
-    synsets: str | None = None,
-    mix: str | None = None,
-    share: float | None = None,
-    mix_classes: list[str] | None = None,
-    mix_synsets: str | None = None,
-    labels: Literal["true", "random", "unique", "none"] | None = None,
-    label_classes: int | None = None,
-    duplicate: float | None = None,
-    copies: int | None = None,
-    captions: bool = False,
-    form: Literal["imagefolder", "kohya"] | None = None,
-    canaries: int | None = None,
-    repeats: str | None = None,
+    synsets: Annotated[str | None, _SOURCES] = None,
+    mix: Annotated[str | None, _SOURCES] = None,
+    share: Annotated[float | None, _SOURCES] = None,
+    mix_classes: Annotated[list[str] | None, _SOURCES, Parameter(negative="")] = None,
+    mix_synsets: Annotated[str | None, _SOURCES] = None,
+    labels: Annotated[Literal["true", "random", "unique", "none"] | None, _TEXTS] = None,
+    label_classes: Annotated[int | None, _TEXTS] = None,
+    duplicate: Annotated[float | None, _PLANTED] = None,
+    copies: Annotated[int | None, _PLANTED] = None,
+    captions: Annotated[bool, _TEXTS] = False,
+    form: Annotated[Literal["imagefolder", "kohya"] | None, _TEXTS] = None,
+    canaries: Annotated[int | None, _PLANTED] = None,
+    repeats: Annotated[str | None, _PLANTED] = None,
     processes: int | None = None,
 ) -> None:
     """Build a data set: choose images of a source, bring them to one form, write them to one file.

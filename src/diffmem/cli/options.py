@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from diffmem.errors import UserError
 
@@ -15,8 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AS_USUAL",
+    "COPIES",
+    "MACHINE",
+    "MODEL",
     "NO_MODEL_OPTIONS",
     "NO_TEXT_MODEL_OPTIONS",
+    "PROMPTS",
+    "READING",
+    "SELF_TEST",
     "Executor",
     "ModelOptions",
     "ReadingOptions",
@@ -24,6 +30,14 @@ __all__ = [
     "Settings",
     "TextModelOptions",
 ]
+
+COPIES = Parameter(group=Group("How copies are looked for", sort_key=1))
+MODEL = Parameter(group=Group("How a model is read and sampled", sort_key=2))
+PROMPTS = Parameter(group=Group("Text-to-image models and prompts", sort_key=3))
+READING = Parameter(group=Group("How files become pixels", sort_key=4))
+MACHINE = Parameter(group=Group("Where it runs", sort_key=5))
+SELF_TEST = Parameter(group=Group("Does the audit work here?", sort_key=6))
+"""Headings of the help of commands with many options; what has none is what most people need."""
 
 Settings = Annotated[list[str] | None, Parameter(name="--set", negative="")]
 """The option `--set key=value`, which may be repeated."""
@@ -35,7 +49,7 @@ ReadingPairs = Annotated[list[str] | None, Parameter(negative="")]
 """An option such as `--train-read alpha=black`, which may be repeated; `diffmem.data.parse_reading` makes a `Reading` of it."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=READING.group)
 @dataclass(frozen=True)
 class ReadingOptions:
     """How stored images become pixels; see `diffmem.data.Reading`, whose fields these are but for the resolution."""
@@ -137,7 +151,7 @@ AS_USUAL = ReadingOptions()
 """The options where none is given."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=MODEL.group)
 @dataclass(frozen=True)
 class ModelOptions:
     """What the file of a model does not record, and which of its weights are taken."""
@@ -199,7 +213,7 @@ NO_MODEL_OPTIONS = ModelOptions()
 """The options where none is given."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=PROMPTS.group)
 @dataclass(frozen=True)
 class TextModelOptions:
     """How the folder of a text-to-image model is audited; see `diffmem.auditing.prompts.sampling.PromptedModel`."""
