@@ -11,7 +11,7 @@ import stat
 import struct
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, cast
@@ -193,10 +193,12 @@ def stays_inside(file: Path, root: Path) -> bool:
     Raises:
         UserError: It is a link in a circle.
     """
-    try:
-        return file.resolve().is_relative_to(root)
-    except (OSError, RuntimeError):
-        raise UserError(f"{file} is refused: it is a link that leads in a circle; remove it.") from None
+    found = None
+    with suppress(OSError, RuntimeError):  # of a circle, before Python 3.13
+        found = file.resolve()
+    if found is None or found.is_symlink():
+        raise UserError(f"{file} is refused: it is a link that leads in a circle; remove it.")
+    return found.is_relative_to(root)
 
 
 def read_plain(path: str | Path, limit: int, what: str) -> bytes:
