@@ -156,7 +156,7 @@ def rates(folder):
     return [
         (run.size, one.memorized.count, one.mean_nearest_distance)
         for level in result.levels
-        for run in level.study.runs
+        for run in level.runs
         for one in run.evaluations
     ]
 
