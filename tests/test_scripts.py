@@ -97,7 +97,7 @@ def call(words, folder, **more):
         env=environment(**more),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=900,
     )
 
 
@@ -162,6 +162,7 @@ def rates(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_script_runs_on_one_process_two_processes_and_two_nodes(tmp_path):
     words = "run_fig5_random.sh 1000 10 fig5/out"
     folders = [tmp_path / name for name in ("one", "two", "nodes")]
@@ -195,7 +196,7 @@ def test_a_script_runs_on_one_process_two_processes_and_two_nodes(tmp_path):
         )
         for rank in range(2)
     ]
-    outs = [node.communicate(timeout=100) for node in nodes]
+    outs = [node.communicate(timeout=900) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], outs
     assert outs[0][0].startswith("Figure 5")
     assert outs[1][0] == ""
