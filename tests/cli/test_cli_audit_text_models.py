@@ -114,7 +114,7 @@ def test_a_lora_that_does_not_fit_or_a_wrong_question_is_one_line_with_code_2(ca
         (["--model", place / "sd", "--lora", *two], "fit"),
         (["--model", place / "sd", place / "tuned", "--lora", *two], "not both"),
         (["--samples", place / "held", "--base", place / "sd"], "--base is for a text-to-image model"),
-        (["--model", place / "sd", "--model-set", "a=1"], "settings is not for a text-to-image model"),
+        (["--model", place / "sd", "--model-set", "a=1"], "--model-set is not for a text-to-image model"),
     ):
         told = audit(call, place, tmp_path / "out", *more)
         assert told.code == 2, more
