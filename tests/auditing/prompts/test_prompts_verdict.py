@@ -9,6 +9,9 @@ from diffmem.auditing.records import EXIT_CODES, VerdictRecord
 from diffmem.auditing.significance import upper_bound
 from diffmem.memorization.rates import Rate
 
+SHOWN = FollowsRecord(nearer=40, farther=0, p_value=1e-12, follows=True)
+"""Samples that depend on their prompts."""
+
 
 def beside(copied, prompts, more, fewer):
     """The base model's answers to the same prompts."""
@@ -32,7 +35,7 @@ def verdict(word="none found"):
 
 
 def test_samples_of_few_prompts_clear_nothing_however_many_they_are():
-    found = verdict_by_prompt(verdict(), [group("train", 50, samples=1000)], 0.01)
+    found = verdict_by_prompt(verdict(), [group("train", 50, samples=1000)], 0.01, SHOWN)
     assert (found.verdict, found.exit_code) == ("cannot tell", 4)
     assert found.sentence == (
         "Cannot tell: of training captions, no prompt of 50 copies, which excludes a share of 5.82% only; to exclude 1.00% takes 299"
@@ -42,23 +45,23 @@ def test_samples_of_few_prompts_clear_nothing_however_many_they_are():
 
 
 def test_enough_prompts_clear_with_the_bound_over_prompts():
-    found = verdict_by_prompt(verdict(), [group("train", 300), group("control", 5)], 0.01)
+    found = verdict_by_prompt(verdict(), [group("train", 300), group("control", 5)], 0.01, SHOWN)
     assert (found.verdict, found.exit_code) == ("none found", 0)
     assert "1,200 samples of 300 prompts, the share of such prompts is below 0.99%" in found.sentence
 
 
 def test_training_captions_are_not_diluted_by_other_prompts():
     groups = [group("train", 20), group("new", 5000), group("control", 5000)]
-    assert verdict_by_prompt(verdict(), groups, 0.01).verdict == "cannot tell"
-    assert verdict_by_prompt(verdict(), groups[1:], 0.01).verdict == "none found"
-    assert verdict_by_prompt(verdict(), groups[2:], 0.01).verdict == "cannot tell"
+    assert verdict_by_prompt(verdict(), groups, 0.01, SHOWN).verdict == "cannot tell"
+    assert verdict_by_prompt(verdict(), groups[1:], 0.01, SHOWN).verdict == "none found"
+    assert verdict_by_prompt(verdict(), groups[2:], 0.01, SHOWN).verdict == "cannot tell"
 
 
 @pytest.mark.parametrize("word", ["copies found", "cannot tell"])
 def test_what_the_samples_show_stands(word):
-    found = verdict_by_prompt(verdict(word), [group("train", 1000)], 0.01)
+    found = verdict_by_prompt(verdict(word), [group("train", 1000)], 0.01, SHOWN)
     assert (found.verdict, found.sentence, found.missing) == (word, "As by samples.", ["m"])
-    few = verdict_by_prompt(verdict(word), [group("train", 20, samples=1000)], 0.01)
+    few = verdict_by_prompt(verdict(word), [group("train", 20, samples=1000)], 0.01, SHOWN)
     assert any("299 prompts without copies exclude 1.00%" in text for text in few.missing) is (
         word == "cannot tell"
     )
@@ -66,12 +69,12 @@ def test_what_the_samples_show_stands(word):
 
 def test_samples_of_which_it_cannot_be_asked_whether_they_depend_on_their_prompts_clear_nothing():
     one_seed = [group("train", 1000, samples=1)]
-    found = verdict_by_prompt(verdict(), one_seed, 0.01, untested=True)
+    found = verdict_by_prompt(verdict(), one_seed, 0.01, None)
     assert (found.verdict, found.missing[0]) == (
         "cannot tell",
         "Give two seeds or more to at least 20 prompts.",
     )
-    assert verdict_by_prompt(verdict("copies found"), one_seed, 0.01, untested=True).verdict == "copies found"
+    assert verdict_by_prompt(verdict("copies found"), one_seed, 0.01, None).verdict == "copies found"
 
 
 def test_samples_that_do_not_depend_on_their_prompts_clear_nothing():
@@ -80,20 +83,19 @@ def test_samples_that_do_not_depend_on_their_prompts_clear_nothing():
     found = verdict_by_prompt(verdict(), groups, 0.01, coin)
     assert found.verdict == "cannot tell"
     assert "in 20 of 40 cases (p = 0.56). Is this the list of these samples?" in found.sentence
-    follows = FollowsRecord(nearer=40, farther=0, p_value=1e-12, follows=True)
-    assert verdict_by_prompt(verdict(), groups, 0.01, follows).verdict == "none found"
+    assert verdict_by_prompt(verdict(), groups, 0.01, SHOWN).verdict == "none found"
     assert verdict_by_prompt(verdict("copies found"), groups, 0.01, coin).verdict == "copies found"
 
 
 def test_what_the_base_model_shows_as_often_is_no_finding():
     train = group("train", 100, 30, base=beside(28, 100, 6, 4))
     control = group("control", 100, 15, base=beside(15, 100, 2, 2))
-    found = verdict_by_prompt(verdict("copies found"), [train, control], 0.01)
+    found = verdict_by_prompt(verdict("copies found"), [train, control], 0.01, SHOWN)
     assert (found.verdict, found.exit_code) == ("cannot tell", 4)
     assert "30 of 100 prompts copy, with the base model 28 (p = 0.38)" in found.sentence
     assert found.reasons[0] == "As by samples."
     assert (
-        verdict_by_prompt(verdict("copies found"), [train, control], 0.01, exact=True).verdict
+        verdict_by_prompt(verdict("copies found"), [train, control], 0.01, SHOWN, exact=True).verdict
         == "copies found"
     )
 
@@ -111,7 +113,7 @@ def test_copies_that_the_base_model_does_not_explain_stay_found(base):
         group("train", 100, 23, base=base),
         group("control", 100, 2, base=base and beside(2, 100, 1, 1)),
     ]
-    assert verdict_by_prompt(verdict("copies found"), groups, 0.01).verdict == "copies found"
+    assert verdict_by_prompt(verdict("copies found"), groups, 0.01, SHOWN).verdict == "copies found"
 
 
 def by_captions(copying):
@@ -124,7 +126,7 @@ def by_captions(copying):
 
 @pytest.mark.parametrize("word", EXIT_CODES)
 def test_copies_by_the_criterion_of_captions_are_found_whatever_the_usual_ones_say(word):
-    found = verdict_by_prompt(verdict(word), [group("train", 100)], 0.01, None, by_captions(6))
+    found = verdict_by_prompt(verdict(word), [group("train", 100)], 0.01, SHOWN, by_captions(6))
     assert (found.verdict, found.exit_code) == ("copies found", 3)
     assert found.sentence.startswith(
         "Copies found: of 100 training captions, 6 bring their images back (24 of 400 samples; with the base model 0; 0 of 100 captions of"
@@ -135,7 +137,7 @@ def test_copies_by_the_criterion_of_captions_are_found_whatever_the_usual_ones_s
 
 
 def test_where_captions_bring_nothing_back_the_reasons_say_what_would_have_been_found():
-    found = verdict_by_prompt(verdict(), [group("train", 300)], 0.01, None, by_captions(0))
+    found = verdict_by_prompt(verdict(), [group("train", 300)], 0.01, SHOWN, by_captions(0))
     assert found.verdict == "none found"
     assert "It finds copies in 4 of 5 audits where 1.7% of the samples" in found.reasons[0]
 
@@ -144,6 +146,6 @@ def test_the_usual_criteria_beside_the_base_model_have_one_percent_of_the_risk()
     base = beside(20, 100, 12, 4)
     assert 0.01 < base.p_value < 0.05
     train = group("train", 100, 28, base=base)
-    assert verdict_by_prompt(verdict("copies found"), [train], 0.01).verdict == "cannot tell"
+    assert verdict_by_prompt(verdict("copies found"), [train], 0.01, SHOWN).verdict == "cannot tell"
     train = group("train", 100, 32, base=beside(20, 100, 14, 2))
-    assert verdict_by_prompt(verdict("copies found"), [train], 0.01).verdict == "copies found"
+    assert verdict_by_prompt(verdict("copies found"), [train], 0.01, SHOWN).verdict == "copies found"

@@ -182,9 +182,7 @@ def audit_prompts(audited: Audited, inputs: PromptInputs) -> tuple[Audited, Prom
     groups = _groups(given, counts)
     follows = follows_prompts(shown.samples.images, by_prompt)
     exact = any(one.exact_only and one.finding == "copies" for one in result.criteria)
-    verdict = verdict_by_prompt(
-        result.verdict, groups, result.target, follows, captions, exact=exact, untested=follows is None
-    )
+    verdict = verdict_by_prompt(result.verdict, groups, result.target, follows, captions, exact=exact)
     listed = 0 if any(inputs.prompts.files) else len(inputs.prompts)
     record = PromptsRecord(
         private=options.private,

@@ -28,11 +28,10 @@ def verdict_by_prompt(
     verdict: VerdictRecord,
     groups: Sequence[GroupRecord],
     target: float,
-    follows: FollowsRecord | None = None,
+    follows: FollowsRecord | None,
     captions: CaptionsRecord | None = None,
     *,
     exact: bool = False,
-    untested: bool = False,
 ) -> VerdictRecord:
     """Return the verdict of the samples, with the bound over prompts.
 
@@ -46,10 +45,9 @@ def verdict_by_prompt(
         verdict: Over the samples.
         groups: What was found by prompt.
         target: The share of prompts that copy that is to be excluded.
-        follows: Whether samples depend on their prompts; none where that is not known.
+        follows: Whether samples depend on their prompts; none where too few prompts have two samples to ask: nothing is cleared then.
         captions: What the criterion of captions found; none where it could not be applied.
         exact: Whether some copies are identical to a training image, which no likeness explains.
-        untested: Whether it could not be asked if samples depend on their prompts, since too few prompts have two: nothing is cleared then.
     """
     found = verdict.verdict == "copies found"
     reasons = [
@@ -84,15 +82,15 @@ def verdict_by_prompt(
         few = verdict.verdict == "cannot tell" and sum(one.prompts for one in deciding) < needed
         missing = [f"{_MORE} {needed:,} prompts without copies exclude {target:.2%}."] if few else []
         return verdict.model_copy(update={"reasons": reasons, "missing": [*verdict.missing, *missing]})
-    if follows is not None and not follows.follows:
-        sentence = f"Cannot tell: it is not shown that {follows_text(follows)}"
-        return _cannot_tell(sentence, reasons, verdict.missing)
-    if untested:
+    if follows is None:
         return _cannot_tell(
             f"Cannot tell: nothing shows that the samples depend on the prompts, which takes two samples each of {LEAST_PROMPTS} prompts.",
             reasons,
             [f"Give two seeds or more to at least {LEAST_PROMPTS} prompts.", *verdict.missing],
         )
+    if not follows.follows:
+        sentence = f"Cannot tell: it is not shown that {follows_text(follows)}"
+        return _cannot_tell(sentence, reasons, verdict.missing)
     if not deciding:
         return _cannot_tell(
             "Cannot tell: no prompt but control prompts has samples that can be judged.",
