@@ -156,11 +156,12 @@ def read_sidecars(
 
 def _below(paths: Sequence[str]) -> Sequence[str]:
     """Return the paths of images without the folders that hold all of them, down to one `N_name`."""
-    first = {path.partition("/")[0] if "/" in path else "" for path in paths}
-    while len(first) == 1 and (one := first.pop()) and not repeats_in(one):
-        paths = [path.partition("/")[2] for path in paths]
+    while True:
         first = {path.partition("/")[0] if "/" in path else "" for path in paths}
-    return paths
+        above = first.pop() if len(first) == 1 else ""
+        if not above or repeats_in(above):
+            return paths
+        paths = [path.partition("/")[2] for path in paths]
 
 
 def _caption(path: Path, texts: list[str]) -> tuple[str, bool]:
