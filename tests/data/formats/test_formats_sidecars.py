@@ -190,7 +190,7 @@ def test_a_hundred_thousand_captions_of_a_list_take_little_longer_than_their_jso
     seconds, found = process_seconds(lambda: read_listing(path))
     plain, _ = process_seconds(lambda: [json.loads(line) for line in path.read_text().splitlines()])
     assert len(found.captions) == 100_000
-    assert seconds < 8 * plain  # it is 2.4; 0.4 s
+    assert seconds < 5 * plain  # it is 2.4; 0.4 s, and five times would be 0.8 s
 
 
 def test_ten_thousand_texts_take_little_longer_than_their_files(tmp_path):
@@ -201,4 +201,4 @@ def test_ten_thousand_texts_take_little_longer_than_their_files(tmp_path):
     seconds, found = process_seconds(lambda: read_sidecars(tmp_path, names, names, texts, []))
     plain, _ = process_seconds(lambda: [(tmp_path / text).read_text() for text in texts])
     assert found.captions[7] == "a photo of 7.png"
-    assert seconds < 8 * plain  # it is 1; 0.14 s
+    assert seconds < 5 * plain  # it is 1; 0.14 s
