@@ -11,10 +11,12 @@ from diffmem.data import (
     BuildConfig,
     CanarySet,
     Download,
+    ImageSet,
     balanced,
     build,
     open_images,
     plant_canaries,
+    write_images,
 )
 from diffmem.errors import DiffmemError, UserError
 
@@ -266,3 +268,16 @@ def test_fetch_without_a_network_says_what_to_do_and_is_no_mistake_of_the_user(t
     ) as failure:
         app(["fetch", "cifar10", "--out", str(tmp_path / "c.tar.gz")])
     assert not isinstance(failure.value, UserError)
+
+
+def test_info_counts_captions_and_repeats(tmp_path, capsys):
+    pixels = np.arange(4 * 3 * 8 * 8, dtype=np.uint64).reshape(4, 3, 8, 8).astype(np.uint8)
+    captions = ("a cat", "a cat", None, "a dog")
+    images = ImageSet(pixels, None, ("a", "b", "c", "d"), captions=captions, repeats=np.array([5, 1, 1, 25]))
+    write_images(images, tmp_path / "c.zip")
+    data_info(str(tmp_path / "c.zip"))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert (
+        "captions 3 of 4 images, 2 different repeats 1 (2 images), 5 (1 image), 25 (1 image) duplicates"
+        in printed
+    )

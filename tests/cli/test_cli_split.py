@@ -33,3 +33,48 @@ def test_one_file_for_both_parts_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(UserError, match="name two files"):
         data_split("digits", tmp_path / "a.npz", tmp_path / "a.npz", count=3)
     assert not list(tmp_path.iterdir())
+
+
+def test_captions_and_repeats_go_with_their_images_into_folders(tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 3, 8, 8), dtype=np.uint8)
+    captions = tuple(f"thing {number}" for number in range(12))
+    images = dm.ImageSet(
+        pixels, None, captions, captions=captions, repeats=np.array([1, 5] * 6, dtype=np.int64)
+    )
+    dm.write_images(images, tmp_path / "all.zip")
+    data_split(str(tmp_path / "all.zip"), tmp_path / "train", tmp_path / "held", count=4)
+    assert capsys.readouterr().out.count(", with captions") == 2
+    caption_of = {
+        image.tobytes(): (caption, times)
+        for image, caption, times in zip(pixels, captions, [1, 5] * 6, strict=True)
+    }
+    for part, count in (("train", 8), ("held", 4)):
+        assert {folder.name for folder in (tmp_path / part).iterdir() if folder.is_dir()} <= {
+            "1_images",
+            "5_images",
+        }
+        read = dm.open_images(tmp_path / part)
+        assert len(read) == count
+        for image, caption, times in zip(read.images, read.captions, read.repeats, strict=True):
+            assert caption_of.pop(image.tobytes()) == (caption, times)
+    assert not caption_of
+    data_split(
+        str(tmp_path / "all.zip"), tmp_path / "train2", tmp_path / "held2", count=4, form="imagefolder"
+    )
+    assert (tmp_path / "held2" / "metadata.jsonl").is_file()
+
+
+@pytest.mark.parametrize(
+    ("names", "form", "match"),
+    [
+        (("train", "held"), "kohya", "need a caption"),
+        (("train", "held.zip"), "imagefolder", "held.zip is a file"),
+    ],
+)
+def test_where_one_part_cannot_be_written_neither_is(tmp_path, names, form, match):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 3, 8, 8), dtype=np.uint8)
+    captions = (*(f"thing {number}" for number in range(11)), None)
+    dm.write_images(dm.ImageSet(pixels, None, ("",) * 12, captions=captions), tmp_path / "all.zip")
+    with pytest.raises(UserError, match=match):
+        data_split(str(tmp_path / "all.zip"), *(tmp_path / name for name in names), count=4, form=form)
+    assert [file.name for file in tmp_path.iterdir()] == ["all.zip"]

@@ -11,7 +11,7 @@ from diffmem.cli.options import AS_USUAL, ReadingOptions
 from diffmem.console import console, warn
 from diffmem.errors import UserError
 from diffmem.progress import Progress, Stages, show_progress
-from diffmem.text import bytes_text
+from diffmem.text import bytes_text, count_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -254,6 +254,7 @@ def _table(path: str, images: ImageSet, progress: Progress) -> Table:
         "pixels": _pixels(images, stages.pixels),
         "labels": "none" if images.labels is None else f"0 to {images.num_classes - 1}",
         "classes": _classes(images),
+        **_texts(images),
         "duplicates": f"{copies:,} ({copies / len(images):.1%}) exact copies of an earlier image",
         "fingerprint": images.fingerprint,
         "history": "\n".join(f"{number}. {step}" for number, step in enumerate(images.history, 1)) or "none",
@@ -306,8 +307,29 @@ def _classes(images: ImageSet) -> str:
     return ", ".join(shown)
 
 
+def _texts(images: ImageSet) -> dict[str, str]:
+    """Return the rows on captions and repeats, each where there are any."""
+    import numpy as np
+
+    rows = {}
+    if images.captions is not None:
+        given = [caption for caption in images.captions if caption is not None]
+        rows["captions"] = f"{len(given):,} of {len(images):,} images, {len(set(given)):,} different"
+    if images.repeats is not None:
+        times, counts = np.unique(images.repeats, return_counts=True)
+        shown = [
+            f"{time:,} ({count_text(count, 'image')})"
+            for time, count in zip(times[:_MOST_CLASSES_SHOWN].tolist(), counts.tolist(), strict=False)
+        ]
+        if len(times) > len(shown):
+            shown.append(f"... {len(times):,} in all, up to {times[-1]:,}")
+        rows["repeats"] = ", ".join(shown)
+    return rows
+
+
 def set_text(images: ImageSet) -> str:
-    """Return the number, shape and classes of a set in a few words."""
+    """Return the number, shape and classes of a set in a few words, and its captions where it has some."""
     shape = " x ".join(map(str, images.shape))
     classes = "no labels" if images.labels is None else f"{images.num_classes:,} classes"
-    return f"{len(images):,} images of {shape} (C x H x W), {classes}"
+    captions = "" if images.captions is None else ", with captions"
+    return f"{len(images):,} images of {shape} (C x H x W), {classes}{captions}"

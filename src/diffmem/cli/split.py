@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 from diffmem.cli.data import check_target, set_text
 from diffmem.cli.options import AS_USUAL, ReadingOptions
@@ -22,23 +23,28 @@ def data_split(
     count: int,
     seed: int = 0,
     resolution: int | None = None,
+    form: Literal["imagefolder", "kohya"] | None = None,
     reading: ReadingOptions = AS_USUAL,
 ) -> None:
     """Split a data set at random, before training: images to train on, and held-out ones for audits.
 
-    Train on TRAIN alone. Images of which the other part has an exact copy are counted, as they are no held-out images.
+    Train on TRAIN alone. Labels, captions and repeats go with their images. Images of which the other part has an exact copy
+    are counted, as they are no held-out images.
 
     Example: diffmem data split photos/ train.zip heldout.zip --count 1000
 
     Args:
         source: What to read: anything that `data build` reads.
-        train: File to write the images to train on to: .zip, .npz or .npy.
-        heldout: File to write the held-out images to.
+        train: Where to write the images to train on: .zip, .npz, .npy, .tar or, without an ending, a new folder of PNGs.
+        heldout: Where to write the held-out images, likewise.
         count: Number of held-out images.
         seed: Seed of the choice.
         resolution: Side in pixels that --fit brings all images to.
+        form: Of folders that are written: imagefolder (metadata.jsonl), or kohya (N_images with a .txt beside each image, N = repeats).
+            If left out, kohya for a set with repeats, else imagefolder.
     """
     from diffmem.data import hold_out, open_images, write_images
+    from diffmem.data.write import check_writable
 
     how = reading.reading(resolution)
     if resolution is not None and reading.fit is None:
@@ -49,9 +55,11 @@ def data_split(
         raise UserError(f"Both parts are to be written to {train}; name two files.")
     with show_progress("Splitting") as progress:
         images = open_images(source, progress=progress, reading=how)
+        for out in (train, heldout):  # both, so that no part is written where the other one cannot be
+            check_writable(images, out, form)
         parts = hold_out(images, count, seed)
         for part, out in zip(parts, (train, heldout), strict=True):
-            write_images(part, out, progress)
+            write_images(part, out, progress, form)
     for part, out in zip(parts, (train, heldout), strict=True):
         print(f"{out}: {set_text(part)}, fingerprint {part.fingerprint[:16]}")
     known = {hashlib.sha256(image).digest() for image in parts[0].images}

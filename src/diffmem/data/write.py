@@ -21,7 +21,13 @@ from diffmem.data.formats.zip_writer import StoredZip
 from diffmem.data.images import ImageSet
 from diffmem.data.names import PackedNames
 from diffmem.data.storage import parts
-from diffmem.data.write_members import check_new_folder, write_image_folder, write_kohya_folder, write_tars
+from diffmem.data.write_members import (
+    check_captions,
+    check_new_folder,
+    write_image_folder,
+    write_kohya_folder,
+    write_tars,
+)
 from diffmem.errors import UserError
 from diffmem.files import atomic_path
 from diffmem.progress import NO_PROGRESS, Progress
@@ -30,6 +36,7 @@ __all__ = [
     "SUFFIXES",
     "FolderForm",
     "check_ending",
+    "check_writable",
     "meta_path",
     "write_arrays",
     "write_images",
@@ -53,6 +60,21 @@ def check_ending(out: Path) -> None:
         )
     if not out.suffix:
         check_new_folder(out)
+
+
+def check_writable(images: ImageSet, out: Path, form: FolderForm | None = None) -> None:
+    """Refuse what `write_images` would refuse, before anything is written."""
+    check_ending(out)
+    if form is not None and out.suffix:
+        raise UserError(f"{out} is a file; the form {form} is for a folder: leave its ending out.")
+    if not out.suffix and _is_kohya(images, form):
+        check_captions(images)
+    if out.suffix and out.is_dir():
+        raise UserError(f"{out} is a folder; name a file to write.")
+
+
+def _is_kohya(images: ImageSet, form: FolderForm | None) -> bool:
+    return form == "kohya" if form is not None else images.repeats is not None
 
 
 def written_files(out: Path) -> list[Path]:
@@ -83,15 +105,10 @@ def write_images(
         UserError: `out` has none of these endings.
         DiffmemError: The file cannot be written.
     """
-    check_ending(out)
-    if form is not None and out.suffix:
-        raise UserError(f"{out} is a file; the form {form} is for a folder: leave its ending out.")
+    check_writable(images, out, form)
     if not out.suffix:
-        kohya = form == "kohya" if form is not None else images.repeats is not None
-        (write_kohya_folder if kohya else write_image_folder)(images, out, progress)
+        (write_kohya_folder if _is_kohya(images, form) else write_image_folder)(images, out, progress)
         return
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; name a file to write.")
     if out.suffix.lower() == ".npy":
         _write_npy(images, out, progress)
     elif out.suffix.lower() == ".tar":

@@ -22,7 +22,7 @@ from diffmem.errors import DiffmemError, UserError
 from diffmem.files import atomic_path
 from diffmem.progress import Progress
 
-__all__ = ["check_new_folder", "write_image_folder", "write_kohya_folder", "write_tars"]
+__all__ = ["check_captions", "check_new_folder", "write_image_folder", "write_kohya_folder", "write_tars"]
 
 
 def write_tars(images: ImageSet, files: Sequence[Path], progress: Progress) -> None:
@@ -87,6 +87,16 @@ def write_image_folder(images: ImageSet, out: Path, progress: Progress) -> None:
                 progress(index + 1, len(images), "writing images")
 
 
+def check_captions(images: ImageSet) -> None:
+    """Refuse a set that kohya's folders cannot hold: an image has no caption and would be trained on with its folder's name."""
+    lacking = sum(caption is None for caption in images.captions or (None,))
+    if lacking:
+        raise UserError(
+            f"Kohya's folders need a caption for each image, and {'all' if images.captions is None else f'{lacking:,}'} of {len(images):,}"
+            " have none. Caption them, or write a folder of the form imagefolder."
+        )
+
+
 def write_kohya_folder(images: ImageSet, out: Path, progress: Progress) -> None:
     """Write a folder as kohya's trainers read it: `N_images/img00000000.png` with its caption in the .txt of that name.
 
@@ -94,18 +104,12 @@ def write_kohya_folder(images: ImageSet, out: Path, progress: Progress) -> None:
     line counts. Labels are not kept.
 
     Raises:
-        UserError: The folder is there already and not empty, or an image has no caption: it would be trained on with its folder's name.
+        UserError: The folder is there already and not empty, or an image has no caption.
         DiffmemError: It cannot be written; then there is none.
     """
-    captions = images.captions or (None,)
-    lacking = sum(caption is None for caption in captions)
-    if lacking:
-        raise UserError(
-            f"Kohya's folders need a caption for each image, and {'all' if images.captions is None else f'{lacking:,}'} of {len(images):,}"
-            " have none. Caption them, or write a folder of the form imagefolder."
-        )
+    check_captions(images)
     with _new_folder(out, images) as made:
-        for index, caption in enumerate(captions):
+        for index, caption in enumerate(images.captions or ()):
             count = 1 if images.repeats is None else int(images.repeats[index])
             stem = made / f"{count}_images" / f"img{index:08d}"
             _put(stem.with_suffix(".png"), encode_png(images.images[index]))
