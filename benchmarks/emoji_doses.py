@@ -28,6 +28,16 @@ def copies(made, training, own=None):
     return (nearest[:, 0] < nearest[:, 1] / 3) & (own is None or squares.argmin(1) == own)
 
 
+def sampled(folder, lora, captions, asked):
+    """Return the images of a LoRA (or of the base, none) for (caption's index, seed) each, as the audit makes them."""
+    inner = open_text_model(folder / "model", captions, lora=lora, device="cpu").denoiser
+    guided = LatentDenoiser(
+        GuidedDenoiser(inner.inner, GUIDANCE), inner.decode, inner.encode, inner.pixel_shape
+    )
+    seeds = [noise_seed(captions[at], seed) for at, seed in asked]
+    return generate(guided, seeds, SAMPLER, labels=[at for at, _ in asked], batch_size=256).images
+
+
 def main():
     """Sample every epoch that is asked for, and print a row for each."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -62,12 +72,7 @@ def main():
         flush=True,
     )
     for lora in [*([None] if given.base else []), *files]:
-        inner = open_text_model(given.folder / "model", captions, lora=lora, device="cpu").denoiser
-        guided = LatentDenoiser(
-            GuidedDenoiser(inner.inner, GUIDANCE), inner.decode, inner.encode, inner.pixel_shape
-        )
-        seeds = [noise_seed(captions[at], seed) for at, seed in asked]
-        made = generate(guided, seeds, SAMPLER, labels=[at for at, _ in asked], batch_size=256).images
+        made = sampled(given.folder, lora, captions, asked)
         of = np.array([at for at, _ in asked])
         row = []
         for times in given.repeats:

@@ -2,10 +2,18 @@
 
 import numpy as np
 import pytest
+from cli_builders import caller
+from PIL import Image
 
 import diffmem as dm
 from diffmem.cli.split import data_split
 from diffmem.errors import UserError
+
+
+@pytest.fixture
+def call(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return caller(capsys)
 
 
 def test_the_two_parts_are_the_whole_set_and_share_no_image(tmp_path, capsys):
@@ -78,3 +86,25 @@ def test_where_one_part_cannot_be_written_neither_is(tmp_path, names, form, matc
     with pytest.raises(UserError, match=match):
         data_split(str(tmp_path / "all.zip"), *(tmp_path / name for name in names), count=4, form=form)
     assert [file.name for file in tmp_path.iterdir()] == ["all.zip"]
+
+
+def test_images_of_one_patient_stay_on_one_side(tmp_path, call):
+    rng = np.random.default_rng(0)
+    for patient in range(6):
+        folder = tmp_path / "scans" / f"patient{patient}"
+        folder.mkdir(parents=True)
+        for number in range(3):
+            Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"{number}.png")
+    done = call(
+        "data", "split", "scans", "train.zip", "held.zip", "--count", "5", "--together", "patient([0-9]+)"
+    )
+    assert done.code == 0
+    assert "held out 6 of 18 images, in 2 of 6 groups, seed 0" in dm.open_images("held.zip").history
+    sides = [
+        {name.split("/")[0] for name in dm.open_images(part).names} for part in ("train.zip", "held.zip")
+    ]
+    assert [len(side) for side in sides] == [4, 2]
+    assert not sides[0] & sides[1]
+    refused = call("data", "split", "scans", "a.zip", "b.zip", "--count", "5", "--together", "clip")
+    assert refused.code == 2
+    assert "'clip' is not found in the names of 18 of 18 images" in refused.err

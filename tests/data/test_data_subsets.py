@@ -1,10 +1,13 @@
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from data_builders import image_set
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffmem.data import ImageSet, balanced, choose_classes, first, hold_out, random_subset
+from diffmem.data import ImageSet, balanced, choose_classes, first, groups_by_name, hold_out, random_subset
 from diffmem.errors import UserError
 
 SET = image_set(30, (1, 2, 2), classes=3)
@@ -117,6 +120,56 @@ def test_held_out_images_are_not_in_the_random_subset_of_the_remaining_size(n, s
 def test_holding_out_everything_is_refused():
     with pytest.raises(UserError, match="leaves none"):
         hold_out(SET, 30, 0)
+
+
+@given(st.lists(st.integers(0, 6), min_size=30, max_size=30), st.integers(1, 29), st.integers(0, 100))
+def test_no_group_is_on_both_sides_and_the_last_one_held_out_was_needed(groups, n, seed):
+    largest = max(Counter(groups).values())
+    try:
+        rest, held_out = hold_out(SET, n, seed, groups)
+    except UserError:
+        assert n > 30 - largest  # even the groups without the last one of the order are too few
+        return
+    sides = [{groups[at] for at in numbers(part)} for part in (rest, held_out)]
+    assert not sides[0] & sides[1]
+    assert sorted(numbers(rest) + numbers(held_out)) == list(range(30))
+    assert n <= len(held_out) < n + largest
+
+
+@given(st.integers(1, 20), st.integers(0, 100))
+def test_held_out_groups_are_nested(n, seed):
+    groups = [at // 3 for at in range(30)]
+    fewer, more = (set(numbers(hold_out(SET, count, seed, groups)[1])) for count in (n, n + 4))
+    assert fewer <= more
+
+
+def test_groups_of_one_image_each_hold_out_the_same_images_as_no_groups():
+    assert numbers(hold_out(SET, 7, 3, range(30))[1]) == numbers(hold_out(SET, 7, 3)[1])
+
+
+def test_groups_are_what_a_pattern_finds_in_the_names():
+    images = replace(SET.take(range(3), "three"), names=("a/p1.png", "a/p2.png", "b/p1.png"))
+    assert groups_by_name(images, "^[^/]+") == ("a", "a", "b")
+    assert groups_by_name(images, r"p(\d)") == ("1", "2", "1")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "match"),
+    [
+        ("[", "no regular expression"),
+        ("a/", "names of 1 of 3 images.*'p2.png'"),
+        ("(a/)?p", "names of 1 of 3 images.*'p2.png'"),
+    ],
+)
+def test_a_pattern_that_is_wrong_or_not_in_every_name_is_refused(pattern, match):
+    images = replace(SET.take(range(3), "three"), names=("a/p1.png", "p2.png", "a/p1.png"))
+    with pytest.raises(UserError, match=match):
+        groups_by_name(images, pattern)
+
+
+def test_values_for_another_number_of_images_are_refused():
+    with pytest.raises(UserError, match="30 images but 3 values"):
+        hold_out(SET, 3, 0, "abc")
 
 
 def test_a_negative_seed_is_refused():

@@ -22,6 +22,7 @@ def data_split(
     *,
     count: int,
     seed: int = 0,
+    together: str | None = None,
     resolution: int | None = None,
     form: Literal["imagefolder", "kohya"] | None = None,
     reading: ReadingOptions = AS_USUAL,
@@ -32,6 +33,7 @@ def data_split(
     are counted, as they are no held-out images.
 
     Example: diffmem data split photos/ train.zip heldout.zip --count 1000
+    Example: diffmem data split scans/ train.zip heldout.zip --count 1000 --together 'patient([0-9]+)'
 
     Args:
         source: What to read: anything that `data build` reads.
@@ -39,11 +41,13 @@ def data_split(
         heldout: Where to write the held-out images, likewise.
         count: Number of held-out images.
         seed: Seed of the choice.
+        together: Regular expression of what stays on one side (a patient, a clip), found in the names of images: '^[^/]+' is the
+            first folder, 'patient([0-9]+)' a number. Whole groups are then held out, until they hold COUNT images or more.
         resolution: Side in pixels that --fit brings all images to.
         form: Of folders that are written: imagefolder (metadata.jsonl), or kohya (N_images with a .txt beside each image, N = repeats).
             If left out, kohya for a set with repeats, else imagefolder.
     """
-    from diffmem.data import hold_out, open_images, write_images
+    from diffmem.data import groups_by_name, hold_out, open_images, write_images
     from diffmem.data.write import check_writable
 
     how = reading.reading(resolution)
@@ -57,7 +61,8 @@ def data_split(
         images = open_images(source, progress=progress, reading=how)
         for out in (train, heldout):  # both, so that no part is written where the other one cannot be
             check_writable(images, out, form)
-        parts = hold_out(images, count, seed)
+        groups = None if together is None else groups_by_name(images, together)
+        parts = hold_out(images, count, seed, groups)
         for part, out in zip(parts, (train, heldout), strict=True):
             write_images(part, out, progress, form)
     for part, out in zip(parts, (train, heldout), strict=True):
@@ -66,6 +71,6 @@ def data_split(
     both = sum(hashlib.sha256(image).digest() in known for image in parts[1].images)
     if both:
         print(
-            f"{both} of the {count} held-out images have an exact copy among the others: remove copies first"
+            f"{both} of the {len(parts[1]):,} held-out images have an exact copy among the others: remove copies first"
             " (diffmem data duplicates), since these are no held-out images."
         )

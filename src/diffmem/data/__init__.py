@@ -13,7 +13,7 @@ from diffmem.data.reading import Reading, parse_reading
 from diffmem.data.shares import count_of_share, duplicated, random_labels, unique_labels
 from diffmem.data.sheet import contact_sheet
 from diffmem.data.sources import UNDERSTOOD, OtherReading, Split, open_images, other_readings
-from diffmem.data.subsets import balanced, choose_classes, first, hold_out, random_subset
+from diffmem.data.subsets import balanced, choose_classes, first, groups_by_name, hold_out, random_subset
 from diffmem.data.transforms import fit_images, grayscale, resize, rgb
 from diffmem.data.write import write_images
 
@@ -43,6 +43,7 @@ __all__ = [
     "first",
     "fit_images",
     "grayscale",
+    "groups_by_name",
     "hold_out",
     "mixture",
     "open_images",

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Hashable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data.images import ImageSet
 from diffmem.errors import UserError, nearest
+from diffmem.text import count_text
 
-__all__ = ["balanced", "check_count", "choose_classes", "first", "hold_out", "random_subset"]
+__all__ = [
+    "balanced",
+    "check_count",
+    "choose_classes",
+    "first",
+    "groups_by_name",
+    "hold_out",
+    "random_subset",
+]
 
 
 def balanced(images: ImageSet, n: int) -> ImageSet:
@@ -92,7 +104,9 @@ def random_subset(images: ImageSet, n: int, seed: int) -> ImageSet:
     return images.take(chosen, f"random {n} of {len(images)} images, seed {seed}")
 
 
-def hold_out(images: ImageSet, n: int, seed: int) -> tuple[ImageSet, ImageSet]:
+def hold_out(
+    images: ImageSet, n: int, seed: int, together: Sequence[Hashable] | None = None
+) -> tuple[ImageSet, ImageSet]:
     """Split a set in two at random: the rest, and n held-out images; each keeps the original order.
 
     The held-out images are the last n of the permutation of `random_subset`: for one seed they are nested
@@ -102,23 +116,75 @@ def hold_out(images: ImageSet, n: int, seed: int) -> tuple[ImageSet, ImageSet]:
         images: The set to split.
         n: Number of held-out images, at least 1 and below the size of the set.
         seed: 0 or more.
+        together: What belongs together, one value for each image (a patient, a clip): images of one value stay on one side. Whole groups
+            are held out, in a random order, until they hold n images or more; see `groups_by_name`.
 
     Returns:
         (rest, held out): together they are the whole set.
 
     Raises:
-        UserError: One of the two would be empty, or the seed is negative.
+        UserError: One of the two would be empty, the seed is negative, or there is not one value for each image.
     """
     _check_size(images, n)
-    rest = len(images) - n
-    if rest == 0:
+    if len(images) == n:
         raise UserError(f"Holding out {n} of {len(images)} images leaves none to train on; hold out fewer.")
-    order = _permutation(len(images), seed)
-    story = f"{n} of {len(images)} images, seed {seed}"
+    if together is None:
+        order = _permutation(len(images), seed)
+        held, story = order[len(images) - n :], f"{n} of {len(images)} images, seed {seed}"
+    else:
+        held, groups = _whole_groups(together, len(images), n, seed)
+        story = f"{len(held)} of {len(images)} images, in {groups}, seed {seed}"
     return (
-        images.take(np.sort(order[:rest]), f"the rest after holding out {story}"),
-        images.take(np.sort(order[rest:]), f"held out {story}"),
+        images.take(np.delete(np.arange(len(images)), held), f"the rest after holding out {story}"),
+        images.take(np.sort(held), f"held out {story}"),
     )
+
+
+def _whole_groups(
+    together: Sequence[Hashable], count: int, n: int, seed: int
+) -> tuple[NDArray[np.int64], str]:
+    """Return the indices of whole groups with n images or more, drawn at random, and how many groups of how many they are."""
+    if len(together) != count:
+        raise UserError(
+            f"There are {count} images but {len(together)} values that say what belongs together; give one for each."
+        )
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(together))}
+    group = np.array([numbers[value] for value in together])
+    sizes = np.bincount(group)
+    order = _permutation(len(sizes), seed)[::-1]
+    chosen = order[: int(np.searchsorted(np.cumsum(sizes[order]), n)) + 1]
+    if len(chosen) == len(sizes):
+        raise UserError(
+            f"Holding out {n} of {count} images by whole groups leaves none to train on: {count_text(len(sizes), 'group')}, the largest"
+            f" of {sizes.max()} images. Hold out fewer, or make the groups smaller."
+        )
+    return np.flatnonzero(np.isin(group, chosen)), f"{len(chosen)} of {len(sizes)} groups"
+
+
+def groups_by_name(images: ImageSet, pattern: str) -> tuple[str, ...]:
+    """Return what belongs together by the names of the images: for each, what a regular expression finds in its name.
+
+    Args:
+        images: The set, whose names are paths where it was read from files.
+        pattern: A regular expression, found anywhere in the name: its first group in parentheses, or else the whole match, names the group.
+            `^[^/]+(?=/)` is the first folder, `patient(\\d+)` a number.
+
+    Raises:
+        UserError: The pattern is no regular expression, or is not found in a name.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{pattern!r} is no regular expression: {error}.") from error
+    which = min(compiled.groups, 1)
+    found = [match and match.group(which) for match in map(compiled.search, images.names)]
+    lacking = [name for name, text in zip(images.names, found, strict=True) if text is None]
+    if lacking:
+        raise UserError(
+            f"{pattern!r} is not found in the names of {len(lacking):,} of {len(images):,} images; the first is {lacking[0][:200]!r}."
+            " Give a pattern that is in all of them."
+        )
+    return tuple(text for text in found if text is not None)
 
 
 def choose_classes(images: ImageSet, classes: list[str | int]) -> ImageSet:
