@@ -71,6 +71,24 @@ def test_the_summary_has_a_row_per_claim(results, page):
     assert [row[1:] for row in rows[2:]] == wanted
 
 
+def test_the_summary_counts_its_verdicts_and_says_what_they_mean(results, page):
+    summary = page.split("## Summary")[1].split("\n## ")[0]
+    verdicts = [claim.verdict for result in results for claim in result.claims]
+    counts = [f"{verdicts.count(one)} {one}" for one in ("shown", "opposite", "cannot tell")]
+    assert f"Of {len(verdicts)} findings of the paper: {', '.join(counts)}." in summary
+    assert "Neither proves nor disproves the finding at the paper's own scale." in summary
+    large = [result.model_copy(update={"scale": "paper"}) for result in results]
+    assert "the paper's own scale" not in results_page(large, {}, COMMAND)
+
+
+def test_the_opening_says_how_small_the_runs_are():
+    result = by_size().model_copy(update={"size_ratio": 50.0})
+    sizes = [run.size for run in result.runs]
+    opening = results_page([result], {}, COMMAND).split("## Summary")[0]
+    assert f"Training sets have {min(sizes):,} to {max(sizes):,} images, trainings " in opening
+    assert f"stand for the paper's {50 * min(sizes):,} to {50 * max(sizes):,} images." in opening
+
+
 def test_links_of_the_summary_lead_to_headings(page):
     headings = re.findall(r"^## (.+)$", page, flags=re.MULTILINE)
     anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import get_args
 
 from diffmem.errors import UserError
-from diffmem.paper.records import ExperimentResult
+from diffmem.paper.records import ExperimentResult, Verdict
 from diffmem.paper.report.text import (
     SCALE_WORDS,
     emm_rows,
@@ -122,6 +123,7 @@ def _opening(results: Sequence[ExperimentResult], command: str) -> str:
         'The experiments of "On Memorization in Diffusion Models" (Gu et al., 2025), run with diffmem and compared'
         " with the paper's results.",
         *(SCALE_WORDS[scale] for scale in scales),
+        _range_text(results) if runs else "",
         f"{count_text(len(runs), 'training run', 'training runs')} in"
         f" {count_text(len(results), 'experiment', 'experiments')}, with"
         f" {count_text(len(seeds), 'seed', 'different seeds')}"
@@ -150,6 +152,23 @@ def _opening(results: Sequence[ExperimentResult], command: str) -> str:
     return "\n\n".join([*filter(None, paragraphs), f"To reproduce:\n\n{code}"])
 
 
+def _range_text(results: Sequence[ExperimentResult]) -> str:
+    """Return how many images and epochs the trainings had, beside the numbers of the paper that they stand for."""
+    runs = [run for result in results for run in result.runs]
+    sizes = [run.size for run in runs]
+    stand_for = [round(run.size * result.size_ratio) for result in results for run in result.runs]
+    epochs = [round(run.epochs) for run in runs if run.epochs > 0]  # 0: the optimum, which is not trained
+    text = f"Training sets have {_between(sizes)} images, trainings {_between(epochs or [0])} epochs."
+    return (
+        text if stand_for == sizes else f"{text} The sets stand for the paper's {_between(stand_for)} images."
+    )
+
+
+def _between(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
 def _summary(results: Sequence[ExperimentResult]) -> str:
     rows = []
     for result in results:
@@ -160,7 +179,24 @@ def _summary(results: Sequence[ExperimentResult]) -> str:
             name = "" if index else link
             rows.append((name, _cell(claim.claim), claim.verdict, _cell(claim.numbers)))
     lines = ["| Experiment | What the paper found | Here | Numbers |", "| --- | --- | --- | --- |"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    table = "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    return "\n\n".join(filter(None, [_verdicts_text(results), table]))
+
+
+def _verdicts_text(results: Sequence[ExperimentResult]) -> str:
+    """Return what the verdicts mean and how many there are of each."""
+    verdicts = [claim.verdict for result in results for claim in result.claims]
+    if not verdicts:
+        return ""
+    counts = ", ".join(f"{verdicts.count(one)} {one}" for one in get_args(Verdict))
+    text = (
+        f"Of {count_text(len(verdicts), 'finding', 'findings')} of the paper: {counts}. A finding is *shown* where the 95% interval of the"
+        " difference excludes zero in its direction (in either, if the paper's is unknown), *opposite* where it excludes zero in the other"
+        " one; of two things that are the same, where the interval lies within, or beyond, the margin that is given."
+    )
+    if any(result.scale == "paper" for result in results):
+        return text
+    return f"{text} Neither proves nor disproves the finding at the paper's own scale."
 
 
 def _heading(result: ExperimentResult) -> str:
