@@ -285,7 +285,7 @@ def test_every_training_has_its_curve_with_its_intervals_and_its_size():
             line = curves[run.run_id]
             assert line.get_xdata().tolist() == [point.epoch for point in run.evaluations]
             assert line.get_ydata().tolist() == [100 * point.memorized.value for point in run.evaluations]
-            assert f"{run.size}" in words(axes)
+            assert f"N = {run.size}" in words(axes)
             assert {wanted(point.memorized) for point in run.evaluations} <= intervals(axes)
 
 

@@ -68,7 +68,7 @@ def curves_figure(result: StudyRecord) -> Figure:
             if result.plan != "search":
                 curves = [[(one.epoch, one.memorized) for one in run.curve] for run in same]
                 draw_curves(axes, Series(name, Look(colour, "o"), curves))
-            ends.append((name, [(one.epoch, 100 * one.memorized.value) for one in last], colour))
+            ends.append((f"N = {name}", [(one.epoch, 100 * one.memorized.value) for one in last], colour))
         name_ends(axes, ends, _height(level))
     if result.plan == "search":
         _keys(figure, {run.verdict for _, level in panels for run in level.runs if run.curve})
