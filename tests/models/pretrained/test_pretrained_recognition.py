@@ -207,6 +207,13 @@ def test_raw_weights_beside_averaged_ones_are_noted(checkpoint):
     assert any("raw weights" in note for note in open_model(checkpoint / "unet").origin.notes)
 
 
+def test_settings_of_a_folder_of_diffusers_are_refused_and_not_left_out(folder):
+    with pytest.raises(
+        UserError, match="takes no settings, and .prediction_type. was given.*scheduler_config"
+    ):
+        open_model(folder, settings={"prediction_type": "v_prediction"})
+
+
 STEPPERS = [
     "DPMSolverMultistepScheduler",
     "EulerDiscreteScheduler",
