@@ -201,7 +201,13 @@ def test_a_suggested_size_is_taken_where_the_file_tells_none_and_not_insisted_on
     assert open_model(tmp_path / "ckpt.pt", settings=rates, suggested=(16, 16)).image_shape == (3, 16, 16)
 
 
-GUIDED = {"num_heads": 4, "use_new_attention_order": False, "noise_schedule": "linear", "diffusion_steps": 1000, "predict_xstart": False}  # fmt: skip
+GUIDED = {
+    "num_heads": 4,
+    "use_new_attention_order": False,
+    "noise_schedule": "linear",
+    "diffusion_steps": 1000,
+    "predict_xstart": False,
+}
 
 
 def test_a_state_dict_is_the_same_model_in_safetensors_as_in_a_pickle(tmp_path):

@@ -120,16 +120,30 @@ class StepperSettings(SchedulerSettings):
 
 
 class OtherBetasSettings(StepperSettings):
-    """The same of a scheduler of the library whose default betas are others."""
+    """The same of a scheduler of the library whose default betas are others.
+
+    A scheduler of such a class that was made from another one has these in the place of that one's own defaults.
+    """
 
     beta_start: float = Field(0.00085, ge=0, lt=1)
     beta_end: float = Field(0.012, ge=0, lt=1)
-    defaulted: list[str] = Field(default_factory=list, alias="_use_default_values")
+
+    @model_validator(mode="after")
+    def _of_a_training(self) -> Self:
+        if self.doubts and self.beta_schedule == "linear":
+            raise ValueError(
+                "betas of 0.00085 to 0.012 with beta_schedule 'linear' are the defaults of this class, which from_config writes where"
+                " DDPM's 0.0001 to 0.02 were, so the noise of the training is not known. Copy the scheduler_config.json of the training; if"
+                " these are its betas, write DDPMScheduler as the _class_name"
+            )
+        return self
 
     @property
     def doubts(self) -> bool:
         """Whether the betas may be those of the class, and not those of the training."""
-        return bool({"beta_start", "beta_end"} & set(self.defaulted))
+        usual = {name: type(self).model_fields[name].default for name in ("beta_start", "beta_end")}
+        counts = self.trained_betas is None and self.beta_schedule != "squaredcos_cap_v2"
+        return counts and all(getattr(self, name) == value for name, value in usual.items())
 
 
 class _ContinuousSettings(PartSettings):
