@@ -24,10 +24,11 @@ from diffmem.models.pretrained import (
     torchcfm,
 )
 from diffmem.models.pretrained.answers import WantedShape
+from diffmem.models.readings import MappedDenoiser
 
 __all__ = ["DOORS", "Door", "Opened", "door_of"]
 
-Opened = DiscreteDenoiser | ContinuousDenoiser | LatentDenoiser
+Opened = DiscreteDenoiser | ContinuousDenoiser | LatentDenoiser | MappedDenoiser
 """What doors make."""
 
 
