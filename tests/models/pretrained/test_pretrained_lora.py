@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from text_pipelines import SIDE, diffusers, refused, saved, stable_diffusion, stable_diffusion_xl
 
-from diffmem.models.pretrained.lora import parse_lora
+from diffmem.models.pretrained.lora import _Adapter, parse_lora
+from diffmem.models.pretrained.lora_names import Layer
 from diffmem.models.pretrained.text_model import open_text_model
 
 peft = pytest.importorskip("peft", reason="peft, the reference, is not installed: pip install peft")
@@ -162,6 +163,32 @@ def test_alpha_of_peft_is_read_from_the_settings_beside_its_file(made, tmp_path)
     )
     (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 6, "r": 3, "alpha_pattern": {"to_q": 3}}')
     assert not torch.allclose(answer(open_(folder, other)), answer(open_(folder, of_library)), atol=1e-4)
+
+
+def test_of_two_patterns_that_fit_a_layer_the_first_gives_its_alpha_as_in_peft(tmp_path):
+    """The answer is peft's own scale of that layer: alpha / r."""
+    pattern = {"attn1.to_q": 3, "to_q": 12}
+    network = stable_diffusion().unet
+    config = peft.LoraConfig(r=3, lora_alpha=6, alpha_pattern=pattern, target_modules=["to_q"])
+    peft.inject_adapter_in_model(config, network)
+    layers = {name: one for name, one in network.named_modules() if hasattr(one, "scaling")}
+    adapter = _Adapter(tmp_path, {"lora_alpha": 6, "alpha_pattern": pattern})
+    scales = {name: adapter.scale(Layer("unet", name), 3) for name in layers}
+    assert scales == {name: one.scaling["default"] for name, one in layers.items()}
+    assert set(scales.values()) == {1.0, 4.0}
+
+
+def test_what_its_trainer_notes_of_another_training_is_told(made, tmp_path):
+    _, folder, file = made
+    noted = {"modelspec.prediction_type": "v", "ss_clip_skip": "2"}
+    same = {"modelspec.prediction_type": "epsilon", "ss_clip_skip": "None"}
+    for texts, told in ((noted, True), (same, False)):
+        is_xl = "text_encoder_2" in "".join(load_file(file))
+        path = kohya(file, tmp_path / f"{told}.safetensors", is_xl)
+        save_file(load_file(path), path, metadata=texts)
+        notes = " ".join(open_(folder, path).denoiser.origin.notes)
+        assert ("predicts 'v_prediction', but the folder says 'epsilon'" in notes) == told
+        assert ("notes clip_skip 2" in notes) == told
 
 
 def test_kohyas_names_of_sdxl_count_the_blocks_of_the_original_code(tmp_path):

@@ -264,6 +264,22 @@ def test_betas_that_do_not_count_are_not_doubted(folder):
     assert not any("every prediction is wrong" in note for note in open_model(folder).origin.notes)
 
 
+@pytest.mark.parametrize("kind", ["EDMEulerScheduler", "ScoreSdeVeScheduler"])
+def test_a_pipeline_that_names_another_kind_of_noise_than_its_scheduler_is_refused(tmp_path, kind):
+    home = saved(tmp_path, tiny_unet(), scheduler_of("DDIMScheduler"), "DDPMPipeline")
+    rewrite(home, _class_name=kind)
+    with pytest.raises(
+        UserError, match=r"another kind of noise than the DDIMScheduler that model_index\.json"
+    ):
+        open_model(home)
+
+
+def test_a_setting_of_long_ago_that_denies_what_is_said_now_is_refused(folder):
+    rewrite(folder, predict_epsilon=False, prediction_type="epsilon")
+    with pytest.raises(UserError, match="old setting"):
+        open_model(folder)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("use_flow_sigmas", True), ("prediction_type", "flow_prediction"), ("timestep_type", "continuous")],

@@ -89,8 +89,12 @@ class SchedulerSettings(PartSettings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not self.predict_epsilon and "prediction_type" not in self.model_fields_set:
-            raise ValueError('predict_epsilon is an old setting; write "prediction_type": "sample" instead')
+        if not self.predict_epsilon and (
+            self.prediction_type == "epsilon" or "prediction_type" not in self.model_fields_set
+        ):
+            raise ValueError(
+                'predict_epsilon false is an old setting for "prediction_type": "sample"; write that alone'
+            )
         if self.trained_betas is not None and len(self.trained_betas) != self.num_train_timesteps:
             raise ValueError(
                 f"trained_betas has {len(self.trained_betas)} entries for {self.num_train_timesteps} num_train_timesteps"
@@ -257,7 +261,16 @@ def read_scheduler(parts: Parts) -> ScheduleSettings:
         SCORE_SDE_VE: VarianceExplodingSettings,
         KARRAS_VE: KarrasVeSettings,
     }
-    return read_part("scheduler", kinds, parts.scheduler, parts.scheduler_root, parts.scheduler_kind)
+    found = read_part("scheduler", kinds, parts.scheduler, parts.scheduler_root, parts.scheduler_kind)
+    named = kinds.get(parts.scheduler_kind, type(found))
+    if issubclass(named, SchedulerSettings) != isinstance(found, SchedulerSettings) or (
+        not isinstance(found, SchedulerSettings) and named is not type(found)
+    ):
+        raise UserError(
+            f"{parts.scheduler} has another kind of noise than the {parts.scheduler_kind} that model_index.json names. Correct the one that"
+            " is not of the training."
+        )
+    return found
 
 
 def process_of(

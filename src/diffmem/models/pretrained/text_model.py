@@ -173,7 +173,7 @@ def open_text_model(
         _FORMAT,
         f"{parts.pipeline} {home.resolve().name}" + (f" + {merged.path.name}" if merged is not None else ""),
         hashlib.sha256(repr((table.prompts, sides, dtype, parts.zero_null, files)).encode()).hexdigest(),
-        _notes(parts, table, merged, dtype),
+        (*_notes(parts, table, merged, dtype), *(merged.doubts(process.prediction) if merged else [])),
         home,
         tuple(replace(reading, remedy=remedy) for reading in generic_readings(latent)),
     )
