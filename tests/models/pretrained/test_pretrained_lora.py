@@ -178,6 +178,16 @@ def test_of_two_patterns_that_fit_a_layer_the_first_gives_its_alpha_as_in_peft(t
     assert set(scales.values()) == {1.0, 4.0}
 
 
+def test_an_alpha_of_a_whole_number_is_the_same_strength(made, tmp_path):
+    _, folder, file = made
+    path = kohya(file, tmp_path / "kohya.safetensors", "text_encoder_2" in "".join(load_file(file)))
+    usual = answer(open_(folder, path))
+    tensors = load_file(path)
+    whole = {name: one.long() if name.endswith(".alpha") else one for name, one in tensors.items()}
+    save_file(whole, path)
+    assert torch.equal(answer(open_(folder, path)), usual)
+
+
 def test_what_its_trainer_notes_of_another_training_is_told(made, tmp_path):
     _, folder, file = made
     noted = {"modelspec.prediction_type": "v", "ss_clip_skip": "2"}

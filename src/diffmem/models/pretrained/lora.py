@@ -178,6 +178,8 @@ def read_lora(choice: LoraChoice, parts: Mapping[str, nn.Module]) -> Lora:
             f"{path} is refused: LoRA are read from .safetensors files only. Save it as such where it was made."
         )
     tensors, texts = load_tensors(path), _texts(path)
+    # Of an alpha that nobody chose, kohya's scripts write a whole number.
+    tensors |= {name: one.float() for name, one in tensors.items() if name.endswith(".alpha")}
     with naming(path):
         check_numbers(tensors)
         _check_kind(tensors)
