@@ -225,6 +225,12 @@ def test_a_state_dict_is_the_same_model_in_safetensors_as_in_a_pickle(tmp_path):
         open_model(tmp_path / "model.safetensors", resolution=8)
 
 
+def test_settings_do_not_make_a_network_of_edm_of_other_tensors(tmp_path):
+    save_file({"init_conv.weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="a trainer that is not known"):
+        open_model(tmp_path / "model.safetensors", settings=GUIDED)
+
+
 def test_settings_of_a_model_that_records_all_of_them_are_refused_and_not_left_out(saved):
     with pytest.raises(UserError, match="takes no settings, and 'sigma_data' was given"):
         open_model(saved, settings={"sigma_data": 1.0})

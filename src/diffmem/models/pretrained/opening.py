@@ -306,7 +306,10 @@ def _from_safetensors(path: Path, names: list[str], asked: _Asked) -> tuple[_Mod
     named = dict.fromkeys(names, torch.empty(0))
     if door_of(named) is not None:
         return _through_door(path, load_tensors(path), asked)
-    if asked.settings is None:
+    is_edm = any(name.startswith("model.map_layer0.") for name in names) or "class_name" in (
+        asked.settings or {}
+    )
+    if asked.settings is None or not is_edm:
         raise UserError(described(path, named))
     tensors = load_tensors(path)
     with naming(path):
