@@ -204,7 +204,11 @@ def _sharded(index: Path, root: Path) -> dict[str, Tensor]:
             )
         if not is_plain_file(index.parent / name):
             raise UserError(f"{index.parent} lacks {name}, which {index.name} names; copy it there.")
-        tensors |= _tensors(index.parent / name, root)
+        held = _tensors(index.parent / name, root)
+        twice = sorted(tensors.keys() & held)
+        if twice:
+            raise UserError(f"{index.parent / name} holds {twice[0][:100]!r}, which another part holds, too.")
+        tensors |= held
     return tensors
 
 

@@ -74,7 +74,12 @@ class Door:
 
 
 DOORS = (
-    Door("denoising-diffusion-pytorch checkpoint", lucidrains.recognise, lucidrains.open_lucidrains),
+    Door(
+        "denoising-diffusion-pytorch checkpoint",
+        lucidrains.recognise,
+        lucidrains.open_lucidrains,
+        lucidrains.CHOICES,
+    ),
     Door("pytorch-ddpm checkpoint", pytorch_ddpm.recognise, pytorch_ddpm.open_pytorch_ddpm),
     Door(
         "improved-diffusion or guided-diffusion checkpoint",

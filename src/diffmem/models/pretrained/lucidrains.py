@@ -24,7 +24,10 @@ from diffmem.models.pretrained.recognition import WAYS_ON
 from diffmem.models.readings import MappedDenoiser, of_unit_range
 from diffmem.models.weights import check_numbers
 
-__all__ = ["open_lucidrains", "recognise"]
+__all__ = ["CHOICES", "open_lucidrains", "recognise"]
+
+CHOICES: dict[str, tuple[Any, ...]] = {"auto_normalize": (True, False), "resnet_block_groups": (4, 8, 16)}
+"""What no file tells and has few values; not all files have such a setting."""
 
 _TRAINER = "denoising-diffusion-pytorch"
 _OBJECTIVES: dict[str, Prediction] = {
