@@ -178,6 +178,20 @@ def test_of_two_patterns_that_fit_a_layer_the_first_gives_its_alpha_as_in_peft(t
     assert set(scales.values()) == {1.0, 4.0}
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["lcm-lora-sdv1-5.safetensors", "models--x--sdxl-lightning/snapshots/1/pytorch_lora_weights.safetensors"],
+)
+def test_a_lora_that_is_named_as_one_for_a_few_steps_makes_no_denoiser(made, tmp_path, name):
+    _, folder, file = made
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(file, path)
+    told = refused(lambda: open_(folder, path))
+    assert "distilled for a few steps" in told
+    assert "--samples" in told
+
+
 def test_an_alpha_of_a_whole_number_is_the_same_strength(made, tmp_path):
     _, folder, file = made
     path = kohya(file, tmp_path / "kohya.safetensors", "text_encoder_2" in "".join(load_file(file)))

@@ -38,6 +38,7 @@ from diffmem.models.pretrained.text_encoders import PromptTable, encoded, encode
 from diffmem.models.pretrained.text_folder import (
     TextParts,
     TextUnetSettings,
+    check_name,
     find_text_parts,
     read_text_network,
     read_text_scheduler,
@@ -122,6 +123,8 @@ def open_text_model(
             skeletons = {"unet": constructed(parts.network, make)}
         skeletons |= {encoder.part.name: encoder.skeleton() for encoder in encoders}
         choice = parse_lora(lora)
+        caches = [up.name for up in choice.path.absolute().parents if up.name.startswith("models--")]
+        check_name(choice.path, choice.path.stem, *caches)
         with reading(str(choice.path)):
             merged = read_lora(choice, skeletons)
 
