@@ -219,6 +219,8 @@ STEPPERS = [
     "EulerDiscreteScheduler",
     "PNDMScheduler",
     "UniPCMultistepScheduler",
+    "SASolverScheduler",
+    "DPMSolverSDEScheduler",
 ]
 HEUN = "HeunDiscreteScheduler"
 

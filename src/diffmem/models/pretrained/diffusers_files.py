@@ -48,11 +48,13 @@ TRAINERS = ("DDPMScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDIMPara
 
 STEPPERS = (
     "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",
-    "LMSDiscreteScheduler", "PNDMScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler",
+    "LMSDiscreteScheduler", "PNDMScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler", "SASolverScheduler",
 )  # fmt: skip
 """Those that only step in another way through the same noise."""
 
-OTHER_BETAS = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
+OTHER_BETAS = (
+    "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler",
+)  # fmt: skip
 """Those that do so, and whose default betas are others."""
 
 EDM_STEPPERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
