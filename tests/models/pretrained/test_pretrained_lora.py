@@ -202,6 +202,15 @@ def test_an_alpha_of_a_whole_number_is_the_same_strength(made, tmp_path):
     assert torch.equal(answer(open_(folder, path)), usual)
 
 
+def test_an_alpha_that_nothing_tells_is_taken_to_be_the_rank_and_that_is_told(made, tmp_path):
+    _, folder, file = made
+    silent = rewritten(file, tmp_path / "silent.safetensors", lambda name: name)
+    count = len(load_file(file)) // 2
+    notes = [" ".join(open_(folder, path).denoiser.origin.notes) for path in (silent, file)]
+    assert f"Of {count} of the LoRA's layers no alpha is told: it is taken to be the rank" in notes[0]
+    assert "no alpha is told" not in notes[1]
+
+
 def test_what_its_trainer_notes_of_another_training_is_told(made, tmp_path):
     _, folder, file = made
     noted = {"modelspec.prediction_type": "v", "ss_clip_skip": "2"}

@@ -86,6 +86,7 @@ class Lora:
         ranks: The ranks of its layers, ascending.
         training: What its trainer noted: epoch, steps, training images, where it did.
         prediction: What its trainer noted that the network predicts, 'epsilon' or 'v_prediction'; none where it did not.
+        without_alpha: How many of its layers have no alpha anywhere, so that it is taken to be their rank.
         clip_skip: From which layer, counted from the end, its trainer noted that it took the states of prompts; 1 for the last.
         changed: How many layers' weights changed so far, by part.
     """
@@ -97,6 +98,7 @@ class Lora:
     training: Mapping[str, int]
     prediction: str | None
     clip_skip: int
+    without_alpha: int
     pairs: Mapping[Layer, _Pair]
     changed: Counter[str] = field(default_factory=Counter)
 
@@ -133,6 +135,11 @@ class Lora:
             prediction: What the model's folder says that its network predicts.
         """
         doubts = []
+        if self.without_alpha:
+            doubts.append(
+                f"Of {self.without_alpha} of the LoRA's layers no alpha is told: it is taken to be the rank, as libraries take it. If the"
+                " training had another one, the change is too strong or too weak by alpha / rank: give that as the weight."
+            )
         if self.prediction not in (None, prediction):
             doubts.append(
                 f"The LoRA's trainer notes that the network predicts {self.prediction!r}, but the folder says {prediction!r}. If the folder"
@@ -225,6 +232,7 @@ def read_lora(choice: LoraChoice, parts: Mapping[str, nn.Module]) -> Lora:
         _training(texts),
         _PREDICTIONS.get(texts.get("modelspec.prediction_type", "")),
         int(texts["ss_clip_skip"]) if re.fullmatch("[1-9]", texts.get("ss_clip_skip", "")) else 1,
+        sum("alpha" not in roles and not beside.tells(layer) for layer, roles in found.items()),
         pairs,
     )
 
@@ -276,6 +284,10 @@ class _Adapter(NamedTuple):
 
     path: Path
     settings: Mapping[str, Any]
+
+    def tells(self, layer: Layer) -> bool:
+        """Whether the settings say alpha of a layer."""
+        return any(self.settings.get(f"{prefix}lora_alpha") is not None for prefix in (f"{layer.part}.", ""))
 
     def scale(self, layer: Layer, rank: int) -> float:
         """Return alpha / r of a layer, alpha / sqrt(r) where the settings say so."""
