@@ -15,6 +15,7 @@ from diffmem.attacks.flipd_record import FlipdRecord, flipd_record
 from diffmem.auditing.compare import Comparison, compare, copies_found, distance_records
 from diffmem.auditing.copying import copying_record
 from diffmem.auditing.detector import CopyDetector, occurrences
+from diffmem.auditing.heldout import unlike_training
 from diffmem.auditing.model import check_reading, infer_membership, model_record, sample
 from diffmem.auditing.notes import notes_of, reading_lines, reading_problems
 from diffmem.auditing.positive_controls import POSITIVE_CONTROLS
@@ -143,15 +144,19 @@ def _with_training(
 ) -> Audited:
     stages = Stages(progress, align=0.05, compare=0.75, read=0.02, reread=0.1, copying=0.08)
     options, sets = request.settled, _sets(request, samples)
-    heldout = sets.get("heldout")
+    heldout, unlike = sets.get("heldout"), None
+    if heldout is not None:
+        unlike = unlike_training(heldout.images, sets["training"].images, samples.shape, options.seed)
     check = check_samples(
         samples.images,
         sets["training"].images,
-        None if heldout is None else heldout.images,
+        None if heldout is None or unlike is not None else heldout.images,
         seed=options.seed,
     )
     times = np.where(check.judged, occurrences(samples.images), 0)
-    aligned = align(sets, stages.align)
+    aligned = align(
+        {role: one for role, one in sets.items() if role != "heldout" or unlike is None}, stages.align
+    )
     training, heldout = aligned.sets["training"], aligned.sets.get("heldout")
     detector = CopyDetector(
         training.images, aligned.protocol, request.threshold, request.transforms, request.features, request.device
@@ -174,7 +179,7 @@ def _with_training(
     around = replace(
         found.around,
         problems=[
-            *([check.record.problem] if check.record.problem else []),
+            *(one for one in (check.record.problem, unlike) if one is not None),
             *problems,
             *found.around.problems,
         ],
@@ -230,7 +235,7 @@ def _inputs(
             shape=images.shape,
             fingerprint=images.fingerprint,
             read=reading_lines(images, private),
-            steps=[] if aligned is None else aligned.steps[role],
+            steps=[] if aligned is None else aligned.steps.get(role, []),
         )
         for role, images in sets.items()
     ]

@@ -26,6 +26,9 @@ __all__ = ["SampleCheck", "SampleCheckRecord", "SampleKind", "check_samples"]
 
 SampleKind = Literal["plausible", "constant", "repeated", "noise", "tiles", "value range", "other"]
 
+SAMPLES = "samples"
+"""What images are called of which a model is the origin."""
+
 _MOST = 0.5
 _COMPARED = 400
 _FEWEST = 20
@@ -82,6 +85,7 @@ def check_samples(
     heldout: NDArray[np.uint8] | None = None,
     *,
     seed: int = 0,
+    called: str = SAMPLES,
 ) -> SampleCheck:
     """Compare samples with the training images, and with each other, by plain statistics; no neighbours are searched.
 
@@ -92,6 +96,7 @@ def check_samples(
         training: The training images, uint8 (N, C, H, W); size and channels may differ from the samples'.
         heldout: Fresh images of the same kind, uint8 (M, C, H, W), which say how far fresh images are from the training images.
         seed: Of the draws.
+        called: What the images are called in sentences; held-out images may be checked in the same way.
 
     Raises:
         UserError: An array is not uint8 (N, C, H, W), or there are no samples or training images.
@@ -103,7 +108,8 @@ def check_samples(
             )
     if len(samples) == 0 or len(training) == 0:
         raise UserError("Samples are compared with training images; give at least one of each.")
-    return _Check(samples, training, heldout if heldout is not None and len(heldout) else None, seed).run()
+    fresh = heldout if heldout is not None and len(heldout) else None
+    return _Check(samples, training, fresh, seed, called).run()
 
 
 class _Check:
@@ -115,8 +121,10 @@ class _Check:
         training: NDArray[np.uint8],
         heldout: NDArray[np.uint8] | None,
         seed: int,
+        called: str,
     ) -> None:
-        self.samples, self.seed = samples, seed
+        self.samples, self.seed, self.called = samples, seed, called
+        self.generated = called == SAMPLES
         self.count = len(samples)
         self.training = draw(training, seed)
         self.heldout = None if heldout is None else draw(heldout, seed)
@@ -168,10 +176,10 @@ class _Check:
         colours = np.unique(blank, axis=0)
         if len(colours) == 1:
             which = f"one and the same constant image ({_colour(colours[0])})"
-            why = "; the sampler may have returned NaN" if not colours[0].any() else ""
+            why = "; the sampler may have returned NaN" if self.generated and not colours[0].any() else ""
         else:
             which, why = f"constant images of {len(colours)} colours", ""
-        return "constant", f"{number} of {self.count} samples are {which}{why}."
+        return "constant", f"{number} of {self.count} {self.called} are {which}{why}."
 
     def _judged(self) -> tuple[SampleKind, str] | None:
         """What samples that are not constant are, if they cannot be judged."""
@@ -183,7 +191,12 @@ class _Check:
         gauge = NoiseGauges.fit(self.training[:_GAUGED])
         fit = None
         if len(drawn) >= _READ:
-            fit = best_reading(alike, self.training, self.heldout if same else None, layouts=same)
+            fresh = (
+                self.heldout
+                if same and self.heldout is not None and self.heldout.shape[1:] == shape
+                else None
+            )
+            fit = best_reading(alike, self.training, fresh, layouts=same)
         # Values of 0 and 1 are no constant images: a reading that fits comes first.
         unscaled = fit is not None and int(drawn.max()) <= _UNSCALED
         found = None if unscaled else self._near_constant(drawn, len(distinct), fit is None)
@@ -196,7 +209,7 @@ class _Check:
             self.reading = reading.title
             self.reinterpreted = reading.mend(np.asarray(self.samples))
             return "value range", (
-                f"The samples' values do not fit the training images'; with {reading.title} they fit {fit.ratio:.0f} times"
+                f"The {self.called}' values do not fit the training images'; with {reading.title} they fit {fit.ratio:.0f} times"
                 f" better: {reading.mistake}?"
             )
         return self._sheets(drawn) or self._noise(gauge, alike)
@@ -218,7 +231,7 @@ class _Check:
             return None
         height, width = drawn.shape[2:]
         return "tiles", (
-            f"The samples, {height} x {width} pixels, are sheets of {lattice.rows} x {lattice.columns} images, not single"
+            f"The {self.called}, {height} x {width} pixels, are sheets of {lattice.rows} x {lattice.columns} images, not single"
             f" images: cut them into images of {shape[1]} x {shape[2]}."
         )
 
@@ -233,7 +246,8 @@ class _Check:
             total = (share * distinct + blank) / (distinct + blank)
             if total >= _MOST and total >= 1.5 * usual:
                 return "constant", (
-                    f"{100 * total:.0f}% of the samples have one colour but for one grey level or a border; the sampler failed."
+                    f"{100 * total:.0f}% of the {self.called} have one colour but for one grey level or a border"
+                    f"{'; the sampler failed' if self.generated else ''}."
                 )
             if share > 0.02 and share > 2 * usual:
                 self.notes.append(
@@ -242,7 +256,7 @@ class _Check:
         contrast = set_statistics(drawn, drawn).contrast
         if faint and contrast < _FLAT * training.contrast:
             return "other", (
-                f"The samples have next to no contrast: {contrast:.1f} grey levels beside {training.contrast:.0f} of the"
+                f"The {self.called} have next to no contrast: {contrast:.1f} grey levels beside {training.contrast:.0f} of the"
                 f" training images."
             )
         return None
@@ -254,15 +268,16 @@ class _Check:
         known = draw(self.training, self.seed, largest=_COMPARED)
         found, usual = clusters(drawn), clusters(known)
         if found.largest_share >= _MOST and found.largest_share > 2 * usual.largest_share:
+            one = "a sampler that makes one image says nothing of the others"
             return "repeated", (
-                f"{_share(found.largest, found.images, self.count)} samples show one and the same image, but for a grey level"
-                f" or so; a sampler that makes one image says nothing of the others."
+                f"{_share(found.largest, found.images, self.count)} {self.called} show one and the same image, but for a grey level"
+                f" or so{f'; {one}' if self.generated else ''}."
             )
         few = found.distinct_share <= _COLLAPSED and 4 * found.distinct <= usual.distinct
         if few:
             return "repeated", (
-                f"{_share(found.images, found.images, self.count)} samples show only {found.distinct} different images, but"
-                f" for a grey level or so: the model has collapsed to them."
+                f"{_share(found.images, found.images, self.count)} {self.called} show only {found.distinct} different images, but"
+                f" for a grey level or so{': the model has collapsed to them' if self.generated else ''}."
             )
         return None
 
@@ -271,8 +286,9 @@ class _Check:
         if noisy >= _MOST:
             share = float(np.median(gauge.shares(alike)))
             return "noise", (
-                f"{100 * noisy:.0f}% of the samples are noise: {100 * min(share, 1):.0f}% of their variance, by the median, lies"
-                f" where the training images have next to none; the model is untrained, or sampling stopped early."
+                f"{100 * noisy:.0f}% of the {self.called} are noise: {100 * min(share, 1):.0f}% of their variance, by the median, lies"
+                f" where the training images have next to none"
+                f"{'; the model is untrained, or sampling stopped early' if self.generated else ''}."
             )
         if noisy >= 0.05:
             self.notes.append(f"About {100 * noisy:.0f}% of the samples are mostly noise.")
