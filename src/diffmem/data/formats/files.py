@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -101,10 +102,10 @@ _GROUPS = (
     frozenset({"test", "testing", "testset", "test_set", "holdout", "heldout"}),
     frozenset({"unlabeled", "unlabelled", "extra"}),
 )
-_TRAIN = _GROUPS[0]
 SPLIT_NAMES = frozenset().union(*_GROUPS)
 """What folders and shards of splits are called, in small letters."""
 _MOST_SHOWN = 8
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 
 
 class Division(NamedTuple):
@@ -128,7 +129,7 @@ def divide(
 
     They are if, at the first level at which there are several or which has such a name, all are called train, val,
     valid, validation, test and the like, in any case of letters; or if those for training and those for testing lie among
-    others. Splits inside of each class are found, too.
+    others, which may have further words in common, as train2017 and val2017. Splits inside of each class are found, too.
 
     Args:
         paths: Of all images, with / between folders.
@@ -178,9 +179,34 @@ def _level(folders: Sequence[Sequence[str]]) -> int | None:
         groups = {number for name in known for number, group in enumerate(_GROUPS) if name.lower() in group}
         if known == names and (len(names) > 1 or _same(folders, level)) and groups & {0, 1, 2}:
             return level
-        if _same(folders, level) and 0 in groups and groups & {1, 2}:
+        if _same(folders, level) and _are_pairs(names):
             return level
     return None
+
+
+def _group_of(name: str) -> int | None:
+    found = _split_of(name)
+    return None if found is None else found[0]
+
+
+def _are_pairs(names: Iterable[str]) -> bool:
+    """Whether some names are alike but for the word of a split: train and test, train2017 and val2017, trainA and testA."""
+    found = [one for one in map(_split_of, names) if one is not None]
+    return bool({rest for group, rest in found if group == 0} & {rest for group, rest in found if group != 0})
+
+
+def _split_of(name: str) -> tuple[int, tuple[str, ...]] | None:
+    """Return the group of the one word of a split in a name, and its other words in small letters; none if it has none or several."""
+    words = [name.lower()]
+    if words[0] not in SPLIT_NAMES:
+        words = [word.lower() for word in _WORDS.findall(name)]
+    found = [
+        (number, (*words[:at], *words[at + 1 :]))
+        for at, word in enumerate(words)
+        for number, group in enumerate(_GROUPS[:3])
+        if word in group
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def _same(folders: Sequence[Sequence[str]], level: int) -> bool:
@@ -194,7 +220,7 @@ def _chosen(counts: Counter[str], wanted: str | None, what: str, above: str | No
     if wanted is None:
         if len(counts) == 1:
             return next(iter(counts))
-        first = next((name for name in sorted(counts) if name.lower() in _TRAIN), min(counts))
+        first = next((name for name in sorted(counts) if _group_of(name) == 0), min(counts))
         remedy = "Give" if above is None else f"Name {above}/{first}, or give"
         raise UserError(f"{what} holds splits, not classes: {text}. {remedy} --split {first} ({OPTIONS}).")
     exact = [name for name in counts if name == wanted] or [
@@ -202,6 +228,8 @@ def _chosen(counts: Counter[str], wanted: str | None, what: str, above: str | No
     ]
     group = next((group for group in _GROUPS if wanted.lower() in group), frozenset())
     found = exact or [name for name in counts if name.lower() in group]
+    if not found and _group_of(wanted) is not None:
+        found = [name for name in counts if _group_of(name) == _group_of(wanted)]
     if len(found) != 1:
         raise UserError(f"{what} has no split {wanted!r}; its splits are {text}.")
     return found[0]
