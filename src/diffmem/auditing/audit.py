@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffmem.attacks.exposure import ExposureRecord, exposure_of_model, exposure_of_samples
 from diffmem.attacks.flipd import FlipdConfig
@@ -18,19 +17,19 @@ from diffmem.auditing.detector import CopyDetector, occurrences
 from diffmem.auditing.heldout import unlike_training
 from diffmem.auditing.model import check_reading, infer_membership, model_record, sample
 from diffmem.auditing.notes import notes_of, reading_lines, reading_problems
+from diffmem.auditing.other_readings import other_readings
 from diffmem.auditing.positive_controls import POSITIVE_CONTROLS
 from diffmem.auditing.power import COUNT
-from diffmem.auditing.readings import OtherReading, compare_reading
+from diffmem.auditing.readings import compare_reading
 from diffmem.auditing.records import AuditResult, InputRecord, MatchRecord, MembershipPart, ModelRecord, Role
 from diffmem.auditing.request import PROBED, AuditRequest
 from diffmem.auditing.spaces import Aligned, align
 from diffmem.auditing.time_estimate import WORTH_TELLING, estimate_comparison, estimate_sampling
 from diffmem.auditing.verdict import limitations, verdict_of, verdict_without_training
-from diffmem.data import ImageSet, fit_images
-from diffmem.data.reading import Fit
+from diffmem.data import ImageSet
 from diffmem.environment import versions
 from diffmem.errors import UserError
-from diffmem.memorization.plausibility import SampleCheck, check_samples
+from diffmem.memorization.plausibility import check_samples
 from diffmem.models.denoiser import check_independent_noise
 from diffmem.models.pretrained.opening import OWN_FORMAT, origin_of
 from diffmem.optimum.denoising_records import DenoisingCheck
@@ -166,7 +165,9 @@ def _with_training(
     )
     others = [
         compare_reading(one, found.found, detector, options, part)
-        for one, part in parts_of(stages.reread, _readings(request, samples, check, times, stages.read))
+        for one, part in parts_of(
+            stages.reread, other_readings(request, samples, check, found, options.seed, stages.read)
+        )
     ]
     readings = [record for _, record in others]
     copying = None
@@ -241,34 +242,6 @@ def _inputs(
     ]
 
 
-def _readings(
-    request: AuditRequest,
-    samples: ImageSet,
-    check: SampleCheck,
-    times: NDArray[np.int64],
-    progress: Progress,
-) -> list[OtherReading]:
-    """Return the other readings of values, of files and of unequal shapes under which the samples are to be compared, too."""
-    training, found = request.training, []
-    assert training is not None
-    if check.reinterpreted is not None and check.record.reading is not None:
-        text = f"samples with their {check.record.reading}"
-        values = ImageSet(check.reinterpreted, samples.labels, samples.names)
-        found.append(OtherReading(text, "Write the samples in the range 0 to 255", training, values, times))
-    for other in request.other_training:
-        found.append(OtherReading(other.text, other.remedy, other.open(progress), samples, times))
-    _, height, width = training.shape
-    if height != width and samples.shape[1] == samples.shape[2]:
-        side = samples.shape[1]
-        ways: tuple[tuple[Fit, str], ...] = (("stretch", "stretched"), ("pad", "padded"))
-        for fit, done in ways:
-            text = f"training images {done} to {side} x {side} pixels"
-            remedy = f"--train-read fit={fit} --train-read resolution={side}"
-            fitted = fit_images(training, fit, side, progress)
-            found.append(OtherReading(text, remedy, fitted, samples, times))
-    return found
-
-
 def _attack(request: AuditRequest, samples: ImageSet, progress: Progress) -> _Attacks:
     """Return what a model and canaries give away."""
     stages = Stages(progress, membership=0.6, exposure=0.1, flipd=0.3)
@@ -306,7 +279,7 @@ def _estimate(request: AuditRequest, report: Callable[[str], None]) -> None:
             COUNT * len(POSITIVE_CONTROLS),
             leave_one_out=not options.deduplicated,
             changes=0 if request.transforms is None else len(request.transforms),
-            readings=len(request.other_training),
+            readings=len(request.other_training) + len(request.other_samples),
             device=request.device,
         )
     if sum(parts.values()) >= WORTH_TELLING:

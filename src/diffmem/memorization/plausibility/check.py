@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from diffmem.errors import UserError
+from diffmem.memorization.plausibility.borders import Border, find_border
 from diffmem.memorization.plausibility.noise import NoiseGauges
 from diffmem.memorization.plausibility.repeats import (
     clusters,
@@ -24,7 +25,7 @@ from diffmem.memorization.records import Record
 
 __all__ = ["SampleCheck", "SampleCheckRecord", "SampleKind", "check_samples"]
 
-SampleKind = Literal["plausible", "constant", "repeated", "noise", "tiles", "value range", "other"]
+SampleKind = Literal["plausible", "constant", "repeated", "noise", "tiles", "border", "value range", "other"]
 
 SAMPLES = "samples"
 """What images are called of which a model is the origin."""
@@ -72,11 +73,13 @@ class SampleCheck:
         record: What was found.
         judged: Samples that are trials, bool (Q,): neither constant nor an exact repeat of an earlier sample.
         reinterpreted: The samples under `record.reading`, uint8 (Q, C, H, W); None if there is no such reading.
+        border: The border that most samples have and training images lack; None if they have none.
     """
 
     record: SampleCheckRecord
     judged: NDArray[np.bool_]
     reinterpreted: NDArray[np.uint8] | None
+    border: Border | None = None
 
 
 def check_samples(
@@ -133,6 +136,7 @@ class _Check:
         self.notes: list[str] = []
         self.reading: str | None = None
         self.reinterpreted: NDArray[np.uint8] | None = None
+        self.border: Border | None = None
         self.statistics: dict[str, SetStatisticsRecord] = {
             "training": set_statistics(training, self.training),
             "samples": set_statistics(samples, draw(samples, seed)),
@@ -164,7 +168,7 @@ class _Check:
             statistics=self.statistics,
             reading=self.reading,
         )
-        return SampleCheck(record, judged, self.reinterpreted)
+        return SampleCheck(record, judged, self.reinterpreted, self.border)
 
     def _all_constant(self) -> tuple[SampleKind, str] | None:
         number = int(self.constant.sum())
@@ -201,6 +205,11 @@ class _Check:
         unscaled = fit is not None and int(drawn.max()) <= _UNSCALED
         found = None if unscaled else self._near_constant(drawn, len(distinct), fit is None)
         found = found or self._near_repeats()
+        # Sheets may have a border, too; of images in the form of the training images, a border is the likelier.
+        if found is None and not same:
+            found = self._sheets(drawn)
+        if found is None and int(drawn.max()) > _UNSCALED:  # else edges of one colour are all over
+            found = self._bordered(drawn)
         if found:
             return found
         # Nor can such values be distinguished from noise: too little of the images is left in them.
@@ -212,7 +221,7 @@ class _Check:
                 f"The {self.called}' values do not fit the training images'; with {reading.title} they fit {fit.ratio:.0f} times"
                 f" better: {reading.mistake}?"
             )
-        return self._sheets(drawn) or self._noise(gauge, alike)
+        return (self._sheets(drawn) if same else None) or self._noise(gauge, alike)
 
     def _still_noise(self, gauge: NoiseGauges, reading: Reading, alike: NDArray[np.uint8]) -> bool:
         """Whether samples are noise under a reading, beyond what the mistake makes of the training images."""
@@ -222,17 +231,30 @@ class _Check:
         usual = gauge.noisy(reading.mend(reading.spoil(self.training[:_GAUGED]))).mean()
         return bool(noisy > 1.5 * usual)
 
+    def _bordered(self, drawn: NDArray[np.uint8]) -> tuple[SampleKind, str] | None:
+        self.border = find_border(drawn, self.training)
+        if self.border is None:
+            return None
+        return "border", (
+            f"{100 * self.border.share:.0f}% of the {self.called} have an edge of one colour that the training images lack ({self.border}"
+            f" of {drawn.shape[2]} x {drawn.shape[3]}): cut the border off, or write whole images."
+        )
+
     def _sheets(self, drawn: NDArray[np.uint8]) -> tuple[SampleKind, str] | None:
         shape = self.training.shape[1:]
-        lattice = None if drawn.shape[1:] == shape else find_sheet(drawn, self.training)
+        same = drawn.shape[1:] == shape
+        if same and len(drawn) < _FEWEST:
+            return None  # any few images have lines across which they happen to differ
+        lattice = None if same else find_sheet(drawn, self.training)
         if lattice is None:
             lattice = find_lattice(drawn, conform(self.training, drawn.shape[1:]))
         if lattice is None:
             return None
         height, width = drawn.shape[2:]
+        remedy = "write single images" if same else f"cut them into images of {shape[1]} x {shape[2]}"
         return "tiles", (
             f"The {self.called}, {height} x {width} pixels, are sheets of {lattice.rows} x {lattice.columns} images, not single"
-            f" images: cut them into images of {shape[1]} x {shape[2]}."
+            f" images: {remedy}."
         )
 
     def _near_constant(
