@@ -55,8 +55,14 @@ def data_split(
         raise UserError("--resolution is for --fit; data build changes the size of images that fit already.")
     for out in (train, heldout):
         check_target((source,), out)
-    if train.resolve() == heldout.resolve():
-        raise UserError(f"Both parts are to be written to {train}; name two files.")
+    one, other = train.resolve(), heldout.resolve()
+    if one == other or one in other.parents or other in one.parents:
+        both = (
+            f"Both parts are to be written to {train}"
+            if one == other
+            else f"{heldout} and {train} lie in each other"
+        )
+        raise UserError(f"{both}; name two files, or two folders beside each other.")
     with show_progress("Splitting") as progress:
         images = open_images(source, progress=progress, reading=how)
         for out in (train, heldout):  # both, so that no part is written where the other one cannot be

@@ -22,8 +22,9 @@ class Conversion:
 
     Attributes:
         key: 'alpha', 'exif', 'white', 'pages' and 'fit' are choices of `Reading`; others are 'split', 'not-read' (image
-            files of kinds that are not read), 'passed-over' (other files), 'colour' (palettes, CMYK), 'grey' (grey images
-            made RGB), 'icc' (colour profiles not applied), 'tiff-orientation', 'mpo' (further pictures in JPEGs) and
+            files of kinds that are not read), 'hidden' (hidden images), 'not-opened' (archives and arrays beside images),
+            'passed-over' (other files), 'colour' (palettes, CMYK), 'grey' (grey images made RGB),
+            'icc' (colour profiles not applied), 'tiff-orientation', 'mpo' (further pictures in JPEGs) and
             'labels' (numbers of an .npz that were not taken for labels).
         choice: What was done: a value of `Reading`'s field, or a word.
         count: How many files it concerns.

@@ -24,6 +24,10 @@ from diffmem.text import count_text
 __all__ = ["SPLIT_NAMES", "Division", "PassedOver", "divide", "named"]
 
 _MOST_NAMED = 3
+_HOLDERS = frozenset(
+    {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".npz", ".npy", ".parquet", ".arrow", ".h5", ".hdf5", ".mat"}
+    | {".tfrecord", ".pkl", ".pickle", ".pt", ".pth", ".lmdb", ".mdb"}
+)  # fmt: skip
 
 
 class PassedOver:
@@ -36,6 +40,7 @@ class PassedOver:
         self._images: list[str] = []
         self._kinds: Counter[str] = Counter()
         self._others: list[str] = []
+        self._hidden: list[str] = []
 
     def is_read(self, name: str, head: Callable[[], bytes]) -> bool:
         """Return whether a file is an image of a format that is read; count it if it is not.
@@ -63,6 +68,11 @@ class PassedOver:
         """Count a file that is not looked at."""
         self._others.append(name)
 
+    def hide(self, name: str) -> None:
+        """Count a hidden file, or one in a hidden folder, if it is called an image; what macOS writes beside each file is none."""
+        if ending_of(name) in LIKELY and not name.rpartition("/")[2].startswith("._"):
+            self._hidden.append(name)
+
     def nothing(self, what: str) -> UserError:
         """Return the error about a source of which nothing is read."""
         text = "".join(f"; {one.sentence}" for one in self.conversions(0))
@@ -83,9 +93,20 @@ class PassedOver:
                 f" {kinds} ({named(self._images)})"
             )
             found.append(Conversion("not-read", "none", len(self._images), total, text, True))
-        if self._others:
-            text = f"{count_text(len(self._others), 'other file')} skipped ({named(self._others)})"
-            found.append(Conversion("passed-over", "none", len(self._others), total, text, False))
+        if self._hidden:
+            text = f"{count_text(len(self._hidden), 'hidden image')} not read ({named(self._hidden)})"
+            found.append(Conversion("hidden", "none", len(self._hidden), total, text, False))
+        holders = [name for name in self._others if ending_of(name) in _HOLDERS]
+        if holders:
+            text = (
+                f"{count_text(len(holders), 'file')} that may hold further images not opened ({named(holders)}): unpack them, or name one"
+                " by itself"
+            )
+            found.append(Conversion("not-opened", "none", len(holders), total, text, False))
+        others = [name for name in self._others if ending_of(name) not in _HOLDERS]
+        if others:
+            text = f"{count_text(len(others), 'other file')} skipped ({named(others)})"
+            found.append(Conversion("passed-over", "none", len(others), total, text, False))
         return tuple(found)
 
 

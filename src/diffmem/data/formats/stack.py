@@ -209,5 +209,5 @@ def _unequal(
         text += f" {of} carry an EXIF orientation: --exif apply rotates them."
     return UserError(
         f"{text} {'Or bring' if turned else 'Bring'} all to one size: --fit crop (or stretch, or pad) with"
-        f" --resolution ({OPTIONS})."
+        f" --resolution ({OPTIONS}). Or take out what does not belong, such as a sheet of samples or a thumbnail."
     )
