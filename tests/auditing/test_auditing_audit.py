@@ -139,6 +139,12 @@ def test_held_out_images_of_another_kind_are_told(tmp_path):
     assert any("Held-out and training images differ" in note for note in result.notes)
 
 
+def test_samples_that_look_like_none_of_the_training_images_are_told(tmp_path, clean):
+    assert not any("Samples and training images differ" in note for note in clean.notes)
+    result = ask(tmp_path, samples=image_set(255 - FRESH // 8)).result
+    assert any("Samples and training images differ in brightness" in note for note in result.notes)
+
+
 def test_held_out_images_in_other_values_or_of_another_form_clear_nobody(tmp_path):
     inverted = ask(tmp_path, heldout=image_set(255 - HELDOUT), samples=image_set(FRESH)).result
     assert inverted.verdict.verdict == "cannot tell"
