@@ -135,8 +135,33 @@ def test_sets_of_different_sizes_and_colours_are_compared_and_it_is_said(tmp_pat
 
 
 def test_held_out_images_of_another_kind_are_told(tmp_path):
-    result = ask(tmp_path, heldout=image_set(255 - HELDOUT), samples=image_set(FRESH)).result
+    result = ask(tmp_path, heldout=image_set(HELDOUT // 4 * 3), samples=image_set(FRESH)).result
     assert any("Held-out and training images differ" in note for note in result.notes)
+
+
+def test_samples_that_look_like_none_of_the_training_images_are_told(tmp_path, clean):
+    assert not any("Samples and training images differ" in note for note in clean.notes)
+    result = ask(tmp_path, samples=image_set(255 - FRESH // 8)).result
+    assert any("Samples and training images differ in brightness" in note for note in result.notes)
+
+
+def test_held_out_images_in_other_values_or_of_another_form_clear_nobody(tmp_path):
+    inverted = ask(tmp_path, heldout=image_set(255 - HELDOUT), samples=image_set(FRESH)).result
+    assert inverted.verdict.verdict == "cannot tell"
+    assert "held-out images' values do not fit" in inverted.verdict.sentence
+    assert inverted.space.null_heldout == 0
+    small = ask(
+        tmp_path, heldout=image_set(HELDOUT[:, :, ::2, ::2]), samples=image_set(TRAINING[:300])
+    ).result
+    assert small.verdict.verdict == "copies found"
+    assert small.space.shape == TRAINING.shape[1:]
+
+
+def test_training_images_in_other_values_than_samples_and_held_out_images_clear_nobody(tmp_path):
+    darker = image_set(TRAINING // 2)
+    for samples, code in ((FRESH, 4), (np.concatenate([TRAINING[:60], FRESH]), 3)):
+        result = ask(tmp_path, training=darker, samples=image_set(samples)).result
+        assert result.verdict.exit_code == code, result.verdict.sentence
 
 
 def test_a_model_that_returns_nan_is_refused(tmp_path):

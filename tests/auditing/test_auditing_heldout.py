@@ -4,7 +4,7 @@ from audit_tools import digits, image_set, noisy, times_of
 
 from diffmem.auditing.compare import judge
 from diffmem.auditing.detector import CopyDetector
-from diffmem.auditing.heldout import MOST_NEAR, BothSides, check_heldout, near_share
+from diffmem.auditing.heldout import MOST_NEAR, BothSides, check_heldout, near_share, unlike_training
 from diffmem.auditing.nulls import null_images
 from diffmem.auditing.request import AuditOptions
 
@@ -72,7 +72,7 @@ def test_one_that_is_all_but_a_held_out_image_may_be_chance_where_near_copies_ar
 def test_training_and_held_out_images_that_were_swapped_are_asked_about(null):
     swapped = CopyDetector(HELDOUT, "space")
     found = judged(swapped, null_images(swapped, TRAINING, 400), TRAINING[:400])
-    assert "Were --train and --heldout swapped?" in found.problems[0]
+    assert "Were --train and --heldout swapped, or is one set given under two names?" in found.problems[0]
     few = judged(swapped, null_images(swapped, TRAINING, 400), np.concatenate([TRAINING[:40], FRESH]))
     assert "swapped" not in few.problems[0]
 
@@ -144,3 +144,39 @@ def test_near_copies_across_the_sides_are_pairs():
     samples = detector.detect(FRESH[:5])
     near = {tuple(sorted(pair)) for pair in both.split(samples, both.heldout.detect(FRESH[:5])).near.tolist()}
     assert (5, 400) in near
+
+
+SHAPE = TRAINING.shape[1:]
+
+
+def test_fresh_images_in_the_form_of_the_training_images_can_be_held_out():
+    assert unlike_training(HELDOUT, TRAINING, SHAPE, 0) is None
+    larger = np.repeat(np.repeat(HELDOUT, 2, axis=2), 2, axis=3)
+    assert unlike_training(larger, TRAINING, SHAPE, 0) is None
+    assert unlike_training(HELDOUT[:1], TRAINING, SHAPE, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (
+            lambda images: np.zeros_like(images),
+            "300 of 300 held-out images are one and the same constant image",
+        ),
+        (lambda images: np.repeat(images[:1], 300, axis=0), "held-out images show one and the same image"),
+        (lambda images: noisy(np.full_like(images, 128), 60), "held-out images are noise"),
+        (lambda images: images // 2, "The held-out images' values do not fit"),
+        (lambda images: images[:, :, ::2, ::2], "have 4 x 4 pixels and 1 channel"),
+    ],
+    ids=["black", "one image", "noise", "halved", "smaller"],
+)
+def test_held_out_images_that_are_no_images_like_the_training_images_are_named(change, word):
+    found = unlike_training(change(HELDOUT), TRAINING, SHAPE, 0)
+    assert word in found
+    assert "They are not used" in found
+
+
+def test_grey_images_are_no_held_out_images_of_a_set_in_colour():
+    colour = np.repeat(TRAINING, 3, axis=1)
+    assert "1 channel" in unlike_training(HELDOUT, colour, colour.shape[1:], 0)
+    assert unlike_training(HELDOUT, colour, SHAPE, 0) is None

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from audit_tools import digits, image_set, times_of
 
-from diffmem.auditing import AuditRequest, OtherTraining, audit
+from diffmem.auditing import AuditRequest, OtherSource, audit
 from diffmem.auditing.detector import CopyDetector
 from diffmem.auditing.notes import reading_problems
 from diffmem.auditing.readings import OtherReading, compare_reading
@@ -122,7 +122,7 @@ def test_the_pictures_and_the_matches_are_of_the_reading_that_holds_the_copies(t
     training = image_set(TRAINING)
     turned = image_set(np.ascontiguousarray(np.rot90(TRAINING, axes=(2, 3))))
     samples = image_set(np.ascontiguousarray(np.rot90(TRAINING[:320], axes=(2, 3))))
-    other = OtherTraining("turned by a quarter", "--train-read exif=apply", lambda progress: turned)
+    other = OtherSource("turned by a quarter", "--train-read exif=apply", lambda progress: turned)
     found = audit(AuditRequest(training=training, samples=samples, other_training=[other]), tmp_path)
     assert found.result.verdict.verdict == "copies found"
     assert "turned by a quarter" in found.result.verdict.sentence

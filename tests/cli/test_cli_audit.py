@@ -153,7 +153,8 @@ def test_mirrored_copies_are_found_in_a_feature_space_that_knows_no_sides(call, 
         "--samples",
         tmp_path / "mirrored.npz",
     ]
-    assert call("audit", *given, "--out", tmp_path / "plain").code == 0
+    plain = call("audit", *given, "--out", tmp_path / "plain")
+    assert "40 of 440 samples copy training images under another reading, samples mirrored" in plain.out
     told = call(
         "audit", *given, "--features", f"{tmp_path / 'sideless.pt'}:uint8:0.999", "--out", tmp_path / "out"
     )
@@ -244,6 +245,13 @@ def test_canaries_are_planted_by_data_build_and_their_exposure_is_reported(call,
         (["--out", "report", "--samples", "digits", "--train", "digits", "--canaries", "no"], "no"),
         (["--out", "report", "--samples", "digits", "--train", "digits", "--set", "steps=3"], "--set"),
         (["--out", "file", "--samples", "digits", "--train", "digits"], "is a file"),
+        (["--out", "report", "--samples", "digits", "--train", "."], "report lies in ."),
+        (["--out", "report", "--samples", ".", "--train", "digits"], "report lies in ."),
+        (["--out", "report", "--samples", "digits", "--train", ""], "empty text"),
+        (
+            ["--out", "report", "--samples", "digits", "--train", "digits", "--seed", "-1"],
+            "seed must be 0 or more",
+        ),
         (["--self-test", "--samples", "digits"], "--self-test"),
         (["--self-test", "--text", "--train", "digits"], "--text tests on emoji"),
         (["--text", "--train", "digits"], "--text belongs to --self-test"),

@@ -43,6 +43,24 @@ def test_one_file_for_both_parts_is_refused_and_nothing_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("train", "heldout", "match"),
+    [
+        ("photos/train", "held", "lies in"),
+        ("train", "photos/deep/held", "lies in"),
+        ("both", "both/held", "lie in each other"),
+        ("both/train", "both", "lie in each other"),
+    ],
+)
+def test_a_part_in_the_source_or_in_the_other_part_is_refused(tmp_path, train, heldout, match):
+    photos = tmp_path / "photos"
+    dm.data.write_images(dm.open_images("digits").take(np.arange(20), "some"), photos)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=match):
+        data_split(str(photos), tmp_path / train, tmp_path / heldout, count=5)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_captions_and_repeats_go_with_their_images_into_folders(tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (12, 3, 8, 8), dtype=np.uint8)
     captions = tuple(f"thing {number}" for number in range(12))

@@ -18,7 +18,7 @@ from diffmem.auditing import (
     AuditOptions,
     AuditRequest,
     AuditResult,
-    OtherTraining,
+    OtherSource,
     open_feature_space,
     parse_transforms,
 )
@@ -220,9 +220,19 @@ def audit(
         )  # fmt: skip
         scores: Scores = {} if made is None else made.found.scores
         inputs = None if prompts is None else _prompt_inputs(request, prompts, base, scores)
-        if request.training is not None and "training" in sources:
-            others = _others(request.training, sources["training"], given.get("training", Reading()))
-            request = replace(request, other_training=others)
+        if request.training is not None:
+            others = {
+                role: _others(one, sources[role], given.get(role, Reading()), option)
+                for role, one, option in (
+                    ("training", request.training, "--train-read"), ("samples", request.samples, "--samples-read"),
+                )
+                if one is not None and role in sources
+            }  # fmt: skip
+            request = replace(
+                request,
+                other_training=others.get("training", []),
+                other_samples=others.get("samples", []),
+            )
         found = run_audit(request, folder, stages.audit, report)
     if inputs is None:
         return Audit(found)
@@ -273,15 +283,15 @@ def _unseen(request: AuditRequest) -> ImageSet | None:
     )
 
 
-def _others(images: ImageSet, source: str, reading: Reading) -> list[OtherTraining]:
-    """Return the other readings of the training images, where reading them was a choice."""
+def _others(images: ImageSet, source: str, reading: Reading, option: str) -> list[OtherSource]:
+    """Return the other readings of a set, where reading it was a choice."""
     usual = reading.choices()
 
     def remedy(choices: dict[str, str]) -> str:
         changed = {key: value for key, value in choices.items() if usual.get(key) != value}
-        return " ".join(f"--train-read {key}={value}" for key, value in (changed or choices).items())
+        return " ".join(f"{option} {key}={value}" for key, value in (changed or choices).items())
 
     return [
-        OtherTraining(one.text, remedy(one.reading.choices()), one.open)
+        OtherSource(one.text, remedy(one.reading.choices()), one.open)
         for one in other_readings(images, source, reading)
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from diffmem.auditing.audit import Audited, audit
 from diffmem.auditing.records import AuditResult
-from diffmem.auditing.request import AuditOptions, AuditRequest, OtherTraining
+from diffmem.auditing.request import AuditOptions, AuditRequest, OtherSource
 from diffmem.auditing.selftest.run import self_test
 from diffmem.auditing.spaces import FeatureSpace, open_feature_space, parse_transforms
 
@@ -17,7 +17,7 @@ __all__ = [
     "AuditResult",
     "Audited",
     "FeatureSpace",
-    "OtherTraining",
+    "OtherSource",
     "audit",
     "open_feature_space",
     "parse_transforms",

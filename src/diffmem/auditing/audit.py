@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffmem.attacks.exposure import ExposureRecord, exposure_of_model, exposure_of_samples
 from diffmem.attacks.flipd import FlipdConfig
@@ -15,21 +14,22 @@ from diffmem.attacks.flipd_record import FlipdRecord, flipd_record
 from diffmem.auditing.compare import Comparison, compare, copies_found, distance_records
 from diffmem.auditing.copying import copying_record
 from diffmem.auditing.detector import CopyDetector, occurrences
+from diffmem.auditing.heldout import unlike_training
 from diffmem.auditing.model import check_reading, infer_membership, model_record, sample
 from diffmem.auditing.notes import notes_of, reading_lines, reading_problems
+from diffmem.auditing.other_readings import other_readings
 from diffmem.auditing.positive_controls import POSITIVE_CONTROLS
 from diffmem.auditing.power import COUNT
-from diffmem.auditing.readings import OtherReading, compare_reading
+from diffmem.auditing.readings import compare_reading
 from diffmem.auditing.records import AuditResult, InputRecord, MatchRecord, MembershipPart, ModelRecord, Role
 from diffmem.auditing.request import PROBED, AuditRequest
 from diffmem.auditing.spaces import Aligned, align
 from diffmem.auditing.time_estimate import WORTH_TELLING, estimate_comparison, estimate_sampling
 from diffmem.auditing.verdict import limitations, verdict_of, verdict_without_training
-from diffmem.data import ImageSet, fit_images
-from diffmem.data.reading import Fit
+from diffmem.data import ImageSet
 from diffmem.environment import versions
 from diffmem.errors import UserError
-from diffmem.memorization.plausibility import SampleCheck, check_samples
+from diffmem.memorization.plausibility import check_samples
 from diffmem.models.denoiser import check_independent_noise
 from diffmem.models.pretrained.opening import OWN_FORMAT, origin_of
 from diffmem.optimum.denoising_records import DenoisingCheck
@@ -143,15 +143,19 @@ def _with_training(
 ) -> Audited:
     stages = Stages(progress, align=0.05, compare=0.75, read=0.02, reread=0.1, copying=0.08)
     options, sets = request.settled, _sets(request, samples)
-    heldout = sets.get("heldout")
+    heldout, unlike = sets.get("heldout"), None
+    if heldout is not None:
+        unlike = unlike_training(heldout.images, sets["training"].images, samples.shape, options.seed)
     check = check_samples(
         samples.images,
         sets["training"].images,
-        None if heldout is None else heldout.images,
+        None if heldout is None or unlike is not None else heldout.images,
         seed=options.seed,
     )
     times = np.where(check.judged, occurrences(samples.images), 0)
-    aligned = align(sets, stages.align)
+    aligned = align(
+        {role: one for role, one in sets.items() if role != "heldout" or unlike is None}, stages.align
+    )
     training, heldout = aligned.sets["training"], aligned.sets.get("heldout")
     detector = CopyDetector(
         training.images, aligned.protocol, request.threshold, request.transforms, request.features, request.device
@@ -161,7 +165,9 @@ def _with_training(
     )
     others = [
         compare_reading(one, found.found, detector, options, part)
-        for one, part in parts_of(stages.reread, _readings(request, samples, check, times, stages.read))
+        for one, part in parts_of(
+            stages.reread, other_readings(request, samples, check, found, options.seed, stages.read)
+        )
     ]
     readings = [record for _, record in others]
     copying = None
@@ -174,7 +180,7 @@ def _with_training(
     around = replace(
         found.around,
         problems=[
-            *([check.record.problem] if check.record.problem else []),
+            *(one for one in (check.record.problem, unlike) if one is not None),
             *problems,
             *found.around.problems,
         ],
@@ -230,38 +236,10 @@ def _inputs(
             shape=images.shape,
             fingerprint=images.fingerprint,
             read=reading_lines(images, private),
-            steps=[] if aligned is None else aligned.steps[role],
+            steps=[] if aligned is None else aligned.steps.get(role, []),
         )
         for role, images in sets.items()
     ]
-
-
-def _readings(
-    request: AuditRequest,
-    samples: ImageSet,
-    check: SampleCheck,
-    times: NDArray[np.int64],
-    progress: Progress,
-) -> list[OtherReading]:
-    """Return the other readings of values, of files and of unequal shapes under which the samples are to be compared, too."""
-    training, found = request.training, []
-    assert training is not None
-    if check.reinterpreted is not None and check.record.reading is not None:
-        text = f"samples with their {check.record.reading}"
-        values = ImageSet(check.reinterpreted, samples.labels, samples.names)
-        found.append(OtherReading(text, "Write the samples in the range 0 to 255", training, values, times))
-    for other in request.other_training:
-        found.append(OtherReading(other.text, other.remedy, other.open(progress), samples, times))
-    _, height, width = training.shape
-    if height != width and samples.shape[1] == samples.shape[2]:
-        side = samples.shape[1]
-        ways: tuple[tuple[Fit, str], ...] = (("stretch", "stretched"), ("pad", "padded"))
-        for fit, done in ways:
-            text = f"training images {done} to {side} x {side} pixels"
-            remedy = f"--train-read fit={fit} --train-read resolution={side}"
-            fitted = fit_images(training, fit, side, progress)
-            found.append(OtherReading(text, remedy, fitted, samples, times))
-    return found
 
 
 def _attack(request: AuditRequest, samples: ImageSet, progress: Progress) -> _Attacks:
@@ -301,7 +279,7 @@ def _estimate(request: AuditRequest, report: Callable[[str], None]) -> None:
             COUNT * len(POSITIVE_CONTROLS),
             leave_one_out=not options.deduplicated,
             changes=0 if request.transforms is None else len(request.transforms),
-            readings=len(request.other_training),
+            readings=len(request.other_training) + len(request.other_samples),
             device=request.device,
         )
     if sum(parts.values()) >= WORTH_TELLING:

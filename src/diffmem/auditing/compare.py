@@ -211,7 +211,7 @@ def _about_heldout(
         sentence = f"{images} {kind} to held-out images and to no training image"
         if check.seen:
             swapped = (
-                " Were --train and --heldout swapped?"
+                " Were --train and --heldout swapped, or is one set given under two names?"
                 if not copies and 2 * check.copied >= len(samples)
                 else ""
             )

@@ -14,13 +14,16 @@ from diffmem.auditing.criteria import NEIGHBOURS, PIXELS, Criterion, choose_crit
 from diffmem.auditing.detector import CopyDetector, Detections, joined
 from diffmem.auditing.evidence import Split, same_pictures
 from diffmem.auditing.nulls import Null
+from diffmem.memorization.plausibility import check_samples
 from diffmem.progress import NO_PROGRESS, Progress
+from diffmem.text import count_text
 
-__all__ = ["MOST_NEAR", "BothSides", "HeldoutCheck", "check_heldout", "near_share"]
+__all__ = ["MOST_NEAR", "BothSides", "HeldoutCheck", "check_heldout", "near_share", "unlike_training"]
 
 MOST_NEAR = 0.2
 """Share of images that may have a near-copy in the training set; with more, the sets were split within clips, patients or bursts."""
 
+_FEWEST = 20  # held-out images, of which statistics say something
 _SURELY = 0.001
 _MOST_BYTES = (
     2**30
@@ -72,6 +75,40 @@ def check_heldout(
         ),
         split=both.split(samples, beside),
     )
+
+
+def unlike_training(
+    heldout: NDArray[np.uint8], training: NDArray[np.uint8], sampled: tuple[int, ...], seed: int
+) -> str | None:
+    """Return why held-out images cannot stand for fresh ones, in a sentence; none if they can.
+
+    They cannot if they are constant, one image, noise or in other values than the training images, or if they are smaller, or of fewer
+    channels, than both training images and samples, which would then be compared at less than they have in common.
+
+    Args:
+        heldout: uint8 (M, C, H, W), as they are read.
+        training: uint8 (N, C, H, W), likewise.
+        sampled: (C, H, W) of the samples.
+        seed: Of the draws.
+    """
+    mine = heldout.shape[1:]
+    common = [min(pair) for pair in zip(training.shape[1:], sampled, strict=True)]
+    if mine[0] < common[0] or min(mine[1:]) < min(common[1:]):
+        return (
+            f"The held-out images have {_form(mine)} but training images and samples have {_form(tuple(common))} or more. They are not"
+            " used: give them in the form of the training images."
+        )
+    if len(heldout) < _FEWEST:
+        return None
+    found = check_samples(heldout, training, seed=seed, called="held-out images").record
+    if found.problem is None:
+        return None
+    either = " Or the training images are read wrongly." if found.kind == "value range" else ""
+    return f"{found.problem}{either} They are not used: the null needs images like the training images."
+
+
+def _form(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]} x {shape[2]} pixels and {count_text(shape[0], 'channel')}"
 
 
 @dataclass(eq=False)

@@ -16,6 +16,10 @@ from diffmem.memorization.plausibility import SampleCheckRecord
 
 __all__ = ["notes_of", "reading_lines", "reading_problems"]
 
+_FEWEST = 20
+_DRAWN = 2000
+_APART = 0.9
+
 _NAMES: dict[Role, str] = {"training": "training images", "heldout": "held-out images", "samples": "samples"}
 
 
@@ -37,6 +41,7 @@ def notes_of(request: AuditRequest, aligned: Aligned, check: SampleCheckRecord) 
         *check.notes,
         *aligned.notes,
         *_source_notes(aligned.sets["training"], aligned.sets.get("heldout")),
+        *_unlike_notes(aligned.sets["training"], aligned.sets["samples"]),
         *_canary_notes(request),
     ]
 
@@ -90,6 +95,20 @@ def _canary_notes(request: AuditRequest) -> list[str]:
     return [
         f"The canaries were planted in another set than the given training images, which hold {len(canaries) - lacking:,} of"
         f" {len(canaries):,} unchanged: their exposure is about that set."
+    ]
+
+
+def _unlike_notes(training: ImageSet, samples: ImageSet) -> list[str]:
+    """Return a warning where a plain statistic tells nearly every sample from the training images: another model's, perhaps."""
+    if min(len(training), len(samples)) < _FEWEST:
+        return []
+    random = np.random.default_rng(0)
+    some, drawn = (one.take(random.permutation(len(one))[:_DRAWN], "drawn") for one in (training, samples))
+    return [
+        f"Samples and training images differ in {name} (area under the curve {area.value:.3f} [{area.low:.3f}, {area.high:.3f}], 0.5 for"
+        " one source): are these samples of a model of this training set?"
+        for name, area in without_model(some, drawn).items()
+        if area.high < 1 - _APART or area.low > _APART
     ]
 
 

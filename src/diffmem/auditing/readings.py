@@ -23,8 +23,6 @@ __all__ = ["OtherReading", "compare_reading"]
 CLEARLY_NEARER = 0.8
 """Part of the median distance to the nearest training image below which another reading fits clearly better."""
 
-_STRICTER = 10.0  # an audit compares under several readings; each finds copies at a tenth of the usual levels
-
 
 @dataclass(frozen=True, eq=False)
 class OtherReading:
@@ -36,6 +34,8 @@ class OtherReading:
         training: The training images so read.
         samples: The samples so read.
         times: As for `diffmem.auditing.compare.judge`.
+        stricter: Part of the usual levels at which copies are found: one in so many.
+        fits: Whether the samples may be taken to be so read where that brings them clearly nearer to the training images.
     """
 
     text: str
@@ -43,6 +43,8 @@ class OtherReading:
     training: ImageSet
     samples: ImageSet
     times: NDArray[np.int64]
+    stricter: float = 10.0  # an audit compares under several readings
+    fits: bool = True
 
 
 def compare_reading(
@@ -83,14 +85,13 @@ def compare_reading(
         (test, key)
         for key, tests in found.evidence.tests.items()
         for test in tests
-        if test.p_value <= test.level / _STRICTER
+        if test.p_value <= test.level / reading.stricter
     ]
     best = max(surely, key=lambda pair: (pair[0].beyond_chance, -pair[0].strictness), default=None)
-    judged = reading.times > 0
     distances = [
-        float(np.median(one.batch.neighbours[PIXELS].distances[judged, 0]))
+        float(np.median(one.batch.neighbours[PIXELS].distances[one.trials, 0]))
         / np.sqrt(np.prod(one.batch.images.shape[1:]))
-        if judged.any()
+        if one.trials.any()
         else 0.0
         for one in (found.found, usual)
     ]
@@ -98,12 +99,12 @@ def compare_reading(
         text=reading.text,
         remedy=reading.remedy,
         copies=0 if best is None else len(found.matches),  # of criteria that name single copies
-        samples=int(judged.sum()),
+        samples=int(found.found.trials.sum()),
         criterion=None if best is None else best[1],
         same_pictures=len(found.evidence.same),
         median_distance=distances[0],
         usual_distance=distances[1],
-        fits_better=distances[0] < CLEARLY_NEARER * distances[1],
+        fits_better=reading.fits and distances[0] < CLEARLY_NEARER * distances[1],
     )
     matches = [one.model_copy(update={"variant": reading.text}) for one in found.matches]
     copies = copies_of(other, training, matches, options.private)

@@ -14,7 +14,7 @@ from diffmem.models import Denoiser
 from diffmem.progress import Progress
 from diffmem.sampling import SamplerConfig
 
-__all__ = ["PROBED", "AuditOptions", "AuditRequest", "OtherTraining"]
+__all__ = ["PROBED", "AuditOptions", "AuditRequest", "OtherSource"]
 
 PROBED = 128
 """Most samples that FLIPD is measured for."""
@@ -24,8 +24,8 @@ _DEDUPLICATED = re.compile(r"removed that repeat an earlier one within (?!0 |no 
 
 
 @dataclass(frozen=True)
-class OtherTraining:
-    """The training images as another rule of reading makes them.
+class OtherSource:
+    """A set of images as another rule of reading makes it.
 
     Attributes:
         text: The rule, for people: 'EXIF orientation applied'.
@@ -71,6 +71,9 @@ class AuditOptions:
             raise UserError(
                 f"The share of copies to exclude must lie between 0 and 1, not {self.target:g}; the default is 0.01."
             )
+        for name, seed in (("seed", self.seed), ("first seed", self.first_seed)):
+            if seed < 0:
+                raise UserError(f"The {name} must be 0 or more, not {seed}.")
         if self.num < 1:
             raise UserError(f"At least 1 sample must be generated, not {self.num}.")
 
@@ -86,6 +89,7 @@ class AuditRequest:
         model: The model; none if samples were given.
         canaries: Marked images that the training set holds, and their control group.
         other_training: Other readings of the training images, under which the samples are compared with them, too.
+        other_samples: Likewise, of the samples.
         options: The settings; `settled` are those that the audit goes by.
         sampler: How samples are generated.
         transforms: Changes under which a sample still counts as a copy.
@@ -103,7 +107,8 @@ class AuditRequest:
     heldout: ImageSet | None = None
     model: Denoiser | None = None
     canaries: CanarySet | None = None
-    other_training: Sequence[OtherTraining] = ()
+    other_training: Sequence[OtherSource] = ()
+    other_samples: Sequence[OtherSource] = ()
     options: AuditOptions = field(default_factory=AuditOptions)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     transforms: Transforms | None = None

@@ -161,7 +161,7 @@ def limitations(space: SpaceRecord | None, transforms: str | None, features: boo
         ),
         (
             transforms is None,
-            "Mirrored, shifted and brightened copies were not searched for; use --transforms.",
+            "Single copies that are mirrored, shifted or brightened were not searched for; use --transforms.",
         ),
         (
             not features,

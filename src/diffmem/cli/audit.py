@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from diffmem.cli.data import check_outside
 from diffmem.cli.options import (
     COPIES,
     MACHINE,
@@ -169,6 +170,7 @@ def audit(
         opening.refuse("samples are taken as they are")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out names a folder for the report.")
+    check_outside((train, heldout, samples, base_samples), out)
     with locked_folder(out):
         from diffmem.api.auditing import audit as run_audit
         from diffmem.api.inputs import as_images

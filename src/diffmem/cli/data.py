@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from diffmem.data.canaries import CanarySet
     from diffmem.data.images import ImageSet
 
-__all__ = ["check_target", "data_build", "data_fetch", "data_info", "set_text"]
+__all__ = ["check_outside", "check_target", "data_build", "data_fetch", "data_info", "set_text"]
 
 _SOURCES = Parameter(group=Group("Mixtures of two sources, ImageNet", sort_key=1))
 _TEXTS = Parameter(group=Group("Labels and captions", sort_key=2))
@@ -216,6 +216,22 @@ def check_target(sources: tuple[str | None, ...], out: Path) -> None:
         path = Path(str(source)).expanduser()
         if out.exists() and path.exists() and out.samefile(path):
             raise UserError(f"{out} is the source itself; write to another file.")
+    if not out.suffix:
+        check_outside(sources, out)
+
+
+def check_outside(sources: tuple[str | None, ...], out: Path) -> None:
+    """Refuse a folder to write that lies in a folder that is read: its pictures would be read as images the next time."""
+    place = out.resolve()
+    for source in sources:
+        if source in (None, "", "digits"):
+            continue
+        path = Path(str(source)).expanduser()
+        if path.is_dir() and place.is_relative_to(path.resolve()):
+            raise UserError(
+                f"{out} lies in {source}, whose images are read: what is written there would be read with them the next time. Name a"
+                " folder elsewhere."
+            )
 
 
 def _canaries_text(planted: CanarySet, path: Path) -> str:

@@ -55,8 +55,11 @@ def data_split(
         raise UserError("--resolution is for --fit; data build changes the size of images that fit already.")
     for out in (train, heldout):
         check_target((source,), out)
-    if train.resolve() == heldout.resolve():
+    places = train.resolve(), heldout.resolve()
+    if places[0] == places[1]:
         raise UserError(f"Both parts are to be written to {train}; name two files.")
+    if places[0].is_relative_to(places[1]) or places[1].is_relative_to(places[0]):
+        raise UserError(f"{heldout} and {train} lie in each other; name two folders beside each other.")
     with show_progress("Splitting") as progress:
         images = open_images(source, progress=progress, reading=how)
         for out in (train, heldout):  # both, so that no part is written where the other one cannot be

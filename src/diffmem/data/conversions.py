@@ -13,7 +13,7 @@ from diffmem.text import count_text
 __all__ = ["Conversion", "Tally", "name_text"]
 
 _LONGEST_NAME = 80
-_LARGEST = ("largest", "undeclared_largest")
+_LARGEST = ("largest", "undeclared_largest", "undeclared_below")
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,9 @@ class Conversion:
 
     Attributes:
         key: 'alpha', 'exif', 'white', 'pages' and 'fit' are choices of `Reading`; others are 'split', 'not-read' (image
-            files of kinds that are not read), 'passed-over' (other files), 'colour' (palettes, CMYK), 'grey' (grey images
-            made RGB), 'icc' (colour profiles not applied), 'tiff-orientation', 'mpo' (further pictures in JPEGs) and
+            files of kinds that are not read), 'hidden' (hidden images), 'not-opened' (archives and arrays beside images),
+            'passed-over' (other files), 'colour' (palettes, CMYK), 'grey' (grey images made RGB),
+            'icc' (colour profiles not applied), 'tiff-orientation', 'mpo' (further pictures in JPEGs) and
             'labels' (numbers of an .npz that were not taken for labels).
         choice: What was done: a value of `Reading`'s field, or a word.
         count: How many files it concerns.
@@ -60,7 +61,7 @@ class Tally:
         turned: Files whose EXIF orientation is not the usual one.
         tiff_turned: TIFFs whose orientation was followed.
         deep: Files of 16 bits; `largest`: their largest value; `undeclared`: those whose format tells no white level, and
-            `undeclared_largest`: the largest value of these.
+            `undeclared_largest`: the largest value of these; `undeclared_below`: how far their smallest is below 65,535.
         whites: Files by white level; `clipped`: those with values above it.
         colours: Files by what was turned into RGB or grey.
         profiles: Files with a colour profile.
@@ -80,6 +81,7 @@ class Tally:
     largest: int = 0
     undeclared: int = 0
     undeclared_largest: int = 0
+    undeclared_below: int = 0
     clipped: int = 0
     profiles: int = 0
     several: int = 0
@@ -106,6 +108,7 @@ class Tally:
         self.undeclared += pages.undeclared > 0
         self.largest = max(self.largest, pages.largest)
         self.undeclared_largest = max(self.undeclared_largest, pages.undeclared_largest)
+        self.undeclared_below = max(self.undeclared_below, pages.undeclared_below)
         self.whites.update(pages.whites.keys())
         self.colours.update(pages.colours.keys())
 

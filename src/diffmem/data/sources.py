@@ -230,6 +230,8 @@ _MEMBERS: dict[str, Callable[[Path, Progress, Reading, str | None], ImageSet]] =
 
 
 def _path(source: str | Path) -> Path:
+    if source == "":  # which Path takes for this folder
+        raise UserError(f"The source is an empty text. Images are read from: {UNDERSTOOD}.")
     try:
         path = Path(source).expanduser()
         there = path.exists()

@@ -118,6 +118,14 @@ def test_a_set_that_uses_a_small_part_of_16_bits_asks_for_its_white_level():
         stacked(twelve * 4)
 
 
+def test_a_window_of_values_far_from_zero_is_not_read_as_a_few_grey_levels():
+    window = 32768 + CT[..., :1] % 1500
+    window[0, 0], window[0, 1] = 32768, 34267
+    with pytest.raises(UserError, match=r"run from 32,768 to 34,267; .* leaves 6 grey levels"):
+        stacked(window)
+    assert stacked(window, white=65535).images.max() == 133
+
+
 def test_a_set_that_uses_the_range_or_whose_white_level_is_given_is_read_and_told():
     dark, bright = CT[..., :1], CT[..., :1] * 16
     bright[0, 0] = 65535

@@ -56,7 +56,11 @@ def test_hidden_and_other_files_are_passed_over(tmp_path):
     (tmp_path / "labels.csv").write_text("x")
     images = open_images(tmp_path)
     assert images.names == ("a.png",)
-    assert images.history == (f"folder {tmp_path.name}: 1 images", "1 other file skipped (labels.csv)")
+    assert images.history == (
+        f"folder {tmp_path.name}: 1 images",
+        "2 hidden images not read (.b.png, .hidden/c.png)",
+        "1 other file skipped (labels.csv)",
+    )
 
 
 def test_images_beside_and_inside_of_sub_folders_are_refused(tmp_path):

@@ -121,3 +121,11 @@ def test_damage_gives_a_user_error_or_a_valid_set(tmp_path_factory, compress):
 def test_damage_inside_of_an_array_gives_a_user_error_or_a_valid_set(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "inside.npz"
     opens_or_explains(write_zip(path, {"images.npy": content}))
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (20, 16, 4)])
+def test_an_array_that_is_one_image_is_no_set(tmp_path, shape):
+    with pytest.raises(UserError, match="that of one image with its colours last"):
+        open_images(saved(tmp_path / "a.npz", images=np.zeros(shape, np.uint8)))
+    narrow = saved(tmp_path / "b.npz", images=np.zeros((*shape, 1), np.uint8), layout="NHWC")
+    assert open_images(narrow).shape == (1, *shape[1:])

@@ -40,12 +40,34 @@ def test_a_zip_reads_what_a_folder_reads_whatever_it_is_called(tmp_path):
     np.testing.assert_array_equal(folder.images, archive.images)
     assert folder.names == archive.names == tuple(sorted(within))
     assert folder.history[1:] == archive.history[1:]
-    assert folder.history[1] == "1 other file skipped (all/notes.md)"
+    assert folder.history[1:3] == (
+        "1 hidden image not read (all/.hidden/z.png)", "1 other file skipped (all/notes.md)",
+    )  # fmt: skip
 
 
 def test_a_zip_that_holds_an_array_beside_its_images_is_one_of_images(tmp_path):
     images = open_images(write_zip(tmp_path / "set.zip", {"a.png": files()["a.png"], "features.npy": b"x"}))
-    assert images.history[1] == "1 other file skipped (features.npy)"
+    assert images.history[1].startswith("1 file that may hold further images not opened (features.npy)")
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_archives_and_arrays_beside_images_and_hidden_images_are_told_apart(tmp_path, archive):
+    contents = {
+        **dict.fromkeys(("a.png", ".thumbnails/a.png", ".b.png", "._a.png", ".git/annex/c.png"), encoded(PHOTO)),
+        **dict.fromkeys(("rest.zip", "part.tar.gz", "more.npz", "notes.txt"), b"x"),
+    }  # fmt: skip
+    place = write_zip(tmp_path / "s.zip", contents) if archive else put(tmp_path / "s", contents)
+    images = open_images(place)
+    assert images.names == ("a.png",)
+    told = {one.key: one.count for one in images.conversions}
+    assert told == {"hidden": 3 if archive else 2, "not-opened": 3, "passed-over": 1}
+
+
+def test_a_source_of_archives_alone_says_what_to_do(tmp_path):
+    with pytest.raises(
+        UserError, match=r"2 files that may hold .* \(a\.zip, b\.npz\): unpack them, or name one"
+    ):
+        open_images(put(tmp_path / "s", {"a.zip": b"x", "b.npz": b"x"}))
 
 
 def test_raw_files_of_cameras_and_kinds_without_a_signature_are_no_images_that_are_read(tmp_path):
@@ -108,3 +130,6 @@ def test_pipes_and_links_out_without_the_ending_of_an_image_are_not_opened(tmp_p
     images = open_images(place)
     assert images.names == ("a.png", "inside")
     assert images.history[1] == "3 other files skipped (lost, out, pipe)"
+    (place / "lost.png").symlink_to("nowhere.png")
+    with pytest.raises(UserError, match=r"lost\.png is a link to a file that is not there"):
+        open_images(place)

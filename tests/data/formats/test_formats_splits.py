@@ -48,6 +48,11 @@ def test_train_and_test_are_splits_and_no_classes(tmp_path, archive):
         (["train/1.png", "val/2.png", "test/3.png"], "validation", ["val/2.png"]),
         (["train/1.png", "test/2.png", "unlabeled/3.png"], "unlabeled", ["unlabeled/3.png"]),
         (["train/1.png", "test/2.png", "thumbnails/3.png"], "train", ["train/1.png"]),
+        (["train2017/1.png", "val2017/2.png"], "val", ["val2017/2.png"]),
+        (["train_images/x/1.png", "test_images/x/2.png"], "train", ["train_images/x/1.png"]),
+        (["trainA/1.png", "trainB/2.png", "testA/3.png", "testB/4.png"], "trainB", ["trainB/2.png"]),
+        (["seg_train/a/1.png", "seg_test/a/2.png", "seg_pred/3.png"], "test", ["seg_test/a/2.png"]),
+        (["train-clean-100/1.png", "dev-clean-100/2.png"], "train", ["train-clean-100/1.png"]),
         (
             ["cat/train/1.png", "cat/test/2.png", "dog/train/3.png"],
             "train",
@@ -60,6 +65,14 @@ def test_splits_are_found_wherever_they_lie(tmp_path, names, split, kept):
     with pytest.raises(UserError, match="splits, not classes"):
         open_images(place)
     assert list(open_images(place, split).names) == kept
+
+
+@pytest.mark.parametrize(
+    "folders", [("train", "bus"), ("test_tube", "train_station"), ("test_1", "test_2"), ("trainer", "testis")]
+)
+def test_classes_that_have_the_word_of_a_split_in_their_names_are_classes(tmp_path, folders):
+    place = put(tmp_path, *(f"{folder}/1.png" for folder in folders))
+    assert open_images(place).class_names == tuple(sorted(folders))
 
 
 def test_folders_of_classes_inside_and_around_a_split_are_classes():

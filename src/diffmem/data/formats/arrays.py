@@ -312,6 +312,11 @@ def layout_of(shape: tuple[int, ...], declared: str | None, what: str, where: st
             "W), (N, H, W, C) "
             "or (N, C, H, W), with layout 'NCHW' or 'NHWC' if given."
         )
+    if len(shape) == 3 and shape[2] in (3, 4) and min(shape[:2]) >= 4 * shape[2] and declared is None:
+        raise UserError(
+            f"{what} has shape {shape}, which is that of one image with its colours last, or of {shape[0]} grey images {shape[2]} pixels"
+            " wide. Save a set of images (N, H, W, C); grey ones as (N, H, W, 1)."
+        )
     if len(shape) == 3:
         return "NHW"
     first, last = shape[1] in (1, 3), shape[3] in (1, 3)

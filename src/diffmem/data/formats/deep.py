@@ -172,6 +172,7 @@ def eight_bits(deep: Deep, name: str, reading: Reading, tally: Tally) -> NDArray
     if reading.white is None and deep.white is None and bool((deep.values % 257).any()):
         tally.undeclared += 1
         tally.undeclared_largest = max(tally.undeclared_largest, largest)
+        tally.undeclared_below = max(tally.undeclared_below, _HIGHEST - lowest)
     result: NDArray[np.uint8] = _table(level)[deep.values]
     if deep.alpha is None:
         return result

@@ -100,7 +100,10 @@ def read_zip(
 
 def _is_image(archive: ZipDirectory, place: int, name: str, passed_over: PassedOver) -> bool:
     path = _path(name)
-    if name == LABEL_FILE or any(part.startswith(".") or part == "__MACOSX" for part in path.split("/")):
+    if name == LABEL_FILE or "__MACOSX" in path.split("/"):
+        return False
+    if any(part.startswith(".") for part in path.split("/")):
+        passed_over.hide(path)
         return False
     return passed_over.is_read(path, lambda: archive.head(place, HEAD_BYTES))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +24,10 @@ from diffmem.text import count_text
 __all__ = ["SPLIT_NAMES", "Division", "PassedOver", "divide", "named"]
 
 _MOST_NAMED = 3
+_HOLDERS = frozenset(
+    {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".npz", ".npy", ".parquet", ".arrow", ".h5", ".hdf5", ".mat"}
+    | {".tfrecord", ".pkl", ".pickle", ".pt", ".pth", ".lmdb", ".mdb"}
+)  # fmt: skip
 
 
 class PassedOver:
@@ -35,6 +40,7 @@ class PassedOver:
         self._images: list[str] = []
         self._kinds: Counter[str] = Counter()
         self._others: list[str] = []
+        self._hidden: list[str] = []
 
     def is_read(self, name: str, head: Callable[[], bytes]) -> bool:
         """Return whether a file is an image of a format that is read; count it if it is not.
@@ -62,6 +68,11 @@ class PassedOver:
         """Count a file that is not looked at."""
         self._others.append(name)
 
+    def hide(self, name: str) -> None:
+        """Count a hidden file, or one in a hidden folder, if it is called an image; what macOS writes beside each file is none."""
+        if ending_of(name) in LIKELY and not name.rpartition("/")[2].startswith("._"):
+            self._hidden.append(name)
+
     def nothing(self, what: str) -> UserError:
         """Return the error about a source of which nothing is read."""
         text = "".join(f"; {one.sentence}" for one in self.conversions(0))
@@ -82,9 +93,20 @@ class PassedOver:
                 f" {kinds} ({named(self._images)})"
             )
             found.append(Conversion("not-read", "none", len(self._images), total, text, True))
-        if self._others:
-            text = f"{count_text(len(self._others), 'other file')} skipped ({named(self._others)})"
-            found.append(Conversion("passed-over", "none", len(self._others), total, text, False))
+        if self._hidden:
+            text = f"{count_text(len(self._hidden), 'hidden image')} not read ({named(self._hidden)})"
+            found.append(Conversion("hidden", "none", len(self._hidden), total, text, False))
+        holders = [name for name in self._others if ending_of(name) in _HOLDERS]
+        if holders:
+            text = (
+                f"{count_text(len(holders), 'file')} that may hold further images not opened ({named(holders)}): unpack them, or name one"
+                " by itself"
+            )
+            found.append(Conversion("not-opened", "none", len(holders), total, text, False))
+        others = [name for name in self._others if ending_of(name) not in _HOLDERS]
+        if others:
+            text = f"{count_text(len(others), 'other file')} skipped ({named(others)})"
+            found.append(Conversion("passed-over", "none", len(others), total, text, False))
         return tuple(found)
 
 
@@ -101,10 +123,10 @@ _GROUPS = (
     frozenset({"test", "testing", "testset", "test_set", "holdout", "heldout"}),
     frozenset({"unlabeled", "unlabelled", "extra"}),
 )
-_TRAIN = _GROUPS[0]
 SPLIT_NAMES = frozenset().union(*_GROUPS)
 """What folders and shards of splits are called, in small letters."""
 _MOST_SHOWN = 8
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 
 
 class Division(NamedTuple):
@@ -128,7 +150,7 @@ def divide(
 
     They are if, at the first level at which there are several or which has such a name, all are called train, val,
     valid, validation, test and the like, in any case of letters; or if those for training and those for testing lie among
-    others. Splits inside of each class are found, too.
+    others, which may have further words in common, as train2017 and val2017. Splits inside of each class are found, too.
 
     Args:
         paths: Of all images, with / between folders.
@@ -178,9 +200,34 @@ def _level(folders: Sequence[Sequence[str]]) -> int | None:
         groups = {number for name in known for number, group in enumerate(_GROUPS) if name.lower() in group}
         if known == names and (len(names) > 1 or _same(folders, level)) and groups & {0, 1, 2}:
             return level
-        if _same(folders, level) and 0 in groups and groups & {1, 2}:
+        if _same(folders, level) and _are_pairs(names):
             return level
     return None
+
+
+def _group_of(name: str) -> int | None:
+    found = _split_of(name)
+    return None if found is None else found[0]
+
+
+def _are_pairs(names: Iterable[str]) -> bool:
+    """Whether some names are alike but for the word of a split: train and test, train2017 and val2017, trainA and testA."""
+    found = [one for one in map(_split_of, names) if one is not None]
+    return bool({rest for group, rest in found if group == 0} & {rest for group, rest in found if group != 0})
+
+
+def _split_of(name: str) -> tuple[int, tuple[str, ...]] | None:
+    """Return the group of the one word of a split in a name, and its other words in small letters; none if it has none or several."""
+    words = [name.lower()]
+    if words[0] not in SPLIT_NAMES:
+        words = [word.lower() for word in _WORDS.findall(name)]
+    found = [
+        (number, (*words[:at], *words[at + 1 :]))
+        for at, word in enumerate(words)
+        for number, group in enumerate(_GROUPS[:3])
+        if word in group
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def _same(folders: Sequence[Sequence[str]], level: int) -> bool:
@@ -194,7 +241,7 @@ def _chosen(counts: Counter[str], wanted: str | None, what: str, above: str | No
     if wanted is None:
         if len(counts) == 1:
             return next(iter(counts))
-        first = next((name for name in sorted(counts) if name.lower() in _TRAIN), min(counts))
+        first = next((name for name in sorted(counts) if _group_of(name) == 0), min(counts))
         remedy = "Give" if above is None else f"Name {above}/{first}, or give"
         raise UserError(f"{what} holds splits, not classes: {text}. {remedy} --split {first} ({OPTIONS}).")
     exact = [name for name in counts if name == wanted] or [
@@ -202,6 +249,8 @@ def _chosen(counts: Counter[str], wanted: str | None, what: str, above: str | No
     ]
     group = next((group for group in _GROUPS if wanted.lower() in group), frozenset())
     found = exact or [name for name in counts if name.lower() in group]
+    if not found and _group_of(wanted) is not None:
+        found = [name for name in counts if _group_of(name) == _group_of(wanted)]
     if len(found) != 1:
         raise UserError(f"{what} has no split {wanted!r}; its splits are {text}.")
     return found[0]

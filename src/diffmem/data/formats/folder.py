@@ -27,6 +27,8 @@ from diffmem.text import count_text
 
 __all__ = ["labels_of", "read_folder", "read_listed"]
 
+_NOT_LOOKED_AT = frozenset({".git", ".hg", ".svn", ".dvc", "__MACOSX"})
+
 
 def read_folder(
     path: Path, progress: Progress = NO_PROGRESS, reading: Reading = AS_USUAL, split: str | None = None
@@ -149,6 +151,7 @@ class _Found:
                     for entry in sorted(others, key=lambda entry: entry.name):
                         name = below + entry.name
                         if entry.name.startswith(".") or entry.name == "__MACOSX":
+                            self._hide(name, entry)
                             continue
                         if entry.is_dir(follow_symlinks=False):
                             # Links lead in a circle only through a folder that lies above them.
@@ -191,6 +194,16 @@ class _Found:
         if plain:
             self._add(below + entry.name, entry.stat())
         return plain
+
+    def _hide(self, name: str, entry: os.DirEntry[str]) -> None:
+        """Count the images among hidden files; those of version control are not the user's."""
+        if entry.is_file(follow_symlinks=False):
+            self._passed_over.hide(_shown(name))
+        elif entry.name not in _NOT_LOOKED_AT and entry.is_dir(follow_symlinks=False):
+            for folder, _, files in os.walk(self._path / name):
+                below = os.path.relpath(folder, self._path).replace(os.sep, "/")
+                for file in files:
+                    self._passed_over.hide(_shown(f"{below}/{file}"))
 
     def _add(self, name: str, facts: os.stat_result) -> None:
         self.files.append(name)
@@ -236,6 +249,8 @@ class _Found:
             file = self._path / name
             if not self._passed_over.is_read(shown, lambda: _head(file, f"{self._path}: {shown}")):
                 return False
+        if entry.is_symlink() and not (self._path / name).exists():
+            raise UserError(f"{self._path / name} is a link to a file that is not there; mend or remove it.")
         if not inside and not self._follow:
             raise UserError(
                 f"{self._path / name} is refused: it is a link that leads out of {self._path}. Copy the image instead, or follow"

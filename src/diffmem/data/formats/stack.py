@@ -31,6 +31,9 @@ __all__ = ["Stacked", "stack_images"]
 
 _MOST_LOOKED_AT = 20_000  # files whose orientation an error tells of
 _SMALL_PART = 0.25  # of the range of 16 bits
+_FEW_LEVELS = (
+    16  # as images of 4 bits have: a window of values of a scanner, offset by half of the range, say
+)
 
 
 class Stacked(NamedTuple):
@@ -181,9 +184,15 @@ def _check_white(tally: Tally, what: str) -> None:
     """Refuse 16-bit images that use a small part of their range: which value is white is not known.
 
     Raises:
-        UserError: Their largest value is below a quarter of 65,535, none is chosen, and their format tells none.
+        UserError: Their largest value is below a quarter of 65,535, or they have few values, none is chosen, and their format tells none.
     """
-    largest = tally.undeclared_largest
+    largest, smallest = tally.undeclared_largest, 65_535 - tally.undeclared_below
+    if tally.undeclared and 0 < (largest - smallest) // 257 < _FEW_LEVELS and largest >= _SMALL_PART * 65_535:
+        raise UserError(
+            f"{what}: the values of its {count_text(tally.undeclared, '16-bit file')} run from {smallest:,} to {largest:,}; divided by 257"
+            f" that leaves {(largest - smallest) // 257 + 1} grey levels. Save them with 8 bits, with the window that the training code"
+            f" takes, or, if the images are that faint, say --white 65535 ({OPTIONS})."
+        )
     if not 0 < largest < _SMALL_PART * 65_535:
         return
     bits = largest.bit_length()
@@ -209,5 +218,5 @@ def _unequal(
         text += f" {of} carry an EXIF orientation: --exif apply rotates them."
     return UserError(
         f"{text} {'Or bring' if turned else 'Bring'} all to one size: --fit crop (or stretch, or pad) with"
-        f" --resolution ({OPTIONS})."
+        f" --resolution ({OPTIONS}). Or take out what does not belong, such as a sheet of samples or a thumbnail."
     )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from diffmem.errors import UserError
+from diffmem.memorization.plausibility.borders import Border, find_border
 from diffmem.memorization.plausibility.noise import NoiseGauges
 from diffmem.memorization.plausibility.repeats import (
     clusters,
@@ -24,7 +25,10 @@ from diffmem.memorization.records import Record
 
 __all__ = ["SampleCheck", "SampleCheckRecord", "SampleKind", "check_samples"]
 
-SampleKind = Literal["plausible", "constant", "repeated", "noise", "tiles", "value range", "other"]
+SampleKind = Literal["plausible", "constant", "repeated", "noise", "tiles", "border", "value range", "other"]
+
+SAMPLES = "samples"
+"""What images are called of which a model is the origin."""
 
 _MOST = 0.5
 _COMPARED = 400
@@ -69,11 +73,13 @@ class SampleCheck:
         record: What was found.
         judged: Samples that are trials, bool (Q,): neither constant nor an exact repeat of an earlier sample.
         reinterpreted: The samples under `record.reading`, uint8 (Q, C, H, W); None if there is no such reading.
+        border: The border that most samples have and training images lack; None if they have none.
     """
 
     record: SampleCheckRecord
     judged: NDArray[np.bool_]
     reinterpreted: NDArray[np.uint8] | None
+    border: Border | None = None
 
 
 def check_samples(
@@ -82,6 +88,7 @@ def check_samples(
     heldout: NDArray[np.uint8] | None = None,
     *,
     seed: int = 0,
+    called: str = SAMPLES,
 ) -> SampleCheck:
     """Compare samples with the training images, and with each other, by plain statistics; no neighbours are searched.
 
@@ -92,6 +99,7 @@ def check_samples(
         training: The training images, uint8 (N, C, H, W); size and channels may differ from the samples'.
         heldout: Fresh images of the same kind, uint8 (M, C, H, W), which say how far fresh images are from the training images.
         seed: Of the draws.
+        called: What the images are called in sentences; held-out images may be checked in the same way.
 
     Raises:
         UserError: An array is not uint8 (N, C, H, W), or there are no samples or training images.
@@ -103,7 +111,8 @@ def check_samples(
             )
     if len(samples) == 0 or len(training) == 0:
         raise UserError("Samples are compared with training images; give at least one of each.")
-    return _Check(samples, training, heldout if heldout is not None and len(heldout) else None, seed).run()
+    fresh = heldout if heldout is not None and len(heldout) else None
+    return _Check(samples, training, fresh, seed, called).run()
 
 
 class _Check:
@@ -115,8 +124,10 @@ class _Check:
         training: NDArray[np.uint8],
         heldout: NDArray[np.uint8] | None,
         seed: int,
+        called: str,
     ) -> None:
-        self.samples, self.seed = samples, seed
+        self.samples, self.seed, self.called = samples, seed, called
+        self.generated = called == SAMPLES
         self.count = len(samples)
         self.training = draw(training, seed)
         self.heldout = None if heldout is None else draw(heldout, seed)
@@ -125,6 +136,7 @@ class _Check:
         self.notes: list[str] = []
         self.reading: str | None = None
         self.reinterpreted: NDArray[np.uint8] | None = None
+        self.border: Border | None = None
         self.statistics: dict[str, SetStatisticsRecord] = {
             "training": set_statistics(training, self.training),
             "samples": set_statistics(samples, draw(samples, seed)),
@@ -156,7 +168,7 @@ class _Check:
             statistics=self.statistics,
             reading=self.reading,
         )
-        return SampleCheck(record, judged, self.reinterpreted)
+        return SampleCheck(record, judged, self.reinterpreted, self.border)
 
     def _all_constant(self) -> tuple[SampleKind, str] | None:
         number = int(self.constant.sum())
@@ -168,10 +180,10 @@ class _Check:
         colours = np.unique(blank, axis=0)
         if len(colours) == 1:
             which = f"one and the same constant image ({_colour(colours[0])})"
-            why = "; the sampler may have returned NaN" if not colours[0].any() else ""
+            why = "; the sampler may have returned NaN" if self.generated and not colours[0].any() else ""
         else:
             which, why = f"constant images of {len(colours)} colours", ""
-        return "constant", f"{number} of {self.count} samples are {which}{why}."
+        return "constant", f"{number} of {self.count} {self.called} are {which}{why}."
 
     def _judged(self) -> tuple[SampleKind, str] | None:
         """What samples that are not constant are, if they cannot be judged."""
@@ -183,11 +195,21 @@ class _Check:
         gauge = NoiseGauges.fit(self.training[:_GAUGED])
         fit = None
         if len(drawn) >= _READ:
-            fit = best_reading(alike, self.training, self.heldout if same else None, layouts=same)
+            fresh = (
+                self.heldout
+                if same and self.heldout is not None and self.heldout.shape[1:] == shape
+                else None
+            )
+            fit = best_reading(alike, self.training, fresh, layouts=same)
         # Values of 0 and 1 are no constant images: a reading that fits comes first.
         unscaled = fit is not None and int(drawn.max()) <= _UNSCALED
         found = None if unscaled else self._near_constant(drawn, len(distinct), fit is None)
         found = found or self._near_repeats()
+        # Sheets may have a border, too; of images in the form of the training images, a border is the likelier.
+        if found is None and not same:
+            found = self._sheets(drawn)
+        if found is None and int(drawn.max()) > _UNSCALED:  # else edges of one colour are all over
+            found = self._bordered(drawn)
         if found:
             return found
         # Nor can such values be distinguished from noise: too little of the images is left in them.
@@ -196,10 +218,10 @@ class _Check:
             self.reading = reading.title
             self.reinterpreted = reading.mend(np.asarray(self.samples))
             return "value range", (
-                f"The samples' values do not fit the training images'; with {reading.title} they fit {fit.ratio:.0f} times"
+                f"The {self.called}' values do not fit the training images'; with {reading.title} they fit {fit.ratio:.0f} times"
                 f" better: {reading.mistake}?"
             )
-        return self._sheets(drawn) or self._noise(gauge, alike)
+        return (self._sheets(drawn) if same else None) or self._noise(gauge, alike)
 
     def _still_noise(self, gauge: NoiseGauges, reading: Reading, alike: NDArray[np.uint8]) -> bool:
         """Whether samples are noise under a reading, beyond what the mistake makes of the training images."""
@@ -209,17 +231,30 @@ class _Check:
         usual = gauge.noisy(reading.mend(reading.spoil(self.training[:_GAUGED]))).mean()
         return bool(noisy > 1.5 * usual)
 
+    def _bordered(self, drawn: NDArray[np.uint8]) -> tuple[SampleKind, str] | None:
+        self.border = find_border(drawn, self.training)
+        if self.border is None:
+            return None
+        return "border", (
+            f"{100 * self.border.share:.0f}% of the {self.called} have an edge of one colour that the training images lack ({self.border}"
+            f" of {drawn.shape[2]} x {drawn.shape[3]}): cut the border off, or write whole images."
+        )
+
     def _sheets(self, drawn: NDArray[np.uint8]) -> tuple[SampleKind, str] | None:
         shape = self.training.shape[1:]
-        lattice = None if drawn.shape[1:] == shape else find_sheet(drawn, self.training)
+        same = drawn.shape[1:] == shape
+        if same and len(drawn) < _FEWEST:
+            return None  # any few images have lines across which they happen to differ
+        lattice = None if same else find_sheet(drawn, self.training)
         if lattice is None:
             lattice = find_lattice(drawn, conform(self.training, drawn.shape[1:]))
         if lattice is None:
             return None
         height, width = drawn.shape[2:]
+        remedy = "write single images" if same else f"cut them into images of {shape[1]} x {shape[2]}"
         return "tiles", (
-            f"The samples, {height} x {width} pixels, are sheets of {lattice.rows} x {lattice.columns} images, not single"
-            f" images: cut them into images of {shape[1]} x {shape[2]}."
+            f"The {self.called}, {height} x {width} pixels, are sheets of {lattice.rows} x {lattice.columns} images, not single"
+            f" images: {remedy}."
         )
 
     def _near_constant(
@@ -233,7 +268,8 @@ class _Check:
             total = (share * distinct + blank) / (distinct + blank)
             if total >= _MOST and total >= 1.5 * usual:
                 return "constant", (
-                    f"{100 * total:.0f}% of the samples have one colour but for one grey level or a border; the sampler failed."
+                    f"{100 * total:.0f}% of the {self.called} have one colour but for one grey level or a border"
+                    f"{'; the sampler failed' if self.generated else ''}."
                 )
             if share > 0.02 and share > 2 * usual:
                 self.notes.append(
@@ -242,7 +278,7 @@ class _Check:
         contrast = set_statistics(drawn, drawn).contrast
         if faint and contrast < _FLAT * training.contrast:
             return "other", (
-                f"The samples have next to no contrast: {contrast:.1f} grey levels beside {training.contrast:.0f} of the"
+                f"The {self.called} have next to no contrast: {contrast:.1f} grey levels beside {training.contrast:.0f} of the"
                 f" training images."
             )
         return None
@@ -254,15 +290,16 @@ class _Check:
         known = draw(self.training, self.seed, largest=_COMPARED)
         found, usual = clusters(drawn), clusters(known)
         if found.largest_share >= _MOST and found.largest_share > 2 * usual.largest_share:
+            one = "a sampler that makes one image says nothing of the others"
             return "repeated", (
-                f"{_share(found.largest, found.images, self.count)} samples show one and the same image, but for a grey level"
-                f" or so; a sampler that makes one image says nothing of the others."
+                f"{_share(found.largest, found.images, self.count)} {self.called} show one and the same image, but for a grey level"
+                f" or so{f'; {one}' if self.generated else ''}."
             )
         few = found.distinct_share <= _COLLAPSED and 4 * found.distinct <= usual.distinct
         if few:
             return "repeated", (
-                f"{_share(found.images, found.images, self.count)} samples show only {found.distinct} different images, but"
-                f" for a grey level or so: the model has collapsed to them."
+                f"{_share(found.images, found.images, self.count)} {self.called} show only {found.distinct} different images, but"
+                f" for a grey level or so{': the model has collapsed to them' if self.generated else ''}."
             )
         return None
 
@@ -271,8 +308,9 @@ class _Check:
         if noisy >= _MOST:
             share = float(np.median(gauge.shares(alike)))
             return "noise", (
-                f"{100 * noisy:.0f}% of the samples are noise: {100 * min(share, 1):.0f}% of their variance, by the median, lies"
-                f" where the training images have next to none; the model is untrained, or sampling stopped early."
+                f"{100 * noisy:.0f}% of the {self.called} are noise: {100 * min(share, 1):.0f}% of their variance, by the median, lies"
+                f" where the training images have next to none"
+                f"{'; the model is untrained, or sampling stopped early' if self.generated else ''}."
             )
         if noisy >= 0.05:
             self.notes.append(f"About {100 * noisy:.0f}% of the samples are mostly noise.")

@@ -29,6 +29,7 @@ SOFTLY = 4.0
 _FEW = 10
 _BEYOND = 2.0
 _PIXELS = 1000
+_TIE = 0.02  # of readings that write nearly the same values, the plainer is named, which comes first
 
 
 Change = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
@@ -221,7 +222,7 @@ def best_reading(
             found = distances(seen, expected, scale_of(expected, written))
             # A mistake that leaves most features as they are is judged by those that it changes.
             changed = distances(expected, known, scale) > np.maximum(_CHANGED, usual)
-            if changed.any() and (best is None or found.mean() < best[0]):
+            if changed.any() and (best is None or found.mean() < best[0] - _TIE):
                 before = apart[changed].mean()
                 close = np.maximum(found[changed].mean(), usual[changed].mean() / 2)
                 best = found.mean(), before / usual[changed].mean(), Fit(reading, float(before / close))
