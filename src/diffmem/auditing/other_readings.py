@@ -21,7 +21,7 @@ from diffmem.memorization.plausibility.repeats import constant_images
 from diffmem.memorization.plausibility.statistics import draw
 from diffmem.progress import Progress
 
-__all__ = ["TURNS", "other_readings"]
+__all__ = ["TURNED", "TURNS", "other_readings"]
 
 Pixels = NDArray[np.uint8]
 Turn = Callable[[Pixels], Pixels]
@@ -41,6 +41,9 @@ TURNS: tuple[tuple[str, Turn], ...] = (
 """The ways to turn an image, (n, C, H, W) to the same or (n, C, W, H), other than to leave it."""
 
 _DRAWN = 400
+TURNED = _DRAWN * len(TURNS)
+"""How many searches the orientations take, at most."""
+
 _SEVERAL = 3
 _QUARTER = 0.25
 _BRIGHTER = 12.0

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from diffmem.auditing.criteria import NEIGHBOURS
 from diffmem.auditing.nulls import SEARCHES, SLOW_SPACES_MOST, SURROUNDINGS_MOST
+from diffmem.auditing.other_readings import TURNED
 from diffmem.data import duplicate_groups
 from diffmem.memorization import NeighbourIndex, index_helps, nearest_neighbours
 from diffmem.models import Denoiser
@@ -60,6 +61,7 @@ def estimate_comparison(
         + _FEW * own
         + changes * (once + min(own, SLOW_SPACES_MOST))
         + readings * 2 * samples
+        + TURNED
     )
     values = int(np.prod(training.shape[1:]))
     if queries * len(training) * values < _WORK:
