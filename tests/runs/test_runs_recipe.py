@@ -305,3 +305,59 @@ def test_the_table_has_the_values_of_a_choice_once():
 def test_every_listed_default_is_a_valid_setting(key):
     defaults = {key: default for key, default, _ in settings_table(TrainRecipe)}
     assert load_recipe(TrainRecipe, None, [f"{key}={defaults[key]}"]) == TrainRecipe()
+
+
+def test_a_key_that_stands_twice_is_refused_as_its_first_value_would_be_lost(tmp_path):
+    path = written(tmp_path, "title: a\ndata: {source: digits}\nsizes: [4, 8]\ntitle: b\n")
+    with pytest.raises(UserError, match="line 4 repeats the key 'title' of line 1"):
+        load_recipe(StudyRecipe, path)
+    with pytest.raises(UserError, match="repeats the key 'share'"):
+        override({}, ["data.mixture={share: 0.1, share: 0.2}"])
+
+
+def test_anchors_aliases_and_merged_groups_of_yaml_are_read(tmp_path):
+    path = written(
+        tmp_path,
+        "data: {source: digits}\nsizes: [4, 8]\ntraining: {ema: &ema {mode: mode1, half_life: 5}}\n"
+        "levels: {a: {training.ema: *ema}, b: {training.ema: {<<: *ema, half_life: 7}}}\n",
+    )
+    recipe = load_recipe(StudyRecipe, path)
+    lives = [recipe.level(name).training.ema.half_life for name in ("a", "b")]
+    assert lives == [5, 7]
+    assert recipe.level("b").training.ema.mode == "mode1"
+
+
+def test_names_of_levels_are_those_that_are_written(tmp_path):
+    levels = "levels:\n  on: {}\n  off: {}\n  0.10: {}\n  010: {}\n  1_000: {}\n  2026-01-02: {}\n"
+    recipe = load_recipe(StudyRecipe, written(tmp_path, f"data: {{source: digits}}\nsizes: [4]\n{levels}"))
+    assert list(recipe.levels) == ["on", "off", "0.10", "010", "1_000", "2026-01-02"]
+
+
+def test_levels_of_one_name_are_refused():
+    with pytest.raises(UserError, match="two levels are named '8'"):
+        validated(StudyRecipe, {**SMALLEST, "levels": {8: {}, "8": {}}}, "here")
+
+
+def test_a_key_that_is_no_word_is_refused(tmp_path):
+    with pytest.raises(UserError, match="the key in line 1 is not a word"):
+        load_recipe(StudyRecipe, written(tmp_path, "? [a, b]\n: c\n"))
+
+
+def test_a_group_in_a_level_changes_what_it_lists_and_nothing_else():
+    values = {**SMALLEST, "model": {"preconditioning": "edm", "channels": 8, "multipliers": [1, 2]}}
+    values["training"] = {"ema": {"mode": "mode1", "half_life": 5}}
+    grouped = {"a": {"model": {"channels": 4}, "training.ema": {"half_life": 7}}}
+    recipe = validated(StudyRecipe, {**values, "levels": grouped}, "here")
+    dotted = {"a": {"model.channels": 4, "training.ema.half_life": 7}}
+    assert recipe == validated(StudyRecipe, {**values, "levels": dotted}, "here")
+    found = recipe.level("a")
+    assert (found.model.preconditioning, found.model.channels) == ("edm", 4)
+    assert (found.training.ema.mode, found.training.ema.half_life) == ("mode1", 7)
+
+
+def test_the_source_of_a_level_that_is_given_in_a_group_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.npz").touch()
+    values = {**SMALLEST, "levels": {"a": {"data": {"source": "mine.npz"}}}}
+    recipe = validated(StudyRecipe, values, "here").with_whole_paths()
+    assert recipe.level("a").data.source == str(tmp_path / "mine.npz")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,7 +12,7 @@ from diffmem.errors import UserError
 from diffmem.executors.config import ExecutorConfig
 from diffmem.models.config import ModelConfig
 from diffmem.sampling.config import SamplerConfig
-from diffmem.settings import set_key, validated
+from diffmem.settings import leaves, set_key, validated
 from diffmem.training.config import TrainingConfig
 
 __all__ = ["BudgetConfig", "DataConfig", "MeasureConfig", "StudyRecipe", "TrainRecipe"]
@@ -168,9 +168,15 @@ class StudyRecipe(TrainRecipe):
     @field_validator("levels", "published", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {str(name): {} if one is None else one for name, one in value.items()}
-        return value
+        if not isinstance(value, Mapping):
+            return value
+        found: dict[str, Any] = {}
+        for name, one in value.items():
+            if str(name) in found:
+                raise ValueError(f"two levels are named {str(name)!r}")
+            # A group, `model: {channels: 8}`, changes what it lists, as `model.channels: 8` does.
+            found[str(name)] = {} if one is None else dict(leaves(one)) if isinstance(one, Mapping) else one
+        return found
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -215,7 +221,7 @@ class StudyRecipe(TrainRecipe):
         """Return the grid whose levels are these; they may differ in data, model, training and sampling alone."""
         first, *_ = levels.values()
         settings = {
-            name: dict(_leaves(one.model_dump(mode="json", include=set(_OF_A_LEVEL))))
+            name: dict(leaves(one.model_dump(mode="json", include=set(_OF_A_LEVEL))))
             for name, one in levels.items()
         }
         base, *others = settings.values()
@@ -246,12 +252,3 @@ class StudyRecipe(TrainRecipe):
         if "path" in values["executor"]:
             values["executor"]["path"] = whole(values["executor"]["path"])
         return type(self).model_validate(values)
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the settings in groups of keys, with their dotted keys."""
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
