@@ -18,6 +18,7 @@ from diffmem.errors import UserError, nearest
 
 __all__ = [
     "config_hash",
+    "idle_settings",
     "leaves",
     "load_recipe",
     "merged",
@@ -175,6 +176,22 @@ def override(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
             ) from error
         set_key(result, key, value, f"Setting {setting!r}")
     return result
+
+
+def idle_settings(group: BaseModel, prefix: str, names: Sequence[str], why: str) -> list[str]:
+    """Return those of these settings that were changed, each with why it has no effect, as sentences without a full stop.
+
+    Args:
+        group: Holds them.
+        prefix: Of their dotted keys, such as 'training.ema.'.
+        names: Its fields.
+        why: Such as 'training.ema.mode is mode3'.
+    """
+    return [
+        f"{prefix}{name} = {getattr(group, name)} has no effect: {why}"
+        for name in names
+        if getattr(group, name) != type(group).model_fields[name].default
+    ]
 
 
 def set_key(values: dict[str, Any], key: str, value: Any, where: str) -> None:

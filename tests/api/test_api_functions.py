@@ -40,6 +40,17 @@ def test_a_training_gives_a_model_and_prints_what_it_is(run, digits):
     assert "2 epochs" in run._repr_html_()
 
 
+def test_settings_without_effect_are_told_by_every_verb_that_takes_them(run, digits, capsys):
+    training = dm.TrainingConfig(epochs=2, batch_size=8, momentum=0.5)
+    few, where = digits.take(range(8), "8 digits"), run.folder.parent
+    dm.train(few, model=dm.ModelConfig(**SMALL), training=training, out=where, device="cpu")
+    sampler = dm.SamplerConfig(steps=2, solver="euler", alpha=0.5)
+    dm.generate(run.model, range(2), sampler=sampler, device="cpu")
+    said = capsys.readouterr().err
+    assert "warning: training.momentum = 0.5 has no effect: training.optimizer is adam.\n" in said
+    assert "warning: alpha = 0.5 has no effect: solver is euler.\n" in said
+
+
 def test_the_same_training_is_opened_and_not_done_again(run, digits, monkeypatch):
     monkeypatch.setattr("diffmem.runs.trained.Trainer", None)
     again = dm.train(

@@ -307,40 +307,9 @@ def test_every_listed_default_is_a_valid_setting(key):
     assert load_recipe(TrainRecipe, None, [f"{key}={defaults[key]}"]) == TrainRecipe()
 
 
-def test_a_key_that_stands_twice_is_refused_as_its_first_value_would_be_lost(tmp_path):
-    path = written(tmp_path, "title: a\ndata: {source: digits}\nsizes: [4, 8]\ntitle: b\n")
-    with pytest.raises(UserError, match="line 4 repeats the key 'title' of line 1"):
-        load_recipe(StudyRecipe, path)
-    with pytest.raises(UserError, match="repeats the key 'share'"):
-        override({}, ["data.mixture={share: 0.1, share: 0.2}"])
-
-
-def test_anchors_aliases_and_merged_groups_of_yaml_are_read(tmp_path):
-    path = written(
-        tmp_path,
-        "data: {source: digits}\nsizes: [4, 8]\ntraining: {ema: &ema {mode: mode1, half_life: 5}}\n"
-        "levels: {a: {training.ema: *ema}, b: {training.ema: {<<: *ema, half_life: 7}}}\n",
-    )
-    recipe = load_recipe(StudyRecipe, path)
-    lives = [recipe.level(name).training.ema.half_life for name in ("a", "b")]
-    assert lives == [5, 7]
-    assert recipe.level("b").training.ema.mode == "mode1"
-
-
-def test_names_of_levels_are_those_that_are_written(tmp_path):
-    levels = "levels:\n  on: {}\n  off: {}\n  0.10: {}\n  010: {}\n  1_000: {}\n  2026-01-02: {}\n"
-    recipe = load_recipe(StudyRecipe, written(tmp_path, f"data: {{source: digits}}\nsizes: [4]\n{levels}"))
-    assert list(recipe.levels) == ["on", "off", "0.10", "010", "1_000", "2026-01-02"]
-
-
 def test_levels_of_one_name_are_refused():
     with pytest.raises(UserError, match="two levels are named '8'"):
         validated(StudyRecipe, {**SMALLEST, "levels": {8: {}, "8": {}}}, "here")
-
-
-def test_a_key_that_is_no_word_is_refused(tmp_path):
-    with pytest.raises(UserError, match="the key in line 1 is not a word"):
-        load_recipe(StudyRecipe, written(tmp_path, "? [a, b]\n: c\n"))
 
 
 def test_a_group_in_a_level_changes_what_it_lists_and_nothing_else():
@@ -361,3 +330,54 @@ def test_the_source_of_a_level_that_is_given_in_a_group_is_found_from_any_folder
     values = {**SMALLEST, "levels": {"a": {"data": {"source": "mine.npz"}}}}
     recipe = validated(StudyRecipe, values, "here").with_whole_paths()
     assert recipe.level("a").data.source == str(tmp_path / "mine.npz")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("training.momentum=0.5", "training.momentum = 0.5 has no effect: training.optimizer is adam."),
+        ("training.p_mean=0", "training.p_mean = 0.0 has no effect: model.preconditioning is vp."),
+        ("training.ema.final=0.5", "training.ema.final = 0.5 has no effect: training.ema.mode is mode2."),
+        ("training.evaluations.start=5", "has no effect: training.evaluations.schedule is log."),
+        ("sampling.S_noise=1.007", "sampling.S_noise = 1.007 has no effect: sampling.S_churn is 0."),
+    ],
+)
+def test_a_setting_without_effect_is_told_and_one_with_an_effect_is_not(setting, words):
+    assert validated(StudyRecipe, SMALLEST, "here").remarks() == []
+    (found,) = validated(StudyRecipe, override(SMALLEST, [setting]), "here").remarks()
+    assert found.endswith(words)
+    effects = [
+        "training.optimizer=sgd", "model.preconditioning=edm", "training.ema.mode=mode4", "training.evaluations.schedule=doubling",
+        "sampling.S_churn=10",
+    ]  # fmt: skip
+    assert validated(StudyRecipe, override(SMALLEST, [setting, *effects]), "here").remarks() == []
+
+
+def test_a_setting_without_effect_in_one_level_names_it_and_levels_that_are_the_same_are_told():
+    levels = {"a": {"training.momentum": 0.5}, "b": {"model": {"channels": 128}}, "c": {}}
+    recipe = validated(StudyRecipe, {**SMALLEST, "levels": levels}, "here")
+    assert recipe.remarks() == [
+        "Level a: training.momentum = 0.5 has no effect: training.optimizer is adam.",
+        "The levels b, c have the same settings: their numbers are of the same trainings, and no comparison.",
+    ]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_no_recipe_of_the_repository_has_a_setting_without_effect(path):
+    assert load_study(path).remarks() == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["training.ema.mode=mode3"], "EMA mode3, cyclic"),
+        (
+            ["training.ema.mode=mode4", "training.ema.final=0.5"],
+            "EMA mode4 (half-life 10 epochs, final decay 0.5)",
+        ),
+        (["training.optimizer=sgd"], "SGD (momentum 0.9) at"),
+        (["training.betas=[0.5, 0.9]"], "Adam (betas 0.5, 0.9) at"),
+    ],
+)
+def test_a_procedure_is_described_by_what_has_an_effect(settings, words):
+    assert words in validated(TrainRecipe, override({}, settings), "here").training.describe()

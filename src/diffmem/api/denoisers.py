@@ -114,6 +114,8 @@ def train(
     if not conditional:
         training_set = training_set.with_labels(None, None, "without labels")
     run = Run(training_set, None, model or ModelConfig(), training or TrainingConfig(), seed, Path(out))
+    for remark in run.training.remarks(run.model.preconditioning):
+        warn(f"{remark}.")
     report(f"{run.folder}: {len(training_set)} images, {run.model.describe()}; {run.training.describe()}")
     with show_progress("Training") as progress:
         snapshot = run.fit(device=device, progress=progress, warn=warn)
@@ -170,6 +172,8 @@ def generate(
     if file is not None:
         check_samples_file(file)
     config = sampler or SamplerConfig()
+    for remark in config.remarks():
+        warn(f"{remark}.")
     device = choose_device(device)
     if executor is not None and file is None:
         raise UserError("With an executor, name the file to write: workers need a folder beside it.")

@@ -62,6 +62,7 @@ class StudyFolder:
 
         The report is written meanwhile with what is known, if this process works alone.
         """
+        self.tell_remarks()
         with show_progress(self.recipe.title) as shown:
             progress = shown
             if world().size == 1:
@@ -70,6 +71,11 @@ class StudyFolder:
         _ = (
             self.result
         )  # under torchrun all processes read it together, and the first alone goes on to the report
+
+    def tell_remarks(self) -> None:
+        """Warn of what the recipe's author may not have meant; see `StudyRecipe.remarks`."""
+        for remark in self.recipe.remarks() if world().is_main else ():
+            warn(remark)
 
     @cached_property
     def result(self) -> StudyRecord:

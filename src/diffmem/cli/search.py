@@ -26,6 +26,7 @@ def print_plan(found: StudyFolder) -> None:
     from diffmem.executors.open import open_pool
     from diffmem.executors.processes import available_cores
 
+    found.tell_remarks()
     recipe, config = found.recipe, found.recipe.executor
     if config.kind in ("inline", "local"):
         with open_pool(config, device=found.device, folder=found.folder) as pool:

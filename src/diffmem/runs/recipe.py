@@ -138,6 +138,10 @@ class TrainRecipe(_Config):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
 
+    def remarks(self) -> list[str]:
+        """Return what the user may not have meant, as sentences: settings that were changed and have no effect."""
+        return [f"{sentence}." for sentence in self.training.remarks(self.model.preconditioning)]
+
 
 class StudyRecipe(TrainRecipe):
     """A study: a base configuration, the levels of a factor that change it, sizes, seeds; everything but where it is stored."""
@@ -215,6 +219,28 @@ class StudyRecipe(TrainRecipe):
         return validated(StudyRecipe, base, where).model_copy(
             update={"executor": self.executor, "budget": self.budget}
         )
+
+    def remarks(self) -> list[str]:
+        """Return what the user may not have meant, as sentences: settings without effect, levels that are the same."""
+        found: dict[str, list[str]] = {}
+        same: dict[str, list[str]] = {}
+        for name in self.levels:
+            level = self.level(name)
+            for text in [
+                *level.training.remarks(level.model.preconditioning),
+                *level.sampling.remarks("sampling."),
+            ]:
+                found.setdefault(text, []).append(name)
+            same.setdefault(level.model_dump_json(include=set(_OF_A_LEVEL)), []).append(name)
+        texts = [
+            f"{text}." if len(names) == len(self.levels) else f"Level {', '.join(names)}: {text}."
+            for text, names in found.items()
+        ]
+        return texts + [
+            f"The levels {', '.join(names)} have the same settings: their numbers are of the same trainings, and no comparison."
+            for names in same.values()
+            if len(names) > 1
+        ]
 
     @classmethod
     def of_levels(cls, title: str, factor: str, levels: Mapping[str, StudyRecipe]) -> StudyRecipe:
