@@ -77,6 +77,14 @@ def test_a_plan_names_runs_hours_memory_and_disk_and_writes_nothing(recipe, tmp_
     assert not (tmp_path / "study").exists()
 
 
+def test_the_plan_of_a_grid_speaks_of_no_search(grid, tmp_path, capsys):
+    run("study", grid, "--out", tmp_path / "study", "--plan", "--device", "cpu", "--workers", "1")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "trainings, 1 at a time" in shown
+    assert "search" not in shown
+    assert "fixed grid" not in shown
+
+
 def test_a_new_recipe_is_complete_and_never_overwrites(tmp_path, capsys):
     from diffmem.studies.search.recipe import load_study
 
