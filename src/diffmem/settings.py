@@ -119,7 +119,7 @@ def validated(model: type[_Model], values: Any, where: str) -> _Model:
             raise UserError(f"{where}: unknown key {key!r}.{hint}") from error
         if first["type"] == "missing":
             raise UserError(f"{where}: the key {key!r} is missing.") from error
-        message = first["msg"].removeprefix("Value error, ")
+        message = _message(first["type"], first["msg"], first.get("ctx", {}))
         value = "" if isinstance(first.get("input"), dict) else f" = {first.get('input')!r}"
         raise UserError(
             f"{where}: {key + value + ': ' if key else ''}{message[0].lower() + message[1:]}."
@@ -128,6 +128,19 @@ def validated(model: type[_Model], values: Any, where: str) -> _Model:
         if not math.isfinite(number):
             raise UserError(f"{where}: {key} = {number}: input should be a finite number.")
     return found
+
+
+def _message(kind: str, text: str, context: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value, in words of YAML."""
+    if kind in ("tuple_type", "list_type"):
+        return "input should be a list, such as [1, 2]"
+    if kind in ("dict_type", "model_type", "model_attributes_type"):
+        return "input should be a group of keys"
+    if kind == "too_short":
+        return f"give {context['min_length']} or more, not {context['actual_length']}"
+    if kind == "too_long":
+        return f"give {context['max_length']} at most, not {context['actual_length']}"
+    return text.removeprefix("Value error, ")
 
 
 def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import diffmem as dm
+from diffmem.studies.search.recipe import OnsetConfig
 
 SMALL = {"channels": 8, "multipliers": (1,), "blocks": 1, "attention": (), "dropout": 0.0}
 
@@ -168,6 +169,15 @@ def test_a_search_prints_its_table_and_goes_on_in_its_folder(tmp_path):
     assert "below 4" in study._repr_html_()
     assert (tmp_path / "s" / "report.html").is_file()
     assert dm.open_emm(tmp_path / "s").emm == study.emm
+
+
+def test_what_a_search_is_given_twice_is_refused(tmp_path):
+    with pytest.raises(dm.UserError, match=r"line is 0.1, but onset\.line is 0.2"):
+        dm.find_onset("digits", (4, 8), onset={"line": 0.2}, out=tmp_path / "s")
+    with pytest.raises(dm.UserError, match="data has a source, 'other'"):
+        dm.find_onset(
+            "digits", (4, 8), data={"source": "other"}, onset=OnsetConfig(tolerance=0.5), out=tmp_path / "s"
+        )
 
 
 @pytest.mark.slow

@@ -85,6 +85,12 @@ def test_the_plan_of_a_grid_speaks_of_no_search(grid, tmp_path, capsys):
     assert "fixed grid" not in shown
 
 
+def test_workers_beside_an_executor_are_refused(recipe, tmp_path, capsys):
+    given = ("--out", tmp_path / "study", "--workers", "2", "--set", "executor=inline")
+    assert exit_of("study", recipe, *given) == 2
+    assert "--workers 2 and --set executor=inline both say where trainings run" in capsys.readouterr().err
+
+
 def test_a_new_recipe_is_complete_and_never_overwrites(tmp_path, capsys):
     from diffmem.studies.search.recipe import load_study
 

@@ -61,7 +61,7 @@ def test_a_grid_can_have_levels_and_what_levels_may_not_change_is_told(tmp_path)
     for changes, words in [
         ({"levels": {"a": {"seeds": [1]}}}, "may change data, model, training and sampling, not 'seeds'"),
         ({"published": {"16": 1.0}}, "names the level '16'"),
-        ({"search": {}}, "unknown key 'search'"),
+        ({"search": {}}, "search is of plan: search"),
         ({"plan": "both"}, "plan = 'both'"),
     ]:
         with pytest.raises(UserError, match=words):
@@ -118,7 +118,11 @@ def test_an_unknown_key_names_the_file_and_the_nearest_key_at_every_level(tmp_pa
         ("model.channels=wide", "model.channels = 'wide': input should be a valid integer"),
         ("training.epochs=-3", "training.epochs = -3: input should be greater than 0"),
         ("data.selection=best", "data.selection = 'best': input should be 'balanced', 'first' or 'random'"),
-        ("sizes=many", "sizes = 'many': input should be a valid tuple"),
+        ("sizes=many", "sizes = 'many': input should be a list, such as [1, 2]"),
+        ("sizes=[]", "sizes = []: give 1 or more, not 0"),
+        ("training.betas=[1, 2, 3]", "training.betas = [1, 2, 3]: give 2 at most, not 3"),
+        ("model=3", "model = 3: input should be a group of keys"),
+        ("levels=[1]", "levels = [1]: input should be a group of keys"),
         ("sizes=[4, x]", "sizes.1 = 'x': input should be a valid integer"),
         ("sizes=[]", "sizes = []: "),
         ("model=null", "model = None: "),
