@@ -71,9 +71,10 @@ def print_plan(found: StudyFolder) -> None:
         print(resources)
         print("Hours are of one process, from a short measurement on this machine.")
         return
+    still = "Still " if plan.finished else ""
     print(
-        f"{plan.runs:.0f} trainings, up to {plan.slots} at a time: {duration_text(3600 * plan.hours)} on average, below"
-        f" {duration_text(3600 * plan.hours_high)} in nine of ten cases; a fixed grid {duration_text(3600 * plan.grid_hours)}."
+        f"{still}{count_text(round(plan.runs), 'training')}, up to {plan.slots} at a time:"
+        f" {duration_text(3600 * plan.hours)} on average, below {duration_text(3600 * plan.hours_high)} in nine of ten cases; a fixed grid {duration_text(3600 * plan.grid_hours)}."
     )
     print(resources)
     print(

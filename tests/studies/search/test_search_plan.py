@@ -4,6 +4,7 @@ from search_builders import TINY, tiny_recipe
 from diffmem.runs.recipe import StudyRecipe
 from diffmem.settings import validated
 from diffmem.studies.search import plan as planning
+from diffmem.studies.search.choice import Outcome
 from diffmem.studies.search.plan import Speed, plan_grid, plan_search
 from diffmem.studies.search.study import SearchStudy
 from diffmem.studies.study import Study
@@ -57,6 +58,25 @@ def test_a_grid_takes_no_less_than_its_longest_training(measured, tmp_path, slot
     hours = [(run.points[-1] / 1000 + len(run.points) * recipe.measure.samples / 100) / 3600 for run in runs]
     assert plan.hours == pytest.approx(max(sum(hours) / slots, max(hours)))
     assert plan.memory == min(slots, len(runs)) * 10**9
+
+
+def test_what_a_search_knows_already_is_not_planned_again(measured, tmp_path):
+    study = SearchStudy(
+        tiny_recipe("search.most_sizes=12", "sizes=[16, 512]", "levels={only: {}}", "search.start=64"),
+        tmp_path,
+    )
+    whole = plan_search(study, "cpu", slots=1, threads=1)
+    small = Outcome("memorized", 1.0, 0.95, 1.0)
+    large = Outcome("not memorized", 0.1, 0.0, 0.2)
+    outcomes = {64: small, 160: large}
+    study.outcome = lambda item: outcomes.get(item.size)
+    half = plan_search(study, "cpu", slots=1, threads=1)
+    assert half.finished == 2
+    assert 0 < half.levels[0].images_trained < whole.levels[0].images_trained
+    study.outcome = lambda item: small if item.size <= 100 else large
+    done = plan_search(study, "cpu", slots=1, threads=1)
+    assert (done.runs, done.hours, done.disk) == (0, 0, 0)
+    assert done.finished > 2
 
 
 def test_a_second_level_is_expected_to_be_cheaper_than_the_first(measured, tmp_path):

@@ -17,17 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import expit, logit
 
 from diffmem.models import build_denoiser, count_parameters
 from diffmem.models.denoiser import Denoiser
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.run import Run
 from diffmem.sampling import SamplerConfig, generate
-from diffmem.studies.search.interval import emm_of_seed
-from diffmem.studies.search.levels import beside, hint_order
 from diffmem.studies.search.onset_study import OnsetStudy
-from diffmem.studies.search.simulation import search_level
+from diffmem.studies.search.projection import longest_hours, simulate
 from diffmem.studies.search.study import SearchStudy
 from diffmem.studies.study import Study
 from diffmem.training import Trainer
@@ -35,8 +32,6 @@ from diffmem.training import Trainer
 __all__ = ["LevelPlan", "Plan", "Speed", "measure_speed", "plan_grid", "plan_onset", "plan_search"]
 
 _SIMULATIONS = 60
-_SLOPE = 2.0  # logits of R_mem for a doubling of N, as in the published curves
-_ALIKE = 0.5  # standard deviation of ln EMM from one level to the next
 
 
 @dataclass(frozen=True)
@@ -172,7 +167,7 @@ def _wait(cuda: bool) -> None:
 def plan_search(
     study: SearchStudy, device: str, slots: int, threads: int, progress: Progress = NO_PROGRESS
 ) -> Plan:
-    """Project what a study takes.
+    """Project what the rest of a search takes; what is known of it already is taken as it is.
 
     Args:
         device: 'cpu' or 'cuda'.
@@ -186,31 +181,16 @@ def plan_search(
         run, sampling = study.smallest_run(name), study.levels[name].sampling
         speeds[name] = measure_speed(run, sampling, device, threads)
         progress(number + 1, len(names), name)
-    simulated = _simulate(study)
+    simulated = simulate(study, _SIMULATIONS)
     levels = [_level_plan(study, name, speeds[name], simulated[name].sum(axis=1)) for name in names]
     searches = [search for group in study.searches().values() for search in group]
     finished = sum(len(search.found.outcomes) for search in searches if search.found)
     hours = {name: _hours(simulated[name], speeds[name]) for name in names}
     everything = np.sum([one.sum(axis=1) for one in hours.values()], axis=0) / slots
-    times = np.maximum(everything, _longest(study, hours))
+    times = np.maximum(everything, longest_hours(study, hours))
     return _plan(
         levels, slots, finished, (float(times.mean()), float(np.quantile(times, 0.9))), len(searches)
     )
-
-
-def _longest(study: SearchStudy, hours: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return the hours of the trainings that must follow one another in each simulation: a search trains one size after the other,
-    the first seed's is waited for by the others, and a level's by those that begin where it ended.
-
-    Args:
-        hours: Level -> (simulations, seeds).
-    """
-    names, ends = list(study.levels), dict[int, NDArray[np.float64]]()
-    for index, parent in hint_order(len(names)):
-        own = hours[names[index]]
-        waited = ends[parent] if parent is not None and study.recipe.search.hints else 0.0
-        ends[index] = waited + own[:, 0] + (own[:, 1:].max(axis=1) if own.shape[1] > 1 else 0.0)
-    return np.asarray(np.max(list(ends.values()), axis=0))
 
 
 def plan_onset(
@@ -323,52 +303,8 @@ def _plan(
     )
 
 
-def _simulate(study: SearchStudy) -> dict[str, NDArray[np.float64]]:
-    """Return for each level (simulations, seeds, 4): runs, images trained, images sampled, points sampled of each search."""
-    recipe, names = study.recipe, list(study.levels)
-    ends = np.log(recipe.sizes)
-    found: dict[str, list[list[list[int]]]] = {name: [] for name in names}
-    for number in range(_SIMULATIONS):
-        rng = np.random.default_rng(number)
-        logarithms: dict[int, float] = {}
-        for index, parent in hint_order(len(names)):
-            if parent is None:
-                logarithms[index] = rng.uniform(*ends)
-            else:
-                logarithms[index] = float(np.clip(logarithms[parent] + _ALIKE * rng.standard_normal(), *ends))
-            hint = math.exp(logarithms[parent]) if parent is not None and recipe.search.hints else None
-            found[names[index]].append(
-                _simulated(study, names[index], math.exp(logarithms[index]), hint, rng)
-            )
-    return {name: np.array(rows, dtype=float) for name, rows in found.items()}
-
-
-def _simulated(
-    study: SearchStudy, name: str, emm: float, hint: float | None, rng: np.random.Generator
-) -> list[list[int]]:
-    """Simulate the searches of all seeds of a level with this EMM, the first beginning at a hint; a row for each."""
-    recipe, sampling = study.recipe, study.levels[name].sampling
-    epochs = study.smallest_run(name).epochs
-    target = float(logit(1 - recipe.measure.epsilon))
-    rows = []
-    for _ in recipe.seeds:
-        rule = recipe.size_rule(recipe.search.start if hint is None else beside(hint, recipe))
-        replayed, trainings = search_level(
-            lambda size: float(expit(target - _SLOPE * math.log2(size / emm))),
-            rule,
-            lambda size: recipe.stopping_rule(len(epochs), epochs[-1] * size, sampling),
-            epochs,
-            rng,
-        )
-        hint = emm_of_seed(replayed, rule).value or hint
-        done = trainings.values()
-        trained, sampled = sum(one.images_trained for one in done), sum(one.images_sampled for one in done)
-        rows.append([len(done), trained, sampled, len(done) * len(epochs)])
-    return rows
-
-
 def _hours(table: NDArray[np.float64], speed: Speed) -> NDArray[np.float64]:
-    """Return the hours of one process of searches, (..., 4) as of `_simulate`."""
+    """Return the hours of one process of searches, (..., 4) as of `simulate`."""
     return np.asarray((table[..., 1] / speed.trained + table[..., 2] / speed.sampled) / 3600)
 
 
