@@ -64,7 +64,9 @@ def test_a_recipe_is_carried_out_and_reported(recipe, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "undecided" in shown or "memorized" in shown
     run("study", "watch", out, "--once")
-    assert "8" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "8" in shown
+    assert shown.endswith("\n")
     run("runs", out)
     assert str(TINY["sizes"][0]) in capsys.readouterr().out
 

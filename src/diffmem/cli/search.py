@@ -72,9 +72,10 @@ def print_plan(found: StudyFolder) -> None:
         print("Hours are of one process, from a short measurement on this machine.")
         return
     still = "Still " if plan.finished else ""
+    usual, high, grid = (duration_text(3600 * one) for one in (plan.hours, plan.hours_high, plan.grid_hours))
     print(
-        f"{still}{count_text(round(plan.runs), 'training')}, up to {plan.slots} at a time:"
-        f" {duration_text(3600 * plan.hours)} on average, below {duration_text(3600 * plan.hours_high)} in nine of ten cases; a fixed grid {duration_text(3600 * plan.grid_hours)}."
+        f"{still}{count_text(round(plan.runs), 'training')}, up to {plan.slots} at a time: {usual} on average, below {high} in nine of"
+        f" ten cases; a fixed grid {grid}."
     )
     print(resources)
     print(
@@ -119,11 +120,15 @@ def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
     if not every > 0:
         raise UserError(f"--every {every} must be a positive number of seconds, for example 2.")
     found = open_study(folder)
+    if once:
+        _, tables, lines = found.now()
+        console().print(Group(tables[-1], *map(Text, lines)))
+        return
     with Live(console=console(), auto_refresh=False) as shown:
         while True:
             finished, tables, lines = found.now()
             shown.update(Group(tables[-1], *map(Text, lines)), refresh=True)
-            if finished or once:
+            if finished:
                 return
             time.sleep(every)
 
