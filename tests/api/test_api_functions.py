@@ -52,6 +52,25 @@ def test_settings_without_effect_are_told_by_every_verb_that_takes_them(run, dig
     assert "warning: alpha = 0.5 has no effect: solver is euler.\n" in said
 
 
+def test_settings_may_be_keys_and_values_and_seeds_those_of_numpy(run, digits):
+    few, where = digits.take(range(8), "8 digits"), run.folder.parent
+    training = {"epochs": 2, "batch_size": 8}
+    again = dm.train(few, model=SMALL, training=training, seed=np.int64(0), out=where, device="cpu")
+    assert again.snapshot == run.snapshot
+    with pytest.raises(dm.UserError, match="model: unknown key 'chanels'"):
+        dm.train(few, model={"chanels": 8}, out=where, device="cpu")
+
+
+@pytest.mark.parametrize("seed", [1.5, 2**64])
+def test_a_seed_that_is_no_whole_number_or_too_large_is_refused(run, digits, seed, tmp_path):
+    with pytest.raises(dm.UserError, match="is not a whole number from"):
+        dm.train(digits.take(range(8), "8 digits"), model=SMALL, seed=seed, out=tmp_path, device="cpu")
+    assert list(tmp_path.iterdir()) == []
+    for wrong in (seed, -1):
+        with pytest.raises(dm.UserError, match="is no whole number from 0 to 4294967295"):
+            dm.generate(run.model, [0, wrong], device="cpu")
+
+
 def test_the_same_training_is_opened_and_not_done_again(run, digits, monkeypatch):
     monkeypatch.setattr("diffmem.runs.trained.Trainer", None)
     again = dm.train(

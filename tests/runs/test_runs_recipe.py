@@ -119,6 +119,10 @@ def test_an_unknown_key_names_the_file_and_the_nearest_key_at_every_level(tmp_pa
         ("training.epochs=-3", "training.epochs = -3: input should be greater than 0"),
         ("data.selection=best", "data.selection = 'best': input should be 'balanced', 'first' or 'random'"),
         ("sizes=many", "sizes = 'many': input should be a list, such as [1, 2]"),
+        (
+            "seeds=[99999999999999999999]",
+            "seeds has 99999999999999999999, which is not from -2^63 to 2^64 - 1",
+        ),
         ("sizes=[]", "sizes = []: give 1 or more, not 0"),
         ("training.betas=[1, 2, 3]", "training.betas = [1, 2, 3]: give 2 at most, not 3"),
         ("model=3", "model = 3: input should be a group of keys"),

@@ -196,6 +196,11 @@ class StudyRecipe(TrainRecipe):
             values: Sequence[int] = getattr(self, name)
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} repeats a value: {list(values)}")
+        for seed in self.seeds:
+            if not -(2**63) <= seed < 2**64:
+                raise ValueError(
+                    f"seeds has {seed}, which is not from -2^63 to 2^64 - 1; use for example 0, 1, 2"
+                )
         unknown = sorted(set(self.published) - set(self.levels))
         if unknown:
             raise ValueError(f"published names the level {unknown[0]!r}, which is not among levels")
