@@ -124,6 +124,7 @@ def test_an_unknown_key_names_the_file_and_the_nearest_key_at_every_level(tmp_pa
             "seeds has 99999999999999999999, which is not from -2^63 to 2^64 - 1",
         ),
         ("sizes=[]", "sizes = []: give 1 or more, not 0"),
+        ("training.betas=[0.9, 1.0]", "training.betas.1 = 1.0: input should be less than 1"),
         ("training.betas=[1, 2, 3]", "training.betas = [1, 2, 3]: give 2 at most, not 3"),
         ("model=3", "model = 3: input should be a group of keys"),
         ("levels=[1]", "levels = [1]: input should be a group of keys"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -70,7 +70,9 @@ class TrainingConfig(_Config):
     )
     learning_rate: float = Field(2e-4, gt=0, description="Learning rate after the warm-up.")
     warmup: float = Field(200.0, ge=0, description="Epochs in which the learning rate rises linearly from 0.")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's decay rates.")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.9, 0.999), description="Adam's decay rates."
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD's momentum.")
     weight_decay: float = Field(0.0, ge=0, description="Weight decay.")
     ema: EmaConfig = EmaConfig()
