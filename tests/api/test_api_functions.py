@@ -7,6 +7,9 @@ import pytest
 import torch
 
 import diffmem as dm
+from diffmem.optimum.curves import optimum_curves
+from diffmem.optimum.gap import GapSettings
+from diffmem.studies.quickstart import quickstart_recipe
 from diffmem.studies.search.recipe import OnsetConfig
 
 SMALL = {"channels": 8, "multipliers": (1,), "blocks": 1, "attention": (), "dropout": 0.0}
@@ -59,6 +62,13 @@ def test_settings_may_be_keys_and_values_and_seeds_those_of_numpy(run, digits):
     assert again.snapshot == run.snapshot
     with pytest.raises(dm.UserError, match="model: unknown key 'chanels'"):
         dm.train(few, model={"chanels": 8}, out=where, device="cpu")
+
+
+@pytest.mark.parametrize("changes", [{"multipliers": (1,) * 5}, {"architecture": "optimum"}])
+def test_a_model_that_cannot_be_trained_on_the_images_leaves_no_folder(digits, changes, tmp_path):
+    with pytest.raises(dm.UserError, match=r"do not fit|no weights to train"):
+        dm.train(digits.take(range(8), "8 digits"), model={**SMALL, **changes}, out=tmp_path, device="cpu")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("seed", [1.5, 2**64])
@@ -188,6 +198,15 @@ def test_a_search_prints_its_table_and_goes_on_in_its_folder(tmp_path):
     assert "below 4" in study._repr_html_()
     assert (tmp_path / "s" / "report.html").is_file()
     assert dm.open_emm(tmp_path / "s").emm == study.emm
+
+
+def test_no_workers_and_seeds_below_zero_are_refused(digits, tmp_path):
+    with pytest.raises(dm.UserError, match="workers: processes = 0"):
+        dm.run_study(quickstart_recipe(), tmp_path / "s", workers=0)
+    with pytest.raises(dm.UserError, match="seed must be 0 or more, not -1"):
+        optimum_curves(digits.take(range(8), "8 digits"), queries=2, seed=-1)
+    with pytest.raises(dm.UserError, match="seed must be 0 or more, not -1"):
+        GapSettings(seed=-1)
 
 
 def test_what_a_search_is_given_twice_is_refused(tmp_path):

@@ -148,3 +148,22 @@ def test_a_number_with_a_fraction_is_not_rounded_where_a_whole_one_is_asked_for(
 def test_a_whole_number_may_be_written_with_a_point(tmp_path, capsys):
     main(["data", "build", "digits", str(tmp_path / "a.npz"), "--size", "20.0", "--selection", "first"])
     assert "20 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["--epochs", "3", "--set", "training.epochs=5"],
+            "--epochs 3 and --set training.epochs=5 say the same; leave one out.",
+        ),
+        (
+            ["--batch-size", "8", "--set", "training.batch_size=9"],
+            "--batch-size 8 and --set training.batch_size=9 say the same;",
+        ),
+    ],
+)
+def test_a_setting_that_is_given_by_two_options_is_refused(words, told, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "digits", *words])
+    assert (ended.value.code, told in capsys.readouterr().err) == (2, True)

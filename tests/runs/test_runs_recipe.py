@@ -390,3 +390,9 @@ def test_no_recipe_of_the_repository_has_a_setting_without_effect(path):
 )
 def test_a_procedure_is_described_by_what_has_an_effect(settings, words):
     assert words in validated(TrainRecipe, override({}, settings), "here").training.describe()
+
+
+def test_the_word_digits_is_no_path_where_a_folder_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()  # as by: diffmem study recipes/digits.yaml --out digits
+    assert validated(StudyRecipe, SMALLEST, "here").with_whole_paths().data.source == "digits"

@@ -270,9 +270,10 @@ class StudyRecipe(TrainRecipe):
         values = self.model_dump(mode="json")
 
         def whole(source: object) -> object:
-            return (
-                str(Path(source).resolve()) if isinstance(source, str) and Path(source).exists() else source
-            )
+            # The word 'digits' is no path, also where a folder is called so, such as that of a study.
+            if not isinstance(source, str) or source == "digits" or not Path(source).exists():
+                return source
+            return str(Path(source).resolve())
 
         for settings in (values["data"], values["data"]["mixture"] or {}):
             if "source" in settings:

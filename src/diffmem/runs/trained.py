@@ -141,6 +141,9 @@ class TrainedRun:
         there = world().from_main(
             lambda: all(snapshot_path(self.folder, seen).exists() for seen in self.points)
         )
+        if not there:  # what cannot be trained is refused before there is a folder
+            self.check_distinct()
+            build_denoiser(self.model, self.training_set.shape, self.training_set.num_classes)
         with nullcontext() if there else self.locked():
             for _ in self.training_snapshots(device=device, progress=progress, warn=warn):
                 pass
