@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from models_tools import random_value
 
-from diffmem.models.networks.lucidrains_unet import AttentionShape, LucidrainsSettings, LucidrainsUNet
+from diffmem.models.networks.lucidrains_settings import AttentionShape, LucidrainsSettings
+from diffmem.models.networks.lucidrains_unet import LucidrainsUNet
 
 STEPS = 40
 

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+PATHS = math.sqrt(2)
+"""What sums of two paths are divided by, with skip_rescale."""
+
 
 class Layer(NamedTuple):
     kind: str
@@ -159,13 +162,13 @@ def answer(tensors, layers, x, t, fir):
         z = conv(f"{at}.Conv_0", z) + dense(f"{at}.Dense_0", F.silu(embedding))[:, :, None, None]
         z = conv(f"{at}.Conv_1", F.silu(norm(f"{at}.GroupNorm_1", z)))
         skip = conv(f"{at}.Conv_2", y) if f"{at}.Conv_2.weight" in held else y
-        return (skip + z) / math.sqrt(2)
+        return (skip + z) / PATHS
 
     def attention(at, y):
         flat = norm(f"{at}.GroupNorm_0", y).flatten(2)
         q, k, v = (mapped(f"{at}.NIN_{part}", flat) for part in range(3))
         share = (torch.einsum("bcp,bcs->bps", q, k) / math.sqrt(y.shape[1])).softmax(-1)
-        return (y + mapped(f"{at}.NIN_3", torch.einsum("bps,bcs->bcp", share, v)).reshape(y.shape)) / math.sqrt(2)  # fmt: skip
+        return (y + mapped(f"{at}.NIN_3", torch.einsum("bps,bcs->bcp", share, v)).reshape(y.shape)) / PATHS  # fmt: skip
 
     start = number_of_linear(layers)
     if start:
@@ -190,7 +193,7 @@ def answer(tensors, layers, x, t, fir):
             y = y + conv(f"{at}.Conv_0", path)
         elif layer.kind == "pyramid":
             path = _filtered(F.pad(path, (2, 2, 2, 2)), (1, 3, 3, 1))
-            path = y = (conv(f"{at}.Conv2d_0", path, padding=0, stride=2) + y) / math.sqrt(2)
+            path = y = (conv(f"{at}.Conv2d_0", path, padding=0, stride=2) + y) / PATHS
         elif layer.kind == "norm":
             normed = F.silu(norm(at, y))
         else:

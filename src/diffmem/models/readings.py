@@ -18,7 +18,7 @@ from diffmem.models.denoiser import Denoiser, DescribedDenoiser, Origin, Reading
 from diffmem.models.discrete import DiscreteDenoiser, Prediction
 from diffmem.models.latent import LatentDenoiser
 
-__all__ = ["MappedDenoiser", "generic_readings", "other_readings"]
+__all__ = ["MappedDenoiser", "generic_readings", "of_unit_range", "other_readings"]
 
 _BY_HAND = "No setting chooses that: give the model as a function (diffmem.function_denoiser)"
 _PREDICTIONS: dict[Prediction, str] = {
@@ -49,9 +49,18 @@ class MappedDenoiser(DescribedDenoiser):
         self.sigma_min, self.sigma_max = inner.sigma_min / units, inner.sigma_max / units
         self.image_shape, self.num_labels, self.device = inner.image_shape, inner.num_labels, inner.device
 
+    def _text(self) -> str:
+        text = self.inner._text() if isinstance(self.inner, DescribedDenoiser) else repr(self.inner)
+        return f"{text}, of images in other units"
+
     def __call__(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
         """Denoise a batch; see `Denoiser`."""
         return self._back(self.inner(self._to(x), sigma * self._units, labels))
+
+
+def of_unit_range(denoiser: Denoiser) -> MappedDenoiser:
+    """Return a denoiser of images in [-1, 1] made of one of images in [0, 1]: D(x; s) = 2 D01((x + 1) / 2; s / 2) - 1."""
+    return MappedDenoiser(denoiser, lambda x: (x + 1) / 2, lambda clean: 2 * clean - 1, 0.5)
 
 
 def other_readings(denoiser: Denoiser) -> list[Reading]:
@@ -122,7 +131,7 @@ def _of_the_images(denoiser: Denoiser) -> Iterator[Reading]:
         yield Reading(
             "the network's images are in [0, 1]",
             _BY_HAND,
-            partial(MappedDenoiser, denoiser, lambda x: (x + 1) / 2, lambda clean: 2 * clean - 1, 0.5),
+            partial(of_unit_range, denoiser),
         )
     if denoiser.image_shape[0] == 3:
         yield Reading(

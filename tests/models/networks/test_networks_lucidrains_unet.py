@@ -12,7 +12,8 @@ from lucidrains_tools import small, tensors_of
 from models_tools import images
 
 from diffmem.errors import UserError
-from diffmem.models.networks.lucidrains_unet import AttentionShape, _Attention, load_unet, settings_of
+from diffmem.models.networks.lucidrains_settings import AttentionShape, Untold, settings_of
+from diffmem.models.networks.lucidrains_unet import _Attention, load_unet
 
 GUIDED = small(
     attention=tuple(AttentionShape(linear, 4, 2, 0) for linear in (True, True)),
@@ -59,10 +60,10 @@ def test_the_tensors_of_a_network_tell_its_settings_and_it_keeps_the_shape_of_im
 )
 def test_every_tensor_of_a_network_changes_what_it_predicts(wanted, heads):
     state = tensors_of(wanted)
-    assert settings_of(state, heads) == wanted
+    assert settings_of(state, Untold(heads)) == wanted
     x, t = images(2), torch.tensor([3.0, 30.0])
     labels = torch.tensor([wanted.num_labels, 1]) if wanted.num_labels else None
-    network = load_unet(state, 3, heads)
+    network = load_unet(state, 3, Untold(heads))
     before = network(x, t, labels)
     for name, parameter in network.named_parameters():
         held = parameter.clone()

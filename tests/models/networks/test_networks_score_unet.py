@@ -37,7 +37,7 @@ def test_the_network_is_that_of_its_formulas(name, centered):
     assert layout.fir == (
         True if options.get("pyramid") == "residual" else False if layout.scale == 1 else None
     )
-    network = ScoreUNet(tensors, layout, 16, fir, centered)
+    network = ScoreUNet(tensors, layout, 16, fir=fir, centered=centered)
     x, t = torch.randn(2, options.get("channels", 3), 16, 16), torch.tensor([0.3, 7.0])
     shown = x if centered else 2 * x - 1
     wanted = answer(tensors, layers, shown, t, fir)
@@ -49,7 +49,7 @@ def test_the_network_is_that_of_its_formulas(name, centered):
 def test_random_numbers_of_the_caller_are_left_alone():
     tensors = tensors_of(plan())
     before = torch.get_rng_state()
-    ScoreUNet(tensors, ScoreLayout.of(tensors), 8, False, True)
+    ScoreUNet(tensors, ScoreLayout.of(tensors), 8, fir=False, centered=True)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -83,7 +83,7 @@ def altered(change, options):
 def test_tensors_of_another_network_are_refused_by_their_names(change, options, words):
     tensors = altered(change, options)
     with pytest.raises(UserError) as found:
-        ScoreUNet(tensors, ScoreLayout.of(tensors), 8, False, True)
+        ScoreUNet(tensors, ScoreLayout.of(tensors), 8, fir=False, centered=True)
     for word in words:
         assert word in str(found.value)
 
@@ -92,7 +92,7 @@ def test_a_pyramid_of_residual_outputs_is_refused():
     layers = plan(**NETWORKS["NCSN++"][0])
     tensors = tensors_of([*layers[:-3], Layer("pyramid", 16, 8), *layers[-3:]])
     with pytest.raises(UserError, match=r"'pyramid'.* progressive 'none' or 'output_skip'"):
-        ScoreUNet(tensors, ScoreLayout.of(tensors), 8, True, True)
+        ScoreUNet(tensors, ScoreLayout.of(tensors), 8, fir=True, centered=True)
 
 
 def test_widths_that_such_networks_cannot_have_are_refused():

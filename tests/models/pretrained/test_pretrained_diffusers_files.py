@@ -245,6 +245,14 @@ def test_weights_are_read_from_shards(tmp_path, ending):
     assert same(read_weights(tmp_path, tmp_path, ending == ".bin"))
 
 
+def test_a_tensor_in_two_parts_is_refused(tmp_path):
+    shard(tmp_path, ".safetensors")
+    held = dict(list(TENSORS.items())[:2])
+    save_file(held, tmp_path / "part1.safetensors")
+    told = refused(lambda: read_weights(tmp_path, tmp_path, False))
+    assert f"part1.safetensors holds {next(iter(held))!r}, which another part holds" in told
+
+
 @pytest.mark.parametrize("name", ["../part0.safetensors", "/etc/passwd", "part0.bin", ""])
 def test_an_index_may_name_only_files_beside_it(tmp_path, name):
     places = shard(tmp_path, ".safetensors")

@@ -31,7 +31,8 @@ def changed(plain, target, **settings):
     ("settings", "word"),
     [
         ({"block_outchannels": [8, 8]}, "Did you mean 'block_out_channels'"),
-        ({"quantization_config": {"quant_method": "x"}}, "quantization_config"),
+        ({"quantization_config": {"quant_method": "x"}}, "weights are quantized"),
+        ({"sample_size": None}, "does not tell the size that was trained on; write it"),
         ({"block_out_channels": [8, 16]}, "shape"),
         ({"block_out_channels": [10**6, 10**6]}, "shape"),
         ({"block_out_channels": [10**9, 10**9]}, "describes no network"),

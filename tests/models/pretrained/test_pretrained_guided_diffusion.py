@@ -376,3 +376,17 @@ def test_only_its_own_checkpoints_are_recognised():
         name: one for name, one in guided_diffusion().items() if not name.startswith("output_blocks")
     }
     assert not recognise(classifier)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_network_for_super_resolution_of_grey_images_is_not_one_of_images_of_two_channels(outputs):
+    tensors = guided_diffusion(outputs=outputs)
+    tensors["input_blocks.0.0.weight"] = tensors["input_blocks.0.0.weight"][:, :2]
+    refused(lambda: opened(tensors), "takes 2 channels", "super-resolution", "--samples")
+
+
+def test_a_network_of_consistency_models_is_told_by_its_attention():
+    tensors = guided_diffusion()
+    for name in [name for name in tensors if name.endswith(("qkv.weight", "proj_out.weight"))]:
+        tensors[name] = tensors[name][..., None]
+    refused(lambda: opened(tensors), "consistency_models", "--samples")

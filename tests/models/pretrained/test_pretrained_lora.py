@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from text_pipelines import SIDE, diffusers, refused, saved, stable_diffusion, stable_diffusion_xl
 
-from diffmem.models.pretrained.lora import parse_lora
+from diffmem.models.pretrained.lora import _Adapter, parse_lora
+from diffmem.models.pretrained.lora_names import Layer
 from diffmem.models.pretrained.text_model import open_text_model
 
 peft = pytest.importorskip("peft", reason="peft, the reference, is not installed: pip install peft")
@@ -162,6 +163,65 @@ def test_alpha_of_peft_is_read_from_the_settings_beside_its_file(made, tmp_path)
     )
     (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 6, "r": 3, "alpha_pattern": {"to_q": 3}}')
     assert not torch.allclose(answer(open_(folder, other)), answer(open_(folder, of_library)), atol=1e-4)
+
+
+def test_of_two_patterns_that_fit_a_layer_the_first_gives_its_alpha_as_in_peft(tmp_path):
+    """The answer is peft's own scale of that layer: alpha / r."""
+    pattern = {"attn1.to_q": 3, "to_q": 12}
+    network = stable_diffusion().unet
+    config = peft.LoraConfig(r=3, lora_alpha=6, alpha_pattern=pattern, target_modules=["to_q"])
+    peft.inject_adapter_in_model(config, network)
+    layers = {name: one for name, one in network.named_modules() if hasattr(one, "scaling")}
+    adapter = _Adapter(tmp_path, {"lora_alpha": 6, "alpha_pattern": pattern})
+    scales = {name: adapter.scale(Layer("unet", name), 3) for name in layers}
+    assert scales == {name: one.scaling["default"] for name, one in layers.items()}
+    assert set(scales.values()) == {1.0, 4.0}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lcm-lora-sdv1-5.safetensors", "models--x--sdxl-lightning/snapshots/1/pytorch_lora_weights.safetensors"],
+)
+def test_a_lora_that_is_named_as_one_for_a_few_steps_makes_no_denoiser(made, tmp_path, name):
+    _, folder, file = made
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(file, path)
+    told = refused(lambda: open_(folder, path))
+    assert "distilled for a few steps" in told
+    assert "--samples" in told
+
+
+def test_an_alpha_of_a_whole_number_is_the_same_strength(made, tmp_path):
+    _, folder, file = made
+    path = kohya(file, tmp_path / "kohya.safetensors", "text_encoder_2" in "".join(load_file(file)))
+    usual = answer(open_(folder, path))
+    tensors = load_file(path)
+    whole = {name: one.long() if name.endswith(".alpha") else one for name, one in tensors.items()}
+    save_file(whole, path)
+    assert torch.equal(answer(open_(folder, path)), usual)
+
+
+def test_an_alpha_that_nothing_tells_is_taken_to_be_the_rank_and_that_is_told(made, tmp_path):
+    _, folder, file = made
+    silent = rewritten(file, tmp_path / "silent.safetensors", lambda name: name)
+    count = len(load_file(file)) // 2
+    notes = [" ".join(open_(folder, path).denoiser.origin.notes) for path in (silent, file)]
+    assert f"Of {count} of the LoRA's layers no alpha is told: it is taken to be the rank" in notes[0]
+    assert "no alpha is told" not in notes[1]
+
+
+def test_what_its_trainer_notes_of_another_training_is_told(made, tmp_path):
+    _, folder, file = made
+    noted = {"modelspec.prediction_type": "v", "ss_clip_skip": "2"}
+    same = {"modelspec.prediction_type": "epsilon", "ss_clip_skip": "None"}
+    for texts, told in ((noted, True), (same, False)):
+        is_xl = "text_encoder_2" in "".join(load_file(file))
+        path = kohya(file, tmp_path / f"{told}.safetensors", is_xl)
+        save_file(load_file(path), path, metadata=texts)
+        notes = " ".join(open_(folder, path).denoiser.origin.notes)
+        assert ("predicts 'v_prediction', but the folder says 'epsilon'" in notes) == told
+        assert ("notes clip_skip 2" in notes) == told
 
 
 def test_kohyas_names_of_sdxl_count_the_blocks_of_the_original_code(tmp_path):

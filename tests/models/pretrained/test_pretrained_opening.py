@@ -199,3 +199,38 @@ def test_a_suggested_size_is_taken_where_the_file_tells_none_and_not_insisted_on
     del without["x_T"]
     torch.save(without, tmp_path / "ckpt.pt")
     assert open_model(tmp_path / "ckpt.pt", settings=rates, suggested=(16, 16)).image_shape == (3, 16, 16)
+
+
+GUIDED = {
+    "num_heads": 4,
+    "use_new_attention_order": False,
+    "noise_schedule": "linear",
+    "diffusion_steps": 1000,
+    "predict_xstart": False,
+}
+
+
+def test_a_state_dict_is_the_same_model_in_safetensors_as_in_a_pickle(tmp_path):
+    tensors = checkpoint_builders.guided_diffusion()
+    torch.save(tensors, tmp_path / "ema_0.9999_000010.pt")
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    one, other = (
+        open_model(tmp_path / name, settings=GUIDED, resolution=8)
+        for name in ("ema_0.9999_000010.pt", "model.safetensors")
+    )
+    x = torch.randn(1, 3, 8, 8)
+    assert one.origin.format == other.origin.format
+    assert torch.equal(one(x, 1.0), other(x, 1.0))
+    with pytest.raises(UserError, match="does not tell num_heads"):
+        open_model(tmp_path / "model.safetensors", resolution=8)
+
+
+def test_settings_do_not_make_a_network_of_edm_of_other_tensors(tmp_path):
+    save_file({"init_conv.weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="a trainer that is not known"):
+        open_model(tmp_path / "model.safetensors", settings=GUIDED)
+
+
+def test_settings_of_a_model_that_records_all_of_them_are_refused_and_not_left_out(saved):
+    with pytest.raises(UserError, match="takes no settings, and 'sigma_data' was given"):
+        open_model(saved, settings={"sigma_data": 1.0})

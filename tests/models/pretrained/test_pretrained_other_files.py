@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import tarfile
 import zipfile
 
 import numpy as np
@@ -31,6 +32,16 @@ def told(tmp_path, name, content):
     else:
         torch.save(content, path)
     return refusal(path)
+
+
+def tarred(**members):
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        for name, held in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(held)
+            archive.addfile(info, io.BytesIO(held))
+    return content.getvalue()
 
 
 def zipped(**members):
@@ -62,6 +73,17 @@ WITH_BOTH_WAYS = {
     "model.gguf": (b"GGUF\3\0\0\0" + bytes(40), "a file of GGUF"),
     "weights.bin": ({"layer.weight": torch.ones(2)}, "a trainer that is not known: it holds 1 tensors ('layer.weight', ...)"),
     "lightning.ckpt": ({"pytorch-lightning_version": "2.0", "state_dict": {"a.b": torch.ones(1)}}, "(PyTorch Lightning)"),
+    "ddp.pt": (
+        named("module.input_blocks.0.0.weight", "module.time_embed.0.weight"),
+        "a network of improved-diffusion or guided-diffusion, in a file",
+    ),
+    "ckpt_199_.pt": (
+        named("time_embedding.timembedding.0.weight"), "a network of pytorch-ddpm, in a file that this trainer does not write"
+    ),
+    "model-9.pt": (
+        {"step": 1, "model": named("model.input_block.weight", "sqrt_recipm1_alphas_cumprod"), "ema": {}, "scaler": None},
+        "a checkpoint of lucidrains' denoising-diffusion-pytorch, whose network is none that is read",
+    ),
     "tensor.pt": (torch.zeros(2, 3, 4, 4), "one tensor of (2, 3, 4, 4)"),
     "uvit.pth": (named("pos_embed", "in_blocks.0.attn.qkv.weight", "out_blocks.0.norm1.weight"), "a network of U-ViT"),
     "00000100.pth": ({"model": {}, "model_ema": {"a": torch.ones(1)}, "config": {}}, "a checkpoint of k-diffusion"),
@@ -88,6 +110,7 @@ OTHERWISE = {
     "model.pt": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
     "page.safetensors": (b"<!DOCTYPE html><html>404", "is a web page"),
     "model.tar.gz": (b"\x1f\x8b\x08" + bytes(30), "is a compressed file: it holds no network. Unpack it"),
+    "model.tar": (tarred(**{"model.pt": b"PK"}), "is an archive (tar): it holds no network. Unpack it"),
     "images.npz": (arrays(), "holds arrays of numpy"),
     "images.npy": (b"\x93NUMPY\1\0" + bytes(60), "is an array of numpy"),
     "image.png": (b"\x89PNG\r\n\x1a\n" + bytes(60), "is an image"),

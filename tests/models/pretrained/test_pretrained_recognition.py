@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint_builders import FIXTURES, WITHOUT, guided_diffusion, worst_error
-from diffusers_tools import saved, scheduler_of, tiny_unet
+from diffusers_tools import diffusers, saved, scheduler_of, tiny_unet
 from safetensors.torch import load_file, save_file
 
 from diffmem.errors import UserError
@@ -207,11 +207,20 @@ def test_raw_weights_beside_averaged_ones_are_noted(checkpoint):
     assert any("raw weights" in note for note in open_model(checkpoint / "unet").origin.notes)
 
 
+def test_settings_of_a_folder_of_diffusers_are_refused_and_not_left_out(folder):
+    with pytest.raises(
+        UserError, match=r"takes no settings, and 'prediction_type' was given\..*scheduler_config"
+    ):
+        open_model(folder, settings={"prediction_type": "v_prediction"})
+
+
 STEPPERS = [
     "DPMSolverMultistepScheduler",
     "EulerDiscreteScheduler",
     "PNDMScheduler",
     "UniPCMultistepScheduler",
+    "SASolverScheduler",
+    "DPMSolverSDEScheduler",
 ]
 HEUN = "HeunDiscreteScheduler"
 
@@ -231,9 +240,46 @@ def test_schedulers_that_only_step_otherwise_say_what_the_network_was_trained_wi
     assert not any("betas" in note for note in opened.origin.notes)
 
 
+def converted(folder, **training):
+    """Write the scheduler of a folder as the library makes another one of that of a training."""
+    (path,) = folder.rglob("scheduler_config.json")
+    heun = diffusers.HeunDiscreteScheduler.from_config(scheduler_of(**training).config)
+    heun.save_pretrained(path.parent)
+    return json.loads(path.read_text())
+
+
+def test_betas_that_the_library_put_in_the_place_of_those_of_the_training_are_refused(folder):
+    assert converted(folder)["beta_end"] == 0.012  # the training had 0.02
+    with pytest.raises(UserError, match=r"noise of the training is not known.*DDPMScheduler"):
+        open_model(folder)
+    converted(folder, beta_start=1e-4, beta_end=0.02)
+    open_model(folder)
+
+
 def test_betas_that_may_be_those_of_the_scheduler_and_not_of_the_training_are_doubted(folder):
-    rewrite(folder, _class_name=HEUN, _use_default_values=["beta_start", "beta_end"])
+    converted(folder, beta_schedule="scaled_linear")
     assert any("every prediction is wrong" in note for note in open_model(folder).origin.notes)
+
+
+def test_betas_that_do_not_count_are_not_doubted(folder):
+    converted(folder, beta_schedule="squaredcos_cap_v2")
+    assert not any("every prediction is wrong" in note for note in open_model(folder).origin.notes)
+
+
+@pytest.mark.parametrize("kind", ["EDMEulerScheduler", "ScoreSdeVeScheduler"])
+def test_a_pipeline_that_names_another_kind_of_noise_than_its_scheduler_is_refused(tmp_path, kind):
+    home = saved(tmp_path, tiny_unet(), scheduler_of("DDIMScheduler"), "DDPMPipeline")
+    rewrite(home, _class_name=kind)
+    with pytest.raises(
+        UserError, match=r"another kind of noise than the DDIMScheduler that model_index\.json"
+    ):
+        open_model(home)
+
+
+def test_a_setting_of_long_ago_that_denies_what_is_said_now_is_refused(folder):
+    rewrite(folder, predict_epsilon=False, prediction_type="epsilon")
+    with pytest.raises(UserError, match="old setting"):
+        open_model(folder)
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,34 @@ def test_vp_of_discrete_time_is_that_of_the_timesteps_and_their_float32_rates():
     assert "1,000 timesteps" in " ".join(notes)
 
 
+def test_vp_of_discrete_time_of_images_in_0_to_1_has_levels_of_twice_the_width():
+    held = checkpoint(sigmas=(50.0, 0.01, 1000))
+    denoiser, _ = opened(held, VP | {"continuous": False, "centered": False})
+    signal = (1 - torch.linspace(0.1 / 1000, 20 / 1000, 1000)).cumprod(0).double()[300]
+    x, level = torch.randn(2, *SHAPE), float(((1 - signal) / signal).sqrt())
+    state = (x.double() + 1) / 2
+    noise = predicted(held, {}, False, 2 * state * signal.sqrt() - 1, 300.0)
+    assert error(denoiser(x, 2 * level), 2 * (state - level * noise) - 1) < 1e-5
+
+
+@pytest.mark.parametrize(("options", "settings"), [({}, VP), (NCSNPP, VE | {"centered": True})])
+def test_sums_of_two_paths_are_divided_unless_the_settings_say_otherwise(monkeypatch, options, settings):
+    held, x = checkpoint(**options), torch.randn(2, *SHAPE)
+    usual, same, other = (
+        opened(held, settings | more) for more in ({}, {"skip_rescale": True}, {"skip_rescale": False})
+    )
+    assert torch.equal(usual[0](x, 1.0), same[0](x, 1.0))
+    monkeypatch.setattr("score_tools.PATHS", 1.0)
+    if settings is VP:
+        t = float(999 * (np.sqrt(0.01 + 2 * 19.9 * np.log(2)) - 0.1) / 19.9)
+        wanted = x.double() - predicted(held, options, False, x.double() / np.sqrt(2), t)
+    else:
+        wanted = x.double() + predicted(held, options, True, x.double(), 1.0)
+    assert error(other[0](x, 1.0), wanted) < 1e-5
+    assert error(usual[0](x, 1.0), wanted) > 1e-3
+    assert "not divided by sqrt(2), as the settings say" in " ".join(other[1])
+
+
 @pytest.mark.parametrize(
     ("options", "changes"),
     [
@@ -230,7 +258,6 @@ def test_the_size_of_the_images_is_asked_for_or_taken_from_their_shape():
         (NCSNPP, VE | {"fir": False}, ["fir must be True"]),
         ({}, VE, ["sinusoids"]),
         ({}, VP | {"scale_by_sigma": True}, ["'vesde' alone"]),
-        ({}, VP | {"continuous": False, "centered": False}, ["[0, 1]", "not supported"]),
         ({}, VP | {"continuous": False, "beta_max": 100}, ["below 100"]),
         ({}, VP | {"beta_max": 1e9}, ["below 700", "1e+09"]),
         ({}, VP | {"beta_min": 0}, ["a positive number"]),

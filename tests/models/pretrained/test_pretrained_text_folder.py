@@ -88,6 +88,7 @@ def open_(folder, prompts=PROMPTS):
         ("unet/config.json", {"sample_size": 10**9}, "pixels"),
         ("unet/config.json", {"sample_size": 7}, "multiples of"),
         ("unet/config.json", {"sample_size": None}, "sample_size"),
+        ("vae/config.json", {"shift_factor": 0.1}, "shift_factor 0.1 is not used by StableDiffusionPipeline"),
         ("unet/config.json", {"new_switch": 3}, "'new_switch'"),
         ("vae/config.json", {"latent_channels": 16}, "does not fit the codes"),
         ("vae/config.json", {"latents_mean": [0.0]}, "latents_mean"),

@@ -76,9 +76,9 @@ def test_the_summary_counts_its_verdicts_and_says_what_they_mean(results, page):
     verdicts = [claim.verdict for result in results for claim in result.claims]
     counts = [f"{verdicts.count(one)} {one}" for one in ("shown", "opposite", "cannot tell")]
     assert f"Of {len(verdicts)} findings of the paper: {', '.join(counts)}." in summary
-    assert "Neither proves nor disproves the finding at the paper's own scale." in summary
+    assert "At this scale a verdict neither proves nor disproves the finding at the paper's own." in summary
     large = [result.model_copy(update={"scale": "paper"}) for result in results]
-    assert "the paper's own scale" not in results_page(large, {}, COMMAND)
+    assert "the paper's own" not in results_page(large, {}, COMMAND)
 
 
 def test_the_opening_says_how_small_the_runs_are():

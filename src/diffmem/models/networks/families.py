@@ -41,6 +41,7 @@ class SongSettings(UNetSettings):
         encoder: 'standard', 'skip' or 'residual': how the downsampled input joins each level.
         decoder: 'standard' or 'skip': whether each level adds to an upsampled output image.
         taps: Taps of the resampling filter: (1, 1) in DDPM++, (1, 3, 3, 1) in NCSN++.
+        rescale: Whether sums of two paths are divided by sqrt(2).
     """
 
     embedding: str = "positional"
@@ -48,6 +49,7 @@ class SongSettings(UNetSettings):
     encoder: str = "standard"
     decoder: str = "standard"
     taps: tuple[float, ...] = (1, 1)
+    rescale: bool = True
 
 
 class SongUNet(UNet):
@@ -60,7 +62,7 @@ class SongUNet(UNet):
             embedding_channels=settings.base_width * settings.embedding_multiplier,
             channels_per_head=None,
             dropout=settings.dropout,
-            skip_scale=math.sqrt(0.5),
+            skip_scale=math.sqrt(0.5) if settings.rescale else 1.0,
             eps=1e-6,
             taps=settings.taps,
             project_resampled_skip=True,
@@ -132,7 +134,8 @@ class SongUNet(UNet):
             elif name.endswith("aux_skip"):
                 x = skips[-1] = x + module(aux)
             elif name.endswith("aux_residual"):
-                x = skips[-1] = aux = (x + module(aux)) / math.sqrt(2)
+                x = x + module(aux)
+                x = skips[-1] = aux = x / math.sqrt(2) if self.settings.rescale else x
             else:
                 x = module(x, emb) if isinstance(module, UNetBlock) else module(x)
                 skips.append(x)

@@ -1,4 +1,4 @@
-"""The U-Net of denoising-diffusion-pytorch, and what the shapes of its tensors tell about it.
+"""The U-Net of denoising-diffusion-pytorch.
 
 A U-Net of residual blocks (Ho et al. 2020) with attention at every level: linear attention over channels (Shen et al. 2021, "Efficient
 Attention") or full attention over positions, each with learned keys and values before those of the pixels. Module names are those of the
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -20,67 +19,15 @@ from torch import Tensor, nn
 
 from diffmem.errors import UserError
 from diffmem.models.denoiser import count_parameters
+from diffmem.models.networks.lucidrains_settings import (
+    AttentionShape,
+    LucidrainsSettings,
+    Untold,
+    settings_of,
+)
 from diffmem.models.weights import check_numbers, check_tensors
 
-__all__ = ["AttentionShape", "LucidrainsSettings", "LucidrainsUNet", "load_unet", "settings_of"]
-
-_GROUPS = 8
-_BASE = 10_000.0
-_GUIDED_HEADS = 4  # of all linear attention of `classifier_free_guidance`, whatever its arguments
-
-
-@dataclass(frozen=True)
-class AttentionShape:
-    """One attention layer.
-
-    Attributes:
-        linear: Whether it mixes channels (linear attention) instead of positions.
-        heads: Number of heads.
-        head_width: Channels of a head.
-        memory: Number of learned keys and values; 0 for none.
-    """
-
-    linear: bool
-    heads: int
-    head_width: int
-    memory: int
-
-
-@dataclass(frozen=True)
-class LucidrainsSettings:
-    """What the tensors of a state dict tell about its network.
-
-    Attributes:
-        inputs: Channels that the first convolution reads: those of the image, or twice as many with self-conditioning.
-        outputs: Channels that the last one writes: those of the image, or twice as many with a learned variance.
-        widths: Channels after the first convolution, then after each level on the way down.
-        out_width: Channels of the last residual block.
-        embedding: Channels of the embedding of time.
-        condition: Channels of that embedding after its two layers.
-        frequencies: Number of stored Fourier frequencies; 0 for sinusoids.
-        group_norm: Whether blocks have GroupNorm of 8 groups instead of the RMS norm.
-        strided: Whether halving is a strided convolution of 4x4 instead of one of 2x2 cells.
-        attention: Of each level on the way down.
-        middle: Of the bottom.
-        num_labels: Number of classes; 0 for none.
-        class_width: Channels of a class's embedding.
-        class_condition: Channels of that after its two layers; 0 without classes.
-    """
-
-    inputs: int
-    outputs: int
-    widths: tuple[int, ...]
-    out_width: int
-    embedding: int
-    condition: int
-    frequencies: int
-    group_norm: bool
-    strided: bool
-    attention: tuple[AttentionShape, ...]
-    middle: AttentionShape
-    num_labels: int = 0
-    class_width: int = 0
-    class_condition: int = 0
+__all__ = ["LucidrainsUNet", "load_unet"]
 
 
 class _RMSNorm(nn.Module):
@@ -95,15 +42,15 @@ class _RMSNorm(nn.Module):
 
 
 class _Sinusoids(nn.Module):
-    """Sines, then cosines, of frequencies from 1 down to 1/10,000."""
+    """Sines, then cosines, of frequencies from 1 down to 1 / base."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, base: float) -> None:
         super().__init__()
-        self.pairs = channels // 2
+        self.pairs, self.base = channels // 2, base
 
     def forward(self, t: Tensor) -> Tensor:
         steps = torch.arange(self.pairs, dtype=torch.float32, device=t.device)
-        angles = torch.outer(t, (steps * (-math.log(_BASE) / (self.pairs - 1))).exp())
+        angles = torch.outer(t, (steps * (-math.log(self.base) / (self.pairs - 1))).exp())
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
@@ -122,10 +69,10 @@ class _Fourier(nn.Module):
 class _Convolution(nn.Module):
     """A 3x3 convolution, a norm, optionally a scale and a shift of each channel, and SiLU."""
 
-    def __init__(self, inputs: int, outputs: int, group_norm: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, settings: LucidrainsSettings) -> None:
         super().__init__()
         self.proj = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm = nn.GroupNorm(_GROUPS, outputs) if group_norm else _RMSNorm(outputs)
+        self.norm = nn.GroupNorm(settings.groups, outputs) if settings.group_norm else _RMSNorm(outputs)
 
     def forward(self, x: Tensor, modulation: tuple[Tensor, Tensor] | None = None) -> Tensor:
         x = self.norm(self.proj(x))
@@ -143,8 +90,8 @@ class _Residual(nn.Module):
         self.mlp = nn.Sequential(
             nn.SiLU(), nn.Linear(settings.condition + settings.class_condition, 2 * outputs)
         )
-        self.block1 = _Convolution(inputs, outputs, settings.group_norm)
-        self.block2 = _Convolution(outputs, outputs, settings.group_norm)
+        self.block1 = _Convolution(inputs, outputs, settings)
+        self.block2 = _Convolution(outputs, outputs, settings)
         self.res_conv = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -208,7 +155,9 @@ class LucidrainsUNet(nn.Module):
         first, bottom, condition = settings.widths[0], settings.widths[-1], settings.condition
         self.init_conv = nn.Conv2d(settings.inputs, first, 7, padding=3)
         self.time_mlp = nn.Sequential(
-            _Fourier(settings.frequencies) if settings.frequencies else _Sinusoids(settings.embedding),
+            _Fourier(settings.frequencies)
+            if settings.frequencies
+            else _Sinusoids(settings.embedding, settings.base),
             nn.Linear(settings.embedding, condition),
             nn.GELU(),
             nn.Linear(condition, condition),
@@ -290,93 +239,15 @@ def _halving(above: int, below: int, last: bool, settings: LucidrainsSettings) -
     return nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * above, below, 1))
 
 
-class _Shapes:
-    """Sizes of tensors by name."""
-
-    def __init__(self, state: Mapping[str, Tensor]) -> None:
-        self._state = state
-
-    def of(self, name: str, rank: int) -> tuple[int, ...]:
-        tensor = self._state.get(name)
-        if tensor is None:
-            raise UserError(f"It lacks the tensor {name!r} of a U-Net of denoising-diffusion-pytorch.")
-        if tensor.ndim != rank or 0 in tensor.shape:
-            raise UserError(f"Tensor {name!r} has shape {tuple(tensor.shape)}, not {rank} positive sizes.")
-        return tuple(tensor.shape)
-
-    def attention(self, prefix: str, heads: int | None) -> AttentionShape:
-        linear = f"{prefix}.to_out.0.weight" in self._state
-        if heads is None:
-            _, heads, *sizes = self.of(f"{prefix}.mem_kv", 4)
-            head_width, memory = sizes if linear else sizes[::-1]
-            return AttentionShape(linear, heads, head_width, memory)
-        channels = self.of(f"{prefix}.to_qkv.weight", 4)[0]
-        if channels % (3 * heads):
-            raise UserError(f"Attention {prefix!r} of {channels // 3} channels cannot have {heads} heads.")
-        return AttentionShape(linear, heads, channels // (3 * heads), 0)
-
-
-def settings_of(state: Mapping[str, Tensor], heads: int | None = None) -> LucidrainsSettings:
-    """Return what the shapes of tensors tell about their network.
-
-    Args:
-        state: Tensors by the names of the package's `Unet`.
-        heads: Heads of the attention at the bottom, for networks without learned keys and values, whose tensors do not tell.
-
-    Raises:
-        UserError: A tensor that tells is missing, or its shape is of no such network.
-    """
-    shapes = _Shapes(state)
-    levels = 1
-    while f"downs.{levels}.0.block1.proj.weight" in state:
-        levels += 1
-    first, inputs = shapes.of("init_conv.weight", 4)[:2]
-    strided = levels > 1 and "downs.0.3.weight" in state
-    ends = [
-        f"downs.{level}.3.weight" if strided or level + 1 == levels else f"downs.{level}.3.1.weight"
-        for level in range(levels)
-    ]
-    outputs, out_width = shapes.of("final_conv.weight", 4)[:2]
-    embedding = shapes.of("time_mlp.1.weight", 2)[1]
-    frequencies = shapes.of("time_mlp.0.weights", 1)[0] if "time_mlp.0.weights" in state else 0
-    if embedding != 2 * frequencies + 1 and (frequencies or embedding % 2 or embedding < 4):
-        raise UserError(
-            f"Tensor 'time_mlp.1.weight' reads {embedding} channels, which no embedding of time has."
-        )
-    widths = (first, *(shapes.of(end, 4)[0] for end in ends))
-    group_norm = "mid_block1.block1.norm.weight" in state
-    if group_norm and any(width % _GROUPS for width in (*widths, out_width)):
-        raise UserError(f"GroupNorm of {_GROUPS} groups does not fit layers of {widths} channels.")
-    labels = "classes_emb.weight" in state
-    num_labels, class_width = shapes.of("classes_emb.weight", 2) if labels else (0, 0)
-    return LucidrainsSettings(
-        inputs=inputs,
-        outputs=outputs,
-        widths=widths,
-        out_width=out_width,
-        embedding=embedding,
-        condition=shapes.of("time_mlp.1.weight", 2)[0],
-        frequencies=frequencies,
-        group_norm=group_norm,
-        strided=strided,
-        attention=tuple(
-            shapes.attention(f"downs.{level}.2", None if heads is None else _GUIDED_HEADS)
-            for level in range(levels)
-        ),
-        middle=shapes.attention("mid_attn", heads),
-        num_labels=num_labels,
-        class_width=class_width,
-        class_condition=shapes.of("classes_mlp.0.weight", 2)[0] if labels else 0,
-    )
-
-
-def load_unet(state: Mapping[str, Tensor], image_channels: int, heads: int | None = None) -> LucidrainsUNet:
+def load_unet(
+    state: Mapping[str, Tensor], image_channels: int, untold: Untold | None = None
+) -> LucidrainsUNet:
     """Return the network of tensors, every one of which is used.
 
     Args:
         state: Tensors by the names of the package's `Unet`, of any float type.
         image_channels: Channels of the images.
-        heads: As of `settings_of`.
+        untold: As of `settings_of`.
 
     Returns:
         The network: float32 on the device of the tensors, in evaluation mode, weights frozen.
@@ -384,7 +255,7 @@ def load_unet(state: Mapping[str, Tensor], image_channels: int, heads: int | Non
     Raises:
         UserError: The tensors are not exactly those of one network, not finite, or not for images of that many channels.
     """
-    settings = settings_of(state, heads)
+    settings = settings_of(state, untold)
     for what, channels in (("reads", settings.inputs), ("predicts", settings.outputs)):
         if channels not in (image_channels, 2 * image_channels):
             raise UserError(

@@ -169,13 +169,21 @@ class ScoreUNet(ShapedNetwork):
         side: Of the images.
         fir: Whether the resolution is changed by FIR filters (1, 3, 3, 1), or by 2 x 2 means and repetition.
         centered: Whether images are in [-1, 1]; others are scaled to it by the network.
+        rescale: Whether sums of two paths are divided by sqrt(2).
 
     Raises:
         UserError: The tensors are not exactly those of that network.
     """
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], layout: ScoreLayout, side: int, fir: bool, centered: bool
+        self,
+        tensors: Mapping[str, Tensor],
+        layout: ScoreLayout,
+        side: int,
+        *,
+        fir: bool,
+        centered: bool,
+        rescale: bool = True,
     ) -> None:
         super().__init__()
         taps = _FIR if fir else _BOX
@@ -192,6 +200,7 @@ class ScoreUNet(ShapedNetwork):
             encoder=layout.encoder,
             decoder=layout.decoder,
             taps=taps,
+            rescale=rescale,
         )
         with torch.device("meta"):
             unet = SongUNet(settings)

@@ -40,12 +40,15 @@ class Answers:
         settings: By name; none for none.
         known: The names that such a checkpoint may need.
 
+    Attributes:
+        known: See above.
+
     Raises:
         UserError: One is not among the known.
     """
 
     def __init__(self, what: str, settings: Mapping[str, Any] | None, known: Sequence[str]) -> None:
-        self._what, self._given = what, dict(settings or {})
+        self._what, self._given, self.known = what, dict(settings or {}), tuple(known)
         for name in self._given:
             if name not in known:
                 raise UserError(

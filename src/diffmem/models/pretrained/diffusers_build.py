@@ -69,7 +69,13 @@ def described_network(kind: str, config: Path, root: Path) -> Callable[[], nn.Mo
     library = library_class("diffusers", kind, "diffusers")
     known, idle = list(inspect.signature(library).parameters), _IDLE.get(kind, {})
     arguments = {}
-    for key, value in read_settings(config, root).items():
+    settings = read_settings(config, root)
+    if settings.get("quantization_config"):
+        raise UserError(
+            f"{config}: quantization_config: its weights are quantized, which is not supported. Give the folder of the model before it was"
+            " quantized."
+        )
+    for key, value in settings.items():
         if key.startswith("_") or (key in _AVERAGING and key not in known):
             continue
         if key in known:

@@ -48,11 +48,13 @@ TRAINERS = ("DDPMScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDIMPara
 
 STEPPERS = (
     "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",
-    "LMSDiscreteScheduler", "PNDMScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler",
+    "LMSDiscreteScheduler", "PNDMScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler", "SASolverScheduler",
 )  # fmt: skip
 """Those that only step in another way through the same noise."""
 
-OTHER_BETAS = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
+OTHER_BETAS = (
+    "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler",
+)  # fmt: skip
 """Those that do so, and whose default betas are others."""
 
 EDM_STEPPERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
@@ -204,7 +206,11 @@ def _sharded(index: Path, root: Path) -> dict[str, Tensor]:
             )
         if not is_plain_file(index.parent / name):
             raise UserError(f"{index.parent} lacks {name}, which {index.name} names; copy it there.")
-        tensors |= _tensors(index.parent / name, root)
+        held = _tensors(index.parent / name, root)
+        twice = sorted(tensors.keys() & held)
+        if twice:
+            raise UserError(f"{index.parent / name} holds {twice[0][:100]!r}, which another part holds, too.")
+        tensors |= held
     return tensors
 
 

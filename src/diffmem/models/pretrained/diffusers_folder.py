@@ -126,7 +126,7 @@ def read_autoencoder(parts: Parts, channels: int, sides: tuple[int, int]) -> Aut
         return None
     kinds = {kind.kind: kind for kind in (AutoencoderSettings, QuantizedSettings)}
     found = read_part("autoencoder", kinds, path, parts.autoencoder_root)
-    if found.shift_factor and parts.pipeline in ("LDMPipeline", "DiTPipeline"):
+    if found.shift_factor and parts.pipeline:
         raise UserError(
             f"{path}: shift_factor {found.shift_factor:g} is not used by {parts.pipeline}, so what its network was trained with is not"
             " known. Set it to null to decode as that pipeline does."

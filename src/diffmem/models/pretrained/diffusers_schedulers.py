@@ -89,8 +89,12 @@ class SchedulerSettings(PartSettings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not self.predict_epsilon and "prediction_type" not in self.model_fields_set:
-            raise ValueError('predict_epsilon is an old setting; write "prediction_type": "sample" instead')
+        if not self.predict_epsilon and (
+            self.prediction_type == "epsilon" or "prediction_type" not in self.model_fields_set
+        ):
+            raise ValueError(
+                'predict_epsilon false is an old setting for "prediction_type": "sample"; write that alone'
+            )
         if self.trained_betas is not None and len(self.trained_betas) != self.num_train_timesteps:
             raise ValueError(
                 f"trained_betas has {len(self.trained_betas)} entries for {self.num_train_timesteps} num_train_timesteps"
@@ -120,16 +124,30 @@ class StepperSettings(SchedulerSettings):
 
 
 class OtherBetasSettings(StepperSettings):
-    """The same of a scheduler of the library whose default betas are others."""
+    """The same of a scheduler of the library whose default betas are others.
+
+    A scheduler of such a class that was made from another one has these in the place of that one's own defaults.
+    """
 
     beta_start: float = Field(0.00085, ge=0, lt=1)
     beta_end: float = Field(0.012, ge=0, lt=1)
-    defaulted: list[str] = Field(default_factory=list, alias="_use_default_values")
+
+    @model_validator(mode="after")
+    def _of_a_training(self) -> Self:
+        if self.doubts and self.beta_schedule == "linear":
+            raise ValueError(
+                "betas of 0.00085 to 0.012 with beta_schedule 'linear' are the defaults of this class, which from_config writes where"
+                " DDPM's 0.0001 to 0.02 were, so the noise of the training is not known. Copy the scheduler_config.json of the training; if"
+                " these are its betas, write DDPMScheduler as the _class_name"
+            )
+        return self
 
     @property
     def doubts(self) -> bool:
         """Whether the betas may be those of the class, and not those of the training."""
-        return bool({"beta_start", "beta_end"} & set(self.defaulted))
+        usual = {name: type(self).model_fields[name].default for name in ("beta_start", "beta_end")}
+        counts = self.trained_betas is None and self.beta_schedule != "squaredcos_cap_v2"
+        return counts and all(getattr(self, name) == value for name, value in usual.items())
 
 
 class _ContinuousSettings(PartSettings):
@@ -243,7 +261,16 @@ def read_scheduler(parts: Parts) -> ScheduleSettings:
         SCORE_SDE_VE: VarianceExplodingSettings,
         KARRAS_VE: KarrasVeSettings,
     }
-    return read_part("scheduler", kinds, parts.scheduler, parts.scheduler_root, parts.scheduler_kind)
+    found = read_part("scheduler", kinds, parts.scheduler, parts.scheduler_root, parts.scheduler_kind)
+    named = kinds.get(parts.scheduler_kind, type(found))
+    if issubclass(named, SchedulerSettings) != isinstance(found, SchedulerSettings) or (
+        not isinstance(found, SchedulerSettings) and named is not type(found)
+    ):
+        raise UserError(
+            f"{parts.scheduler} has another kind of noise than the {parts.scheduler_kind} that model_index.json names. Correct the one that"
+            " is not of the training."
+        )
+    return found
 
 
 def process_of(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from diffmem.data.formats.guards import MAX_PIXELS
 from diffmem.errors import UserError
@@ -39,6 +39,15 @@ class LevelSettings(PartSettings):
 
     sample_size: int | tuple[int, int]
     block_out_channels: tuple[int, ...]
+
+    @field_validator("sample_size", mode="before")
+    @classmethod
+    def _told(cls, value: object) -> object:
+        if value is None:
+            raise ValueError(
+                "it does not tell the size that was trained on; write it, one number or two (height, width)"
+            )
+        return value
 
     @property
     def sides(self) -> tuple[int, int]:

@@ -24,10 +24,11 @@ from diffmem.models.pretrained import (
     torchcfm,
 )
 from diffmem.models.pretrained.answers import WantedShape
+from diffmem.models.readings import MappedDenoiser
 
 __all__ = ["DOORS", "Door", "Opened", "door_of"]
 
-Opened = DiscreteDenoiser | ContinuousDenoiser | LatentDenoiser
+Opened = DiscreteDenoiser | ContinuousDenoiser | LatentDenoiser | MappedDenoiser
 """What doors make."""
 
 
@@ -73,7 +74,12 @@ class Door:
 
 
 DOORS = (
-    Door("denoising-diffusion-pytorch checkpoint", lucidrains.recognise, lucidrains.open_lucidrains),
+    Door(
+        "denoising-diffusion-pytorch checkpoint",
+        lucidrains.recognise,
+        lucidrains.open_lucidrains,
+        lucidrains.CHOICES,
+    ),
     Door("pytorch-ddpm checkpoint", pytorch_ddpm.recognise, pytorch_ddpm.open_pytorch_ddpm),
     Door(
         "improved-diffusion or guided-diffusion checkpoint",

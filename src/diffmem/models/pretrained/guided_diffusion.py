@@ -28,6 +28,7 @@ from diffmem.models.pretrained.guided_network import (
     tensors_of,
 )
 from diffmem.models.pretrained.published import check_name, published_settings
+from diffmem.models.pretrained.recognition import WAYS_ON
 
 __all__ = ["CHOICES", "SETTINGS", "open_guided_diffusion", "recognise"]
 
@@ -57,6 +58,7 @@ _HEADS = HeadDefaults(
     "False (improved-diffusion has only that; of the published networks, the 64 x 64 ones have True)",
 )
 _STEPS = 1000
+_OF_IMAGES = 4
 
 
 def recognise(checkpoint: Mapping[str, Any]) -> bool:
@@ -98,6 +100,7 @@ def open_guided_diffusion(
     tensors = tensors_of(checkpoint, _WHAT)
     name = "" if beside is None else beside.name
     check_name(name)
+    _check_attention(tensors)
     given, by_name = published_settings(name, tensors, given_of(settings), sized=image_shape is not None)
     answers = Answers(_WHAT, given, SETTINGS)
     named = _named(weights, beside)
@@ -128,6 +131,15 @@ def open_guided_diffusion(
         "Assumed: images were scaled to [-1, 1], and training was not respaced (timestep_respacing was empty).",
         "Noise levels between the timesteps of training are interpolated.",
     )
+
+
+def _check_attention(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse networks of consistency_models, whose attention maps pixels of two dimensions, unlike guided-diffusion's."""
+    if any(name.endswith(".qkv.weight") and one.ndim == _OF_IMAGES for name, one in tensors.items()):
+        raise UserError(
+            "By its attention, it is a network of consistency_models or of code made from that: a denoiser with EDM's preconditioning, or"
+            f" distilled and none. Neither is supported. {WAYS_ON}"
+        )
 
 
 def _named(weights: str, beside: Path | None) -> str:

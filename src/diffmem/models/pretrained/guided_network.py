@@ -33,6 +33,7 @@ SIGNS = (
 
 _UNSET = ("num_head_channels", "num_heads_upsample")  # -1 is the trainers' word for an option that is not set
 _MOST_CHANNELS = 4
+_GREY_TWICE = 2  # of the network for super-resolution of grey images, with or without a variance beside
 
 
 class HeadDefaults(NamedTuple):
@@ -143,6 +144,7 @@ def network_of(
     network = GuidedUNet(tensors, heads, rate)
     check_tensors(tensors, network.state_dict())
     check_numbers(tensors)
+    _check_channels(network.channels, len(tensors["out.2.weight"]))
     shape = _shape(network, answers, image_shape, side, usual)
     network = filled(network, tensors, lambda one: _trial(one, shape), (1, *shape)).to(device)
     return network, shape
@@ -154,14 +156,18 @@ def _trial(network: GuidedUNet, shape: tuple[int, int, int]) -> Tensor:
     return made
 
 
+def _check_channels(channels: int, outputs: int) -> None:
+    """Refuse a network that is given more than a noisy image."""
+    if channels > _MOST_CHANNELS or (channels == _GREY_TWICE and outputs <= _GREY_TWICE):
+        raise UserError(
+            f"The network takes {channels} channels and makes {outputs}: one that is given more than the noisy image, as those for"
+            f" super-resolution or with Fourier features of it, is not supported. {SAMPLES_ONLY}"
+        )
+
+
 def _shape(
     network: GuidedUNet, answers: Answers, image_shape: WantedShape | None, side: int | None, usual: str
 ) -> tuple[int, int, int]:
-    if network.channels > _MOST_CHANNELS:
-        raise UserError(
-            f"The network takes {network.channels} channels: one that is given more than the noisy image, as those for super-resolution or"
-            f" with Fourier features of it, is not supported. {SAMPLES_ONLY}"
-        )
     if "image_size" in answers or (image_shape is None and side is None):
         side = answers.whole(
             "image_size", f"{usual}; or give image_shape, or resolution=64 (--resolution 64)", 64

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from diffmem.models.weights import check_numbers, load_tensors, naming
 
 __all__ = ["Lora", "LoraChoice", "parse_lora", "read_lora"]
 
+_PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}  # of the metadata by Stability AI's ModelSpec
 _MERGE = "Merge it into the model with the program that trained it, save the pipeline, and give its folder."
 
 
@@ -83,6 +85,9 @@ class Lora:
         tensors: How many tensors it holds, all of them used.
         ranks: The ranks of its layers, ascending.
         training: What its trainer noted: epoch, steps, training images, where it did.
+        prediction: What its trainer noted that the network predicts, 'epsilon' or 'v_prediction'; none where it did not.
+        without_alpha: How many of its layers have no alpha anywhere, so that it is taken to be their rank.
+        clip_skip: From which layer, counted from the end, its trainer noted that it took the states of prompts; 1 for the last.
         changed: How many layers' weights changed so far, by part.
     """
 
@@ -91,6 +96,9 @@ class Lora:
     tensors: int
     ranks: tuple[int, ...]
     training: Mapping[str, int]
+    prediction: str | None
+    clip_skip: int
+    without_alpha: int
     pairs: Mapping[Layer, _Pair]
     changed: Counter[str] = field(default_factory=Counter)
 
@@ -119,6 +127,30 @@ class Lora:
                 f"{self.path} changes nothing at weight {self.weight:g}: the products of all its {len(self.pairs)} pairs are 0, or too"
                 " small for any weight to change. The model would be its base. Was it saved before its training began, or did that fail?"
             )
+
+    def doubts(self, prediction: str) -> list[str]:
+        """Return in which ways it was trained otherwise than the model is used, as far as its trainer noted.
+
+        Args:
+            prediction: What the model's folder says that its network predicts.
+        """
+        doubts = []
+        if self.without_alpha:
+            doubts.append(
+                f"Of {self.without_alpha} of the LoRA's layers no alpha is told: it is taken to be the rank, as libraries take it. If the"
+                " training had another one, the change is too strong or too weak by alpha / rank: give that as the weight."
+            )
+        if self.prediction not in (None, prediction):
+            doubts.append(
+                f"The LoRA's trainer notes that the network predicts {self.prediction!r}, but the folder says {prediction!r}. If the folder"
+                " is wrong, every prediction is: correct prediction_type in its scheduler_config.json."
+            )
+        if self.clip_skip > 1:
+            doubts.append(
+                f"The LoRA's trainer notes clip_skip {self.clip_skip}: it took prompts from an earlier layer of the text encoder; here,"
+                " as in the pipeline, they are taken from the last."
+            )
+        return doubts
 
     def text(self) -> str:
         """Return what was merged, in a sentence that does not name the file: it stands in private reports."""
@@ -153,6 +185,8 @@ def read_lora(choice: LoraChoice, parts: Mapping[str, nn.Module]) -> Lora:
             f"{path} is refused: LoRA are read from .safetensors files only. Save it as such where it was made."
         )
     tensors, texts = load_tensors(path), _texts(path)
+    # Of an alpha that nobody chose, kohya's scripts write a whole number.
+    tensors |= {name: one.float() for name, one in tensors.items() if name.endswith(".alpha")}
     with naming(path):
         check_numbers(tensors)
         _check_kind(tensors)
@@ -190,7 +224,17 @@ def read_lora(choice: LoraChoice, parts: Mapping[str, nn.Module]) -> Lora:
             " model (SD 1, SD 2, SDXL)?"
         )
     ranks = tuple(sorted({pair.down.shape[0] for pair in pairs.values()}))
-    return Lora(path, choice.weight, len(tensors), ranks, _training(texts), pairs)
+    return Lora(
+        path,
+        choice.weight,
+        len(tensors),
+        ranks,
+        _training(texts),
+        _PREDICTIONS.get(texts.get("modelspec.prediction_type", "")),
+        int(texts["ss_clip_skip"]) if re.fullmatch("[1-9]", texts.get("ss_clip_skip", "")) else 1,
+        sum("alpha" not in roles and not beside.tells(layer) for layer, roles in found.items()),
+        pairs,
+    )
 
 
 def _check_kind(tensors: Mapping[str, Tensor]) -> None:
@@ -241,6 +285,10 @@ class _Adapter(NamedTuple):
     path: Path
     settings: Mapping[str, Any]
 
+    def tells(self, layer: Layer) -> bool:
+        """Whether the settings say alpha of a layer."""
+        return any(self.settings.get(f"{prefix}lora_alpha") is not None for prefix in (f"{layer.part}.", ""))
+
     def scale(self, layer: Layer, rank: int) -> float:
         """Return alpha / r of a layer, alpha / sqrt(r) where the settings say so."""
         for prefix in (f"{layer.part}.", ""):
@@ -248,11 +296,13 @@ class _Adapter(NamedTuple):
             if alpha is None:
                 continue
             pattern = self.settings.get(f"{prefix}alpha_pattern") or {}
-            for name, other in pattern.items() if isinstance(pattern, Mapping) else [(repr(pattern), None)]:
+            names = list(pattern) if isinstance(pattern, Mapping) else [repr(pattern)]
+            for name in names:
                 if not name.replace("_", "").replace(".", "").isalnum():
                     raise UserError(f"{self.path}: alpha_pattern {name:.80} is not supported. {_MERGE}")
-                if f".{layer.name}".endswith(f".{name}"):
-                    alpha = other
+            # As peft does, the first that fits counts.
+            fits = (name for name in names if f".{layer.name}".endswith(f".{name}"))
+            alpha = pattern.get(next(fits, None), alpha) if pattern else alpha
             if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
                 raise UserError(f"{self.path}: lora_alpha {alpha!r:.80} must be a number.")
             return alpha / (math.sqrt(rank) if self.settings.get(f"{prefix}use_rslora") else rank)

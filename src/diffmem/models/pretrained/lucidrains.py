@@ -17,12 +17,17 @@ from torch import Tensor
 from diffmem.errors import UserError, nearest
 from diffmem.models.continuous import ContinuousDenoiser, edm
 from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, Prediction
-from diffmem.models.networks.lucidrains_unet import load_unet, settings_of
+from diffmem.models.networks.lucidrains_settings import Untold, settings_of
+from diffmem.models.networks.lucidrains_unet import load_unet
 from diffmem.models.pretrained.answers import Answers, WantedShape, check_weights, image_shape_of
 from diffmem.models.pretrained.recognition import WAYS_ON
+from diffmem.models.readings import MappedDenoiser, of_unit_range
 from diffmem.models.weights import check_numbers
 
-__all__ = ["open_lucidrains", "recognise"]
+__all__ = ["CHOICES", "open_lucidrains", "recognise"]
+
+CHOICES: dict[str, tuple[Any, ...]] = {"auto_normalize": (True, False), "resnet_block_groups": (4, 8, 16)}
+"""What no file tells and has few values; not all files have such a setting."""
 
 _TRAINER = "denoising-diffusion-pytorch"
 _OBJECTIVES: dict[str, Prediction] = {
@@ -38,6 +43,7 @@ _CONSTANTS = {
 }  # fmt: skip
 _NETWORK, _ELUCIDATED, _AVERAGE = "model.", "net.", "ema_model."
 _HEADS, _HEAD_WIDTH = 4, 32  # the defaults of classifier_free_guidance, whose tensors do not tell
+_GROUP_NORM = "mid_block1.block1.norm.weight"
 _SIGMA_DATA = 0.5  # the default of ElucidatedDiffusion
 _MAX_SIDE = 2**14
 
@@ -65,18 +71,19 @@ def open_lucidrains(
     weights: Literal["ema", "raw"] = "ema",
     beside: Path | None = None,
     device: torch.device | str = "cpu",
-) -> tuple[DiscreteDenoiser | ContinuousDenoiser, tuple[str, ...]]:
+) -> tuple[DiscreteDenoiser | ContinuousDenoiser | MappedDenoiser, tuple[str, ...]]:
     """Make a `Denoiser` of a checkpoint that `recognise` accepts.
 
-    At the noise level of each timestep, as stored, it is the network's own prediction of the clean image. Images are in [-1, 1], to which
-    the package scales them by default.
+    At the noise level of each timestep, as stored, it is the network's own prediction of the clean image, in [-1, 1] units.
 
     Args:
         checkpoint: The dictionary of the file.
         image_shape: (C, H, W) of the images, whose size the file does not tell; C may be none.
         settings: What else the file may not tell: `objective`, 'pred_v', 'pred_noise' or 'pred_x0'; `heads` of the attention at
             the bottom of networks of `classifier_free_guidance` (4 unless given, if it has the default's 128 channels);
-            `sigma_data` of `ElucidatedDiffusion` (0.5 unless given).
+            `sigma_data` of `ElucidatedDiffusion` (0.5 unless given). Of the trainer's own files also what is taken to be its default
+            unless given, with a note: `auto_normalize` (true: images were scaled to [-1, 1], not left in [0, 1]),
+            `sinusoidal_pos_emb_theta` (10,000) and, of versions with GroupNorm, `resnet_block_groups` (8).
         weights: 'ema' for the moving average, 'raw' for the weights that were trained. A state dict alone has one kind.
         beside: The file, of which nothing more is asked: the checkpoint tells what its name does.
         device: Where the network will compute.
@@ -107,28 +114,30 @@ def open_lucidrains(
         raise UserError(f"It is a model of sequences (Unet1D) of {_TRAINER}, not of images.")
     guided = "classes_emb.weight" in tensors
     if guided:
+        if _GROUP_NORM in tensors:
+            raise UserError(
+                f"It is of {_TRAINER}'s classifier_free_guidance with GroupNorm, as before version 2.0. The first of these versions"
+                f" standardised the weights of convolutions, and the file does not tell its version. That is not supported. {WAYS_ON}"
+            )
         tensors = {_renamed(name): one for name, one in tensors.items()}
     elif not any(name.endswith(".mem_kv") for name in tensors) or any(".fn.fn." in name for name in tensors):
         raise UserError(_refusal(checkpoint))
-    known = [*(["sigma_data"] if elucidated else ["objective"]), *(["heads"] if guided else [])]
-    answers = Answers(f"Such a file of {_TRAINER}", settings, known)
+    answers = Answers(f"Such a file of {_TRAINER}", settings, _known(tensors, elucidated, guided))
     wanted = _checked_shape(image_shape)
-    heads = _heads_of(tensors, answers) if guided else None
-    notes = [
-        said,
-        "The file does not tell how images were scaled: taken to be [-1, 1] (auto_normalize, the default), with white noise (no offset"
-        " noise)"
-        + (
-            "."
-            if elucidated
-            else "; nor sinusoidal_pos_emb_theta, the base of its timesteps: 10,000, the default."
-        ),
-    ]
+    untold = Untold(
+        _heads_of(tensors, answers) if guided else None,
+        answers.whole("resnet_block_groups", "", 8) if "resnet_block_groups" in answers else Untold().groups,
+        answers.positive("sinusoidal_pos_emb_theta", "", 1)
+        if "sinusoidal_pos_emb_theta" in answers
+        else Untold().base,
+    )
+    scaled = "auto_normalize" not in answers or answers.choice("auto_normalize", (True, False), "True")
+    notes = [said, *_assumed(answers, untold, scaled)]
 
-    channels = wanted[0] or _channels_of(tensors, heads)
-    unet = load_unet(tensors, channels, heads).to(device)
+    channels = wanted[0] or _channels_of(tensors, untold)
+    unet = load_unet(tensors, channels, untold).to(device)
     shape = image_shape_of(wanted, channels, wanted[1:], 2 ** (unet.levels - 1))
-    denoiser: DiscreteDenoiser | ContinuousDenoiser
+    denoiser: DiscreteDenoiser | ContinuousDenoiser | MappedDenoiser
     if elucidated:
         data = answers.positive("sigma_data", "", 1) if "sigma_data" in answers else _SIGMA_DATA
         denoiser = ContinuousDenoiser(unet, edm(data), shape, device=device)
@@ -146,6 +155,8 @@ def open_lucidrains(
             null_label=unet.num_labels or None,
             device=device,
         )
+        if not scaled:
+            denoiser = of_unit_range(denoiser)
         notes[1:1] = [
             f"The objective is {objective}, {source}.",
             f"Noise levels are the stored ones of {len(levels):,} timesteps, {levels[0]:.3g} to {levels[-1]:.5g}; between them, the"
@@ -158,10 +169,38 @@ def open_lucidrains(
         )
     if guided:
         notes.append(
-            f"The attention at the bottom is taken to have {heads} heads, which the file does not tell, and all to be"
+            f"The attention at the bottom is taken to have {untold.heads} heads, which the file does not tell, and all to be"
             " that of version 2.3.4. D is that of the class alone, without guidance."
         )
     return denoiser, tuple(notes)
+
+
+def _known(tensors: Mapping[str, Tensor], elucidated: bool, guided: bool) -> list[str]:
+    """Return the settings of a file; classifier_free_guidance and ElucidatedDiffusion have no options for some of the trainer's."""
+    if elucidated:
+        known = ["sigma_data"]
+    else:
+        known = ["objective", *(["heads"] if guided else ["auto_normalize", "sinusoidal_pos_emb_theta"])]
+    return [*known, *(["resnet_block_groups"] if _GROUP_NORM in tensors else [])]
+
+
+def _assumed(answers: Answers, untold: Untold, scaled: bool) -> list[str]:
+    """Return what the file does not tell, and what it is taken to be."""
+    taken = {
+        "auto_normalize": f"images were {'scaled to [-1, 1]' if scaled else 'left in [0, 1]'} (auto_normalize {scaled})",
+        "sinusoidal_pos_emb_theta": f"timesteps are embedded with the base sinusoidal_pos_emb_theta {untold.base:g}",
+        "resnet_block_groups": f"GroupNorm has resnet_block_groups {untold.groups}",
+    }
+    of_file = [name for name in taken if name in answers.known]
+    assumed = [taken[name] for name in of_file if name not in answers]
+    given = [taken[name] for name in of_file if name in answers]
+    noise = "noise was white and drawn on its own (no offset_noise_strength, not immiscible)"
+    return [
+        "The file does not tell some of its options. Taken to be the trainer's defaults: "
+        + "; ".join([*assumed, noise])
+        + ("." if not assumed else ". Others are given as settings, by these names."),
+        *([f"As the settings say: {'; '.join(given)}."] if given else []),
+    ]
 
 
 def _heads_of(tensors: Mapping[str, Tensor], answers: Answers) -> int:
@@ -186,12 +225,12 @@ def _checked_shape(image_shape: WantedShape | None) -> WantedShape:
     return image_shape
 
 
-def _channels_of(tensors: Mapping[str, Tensor], heads: int | None) -> int:
+def _channels_of(tensors: Mapping[str, Tensor], untold: Untold) -> int:
     """Return the channels of the images: what the network reads and predicts, each of which may be twice as much.
 
     It reads its last estimate beside with self-conditioning, and predicts a variance beside in `LearnedGaussianDiffusion`.
     """
-    settings = settings_of(tensors, heads)
+    settings = settings_of(tensors, untold)
     reads, predicts = settings.inputs, settings.outputs
     if reads == predicts and reads not in (1, 3) and reads % 2 == 0:
         raise UserError(

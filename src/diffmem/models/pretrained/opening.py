@@ -94,18 +94,16 @@ def open_model(
     denoiser: _Model | Opened
     with suppress(RuntimeError):  # a user who is not known: the name is taken as it is
         source = source.expanduser()
-    if settings is not None and source.suffix == ".safetensors":
-        denoiser, origin = _from_settings(source, settings)
+    source, only = _chosen(revision_of(source))
+    source, within = _chosen(revision_of(source))  # it may be a hub's cache
+    if is_folder(source) and not (source / "snapshots").is_dir() and not _networks_of_edm(source):
+        denoiser, origin = _diffusers(source, device, weights, allow_pickle)
+        _check_no_settings(source, settings, "Correct its config.json or scheduler_config.json instead.")
     else:
-        source, only = _chosen(revision_of(source))
-        source, within = _chosen(revision_of(source))  # it may be a hub's cache
-        if is_folder(source) and not (source / "snapshots").is_dir() and not _networks_of_edm(source):
-            denoiser, origin = _diffusers(source, device, weights, allow_pickle)
-        else:
-            file = _snapshot_of(source) if is_folder(source) else source
-            asked = _Asked(wanted, settings, weights, device, allow_pickle)
-            denoiser, origin = _from_file(file, asked)
-        origin = replace(origin, notes=(*(only or within), *origin.notes))
+        file = _snapshot_of(source) if is_folder(source) else source
+        asked = _Asked(wanted, settings, weights, device, allow_pickle)
+        denoiser, origin = _from_file(file, asked)
+    origin = replace(origin, notes=(*(only or within), *origin.notes))
     if weights != _AVERAGED and origin.format not in _OF_SEVERAL:
         raise UserError(
             f"weights {weights!r} is for EDM pickles, checkpoints and folders checkpoint-N; a {origin.format} holds one network."
@@ -235,8 +233,11 @@ def _from_file(path: Path, asked: _Asked) -> tuple[_Model | Opened, Origin]:
     if told is not None:
         raise UserError(told)
     if path.suffix == ".safetensors" or is_safetensors(head):
-        _check_own(path)
+        names = _names_of_others(path)
+        if names is not None:
+            return _from_safetensors(path, names, asked)
         snapshot, _, texts = load_denoiser(path)
+        _check_no_settings(path, asked.settings, "It is a snapshot of diffmem.")
         name = f"{path.name} at epoch {texts.get('epoch', 'unknown')}"
         return snapshot, Origin(OWN_FORMAT, name, sha256_file(path), path=path)
     with reading(str(path)):
@@ -264,6 +265,10 @@ def _from_checkpoint(path: Path, content: object, asked: _Asked) -> tuple[Opened
     """Open what another trainer saved."""
     with reading(str(path)):
         tensors = with_tensors(content)
+    return _through_door(path, tensors, asked)
+
+
+def _through_door(path: Path, tensors: object, asked: _Asked) -> tuple[Opened, Origin]:
     door = door_of(tensors)
     if door is None or not isinstance(tensors, Mapping):
         raise UserError(described(path, tensors))
@@ -274,8 +279,12 @@ def _from_checkpoint(path: Path, content: object, asked: _Asked) -> tuple[Opened
     return denoiser, Origin(door.name, path.name, sha256_file(path), notes, path)
 
 
-def _check_own(path: Path) -> None:
-    """Refuse safetensors that another program wrote, by what they are."""
+def _names_of_others(path: Path) -> list[str] | None:
+    """Return the names of tensors in safetensors that another program wrote; none for diffmem's own, and for damaged files.
+
+    Raises:
+        UserError: It is a network of k-diffusion.
+    """
     from safetensors import SafetensorError, safe_open
 
     check_sizes(path)
@@ -284,20 +293,37 @@ def _check_own(path: Path) -> None:
             texts = dict(file.metadata() or {})
             names = list(file.keys())
     except (SafetensorError, OSError, ValueError):
-        return  # damaged, which reading it says
+        return None  # damaged, which reading it says
     if texts.get("format", "").startswith("diffmem"):
-        return
+        return None
     if "config" in texts and '"model"' in texts["config"]:
         raise UserError(f"{path} is a network of k-diffusion, which is not supported yet. {WAYS_ON}")
-    raise UserError(described(path, dict.fromkeys(names, torch.empty(0))))
+    return names
 
 
-def _from_settings(path: Path, settings: Mapping[str, Any]) -> tuple[_Model, Origin]:
+def _from_safetensors(path: Path, names: list[str], asked: _Asked) -> tuple[_Model | Opened, Origin]:
+    """Open named tensors that another program wrote: the state dict of a trainer, or of a network of EDM with its arguments."""
+    named = dict.fromkeys(names, torch.empty(0))
+    if door_of(named) is not None:
+        return _through_door(path, load_tensors(path), asked)
+    is_edm = any(name.startswith("model.map_layer0.") for name in names) or "class_name" in (
+        asked.settings or {}
+    )
+    if asked.settings is None or not is_edm:
+        raise UserError(described(path, named))
     tensors = load_tensors(path)
     with naming(path):
         check_numbers(tensors)
-        denoiser = from_edm_state_dict(tensors, settings)
+        denoiser = from_edm_state_dict(tensors, asked.settings)
     return denoiser, Origin("EDM state dict", path.name, sha256_file(path), path=path)
+
+
+def _check_no_settings(path: Path, settings: Mapping[str, Any] | None, instead: str) -> None:
+    """Refuse settings for what records all of them, so that none is left out without a word."""
+    if settings:
+        raise UserError(
+            f"{path} tells everything: it takes no settings, and {sorted(settings)[0]!r} was given. {instead}"
+        )
 
 
 def _network_of(checkpoint: Path, weights: str) -> tuple[Path, list[str]]:

@@ -51,6 +51,7 @@ _DATA: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
         "The download gave a page in the place of the file: download it again.",
     ),
 )
+_TAR, _TAR_AT = b"ustar", 257
 _OLD_PICKLE = re.compile(rb"\(|c[\w.]+\r?\n\w+\r?\n|[}\]]")
 
 
@@ -76,6 +77,8 @@ def other_file(path: Path, head: bytes) -> str | None:
     for pattern, what, remedy in _DATA:
         if pattern.match(head):
             return f"{path} is {what}: it holds no network. {remedy}"
+    if head[_TAR_AT:].startswith(_TAR):
+        return f"{path} is an archive (tar): it holds no network. Unpack it and give what is in it."
     for pattern, what in _NETWORKS:
         if pattern.match(head):
             return _network(path, what)

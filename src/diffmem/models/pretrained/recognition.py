@@ -167,12 +167,20 @@ _KINDS = (
     _Kind(
         f"a checkpoint of {_LUCIDRAINS}",
         lambda keys, names: (
-            _has("model", "ema", "step", "scaler")(keys, names) and _holds("init_conv.")(keys, names)
+            _has("model", "ema", "step", "scaler")(keys, names)
+            and _holds("init_conv.", "sqrt_recipm1_alphas_cumprod")(keys, names)
         ),
     ),
     _Kind(f"a diffusion model of {_LUCIDRAINS}", _has(tensors=("model.init_conv.",))),
     _Kind(f"an elucidated diffusion model of {_LUCIDRAINS}", _has(tensors=("net.init_conv.",))),
     _Kind("a checkpoint of pytorch-ddpm", _has("net_model", "ema_model", "x_T")),
+    _Kind(
+        "a network of pytorch-ddpm",
+        _holds("time_embedding.timembedding.0."),
+        "in a file that this trainer does not write, so that nothing tells how it was trained",
+        "If it trained it, give its ckpt.pt, or put the state dict into such a one: torch.save({{'ema_model': state_dict}}, ...)."
+        f" {WAYS_ON}",
+    ),
     _Kind("a checkpoint of k-diffusion", _has("model", "model_ema", "config"), "which is not supported yet"),
     _Kind(
         "a checkpoint of score_sde_pytorch",
@@ -191,7 +199,8 @@ _KINDS = (
         "a network of improved-diffusion or guided-diffusion",
         lambda keys, names: (
             "time_embed.0.weight" not in keys
-            and _has(tensors=("input_blocks.0.0.", "time_embed.0."))(keys, names)
+            and _holds("input_blocks.0.0.")(keys, names)
+            and _holds("time_embed.0.")(keys, names)
         ),
         "in a file that neither of these trainers writes, so that nothing tells what it was trained to predict",
         "If one of them trained it, save its state dict alone (torch.save(network.state_dict(), 'model.pt')) and give that file."

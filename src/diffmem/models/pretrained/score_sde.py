@@ -21,6 +21,7 @@ from diffmem.models.discrete import DiscreteDenoiser, DiscreteProcess, levels_of
 from diffmem.models.networks.score_unet import LAYERS, ScoreLayout, ScoreUNet
 from diffmem.models.pretrained.answers import Answers, WantedShape, check_weights, image_shape_of
 from diffmem.models.pretrained.recognition import WAYS_ON
+from diffmem.models.readings import MappedDenoiser, of_unit_range
 from diffmem.models.sde import sub_variance_preserving, variance_exploding, variance_preserving
 
 __all__ = ["CHOICES", "SETTINGS", "open_score_sde", "recognise"]
@@ -34,7 +35,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 """What may be asked and has few values."""
 
-SETTINGS = (*CHOICES, "image_size", "beta_min", "beta_max")
+_RESCALES = "skip_rescale"
+SETTINGS = (*CHOICES, "image_size", "beta_min", "beta_max", _RESCALES)
 """What may be asked, by the names of the trainer's configuration."""
 
 _WHAT = "A checkpoint of score_sde_pytorch"
@@ -64,7 +66,7 @@ def open_score_sde(
     weights: str = "ema",
     beside: Path | None = None,
     device: torch.device | str = "cpu",
-) -> tuple[DiscreteDenoiser | ContinuousDenoiser, tuple[str, ...]]:
+) -> tuple[DiscreteDenoiser | ContinuousDenoiser | MappedDenoiser, tuple[str, ...]]:
     """Open a checkpoint of score_sde_pytorch as a `Denoiser`.
 
     Args:
@@ -72,7 +74,7 @@ def open_score_sde(
         image_shape: (C, H, W) of the images; none to take `image_size` from the settings.
         settings: What the training's configuration says, see `SETTINGS`. Needed are `sde`, `centered`, and `image_size` (without
             `image_shape`); `continuous` unless sde is 'subvpsde'; `beta_min` and `beta_max` for 'vpsde' and 'subvpsde';
-            `scale_by_sigma` for 'vesde'; `fir` unless the tensors tell.
+            `scale_by_sigma` for 'vesde'; `fir` unless the tensors tell. `skip_rescale` is True unless given, with a note.
         weights: The averaged ones ('ema') or the raw ones ('raw').
         beside: The file of the checkpoint; not used.
         device: Where to compute.
@@ -95,14 +97,15 @@ def open_score_sde(
     )  # fmt: skip
     if layout.fir and not _agrees(answers, "fir", True):
         raise UserError("settings: fir must be True for this network, as its input pyramid has filters.")
-    if not centered and isinstance(process, DiscreteProcess):
-        raise UserError(f"A 'vpsde' of discrete time whose images are in [0, 1] is not supported. {WAYS_ON}")
+    rescale = _RESCALES not in answers or answers.choice(_RESCALES, (True, False), "True")
     shape = _shape(layout, answers, image_shape)
-    network = ScoreUNet(tensors, layout, shape[1], fir, centered).to(device)
+    network = ScoreUNet(tensors, layout, shape[1], fir=fir, centered=centered, rescale=rescale).to(device)
     where = next(network.parameters()).device
-    denoiser: DiscreteDenoiser | ContinuousDenoiser
+    denoiser: DiscreteDenoiser | ContinuousDenoiser | MappedDenoiser
     if isinstance(process, DiscreteProcess):
         denoiser = DiscreteDenoiser(network, process, shape, device=where)
+        if not centered:
+            denoiser = of_unit_range(denoiser)
     else:
         denoiser = ContinuousDenoiser(network, replace(process, unit_range=not centered), shape, device=where)
     step = checkpoint.get("step")
@@ -114,8 +117,9 @@ def open_score_sde(
         else "Images were scaled to [0, 1] (centered False), as the settings say; sigma is given here in [-1, 1] units, twice theirs.",
         f"The resolution is changed by {'FIR filters' if fir else '2 x 2 means and repetition'} (fir {fir}). No classes.",
         *_pyramids(layout),
-        "Assumed: nonlinearity 'swish', skip_rescale True and fir_kernel [1, 3, 3, 1], as in five of the"
-        " trainer's configurations of these networks.",
+        f"Assumed: nonlinearity 'swish'{', skip_rescale True (a setting)' if _RESCALES not in answers else ''} and fir_kernel [1, 3, 3, 1],"
+        " as in five of the trainer's configurations of these networks.",
+        *([f"Sums of two paths are {'' if rescale else 'not '}divided by sqrt(2), as the settings say."] if _RESCALES in answers else []),
     )  # fmt: skip
 
 

@@ -38,6 +38,7 @@ __all__ = [
     "EncoderSettings",
     "TextParts",
     "TextUnetSettings",
+    "check_name",
     "find_text_parts",
     "is_text_folder",
     "read_encoder",
@@ -161,7 +162,7 @@ def find_text_parts(home: Path) -> TextParts:
     pipeline = settings.get("_class_name")
     if not isinstance(pipeline, str) or pipeline not in PIPELINES:
         _refuse(index, pipeline)
-    _check_name(index, home.resolve().name, settings.get("_name_or_path"))
+    check_name(index, home.resolve().name, settings.get("_name_or_path"))
     needed = [name for name in _CLASSES if pipeline == PIPELINES[1] or name not in _OF_XL]
     held = {
         key: value
@@ -217,8 +218,16 @@ def _refuse(index: Path, pipeline: object) -> NoReturn:
     )
 
 
-def _check_name(path: Path, *names: object) -> None:
-    """Refuse a model that is named as distilled ones are, which nothing else in their folders tells."""
+def check_name(path: Path, *names: object) -> None:
+    """Refuse a model that is named as distilled ones are, which nothing else in their folders tells.
+
+    Args:
+        path: Names the model in the message.
+        names: What the model may be called; what is no text is left out.
+
+    Raises:
+        UserError: One of them is such a name.
+    """
     for name in names:
         found = _FEW_STEPS.search(name) if isinstance(name, str) else None
         if found is not None:
@@ -313,7 +322,7 @@ def _numbers(value: object) -> list[int]:
 
 def read_text_network(parts: TextParts) -> TextUnetSettings:
     """Return the settings of the network; see `read_part`."""
-    _check_name(parts.network, read_settings(parts.network, parts.home).get("_name_or_path"))
+    check_name(parts.network, read_settings(parts.network, parts.home).get("_name_or_path"))
     network = read_part(
         "network", {TextUnetSettings.kind: TextUnetSettings}, parts.network, parts.home, TextUnetSettings.kind
     )

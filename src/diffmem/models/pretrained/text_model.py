@@ -38,6 +38,7 @@ from diffmem.models.pretrained.text_encoders import PromptTable, encoded, encode
 from diffmem.models.pretrained.text_folder import (
     TextParts,
     TextUnetSettings,
+    check_name,
     find_text_parts,
     read_text_network,
     read_text_scheduler,
@@ -122,6 +123,8 @@ def open_text_model(
             skeletons = {"unet": constructed(parts.network, make)}
         skeletons |= {encoder.part.name: encoder.skeleton() for encoder in encoders}
         choice = parse_lora(lora)
+        caches = [up.name for up in choice.path.absolute().parents if up.name.startswith("models--")]
+        check_name(choice.path, choice.path.stem, *caches)
         with reading(str(choice.path)):
             merged = read_lora(choice, skeletons)
 
@@ -173,7 +176,7 @@ def open_text_model(
         _FORMAT,
         f"{parts.pipeline} {home.resolve().name}" + (f" + {merged.path.name}" if merged is not None else ""),
         hashlib.sha256(repr((table.prompts, sides, dtype, parts.zero_null, files)).encode()).hexdigest(),
-        _notes(parts, table, merged, dtype),
+        (*_notes(parts, table, merged, dtype), *(merged.doubts(process.prediction) if merged else [])),
         home,
         tuple(replace(reading, remedy=remedy) for reading in generic_readings(latent)),
     )

@@ -196,7 +196,7 @@ def _verdicts_text(results: Sequence[ExperimentResult]) -> str:
     )
     if any(result.scale == "paper" for result in results):
         return text
-    return f"{text} Neither proves nor disproves the finding at the paper's own scale."
+    return f"{text} At this scale a verdict neither proves nor disproves the finding at the paper's own."
 
 
 def _heading(result: ExperimentResult) -> str:
