@@ -18,6 +18,8 @@ from diffmem.errors import UserError, nearest
 
 __all__ = [
     "config_hash",
+    "idle_settings",
+    "leaves",
     "load_recipe",
     "merged",
     "override",
@@ -29,6 +31,49 @@ __all__ = [
 
 
 _Model = TypeVar("_Model", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads keys as they are written: `on`, `0.10` and `010` are names of levels, not True, 0.1 and 8."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        self.flatten_mapping(node)
+        return {key.value: self.construct_object(value, deep=deep) for key, value in node.value}
+
+
+def _load(text: str) -> Any:
+    """Return what YAML says.
+
+    Raises:
+        yaml.YAMLError: It is not valid, or has a key twice, so that the first value would be lost.
+    """
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        _check_keys(node, set())
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _check_keys(node: yaml.Node | None, seen: set[int]) -> None:
+    if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
+        return
+    seen.add(id(node))  # an alias may come back to it
+    lines: dict[str, int] = {}
+    for key, value in (
+        node.value if isinstance(node, yaml.MappingNode) else ((None, one) for one in node.value)
+    ):
+        if key is not None:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.YAMLError(f"the key in line {line} is not a word or a number")
+            if key.value in lines:
+                raise yaml.YAMLError(
+                    f"line {line} repeats the key {key.value!r} of line {lines[key.value]}; keep one of them"
+                )
+            lines[key.value] = line
+        _check_keys(value, seen)
 
 
 def config_hash(content: Mapping[str, Any]) -> str:
@@ -74,7 +119,7 @@ def validated(model: type[_Model], values: Any, where: str) -> _Model:
             raise UserError(f"{where}: unknown key {key!r}.{hint}") from error
         if first["type"] == "missing":
             raise UserError(f"{where}: the key {key!r} is missing.") from error
-        message = first["msg"].removeprefix("Value error, ")
+        message = _message(first["type"], first["msg"], first.get("ctx", {}))
         value = "" if isinstance(first.get("input"), dict) else f" = {first.get('input')!r}"
         raise UserError(
             f"{where}: {key + value + ': ' if key else ''}{message[0].lower() + message[1:]}."
@@ -83,6 +128,19 @@ def validated(model: type[_Model], values: Any, where: str) -> _Model:
         if not math.isfinite(number):
             raise UserError(f"{where}: {key} = {number}: input should be a finite number.")
     return found
+
+
+def _message(kind: str, text: str, context: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value, in words of YAML."""
+    if kind in ("tuple_type", "list_type"):
+        return "input should be a list, such as [1, 2]"
+    if kind in ("dict_type", "model_type", "model_attributes_type"):
+        return "input should be a group of keys"
+    if kind == "too_short":
+        return f"give {context['min_length']} or more, not {context['actual_length']}"
+    if kind == "too_long":
+        return f"give {context['max_length']} at most, not {context['actual_length']}"
+    return text.removeprefix("Value error, ")
 
 
 def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -102,7 +160,7 @@ def _read(path: Path) -> dict[str, Any]:
         UserError: The file is missing or not such a file.
     """
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = _load(path.read_text("utf-8"))
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -124,11 +182,29 @@ def override(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
         if not equals or not key:
             raise UserError(f"Setting {setting!r} must read key=value, for example training.epochs=500.")
         try:
-            value = yaml.safe_load(text)
+            value = _load(text)
         except yaml.YAMLError as error:
-            raise UserError(f"Setting {setting!r}: the value is not valid YAML.") from error
+            raise UserError(
+                f"Setting {setting!r}: the value is not valid YAML ({' '.join(str(error).split())})."
+            ) from error
         set_key(result, key, value, f"Setting {setting!r}")
     return result
+
+
+def idle_settings(group: BaseModel, prefix: str, names: Sequence[str], why: str) -> list[str]:
+    """Return those of these settings that were changed, each with why it has no effect, as sentences without a full stop.
+
+    Args:
+        group: Holds them.
+        prefix: Of their dotted keys, such as 'training.ema.'.
+        names: Its fields.
+        why: Such as 'training.ema.mode is mode3'.
+    """
+    return [
+        f"{prefix}{name} = {getattr(group, name)} has no effect: {why}"
+        for name in names
+        if getattr(group, name) != type(group).model_fields[name].default
+    ]
 
 
 def set_key(values: dict[str, Any], key: str, value: Any, where: str) -> None:
@@ -151,6 +227,15 @@ def set_key(values: dict[str, Any], key: str, value: Any, where: str) -> None:
         if not isinstance(held, dict):
             raise UserError(f"{where}: {group!r} is not a group of keys.")
     held[last] = value
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings in groups of keys, with their dotted keys; an empty group is a setting."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def load_recipe(model: type[_Model], path: Path | None, settings: Sequence[str] = ()) -> _Model:

@@ -7,6 +7,10 @@ import pytest
 import torch
 
 import diffmem as dm
+from diffmem.optimum.curves import optimum_curves
+from diffmem.optimum.gap import GapSettings
+from diffmem.studies.quickstart import quickstart_recipe
+from diffmem.studies.search.recipe import OnsetConfig
 
 SMALL = {"channels": 8, "multipliers": (1,), "blocks": 1, "attention": (), "dropout": 0.0}
 
@@ -38,6 +42,43 @@ def test_a_training_gives_a_model_and_prints_what_it_is(run, digits):
     assert run.model.image_shape == digits.shape
     assert str(run.folder) in str(run)
     assert "2 epochs" in run._repr_html_()
+
+
+def test_settings_without_effect_are_told_by_every_verb_that_takes_them(run, digits, capsys):
+    training = dm.TrainingConfig(epochs=2, batch_size=8, momentum=0.5)
+    few, where = digits.take(range(8), "8 digits"), run.folder.parent
+    dm.train(few, model=dm.ModelConfig(**SMALL), training=training, out=where, device="cpu")
+    sampler = dm.SamplerConfig(steps=2, solver="euler", alpha=0.5)
+    dm.generate(run.model, range(2), sampler=sampler, device="cpu")
+    said = capsys.readouterr().err
+    assert "warning: training.momentum = 0.5 has no effect: training.optimizer is adam.\n" in said
+    assert "warning: alpha = 0.5 has no effect: solver is euler.\n" in said
+
+
+def test_settings_may_be_keys_and_values_and_seeds_those_of_numpy(run, digits):
+    few, where = digits.take(range(8), "8 digits"), run.folder.parent
+    training = {"epochs": 2, "batch_size": 8}
+    again = dm.train(few, model=SMALL, training=training, seed=np.int64(0), out=where, device="cpu")
+    assert again.snapshot == run.snapshot
+    with pytest.raises(dm.UserError, match="model: unknown key 'chanels'"):
+        dm.train(few, model={"chanels": 8}, out=where, device="cpu")
+
+
+@pytest.mark.parametrize("changes", [{"multipliers": (1,) * 5}, {"architecture": "optimum"}])
+def test_a_model_that_cannot_be_trained_on_the_images_leaves_no_folder(digits, changes, tmp_path):
+    with pytest.raises(dm.UserError, match=r"do not fit|no weights to train"):
+        dm.train(digits.take(range(8), "8 digits"), model={**SMALL, **changes}, out=tmp_path, device="cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("seed", [1.5, 2**64])
+def test_a_seed_that_is_no_whole_number_or_too_large_is_refused(run, digits, seed, tmp_path):
+    with pytest.raises(dm.UserError, match="is not a whole number from"):
+        dm.train(digits.take(range(8), "8 digits"), model=SMALL, seed=seed, out=tmp_path, device="cpu")
+    assert list(tmp_path.iterdir()) == []
+    for wrong in (seed, -1):
+        with pytest.raises(dm.UserError, match="is no whole number from 0 to 4294967295"):
+            dm.generate(run.model, [0, wrong], device="cpu")
 
 
 def test_the_same_training_is_opened_and_not_done_again(run, digits, monkeypatch):
@@ -157,6 +198,24 @@ def test_a_search_prints_its_table_and_goes_on_in_its_folder(tmp_path):
     assert "below 4" in study._repr_html_()
     assert (tmp_path / "s" / "report.html").is_file()
     assert dm.open_emm(tmp_path / "s").emm == study.emm
+
+
+def test_no_workers_and_seeds_below_zero_are_refused(digits, tmp_path):
+    with pytest.raises(dm.UserError, match="workers: processes = 0"):
+        dm.run_study(quickstart_recipe(), tmp_path / "s", workers=0)
+    with pytest.raises(dm.UserError, match="seed must be 0 or more, not -1"):
+        optimum_curves(digits.take(range(8), "8 digits"), queries=2, seed=-1)
+    with pytest.raises(dm.UserError, match="seed must be 0 or more, not -1"):
+        GapSettings(seed=-1)
+
+
+def test_what_a_search_is_given_twice_is_refused(tmp_path):
+    with pytest.raises(dm.UserError, match=r"line is 0.1, but onset\.line is 0.2"):
+        dm.find_onset("digits", (4, 8), onset={"line": 0.2}, out=tmp_path / "s")
+    with pytest.raises(dm.UserError, match="data has a source, 'other'"):
+        dm.find_onset(
+            "digits", (4, 8), data={"source": "other"}, onset=OnsetConfig(tolerance=0.5), out=tmp_path / "s"
+        )
 
 
 @pytest.mark.slow

@@ -85,3 +85,33 @@ def test_the_command_prints_the_times_and_refuses_a_prediction_that_nothing_tell
         main(["study", "onset", str(grid.folder), "--line", "0.5", "--size", "16"])
     assert caught.value.code == 2
     assert "there is no prediction" in capsys.readouterr().err
+
+
+GOOD = [(100, 10, 0, 50), (200, 20, 25, 50), (400, 40, 50, 50)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"points": [(100, 10, 60, 50)]}, "60 memorized of 50 at epoch 10 are no counts"),
+        ({"points": [(100, 10, -1, 50)]}, "-1 memorized of 50"),
+        ({"points": [(100, 10, 0.5, 50)]}, r"0\.5 memorized of 50"),
+        (
+            {"points": GOOD[::-1]},
+            "200 images seen do not follow 400; give the evaluations in the order of training",
+        ),
+        ({"size": 0}, "a training set has 1 image or more"),
+        ({"null": 5}, "the null, 5, is no share"),
+    ],
+)
+def test_a_curve_that_cannot_be_is_refused(changes, words):
+    with pytest.raises(UserError, match=words):
+        dm.Curve(**{"size": 10, "seed": 0, "points": GOOD, **changes})
+
+
+def test_a_run_that_is_given_twice_does_not_count_twice_and_no_line_is_no_question():
+    curves = [dm.Curve(10, 0, GOOD), dm.Curve(10, 0, GOOD), dm.Curve(20, 0, GOOD)]
+    with pytest.raises(UserError, match="2 curves are of N = 10 and seed 0"):
+        dm.onset(curves)
+    with pytest.raises(UserError, match="There is no line"):
+        dm.onset(curves[1:], lines=[])

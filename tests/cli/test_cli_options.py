@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffmem.__main__ import main
 from diffmem.cli.data import data_build, data_info
 from diffmem.cli.duplicates import data_duplicates
 from diffmem.cli.options import ReadingOptions
@@ -122,3 +123,47 @@ def test_links_out_of_the_folder_are_followed_by_an_option(photos, tmp_path, cap
     app(f"build {tmp_path / 'linked'} {tmp_path / 'out.tar'} --follow-links")
     assert "  2 links to folders, or out of linked, followed" in capsys.readouterr().out.splitlines()
     assert open_images(tmp_path / "out.tar").fingerprint == open_images(photos, "val").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", "digits", "--seed", "1.5"], "Invalid value for --seed: 1.5 is not a whole number."),
+        (
+            ["study", "onset", "folder", "--size", "3.7"],
+            "Invalid value for --size: 3.7 is not a whole number.",
+        ),
+        (
+            ["data", "build", "digits", "a.npz", "--white", "7.5"],
+            "Invalid value for --white: 7.5 is not a whole number.",
+        ),
+    ],
+)
+def test_a_number_with_a_fraction_is_not_rounded_where_a_whole_one_is_asked_for(words, told, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert (ended.value.code, capsys.readouterr().err) == (2, f"error: {told}\n")
+
+
+def test_a_whole_number_may_be_written_with_a_point(tmp_path, capsys):
+    main(["data", "build", "digits", str(tmp_path / "a.npz"), "--size", "20.0", "--selection", "first"])
+    assert "20 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["--epochs", "3", "--set", "training.epochs=5"],
+            "--epochs 3 and --set training.epochs=5 say the same; leave one out.",
+        ),
+        (
+            ["--batch-size", "8", "--set", "training.batch_size=9"],
+            "--batch-size 8 and --set training.batch_size=9 say the same;",
+        ),
+    ],
+)
+def test_a_setting_that_is_given_by_two_options_is_refused(words, told, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "digits", *words])
+    assert (ended.value.code, told in capsys.readouterr().err) == (2, True)

@@ -135,3 +135,13 @@ def test_what_is_no_store_is_refused_with_the_remedy(call, store, tmp_path):
     done = call("runs", store / "runs")
     assert done.code == 2
     assert "Give the folder that holds it." in done.err
+
+
+def test_a_study_whose_runs_lie_in_a_store_of_others_lists_them(call, store, tmp_path):
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / "place.json").write_text(json.dumps({"store": str(store)}))
+    assert {run["run_id"] for run in json.loads(call("runs", study, "--json").out)} == set(ids(store))
+    (study / "place.json").write_text(json.dumps({"store": str(tmp_path / "gone")}))
+    done = call("runs", study)
+    assert (done.code, "gone of the study" in done.err) == (2, True)

@@ -64,7 +64,9 @@ def test_a_recipe_is_carried_out_and_reported(recipe, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "undecided" in shown or "memorized" in shown
     run("study", "watch", out, "--once")
-    assert "8" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "8" in shown
+    assert shown.endswith("\n")
     run("runs", out)
     assert str(TINY["sizes"][0]) in capsys.readouterr().out
 
@@ -75,6 +77,20 @@ def test_a_plan_names_runs_hours_memory_and_disk_and_writes_nothing(recipe, tmp_
     for word in ("runs", "trainings", "Memory", "disk", "a fixed grid"):
         assert word in shown
     assert not (tmp_path / "study").exists()
+
+
+def test_the_plan_of_a_grid_speaks_of_no_search(grid, tmp_path, capsys):
+    run("study", grid, "--out", tmp_path / "study", "--plan", "--device", "cpu", "--workers", "1")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "trainings, 1 at a time" in shown
+    assert "search" not in shown
+    assert "fixed grid" not in shown
+
+
+def test_workers_beside_an_executor_are_refused(recipe, tmp_path, capsys):
+    given = ("--out", tmp_path / "study", "--workers", "2", "--set", "executor=inline")
+    assert exit_of("study", recipe, *given) == 2
+    assert "--workers 2 and --set executor=inline both say where trainings run" in capsys.readouterr().err
 
 
 def test_a_new_recipe_is_complete_and_never_overwrites(tmp_path, capsys):

@@ -243,6 +243,9 @@ def test_a_data_set_of_ones_own_needs_no_stand_in(empty):
     [
         (["size=many"], "whole number"),
         (["size=0"], "whole number"),
+        (["size=["], "whole number"),
+        (["sizes=[]"], "whole number"),
+        (["size=1000", "size="], "whole number"),
         (["resolution=24"], "choose one of 32, 16, 8"),
         (["resolutoin=32"], "resolutoin"),
         (["model.chanels=3"], "Did you mean"),

@@ -61,7 +61,7 @@ def test_a_grid_can_have_levels_and_what_levels_may_not_change_is_told(tmp_path)
     for changes, words in [
         ({"levels": {"a": {"seeds": [1]}}}, "may change data, model, training and sampling, not 'seeds'"),
         ({"published": {"16": 1.0}}, "names the level '16'"),
-        ({"search": {}}, "unknown key 'search'"),
+        ({"search": {}}, "search is of plan: search"),
         ({"plan": "both"}, "plan = 'both'"),
     ]:
         with pytest.raises(UserError, match=words):
@@ -118,7 +118,16 @@ def test_an_unknown_key_names_the_file_and_the_nearest_key_at_every_level(tmp_pa
         ("model.channels=wide", "model.channels = 'wide': input should be a valid integer"),
         ("training.epochs=-3", "training.epochs = -3: input should be greater than 0"),
         ("data.selection=best", "data.selection = 'best': input should be 'balanced', 'first' or 'random'"),
-        ("sizes=many", "sizes = 'many': input should be a valid tuple"),
+        ("sizes=many", "sizes = 'many': input should be a list, such as [1, 2]"),
+        (
+            "seeds=[99999999999999999999]",
+            "seeds has 99999999999999999999, which is not from -2^63 to 2^64 - 1",
+        ),
+        ("sizes=[]", "sizes = []: give 1 or more, not 0"),
+        ("training.betas=[0.9, 1.0]", "training.betas.1 = 1.0: input should be less than 1"),
+        ("training.betas=[1, 2, 3]", "training.betas = [1, 2, 3]: give 2 at most, not 3"),
+        ("model=3", "model = 3: input should be a group of keys"),
+        ("levels=[1]", "levels = [1]: input should be a group of keys"),
         ("sizes=[4, x]", "sizes.1 = 'x': input should be a valid integer"),
         ("sizes=[]", "sizes = []: "),
         ("model=null", "model = None: "),
@@ -305,3 +314,85 @@ def test_the_table_has_the_values_of_a_choice_once():
 def test_every_listed_default_is_a_valid_setting(key):
     defaults = {key: default for key, default, _ in settings_table(TrainRecipe)}
     assert load_recipe(TrainRecipe, None, [f"{key}={defaults[key]}"]) == TrainRecipe()
+
+
+def test_levels_of_one_name_are_refused():
+    with pytest.raises(UserError, match="two levels are named '8'"):
+        validated(StudyRecipe, {**SMALLEST, "levels": {8: {}, "8": {}}}, "here")
+
+
+def test_a_group_in_a_level_changes_what_it_lists_and_nothing_else():
+    values = {**SMALLEST, "model": {"preconditioning": "edm", "channels": 8, "multipliers": [1, 2]}}
+    values["training"] = {"ema": {"mode": "mode1", "half_life": 5}}
+    grouped = {"a": {"model": {"channels": 4}, "training.ema": {"half_life": 7}}}
+    recipe = validated(StudyRecipe, {**values, "levels": grouped}, "here")
+    dotted = {"a": {"model.channels": 4, "training.ema.half_life": 7}}
+    assert recipe == validated(StudyRecipe, {**values, "levels": dotted}, "here")
+    found = recipe.level("a")
+    assert (found.model.preconditioning, found.model.channels) == ("edm", 4)
+    assert (found.training.ema.mode, found.training.ema.half_life) == ("mode1", 7)
+
+
+def test_the_source_of_a_level_that_is_given_in_a_group_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.npz").touch()
+    values = {**SMALLEST, "levels": {"a": {"data": {"source": "mine.npz"}}}}
+    recipe = validated(StudyRecipe, values, "here").with_whole_paths()
+    assert recipe.level("a").data.source == str(tmp_path / "mine.npz")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("training.momentum=0.5", "training.momentum = 0.5 has no effect: training.optimizer is adam."),
+        ("training.p_mean=0", "training.p_mean = 0.0 has no effect: model.preconditioning is vp."),
+        ("training.ema.final=0.5", "training.ema.final = 0.5 has no effect: training.ema.mode is mode2."),
+        ("training.evaluations.start=5", "has no effect: training.evaluations.schedule is log."),
+        ("sampling.S_noise=1.007", "sampling.S_noise = 1.007 has no effect: sampling.S_churn is 0."),
+    ],
+)
+def test_a_setting_without_effect_is_told_and_one_with_an_effect_is_not(setting, words):
+    assert validated(StudyRecipe, SMALLEST, "here").remarks() == []
+    (found,) = validated(StudyRecipe, override(SMALLEST, [setting]), "here").remarks()
+    assert found.endswith(words)
+    effects = [
+        "training.optimizer=sgd", "model.preconditioning=edm", "training.ema.mode=mode4", "training.evaluations.schedule=doubling",
+        "sampling.S_churn=10",
+    ]  # fmt: skip
+    assert validated(StudyRecipe, override(SMALLEST, [setting, *effects]), "here").remarks() == []
+
+
+def test_a_setting_without_effect_in_one_level_names_it_and_levels_that_are_the_same_are_told():
+    levels = {"a": {"training.momentum": 0.5}, "b": {"model": {"channels": 128}}, "c": {}}
+    recipe = validated(StudyRecipe, {**SMALLEST, "levels": levels}, "here")
+    assert recipe.remarks() == [
+        "Level a: training.momentum = 0.5 has no effect: training.optimizer is adam.",
+        "The levels b, c have the same settings: their numbers are of the same trainings, and no comparison.",
+    ]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_no_recipe_of_the_repository_has_a_setting_without_effect(path):
+    assert load_study(path).remarks() == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["training.ema.mode=mode3"], "EMA mode3, cyclic"),
+        (
+            ["training.ema.mode=mode4", "training.ema.final=0.5"],
+            "EMA mode4 (half-life 10 epochs, final decay 0.5)",
+        ),
+        (["training.optimizer=sgd"], "SGD (momentum 0.9) at"),
+        (["training.betas=[0.5, 0.9]"], "Adam (betas 0.5, 0.9) at"),
+    ],
+)
+def test_a_procedure_is_described_by_what_has_an_effect(settings, words):
+    assert words in validated(TrainRecipe, override({}, settings), "here").training.describe()
+
+
+def test_the_word_digits_is_no_path_where_a_folder_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()  # as by: diffmem study recipes/digits.yaml --out digits
+    assert validated(StudyRecipe, SMALLEST, "here").with_whole_paths().data.source == "digits"

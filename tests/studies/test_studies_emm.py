@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from parameters import amount, few
 
 from diffmem.studies import emm
-from diffmem.studies.emm import crossing, estimate_emm, non_increasing, so_far
+from diffmem.studies.emm import ONE_RUN_PER_SIZE, crossing, estimate_emm, non_increasing, so_far
 from diffmem.studies.records import EmmRecord
 
 # Rates in percent of 10,000 samples, read from the plots of Gu et al. (TMLR 2025), and their crossing of 90% in log N.
@@ -64,16 +64,33 @@ def test_rates_that_rise_are_averaged_by_weight_before_they_are_interpolated():
     assert found == pytest.approx(10 * 2 ** (0.1 / 0.15))
 
 
-def test_a_curve_above_the_level_has_its_emm_above_the_largest_size():
+def test_a_curve_certainly_above_the_level_has_its_emm_above_the_largest_size():
     assert crossing([10, 20], np.array([1.0, 0.9]), 0.9) == math.inf
-    found = estimate_emm({10: [(100, 100)], 20: [(90, 100)]})
+    found = estimate_emm({10: [(100, 100)], 20: [(99, 100)]})
     assert (found.status, found.value, found.low, found.high) == ("above largest", None, None, None)
 
 
-def test_a_curve_below_the_level_has_its_emm_below_the_smallest_size():
+def test_a_curve_certainly_below_the_level_has_its_emm_below_the_smallest_size():
     assert crossing([10, 20], np.array([0.89, 0.1]), 0.9) == 0
-    found = estimate_emm({10: [(89, 100)], 20: [(10, 100)]})
+    found = estimate_emm({10: [(50, 100)], 20: [(10, 100)]})
     assert (found.status, found.value, found.low, found.high) == ("below smallest", None, None, None)
+
+
+def test_an_emm_outside_the_sizes_that_is_not_certain_says_how_far_into_them_it_may_reach():
+    # Clopper and Pearson: 89 of 100 is [81, 94]%, 92 of 100 is [85, 96]%, on both sides of 90%.
+    below = estimate_emm({10: [(89, 100)], 20: [(10, 100)]})
+    assert (below.status, below.value, below.low) == ("below smallest", None, None)
+    assert 10 < below.high < 11
+    above = estimate_emm({10: [(100, 100)], 20: [(92, 100)]})
+    assert (above.status, above.value, above.high) == ("above largest", None, None)
+    assert 10 < above.low < 20
+    assert ONE_RUN_PER_SIZE in above.notes
+
+
+def test_one_sample_does_not_tell_on_which_side_of_the_sizes_emm_is():
+    below = estimate_emm({10: [(0, 1)]})  # [0, 97.5]%
+    assert (below.status, below.high) == ("below smallest", 10)
+    assert "The interval reaches above the largest size, 10." in below.notes
 
 
 def test_a_single_size_tells_only_on_which_side_emm_lies():
@@ -199,6 +216,8 @@ def test_the_interval_covers_the_true_emm_as_often_as_it_claims(monkeypatch, siz
         (EmmRecord(status="estimated", value=40, low=30, high=50), 30, 50),
         (EmmRecord(status="above largest"), 64, None),
         (EmmRecord(status="below smallest"), None, 16),
+        (EmmRecord(status="above largest", low=40), 40, None),
+        (EmmRecord(status="below smallest", high=20), None, 20),
         (EmmRecord(status="not monotone", low=16, high=64), 16, 64),
     ],
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
+from typing import Any, TypeVar
 
 from diffmem.api.inputs import Images, Model, as_images, as_model
 from diffmem.api.spreading import model_by_path, spread_over
@@ -22,10 +24,19 @@ from diffmem.runs.run import Run
 from diffmem.sampling import GeneratedImages, SamplerConfig, discard_shards, generate_resumable
 from diffmem.sampling import generate as generate_in_memory
 from diffmem.sampling.generate import LabelChoice
+from diffmem.settings import validated
 from diffmem.text import html_table
 from diffmem.training import TrainingConfig
 
 __all__ = ["Trained", "check_samples_file", "generate", "shards_of", "train"]
+
+
+_Config = TypeVar("_Config", ModelConfig, TrainingConfig)
+
+
+def _as_config(kind: type[_Config], given: _Config | Mapping[str, Any] | None, name: str) -> _Config:
+    """Return a group of settings: as it is, checked where they are given as keys and values, or with the defaults."""
+    return given if isinstance(given, kind) else validated(kind, given or {}, name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +90,8 @@ class Trained:
 def train(
     images: Images,
     *,
-    model: ModelConfig | None = None,
-    training: TrainingConfig | None = None,
+    model: ModelConfig | Mapping[str, Any] | None = None,
+    training: TrainingConfig | Mapping[str, Any] | None = None,
     seed: int = 0,
     out: str | Path = "runs",
     conditional: bool = False,
@@ -94,8 +105,8 @@ def train(
 
     Args:
         images: The training set.
-        model: The model M; the basic setup of Gu et al. if left out: DDPM++, VP, 35 M parameters.
-        training: The procedure T; by default theirs: 40,000 epochs, batches of 512.
+        model: The model M, as a config or as its keys and values; the basic setup of Gu et al. if left out: DDPM++, VP, 35 M parameters.
+        training: The procedure T, likewise; by default theirs: 40,000 epochs, batches of 512.
         seed: Of weights, data order and noise.
         out: Folder in which the run's folder is made.
         conditional: Train on the labels.
@@ -103,7 +114,7 @@ def train(
         report: Called with a line that says what is trained, before it begins.
 
     Raises:
-        UserError: The images cannot be read, have no labels, or do not fit the model.
+        UserError: The images cannot be read, have no labels, or do not fit the model; a setting or the seed is wrong.
         DiffmemError: Training diverged, or a file cannot be written.
         KeyboardInterrupt: A stop was requested; the state is saved.
     """
@@ -113,7 +124,16 @@ def train(
         raise UserError("The images have no labels; train without conditional.")
     if not conditional:
         training_set = training_set.with_labels(None, None, "without labels")
-    run = Run(training_set, None, model or ModelConfig(), training or TrainingConfig(), seed, Path(out))
+    run = Run(
+        training_set,
+        None,
+        _as_config(ModelConfig, model, "model"),
+        _as_config(TrainingConfig, training, "training"),
+        seed if isinstance(seed, float) else int(seed),  # those of numpy, too
+        Path(out),
+    )
+    for remark in run.training.remarks(run.model.preconditioning):
+        warn(f"{remark}.")
     report(f"{run.folder}: {len(training_set)} images, {run.model.describe()}; {run.training.describe()}")
     with show_progress("Training") as progress:
         snapshot = run.fit(device=device, progress=progress, warn=warn)
@@ -163,13 +183,18 @@ def generate(
         The images, with the names 'seed000000000' and so on.
 
     Raises:
-        UserError: The model cannot be read, a label does not exist, or there are no seeds.
+        UserError: The model cannot be read, a label does not exist, there are no seeds, or one is no whole number from 0 to 2^32 - 1.
         BrokenModelError: The model produced values that are not finite.
     """
     file = None if out is None else Path(out)
     if file is not None:
         check_samples_file(file)
     config = sampler or SamplerConfig()
+    for remark in config.remarks():
+        warn(f"{remark}.")
+    for seed in seeds:
+        if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
+            raise UserError(f"The seed {seed!r} is no whole number from 0 to {2**32 - 1}.")
     device = choose_device(device)
     if executor is not None and file is None:
         raise UserError("With an executor, name the file to write: workers need a folder beside it.")

@@ -237,6 +237,8 @@ def measure_run(
         raise UserError(
             f"There is no folder {where}; name the folder of a run, made by diffmem train or a study."
         )
+    for remark in sampling.remarks():
+        warn(f"{remark}.")
     points = here.broadcast(snapshots_of(where, warn) if here.is_main else [])
     features = None if chosen.frechet is None else open_features(chosen.frechet, device)
     fresh = None if heldout is None else as_images(heldout)

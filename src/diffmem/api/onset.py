@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,10 +100,20 @@ def onset(source: str | Path | StudyFolder | Sequence[Curve], lines: Sequence[fl
         lines: Shares of copies, each in (0, 1).
 
     Raises:
-        UserError: It is no such folder, or a line is not between 0 and 1.
+        UserError: It is no such folder, a line is not between 0 and 1 or there is none, or two curves are of the same size and seed.
     """
+    if not lines:
+        raise UserError(
+            "There is no line; give the shares of copies whose times are asked for, for example lines=(0.01, 0.1)."
+        )
     found = open_study(source) if isinstance(source, str | Path) else source
     if not isinstance(found, StudyFolder):
+        runs = Counter((curve.size, curve.seed) for curve in found)
+        for (size, seed), count in runs.items():
+            if count > 1:
+                raise UserError(
+                    f"{count} curves are of N = {size} and seed {seed}; each run counts once, so give others their own seeds."
+                )
         return Onset({"base": onset_of(found, lines)})
     result = found.result
     return Onset(

@@ -12,6 +12,7 @@ from diffmem.console import rendered, warn
 from diffmem.data import ImageSet
 from diffmem.distributed import world
 from diffmem.environment import choose_device
+from diffmem.errors import UserError
 from diffmem.executors.config import ExecutorConfig
 from diffmem.executors.jobs import waiting_for_jobs
 from diffmem.progress import NO_PROGRESS, Progress, show_progress
@@ -28,7 +29,7 @@ from diffmem.studies.report.tables import answers_of, level_table, study_tables,
 from diffmem.studies.report.text import level_label
 from diffmem.studies.search.onset_study import OnsetStudy
 from diffmem.studies.search.plan import Plan, plan_grid, plan_onset, plan_search
-from diffmem.studies.search.recipe import AdaptiveRecipe, OnsetRecipe, SearchRecipe
+from diffmem.studies.search.recipe import AdaptiveRecipe, OnsetConfig, OnsetRecipe, SearchRecipe
 from diffmem.studies.search.study import SearchStudy
 from diffmem.studies.tasks import stored_set
 from diffmem.text import html_table
@@ -62,6 +63,7 @@ class StudyFolder:
 
         The report is written meanwhile with what is known, if this process works alone.
         """
+        self.tell_remarks()
         with show_progress(self.recipe.title) as shown:
             progress = shown
             if world().size == 1:
@@ -70,6 +72,11 @@ class StudyFolder:
         _ = (
             self.result
         )  # under torchrun all processes read it together, and the first alone goes on to the report
+
+    def tell_remarks(self) -> None:
+        """Warn of what the recipe's author may not have meant; see `StudyRecipe.remarks`."""
+        for remark in self.recipe.remarks() if world().is_main else ():
+            warn(remark)
 
     @cached_property
     def result(self) -> StudyRecord:
@@ -197,7 +204,13 @@ def find_onset(
         DiffmemError: A training failed.
         KeyboardInterrupt: A stop was requested; everything is saved.
     """
-    settings = {**settings, "onset": {**settings.get("onset", {}), "line": line}}
+    onset = settings.get("onset", {})
+    asked = onset.model_dump(exclude_unset=True) if isinstance(onset, OnsetConfig) else dict(onset)
+    if asked.setdefault("line", line) != line:
+        raise UserError(
+            f"find_onset: line is {line:g}, but onset.line is {asked['line']!r}; give it once, as line."
+        )
+    settings["onset"] = asked
     return _searched(OnsetRecipe, "find_onset", source, sizes, levels, out, device, settings)
 
 
@@ -218,6 +231,10 @@ def _searched(
         key: value.model_dump(mode="json", exclude_unset=True) if hasattr(value, "model_dump") else value
         for key, value in settings.items()
     }
+    if "source" in values.get("data", {}):
+        raise UserError(
+            f"{name}: data has a source, {values['data']['source']!r}, beside that of the first argument; give it there alone."
+        )
     values["data"] = {**values.get("data", {}), "source": str(path)}
     values["sizes"] = tuple(sizes)
     if levels is not None:

@@ -5,7 +5,7 @@ The modules of the commands import packages inside their functions, so that `dif
 
 from __future__ import annotations
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from diffmem.cli.audit import audit
 from diffmem.cli.data import data_build, data_fetch, data_info
@@ -16,6 +16,7 @@ from diffmem.cli.generate import generate
 from diffmem.cli.measure import measure
 from diffmem.cli.model import model_info
 from diffmem.cli.optimum import optimum
+from diffmem.cli.options import whole_numbers
 from diffmem.cli.quickstart import quickstart
 from diffmem.cli.reproduce import reproduce
 from diffmem.cli.runs import runs
@@ -32,6 +33,7 @@ app = App(
     help="Measure, explain and audit memorization in diffusion models.",
     version=__version__,
     help_format="plaintext",
+    default_parameter=Parameter(converter=whole_numbers),
     suppress_keyboard_interrupt=False,  # __main__ says what becomes of the work
 )
 data = App(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diffmem.cli.optimum import parse_sigmas
 from diffmem.cli.options import NO_MODEL_OPTIONS, Executor, ModelOptions, Settings
-from diffmem.console import console
+from diffmem.console import console, warn
 from diffmem.distributed import world
 from diffmem.environment import choose_device
 from diffmem.errors import UserError
@@ -89,6 +89,8 @@ def gap(
         raise UserError(f"--samples {samples} is too few: a standard error needs 2 or more.")
     levels = parse_sigmas(sigmas)
     sampling = load_recipe(SamplerConfig, None, set_ or [])
+    for remark in sampling.remarks():
+        warn(f"{remark}.")
     settings = GapSettings(None if levels is None else tuple(levels), samples, sampling, seed)
     device = choose_device(device)
     with locked_folder(out):

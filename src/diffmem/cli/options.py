@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token, convert
 
 from diffmem.errors import UserError
 
@@ -29,6 +31,7 @@ __all__ = [
     "ReadingPairs",
     "Settings",
     "TextModelOptions",
+    "whole_numbers",
 ]
 
 COPIES = Parameter(group=Group("How copies are looked for", sort_key=1))
@@ -38,6 +41,25 @@ READING = Parameter(group=Group("How files become pixels", sort_key=4))
 MACHINE = Parameter(group=Group("Where it runs", sort_key=5))
 SELF_TEST = Parameter(group=Group("Does the audit work here?", sort_key=6))
 """Headings of the help of commands with many options; what has none is what most people need."""
+
+
+def whole_numbers(type_: Any, tokens: Sequence[Token]) -> Any:
+    """Convert what is typed, as cyclopts does, but for numbers with a fraction where a whole one is asked for: it would round them.
+
+    Raises:
+        ValueError: Names such a number.
+    """
+    if int in (type_, *get_args(type_)):
+        for token in tokens:
+            with suppress(ValueError):  # no number at all: cyclopts says so
+                if "." in token.value and not float(token.value).is_integer():
+                    raise _FractionError(f"{token.value} is not a whole number.")
+    return convert(type_, tokens)
+
+
+class _FractionError(AssertionError):
+    """cyclopts tells these of a converter with the name of the option."""
+
 
 Settings = Annotated[list[str] | None, Parameter(name="--set", negative="")]
 """The option `--set key=value`, which may be repeated."""

@@ -25,7 +25,7 @@ def runs(store: Path, *, rebuild: bool = False, json: bool = False) -> None:
     Example: diffmem runs studies/digits
 
     Args:
-        store: Folder of a study, or the one that several studies share; its runs are in runs/.
+        store: Folder of a study, whose runs are listed wherever they lie, or the one that several studies share.
         rebuild: Make the index of the store anew from the folders first.
         json: Print JSON: one object for each run.
     """
@@ -34,7 +34,10 @@ def runs(store: Path, *, rebuild: bool = False, json: bool = False) -> None:
 
     from diffmem.runs.store.folders import RUNS
     from diffmem.runs.store.index import RunIndex, read_index
+    from diffmem.studies.folder import store_of
 
+    if not (store / RUNS).is_dir():
+        store = store_of(store)
     if not (store / RUNS).is_dir():
         hint = " Give the folder that holds it." if store.resolve().name == RUNS else ""
         raise UserError(

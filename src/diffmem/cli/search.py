@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from diffmem.console import console
 from diffmem.errors import UserError
 from diffmem.progress import show_progress
-from diffmem.text import bytes_text, duration_text
+from diffmem.text import bytes_text, count_text, duration_text
 
 if TYPE_CHECKING:
     from diffmem.api.studies import StudyFolder
@@ -26,6 +26,7 @@ def print_plan(found: StudyFolder) -> None:
     from diffmem.executors.open import open_pool
     from diffmem.executors.processes import available_cores
 
+    found.tell_remarks()
     recipe, config = found.recipe, found.recipe.executor
     if config.kind in ("inline", "local"):
         with open_pool(config, device=found.device, folder=found.folder) as pool:
@@ -37,13 +38,22 @@ def print_plan(found: StudyFolder) -> None:
         plan = found.plan(slots, threads, progress)
     table = Table(title=f"{recipe.title}: estimated cost", title_justify="left")
     table.add_column(recipe.factor)
-    for name in ("runs", "images trained", "images sampled", "hours", "hours, grid", "disk"):
+    fixed = recipe.plan == "grid"
+    for name in (
+        "runs",
+        "images trained",
+        "images sampled",
+        "hours",
+        *(() if fixed else ("hours, grid",)),
+        "disk",
+    ):
         table.add_column(name, justify="right")
     for level in plan.levels:
+        runs = f"{level.runs:.0f}" if fixed else f"{level.runs:.1f} (to {level.runs_high:.0f})"
+        hours = f"{level.hours:.2g}" if fixed else f"{level.hours:.2g} (to {level.hours_high:.2g})"
         table.add_row(
-            level.name, f"{level.runs:.1f} (to {level.runs_high:.0f})", f"{level.images_trained:,.0f}",
-            f"{level.images_sampled:,.0f}", f"{level.hours:.2g} (to {level.hours_high:.2g})", f"{level.grid_hours:.2g}",
-            bytes_text(level.disk),
+            level.name, runs, f"{level.images_trained:,.0f}", f"{level.images_sampled:,.0f}", hours,
+            *(() if fixed else (f"{level.grid_hours:.2g}",)), bytes_text(level.disk),
         )  # fmt: skip
     console().print(table)
     resources = f"Memory {bytes_text(plan.memory)}, disk {bytes_text(plan.disk)}. Trainings already in the store: {plan.finished}."
@@ -54,14 +64,23 @@ def print_plan(found: StudyFolder) -> None:
         )
         print(resources)
         return
+    if fixed:
+        print(
+            f"{count_text(round(plan.runs), 'training')}, {plan.slots} at a time: {duration_text(3600 * plan.hours)}."
+        )
+        print(resources)
+        print("Hours are of one process, from a short measurement on this machine.")
+        return
+    still = "Still " if plan.finished else ""
+    usual, high, grid = (duration_text(3600 * one) for one in (plan.hours, plan.hours_high, plan.grid_hours))
     print(
-        f"{plan.runs:.0f} trainings, {plan.slots} at a time: {duration_text(3600 * plan.hours)} on average, below"
-        f" {duration_text(3600 * plan.hours_high)} in nine of ten cases; a fixed grid {duration_text(3600 * plan.grid_hours)}."
+        f"{still}{count_text(round(plan.runs), 'training')}, up to {plan.slots} at a time: {usual} on average, below {high} in nine of"
+        f" ten cases; a fixed grid {grid}."
     )
     print(resources)
     print(
-        "Hours of one process unless stated otherwise, from a short measurement on this machine and simulated searches with EMM"
-        " anywhere between the sizes."
+        "Hours in the table are of one process; all are from a short measurement on this machine and simulated searches with EMM"
+        " anywhere between the sizes. A search trains one size after the other."
     )
 
 
@@ -101,11 +120,15 @@ def watch(folder: Path, *, every: float = 2.0, once: bool = False) -> None:
     if not every > 0:
         raise UserError(f"--every {every} must be a positive number of seconds, for example 2.")
     found = open_study(folder)
+    if once:
+        _, tables, lines = found.now()
+        console().print(Group(tables[-1], *map(Text, lines)))
+        return
     with Live(console=console(), auto_refresh=False) as shown:
         while True:
             finished, tables, lines = found.now()
             shown.update(Group(tables[-1], *map(Text, lines)), refresh=True)
-            if finished or once:
+            if finished:
                 return
             time.sleep(every)
 

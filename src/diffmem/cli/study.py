@@ -9,6 +9,7 @@ from diffmem.cli.options import Settings
 from diffmem.cli.search import print_plan
 from diffmem.console import console
 from diffmem.distributed import world
+from diffmem.errors import UserError
 
 if TYPE_CHECKING:
     from diffmem.api.studies import StudyFolder
@@ -59,6 +60,11 @@ def with_workers(settings: list[str] | None, workers: int | None) -> list[str]:
     """Return the settings with the one that `--workers` is short for."""
     if workers is None:
         return settings or []
+    for setting in settings or []:
+        if setting.startswith(("executor=", "executor.")):
+            raise UserError(
+                f"--workers {workers} and --set {setting} both say where trainings run; leave one out."
+            )
     executor = "inline" if workers == 1 else f"{{kind: local, processes: {workers}}}"
     return [*(settings or []), f"executor={executor}"]
 

@@ -55,8 +55,13 @@ def train(
     if data is None:
         raise UserError("Name the image set to train on, for example: diffmem train cifar10-1k.zip.")
     settings = list(set_ or [])
-    settings += [] if epochs is None else [f"training.epochs={epochs}"]
-    settings += [] if batch_size is None else [f"training.batch_size={batch_size}"]
+    for key, value in (("epochs", epochs), ("batch_size", batch_size)):
+        beside = next((one for one in settings if one.startswith(f"training.{key}=")), None)
+        if value is not None and beside is not None:
+            raise UserError(
+                f"--{key.replace('_', '-')} {value:g} and --set {beside} say the same; leave one out."
+            )
+        settings += [] if value is None else [f"training.{key}={value}"]
     chosen = load_recipe(TrainRecipe, recipe, settings)
 
     from diffmem.api.denoisers import train as train_model

@@ -15,6 +15,8 @@ from pydantic import (
     model_validator,
 )
 
+from diffmem.settings import validated
+
 __all__ = ["ExecutorConfig", "walltime_seconds"]
 
 _BATCH = ("slurm", "pbs")
@@ -190,8 +192,16 @@ class ExecutorConfig(BaseModel):
 
     @classmethod
     def of_workers(cls, count: int) -> Self:
-        """Return what `--workers` is short for: so many processes of this machine, of which the only one is this one."""
-        return cls(kind="inline") if count <= 1 else cls(kind="local", processes=count)
+        """Return what `--workers` is short for: so many processes of this machine, of which the only one is this one.
+
+        Raises:
+            UserError: There are none.
+        """
+        return (
+            cls(kind="inline")
+            if count == 1
+            else validated(cls, {"kind": "local", "processes": count}, "workers")
+        )
 
     @property
     def device(self) -> str | None:

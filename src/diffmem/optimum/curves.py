@@ -140,13 +140,16 @@ def optimum_curves(
         progress: Called with the number of queries that are done.
 
     Raises:
-        UserError: A noise level is not a positive number, there are no queries, or `conditional` is set without labels.
+        UserError: A noise level is not a positive number, there are no queries, the seed is below 0, or `conditional` is set without
+            labels.
     """
     levels = sorted({float(sigma) for sigma in (default_sigmas() if sigmas is None else sigmas)})
     if not levels or not all(0 < level < math.inf for level in levels):
         raise UserError(f"Noise levels must be positive numbers, at least one; not {levels}.")
     if queries < 1:
         raise UserError(f"There must be at least 1 query, not {queries}.")
+    if seed < 0:
+        raise UserError(f"The seed must be 0 or more, not {seed}.")
     if conditional and images.labels is None:
         raise UserError("A conditional optimum needs images with labels; these have none.")
     chosen = balanced_indices(len(images), queries, seed)

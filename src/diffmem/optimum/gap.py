@@ -63,13 +63,20 @@ class GapSettings:
         sigmas: Noise levels for noisy images; none for those of the sampler, which are those of the sampler's own states.
         samples: Inputs at each level.
         sampling: The sampler of the trajectories.
-        seed: Seed of images and noise.
+        seed: Seed of images and noise, 0 or more.
+
+    Raises:
+        UserError: The seed is below 0.
     """
 
     sigmas: tuple[float, ...] | None = None
     samples: int = 256
     sampling: SamplerConfig = field(default_factory=SamplerConfig)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"The seed must be 0 or more, not {self.seed}.")
 
 
 def gap_errors(

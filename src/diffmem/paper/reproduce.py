@@ -78,9 +78,12 @@ def _own_settings(
     for setting in settings:
         key, equals, text = setting.partition("=")
         if key in ("size", "sizes") and equals:
-            found = yaml.safe_load(text)
+            try:
+                found = yaml.safe_load(text)
+            except yaml.YAMLError:
+                found = None
             sizes = found if isinstance(found, list) else [found]
-            if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes):
+            if not sizes or not all(type(size) is int and size > 0 for size in sizes):
                 raise UserError(f"{setting}: a size is a whole number of images, for example size=1000.")
         elif key in experiment.parameters and equals:
             usual = experiment.levels[0][key]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,7 +12,7 @@ from diffmem.errors import UserError
 from diffmem.executors.config import ExecutorConfig
 from diffmem.models.config import ModelConfig
 from diffmem.sampling.config import SamplerConfig
-from diffmem.settings import set_key, validated
+from diffmem.settings import leaves, set_key, validated
 from diffmem.training.config import TrainingConfig
 
 __all__ = ["BudgetConfig", "DataConfig", "MeasureConfig", "StudyRecipe", "TrainRecipe"]
@@ -138,6 +138,10 @@ class TrainRecipe(_Config):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
 
+    def remarks(self) -> list[str]:
+        """Return what the user may not have meant, as sentences: settings that were changed and have no effect."""
+        return [f"{sentence}." for sentence in self.training.remarks(self.model.preconditioning)]
+
 
 class StudyRecipe(TrainRecipe):
     """A study: a base configuration, the levels of a factor that change it, sizes, seeds; everything but where it is stored."""
@@ -168,9 +172,15 @@ class StudyRecipe(TrainRecipe):
     @field_validator("levels", "published", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {str(name): {} if one is None else one for name, one in value.items()}
-        return value
+        if not isinstance(value, Mapping):
+            return value
+        found: dict[str, Any] = {}
+        for name, one in value.items():
+            if str(name) in found:
+                raise ValueError(f"two levels are named {str(name)!r}")
+            # A group, `model: {channels: 8}`, changes what it lists, as `model.channels: 8` does.
+            found[str(name)] = {} if one is None else dict(leaves(one)) if isinstance(one, Mapping) else one
+        return found
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -186,6 +196,11 @@ class StudyRecipe(TrainRecipe):
             values: Sequence[int] = getattr(self, name)
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} repeats a value: {list(values)}")
+        for seed in self.seeds:
+            if not -(2**63) <= seed < 2**64:
+                raise ValueError(
+                    f"seeds has {seed}, which is not from -2^63 to 2^64 - 1; use for example 0, 1, 2"
+                )
         unknown = sorted(set(self.published) - set(self.levels))
         if unknown:
             raise ValueError(f"published names the level {unknown[0]!r}, which is not among levels")
@@ -210,12 +225,34 @@ class StudyRecipe(TrainRecipe):
             update={"executor": self.executor, "budget": self.budget}
         )
 
+    def remarks(self) -> list[str]:
+        """Return what the user may not have meant, as sentences: settings without effect, levels that are the same."""
+        found: dict[str, list[str]] = {}
+        same: dict[str, list[str]] = {}
+        for name in self.levels:
+            level = self.level(name)
+            for text in [
+                *level.training.remarks(level.model.preconditioning),
+                *level.sampling.remarks("sampling."),
+            ]:
+                found.setdefault(text, []).append(name)
+            same.setdefault(level.model_dump_json(include=set(_OF_A_LEVEL)), []).append(name)
+        texts = [
+            f"{text}." if len(names) == len(self.levels) else f"Level {', '.join(names)}: {text}."
+            for text, names in found.items()
+        ]
+        return texts + [
+            f"The levels {', '.join(names)} have the same settings: their numbers are of the same trainings, and no comparison."
+            for names in same.values()
+            if len(names) > 1
+        ]
+
     @classmethod
     def of_levels(cls, title: str, factor: str, levels: Mapping[str, StudyRecipe]) -> StudyRecipe:
         """Return the grid whose levels are these; they may differ in data, model, training and sampling alone."""
         first, *_ = levels.values()
         settings = {
-            name: dict(_leaves(one.model_dump(mode="json", include=set(_OF_A_LEVEL))))
+            name: dict(leaves(one.model_dump(mode="json", include=set(_OF_A_LEVEL))))
             for name, one in levels.items()
         }
         base, *others = settings.values()
@@ -233,9 +270,10 @@ class StudyRecipe(TrainRecipe):
         values = self.model_dump(mode="json")
 
         def whole(source: object) -> object:
-            return (
-                str(Path(source).resolve()) if isinstance(source, str) and Path(source).exists() else source
-            )
+            # The word 'digits' is no path, also where a folder is called so, such as that of a study.
+            if not isinstance(source, str) or source == "digits" or not Path(source).exists():
+                return source
+            return str(Path(source).resolve())
 
         for settings in (values["data"], values["data"]["mixture"] or {}):
             if "source" in settings:
@@ -246,12 +284,3 @@ class StudyRecipe(TrainRecipe):
         if "path" in values["executor"]:
             values["executor"]["path"] = whole(values["executor"]["path"])
         return type(self).model_validate(values)
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the settings in groups of keys, with their dotted keys."""
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

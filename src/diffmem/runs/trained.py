@@ -50,6 +50,9 @@ class TrainedRun:
         seed: Seed of weights, order and noise.
         store: Folder in which runs lie.
         own_folder: The run's folder, if it is not the one in the store that is named by its configuration.
+
+    Raises:
+        UserError: The seed is no whole number, or not one that torch takes.
     """
 
     training_set: ImageSet
@@ -59,6 +62,12 @@ class TrainedRun:
     seed: int
     store: Path
     own_folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.seed, int) or not -(2**63) <= self.seed < 2**64:
+            raise UserError(
+                f"The seed {self.seed!r} is not a whole number from -2^63 to 2^64 - 1; use for example 0, 1, 2."
+            )
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -132,6 +141,9 @@ class TrainedRun:
         there = world().from_main(
             lambda: all(snapshot_path(self.folder, seen).exists() for seen in self.points)
         )
+        if not there:  # what cannot be trained is refused before there is a folder
+            self.check_distinct()
+            build_denoiser(self.model, self.training_set.shape, self.training_set.num_classes)
         with nullcontext() if there else self.locked():
             for _ in self.training_snapshots(device=device, progress=progress, warn=warn):
                 pass

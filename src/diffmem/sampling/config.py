@@ -6,6 +6,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from diffmem.settings import idle_settings
+
 __all__ = ["DiscretizationName", "SamplerConfig", "ScalingName", "ScheduleName", "image_cost"]
 
 DiscretizationName = Literal["edm", "vp", "ve", "iddpm"]
@@ -108,6 +110,17 @@ class SamplerConfig(BaseModel):
     def image_cost(self) -> float:
         """Cost of generating an image, in images trained."""
         return image_cost(self.evaluations)
+
+    def remarks(self, prefix: str = "") -> list[str]:
+        """Return which settings were changed but have no effect beside the others, and why; see `idle_settings`."""
+        found = list[str]()
+        if self.discretization != "edm":
+            found += idle_settings(self, prefix, ("rho",), f"{prefix}discretization is {self.discretization}")
+        if self.solver == "euler":
+            found += idle_settings(self, prefix, ("alpha",), f"{prefix}solver is euler")
+        if self.S_churn == 0:
+            found += idle_settings(self, prefix, ("S_min", "S_max", "S_noise"), f"{prefix}S_churn is 0")
+        return found
 
     def describe(self) -> str:
         """Return the sampler in words, for example for a report."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,8 +73,9 @@ def estimate_emm(
         seed: Seed of the bootstrap; the same counts give the same interval.
 
     Returns:
-        The estimate, or why there is none. An end of the interval beyond the sizes is given as the extreme
-        size, with a note.
+        The estimate, or on which side of the sizes it is. An end of the interval beyond the sizes is given as the extreme
+        size, with a note. An EMM outside the sizes has the end of its interval at the other side where that is not
+        certain: how far it may reach into the sizes.
     """
     sizes = sorted(counts)
     if not sizes:
@@ -94,32 +94,37 @@ def estimate_emm(
         notes.append(
             "R_mem is not monotone in the size beyond sampling error; the monotone fit averages over it."
         )
-    if value in (0, math.inf):
-        status: Literal["above largest", "below smallest"] = "above largest" if value else "below smallest"
-        return EmmRecord(status=status, epsilon=epsilon, method=method, notes=notes)
-
     rng = np.random.Generator(np.random.PCG64(seed))
     ends = np.empty((_REPLICATES, 2))
     for r in range(_REPLICATES):
         drawn = np.array([_redraw(counts[size], rng) for size in sizes])
         ends[r] = [crossing(sizes, non_increasing(rates, weights), target_rate) for rates in drawn.T]
     tail = (1 - confidence) / 2
-    low = float(np.quantile(ends[:, 0], tail, method="nearest"))
-    high = float(np.quantile(ends[:, 1], 1 - tail, method="nearest"))
-    if low == 0:
-        low = float(sizes[0])
+    low = min(float(np.quantile(ends[:, 0], tail, method="nearest")), value)
+    high = max(float(np.quantile(ends[:, 1], 1 - tail, method="nearest")), value)
+    if low == 0 < value:
         notes.append(f"The interval reaches below the smallest size, {sizes[0]}.")
-    if high == math.inf:
-        high = float(sizes[-1])
+    if high == math.inf > value:
         notes.append(f"The interval reaches above the largest size, {sizes[-1]}.")
-    if all(len(runs) == 1 for runs in counts.values()):
+    if low < high and all(len(runs) == 1 for runs in counts.values()):
         notes.append(ONE_RUN_PER_SIZE)
+    within = [float(min(max(end, sizes[0]), sizes[-1])) for end in (low, high)]
+    if value in (0, math.inf):
+        above = value > 0
+        return EmmRecord(
+            status="above largest" if above else "below smallest",
+            low=within[0] if above and low < high else None,
+            high=None if above or low == high else within[1],
+            epsilon=epsilon,
+            method=method,
+            notes=notes,
+        )
     last = int(np.flatnonzero(fit >= target_rate)[-1])
     return EmmRecord(
         status="estimated",
         value=value,
-        low=min(low, value),
-        high=max(high, value),
+        low=within[0],
+        high=within[1],
         bracket=(sizes[last], sizes[last + 1]),
         epsilon=epsilon,
         method=method,
@@ -158,7 +163,7 @@ def so_far(emm: EmmRecord, sizes: Sequence[int]) -> EmmRecord:
     """
     ends: dict[str, float | None] = {"low": emm.low, "high": emm.high}
     if emm.status == "above largest":
-        ends = {"low": float(max(sizes)), "high": None}
+        ends = {"low": emm.low or float(max(sizes)), "high": None}
     elif emm.status == "below smallest":
-        ends = {"low": None, "high": float(min(sizes))}
+        ends = {"low": None, "high": emm.high or float(min(sizes))}
     return emm.model_copy(update={"status": "unfinished", "value": None, **ends})

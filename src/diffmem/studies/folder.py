@@ -77,6 +77,7 @@ def store_of(folder: Path) -> Path:
     store = Path(content["store"])
     if not store.is_dir():
         raise UserError(
-            f"The store {store} of the study {folder} is gone; if it was moved, name it with --store."
+            f"The store {store} of the study {folder} is gone; if it was moved, name it once:"
+            f" diffmem study {folder / _RECIPE} --out {folder} --store STORE."
         )
     return store

@@ -71,14 +71,14 @@ class GridStudy:
             device: Where it computed.
             so_far: Include runs that are not finished.
         """
-        recipe, notes = self.recipe, list[str]()
+        recipe, notes = self.recipe, self.recipe.remarks()
         found = [study.level_record(name, recipe, so_far=so_far) for name, study in self.studies.items()]
         done = sum(run.verdict is None for level in found for run in level.runs)
         wanted = sum(len(study.runs()) for study in self.studies.values())
         if done < wanted:
             spent, text = self._budget()
             why = f"{UNFINISHED} ({text})" if spent else "unfinished"
-            notes = [f"{why}; {wanted - done} of {wanted} runs are missing"]
+            notes = [f"{why}; {wanted - done} of {wanted} runs are missing", *notes]
         measure = recipe.measure
         return StudyRecord(
             title=recipe.title,
@@ -91,7 +91,7 @@ class GridStudy:
             protocol=protocol_id(RatioRule(measure.threshold)),
             threshold=measure.threshold,
             epsilon=measure.epsilon,
-            finished=not notes,
+            finished=done >= wanted,
             seconds=seconds_spent(self.folder),
             versions=versions(device),
             notes=notes,

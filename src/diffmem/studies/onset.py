@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from diffmem.runs.records import RunRecord
 from diffmem.studies.emm import crossing, non_increasing
 from diffmem.studies.growth import Posterior, power_law
 from diffmem.studies.onset_records import (
+    Curve,
     Growth,
     Interval,
     LineTimes,
@@ -49,33 +49,6 @@ _METHOD = (
     "interval-censored regression of ln t on ln N with a normal scatter of runs; flat priors in the exponent, the scale and ln"
     " scatter (0.1 to 20)"
 )
-
-
-@dataclass(frozen=True)
-class Curve:
-    """R_mem of one run over its training.
-
-    Attributes:
-        size: Number of training images N.
-        seed: Of the run.
-        points: (images seen, epoch, memorized, all) of each evaluation, ascending.
-        frechet: (images seen, Frechet distance) of each evaluation that has one, ascending.
-        null: The share of held-out images that the same rule flags; none if it was not measured.
-    """
-
-    size: int
-    seed: int
-    points: Sequence[tuple[int, float, int, int]]
-    frechet: Sequence[tuple[int, float]] = ()
-    null: float | None = None
-
-    @property
-    def per_epoch(self) -> float:
-        """Images seen in one epoch."""
-        for seen, epoch, _, _ in reversed(self.points):
-            if epoch > 0:
-                return seen / epoch
-        return float(self.size)
 
 
 def onset(

@@ -2,11 +2,74 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+
 from pydantic import Field
 
+from diffmem.errors import UserError
 from diffmem.memorization.records import Record
 
-__all__ = ["Growth", "Interval", "LineTimes", "OnsetRecord", "RunTime", "SizeTime", "TimeAt", "Times"]
+__all__ = [
+    "Curve",
+    "Growth",
+    "Interval",
+    "LineTimes",
+    "OnsetRecord",
+    "RunTime",
+    "SizeTime",
+    "TimeAt",
+    "Times",
+]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """R_mem of one run over its training.
+
+    Attributes:
+        size: Number of training images N.
+        seed: Of the run.
+        points: (images seen, epoch, memorized, all) of each evaluation, ascending; the last two are whole numbers.
+        frechet: (images seen, Frechet distance) of each evaluation that has one, ascending.
+        null: The share of held-out images that the same rule flags; none if it was not measured.
+
+    Raises:
+        UserError: The size is below 1, a count is no whole number from 0 to that of all images, the evaluations are not ascending, or
+            the null is no share.
+    """
+
+    size: int
+    seed: int
+    points: Sequence[tuple[int, float, int, int]]
+    frechet: Sequence[tuple[int, float]] = ()
+    null: float | None = None
+
+    def __post_init__(self) -> None:
+        where = f"The curve of N = {self.size}, seed {self.seed}"
+        if not self.size >= 1:
+            raise UserError(f"{where}: a training set has 1 image or more.")
+        if self.null is not None and not 0 <= self.null <= 1:
+            raise UserError(f"{where}: the null, {self.null}, is no share from 0 to 1.")
+        last = -math.inf
+        for seen, epoch, count, total in self.points:
+            if not (isinstance(count, Integral) and isinstance(total, Integral) and 0 <= count <= total):
+                raise UserError(f"{where}: {count} memorized of {total} at epoch {epoch:g} are no counts.")
+            if not seen > last:
+                raise UserError(
+                    f"{where}: {seen:,} images seen do not follow {last:,}; give the evaluations in the order of training."
+                )
+            last = seen
+
+    @property
+    def per_epoch(self) -> float:
+        """Images seen in one epoch."""
+        for seen, epoch, _, _ in reversed(self.points):
+            if epoch > 0:
+                return seen / epoch
+        return float(self.size)
 
 
 class Interval(Record):

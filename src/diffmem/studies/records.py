@@ -23,7 +23,8 @@ class EmmRecord(Record):
     """EMM of one level: the largest N at which R_mem >= 1 - epsilon, or why it is not known.
 
     status: 'estimated' (value, low and high are set), 'above largest' (even the largest size memorizes),
-    'below smallest' (even the smallest does not), 'not monotone' (a larger size certainly memorizes and a smaller one
+    'below smallest' (even the smallest does not; of both, `low` or `high` is set where a grid leaves that uncertain: the end of
+    the interval at the side of the sizes), 'not monotone' (a larger size certainly memorizes and a smaller one
     certainly does not: the bracket spans both, there is no single crossing), 'unfinished' (a search still goes on), 'no runs', 'not asked
     for' (the study is of another question: its trainings end before they could tell).
     """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from diffmem.settings import idle_settings
 
 __all__ = ["EmaConfig", "EvaluationConfig", "TrainingConfig"]
 
@@ -68,7 +70,9 @@ class TrainingConfig(_Config):
     )
     learning_rate: float = Field(2e-4, gt=0, description="Learning rate after the warm-up.")
     warmup: float = Field(200.0, ge=0, description="Epochs in which the learning rate rises linearly from 0.")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's decay rates.")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.9, 0.999), description="Adam's decay rates."
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD's momentum.")
     weight_decay: float = Field(0.0, ge=0, description="Weight decay.")
     ema: EmaConfig = EmaConfig()
@@ -96,9 +100,37 @@ class TrainingConfig(_Config):
     def describe(self) -> str:
         """Return the procedure in words, for reports."""
         decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
-        name = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}[self.optimizer]
+        name = {"adam": "Adam", "adamw": "AdamW", "sgd": f"SGD (momentum {self.momentum:g})"}[self.optimizer]
+        if self.optimizer != "sgd" and self.betas != (0.9, 0.999):
+            name += f" (betas {self.betas[0]:g}, {self.betas[1]:g})"
+        average = {"mode3": "", "mode4": f", final decay {self.ema.final:g}"}.get(self.ema.mode, "")
+        if self.ema.mode != "mode3":
+            average = f" (half-life {self.ema.half_life:g} epochs{average})"
         return (
             f"{self.epochs:g} epochs, batch {self.batch_size}, {name} at learning rate {self.learning_rate:g}{decay},"
-            f" warm-up {self.warmup:g} epochs, EMA {self.ema.mode} (half-life {self.ema.half_life:g} epochs),"
-            f" {self.order} order, {self.precision}"
+            f" warm-up {self.warmup:g} epochs, EMA {self.ema.mode}{average}, {self.order} order, {self.precision}"
         )
+
+    def remarks(self, preconditioning: str) -> list[str]:
+        """Return which settings were changed but have no effect beside the others, and why; see `idle_settings`.
+
+        Args:
+            preconditioning: Of the model.
+        """
+        ema, points, found = self.ema, self.evaluations, list[str]()
+        optimizer, mode = f"training.optimizer is {self.optimizer}", f"training.ema.mode is {ema.mode}"
+        schedule = f"training.evaluations.schedule is {points.schedule}"
+        found += idle_settings(
+            self, "training.", ("betas",) if self.optimizer == "sgd" else ("momentum",), optimizer
+        )
+        if preconditioning != "edm":
+            why = f"model.preconditioning is {preconditioning}"
+            found += idle_settings(self, "training.", ("p_mean", "p_std"), why)
+        if ema.mode != "mode4":
+            names = ("half_life", "ramp", "final") if ema.mode == "mode3" else ("final",)
+            found += idle_settings(ema, "training.ema.", names, mode)
+        if points.schedule != "log":
+            found += idle_settings(points, "training.evaluations.", ("count", "first"), schedule)
+        if points.schedule != "doubling":
+            found += idle_settings(points, "training.evaluations.", ("start", "per_doubling"), schedule)
+        return found

@@ -34,6 +34,8 @@ def test_the_threshold_of_the_study_is_a_third():
         (EmmRecord(status="estimated", value=1068.4), "1,068"),
         (EmmRecord(status="above largest"), "above 512"),
         (EmmRecord(status="below smallest"), "below 16"),
+        (EmmRecord(status="above largest", low=300.2), "above 512 [from 300]"),
+        (EmmRecord(status="below smallest", high=40), "below 16 [up to 40]"),
         (EmmRecord(status="no runs"), "unknown"),
     ],
 )
@@ -61,6 +63,18 @@ def test_a_model_that_copies_at_no_size_is_told_in_words():
     assert "not even 16 training images, the fewest that were tried, are memorized" in words
     assert percent(runs[0].peak.memorized.value) in words
     assert "EMM is below 16" in words
+
+
+@pytest.mark.parametrize(
+    ("emm", "words"),
+    [
+        (EmmRecord(status="above largest", low=20), "goes down to 20."),
+        (EmmRecord(status="below smallest", high=30), "goes up to 30."),
+    ],
+)
+def test_an_emm_outside_the_sizes_that_is_not_certain_is_not_told_as_certain(emm, words):
+    runs = [make_run(size, middle=30) for size in (16, 32)]
+    assert f"This is not certain: the 95% interval of EMM {words}" in lead(make_result(runs=runs, emm=emm))
 
 
 def test_a_study_without_runs_says_that_it_says_nothing():

@@ -50,9 +50,9 @@ def test_evaluation_points_do_not_move_with_the_epochs_unless_asked_for():
     assert type(tiny_recipe()).model_validate(no_training).training.evaluations.schedule == "doubling"
 
 
-def test_levels_may_be_numbers_and_words_that_yaml_reads_as_something_else(tmp_path):
+def test_levels_may_be_numbers_and_words_that_yaml_has_a_meaning_for(tmp_path):
     recipe = load_study(written(tmp_path, levels={8: {"model.channels": 8}, True: {}}, published={8: 100}))
-    assert list(recipe.levels) == ["8", "True"]
+    assert list(recipe.levels) == ["8", "true"]
     assert recipe.published == {"8": 100.0}
 
 
@@ -103,3 +103,16 @@ def test_every_recipe_of_the_repository_can_be_read_and_takes_a_page_or_less(pat
     assert len(path.read_text().splitlines()) <= 60
     if "sizes" in path.read_text():
         load_study(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["plan=grid"], "search is of plan: search, but the plan of this recipe is grid; remove search"),
+        (["plan=search", "onset.line=0.1"], "onset is of plan: onset, but the plan of this recipe is search"),
+        (["onset.line=0.1"], "search is of plan: search, but the plan of this recipe is onset"),
+    ],
+)
+def test_the_settings_of_another_plan_are_named_as_such(tmp_path, settings, words):
+    with pytest.raises(UserError, match=words):
+        load_study(written(tmp_path), settings)

@@ -59,9 +59,9 @@ class _Mark(LevelRecord):
     def ends(self) -> tuple[float | None, float | None]:
         """The lower and the upper end, as far as they are known."""
         if self.emm.status == "above largest":
-            return float(max(self.sizes)), None
+            return self.emm.low or float(max(self.sizes)), None
         if self.emm.status == "below smallest":
-            return None, float(min(self.sizes))
+            return None, self.emm.high or float(min(self.sizes))
         return self.emm.low, self.emm.high
 
     @property

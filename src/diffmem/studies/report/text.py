@@ -42,8 +42,8 @@ _OTHERWISE = {
 
 
 def emm_text(emm: EmmRecord, sizes: Sequence[int]) -> str:
-    """Return EMM in a few words: '47 [41, 55]', 'above 5,000', 'below 500', 'not monotone, 32 to 256',
-    'unfinished, 64 to 128 so far' or 'unknown'.
+    """Return EMM in a few words: '47 [41, 55]', 'above 5,000', 'below 500', where that is not certain 'above 5,000 [from 3,200]'
+    and 'below 500 [up to 740]', 'not monotone, 32 to 256', 'unfinished, 64 to 128 so far' or 'unknown'.
 
     Args:
         sizes: The sizes it tried, in any order.
@@ -52,9 +52,9 @@ def emm_text(emm: EmmRecord, sizes: Sequence[int]) -> str:
         known = emm.low is not None and emm.high is not None
         return size_text(emm.value) + (f" [{ends_text(emm).replace(' to ', ', ')}]" if known else "")
     if emm.status == "above largest" and sizes:
-        return f"above {size_text(max(sizes))}"
+        return f"above {size_text(max(sizes))}" + (f" [from {size_text(emm.low)}]" if emm.low else "")
     if emm.status == "below smallest" and sizes:
-        return f"below {size_text(min(sizes))}"
+        return f"below {size_text(min(sizes))}" + (f" [up to {size_text(emm.high)}]" if emm.high else "")
     if emm.status in ("not monotone", "unfinished"):
         ends = ends_text(emm)
         so_far = " so far" if ends and emm.status == "unfinished" else ""
@@ -109,7 +109,11 @@ def level_answer(level: LevelRecord, result: StudyRecord) -> str:
     emm, ends = level.emm, ends_text(level.emm)
     sizes = [run.size for run in level.runs] or result.sizes
     smallest, largest = min(sizes), max(sizes)
-    interval = f" ({100 * result.confidence:.4g}% interval {ends})" if " to " in ends else ""
+    confidence = f"{100 * result.confidence:.4g}%"
+    interval = f" ({confidence} interval {ends})" if " to " in ends else ""
+    doubt = f" This is not certain: the {confidence} interval of EMM goes"
+    from_below = f"{doubt} down to {size_text(emm.low)}." if emm.low else ""
+    from_above = f"{doubt} up to {size_text(emm.high)}." if emm.high else ""
 
     def highest(size: int) -> str:
         rates = [run.peak.memorized.value for run in level.runs if run.size == size and run.evaluations]
@@ -119,11 +123,11 @@ def level_answer(level: LevelRecord, result: StudyRecord) -> str:
         "estimated": f"EMM is about {size_text(emm.value or 0)} training images{interval}.",
         "above largest": (
             f"EMM is above {size_text(largest)}: even {count_text(largest, 'training image')}, the most that were tried, are"
-            f" memorized{highest(largest)}."
+            f" memorized{highest(largest)}.{from_below}"
         ),
         "below smallest": (
             f"EMM is below {size_text(smallest)}: not even {count_text(smallest, 'training image')}, the fewest that were tried,"
-            f" are memorized{highest(smallest)}."
+            f" are memorized{highest(smallest)}.{from_above}"
         ),
         "not monotone": (
             "EMM is not one number: R_mem is not monotone. A larger size certainly reaches"

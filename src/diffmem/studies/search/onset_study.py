@@ -159,7 +159,7 @@ class OnsetStudy(AdaptiveStudy[OnsetRecipe]):
             log=[LogEntry(level=size.level, text=f"{text}.") for size in sizes for text in size.decisions],
             seconds=seconds_spent(self.folder),
             versions=versions(device),
-            notes=[f"{UNFINISHED} ({text})"] if spent and not finished else [],
+            notes=[*recipe.remarks(), *([f"{UNFINISHED} ({text})"] if spent and not finished else [])],
         )
 
     def _level_record(self, name: str, sizes: list[SizeSearch], *, so_far: bool) -> LevelRecord:

@@ -11,22 +11,20 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import expit, logit
+from numpy.typing import NDArray
 
 from diffmem.models import build_denoiser, count_parameters
 from diffmem.models.denoiser import Denoiser
 from diffmem.progress import NO_PROGRESS, Progress
 from diffmem.runs.run import Run
 from diffmem.sampling import SamplerConfig, generate
-from diffmem.studies.search.interval import emm_of_seed
-from diffmem.studies.search.levels import beside, hint_order
 from diffmem.studies.search.onset_study import OnsetStudy
-from diffmem.studies.search.simulation import search_level
+from diffmem.studies.search.projection import longest_hours, simulate
 from diffmem.studies.search.study import SearchStudy
 from diffmem.studies.study import Study
 from diffmem.training import Trainer
@@ -34,8 +32,6 @@ from diffmem.training import Trainer
 __all__ = ["LevelPlan", "Plan", "Speed", "measure_speed", "plan_grid", "plan_onset", "plan_search"]
 
 _SIMULATIONS = 60
-_SLOPE = 2.0  # logits of R_mem for a doubling of N, as in the published curves
-_ALIKE = 0.5  # standard deviation of ln EMM from one level to the next
 
 
 @dataclass(frozen=True)
@@ -92,10 +88,10 @@ class Plan:
         slots: Trainings at the same time.
         finished: Trainings that are in the store already.
         runs: Trainings of all levels.
-        hours: Of the whole study, if the slots are always busy.
+        hours: Of the whole study: those of one process divided by the slots, or more where trainings must follow one another.
         hours_high: The same, high.
         grid_hours: Of the fixed grid.
-        memory: Bytes of all slots together.
+        memory: Bytes of all trainings at the same time together.
         disk: Bytes of all runs.
     """
 
@@ -171,7 +167,7 @@ def _wait(cuda: bool) -> None:
 def plan_search(
     study: SearchStudy, device: str, slots: int, threads: int, progress: Progress = NO_PROGRESS
 ) -> Plan:
-    """Project what a study takes.
+    """Project what the rest of a search takes; what is known of it already is taken as it is.
 
     Args:
         device: 'cpu' or 'cuda'.
@@ -185,10 +181,16 @@ def plan_search(
         run, sampling = study.smallest_run(name), study.levels[name].sampling
         speeds[name] = measure_speed(run, sampling, device, threads)
         progress(number + 1, len(names), name)
-    simulated = _simulate(study)
-    levels = [_level_plan(study, name, speeds[name], simulated[name]) for name in names]
+    simulated = simulate(study, _SIMULATIONS)
+    levels = [_level_plan(study, name, speeds[name], simulated[name].sum(axis=1)) for name in names]
     searches = [search for group in study.searches().values() for search in group]
-    return _plan(levels, slots, sum(len(search.found.outcomes) for search in searches if search.found))
+    finished = sum(len(search.found.outcomes) for search in searches if search.found)
+    hours = {name: _hours(simulated[name], speeds[name]) for name in names}
+    everything = np.sum([one.sum(axis=1) for one in hours.values()], axis=0) / slots
+    times = np.maximum(everything, longest_hours(study, hours))
+    return _plan(
+        levels, slots, finished, (float(times.mean()), float(np.quantile(times, 0.9))), len(searches)
+    )
 
 
 def plan_onset(
@@ -198,14 +200,16 @@ def plan_onset(
 
     The arguments are those of `plan_search`.
     """
-    recipe, levels = study.recipe, list[LevelPlan]()
+    recipe, levels, longest = study.recipe, list[LevelPlan](), 0.0
     found = study.sizes()
     for number, (name, level) in enumerate(study.levels.items(), 1):
         run = study.smallest_run(name)
         speed = measure_speed(run, level.sampling, device, threads)
         trained = sum(recipe.training.epochs * size for size in recipe.sizes)
         sampled = len(recipe.sizes) * len(run.points) * recipe.measure.samples
-        hours = (trained / speed.trained + sampled / speed.sampled) / 3600  # of one seed
+        hours = _time(trained, sampled, speed)  # of one seed
+        each = len(run.points) * recipe.measure.samples
+        longest = max(longest, _time(recipe.training.epochs * max(recipe.sizes), each, speed))
         first, most = len(recipe.seeds), recipe.onset.most_seeds
         many, values = first * len(recipe.sizes), int(np.prod(run.training_set.shape))
         disk = _disk(speed, many * len(run.points), many, first * sampled, values)
@@ -224,7 +228,10 @@ def plan_onset(
             )
         )
         progress(number, len(study.levels), name)
-    return _plan(levels, slots, sum(len(size.seeds) - len(size.waiting) for size in found))
+    finished = sum(len(size.seeds) - len(size.waiting) for size in found)
+    return _plan(
+        levels, slots, finished, _in_slots(levels, slots, longest), round(sum(level.runs for level in levels))
+    )
 
 
 def plan_grid(
@@ -235,7 +242,7 @@ def plan_grid(
     Args:
         studies: Level -> its study; the rest as of `plan_search`.
     """
-    levels, finished = [], 0
+    levels, finished, longest = list[LevelPlan](), 0, 0.0
     for number, (name, study) in enumerate(studies.items(), 1):
         recipe, runs = study.recipe, study.runs()
         speed = measure_speed(runs[0], recipe.sampling, device, threads)
@@ -243,7 +250,9 @@ def plan_grid(
         finished += len(runs) - len(left)
         points = sum(len(run.points) for run in left)
         trained, sampled = sum(run.points[-1] for run in left), points * recipe.measure.samples
-        hours = (trained / speed.trained + sampled / speed.sampled) / 3600
+        hours = _time(trained, sampled, speed)
+        each = [_time(run.points[-1], len(run.points) * recipe.measure.samples, speed) for run in left]
+        longest = max([longest, *each])
         values = int(np.prod(runs[0].training_set.shape))
         disk = _disk(speed, points, len(left), sampled, values)
         many = float(len(left))
@@ -253,71 +262,55 @@ def plan_grid(
             )
         )
         progress(number, len(studies), name)
-    return _plan(levels, slots, finished)
+    many = sum(level.runs for level in levels)
+    return _plan(levels, slots, finished, _in_slots(levels, slots, longest), round(many))
 
 
-def _plan(levels: list[LevelPlan], slots: int, finished: int) -> Plan:
+def _time(trained: float, sampled: float, speed: Speed) -> float:
+    """Return the hours of one process for so many images trained on and generated."""
+    return (trained / speed.trained + sampled / speed.sampled) / 3600
+
+
+def _in_slots(levels: Sequence[LevelPlan], slots: int, longest: float) -> tuple[float, float]:
+    """Return the hours of trainings that need not wait for one another, usual and high.
+
+    Args:
+        longest: Hours of the longest training.
+    """
+    usual, high = sum(level.hours for level in levels), sum(level.hours_high for level in levels)
+    return max(usual / slots, longest), max(high / slots, longest)
+
+
+def _plan(
+    levels: list[LevelPlan], slots: int, finished: int, hours: tuple[float, float], at_once: int
+) -> Plan:
+    """Return the plan of all levels.
+
+    Args:
+        hours: Usual and high.
+        at_once: Most trainings at the same time, were there slots for all.
+    """
     return Plan(
         levels,
         slots,
         finished=finished,
         runs=sum(level.runs for level in levels),
-        hours=sum(level.hours for level in levels) / slots,
-        hours_high=sum(level.hours_high for level in levels) / slots,
+        hours=hours[0],
+        hours_high=hours[1],
         grid_hours=sum(level.grid_hours for level in levels) / slots,
-        memory=slots * max(level.speed.memory for level in levels),
+        memory=min(slots, max(at_once, 1)) * max(level.speed.memory for level in levels),
         disk=sum(level.disk for level in levels),
     )
 
 
-def _simulate(study: SearchStudy) -> dict[str, list[list[int]]]:
-    """Return for each level (runs, images trained, images sampled, points sampled) of each simulated search."""
-    recipe, names = study.recipe, list(study.levels)
-    ends = np.log(recipe.sizes)
-    found: dict[str, list[list[int]]] = {name: [] for name in names}
-    for number in range(_SIMULATIONS):
-        rng = np.random.default_rng(number)
-        logarithms: dict[int, float] = {}
-        for index, parent in hint_order(len(names)):
-            if parent is None:
-                logarithms[index] = rng.uniform(*ends)
-            else:
-                logarithms[index] = float(np.clip(logarithms[parent] + _ALIKE * rng.standard_normal(), *ends))
-            hint = math.exp(logarithms[parent]) if parent is not None and recipe.search.hints else None
-            found[names[index]].append(
-                _simulated(study, names[index], math.exp(logarithms[index]), hint, rng)
-            )
-    return found
+def _hours(table: NDArray[np.float64], speed: Speed) -> NDArray[np.float64]:
+    """Return the hours of one process of searches, (..., 4) as of `simulate`."""
+    return np.asarray((table[..., 1] / speed.trained + table[..., 2] / speed.sampled) / 3600)
 
 
-def _simulated(
-    study: SearchStudy, name: str, emm: float, hint: float | None, rng: np.random.Generator
-) -> list[int]:
-    """Simulate the searches of all seeds of a level with this EMM, the first beginning at a hint."""
-    recipe, sampling = study.recipe, study.levels[name].sampling
-    epochs = study.smallest_run(name).epochs
-    target = float(logit(1 - recipe.measure.epsilon))
-    totals = np.zeros(4, dtype=int)
-    for _ in recipe.seeds:
-        rule = recipe.size_rule(recipe.search.start if hint is None else beside(hint, recipe))
-        replayed, trainings = search_level(
-            lambda size: float(expit(target - _SLOPE * math.log2(size / emm))),
-            rule,
-            lambda size: recipe.stopping_rule(len(epochs), epochs[-1] * size, sampling),
-            epochs,
-            rng,
-        )
-        hint = emm_of_seed(replayed, rule).value or hint
-        done = trainings.values()
-        trained, sampled = sum(one.images_trained for one in done), sum(one.images_sampled for one in done)
-        totals += [len(done), trained, sampled, len(done) * len(epochs)]
-    return [int(total) for total in totals]
-
-
-def _level_plan(study: SearchStudy, name: str, speed: Speed, simulated: list[list[int]]) -> LevelPlan:
-    table = np.array(simulated, dtype=float)
+def _level_plan(study: SearchStudy, name: str, speed: Speed, table: NDArray[np.float64]) -> LevelPlan:
     runs, trained, sampled, points = table.mean(axis=0)
-    hours = (table[:, 1] / speed.trained + table[:, 2] / speed.sampled) / 3600
+    hours = _hours(table, speed)
     grid = study.grid(name)
     values = int(np.prod(study.smallest_run(name).training_set.shape))
     return LevelPlan(
@@ -329,7 +322,7 @@ def _level_plan(study: SearchStudy, name: str, speed: Speed, simulated: list[lis
         hours=float(hours.mean()),
         hours_high=float(np.quantile(hours, 0.9)),
         disk=_disk(speed, float(points), float(runs), float(sampled), values),
-        grid_hours=(grid.images_trained / speed.trained + grid.images_sampled / speed.sampled) / 3600,
+        grid_hours=_time(grid.images_trained, grid.images_sampled, speed),
         speed=speed,
     )
 

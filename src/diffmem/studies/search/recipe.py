@@ -252,6 +252,10 @@ def load_study(path: Path, settings: Sequence[str] = ()) -> StudyRecipe:
     guess = "grid" if {"search", "levels"}.isdisjoint(content) else "search"
     plan = content.get("plan", "onset" if "onset" in content else guess)
     where = f"{path} with settings" if settings else str(path)
+    for key in {"search", "onset"} & set(content) - {plan}:
+        raise UserError(
+            f"{where}: {key} is of plan: {key}, but the plan of this recipe is {plan}; remove {key}, or write plan: {key}."
+        )
     recipe = validated(_RECIPES.get(str(plan), StudyRecipe), content, where)
     for name in recipe.levels:
         recipe.level(name)

@@ -62,7 +62,7 @@ class SearchStudy(AdaptiveStudy[SearchRecipe]):
         records = {Item(level.name, run.seed, run.size): run for level in levels for run in level.runs}
         finished = all(level.finished for level in levels)
         spent, text = budget_state(self)
-        notes = [] if recipe.search.futility is None else [_FUTILITY_NOTE]
+        notes = recipe.remarks() + ([] if recipe.search.futility is None else [_FUTILITY_NOTE])
         return StudyRecord(
             title=recipe.title,
             plan="search",
