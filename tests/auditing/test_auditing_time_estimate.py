@@ -3,6 +3,7 @@ import pytest
 
 from diffmem.auditing import time_estimate as module
 from diffmem.auditing.nulls import SEARCHES, SLOW_SPACES_MOST, SURROUNDINGS_MOST
+from diffmem.auditing.other_readings import turned_searches
 from diffmem.auditing.time_estimate import estimate_comparison, estimate_sampling
 from diffmem.models import FunctionDenoiser
 from diffmem.sampling import SamplerConfig
@@ -29,7 +30,9 @@ def test_searching_grows_as_it_grew_from_a_quarter_of_the_part_and_never_faster_
         module, "_timed", lambda references, *given: (0.25, 4.0 if len(references) == 500 else quarter)
     )
     seconds = estimate_comparison(IMAGES, 1000, 1500, 500, leave_one_out=False)
-    assert seconds == pytest.approx(module._REST * (0.25 * 4 + 4.0 * wanted * 3000 / 100))
+    assert seconds == pytest.approx(
+        module._REST * (0.25 * 4 + 4.0 * wanted * (3000 + turned_searches(1000)) / 100)
+    )
 
 
 def test_a_trial_of_real_work_gives_a_time(monkeypatch):
@@ -45,22 +48,25 @@ def searched(monkeypatch, *given, **more):
 
 
 def test_every_search_counts(monkeypatch):
-    once = 100 + 30 + 20
-    assert searched(monkeypatch, IMAGES, 100, 30, 20, leave_one_out=False) == pytest.approx(once)
+    once, turned = 100 + 30 + 20, turned_searches(100)
+    assert turned == 7 * 100
+    assert searched(monkeypatch, IMAGES, 100, 30, 20, leave_one_out=False) == pytest.approx(once + turned)
     own = SEARCHES * 100
     few = module._FEW
-    assert searched(monkeypatch, IMAGES, 100, 30, 20) == pytest.approx(once + (1 + few) * own)
-    assert searched(monkeypatch, IMAGES, 1000, 0, 0) == pytest.approx(1000 + (1 + few) * len(IMAGES))
+    assert searched(monkeypatch, IMAGES, 100, 30, 20) == pytest.approx(once + turned + (1 + few) * own)
+    assert searched(monkeypatch, IMAGES, 1000, 0, 0) == pytest.approx(
+        1000 + turned_searches(1000) + (1 + few) * len(IMAGES)
+    )
     changed = searched(monkeypatch, IMAGES, 100, 30, 20, changes=3)
-    assert changed == pytest.approx(4 * (once + own) + few * own)
+    assert changed == pytest.approx(4 * (once + own) + turned + few * own)
     assert searched(monkeypatch, IMAGES, 100, 30, 20, readings=2, leave_one_out=False) == pytest.approx(
-        once + 2 * 2 * 100
+        once + turned + 2 * 2 * 100
     )
 
 
 def test_the_surroundings_of_no_more_training_images_are_searched_for_than_are_looked_at(monkeypatch):
     many = np.zeros((SURROUNDINGS_MOST + 1000, 1, 2, 2), np.uint8)
-    wanted = len(many) + SURROUNDINGS_MOST + module._FEW * len(many)
+    wanted = len(many) + turned_searches(len(many)) + SURROUNDINGS_MOST + module._FEW * len(many)
     assert searched(monkeypatch, many, len(many), 0, 0) == pytest.approx(wanted)
 
 

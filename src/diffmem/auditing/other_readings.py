@@ -21,7 +21,7 @@ from diffmem.memorization.plausibility.repeats import constant_images
 from diffmem.memorization.plausibility.statistics import draw
 from diffmem.progress import Progress
 
-__all__ = ["TURNED", "TURNS", "other_readings"]
+__all__ = ["TURNS", "other_readings", "turned_searches"]
 
 Pixels = NDArray[np.uint8]
 Turn = Callable[[Pixels], Pixels]
@@ -41,9 +41,6 @@ TURNS: tuple[tuple[str, Turn], ...] = (
 """The ways to turn an image, (n, C, H, W) to the same or (n, C, W, H), other than to leave it."""
 
 _DRAWN = 400
-TURNED = _DRAWN * len(TURNS)
-"""How many searches the orientations take, at most."""
-
 _SEVERAL = 3
 _QUARTER = 0.25
 _BRIGHTER = 12.0
@@ -155,6 +152,11 @@ def _shapes(
             text = f"samples {done} to {side} x {side} pixels"
             remedy = f"--samples-read fit={fit} --samples-read resolution={side}"
             yield OtherReading(text, remedy, training, fit_images(samples, fit, side, progress), times)
+
+
+def turned_searches(samples: int) -> int:
+    """Return how many images are searched for in all orientations, of so many samples."""
+    return len(TURNS) * min(_DRAWN, samples)
 
 
 def _turned(request: AuditRequest, samples: ImageSet, found: Comparison, seed: int) -> Iterator[OtherReading]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from diffmem.auditing.criteria import NEIGHBOURS
 from diffmem.auditing.nulls import SEARCHES, SLOW_SPACES_MOST, SURROUNDINGS_MOST
-from diffmem.auditing.other_readings import TURNED
+from diffmem.auditing.other_readings import turned_searches
 from diffmem.data import duplicate_groups
 from diffmem.memorization import NeighbourIndex, index_helps, nearest_neighbours
 from diffmem.models import Denoiser
@@ -61,7 +61,7 @@ def estimate_comparison(
         + _FEW * own
         + changes * (once + min(own, SLOW_SPACES_MOST))
         + readings * 2 * samples
-        + TURNED
+        + turned_searches(samples)
     )
     values = int(np.prod(training.shape[1:]))
     if queries * len(training) * values < _WORK:

@@ -124,7 +124,7 @@ HOSTILE = {
     "a link out": (lambda path: make.linked(path, "x.png", "/etc/passwd"), "leads out"),
     "a link to a device": (lambda path: make.linked(path, "x.png", "/dev/zero"), "leads out"),
     "a link to itself": (lambda path: make.linked(path, "x.png", "x.png"), "leads in a circle"),
-    "a link to nothing": (lambda path: make.linked(path, "x.png", "y.png"), "no plain file"),
+    "a link to nothing": (lambda path: make.linked(path, "x.png", "y.png"), "a link to a file that is not there"),
     "a link out of a folder of idx files": (lambda path: idx_linked(path, "images-idx3"), "leads out"),
     "a link of labels out of a folder of idx files": (lambda path: idx_linked(path, "labels-idx1"), "leads out"),
     "a folder in itself": (lambda path: make.linked(path, "sub", "."), "a link to a folder"),
