@@ -7,7 +7,7 @@ loss that became NaN): exit code 1. Anything else is a bug and shows its traceba
 
 from __future__ import annotations
 
-__all__ = ["DiffmemError", "UserError", "nearest"]
+__all__ = ["DiffmemError", "UserError", "check_seed", "nearest"]
 
 
 class DiffmemError(Exception):
@@ -16,6 +16,12 @@ class DiffmemError(Exception):
 
 class UserError(DiffmemError):
     """A mistake of the user's, with its value and its remedy: exit code 2, one line."""
+
+
+def check_seed(seed: int, name: str = "seed") -> None:
+    """Refuse a negative seed, of which the random bits of NumPy and of hashes know none."""
+    if seed < 0:
+        raise UserError(f"The {name} must be 0 or more, not {seed}.")
 
 
 def nearest(word: str, choices: list[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from diffmem.auditing.compare import Comparison
 from diffmem.auditing.criteria import PIXELS
 from diffmem.auditing.detector import occurrences
 from diffmem.auditing.evidence import SAME_PICTURE_RMS
-from diffmem.auditing.readings import CLEARLY_NEARER, OtherReading
+from diffmem.auditing.readings import CLEARLY_NEARER, STRICTER, OtherReading
 from diffmem.auditing.request import AuditRequest
 from diffmem.data import ImageSet, fit_images
 from diffmem.data.reading import Fit
@@ -192,7 +191,6 @@ def _turned(request: AuditRequest, samples: ImageSet, found: Comparison, seed: i
                 else "Write the samples as the training images stand"
             )
             whole = samples.with_images(np.ascontiguousarray(turn(samples.images)), f"samples {text}")
-            yield replace(
-                OtherReading(f"samples {text}", remedy, training, whole, found.found.times),
-                stricter=10.0 * len(TURNS),
+            yield OtherReading(
+                f"samples {text}", remedy, training, whole, found.found.times, stricter=STRICTER * len(TURNS)
             )

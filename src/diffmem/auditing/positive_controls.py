@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data.transforms import to_pil
-from diffmem.errors import UserError
+from diffmem.errors import UserError, check_seed
 from diffmem.memorization.neighbours.contents import content_keys, taken
 
 __all__ = [
@@ -169,8 +169,7 @@ def near_copies(images: Pixels, seed: int) -> list[Pixels]:
 
 def _streams(images: Pixels, seed: int, stream: int) -> list[np.random.PCG64]:
     """Return random bits for each image that depend on its pixels; raw bits are fixed across versions of NumPy."""
-    if seed < 0:
-        raise UserError(f"The seed must be 0 or more, not {seed}.")
+    check_seed(seed)
     return [
         np.random.PCG64(np.random.SeedSequence([seed, stream, *key])) for key in content_keys(images).tolist()
     ]

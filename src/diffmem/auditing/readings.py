@@ -20,6 +20,9 @@ from diffmem.progress import NO_PROGRESS, Progress, Stages
 
 __all__ = ["OtherReading", "compare_reading"]
 
+STRICTER = 10.0
+"""An audit compares under several readings; each finds copies at the usual levels divided by this."""
+
 CLEARLY_NEARER = 0.8
 """Part of the median distance to the nearest training image below which another reading fits clearly better."""
 
@@ -43,7 +46,7 @@ class OtherReading:
     training: ImageSet
     samples: ImageSet
     times: NDArray[np.int64]
-    stricter: float = 10.0  # an audit compares under several readings
+    stricter: float = STRICTER
     fits: bool = True
 
 

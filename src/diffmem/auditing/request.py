@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from diffmem.auditing.spaces import FeatureSpace
 from diffmem.data import CanarySet, ImageSet
-from diffmem.errors import UserError
+from diffmem.errors import UserError, check_seed
 from diffmem.memorization import Transforms
 from diffmem.models import Denoiser
 from diffmem.progress import Progress
@@ -71,9 +71,8 @@ class AuditOptions:
             raise UserError(
                 f"The share of copies to exclude must lie between 0 and 1, not {self.target:g}; the default is 0.01."
             )
-        for name, seed in (("seed", self.seed), ("first seed", self.first_seed)):
-            if seed < 0:
-                raise UserError(f"The {name} must be 0 or more, not {seed}.")
+        check_seed(self.seed)
+        check_seed(self.first_seed, "first seed")
         if self.num < 1:
             raise UserError(f"At least 1 sample must be generated, not {self.num}.")
 

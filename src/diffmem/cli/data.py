@@ -210,23 +210,22 @@ def check_target(sources: tuple[str | None, ...], out: Path) -> None:
     from diffmem.data.write import check_ending
 
     check_ending(out)
-    for source in sources:
-        if source in (None, "digits"):
-            continue
-        path = Path(str(source)).expanduser()
+    for _, path in _places(sources):
         if out.exists() and path.exists() and out.samefile(path):
             raise UserError(f"{out} is the source itself; write to another file.")
     if not out.suffix:
         check_outside(sources, out)
 
 
+def _places(sources: tuple[str | None, ...]) -> list[tuple[str, Path]]:
+    """Return the sources that are files or folders, with their paths."""
+    return [(source, Path(source).expanduser()) for source in sources if source and source != "digits"]
+
+
 def check_outside(sources: tuple[str | None, ...], out: Path) -> None:
     """Refuse a folder to write that lies in a folder that is read: its pictures would be read as images the next time."""
     place = out.resolve()
-    for source in sources:
-        if source in (None, "", "digits"):
-            continue
-        path = Path(str(source)).expanduser()
+    for source, path in _places(sources):
         if path.is_dir() and place.is_relative_to(path.resolve()):
             raise UserError(
                 f"{out} lies in {source}, whose images are read: what is written there would be read with them the next time. Name a"

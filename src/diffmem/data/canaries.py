@@ -28,7 +28,7 @@ from diffmem.data.formats.guards import check_total, in_one_line, is_plain_file
 from diffmem.data.images import ImageSet, checked_images, checked_labels, frozen
 from diffmem.data.storage import gather, new_images, parts
 from diffmem.data.write import write_arrays
-from diffmem.errors import UserError
+from diffmem.errors import UserError, check_seed
 
 __all__ = [
     "CanarySet",
@@ -274,8 +274,7 @@ def plant_canaries(
     check_canaries(count, repeats)
     total = len(images)
     channels, height, width = images.shape
-    if seed < 0:
-        raise UserError(f"The seed must be 0 or more, not {seed}.")
+    check_seed(seed)
     if 2 * count >= total:
         raise UserError(
             f"{count} canaries and as many control images need {2 * count} images, which leaves none of {total}; plant"

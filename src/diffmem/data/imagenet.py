@@ -27,7 +27,7 @@ from diffmem.data.images import ImageSet, frozen
 from diffmem.data.reading import AS_USUAL, FIT_TEXT, Fit, Reading, check_resolution
 from diffmem.data.subsets import check_count
 from diffmem.data.transforms import fitted
-from diffmem.errors import UserError
+from diffmem.errors import UserError, check_seed
 from diffmem.progress import NO_PROGRESS, Progress
 
 __all__ = ["DOGS", "read_imagenet", "read_synsets"]
@@ -81,8 +81,7 @@ def read_imagenet(
         check_count(size)
     if resolution is not None:
         check_resolution(resolution)
-    if seed < 0:
-        raise UserError(f"The seed must be 0 or more, not {seed}.")
+    check_seed(seed)
     base = _base(root, listed)
     chosen = _chosen(base, listed, size, seed)
     names = [f"{synset}/{file}" for _, synset, file in chosen]

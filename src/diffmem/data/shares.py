@@ -15,7 +15,7 @@ import numpy as np
 from diffmem.data.formats.guards import check_total
 from diffmem.data.images import ImageSet, frozen
 from diffmem.data.storage import gather
-from diffmem.errors import UserError
+from diffmem.errors import UserError, check_seed
 
 __all__ = [
     "KEY_BITS",
@@ -74,8 +74,7 @@ def pixel_keys(images: ImageSet, seed: int, purpose: str) -> list[int]:
     Raises:
         UserError: The seed is negative.
     """
-    if seed < 0:
-        raise UserError(f"The seed must be 0 or more, not {seed}.")
+    check_seed(seed)
     start = hashlib.blake2b(f"{seed} ".encode(), digest_size=KEY_BITS // 8, person=purpose.encode())
     keys = []
     for pixels in images.images:

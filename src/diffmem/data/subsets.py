@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmem.data.images import ImageSet
-from diffmem.errors import UserError, nearest
+from diffmem.errors import UserError, check_seed, nearest
 from diffmem.text import count_text
 
 __all__ = [
@@ -254,8 +254,7 @@ def _check_size(images: ImageSet, n: int) -> None:
 
 
 def _permutation(count: int, seed: int) -> NDArray[np.int64]:
-    if seed < 0:
-        raise UserError(f"The seed must be 0 or more, not {seed}.")
+    check_seed(seed)
     # NumPy keeps the raw bits of PCG64 fixed across its versions, but not the algorithm of
     # Generator.permutation.
     return np.argsort(np.random.PCG64(seed).random_raw(count), kind="stable").astype(np.int64)

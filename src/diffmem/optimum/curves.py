@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from diffmem.data import ImageSet, duplicate_groups
-from diffmem.errors import UserError
+from diffmem.errors import UserError, check_seed
 from diffmem.memorization.rates import MeanRecord, Rate, mean_record
 from diffmem.memorization.records import Record
 from diffmem.optimum.collapse import (
@@ -148,8 +148,7 @@ def optimum_curves(
         raise UserError(f"Noise levels must be positive numbers, at least one; not {levels}.")
     if queries < 1:
         raise UserError(f"There must be at least 1 query, not {queries}.")
-    if seed < 0:
-        raise UserError(f"The seed must be 0 or more, not {seed}.")
+    check_seed(seed)
     if conditional and images.labels is None:
         raise UserError("A conditional optimum needs images with labels; these have none.")
     chosen = balanced_indices(len(images), queries, seed)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffmem.data import ImageSet
-from diffmem.errors import DiffmemError, UserError
+from diffmem.errors import DiffmemError, UserError, check_seed
 from diffmem.memorization.rates import Z95, mean_record
 from diffmem.models import Denoiser
 from diffmem.models.denoiser import check_independent_noise
@@ -75,8 +75,7 @@ class GapSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UserError(f"The seed must be 0 or more, not {self.seed}.")
+        check_seed(self.seed)
 
 
 def gap_errors(

@@ -143,7 +143,10 @@ class TrainedRun:
         )
         if not there:  # what cannot be trained is refused before there is a folder
             self.check_distinct()
-            build_denoiser(self.model, self.training_set.shape, self.training_set.num_classes)
+            with torch.device(
+                "meta"
+            ):  # the shape of the network alone; its numbers are drawn once, by the training
+                build_denoiser(self.model, self.training_set.shape, self.training_set.num_classes)
         with nullcontext() if there else self.locked():
             for _ in self.training_snapshots(device=device, progress=progress, warn=warn):
                 pass
